@@ -1,0 +1,141 @@
+"""Self-attention whose heads may keep different numbers of query/key and value/output dimensions."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from s3prl_pruned.models.components import linear
+from s3prl_pruned.models.spec import EncoderConfig, HeadSpec
+
+
+class RaggedHeads(nn.Module):
+    """Between flat dimensions (B, T, sum of sizes) and heads padded with zeros (B, H, T, largest size).
+
+    Zeros change nothing: a zero query/key dimension adds nothing to a score, and the padded value dimensions are
+    left out again by `merge`.
+    """
+
+    def __init__(self, sizes: list[int]):
+        super().__init__()
+        self.sizes = sizes
+        self.width = max([1, *sizes])
+        self.even = all(size == self.width for size in sizes)
+        total, gather = sum(sizes), []
+        for head, size in enumerate(sizes):
+            start = sum(sizes[:head])
+            # index `total` is an appended column of zeros
+            gather += [*range(start, start + size), *[total] * (self.width - size)]
+        keep = [position for position, source in enumerate(gather) if source < total]
+        self.register_buffer("gather", torch.tensor(gather, dtype=torch.long), persistent=False)
+        self.register_buffer("keep", torch.tensor(keep, dtype=torch.long), persistent=False)
+
+    def split(self, x: Tensor) -> Tensor:
+        """(B, T, sum of sizes) -> (B, H, T, width)."""
+        if not self.even:
+            x = F.pad(x, (0, 1)).index_select(-1, self.gather)
+        return x.unflatten(-1, (len(self.sizes), self.width)).transpose(1, 2)
+
+    def merge(self, x: Tensor) -> Tensor:
+        """(B, H, T, width) -> (B, T, sum of sizes)."""
+        x = x.transpose(1, 2).flatten(2)
+        return x if self.even else x.index_select(-1, self.keep)
+
+
+class PositionGate(nn.Module):
+    """WavLM's gate on the relative position bias: (B, T, D) -> (B, H, T, 1), for the surviving heads.
+
+    It reads the attention's *input*, split into the H original heads of K dimensions, not the projected query
+    (s3prl's fast path, `modules.py`; its slow path computes something else).
+    """
+
+    def __init__(self, config: EncoderConfig, heads: list[int]):
+        super().__init__()
+        self.head_dim = config.head_dim
+        self.projection = nn.Linear(config.head_dim, 8)  # shared by the heads
+        self.scale = nn.Parameter(torch.ones(len(heads)))
+        self.register_buffer("heads", torch.tensor(heads, dtype=torch.long), persistent=False)
+        self.all_heads = len(heads) == config.num_heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, H, T, K)
+        if not self.all_heads:
+            x = x.index_select(1, self.heads)
+        a, b = torch.sigmoid(self.projection(x).unflatten(-1, (2, 4)).sum(-1)).chunk(2, dim=-1)  # (B, H, T, 1) each
+        return a * (b * self.scale.view(-1, 1, 1) - 1.0) + 2.0
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with gate slots; (B, T, D) -> (B, T, D).
+
+    Slots (Wang et al. 2023, eq. 3), None or a tensor: `z_qk` and `z_vo`, flat over the surviving dimensions of all
+    heads; `z_head` (H,), the ablation without fine-grained pruning; `z_mha` (1,), on the output after its bias.
+    The softmax scale stays 1/sqrt(K) of the original head dim, whatever is pruned.
+    """
+
+    def __init__(self, config: EncoderConfig, heads: tuple[HeadSpec, ...]):
+        super().__init__()
+        self.scale = config.head_dim**-0.5
+        self.dropout = config.attention_dropout
+        self.qk_heads = RaggedHeads([len(head.qk) for head in heads])
+        self.vo_heads = RaggedHeads([len(head.vo) for head in heads])
+        num_qk, num_vo = sum(self.qk_heads.sizes), sum(self.vo_heads.sizes)
+        self.q_proj = linear(config.embed_dim, num_qk)
+        self.k_proj = linear(config.embed_dim, num_qk)
+        self.v_proj = linear(config.embed_dim, num_vo)
+        self.out_proj = linear(num_vo, config.embed_dim)
+        indices = [head.index for head in heads]
+        self.gate = PositionGate(config, indices) if config.gated_position and heads else None
+        self.register_buffer("heads", torch.tensor(indices, dtype=torch.long), persistent=False)
+        self.all_heads = len(indices) == config.num_heads
+        self.z_qk: Tensor | None = None
+        self.z_vo: Tensor | None = None
+        self.z_head: Tensor | None = None
+        self.z_mha: Tensor | None = None
+
+    def forward(self, x: Tensor, position_bias: Tensor | None = None, padding: Tensor | None = None) -> Tensor:
+        """Attend.
+
+        Args:
+            x: (B, T, D).
+            position_bias: (H of the dense layer, T, T), added to the scores after gating; None for none.
+            padding: (B, T) bool, True where a frame is padding and must not be attended to; None for none.
+        """
+        if not self.vo_heads.sizes:
+            context = x[..., :0]
+        else:
+            context = self._attend(x, position_bias, padding)
+        x = self.out_proj(context)
+        return x if self.z_mha is None else x * self.z_mha
+
+    def _attend(self, x: Tensor, position_bias: Tensor | None, padding: Tensor | None) -> Tensor:
+        query, key, value = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        if self.z_qk is not None:
+            query = query * self.z_qk
+        context = F.scaled_dot_product_attention(
+            self.qk_heads.split(query),
+            self.qk_heads.split(key),
+            self.vo_heads.split(value),
+            attn_mask=self._score_bias(x, position_bias, padding),
+            dropout_p=self.dropout if self.training else 0.0,
+            scale=self.scale,
+        )  # (B, H, T, width)
+        if self.z_head is not None:
+            context = context * self.z_head.view(1, -1, 1, 1)
+        context = self.vo_heads.merge(context)
+        return context if self.z_vo is None else context * self.z_vo
+
+    def _score_bias(self, x: Tensor, position_bias: Tensor | None, padding: Tensor | None) -> Tensor | None:
+        """What is added to the scores: (B, H, T, T), (B, 1, 1, T) or None."""
+        bias = None
+        if position_bias is not None:
+            bias = position_bias if self.all_heads else position_bias.index_select(0, self.heads)
+            bias = bias.unsqueeze(0) if self.gate is None else self.gate(x) * bias
+        if padding is None:
+            return bias
+        keys = padding[:, None, None, :]
+        if bias is None:
+            return torch.zeros_like(keys, dtype=x.dtype).masked_fill(keys, float("-inf"))
+        return bias.masked_fill(keys, float("-inf"))
+
+    def extra_repr(self) -> str:
+        return f"heads={self.heads.tolist()}, qk={self.qk_heads.sizes}, vo={self.vo_heads.sizes}"

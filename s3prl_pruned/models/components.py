@@ -1,0 +1,169 @@
+"""Building blocks of the encoder, in data order. Numerics follow s3prl's `upstream/wavlm/{WavLM,modules}.py`.
+
+Legend, here once: B batch, S samples (16 kHz), T frames (20 ms), C channels of the feature extractor,
+D embed dim, H heads, K head dim, F feed-forward dim, L layers.
+"""
+
+import math
+import warnings
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from s3prl_pruned.models.spec import EncoderConfig
+
+
+def linear(in_features: int, out_features: int) -> nn.Linear:
+    """`nn.Linear` that may be empty on either side, without torch's warning about it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
+        return nn.Linear(in_features, out_features)
+
+
+class _ScaleGradient(torch.autograd.Function):
+    """Identity whose gradient is multiplied by `scale` (fairseq's GradMultiply)."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, scale: float) -> Tensor:
+        ctx.scale = scale
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        return grad * ctx.scale, None
+
+
+class ConvLayer(nn.Module):
+    """Convolution, optional norm, GELU: (B, C_in, S_in) -> (B, C_out, S_out)."""
+
+    def __init__(self, in_channels: int, channels: int, kernel: int, stride: int, *, bias: bool, norm: str | None):
+        super().__init__()
+        self.conv = nn.Conv1d(in_channels, channels, kernel, stride=stride, bias=bias)
+        nn.init.kaiming_normal_(self.conv.weight)
+        self.norm_over = norm
+        if norm == "time":
+            self.norm: nn.Module | None = nn.GroupNorm(channels, channels)
+        else:
+            self.norm = nn.LayerNorm(channels) if norm == "channels" else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        if self.norm_over == "time":
+            x = self.norm(x)
+        elif self.norm_over == "channels":
+            x = self.norm(x.transpose(1, 2)).transpose(1, 2)
+        return F.gelu(x)
+
+
+class FeatureExtractor(nn.Module):
+    """The CNN over the raw waveform: (B, S) -> (B, T, C).
+
+    With `group_norm` the first layer normalises over time, so padding changes its output; s3prl pads and does
+    not mask there, and so do we.
+    """
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        self.grad_mult = config.feature_grad_mult
+        layers, in_channels = [], 1
+        for i, (channels, kernel, stride) in enumerate(config.conv_layers):
+            norm = "channels" if config.extractor_mode == "layer_norm" else "time" if i == 0 else None
+            layers.append(ConvLayer(in_channels, channels, kernel, stride, bias=config.conv_bias, norm=norm))
+            in_channels = channels
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, wavs: Tensor) -> Tensor:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.grad_mult > 0):
+            x = wavs.unsqueeze(1)  # (B, 1, S)
+            for layer in self.layers:
+                x = layer(x)  # (B, C, frames so far)
+        if self.training and 0 < self.grad_mult != 1:
+            x = _ScaleGradient.apply(x, self.grad_mult)
+        return x.transpose(1, 2)  # (B, T, C)
+
+
+class FeatureProjection(nn.Module):
+    """LayerNorm over channels, then a linear map where the widths differ: (B, T, C) -> (B, T, D)."""
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        channels = config.conv_layers[-1][0]
+        self.layer_norm = nn.LayerNorm(channels)
+        self.projection = linear(channels, config.embed_dim) if channels != config.embed_dim else None
+
+    def forward(self, features: Tensor) -> Tensor:
+        x = self.layer_norm(features)
+        return x if self.projection is None else self.projection(x)
+
+
+class PositionalConvolution(nn.Module):
+    """Weight-normalised grouped convolution over frames, then GELU: (B, T, D) -> (B, T, D)."""
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        kernel, dim = config.pos_conv_kernel, config.embed_dim
+        conv = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=config.pos_conv_groups)
+        nn.init.normal_(conv.weight, std=math.sqrt(4.0 / (kernel * dim)))
+        nn.init.zeros_(conv.bias)
+        self.conv = nn.utils.parametrizations.weight_norm(conv, dim=2)
+        self.surplus = 1 - kernel % 2  # an even kernel with this padding gives one frame too many
+
+    def forward(self, x: Tensor) -> Tensor:
+        num_frames = x.shape[1]
+        x = self.conv(x.transpose(1, 2))[..., :num_frames]  # (B, D, T)
+        return F.gelu(x).transpose(1, 2)
+
+
+class RelativePosition(nn.Module):
+    """Bucketed relative position bias, one value per head and distance (T5's buckets, as in WavLM).
+
+    Owned by the encoder and not by layer 0's attention, so that pruning that attention away does not take the
+    bias of all other layers along (METHOD: 3).
+    """
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        self.num_buckets = config.num_buckets
+        self.max_distance = config.max_distance
+        self.embedding = nn.Embedding(config.num_buckets, config.num_heads)
+
+    def buckets(self, distance: Tensor) -> Tensor:
+        """Bucket of key position minus query position, in frames; int64, any shape."""
+        half = self.num_buckets // 2
+        exact = half // 2
+        size = distance.abs()
+        # clamp: log(0) is never selected, but would make an undefined int64.
+        coarse = torch.log(size.clamp(min=1).float() / exact) / math.log(self.max_distance / exact) * (half - exact)
+        coarse = (exact + coarse.to(torch.long)).clamp(max=half - 1)
+        return (distance > 0).long() * half + torch.where(size < exact, size, coarse)
+
+    def forward(self, num_frames: int) -> Tensor:
+        """Bias for `num_frames` = T queries and keys: (H, T, T), [h, query, key]."""
+        device = self.embedding.weight.device
+        distance = torch.arange(1 - num_frames, num_frames, device=device)
+        by_distance = self.embedding(self.buckets(distance)).T  # (H, 2T - 1)
+        # Row q of the bias is a window of the distances that starts at -q: a Toeplitz matrix.
+        return by_distance.unfold(-1, num_frames, 1).flip(1)  # (H, T, T)
+
+
+class FeedForward(nn.Module):
+    """Linear, GELU, linear; (B, T, D) -> (B, T, D). Slots: `z_int` (F,) after GELU, `z_ffn` (1,) on the output."""
+
+    def __init__(self, config: EncoderConfig, num_dims: int):
+        super().__init__()
+        self.fc1 = linear(config.embed_dim, num_dims)
+        self.fc2 = linear(num_dims, config.embed_dim)
+        self.activation_dropout = nn.Dropout(config.activation_dropout)
+        self.z_int: Tensor | None = None
+        self.z_ffn: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.gelu(self.fc1(x))
+        if self.z_int is not None:
+            x = x * self.z_int
+        x = self.fc2(self.activation_dropout(x))
+        return x if self.z_ffn is None else x * self.z_ffn
+
+    def extra_repr(self) -> str:
+        return f"dims={self.fc1.out_features}"

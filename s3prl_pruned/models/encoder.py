@@ -1,0 +1,160 @@
+"""The encoder: waveform in, L + 1 hidden states out, dense or pruned, with slots for masks."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from s3prl_pruned.models.attention import SelfAttention
+from s3prl_pruned.models.components import (
+    FeatureExtractor,
+    FeatureProjection,
+    FeedForward,
+    PositionalConvolution,
+    RelativePosition,
+)
+from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, LayerSpec
+
+
+@dataclass
+class EncoderOutput:
+    """`hidden_states`: L + 1 tensors (B, T, D), state 0 is the first layer's input, the last is the encoder's output;
+    `frame_lengths`: (B,) int64, frames of each utterance that are not padding."""
+
+    hidden_states: list[Tensor]
+    frame_lengths: Tensor
+
+
+@dataclass(kw_only=True)
+class LayerMasks:
+    """The masks of one layer (Wang et al. 2023, eq. 3); None leaves a slot empty. Shapes as METHOD's table 1."""
+
+    z_mha: Tensor | None = None
+    z_qk: Tensor | None = None
+    z_vo: Tensor | None = None
+    z_head: Tensor | None = None
+    z_ffn: Tensor | None = None
+    z_int: Tensor | None = None
+
+
+class EncoderLayer(nn.Module):
+    """Attention and feed-forward with residuals; (B, T, D) -> (B, T, D).
+
+    A removed sublayer is None: it keeps its residual path and its LayerNorm.
+    """
+
+    def __init__(self, config: EncoderConfig, spec: LayerSpec):
+        super().__init__()
+        self.norm_first = config.norm_first
+        self.attention = SelfAttention(config, spec.heads) if spec.attention else None
+        self.attention_layer_norm = nn.LayerNorm(config.embed_dim)
+        self.feed_forward = FeedForward(config, len(spec.ffn)) if spec.feed_forward else None
+        self.final_layer_norm = nn.LayerNorm(config.embed_dim)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, position_bias: Tensor | None, padding: Tensor | None) -> Tensor:
+        if self.attention is not None:
+            y = self.attention_layer_norm(x) if self.norm_first else x
+            x = x + self.dropout(self.attention(y, position_bias, padding))
+        if not self.norm_first:
+            x = self.attention_layer_norm(x)
+        if self.feed_forward is not None:
+            y = self.final_layer_norm(x) if self.norm_first else x
+            x = x + self.dropout(self.feed_forward(y))
+        if not self.norm_first:
+            x = self.final_layer_norm(x)
+        return x
+
+
+class SpeechEncoder(nn.Module):
+    """wav2vec-2.0-like encoder: CNN, projection, positional convolution, Transformer.
+
+    Args:
+        config: the dense shape.
+        spec: what stays of it; None for everything.
+    """
+
+    def __init__(self, config: EncoderConfig, spec: CompactSpec | None = None):
+        super().__init__()
+        config.validate()
+        self.config = config
+        self.spec = spec or CompactSpec.dense(config)
+        self.spec.check(config)
+        self.feature_extractor = FeatureExtractor(config)
+        self.feature_projection = FeatureProjection(config)
+        self.mask_embedding = nn.Parameter(torch.empty(config.embed_dim).uniform_())  # used by masked pre-training only
+        self.positional_convolution = PositionalConvolution(config)
+        with_bias = config.relative_position and self.spec.has_attention
+        self.relative_position = RelativePosition(config) if with_bias else None
+        self.layers = nn.ModuleList(EncoderLayer(config, layer) for layer in self.spec.layers)
+        self.layer_norm = nn.LayerNorm(config.embed_dim)
+        self.dropout = nn.Dropout(config.dropout)
+        self.apply(_initialise)
+
+    def forward(self, wavs: Tensor, lengths: Tensor | None = None) -> EncoderOutput:
+        """Encode a batch.
+
+        Args:
+            wavs: (B, S) float, 16 kHz, zero-padded; layer-normalised before padding where the config says so.
+            lengths: (B,) int64 samples of each utterance; None when none is padded.
+
+        Returns:
+            L + 1 hidden states (B, T, D) and the frames of each utterance. What stands in padded frames is what
+            s3prl's WavLM has there.
+        """
+        x = self.feature_projection(self.feature_extractor(wavs))  # (B, T, D)
+        num_frames = x.shape[1]
+        frame_lengths = count_frames(lengths, wavs, num_frames)
+        padding = None
+        if lengths is not None:
+            padding = torch.arange(num_frames, device=x.device) >= frame_lengths[:, None]  # (B, T)
+            x = x.masked_fill(padding[..., None], 0.0)
+        x = x + self.positional_convolution(x)
+        if not self.config.norm_first:
+            x = self.layer_norm(x)
+        x = self.dropout(x)
+
+        position_bias = None if self.relative_position is None else self.relative_position(num_frames)
+        states = []
+        for layer in self.layers:
+            states.append(x)
+            x = layer(x, position_bias, padding)
+        states.append(self.layer_norm(x) if self.config.norm_first else x)
+        return EncoderOutput(hidden_states=states, frame_lengths=frame_lengths)
+
+    def set_masks(self, masks: list[LayerMasks] | None) -> None:
+        """Fill every layer's slots (None empties them). The tensors are used as they are, gradients included."""
+        for layer, mask in zip(self.layers, masks or [LayerMasks()] * len(self.layers), strict=True):
+            if layer.attention is not None:
+                for name in ("z_mha", "z_qk", "z_vo", "z_head"):
+                    setattr(layer.attention, name, getattr(mask, name))
+            if layer.feed_forward is not None:
+                layer.feed_forward.z_ffn, layer.feed_forward.z_int = mask.z_ffn, mask.z_int
+
+    def num_parameters(self) -> int:
+        """`numel()` of all parameters, biases included."""
+        return sum(p.numel() for p in self.parameters())
+
+
+def count_frames(lengths: Tensor | None, wavs: Tensor, num_frames: int) -> Tensor:
+    """Frames that hold any of an utterance's samples, by s3prl's rule (`WavLM.forward_padding_mask`).
+
+    The padded batch of S samples is cut into T chunks of S // T samples; a frame is padding when its whole chunk is.
+
+    Args:
+        lengths: (B,) int64 samples, or None when nothing is padded.
+        wavs: (B, S).
+        num_frames: T.
+    """
+    if lengths is None:
+        return torch.full((wavs.shape[0],), num_frames, device=wavs.device)
+    chunk = wavs.shape[1] // num_frames
+    return ((lengths + chunk - 1) // chunk).clamp(max=num_frames)
+
+
+def _initialise(module: nn.Module) -> None:
+    """BERT's initialisation, as WavLM's: weights N(0, 0.02), biases 0."""
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        nn.init.normal_(module.weight, std=0.02)
+        if getattr(module, "bias", None) is not None:
+            nn.init.zeros_(module.bias)

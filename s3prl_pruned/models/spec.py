@@ -1,0 +1,162 @@
+"""What an encoder looks like, as plain data: its dense configuration and the structure that pruning keeps.
+
+Both are saved as JSON beside the weights, so that loading never guesses from key names.
+"""
+
+from dataclasses import asdict, dataclass
+
+from s3prl_pruned.config import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """Shape of a dense (unpruned) speech encoder. The defaults are WavLM Base (Chen et al. 2022)."""
+
+    family: str = "wavlm"
+    """Which public model this is a configuration of."""
+
+    conv_layers: tuple[tuple[int, int, int], ...] = ((512, 10, 5), *[(512, 3, 2)] * 4, *[(512, 2, 2)] * 2)
+    """(channels, kernel in samples, stride in samples) of each convolution of the feature extractor."""
+
+    extractor_mode: str = "group_norm"
+    """`group_norm`: one GroupNorm over time after the first convolution (Base); `layer_norm`: after each (Large)."""
+
+    conv_bias: bool = False
+    """Whether the feature extractor's convolutions have a bias."""
+
+    num_layers: int = 12
+    """Transformer layers, L."""
+
+    embed_dim: int = 768
+    """Width of the residual stream, D."""
+
+    num_heads: int = 12
+    """Attention heads of a dense layer, H."""
+
+    ffn_dim: int = 3072
+    """Intermediate dimensions of a dense feed-forward, F."""
+
+    norm_first: bool = False
+    """True: LayerNorm before each sublayer (Large); False: after the residual sum (Base)."""
+
+    pos_conv_kernel: int = 128
+    """Kernel of the positional convolution, in frames."""
+
+    pos_conv_groups: int = 16
+    """Groups of the positional convolution."""
+
+    relative_position: bool = True
+    """WavLM's bucketed relative position bias, shared by all layers."""
+
+    num_buckets: int = 320
+    """Buckets of the relative position bias."""
+
+    max_distance: int = 800
+    """Distance, in frames, from which on all positions share the last bucket."""
+
+    gated_position: bool = True
+    """WavLM's gate on the relative position bias, computed from the attention's input."""
+
+    normalize_waveform: bool = False
+    """Whether each utterance is layer-normalised over its samples before padding (Large: yes, Base: no)."""
+
+    dropout: float = 0.0
+    """Probability of dropping an element after each sublayer, in training."""
+
+    attention_dropout: float = 0.0
+    """Probability of dropping an attention weight, in training."""
+
+    activation_dropout: float = 0.0
+    """Probability of dropping an intermediate feed-forward element, in training."""
+
+    feature_grad_mult: float = 1.0
+    """Factor on the gradient that reaches the feature extractor; 0 freezes it (and saves its backward pass)."""
+
+    @property
+    def head_dim(self) -> int:
+        """Dimensions of a dense head, K."""
+        return self.embed_dim // self.num_heads
+
+    def validate(self) -> None:
+        if self.embed_dim % self.num_heads:
+            raise UserError(
+                f"`embed_dim` must be a multiple of `num_heads`, but they are {self.embed_dim} and {self.num_heads}."
+            )
+        if self.extractor_mode not in ("group_norm", "layer_norm"):
+            raise UserError(f"`extractor_mode` must be group_norm or layer_norm, but is {self.extractor_mode!r}.")
+        if self.embed_dim % self.pos_conv_groups:
+            raise UserError(
+                f"`embed_dim` must be a multiple of `pos_conv_groups`, "
+                f"but they are {self.embed_dim} and {self.pos_conv_groups}."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadSpec:
+    """One surviving attention head: which of its original dimensions stay (0..K-1, ascending)."""
+
+    index: int
+    """Position of the head in the dense layer, 0..H-1."""
+    qk: tuple[int, ...]
+    """Query/key dimensions that stay. May be empty: the head then attends by position bias alone."""
+    vo: tuple[int, ...]
+    """Value/output dimensions that stay."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerSpec:
+    """One Transformer layer: which sublayers, heads and intermediate dimensions stay."""
+
+    attention: bool
+    """Whether the attention sublayer stays. True without heads leaves its output bias alone."""
+    heads: tuple[HeadSpec, ...]
+    feed_forward: bool
+    """Whether the feed-forward sublayer stays. True without dimensions leaves its output bias alone."""
+    ffn: tuple[int, ...]
+    """Intermediate dimensions that stay (0..F-1, ascending)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompactSpec:
+    """The structure that stays of an encoder, by original index; one entry per layer."""
+
+    layers: tuple[LayerSpec, ...]
+
+    @classmethod
+    def dense(cls, config: EncoderConfig) -> "CompactSpec":
+        """Everything stays."""
+        dims = tuple(range(config.head_dim))
+        layer = LayerSpec(
+            attention=True,
+            heads=tuple(HeadSpec(index=h, qk=dims, vo=dims) for h in range(config.num_heads)),
+            feed_forward=True,
+            ffn=tuple(range(config.ffn_dim)),
+        )
+        return cls(layers=(layer,) * config.num_layers)
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether any layer still has an attention head."""
+        return any(layer.heads for layer in self.layers)
+
+    def check(self, config: EncoderConfig) -> None:
+        """Raise UserError unless every index exists in `config`, is ascending and belongs to a living sublayer."""
+        if len(self.layers) != config.num_layers:
+            raise UserError(f"the spec has {len(self.layers)} layers, but the encoder has {config.num_layers}.")
+        for i, layer in enumerate(self.layers):
+            _check_indices(f"layer {i} ffn", layer.ffn, config.ffn_dim)
+            _check_indices(f"layer {i} heads", tuple(h.index for h in layer.heads), config.num_heads)
+            for head in layer.heads:
+                _check_indices(f"layer {i} head {head.index} qk", head.qk, config.head_dim)
+                _check_indices(f"layer {i} head {head.index} vo", head.vo, config.head_dim)
+            if (layer.heads and not layer.attention) or (layer.ffn and not layer.feed_forward):
+                raise UserError(f"layer {i} of the spec keeps dimensions of a sublayer that it removes.")
+
+    def to_dict(self) -> dict:
+        """Plain lists and dicts, for JSON. `config.from_dict(CompactSpec, ...)` is the way back."""
+        return asdict(self)
+
+
+def _check_indices(what: str, indices: tuple[int, ...], size: int) -> None:
+    if any(b <= a for a, b in zip(indices, indices[1:])) or (indices and not 0 <= indices[0] <= indices[-1] < size):
+        raise UserError(f"{what} of the spec must be ascending indices below {size}, but is {list(indices)[:8]}...")
