@@ -1,0 +1,172 @@
+"""Training state on disk: written whole or not at all, and read without running anything.
+
+A checkpoint is a dict of tensors and plain data (numbers, texts, lists, dicts) in ``torch.save``'s
+format. ``states-{step}.ckpt`` is its name, as in s3prl.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from s3prl_pruned.config import UserError
+
+logger = logging.getLogger(__name__)
+
+_NAME = re.compile(r"states-(\d+)\.ckpt")
+_PLAIN = (str, bytes, bool, int, float, type(None))
+
+
+def checkpoint_path(folder: str | Path, step: int) -> Path:
+    """Where the checkpoint of optimiser step ``step`` stands in ``folder``."""
+    return Path(folder) / f"states-{step}.ckpt"
+
+
+def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
+    """Write ``state`` to ``path`` so that ``path`` is at every moment the old file or the new one.
+
+    The state goes to a temporary name in the same folder, is forced to disk, and is then renamed;
+    neither a full disk nor ``kill -9`` leaves half a checkpoint under a checkpoint's name.
+
+    Args:
+        path: the file; its folder is made if needed.
+        state: tensors, ``None``, numbers, texts, bytes, and lists, tuples and dicts of these, so
+            that ``load_checkpoint`` will take it.
+
+    Raises:
+        UserError: if it cannot be written; what stood at ``path`` is as it was.
+        TypeError: if the state holds anything else.
+    """
+    path = Path(path)
+    _check_plain(state, "state")
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:
+        # On a failed write, torch's zip writer raises its own RuntimeError over the OSError.
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
+        temporary.unlink(missing_ok=True)
+        raise UserError(
+            f"{path}: the checkpoint could not be saved ({_first_line(cause)}). {_space(path.parent)}"
+            "Files saved before are whole. Free space or name another folder, then resume."
+        ) from error
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU: tensors and plain data only, from any source.
+
+    Raises:
+        UserError: if the file is missing, truncated, no checkpoint, not a dict, or holds objects of
+            other classes (these are never made: nothing of the file is run).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file. Give the path of an existing checkpoint.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if foreign:
+            raise UserError(
+                f"{path}: holds an object of the class {foreign[1]}, and a checkpoint may hold tensors "
+                "and plain data only. It was not loaded, since making such objects runs code of the "
+                "file. Save its state dict alone."
+            ) from error
+        # torch's own text is left out: it advises to switch the protection off.
+        raise UserError(
+            f"{path}: is truncated, or is no torch checkpoint ({path.stat().st_size} bytes). "
+            "Take an earlier checkpoint, or copy the file again."
+        ) from error
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: must hold a dict, but holds a {type(state).__name__}.")
+    return state
+
+
+def newest(folder: str | Path) -> Path | None:
+    """The whole checkpoint of the highest step in ``folder``, ``None`` if there is none.
+
+    A truncated one is passed over with a warning; the one before it is taken.
+    """
+    for path in _by_step(folder):
+        if _is_whole(path):
+            return path
+        size = path.stat().st_size
+        logger.warning("%s is truncated (%d bytes): going back to the one before.", path, size)
+    return None
+
+
+def rotate(folder: str | Path, max_keep: int) -> None:
+    """Delete all but the ``max_keep`` newest whole checkpoints of ``folder``, and left-over halves.
+
+    A truncated checkpoint newer than those stays where it is, and does not count.
+    """
+    if max_keep < 1:
+        raise UserError(f"`max_keep` must be at least 1, but is {max_keep}.")
+    kept = 0
+    for path in _by_step(folder):
+        if kept == max_keep:
+            path.unlink()
+        elif _is_whole(path):
+            kept += 1
+    for half in Path(folder).glob(".states-*.ckpt.tmp"):  # what kill -9 left behind
+        half.unlink()
+
+
+def _by_step(folder: str | Path) -> list[Path]:
+    """The folder's checkpoints, highest step first."""
+    paths = [path for path in Path(folder).glob("states-*.ckpt") if _NAME.fullmatch(path.name)]
+    return sorted(paths, key=lambda path: int(_NAME.fullmatch(path.name)[1]), reverse=True)
+
+
+def _is_whole(path: Path) -> bool:
+    # A zip archive's directory stands at its end, so that this reads no tensor.
+    return zipfile.is_zipfile(path)
+
+
+def _check_plain(value: Any, name: str) -> None:
+    """Refuse at saving what ``load_checkpoint`` would refuse; a NumPy number, for one."""
+    if type(value) in (dict, OrderedDict):
+        for key, item in value.items():
+            if type(key) not in (str, int):
+                raise TypeError(f"{name} has the key {key!r}; keys must be texts or whole numbers.")
+            _check_plain(item, f"{name}[{key!r}]")
+    elif type(value) in (list, tuple):
+        for index, item in enumerate(value):
+            _check_plain(item, f"{name}[{index}]")
+    elif type(value) not in _PLAIN and not isinstance(value, torch.Tensor):
+        raise TypeError(f"{name} is a {type(value).__name__}; a checkpoint holds tensors and plain data.")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in ``folder`` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _space(folder: Path) -> str:
+    try:
+        return f"Free there: {shutil.disk_usage(folder).free / 2**20:.0f} MiB. "
+    except OSError:
+        return ""
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
