@@ -1,0 +1,135 @@
+"""Gates for the mask slots of an encoder: which, drawn how, and where their gradient is clipped."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from s3prl_pruned.config import UserError
+from s3prl_pruned.gates.hard_concrete import HardConcrete
+from s3prl_pruned.models.encoder import LayerMasks
+from s3prl_pruned.models.spec import CompactSpec, LayerSpec
+
+KINDS = ("mha", "qk", "vo", "head", "ffn", "int")
+
+
+@dataclass(kw_only=True)
+class GateConfig:
+    """Which masks are learned, and how (Wang et al. 2023, section 3)."""
+
+    kinds: tuple[str, ...] = ("mha", "qk", "vo", "ffn", "int")
+    """Masks of eq. 3. The ablation "w/o FAHP" is `[mha, head, ffn, int]`: whole heads in place of qk and vo."""
+
+    straight_through: bool = True
+    """Gradient through the clamp by eq. 4; False is the ablation "w/o STE"."""
+
+    initial_log_alpha: float = 4.605
+    """Start of every mask. The paper leaves it open; CoFi starts coarse masks at 10 (clamped to 4.605 after one step)
+    and FFN dims at 0, which halves the FFN's activations. At 4.605 P(z > 0) is 0.998 and 95 % of the draws are exactly
+    1: the student starts as nearly the teacher as a gate that still has a gradient can."""
+
+    max_log_alpha: float = 4.605
+    """|log_alpha| is clamped to this after each step (CoFi; logit of 0.99), so that no decision becomes final."""
+
+    def validate(self) -> None:
+        unknown = [kind for kind in self.kinds if kind not in KINDS]
+        if unknown or not self.kinds or len(set(self.kinds)) < len(self.kinds):
+            raise UserError(f"`kinds` must be distinct masks out of {list(KINDS)}, but is {list(self.kinds)}.")
+        if not 0 < self.max_log_alpha:
+            raise UserError(f"`max_log_alpha` must be positive, but is {self.max_log_alpha}.")
+        if abs(self.initial_log_alpha) > self.max_log_alpha:
+            raise UserError(
+                f"`initial_log_alpha` must be within +-`max_log_alpha` ({self.max_log_alpha}), "
+                f"but is {self.initial_log_alpha}."
+            )
+
+
+class GateSet(nn.Module):
+    """One group of hard concrete masks per layer and kind, for the slots of an encoder with structure `spec`."""
+
+    def __init__(self, spec: CompactSpec, config: GateConfig):
+        super().__init__()
+        self.spec = spec
+        self.config = config
+        self.layers = nn.ModuleList()
+        for layer in spec.layers:
+            sizes = {kind: size for kind, size in slot_sizes(layer).items() if kind in config.kinds and size}
+            self.layers.append(nn.ModuleDict({f"z_{kind}": self._gate(size) for kind, size in sizes.items()}))
+
+    def _gate(self, size: int) -> HardConcrete:
+        start, straight_through = self.config.initial_log_alpha, self.config.straight_through
+        return HardConcrete(size, initial_log_alpha=start, straight_through=straight_through)
+
+    def items(self) -> list[tuple[int, str, HardConcrete]]:
+        """(layer, slot name such as `z_qk`, gate), in a fixed order."""
+        return [(i, name, gate) for i, gates in enumerate(self.layers) for name, gate in gates.items()]
+
+    def draw(self, generator: torch.Generator) -> "MaskDraw":
+        """Draw every mask once, for a whole optimiser step and its global batch.
+
+        Args:
+            generator: on the CPU; the same state on every rank gives every rank the same masks.
+        """
+        masks = {(i, name): gate(self._noise(gate, generator)) for i, name, gate in self.items()}
+        return MaskDraw(masks, len(self.layers))
+
+    @staticmethod
+    def _noise(gate: HardConcrete, generator: torch.Generator) -> Tensor:
+        return torch.rand(gate.log_alpha.shape, generator=generator).to(gate.log_alpha.device)
+
+    def clamp(self) -> None:
+        """Keep every log_alpha within the configured limit; call it after each optimiser step."""
+        for _, _, gate in self.items():
+            gate.clamp(self.config.max_log_alpha)
+
+    def keep_probabilities(self, layer: int) -> dict[str, Tensor]:
+        """P(z > 0) per slot name of one layer."""
+        return {name: gate.keep_probability() for name, gate in self.layers[layer].items()}
+
+
+class MaskDraw:
+    """One draw of all masks, cut off from its log_alpha so that the gradient passes once per optimiser step.
+
+    Eq. 4's clip is not linear. Clipping per micro-batch, per rank or under a loss scale would give different
+    gradients from clipping once. So the encoder gets leaf tensors, their gradients accumulate over micro-batches, and
+    `backward` sends the step's whole gradient through the clip (METHOD: 1).
+    """
+
+    def __init__(self, drawn: dict[tuple[int, str], Tensor], num_layers: int):
+        self._drawn = drawn
+        self._leaves = {key: z.detach().requires_grad_() for key, z in drawn.items()}
+        self.masks = [LayerMasks() for _ in range(num_layers)]
+        for (layer, name), leaf in self._leaves.items():
+            setattr(self.masks[layer], name, leaf)
+
+    def existing_layers(self) -> list[bool]:
+        """Whether each layer exists under this draw: its attention or its feed-forward lives (METHOD: 2)."""
+
+        def alive(z: Tensor | None) -> bool:
+            return z is None or bool(z.detach().any())
+
+        return [alive(mask.z_mha) or alive(mask.z_ffn) for mask in self.masks]
+
+    def gradients(self) -> list[Tensor]:
+        """dL/dz of every mask, in a fixed order, for reduction over ranks in place (zeros where none arrived)."""
+        for leaf in self._leaves.values():
+            if leaf.grad is None:
+                leaf.grad = torch.zeros_like(leaf)
+        return [leaf.grad for leaf in self._leaves.values()]
+
+    def backward(self, *, loss_scale: float = 1.0) -> None:
+        """Send the accumulated dL/dz, divided by `loss_scale`, back to log_alpha."""
+        gradients = [grad / loss_scale for grad in self.gradients()]
+        torch.autograd.backward(list(self._drawn.values()), gradients)
+
+
+def slot_sizes(layer: LayerSpec) -> dict[str, int]:
+    """Masks per kind that fit a layer of this structure."""
+    return {
+        "mha": int(layer.attention),
+        "qk": sum(len(head.qk) for head in layer.heads),
+        "vo": sum(len(head.vo) for head in layer.heads),
+        "head": len(layer.heads),
+        "ffn": int(layer.feed_forward),
+        "int": len(layer.ffn),
+    }

@@ -1,0 +1,98 @@
+"""The hard concrete distribution (Louizos et al. 2018; Wang et al. 2023, eq. 2) and its straight-through estimator.
+
+Everything here computes in fp32, under autocast too: in fp16 `1 - 1e-6` rounds to 1 and its logit is infinite.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+BETA = 2 / 3
+"""Temperature of the concrete distribution (Louizos et al. 2018; the paper leaves it open)."""
+GAMMA, ZETA = -0.1, 1.1
+"""The stretched interval (Wang et al. 2023, eq. 2)."""
+EPSILON = 1e-6
+"""Uniform noise is drawn from (EPSILON, 1 - EPSILON)."""
+SOFT_VALUE_FACTOR = 0.8
+"""Scale of `log_alpha` in a survivor's value (CoFi and DPHuBERT, whose "magic number" it is)."""
+
+_SHIFT = BETA * math.log(-GAMMA / ZETA)  # P(z > 0) = sigmoid(log_alpha - _SHIFT)
+
+
+class _ClampStraightThrough(torch.autograd.Function):
+    """Clamp to [0, 1] whose gradient is the output's, clipped to [-1, 1] (Wang et al. 2023, eq. 4)."""
+
+    @staticmethod
+    def forward(ctx, s_bar: Tensor) -> Tensor:
+        return s_bar.clamp(0.0, 1.0)
+
+    @staticmethod
+    def backward(ctx, grad_z: Tensor) -> Tensor:
+        return grad_z.clamp(-1.0, 1.0)
+
+
+def sample(log_alpha: Tensor, u: Tensor, *, straight_through: bool) -> Tensor:
+    """Draw masks.
+
+    `s = sigmoid((logit(u) + log_alpha) / BETA)`: Louizos' form, the one whose L0 formula is published; the paper
+    prints `logit(u) / BETA + log_alpha` (METHOD: 1).
+
+    Args:
+        log_alpha: any shape, fp32.
+        u: the same shape, uniform in (0, 1).
+        straight_through: gradient by eq. 4; otherwise the clamp's own, zero wherever z is exactly 0 or 1.
+
+    Returns:
+        z in [0, 1], fp32, the shape of `log_alpha`.
+    """
+    u = u.float() * (1 - 2 * EPSILON) + EPSILON
+    s = torch.sigmoid((torch.logit(u) + log_alpha.float()) / BETA)
+    s_bar = s * (ZETA - GAMMA) + GAMMA
+    return _ClampStraightThrough.apply(s_bar) if straight_through else s_bar.clamp(0.0, 1.0)
+
+
+def keep_probability(log_alpha: Tensor) -> Tensor:
+    """P(z > 0), the expected L0 norm of each mask (Louizos et al. 2018, eq. 12)."""
+    return torch.sigmoid(log_alpha.float() - _SHIFT)
+
+
+def log_alpha_of(probability: float) -> float:
+    """The `log_alpha` at which P(z > 0) is `probability`: the inverse of `keep_probability`."""
+    return math.log(probability / (1 - probability)) + _SHIFT
+
+
+def soft_value(log_alpha: Tensor) -> Tensor:
+    """Value of a surviving mask in evaluation and export, in (0, 1); folded into the weights."""
+    return torch.sigmoid(SOFT_VALUE_FACTOR * log_alpha.float() / BETA)
+
+
+class HardConcrete(nn.Module):
+    """A group of masks with one `log_alpha` each. Verbs: call to draw, `expected_count`, `clamp`."""
+
+    def __init__(self, size: int, *, initial_log_alpha: float, straight_through: bool):
+        super().__init__()
+        self.straight_through = straight_through
+        self.log_alpha = nn.Parameter(torch.full((size,), initial_log_alpha))
+
+    def forward(self, u: Tensor) -> Tensor:
+        """Masks (size,) for uniform noise (size,)."""
+        with torch.autocast(self.log_alpha.device.type, enabled=False):
+            return sample(self.log_alpha, u, straight_through=self.straight_through)
+
+    def keep_probability(self) -> Tensor:
+        """P(z > 0), (size,)."""
+        with torch.autocast(self.log_alpha.device.type, enabled=False):
+            return keep_probability(self.log_alpha)
+
+    def expected_count(self) -> Tensor:
+        """Expected number of masks that are not zero, a scalar."""
+        return self.keep_probability().sum()
+
+    @torch.no_grad()
+    def clamp(self, limit: float) -> None:
+        """Keep |log_alpha| <= limit, where the sigmoid still has a gradient."""
+        self.log_alpha.clamp_(-limit, limit)
+
+    def extra_repr(self) -> str:
+        return f"size={self.log_alpha.numel()}, straight_through={self.straight_through}"

@@ -1,0 +1,30 @@
+"""Which student layer learns from which teacher layer (Xia et al. 2022, CoFi; Wang et al. 2023, section 3.3)."""
+
+
+def teacher_layers(num_layers: int, num_pairs: int) -> list[int]:
+    """Teacher states to learn from: round(L * {1..n} / n), e.g. [3, 6, 9, 12] of 12. State i is layer i's output."""
+    return [round(num_layers * k / num_pairs) for k in range(1, num_pairs + 1)]
+
+
+def match_layers(errors: list[list[float]], exists: list[bool]) -> list[tuple[int, int]]:
+    """Pair teacher layers with student layers, from the deepest teacher layer to the shallowest.
+
+    Each takes the *existing* student layer below the last pick whose error is smallest; a teacher layer for which
+    none is left goes without. (CoFi's code judges existence by the attention alone and mixes two layer orders;
+    neither is followed.)
+
+    Args:
+        errors: [teacher layer, ascending depth][student layer], mean squared errors over the global batch.
+        exists: per student layer, whether its attention or its feed-forward lives under the step's masks.
+
+    Returns:
+        (index into `errors`' rows, index into its columns), deepest first; empty when no layer is left.
+    """
+    pairs, below = [], len(exists)
+    for teacher in reversed(range(len(errors))):
+        candidates = [student for student in range(below) if exists[student]]
+        if not candidates:
+            break
+        below = min(candidates, key=lambda student: errors[teacher][student])
+        pairs.append((teacher, below))
+    return pairs
