@@ -1,0 +1,88 @@
+"""``torchaudio.load`` and ``torchaudio.info`` through soundfile.
+
+torchaudio 2.9 and newer decode through torchcodec, whose wheels need FFmpeg's or CUDA's shared
+libraries, and have no ``info``. soundfile brings its decoders along: WAV, FLAC, Ogg Vorbis, Opus
+and MP3. Only what s3prl asks of the two functions is here; anything else is an error.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from s3prl_pruned.config import UserError
+
+
+@dataclass(frozen=True)
+class AudioMetaData:
+    """What ``info`` tells of a file."""
+
+    sample_rate: int
+    """Hz."""
+    num_frames: int
+    """Samples per channel."""
+    num_channels: int
+    encoding: str
+    """soundfile's name of the sample format, such as ``PCM_16``, ``VORBIS``, ``OPUS``."""
+
+
+def load(
+    uri: str | os.PathLike,
+    frame_offset: int = 0,
+    num_frames: int = -1,
+    normalize: bool = True,
+    channels_first: bool = True,
+    format: str | None = None,
+    buffer_size: int = 4096,
+    backend: str | None = None,
+) -> tuple[torch.Tensor, int]:
+    """Read audio as float32 in [-1, 1].
+
+    Args:
+        uri: path of the file.
+        frame_offset: samples to skip.
+        num_frames: most samples to read, -1 for all.
+        normalize: must be True; integers are not handed out.
+        channels_first: (C, S) when True, else (S, C).
+        format, buffer_size, backend: ignored; soundfile looks at the file itself.
+
+    Returns:
+        The audio and its sample rate in Hz.
+
+    Raises:
+        UserError: on a file that is missing or cannot be decoded, or ``normalize=False``.
+    """
+    import soundfile
+
+    if not normalize:
+        raise UserError(f"{uri}: normalize must be True; samples are read as float32 only.")
+    try:
+        data, sample_rate = soundfile.read(
+            os.fspath(uri), frames=num_frames, start=frame_offset, dtype="float32", always_2d=True
+        )  # (S, C)
+    except (soundfile.SoundFileError, OSError) as error:
+        raise UserError(f"{uri}: cannot be decoded ({error}).") from error
+    wav = torch.from_numpy(data)
+    return (wav.T.contiguous() if channels_first else wav), sample_rate
+
+
+def info(uri: str | os.PathLike, format: str | None = None, **ignored) -> AudioMetaData:
+    """Length, rate and channels of a file, from its header.
+
+    Raises:
+        UserError: on a file that is missing or cannot be decoded.
+    """
+    import soundfile
+
+    try:
+        found = soundfile.info(os.fspath(uri))
+    except (soundfile.SoundFileError, OSError) as error:
+        raise UserError(f"{uri}: cannot be decoded ({error}).") from error
+    return AudioMetaData(
+        sample_rate=found.samplerate,
+        num_frames=found.frames,
+        num_channels=found.channels,
+        encoding=found.subtype,
+    )
