@@ -1,0 +1,1 @@
+"""Speech in: decoding, manifests, batches, and the embedded corpus."""
