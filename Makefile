@@ -1,4 +1,4 @@
-# make run    install into .venv, then prune, transfer and score on the embedded default (20 minutes)
+# make run    install into .venv, then prune, transfer and score on the embedded default
 # make test   install what tests need, and run them; make slow runs those that take minutes
 #
 # A second call reuses .venv; delete that folder to install anew. PYTHON chooses the interpreter,
@@ -26,7 +26,7 @@ test: $(TESTABLE)
 	$(BIN)/python -m pytest
 
 slow: $(TESTABLE)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --timeout=3600
 
 # torch goes first, so that nothing else chooses its build.
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
