@@ -111,16 +111,17 @@ class MaskDraw:
         return [alive(mask.z_mha) or alive(mask.z_ffn) for mask in self.masks]
 
     def gradients(self) -> list[Tensor]:
-        """dL/dz of every mask, in a fixed order, for reduction over ranks in place (zeros where none arrived)."""
-        for leaf in self._leaves.values():
-            if leaf.grad is None:
-                leaf.grad = torch.zeros_like(leaf)
-        return [leaf.grad for leaf in self._leaves.values()]
+        """The accumulated dL/dz of every mask, in a fixed order (zeros where none arrived)."""
+        return [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in self._leaves.values()]
 
-    def backward(self, *, loss_scale: float = 1.0) -> None:
-        """Send the accumulated dL/dz, divided by `loss_scale`, back to log_alpha."""
-        gradients = [grad / loss_scale for grad in self.gradients()]
-        torch.autograd.backward(list(self._drawn.values()), gradients)
+    def backward(self, gradients: list[Tensor], *, loss_scale: float = 1.0) -> None:
+        """Send dL/dz back to log_alpha.
+
+        Args:
+            gradients: what `gradients` gave, summed over ranks.
+            loss_scale: divided out before eq. 4's clip.
+        """
+        torch.autograd.backward(list(self._drawn.values()), [grad / loss_scale for grad in gradients])
 
 
 def slot_sizes(layer: LayerSpec) -> dict[str, int]:

@@ -1,0 +1,20 @@
+"""Distil and prune an encoder.
+
+    python run_pretrain.py -u wavlm_pruned_distill
+    python run_pretrain.py -u wavlm_pruned_distill --recipe wavlm_base_s80 --corpus /data/LibriSpeech
+"""
+
+from s3prl_pruned.command_line import command_line
+
+
+def main() -> None:
+    from s3prl_pruned.measure.figures import draw_run
+    from s3prl_pruned.pretrain.command import main as pretrain
+
+    folder = pretrain()
+    for picture in draw_run(folder):
+        print(f"picture: {picture}")
+
+
+if __name__ == "__main__":
+    command_line(main)

@@ -1,0 +1,24 @@
+"""What all command lines share: one clear line for a user's error, and exit codes."""
+
+import logging
+import sys
+from collections.abc import Callable
+
+from s3prl_pruned.config import UserError
+
+
+class Interrupted(Exception):
+    """A signal asked for a stop, and the work so far is saved."""
+
+
+def command_line(main: Callable[[], object]) -> None:
+    """Run `main` and exit: 0 done, 2 an error that the user can mend, 130 interrupted after saving."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Interrupted as stop:
+        print(f"interrupted: {stop}", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,74 @@
+"""The model card (`README.md`) of an exported encoder: what it is, where it comes from, what is left per layer."""
+
+from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.models.spec import CompactSpec
+from s3prl_pruned.sparsity.counts import LayerCounts, layer_weights, macs, parameters, prunable_weights, realised_sparsity
+
+_SECONDS = 5  # length at which the card states MACs
+
+
+def model_card(encoder: SpeechEncoder, provenance: dict, sha256: str) -> str:
+    """Markdown text.
+
+    Args:
+        encoder: the exported encoder.
+        provenance: shown line by line, nested keys joined by dots; `teacher_note` (such as "random teacher") is put
+            into the title too, so that nobody overlooks it.
+        sha256: of the weights file.
+    """
+    config, spec, dense = encoder.config, encoder.spec, CompactSpec.dense(encoder.config)
+    note = provenance.get("teacher_note")
+    counts, dense_counts = parameters(config, spec), parameters(config, dense)
+    samples = _SECONDS * 16_000
+    work, dense_work = sum(macs(config, spec, samples).values()), sum(macs(config, dense, samples).values())
+    lines = [
+        f"# {config.family} encoder, {100 * realised_sparsity(config, spec):.1f} % pruned" + (f" ({note})" if note else ""),
+        "",
+        "Made by s3prl_pruned after Wang et al. 2023, \"Task-Agnostic Structured Pruning of Speech Representation Models\".",
+        "Sparsity counts the weights (no biases) of the attention and feed-forward matrices.",
+        "",
+        "| | dense | this model |",
+        "|---|---|---|",
+        f"| parameters (all, with biases) | {sum(dense_counts.values()):,} | {encoder.num_parameters():,} |",
+        f"| prunable weights | {prunable_weights(config, dense):,} | {prunable_weights(config, spec):,} |",
+        f"| MACs for {_SECONDS} s of audio | {dense_work / 1e9:.3f} G | {work / 1e9:.3f} G |",
+        "",
+        "| part | dense parameters | parameters |",
+        "|---|---|---|",
+        *(f"| {part} | {dense_counts[part]:,} | {counts[part]:,} |" for part in counts),
+        "",
+        "| layer | heads | q/k dims | v/o dims | FFN dims | weights kept |",
+        "|---|---|---|---|---|---|",
+        *_layer_rows(encoder, dense),
+        "",
+        "## Provenance",
+        "",
+        f"- sha256 of model.safetensors: {sha256}",
+        *(f"- {name}: {value}" for name, value in _flatten(provenance)),
+        "",
+        "## Use",
+        "",
+        "    python run_downstream.py -u wavlm_pruned -k <this folder> -d asr",
+        "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _layer_rows(encoder: SpeechEncoder, dense: CompactSpec) -> list[str]:
+    rows, dim = [], encoder.config.embed_dim
+    for i, (layer, whole) in enumerate(zip(encoder.spec.layers, dense.layers, strict=True), start=1):
+        counts = LayerCounts.of(layer)
+        kept = layer_weights(dim, counts) / layer_weights(dim, LayerCounts.of(whole))
+        heads = len(layer.heads) if layer.attention else "-"
+        rows.append(f"| {i} | {heads} | {counts.qk} | {counts.vo} | {counts.ffn} | {100 * kept:.1f} % |")
+    return rows
+
+
+def _flatten(data: dict, prefix: str = "") -> list[tuple[str, object]]:
+    lines = []
+    for key, value in data.items():
+        if isinstance(value, dict):
+            lines += _flatten(value, f"{prefix}{key}.")
+        elif value is not None:
+            lines.append((prefix + key, value))
+    return lines

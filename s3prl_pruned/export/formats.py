@@ -1,0 +1,128 @@
+"""Our folder format: `model.safetensors`, `config.json` (shape, kept structure and provenance), `README.md`.
+
+A folder is written under a temporary name and renamed, so that it is there whole or not at all.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+
+from s3prl_pruned.config import UserError, from_dict, to_dict
+from s3prl_pruned.export.card import model_card
+from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
+
+FORMAT, FORMAT_VERSION = "s3prl_pruned.encoder", 1
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+
+
+def save_encoder(folder: str | Path, encoder: SpeechEncoder, provenance: dict) -> None:
+    """Write an encoder, dense or compact, with its card.
+
+    Args:
+        folder: must not exist yet: an export is never overwritten.
+        encoder: its slots must be empty; masks are folded before (`export.masks.export_compact`).
+        provenance: JSON data on where the model comes from; `export.card` says which keys the card shows.
+
+    Raises:
+        UserError: the folder exists, or cannot be written.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise UserError(f"{folder}: exists already, and an export never overwrites. Name another folder, or move it.")
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    config = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "encoder": to_dict(encoder.config),
+        "spec": encoder.spec.to_dict(),
+        "provenance": provenance,
+    }
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    try:
+        temporary.mkdir(parents=True)
+        safetensors.torch.save_file(state, temporary / WEIGHTS)
+        (temporary / CONFIG).write_text(json.dumps(config) + "\n")
+        (temporary / CARD).write_text(model_card(encoder, provenance, model_hash(temporary)))
+        for name in (WEIGHTS, CONFIG, CARD):
+            with open(temporary / name, "rb") as file:
+                os.fsync(file.fileno())
+        os.rename(temporary, folder)
+    except (OSError, safetensors.SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise UserError(f"{folder}: the export could not be written ({error}). Free space or name another folder.") from error
+
+
+def load_encoder(folder: str | Path) -> tuple[SpeechEncoder, dict]:
+    """Read what `save_encoder` wrote.
+
+    Returns:
+        The encoder (fp32, CPU, eval mode) and its provenance.
+
+    Raises:
+        UserError: a file is missing, damaged or does not fit the other.
+    """
+    folder = Path(folder)
+    config = _read_config(folder / CONFIG)
+    where = str(folder / CONFIG)
+    shape = from_dict(EncoderConfig, config["encoder"], where)
+    spec = from_dict(CompactSpec, config["spec"], where)
+    encoder = SpeechEncoder(shape, spec)
+    try:
+        state = safetensors.torch.load_file(folder / WEIGHTS)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"{folder / WEIGHTS}: is missing or damaged ({error}). Copy the folder again.") from error
+    try:
+        encoder.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    except RuntimeError as error:
+        lines = str(error).splitlines()
+        raise UserError(f"{folder}: {WEIGHTS} does not fit {CONFIG}: {' '.join(lines[1:3]).strip()}") from error
+    return encoder.eval(), config["provenance"]
+
+
+def _read_config(path: Path) -> dict:
+    try:
+        config = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path.parent}: is no exported encoder, {CONFIG} cannot be read ({error}).") from error
+    except ValueError as error:
+        raise UserError(f"{path}: is damaged, not JSON ({error}). Copy the folder again.") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise UserError(f"{path}: `format` must be {FORMAT!r}. Is this another program's folder?")
+    if config.get("format_version") != FORMAT_VERSION:
+        raise UserError(
+            f"{path}: `format_version` must be {FORMAT_VERSION}, but is {config.get('format_version')}. "
+            "Use the version of s3prl_pruned that wrote it."
+        )
+    missing = [key for key in ("encoder", "spec", "provenance") if key not in config]
+    if missing:
+        raise UserError(f"{path}: lacks {missing}. Copy the folder again.")
+    return config
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file, hexadecimal, as `sha256sum` prints it."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def model_hash(folder: str | Path) -> str:
+    """What identifies an exported model: the SHA-256 of its weights file."""
+    return file_sha256(Path(folder) / WEIGHTS)
+
+
+@torch.no_grad()
+def largest_difference(a: SpeechEncoder, b: SpeechEncoder, wavs: torch.Tensor, lengths: torch.Tensor | None) -> float:
+    """Largest difference of two encoders over all hidden states, relative to max(1, largest value) of each state."""
+    states = zip(a(wavs, lengths).hidden_states, b(wavs, lengths).hidden_states, strict=True)
+    return max(float((x - y).abs().max() / y.abs().max().clamp(min=1)) for x, y in states)

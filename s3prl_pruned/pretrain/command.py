@@ -1,0 +1,230 @@
+"""`python run_pretrain.py`: from options to a finished export. s3prl's letters keep s3prl's meaning."""
+
+import argparse
+import datetime
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from s3prl_pruned import checkpoint
+from s3prl_pruned.config import UserError, apply_overrides, from_dict, load_yaml, to_dict
+from s3prl_pruned.models.spec import CompactSpec
+from s3prl_pruned.pretrain import runner
+from s3prl_pruned.pretrain.config import RunnerConfig
+from s3prl_pruned.pretrain.distill.config import ModelConfig
+from s3prl_pruned.pretrain.distill.pretrain_expert import UpstreamPretrainExpert
+from s3prl_pruned.pretrain.finish import describe_export, export_checkpoint
+from s3prl_pruned.sparsity.counts import macs, parameters, realised_sparsity
+
+RECIPES = Path(__file__).parents[2] / "upstream_configs"
+UPSTREAMS = ("wavlm_pruned_distill",)
+RUN, EXPORT = "run.json", "export"
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="run_pretrain.py",
+        description="Distil and prune a speech encoder (Wang et al. 2023). With -u alone: the embedded teacher on the "
+        "embedded speech.",
+    )
+    add = parser.add_argument
+    add("-u", "--upstream", required=True, metavar="NAME", help=f"what to train: {', '.join(UPSTREAMS)}")
+    add("--recipe", metavar="NAME", help="folder under upstream_configs/, or a path (default: embedded)")
+    add("--corpus", metavar="DIR", help="speech: LibriSpeech or any folder of audio (default: the recipe's)")
+    add("--teacher", metavar="T", help="wavlm_base, wavlm_base_plus, wavlm_large, embedded, random, or a checkpoint's path (default: the recipe's)")  # fmt: skip
+    add("-g", "--upstream_config", metavar="YAML", help="config_model.yaml (default: the recipe's)")
+    add("-c", "--config", metavar="YAML", help="config_runner.yaml (default: the recipe's)")
+    add("-n", "--expname", metavar="NAME", help="write to result/pretrain/<upstream>/NAME (default: the recipe's name)")
+    add("-p", "--expdir", metavar="DIR", help="write to DIR instead")
+    add("-a", "--auto_resume", action="store_true", help="continue from the newest checkpoint, if there is one")
+    add("-e", "--past_exp", metavar="PATH", help="continue the run of this checkpoint or folder, with its own configuration")  # fmt: skip
+    add("-o", "--override", metavar="K=V", help="change single keys, e.g. sparsity.target_sparsity=0.5,,runner.total_steps=100")  # fmt: skip
+    add("--force", action="store_true", help="move what stands in the folder aside and start anew")
+    add("--seed", type=int, default=1337, help="of batches, masks, dropout (default: 1337)")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="torch device (default: %(default)s)")
+    return parser.parse_args(argv)
+
+
+@dataclass
+class Run:
+    """A resolved run: what decides its result, and where it stands."""
+
+    model: ModelConfig
+    runner: RunnerConfig
+    seed: int
+    recipe: str
+    folder: Path
+
+    def identity(self) -> dict:
+        return {"model": to_dict(self.model), "runner": to_dict(self.runner), "seed": self.seed}
+
+
+def main(argv: list[str] | None = None) -> Path:
+    """Train and export; returns the run's folder.
+
+    Raises:
+        UserError: anything that the user can mend.
+        Interrupted: by a signal, after saving.
+    """
+    args = parse_arguments(argv)
+    if args.upstream not in UPSTREAMS:
+        raise UserError(f"`-u` must be one of {list(UPSTREAMS)}, but is {args.upstream!r}.")
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"`--device` is {args.device}, but torch {torch.__version__} sees no GPU. Use --device cpu.")
+    run = _resolve_past(args) if args.past_exp else _resolve(args)
+    resume_from = _prepare_folder(run, args)
+    if resume_from is None and (run.folder / EXPORT).exists():
+        return _report(run, finished_before=True)
+    expert = UpstreamPretrainExpert(run.runner.pretrain_expert.datarc, run.model, args.device, seed=run.seed)
+    _announce(run, args, expert, resume_from)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    (run.folder / RUN).write_text(json.dumps({"recipe": run.recipe, **run.identity()}, indent=1) + "\n")
+    runner.train(expert, run.runner, run.folder, seed=run.seed, resume_from=resume_from)
+    last = checkpoint.checkpoint_path(run.folder, run.runner.runner.total_steps)
+    export_checkpoint(last, run.folder / EXPORT)
+    return _report(run)
+
+
+def _resolve(args: argparse.Namespace) -> Run:
+    recipe = args.recipe or "embedded"
+    folder = Path(recipe) if Path(recipe).is_dir() else RECIPES / recipe
+    if not folder.is_dir():
+        known = sorted(path.name for path in RECIPES.iterdir() if path.is_dir())
+        raise UserError(f"`--recipe` must be one of {known} or a folder, but is {recipe!r}.")
+    model_file = Path(args.upstream_config or folder / "config_model.yaml")
+    runner_file = Path(args.config or folder / "config_runner.yaml")
+    data = {"model": load_yaml(model_file), "runner": load_yaml(runner_file)}
+    if args.teacher:
+        data["model"]["teacher"] = args.teacher
+    if args.corpus:
+        data["runner"].setdefault("pretrain_expert", {}).setdefault("datarc", {})["corpus"] = args.corpus
+    if args.override:
+        data = _override(data, args.override)
+    run_folder = Path(args.expdir) if args.expdir else Path("result/pretrain") / args.upstream / (args.expname or folder.name)
+    return Run(
+        model=from_dict(ModelConfig, data["model"], str(model_file)),
+        runner=from_dict(RunnerConfig, data["runner"], str(runner_file)),
+        seed=args.seed,
+        recipe=folder.name,
+        folder=run_folder,
+    )
+
+
+def _override(data: dict, text: str) -> dict:
+    """Send each `key=value` to the file whose key it is; s3prl's `config.` prefix is taken too."""
+    model_keys = set(ModelConfig.__dataclass_fields__)
+    for item in text.split(",,"):
+        item = item.strip().removeprefix("config.")
+        file = "model" if item.split("=")[0].split(".")[0] in model_keys else "runner"
+        data[file] = apply_overrides(data[file], [item])
+    return data
+
+
+def _resolve_past(args: argparse.Namespace) -> Run:
+    """`-e`: the run that a checkpoint or folder belongs to, with the configuration that it was started with."""
+    folder = Path(args.past_exp)
+    folder = folder if folder.is_dir() else folder.parent
+    record = _read_run(folder)
+    run = Run(
+        model=from_dict(ModelConfig, record["model"], str(folder / RUN)),
+        runner=from_dict(RunnerConfig, record["runner"], str(folder / RUN)),
+        seed=record["seed"],
+        recipe=record["recipe"],
+        folder=folder,
+    )
+    if args.recipe:
+        args.expdir, args.seed = str(folder), run.seed
+        _refuse_difference(_resolve(args).identity(), record, folder)
+    return run
+
+
+def _read_run(folder: Path) -> dict:
+    try:
+        record = json.loads((folder / RUN).read_text())
+        record["model"], record["runner"], record["seed"], record["recipe"]
+        return record
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder}: is no run of run_pretrain.py ({RUN}: {error!r}).") from error
+
+
+def _prepare_folder(run: Run, args: argparse.Namespace) -> Path | None:
+    """Which checkpoint to continue from; refuses to mix runs, moves old ones aside when told to."""
+    if args.past_exp:
+        path = Path(args.past_exp)
+        found = path if path.is_file() else checkpoint.newest(path)
+        if found is None and not (run.folder / EXPORT).exists():
+            raise UserError(f"{path}: holds no whole checkpoint to continue from.")
+        return None if (run.folder / EXPORT).exists() else found
+    if not run.folder.exists() or not any(run.folder.iterdir()):
+        return None
+    if args.force:
+        aside = run.folder.with_name(f"{run.folder.name}.old-{datetime.datetime.now():%Y%m%d-%H%M%S}")
+        run.folder.rename(aside)
+        print(f"moved {run.folder} aside, to {aside}")
+        return None
+    _refuse_difference(run.identity(), _read_run(run.folder), run.folder)
+    if (run.folder / EXPORT).exists():
+        return None
+    found = checkpoint.newest(run.folder)
+    if found is not None and not args.auto_resume:
+        raise UserError(
+            f"{run.folder}: holds an unfinished run ({found.name}). -a continues it, -n NAME starts another beside it, "
+            "--force moves it aside."
+        )
+    return found
+
+
+def _refuse_difference(wanted: dict, stands: dict, folder: Path) -> None:
+    """Refuse when what stands in a folder was made by another configuration, and show the difference."""
+
+    def flat(data, prefix=""):
+        if not isinstance(data, dict):
+            return {prefix[:-1]: data}
+        return {k: v for key, value in data.items() for k, v in flat(value, f"{prefix}{key}.").items()}
+
+    old, new = flat({key: stands[key] for key in wanted}), flat(wanted)
+    changed = [f"{k}: {old.get(k)!r} there, {new.get(k)!r} wanted" for k in sorted(old | new) if old.get(k) != new.get(k)]
+    if changed:
+        raise UserError(
+            f"{folder}: holds a run of another configuration ({'; '.join(changed[:5])}). -n NAME starts another run "
+            "beside it, --force moves it aside."
+        )
+
+
+def _announce(run: Run, args: argparse.Namespace, expert: UpstreamPretrainExpert, resume_from: Path | None) -> None:
+    if run.recipe == "embedded":
+        print("recipe `embedded`: small teacher, small speech corpus, few steps. The paper's: --recipe wavlm_base_s80 --corpus /data/LibriSpeech")  # fmt: skip
+    teacher, batches, loop = expert.loaded_teacher, expert.batches, run.runner.runner
+    note = f", {teacher.note.upper()}" if teacher.note else ""
+    hours = sum(utterance.num_samples for utterance in batches.utterances) / 16_000 / 3600
+    print(f"teacher: {teacher.name} ({teacher.encoder.num_parameters():,} parameters{note})")
+    print(f"speech: {len(batches.utterances)} utterances, {hours:.2f} h")
+    print(f"{loop.total_steps} steps on {args.device}, target sparsity {run.model.sparsity.target_sparsity}, into {run.folder}")
+    if loop.fp16 and not args.device.startswith("cuda"):
+        print("fp16 is for CUDA; this device computes in fp32")
+    if resume_from:
+        print(f"continuing from {resume_from}")
+    sys.stdout.flush()
+
+
+def _report(run: Run, finished_before: bool = False) -> Path:
+    """Print what came out, from the export's own files."""
+    from s3prl_pruned.export.formats import load_encoder
+
+    folder = run.folder / EXPORT
+    encoder, provenance = load_encoder(folder)
+    config, spec, dense = encoder.config, encoder.spec, CompactSpec.dense(encoder.config)
+    if finished_before:
+        print(f"{run.folder}: this run is finished already; nothing to do (--force starts anew).")
+    before, after = sum(parameters(config, dense).values()), encoder.num_parameters()
+    work = [sum(macs(config, s, 80_000).values()) / 1e9 for s in (dense, spec)]
+    if provenance["teacher_note"]:
+        print(f"note: {provenance['teacher_note']}")
+    sparsity = provenance["sparsity"]
+    print(f"sparsity: realised {100 * realised_sparsity(config, spec):.2f} %, target {100 * sparsity['target']:.2f} %, expected {100 * sparsity['expected']:.2f} %")  # fmt: skip
+    print(f"parameters: {before:,} -> {after:,}; MACs for 5 s: {work[0]:.3f} G -> {work[1]:.3f} G")
+    print(f"exported to {describe_export(folder)}")
+    return run.folder

@@ -1,0 +1,127 @@
+"""What `config_runner.yaml` may hold, and the recipe that it forms with `config_model.yaml`. Defaults: the paper's."""
+
+from dataclasses import dataclass, field
+
+from s3prl_pruned.config import UserError
+
+
+@dataclass(kw_only=True)
+class LoopConfig:
+    """The training loop (`runner:`). s3prl's names."""
+
+    total_steps: int = 200_000
+    """Optimiser steps (paper, section 4.2)."""
+
+    gradient_clipping: float = 5.0
+    """Largest norm of the weights' gradient (DistilHuBERT). Gates and multipliers are not clipped."""
+
+    gradient_accumulate_steps: int = 1
+    """Micro-batches per optimiser step."""
+
+    log_step: int = 50
+    """Steps between two lines of `log.jsonl` and TensorBoard."""
+
+    save_step: int = 10_000
+    """Steps between two checkpoints."""
+
+    max_keep: int = 10
+    """Checkpoints kept."""
+
+    fp16: bool = True
+    """Mixed precision on CUDA (DistilHuBERT); a CPU always computes in fp32. Gates and losses are fp32 anywhere."""
+
+    def validate(self) -> None:
+        for name in ("total_steps", "gradient_accumulate_steps", "log_step", "save_step", "max_keep"):
+            if getattr(self, name) < 1:
+                raise UserError(f"`{name}` must be at least 1, but is {getattr(self, name)}.")
+        if self.gradient_clipping <= 0:
+            raise UserError(f"`gradient_clipping` must be positive, but is {self.gradient_clipping}.")
+
+
+@dataclass(kw_only=True)
+class OptimizerConfig:
+    """AdamW for the weights, and for what holds the sparsity (`optimizer:`)."""
+
+    lr: float = 2e-4
+    """Peak learning rate of the weights (paper, section 4.2)."""
+
+    warmup_proportion: float = 0.07
+    """Share of the steps over which `lr` rises from 0; it then falls linearly to 0 (paper, section 4.2)."""
+
+    betas: tuple[float, float] = (0.9, 0.98)
+    """AdamW's, for the weights (DistilHuBERT)."""
+
+    eps: float = 1e-6
+    """AdamW's, for the weights (DistilHuBERT)."""
+
+    weight_decay: float = 1e-6
+    """AdamW's, for the weights; never for gates or multipliers (DistilHuBERT)."""
+
+    gate_lr: float = 0.02
+    """Constant learning rate of log_alpha. Not in the paper; CoFi 0.01 to 0.1, DPHuBERT 0.02."""
+
+    multiplier_lr: float = 0.02
+    """Constant learning rate of the Lagrangian's multipliers. Not in the paper; CoFi 0.01, DPHuBERT 0.02."""
+
+    def validate(self) -> None:
+        for name in ("lr", "gate_lr", "multiplier_lr"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"`{name}` must be positive, but is {getattr(self, name)}.")
+        if not 0 <= self.warmup_proportion < 1:
+            raise UserError(f"`warmup_proportion` must be in [0, 1), but is {self.warmup_proportion}.")
+
+    def lr_factor(self, step: int, total_steps: int) -> float:
+        """Factor on `lr` at optimiser step `step` (1-based): linear up, then linear down to 0 after the last."""
+        warmup = self.warmup_proportion * total_steps
+        if step < warmup:
+            return step / warmup
+        return (total_steps - step + 1) / (total_steps - warmup + 1)
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """Speech to train on (`pretrain_expert: datarc:`)."""
+
+    corpus: str | None = None
+    """Folder of audio, in LibriSpeech's layout or any other; null is the embedded speech. `--corpus` sets it."""
+
+    sets: tuple[str, ...] | None = None
+    """Sub-folders to take, such as [train-clean-100, train-clean-360, train-other-500]; null is everything."""
+
+    train_batch_size: int = 24
+    """Utterances per micro-batch (DistilHuBERT)."""
+
+    max_seconds: float = 15.6
+    """Longer utterances are cropped at random to this (DistilHuBERT)."""
+
+    min_seconds: float = 1.0
+    """Shorter utterances are left out: batches are cropped, never padded (`data/batches.py` says why)."""
+
+    num_workers: int = 4
+    """Processes that read audio ahead; 0 reads in the training process."""
+
+    def validate(self) -> None:
+        if self.train_batch_size < 1:
+            raise UserError(f"`train_batch_size` must be at least 1, but is {self.train_batch_size}.")
+        if self.num_workers < 0:
+            raise UserError(f"`num_workers` must be at least 0, but is {self.num_workers}.")
+
+
+@dataclass(kw_only=True)
+class ExpertConfig:
+    """s3prl's `pretrain_expert:` block."""
+
+    datarc: DataConfig = field(default_factory=DataConfig)
+    """The data."""
+
+
+@dataclass(kw_only=True)
+class RunnerConfig:
+    """The whole of `config_runner.yaml`."""
+
+    runner: LoopConfig = field(default_factory=LoopConfig)
+    """The training loop."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """The optimisers."""
+    pretrain_expert: ExpertConfig = field(default_factory=ExpertConfig)
+    """The data."""

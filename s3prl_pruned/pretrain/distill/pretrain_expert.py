@@ -1,0 +1,250 @@
+"""The pre-training expert for distillation with pruning (Wang et al. 2023), in s3prl's layout.
+
+One optimiser step, as `pretrain/runner.py` drives it:
+
+    begin_step       draw all masks once; with several micro-batches also match the layers over all of them
+    forward          per micro-batch: teacher, masked student, errors of the matched pairs
+    end_backward     masks' gradient through eq. 4 to log_alpha; the Lagrangian's gradient
+    on_before_zero_grad   clamp log_alpha
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from s3prl_pruned import distributed
+from s3prl_pruned.config import UserError, from_dict, load_yaml, to_dict
+from s3prl_pruned.data.batches import RandomCropBatches
+from s3prl_pruned.data.corpus import embedded_corpus
+from s3prl_pruned.data.manifest import scan_corpus
+from s3prl_pruned.export.masks import FinalMasks, final_masks
+from s3prl_pruned.gates.attach import GateSet, MaskDraw
+from s3prl_pruned.models.encoder import SpeechEncoder, count_frames
+from s3prl_pruned.models.spec import CompactSpec
+from s3prl_pruned.objectives.distill import LayerDistillation
+from s3prl_pruned.objectives.matching import match_layers
+from s3prl_pruned.pretrain.config import DataConfig
+from s3prl_pruned.pretrain.distill.config import ModelConfig
+from s3prl_pruned.pretrain.distill.teachers import Teacher, load_teacher
+from s3prl_pruned.sparsity.counts import num_frames
+from s3prl_pruned.sparsity.expected import expected_sparsity
+from s3prl_pruned.sparsity.lagrangian import Lagrangian
+
+Batch = tuple[Tensor, Tensor]  # wavs (B, S) float32, lengths (B,) int64
+
+
+class DistillForPretrain(nn.Module):
+    """Everything that is trained: the student, W, the gates, the multipliers. And the teacher, which is not."""
+
+    def __init__(self, teacher: SpeechEncoder, config: ModelConfig):
+        super().__init__()
+        shape = replace(
+            teacher.config,
+            dropout=config.student.dropout,
+            attention_dropout=config.student.attention_dropout,
+            activation_dropout=config.student.activation_dropout,
+            feature_grad_mult=config.student.feature_grad_mult,
+        )
+        config.check_target(shape)
+        self.teacher = teacher.eval().requires_grad_(False)
+        self.student = SpeechEncoder(shape)
+        self.student.load_state_dict(teacher.state_dict())
+        self.distillation = LayerDistillation(num_layers=shape.num_layers, embed_dim=shape.embed_dim, config=config.distill)
+        self.gates = GateSet(CompactSpec.dense(shape), config.gates)
+        self.lagrangian = Lagrangian()
+
+    def train(self, mode: bool = True) -> "DistillForPretrain":
+        """The teacher stays in evaluation mode."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+
+@dataclass
+class _Step:
+    """State of the optimiser step under way."""
+
+    draw: MaskDraw
+    target: float
+    global_frames: int
+    pairs: list[tuple[int, int]] | None
+
+
+class UpstreamPretrainExpert(nn.Module):
+    """s3prl's interface (`pretrain/runner.py` there): device, forward, load_model, add_state_to_save, ...
+
+    Args:
+        datarc: `DataConfig` or its dict.
+        upstream_config: `ModelConfig`, its dict, or the path of a `config_model.yaml`.
+        device: torch device.
+        multi_gpu: not used: DataParallel is not supported.
+        seed: of batches, masks and random teachers.
+    """
+
+    def __init__(self, datarc, upstream_config, device="cuda", multi_gpu: bool = False, *, seed: int = 0, **kwargs):
+        super().__init__()
+        self.device = torch.device(device)
+        self.seed = seed
+        self.datarc = datarc if isinstance(datarc, DataConfig) else from_dict(DataConfig, datarc, "datarc")
+        self.upstream_config = _model_config(upstream_config)
+        self.loaded_teacher: Teacher = load_teacher(self.upstream_config.teacher, seed)
+        self.model = DistillForPretrain(self.loaded_teacher.encoder, self.upstream_config)
+        self.batches = RandomCropBatches(
+            scan_corpus(_corpus_root(self.datarc), self.datarc.sets),
+            batch_size=self.datarc.train_batch_size,
+            max_seconds=self.datarc.max_seconds,
+            min_seconds=self.datarc.min_seconds,
+            seed=seed,
+            normalize=self.model.student.config.normalize_waveform,
+        )
+        self._step: _Step | None = None
+        self.to(self.device)
+
+    def get_train_dataloader(self, first: int = 0, last: int | None = None) -> Iterable[Batch]:
+        """Micro-batches number `first` to `last` - 1 of the whole run (one epoch without `last`)."""
+        last = len(self.batches) if last is None else last
+        return torch.utils.data.DataLoader(
+            self.batches, batch_size=None, sampler=range(first, last), num_workers=self.datarc.num_workers
+        )
+
+    def begin_step(self, step: int, total_steps: int, batches: list[Batch]) -> None:
+        """Draw the masks of optimiser step `step` (1-based), the same on every rank, for all its micro-batches."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        draw = self.model.gates.draw(generator)
+        self.model.student.set_masks(draw.masks)
+        frames = torch.tensor(sum(self._num_valid(*batch) for batch in batches))
+        self._step = _Step(
+            draw=draw,
+            target=self.upstream_config.sparsity.target_at(step, total_steps),
+            global_frames=int(distributed.all_reduce_sum(frames)),
+            pairs=None,
+        )
+        if len(batches) > 1:  # one micro-batch is matched in its own forward pass
+            with torch.no_grad():
+                self._step.pairs = self._match(sum(self._errors(*self._states(*batch)) for batch in batches))
+
+    def forward(self, data: Batch, records: dict[str, float], global_step: int = 0, **kwargs) -> Tensor:
+        """Distillation loss of one micro-batch, in units of the global batch: the micro-batches' losses add up.
+
+        Args:
+            data: wavs (B, S) float32 and lengths (B,) int64.
+            records: terms are added under their names.
+        """
+        step = self._step
+        student, teacher, valid = self._states(*data)
+        if step.pairs is None:
+            step.pairs = self._match(self._errors(student, teacher, valid))
+        errors = self.model.distillation(student, teacher, valid, step.pairs) / step.global_frames
+        for (k, _), error in zip(step.pairs, errors.detach(), strict=True):
+            name = f"distill_layer_{self.model.distillation.teacher_layers[k]}"
+            records[name] = records.get(name, 0.0) + float(error)
+        loss = errors.sum()
+        records["distill"] = records.get("distill", 0.0) + float(loss.detach())
+        return loss
+
+    def end_backward(self, records: dict[str, float], *, loss_scale: float = 1.0) -> None:
+        """After all micro-batches' backward passes: the gradients of gates and multipliers.
+
+        Args:
+            records: terms are added under their names.
+            loss_scale: what the distillation loss was multiplied with.
+        """
+        step = self._step
+        gradients = [distributed.all_reduce_sum(gradient) for gradient in step.draw.gradients()]
+        step.draw.backward(gradients, loss_scale=loss_scale)
+        expected = expected_sparsity(self.model.gates, self.model.student.config)
+        penalty = self.model.lagrangian(expected, step.target)
+        penalty.backward()
+        lagrangian = self.model.lagrangian
+        records.update(
+            sparsity_penalty=float(penalty.detach()),
+            expected_sparsity=float(expected.detach()),
+            target_sparsity=step.target,
+            lambda1=float(lagrangian.lambda1.detach()),
+            lambda2=float(lagrangian.lambda2.detach()),
+        )
+
+    def on_before_zero_grad(self) -> None:
+        """After the optimisers' step."""
+        self.model.gates.clamp()
+        self.model.student.set_masks(None)
+
+    def log_records(self, records: dict) -> dict:
+        """What is written every `log_step`: the records, the matched pairs, and the mask averages of Figure 3a."""
+        teacher_layers = self.model.distillation.teacher_layers
+        pairs = [[teacher_layers[k], j + 1] for k, j in self._step.pairs]
+        masks: dict[str, list[float]] = {}
+        for layer, mask in enumerate(self._step.draw.masks):
+            for name, z in vars(mask).items():
+                if z is not None:
+                    masks.setdefault(name, [0.0] * len(self._step.draw.masks))[layer] = float(z.detach().mean())
+        return {**records, "pairs": pairs, "mask_means": masks}
+
+    def final_masks(self) -> FinalMasks:
+        """The deterministic masks as the gates stand."""
+        return final_masks(self.model.gates, self.model.student, self.upstream_config.sparsity)
+
+    def add_state_to_save(self, all_states: dict) -> dict:
+        """s3prl's interface. The teacher is not saved; `Upstream_Config` says which it was."""
+        all_states["Student"] = self.model.student.state_dict()
+        all_states["Distillation"] = self.model.distillation.state_dict()
+        all_states["Gates"] = self.model.gates.state_dict()
+        all_states["Lagrangian"] = self.model.lagrangian.state_dict()
+        all_states["Encoder_Config"] = to_dict(self.model.student.config)
+        all_states["Upstream_Config"] = to_dict(self.upstream_config)
+        all_states["Teacher"] = {
+            "name": self.loaded_teacher.name,
+            "sha256": self.loaded_teacher.sha256,
+            "note": self.loaded_teacher.note,
+        }
+        return all_states
+
+    def load_model(self, all_states: dict) -> None:
+        """s3prl's interface: the reverse of `add_state_to_save`."""
+        self.model.student.load_state_dict(all_states["Student"])
+        self.model.distillation.load_state_dict(all_states["Distillation"])
+        self.model.gates.load_state_dict(all_states["Gates"])
+        self.model.lagrangian.load_state_dict(all_states["Lagrangian"])
+
+    def _states(self, wavs: Tensor, lengths: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        wavs, lengths = wavs.to(self.device), lengths.to(self.device)
+        padded = lengths if bool((lengths < wavs.shape[1]).any()) else None
+        with torch.no_grad():
+            teacher = self.model.teacher(wavs, padded)
+        student = self.model.student(wavs, padded)
+        frames = student.hidden_states[0].shape[1]
+        valid = torch.arange(frames, device=self.device) < student.frame_lengths[:, None]
+        return student.hidden_states, teacher.hidden_states, valid
+
+    def _num_valid(self, wavs: Tensor, lengths: Tensor) -> int:
+        frames = num_frames(self.model.student.config, wavs.shape[1])
+        return int(count_frames(lengths, wavs, frames).sum())
+
+    def _errors(self, student: list[Tensor], teacher: list[Tensor], valid: Tensor) -> Tensor:
+        return self.model.distillation.errors(student, teacher, valid)
+
+    def _match(self, errors: Tensor) -> list[tuple[int, int]]:
+        errors = distributed.all_reduce_sum(errors)
+        return match_layers(errors.tolist(), self._step.draw.existing_layers())
+
+
+def _corpus_root(datarc: DataConfig) -> Path:
+    if datarc.corpus is not None:
+        return Path(datarc.corpus)
+    root = embedded_corpus()
+    if datarc.sets and not all((root / name).is_dir() for name in datarc.sets):
+        raise UserError(
+            f"`sets` names folders of a corpus, {list(datarc.sets)}, but no corpus is given. Add --corpus /data/LibriSpeech"
+        )
+    return root
+
+
+def _model_config(source) -> ModelConfig:
+    if isinstance(source, ModelConfig):
+        return source
+    if isinstance(source, dict):
+        return from_dict(ModelConfig, source, "upstream_config")
+    return from_dict(ModelConfig, load_yaml(source), str(source))

@@ -1,0 +1,99 @@
+"""From a trained student, or any of its checkpoints, to an exported encoder that is proven equal to it."""
+
+import datetime
+from pathlib import Path
+
+import torch
+
+from s3prl_pruned import checkpoint
+from s3prl_pruned.config import UserError, from_dict
+from s3prl_pruned.export.formats import largest_difference, model_hash, save_encoder
+from s3prl_pruned.export.masks import FinalMasks, export_compact, final_masks
+from s3prl_pruned.gates.attach import GateSet
+from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
+from s3prl_pruned.pretrain.distill.config import ModelConfig
+from s3prl_pruned.sparsity.expected import expected_sparsity
+
+TOLERANCE = 2e-5  # fp32, relative to max(1, largest value) of each hidden state
+
+
+def masked_student(path: str | Path) -> tuple[SpeechEncoder, FinalMasks, dict]:
+    """Rebuild the student of a training checkpoint with its deterministic masks in its slots.
+
+    Args:
+        path: a `states-*.ckpt` of `run_pretrain.py`.
+
+    Returns:
+        The encoder (fp32, CPU, eval mode, masks applied), the masks, and the export's provenance.
+
+    Raises:
+        UserError: the file is damaged, or no such checkpoint.
+    """
+    state = checkpoint.load_checkpoint(path)
+    needed = ("Student", "Gates", "Encoder_Config", "Upstream_Config", "Teacher", "Step", "Config", "Seed", "Versions")
+    missing = [key for key in needed if key not in state]
+    if missing:
+        raise UserError(f"{path}: is no training checkpoint of run_pretrain.py; it lacks {missing}.")
+    shape = from_dict(EncoderConfig, state["Encoder_Config"], f"{path}: Encoder_Config")
+    config = from_dict(ModelConfig, state["Upstream_Config"], f"{path}: Upstream_Config")
+    encoder = SpeechEncoder(shape).eval()
+    gates = GateSet(CompactSpec.dense(shape), config.gates)
+    try:
+        encoder.load_state_dict(state["Student"])
+        gates.load_state_dict(state["Gates"])
+    except RuntimeError as error:
+        raise UserError(f"{path}: its weights do not fit its configuration: {error}") from error
+    final = final_masks(gates, encoder, config.sparsity)
+    encoder.set_masks(final.masks)
+    provenance = {
+        "method": "Wang et al. 2023: distillation with hard concrete masks",
+        "teacher": {"name": state["Teacher"]["name"], "sha256": state["Teacher"]["sha256"]},
+        "teacher_note": state["Teacher"]["note"],
+        "step": state["Step"],
+        "total_steps": state["Config"]["runner"]["total_steps"],
+        "seed": state["Seed"],
+        "sparsity": {
+            "target": config.sparsity.target_sparsity,
+            "expected": float(expected_sparsity(gates, shape).detach()),
+            "rounded": final.rounded_sparsity,
+            "realised": final.sparsity,
+            "shift_of_dimension_gates": final.shift,
+        },
+        "recipe": {"model": state["Upstream_Config"], "runner": state["Config"]},
+        "versions": state["Versions"],
+        "date": datetime.date.today().isoformat(),
+    }
+    return encoder, final, provenance
+
+
+def export_checkpoint(path: str | Path, folder: str | Path) -> SpeechEncoder:
+    """Export a training checkpoint as a smaller encoder.
+
+    Args:
+        path: a `states-*.ckpt`.
+        folder: to write; must not exist.
+
+    Raises:
+        UserError: the exported encoder does not compute what the masked student computes (nothing is written), or
+            anything of `masked_student` and `save_encoder`.
+    """
+    student, final, provenance = masked_student(path)
+    student.set_masks(None)
+    small = export_compact(student, final.masks, final.spec)
+    student.set_masks(final.masks)
+    generator = torch.Generator().manual_seed(0)
+    wavs, lengths = torch.randn(2, 16_000, generator=generator) * 0.1, torch.tensor([16_000, 11_000])
+    difference = largest_difference(small, student, wavs, lengths)
+    if difference > TOLERANCE:
+        raise UserError(
+            f"{path}: the exported encoder differs from the masked student by {difference:.1e} (relative), and at "
+            f"most {TOLERANCE:.0e} is rounding. Nothing was written; please report this."
+        )
+    save_encoder(folder, small, provenance)
+    return small
+
+
+def describe_export(folder: str | Path) -> str:
+    """Where an export is and what identifies it, in one line."""
+    return f"{folder} (sha256 {model_hash(folder)[:12]})"

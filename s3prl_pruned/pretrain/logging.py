@@ -1,0 +1,68 @@
+"""What a run writes while it trains: `log.jsonl`, TensorBoard with the same numbers, and a progress bar."""
+
+import json
+import sys
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from s3prl_pruned.config import UserError
+
+LOG = "log.jsonl"
+
+
+class RunLog:
+    """Writes a run's numbers.
+
+    Args:
+        folder: of the run.
+        step: the step that the run continues from; what an interrupted run logged after it is cut off.
+        total_steps: end of the progress bar.
+    """
+
+    def __init__(self, folder: Path, *, step: int, total_steps: int):
+        self.path = folder / LOG
+        lines = [line for line in read_log(folder) if line["step"] <= step] if self.path.exists() else []
+        self.path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+        self.bar = tqdm(total=total_steps, initial=step, unit="step", dynamic_ncols=True, file=sys.stderr)
+
+    def progress(self, records: dict) -> None:
+        """Advance the bar by one step."""
+        self.bar.set_postfix_str(
+            f"loss {records['distill']:.4g}, target {records['target_sparsity']:.3f}, "
+            f"expected {records['expected_sparsity']:.3f}, {records['audio_seconds_per_second']:.3g} s audio/s",
+            refresh=False,
+        )
+        self.bar.update()
+
+    def write(self, step: int, records: dict) -> None:
+        """One line of JSON; the scalars go to TensorBoard too."""
+        with open(self.path, "a") as file:
+            file.write(json.dumps({"step": step, **records}) + "\n")
+        for name, value in records.items():
+            if isinstance(value, (int, float)):
+                self.writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self.bar.close()
+        self.writer.close()
+
+
+def read_log(folder: str | Path) -> list[dict]:
+    """The lines of a run's `log.jsonl`; a last line that was cut off by `kill -9` is left out.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(folder) / LOG
+    if not path.is_file():
+        raise UserError(f"{path}: no such log. Give the folder of a training run.")
+    lines = []
+    for line in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            break
+    return lines

@@ -1,0 +1,77 @@
+"""Three optimisers: weights (AdamW, scheduled), gates (AdamW, constant), multipliers (Adam, ascending)."""
+
+import torch
+from torch import nn
+
+from s3prl_pruned.pretrain.config import OptimizerConfig
+
+
+class Optimizers:
+    """The optimisers of one model. Every trainable parameter is in exactly one group.
+
+    Args:
+        weights: what the schedule, the weight decay and the gradient clipping act on.
+        gates: log_alpha; may be empty.
+        multipliers: of the Lagrangian, maximised; may be empty.
+        config: learning rates and AdamW's constants.
+        total_steps: length of the schedule.
+    """
+
+    def __init__(
+        self,
+        *,
+        weights: list[nn.Parameter],
+        gates: list[nn.Parameter],
+        multipliers: list[nn.Parameter],
+        config: OptimizerConfig,
+        total_steps: int,
+    ):
+        self.config = config
+        self.total_steps = total_steps
+        self.weights = torch.optim.AdamW(
+            weights, lr=config.lr, betas=tuple(config.betas), eps=config.eps, weight_decay=config.weight_decay, fused=True
+        )
+        self._all = [self.weights]
+        if gates:
+            self._all.append(torch.optim.AdamW(gates, lr=config.gate_lr, weight_decay=0.0))
+        if multipliers:
+            self._all.append(torch.optim.Adam(multipliers, lr=config.multiplier_lr, maximize=True))
+
+    def set_step(self, step: int) -> float:
+        """Set the weights' learning rate of optimiser step `step` (1-based) and return it."""
+        rate = self.config.lr * self.config.lr_factor(step, self.total_steps)
+        for group in self.weights.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def clip(self, max_norm: float) -> float:
+        """Clip the weights' gradient; returns its norm before."""
+        parameters = [p for group in self.weights.param_groups for p in group["params"]]
+        return float(nn.utils.clip_grad_norm_(parameters, max_norm))
+
+    def step(self) -> None:
+        for optimizer in self._all:
+            optimizer.step()
+
+    def zero_grad(self) -> None:
+        for optimizer in self._all:
+            optimizer.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> list[dict]:
+        return [optimizer.state_dict() for optimizer in self._all]
+
+    def load_state_dict(self, states: list[dict]) -> None:
+        for optimizer, state in zip(self._all, states, strict=True):
+            optimizer.load_state_dict(state)
+
+
+def build_optimizers(expert: nn.Module, config: OptimizerConfig, total_steps: int) -> Optimizers:
+    """Sort an expert's trainable parameters into the three groups by the module that owns them."""
+    model = expert.model
+    gates = list(model.gates.parameters())
+    multipliers = list(model.lagrangian.parameters())
+    special = {id(p) for p in gates + multipliers}
+    weights = [p for p in model.parameters() if p.requires_grad and id(p) not in special]
+    grouped = [id(p) for p in weights + gates + multipliers]
+    assert len(grouped) == len(set(grouped)) == sum(p.requires_grad for p in model.parameters())
+    return Optimizers(weights=weights, gates=gates, multipliers=multipliers, config=config, total_steps=total_steps)

@@ -1,0 +1,1 @@
+"""The pruned encoders as s3prl upstreams."""

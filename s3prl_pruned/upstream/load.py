@@ -1,0 +1,68 @@
+"""Which model an upstream runs: an export, a training checkpoint, a dense checkpoint, or the newest export."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from s3prl_pruned.config import UserError
+from s3prl_pruned.export.formats import CONFIG, WEIGHTS, file_sha256, load_encoder
+from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.pretrain.distill.teachers import load_teacher
+from s3prl_pruned.pretrain.finish import masked_student
+
+logger = logging.getLogger(__name__)
+
+RESULTS = Path("result/pretrain")
+
+
+@dataclass
+class LoadedModel:
+    """An encoder in evaluation mode and what identifies it."""
+
+    encoder: SpeechEncoder
+    path: Path
+    sha256: str
+    note: str | None
+    """Such as "random teacher": to be shown wherever a number of it appears."""
+
+
+def newest_export(upstream: str) -> Path:
+    """The export under `result/pretrain/<upstream>_distill/` that was finished last.
+
+    Raises:
+        UserError: there is none.
+    """
+    folder = RESULTS / f"{upstream}_distill"
+    exports = sorted(folder.glob(f"*/export/{CONFIG}"), key=lambda path: path.stat().st_mtime)
+    if not exports:
+        raise UserError(
+            f"{folder}: holds no finished export. Make one (python run_pretrain.py -u {upstream}_distill), or name one "
+            "with -k."
+        )
+    return exports[-1].parent
+
+
+def load_model(path: str | Path) -> LoadedModel:
+    """Load an encoder from any file or folder that this project writes, or from Microsoft's format.
+
+    Args:
+        path: an export's folder (or its `model.safetensors` or `config.json`), a training checkpoint (`states-*.ckpt`;
+            its masks are then applied, not cut), or a dense checkpoint.
+
+    Raises:
+        UserError: no such file, damaged, or of another kind.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such model. -k takes an export's folder or a checkpoint.")
+    if path.name in (WEIGHTS, CONFIG) and (path.parent / CONFIG).is_file():
+        path = path.parent
+    if path.is_dir():
+        encoder, provenance = load_encoder(path)
+        return LoadedModel(encoder, path, file_sha256(path / WEIGHTS), provenance.get("teacher_note"))
+    if path.suffix == ".ckpt":
+        encoder, _, provenance = masked_student(path)
+        logger.warning("%s is a training checkpoint: its masks are applied, nothing is cut away.", path)
+        return LoadedModel(encoder, path, file_sha256(path), provenance.get("teacher_note"))
+    teacher = load_teacher(str(path))
+    return LoadedModel(teacher.encoder, path, file_sha256(path), teacher.note)

@@ -1,0 +1,19 @@
+"""Make s3prl know our upstreams. Called by our command lines, or once by the user; never at import."""
+
+NAMES = ("wavlm_pruned", "wavlm_pruned_local", "wavlm_pruned_url", "wavlm_embedded")
+
+
+def register() -> None:
+    """Add our hub entries to `s3prl.hub`, after making s3prl importable on today's torch (`compat.apply`).
+
+    Then `s3prl.nn.S3PRLUpstream("wavlm_pruned")` and s3prl's own runners know them. Calling it twice is harmless.
+    """
+    from s3prl_pruned import compat
+
+    compat.apply()
+    import s3prl.hub
+
+    from s3prl_pruned.upstream.wavlm_pruned import hubconf
+
+    for name in NAMES:
+        setattr(s3prl.hub, name, getattr(hubconf, name))

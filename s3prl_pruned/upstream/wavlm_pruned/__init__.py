@@ -1,0 +1,1 @@
+"""Upstream `wavlm_pruned`: s3prl's expert and hub entries."""

@@ -1,0 +1,64 @@
+"""s3prl's expert interface around our encoder (s3prl 0.4.18, `upstream/interfaces.py`)."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from s3prl_pruned.config import UserError
+from s3prl_pruned.data.waveforms import normalize_waveform
+from s3prl_pruned.sparsity.counts import num_frames
+from s3prl_pruned.upstream.load import load_model
+
+DOWNSAMPLE_RATE = 320  # samples per frame of every public configuration
+
+
+class UpstreamExpert(nn.Module):
+    """List of waveforms in, constant number of hidden states out.
+
+    Args:
+        ckpt: what `upstream.load.load_model` takes.
+        model_config: not used; s3prl passes it to every upstream.
+
+    Attributes:
+        model: the encoder.
+        model_path, model_hash, teacher_note: what identifies it, for results.
+    """
+
+    def __init__(self, ckpt: str | Path, model_config=None, **kwargs):
+        super().__init__()
+        loaded = load_model(ckpt)
+        self.model = loaded.encoder
+        self.model.feature_extractor.grad_mult = 0.0  # s3prl's WavLM expert freezes the CNN in fine-tuning too
+        self.model_path = str(loaded.path)
+        self.model_hash = loaded.sha256
+        self.teacher_note = loaded.note
+
+    def get_downsample_rates(self, key: str) -> int:
+        """Samples per frame of any feature."""
+        return DOWNSAMPLE_RATE
+
+    def forward(self, wavs: list[Tensor]) -> dict[str, list[Tensor] | Tensor]:
+        """Encode.
+
+        Args:
+            wavs: B waveforms (S,), 16 kHz, on the model's device; at least one frame (400 samples) each.
+
+        Returns:
+            `hidden_states`: L + 1 tensors (B, T, D), also when whole layers are pruned away; `last_hidden_state`.
+
+        Raises:
+            UserError: a waveform is shorter than one frame.
+        """
+        config = self.model.config
+        shortest = min(len(wav) for wav in wavs)
+        if num_frames(config, shortest) == 0:
+            raise UserError(f"an utterance must be at least one frame long (400 samples, 25 ms), but has {shortest} samples.")
+        if config.normalize_waveform:
+            wavs = [normalize_waveform(wav) for wav in wavs]
+        lengths = torch.tensor([len(wav) for wav in wavs], device=wavs[0].device)
+        even = all(len(wav) == len(wavs[0]) for wav in wavs)
+        padded = pad_sequence(list(wavs), batch_first=True).to(next(self.model.parameters()).dtype)
+        states = self.model(padded, None if even else lengths).hidden_states
+        return {"hidden_states": states, "last_hidden_state": states[-1]}
