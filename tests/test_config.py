@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s3prl_pruned.config import UserError, apply_overrides, from_dict, load_yaml, to_dict
@@ -140,6 +140,7 @@ def test_a_number_in_exponent_notation_is_a_float(tmp_path):
     assert read(load_yaml(path)).distill.learning_rate == 0.002
 
 
+@settings(deadline=None)
 @given(
     st.builds(
         Distill,

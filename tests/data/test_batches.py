@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s3prl_pruned.config import UserError
@@ -50,6 +50,7 @@ def test_another_seed_or_epoch_gives_other_batches(corpus):
     assert [one.members(per_epoch + index) for index in range(per_epoch)] != order
 
 
+@settings(deadline=None)
 @given(
     lengths=st.lists(st.integers(16_000, 480_000), min_size=1, max_size=60),
     batch_size=st.integers(1, 7),
