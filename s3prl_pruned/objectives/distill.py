@@ -71,6 +71,6 @@ class LayerDistillation(nn.Module):
             targets = {k: teacher[self.teacher_layers[k]].float()[valid] for k, _ in pairs}  # (N, D), N valid frames
             mapped = {j: self.projection(student[j + 1].float()[valid]) for _, j in pairs}
             errors = [(mapped[j] - targets[k]).square().sum() for k, j in pairs]
-            if not errors:
-                return torch.zeros(0, device=valid.device)
+            if not errors:  # empty, but differentiable: a step in which no layer exists trains nothing
+                return self.projection.weight.flatten()[:0]
             return torch.stack(errors) / self.projection.in_features
