@@ -31,11 +31,6 @@ class DebianPackage:
     root: Path
     """Folder that stands for ``/`` in the package."""
 
-    @property
-    def copyright(self) -> str:
-        """Text of the package's Debian copyright file."""
-        return (self.root / "usr/share/doc" / self.name / "copyright").read_text(encoding="utf-8")
-
 
 def fetch_package(name: str, folder: Path) -> DebianPackage:
     """Download and unpack the binary package ``name`` under ``folder``.
