@@ -195,8 +195,10 @@ def build_embedded_speech(target: Path, *, packages: Path) -> dict[str, Any]:
     Returns:
         the content of ``corpus.json``.
     """
-    for split in (*LABELLED_SPLITS, "extra"):
-        shutil.rmtree(target / split, ignore_errors=True)
+    # Built beside its place, so that a corpus that stands survives an attempt that fails.
+    partial = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
     sources, rows = [], []
     for language, voice in VOICES.items():
         if voice.compression is None:
@@ -207,15 +209,21 @@ def build_embedded_speech(target: Path, *, packages: Path) -> dict[str, Any]:
         for prompt in prompts:
             split = splits.get(prompt.name, "extra")
             transcript = transcripts.get(prompt.name, prompt.text)
-            _write_utterance(target / split, prompt, transcript=transcript, voice=voice)
+            _write_utterance(partial / split, prompt, transcript=transcript, voice=voice)
             row = (prompt.utterance, split, language, f"{prompt.seconds:.3f}", prompt.name)
             rows.append(row)
         logger.info("%s: %d prompts.", language, len(prompts))
     table = [("utterance", "split", "language", "seconds", "prompt"), *rows]
     text = "".join("\t".join(row) + "\n" for row in table)
-    (target / "prompts.tsv").write_text(text, encoding="utf-8")
+    (partial / "prompts.tsv").write_text(text, encoding="utf-8")
     summary = {"sample_rate": SAMPLE_RATE, "seed": SEED, "sources": sources, "splits": _totals(rows)}
-    (target / "corpus.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    (partial / "corpus.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    target.mkdir(parents=True, exist_ok=True)
+    for split in (*LABELLED_SPLITS, "extra"):
+        shutil.rmtree(target / split, ignore_errors=True)
+    for made in sorted(partial.iterdir()):
+        made.replace(target / made.name)
+    partial.rmdir()
     return summary
 
 
