@@ -9,9 +9,11 @@ from s3prl_pruned.command_line import command_line
 
 def main() -> None:
     from s3prl_pruned.measure.figures import draw_run
+    from s3prl_pruned.measure.hard_concrete import write_hard_concrete
     from s3prl_pruned.pretrain.command import main as pretrain
 
     folder = pretrain()
+    write_hard_concrete(folder)
     for picture in draw_run(folder):
         print(f"picture: {picture}")
 

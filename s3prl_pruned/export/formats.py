@@ -70,7 +70,7 @@ def load_encoder(folder: str | Path) -> tuple[SpeechEncoder, dict]:
         UserError: a file is missing, damaged or does not fit the other.
     """
     folder = Path(folder)
-    config = _read_config(folder / CONFIG)
+    config = read_config(folder / CONFIG)
     where = str(folder / CONFIG)
     shape = from_dict(EncoderConfig, config["encoder"], where)
     spec = from_dict(CompactSpec, config["spec"], where)
@@ -87,7 +87,12 @@ def load_encoder(folder: str | Path) -> tuple[SpeechEncoder, dict]:
     return encoder.eval(), config["provenance"]
 
 
-def _read_config(path: Path) -> dict:
+def read_config(path: Path) -> dict:
+    """The `config.json` of an exported folder: `encoder`, `spec` and `provenance` as plain data.
+
+    Raises:
+        UserError: the file is missing, damaged, or another program's.
+    """
     try:
         config = json.loads(path.read_text())
     except OSError as error:

@@ -32,8 +32,8 @@ class _ClampStraightThrough(torch.autograd.Function):
         return grad_z.clamp(-1.0, 1.0)
 
 
-def sample(log_alpha: Tensor, u: Tensor, *, straight_through: bool) -> Tensor:
-    """Draw masks.
+def stretched(log_alpha: Tensor, u: Tensor) -> Tensor:
+    """Draw s_bar of eq. 2: the concrete variable, stretched to (GAMMA, ZETA) and not yet clamped.
 
     `s = sigmoid((logit(u) + log_alpha) / BETA)`: Louizos' form, the one whose L0 formula is published; the paper
     prints `logit(u) / BETA + log_alpha` (METHOD: 1).
@@ -41,14 +41,23 @@ def sample(log_alpha: Tensor, u: Tensor, *, straight_through: bool) -> Tensor:
     Args:
         log_alpha: any shape, fp32.
         u: the same shape, uniform in (0, 1).
-        straight_through: gradient by eq. 4; otherwise the clamp's own, zero wherever z is exactly 0 or 1.
 
     Returns:
-        z in [0, 1], fp32, the shape of `log_alpha`.
+        s_bar, fp32, the shape of `log_alpha`.
     """
     u = u.float() * (1 - 2 * EPSILON) + EPSILON
     s = torch.sigmoid((torch.logit(u) + log_alpha.float()) / BETA)
-    s_bar = s * (ZETA - GAMMA) + GAMMA
+    return s * (ZETA - GAMMA) + GAMMA
+
+
+def sample(log_alpha: Tensor, u: Tensor, *, straight_through: bool) -> Tensor:
+    """Draw masks: z = s_bar clamped to [0, 1], fp32, the shape of `log_alpha`.
+
+    Args:
+        log_alpha, u: as in `stretched`.
+        straight_through: gradient by eq. 4; otherwise the clamp's own, zero wherever z is exactly 0 or 1.
+    """
+    s_bar = stretched(log_alpha, u)
     return _ClampStraightThrough.apply(s_bar) if straight_through else s_bar.clamp(0.0, 1.0)
 
 

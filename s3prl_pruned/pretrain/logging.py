@@ -54,15 +54,16 @@ def read_log(folder: str | Path) -> list[dict]:
     """The lines of a run's `log.jsonl`; a last line that was cut off by `kill -9` is left out.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or a line before the last is damaged.
     """
     path = Path(folder) / LOG
     if not path.is_file():
         raise UserError(f"{path}: no such log. Give the folder of a training run.")
-    lines = []
-    for line in path.read_text().splitlines():
+    texts, lines = path.read_text().splitlines(), []
+    for number, text in enumerate(texts, start=1):
         try:
-            lines.append(json.loads(line))
-        except ValueError:
-            break
+            lines.append(json.loads(text))
+        except ValueError as error:
+            if number < len(texts):
+                raise UserError(f"{path}: line {number} of {len(texts)} is damaged ({error}). Copy the file again.") from error
     return lines
