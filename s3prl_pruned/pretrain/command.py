@@ -11,6 +11,7 @@ import torch
 
 from s3prl_pruned import checkpoint
 from s3prl_pruned.config import UserError, apply_overrides, from_dict, load_yaml, to_dict
+from s3prl_pruned.export.formats import load_encoder
 from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.pretrain import runner
 from s3prl_pruned.pretrain.config import RunnerConfig
@@ -212,8 +213,6 @@ def _announce(run: Run, args: argparse.Namespace, expert: UpstreamPretrainExpert
 
 def _report(run: Run, finished_before: bool = False) -> Path:
     """Print what came out, from the export's own files."""
-    from s3prl_pruned.export.formats import load_encoder
-
     folder = run.folder / EXPORT
     encoder, provenance = load_encoder(folder)
     config, spec, dense = encoder.config, encoder.spec, CompactSpec.dense(encoder.config)
@@ -225,6 +224,8 @@ def _report(run: Run, finished_before: bool = False) -> Path:
         print(f"note: {provenance['teacher_note']}")
     sparsity = provenance["sparsity"]
     print(f"sparsity: realised {100 * realised_sparsity(config, spec):.2f} %, target {100 * sparsity['target']:.2f} %, expected {100 * sparsity['expected']:.2f} %")  # fmt: skip
+    if abs(realised_sparsity(config, spec) - sparsity["target"]) > run.model.sparsity.tolerance:
+        print("WARNING: the target is missed: the scalar masks alone decide too much. Train longer, or ramp more slowly (sparsity.warmup_fraction).")  # fmt: skip
     print(f"parameters: {before:,} -> {after:,}; MACs for 5 s: {work[0]:.3f} G -> {work[1]:.3f} G")
     print(f"exported to {describe_export(folder)}")
     return run.folder
