@@ -1,0 +1,105 @@
+"""The clock is fair: same input, interleaved, paired; nothing here says how fast any model is."""
+
+import json
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from s3prl_pruned.config import UserError
+from s3prl_pruned.measure import timing
+from s3prl_pruned.measure.timing import TimingSetting, compare, document
+
+
+class Recorder:
+    """A callable that notes when it was called and with what, and sleeps."""
+
+    def __init__(self, name, calls, milliseconds=0.0):
+        self.name, self.calls, self.milliseconds = name, calls, milliseconds
+
+    def __call__(self, wavs):
+        assert torch.is_inference_mode_enabled()
+        self.calls.append((self.name, wavs))
+        time.sleep(self.milliseconds / 1000)
+
+
+def test_a_model_that_sleeps_a_quarter_as_long_is_about_four_times_as_fast():
+    calls = []
+    models = {"slow": Recorder("slow", calls, 40), "fast": Recorder("fast", calls, 10)}
+    slow, fast = compare(models, TimingSetting(baseline="slow", repeats=5), seconds=0.1)
+    assert slow.ratio == 1.0 and slow.ratio_spread == 0.0
+    assert 2 < fast.ratio < 6
+    assert slow.seconds >= 0.040 and fast.seconds >= 0.010
+
+
+def test_every_model_hears_the_same_input_in_every_repeat():
+    calls = []
+    models = {name: Recorder(name, calls) for name in "abc"}
+    compare(models, TimingSetting(baseline="a", repeats=3), seconds=0.5, batch=2)
+    first = calls[0][1]
+    assert first.shape == (2, 8000) and first.dtype == torch.float32
+    assert all(wavs is first for _, wavs in calls)
+
+
+def test_repeats_are_interleaved_in_rotating_order_after_a_warm_up():
+    calls = []
+    models = {name: Recorder(name, calls) for name in "abc"}
+    compare(models, TimingSetting(baseline="a", repeats=4), seconds=0.1)
+    order = "".join(name for name, _ in calls)
+    assert order == "abcabc" + "abc" + "bca" + "cab" + "abc"
+
+
+def test_ratios_are_taken_pair_by_pair(monkeypatch):
+    """The median of the pairs' ratios; the ratio of the medians would be 2 here."""
+    clock = iter([1.0, 1.0, 1.0, 4.0, 2.0, 4.0])  # (a, b), then rotated (b, a), then (a, b)
+    monkeypatch.setattr(timing, "_seconds_of", lambda model, wavs: next(clock))
+    a, b = compare({"a": len, "b": len}, TimingSetting(baseline="a", repeats=3), seconds=0.1)
+    assert (a.seconds, b.seconds) == (2.0, 1.0)
+    assert b.ratio == 1.0
+    assert b.noisy and not a.noisy
+
+
+def test_a_noisy_machine_is_said(monkeypatch, caplog):
+    clock = iter([1.0, 1.0, 3.0, 1.0, 1.0, 0.2])
+    monkeypatch.setattr(timing, "_seconds_of", lambda model, wavs: next(clock))
+    compare({"a": len, "b": len}, TimingSetting(baseline="a", repeats=3), seconds=0.1)
+    assert "b at 0.1 s: the machine is noisy" in caplog.text
+
+
+def test_threads_are_set_for_the_runs_and_put_back():
+    before, seen = torch.get_num_threads(), []
+    compare(
+        {"a": lambda wavs: seen.append(torch.get_num_threads())},
+        TimingSetting(baseline="a", threads=before + 1, repeats=1),
+        seconds=0.1,
+    )
+    assert set(seen) == {before + 1} and torch.get_num_threads() == before
+
+
+def test_the_document_is_json_with_all_that_makes_a_number_readable():
+    setting = TimingSetting(baseline="linear", repeats=2)
+    model = nn.Sequential(nn.Linear(1600, 3)).eval()
+    text = json.dumps(document(setting, compare({"linear": model}, setting, seconds=0.1)))
+    found = json.loads(text)
+    assert {"baseline", "device", "threads", "dtype", "versions", "results"} <= found.keys()
+    assert found["versions"]["torch"] == torch.__version__ and found["dtype"] == "float32"
+    (result,) = found["results"]
+    assert result["name"] == "linear" and result["params"] == 1600 * 3 + 3 and result["length_s"] == 0.1
+
+
+@pytest.mark.parametrize(
+    "setting, message",
+    [
+        (TimingSetting(baseline="b"), "`baseline` must be one of the models .'a'., but is 'b'"),
+        (TimingSetting(baseline="a", repeats=0), "`repeats` and `threads` must be at least 1, but are 0 and 1"),
+    ],
+)
+def test_wrong_settings_are_refused(setting, message):
+    with pytest.raises(UserError, match=message):
+        compare({"a": len}, setting, seconds=0.1)
+
+
+def test_a_module_in_training_mode_is_refused():
+    with pytest.raises(UserError, match=r"evaluation mode.*'a'"):
+        compare({"a": nn.Linear(2, 2)}, TimingSetting(baseline="a"), seconds=0.1)
