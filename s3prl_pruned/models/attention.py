@@ -8,6 +8,11 @@ from s3prl_pruned.models.components import linear
 from s3prl_pruned.models.spec import EncoderConfig, HeadSpec
 
 
+def padded_width(sizes: list[int]) -> int:
+    """Dimensions that each head of a layer is padded to, so that one call serves heads of different sizes."""
+    return max([1, *sizes])
+
+
 class RaggedHeads(nn.Module):
     """Between flat dimensions (B, T, sum of sizes) and heads padded with zeros (B, H, T, largest size).
 
@@ -18,7 +23,7 @@ class RaggedHeads(nn.Module):
     def __init__(self, sizes: list[int]):
         super().__init__()
         self.sizes = sizes
-        self.width = max([1, *sizes])
+        self.width = padded_width(sizes)
         self.even = all(size == self.width for size in sizes)
         total, gather = sum(sizes), []
         for head, size in enumerate(sizes):

@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
+from s3prl_pruned.models.attention import padded_width
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, LayerSpec
 
 Number = TypeVar("Number", int, float, Tensor)
@@ -89,7 +90,8 @@ def num_frames(config: EncoderConfig, num_samples: int) -> int:
 def macs(config: EncoderConfig, spec: CompactSpec, num_samples: int) -> dict[str, int]:
     """Multiply-accumulates by part for one utterance: convolutions, linears and the two products of attention.
 
-    Norms, activations, softmax and the bias' additions are not counted, as usual.
+    What runs is counted: heads of different sizes are padded to the layer's widest in the two products. Norms,
+    activations, softmax and the bias' additions are not counted, as usual.
     """
     frames, in_channels, cnn, length = num_frames(config, num_samples), 1, 0, num_samples
     for channels, kernel, stride in config.conv_layers:
@@ -109,7 +111,8 @@ def macs(config: EncoderConfig, spec: CompactSpec, num_samples: int) -> dict[str
     for layer in spec.layers:
         counts = LayerCounts.of(layer)
         parts["attention"] += frames * layer_weights(dim, LayerCounts(counts.qk, counts.vo, 0))
-        parts["attention"] += frames * frames * (counts.qk + counts.vo)
+        width = padded_width([len(head.qk) for head in layer.heads]) + padded_width([len(head.vo) for head in layer.heads])
+        parts["attention"] += frames * frames * len(layer.heads) * width
         if config.gated_position and config.relative_position:
             parts["attention"] += frames * len(layer.heads) * config.head_dim * 8
         parts["feed_forward"] += frames * layer_weights(dim, LayerCounts(0, 0, counts.ffn))
