@@ -1,6 +1,5 @@
 """Gates -> deterministic masks -> folded weights -> a physically smaller encoder (METHOD: 1 and 3)."""
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -127,15 +126,14 @@ def fold(encoder: SpeechEncoder, masks: list[LayerMasks]) -> SpeechEncoder:
     `z_qk` goes into the query, `z_vo` and `z_head` into the value (weights and biases), `z_int` into the columns of
     fc2, `z_mha` and `z_ffn` into weight *and* bias of the output projection and fc2.
     """
-    encoder.set_masks(None)
-    folded = copy.deepcopy(encoder)
+    folded = compact(encoder, encoder.spec)  # a copy, without what stands in the slots
     for layer, mask in zip(folded.layers, masks, strict=True):
         attention, feed_forward = layer.attention, layer.feed_forward
         if attention is not None:
             _scale_rows(attention.q_proj, mask.z_qk)
             _scale_rows(attention.v_proj, mask.z_vo)
             if mask.z_head is not None:
-                sizes = torch.tensor(attention.vo_heads.sizes, device=mask.z_head.device)
+                sizes = torch.tensor(attention.vo_heads.sizes, dtype=torch.long, device=mask.z_head.device)
                 _scale_rows(attention.v_proj, mask.z_head.repeat_interleave(sizes))
             _scale_rows(attention.out_proj, mask.z_mha)
         if feed_forward is not None:

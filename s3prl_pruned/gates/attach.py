@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from s3prl_pruned.config import UserError
 from s3prl_pruned.gates.hard_concrete import HardConcrete
 from s3prl_pruned.models.encoder import LayerMasks
-from s3prl_pruned.models.spec import CompactSpec, LayerSpec
+from s3prl_pruned.models.spec import CompactSpec
 
 KINDS = ("mha", "qk", "vo", "head", "ffn", "int")
 
@@ -53,7 +53,7 @@ class GateSet(nn.Module):
         self.config = config
         self.layers = nn.ModuleList()
         for layer in spec.layers:
-            sizes = {kind: size for kind, size in slot_sizes(layer).items() if kind in config.kinds and size}
+            sizes = {kind: size for kind, size in layer.mask_sizes.items() if kind in config.kinds and size}
             self.layers.append(nn.ModuleDict({f"z_{kind}": self._gate(size) for kind, size in sizes.items()}))
 
     def _gate(self, size: int) -> HardConcrete:
@@ -71,7 +71,7 @@ class GateSet(nn.Module):
             generator: on the CPU; the same state on every rank gives every rank the same masks.
         """
         masks = {(i, name): gate(self._noise(gate, generator)) for i, name, gate in self.items()}
-        return MaskDraw(masks, len(self.layers))
+        return MaskDraw(masks, self.spec)
 
     @staticmethod
     def _noise(gate: HardConcrete, generator: torch.Generator) -> Tensor:
@@ -95,10 +95,11 @@ class MaskDraw:
     `backward` sends the step's whole gradient through the clip (METHOD: 1).
     """
 
-    def __init__(self, drawn: dict[tuple[int, str], Tensor], num_layers: int):
+    def __init__(self, drawn: dict[tuple[int, str], Tensor], spec: CompactSpec):
+        self.spec = spec
         self._drawn = drawn
         self._leaves = {key: z.detach().requires_grad_() for key, z in drawn.items()}
-        self.masks = [LayerMasks() for _ in range(num_layers)]
+        self.masks = [LayerMasks() for _ in spec.layers]
         for (layer, name), leaf in self._leaves.items():
             setattr(self.masks[layer], name, leaf)
 
@@ -108,7 +109,10 @@ class MaskDraw:
         def alive(z: Tensor | None) -> bool:
             return z is None or bool(z.detach().any())
 
-        return [alive(mask.z_mha) or alive(mask.z_ffn) for mask in self.masks]
+        return [
+            (layer.attention and alive(mask.z_mha)) or (layer.feed_forward and alive(mask.z_ffn))
+            for layer, mask in zip(self.spec.layers, self.masks, strict=True)
+        ]
 
     def gradients(self) -> list[Tensor]:
         """The accumulated dL/dz of every mask, in a fixed order (zeros where none arrived)."""
@@ -122,15 +126,3 @@ class MaskDraw:
             loss_scale: divided out before eq. 4's clip.
         """
         torch.autograd.backward(list(self._drawn.values()), [grad / loss_scale for grad in gradients])
-
-
-def slot_sizes(layer: LayerSpec) -> dict[str, int]:
-    """Masks per kind that fit a layer of this structure."""
-    return {
-        "mha": int(layer.attention),
-        "qk": sum(len(head.qk) for head in layer.heads),
-        "vo": sum(len(head.vo) for head in layer.heads),
-        "head": len(layer.heads),
-        "ffn": int(layer.feed_forward),
-        "int": len(layer.ffn),
-    }

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from s3prl_pruned.config import UserError
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.spec import CompactSpec, LayerSpec
 
@@ -12,11 +13,16 @@ def compact(encoder: SpeechEncoder, spec: CompactSpec) -> SpeechEncoder:
 
     Args:
         encoder: dense, or already compact; masks in its slots are not looked at.
-        spec: by original index; every index must still exist in `encoder`.
+        spec: by original index.
+
+    Raises:
+        UserError: `spec` keeps what `encoder` does not have (any more).
     """
     small = SpeechEncoder(encoder.config, spec).to(next(encoder.parameters()))
     state = encoder.state_dict()
     for i, (old, new) in enumerate(zip(encoder.spec.layers, spec.layers, strict=True)):
+        if (new.attention and not old.attention) or (new.feed_forward and not old.feed_forward):
+            raise UserError(f"layer {i} of the spec keeps a sublayer that the encoder does not have.")
         state.update(_slice_layer(state, f"layers.{i}.", old, new))
     names = small.state_dict().keys()
     small.load_state_dict({name: state[name] for name in names})
@@ -47,4 +53,7 @@ def _slice_layer(state: dict[str, Tensor], prefix: str, old: LayerSpec, new: Lay
 def _positions(old: list | tuple, new: list | tuple) -> Tensor:
     """Where each entry of `new` stands in `old`."""
     where = {entry: i for i, entry in enumerate(old)}
+    gone = [entry for entry in new if entry not in where]
+    if gone:
+        raise UserError(f"the spec keeps {gone[:3]} ({len(gone)} in all) that the encoder does not have.")
     return torch.tensor([where[entry] for entry in new], dtype=torch.long)

@@ -4,16 +4,20 @@
 an unknown or missing key stops the load and is named.
 """
 
+import json
+import os
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from s3prl_pruned.checkpoint import load_checkpoint
 from s3prl_pruned.config import UserError
 from s3prl_pruned.models import families
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.models.spec import EncoderConfig
+from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
 
 _WEIGHT_BIAS = ("weight", "bias")
 _G, _V = "parametrizations.weight.original0", "parametrizations.weight.original1"
@@ -99,7 +103,10 @@ def to_ours(state: dict[str, Tensor], config: EncoderConfig, fmt: str, where: st
         expected = SpeechEncoder(config).state_dict()
     ours = {}
     for theirs, mine in table.items():
-        value = state[theirs].flatten() if mine.endswith("gate.scale") else state[theirs]
+        value = state[theirs]
+        if not isinstance(value, Tensor):
+            raise UserError(f"{where}: `{theirs}` must be a tensor, but is a {type(value).__name__}.")
+        value = value.flatten() if mine.endswith("gate.scale") else value
         if value.shape != expected[mine].shape:
             raise UserError(
                 f"{where}: `{theirs}` must have shape {tuple(expected[mine].shape)}, but has {tuple(value.shape)}."
@@ -125,15 +132,22 @@ def _modern_weight_norm(key: str) -> str:
 
 
 def load_official(path: str | Path) -> SpeechEncoder:
-    """Load Microsoft's checkpoint format (`cfg`, `model`), as published and as s3prl converts it; fp32, eval mode.
+    """Load Microsoft's checkpoint format; fp32, CPU, eval mode.
+
+    Args:
+        path: a torch file with `cfg` and `model`, as published and as s3prl converts it; or, ending in `.safetensors`,
+            the same keys as tensors and `cfg` as JSON text in the metadata (`save_official_safetensors`).
 
     Raises:
         UserError: the file is truncated, holds foreign classes, or is of another architecture.
     """
-    checkpoint = load_checkpoint(path)
-    if not isinstance(checkpoint, dict) or not {"cfg", "model"} <= checkpoint.keys():
-        found = sorted(checkpoint)[:5] if isinstance(checkpoint, dict) else type(checkpoint).__name__
-        raise UserError(f"{path}: a WavLM checkpoint must hold `cfg` and `model`, but holds {found}.")
+    path = Path(path)
+    checkpoint = _read_safetensors(path) if path.suffix == ".safetensors" else load_checkpoint(path)
+    if not {"cfg", "model"} <= checkpoint.keys():
+        raise UserError(f"{path}: a WavLM checkpoint must hold `cfg` and `model`, but holds {sorted(checkpoint)[:5]}.")
+    for name in ("cfg", "model"):
+        if not isinstance(checkpoint[name], dict):
+            raise UserError(f"{path}: `{name}` must be a dict, but is a {type(checkpoint[name]).__name__}.")
     config = families.from_official(checkpoint["cfg"], str(path))
     encoder = SpeechEncoder(config)
     encoder.load_state_dict(to_ours(checkpoint["model"], config, "official", str(path)))
@@ -141,8 +155,51 @@ def load_official(path: str | Path) -> SpeechEncoder:
 
 
 def official_checkpoint(encoder: SpeechEncoder) -> dict:
-    """Microsoft's checkpoint format of a dense encoder, for `torch.save`."""
+    """Microsoft's checkpoint format of a dense encoder, for `torch.save`.
+
+    Raises:
+        UserError: the encoder is pruned, which that format cannot say.
+    """
+    if encoder.spec != CompactSpec.dense(encoder.config):
+        raise UserError("Microsoft's checkpoint format holds dense encoders only, but this one is pruned.")
     return {
         "cfg": families.to_official(encoder.config),
         "model": to_theirs(encoder.state_dict(), encoder.config, "official"),
     }
+
+
+def save_official_safetensors(encoder: SpeechEncoder, path: str | Path, *, dtype: torch.dtype) -> None:
+    """Write a dense encoder under Microsoft's names, `cfg` as JSON text in the metadata: what `load_official` reads.
+
+    Args:
+        encoder: dense.
+        path: ends in `.safetensors`; there whole or not at all.
+        dtype: of every tensor in the file.
+
+    Raises:
+        UserError: the encoder is pruned, or the file cannot be written.
+    """
+    path = Path(path)
+    checkpoint = official_checkpoint(encoder)
+    state = {key: value.detach().to("cpu", dtype).contiguous() for key, value in checkpoint["model"].items()}
+    partial = path.with_name(f".{path.name}.tmp")
+    try:
+        save_file(state, partial, metadata={"format": "pt", "cfg": json.dumps(checkpoint["cfg"])})
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"{path}: could not be written ({error}). Free space or name another folder.") from error
+
+
+def _read_safetensors(path: Path) -> dict:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file. Give the path of an existing checkpoint.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            model = {key: file.get_tensor(key) for key in file.keys()}
+        return {name: json.loads(metadata[name]) for name in ("cfg",) if name in metadata} | {"model": model}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: is truncated, or is no safetensors file ({error}). Copy the file again.") from error
+    except ValueError as error:
+        raise UserError(f"{path}: the metadata `cfg` is not JSON ({error}).") from error

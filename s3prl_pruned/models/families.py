@@ -3,7 +3,7 @@
 import ast
 from dataclasses import replace
 
-from s3prl_pruned.config import UserError
+from s3prl_pruned.config import UserError, from_dict
 from s3prl_pruned.models.spec import EncoderConfig
 
 
@@ -77,9 +77,7 @@ def from_official(cfg: dict, where: str) -> EncoderConfig:
         raise UserError(f"{where}: `extractor_mode` must be one of {sorted(_EXTRACTOR_MODES)}, but is {mode!r}.")
     if "conv_feature_layers" in cfg:
         fields["conv_layers"] = parse_conv_layers(cfg["conv_feature_layers"], where)
-    config = EncoderConfig(**fields, extractor_mode=_EXTRACTOR_MODES[mode])
-    config.validate()
-    return config
+    return from_dict(EncoderConfig, {**fields, "extractor_mode": _EXTRACTOR_MODES[mode]}, where)
 
 
 def to_official(config: EncoderConfig) -> dict:
@@ -95,15 +93,25 @@ def to_official(config: EncoderConfig) -> dict:
     }
 
 
+_MAX_CONV_LAYERS = 100
+
+
 def parse_conv_layers(text: str, where: str) -> tuple[tuple[int, int, int], ...]:
     """Read fairseq's notation, `[(512,10,5)] + [(512,3,2)] * 4`, without evaluating it as code."""
 
-    def read(node: ast.AST):
+    def read(node: ast.AST) -> list:
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-            return read(node.left) + read(node.right)
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
-            return read(node.left) * read(node.right)
-        return ast.literal_eval(node)
+            layers = read(node.left) + read(node.right)
+        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+            times = ast.literal_eval(node.right)
+            if times not in range(_MAX_CONV_LAYERS + 1):  # before memory is asked for
+                raise ValueError
+            layers = read(node.left) * times
+        else:
+            layers = list(ast.literal_eval(node))
+        if len(layers) > _MAX_CONV_LAYERS:
+            raise ValueError
+        return layers
 
     try:
         layers = tuple(tuple(layer) for layer in read(ast.parse(text, mode="eval").body))
@@ -111,6 +119,7 @@ def parse_conv_layers(text: str, where: str) -> tuple[tuple[int, int, int], ...]
             raise ValueError
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         raise UserError(
-            f"{where}: `conv_feature_layers` must be a list of (channels, kernel, stride), but is {text!r}."
+            f"{where}: `conv_feature_layers` must be a list of (channels, kernel, stride), "
+            f"at most {_MAX_CONV_LAYERS}, but is {str(text)[:200]!r}."
         ) from None
     return layers

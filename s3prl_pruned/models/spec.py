@@ -78,6 +78,16 @@ class EncoderConfig:
         return self.embed_dim // self.num_heads
 
     def validate(self) -> None:
+        for name in ("num_layers", "embed_dim", "num_heads", "ffn_dim", "pos_conv_kernel", "pos_conv_groups"):
+            if getattr(self, name) < 1:
+                raise UserError(f"`{name}` must be at least 1, but is {getattr(self, name)}.")
+        if not self.conv_layers or any(number < 1 for layer in self.conv_layers for number in layer):
+            raise UserError(f"`conv_layers` must be (channels, kernel, stride) of 1 or more, but is {self.conv_layers}.")
+        if self.relative_position and not 4 <= self.num_buckets < 4 * self.max_distance:
+            raise UserError(
+                f"`num_buckets` must be at least 4 and less than 4 x `max_distance`, "
+                f"but they are {self.num_buckets} and {self.max_distance}."
+            )
         if self.embed_dim % self.num_heads:
             raise UserError(
                 f"`embed_dim` must be a multiple of `num_heads`, but they are {self.embed_dim} and {self.num_heads}."
@@ -114,6 +124,18 @@ class LayerSpec:
     """Whether the feed-forward sublayer stays. True without dimensions leaves its output bias alone."""
     ffn: tuple[int, ...]
     """Intermediate dimensions that stay (0..F-1, ascending)."""
+
+    @property
+    def mask_sizes(self) -> dict[str, int]:
+        """How many masks of each kind (Wang et al. 2023, eq. 3; `head` for the ablation) fit this layer."""
+        return {
+            "mha": int(self.attention),
+            "qk": sum(len(head.qk) for head in self.heads),
+            "vo": sum(len(head.vo) for head in self.heads),
+            "head": len(self.heads),
+            "ffn": int(self.feed_forward),
+            "int": len(self.ffn),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

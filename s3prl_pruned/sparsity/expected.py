@@ -23,17 +23,23 @@ def expected_counts(layer: LayerSpec, probabilities: dict[str, Tensor]) -> Layer
     """
 
     def dims(per_head: list[int], name: str) -> Tensor | int:
-        kept = probabilities.get(name, torch.ones(sum(per_head)))
-        if "z_head" in probabilities:
-            kept = kept * probabilities["z_head"].repeat_interleave(torch.tensor(per_head))
-        return kept.sum() * probabilities.get("z_mha", torch.ones(1)).squeeze()
+        kept, head = probabilities.get(name, 1), probabilities.get("z_head")
+        if head is not None:
+            repeats = torch.tensor(per_head, device=head.device)
+            kept = kept * head.repeat_interleave(repeats, output_size=sum(per_head))
+        return _total(kept, sum(per_head)) * _total(probabilities.get("z_mha", 1), 1)
 
-    ffn = probabilities.get("z_int", torch.ones(len(layer.ffn))).sum()
+    ffn = _total(probabilities.get("z_int", 1), len(layer.ffn))
     return LayerCounts(
         qk=dims([len(head.qk) for head in layer.heads], "z_qk"),
         vo=dims([len(head.vo) for head in layer.heads], "z_vo"),
-        ffn=ffn * probabilities.get("z_ffn", torch.ones(1)).squeeze(),
+        ffn=ffn * _total(probabilities.get("z_ffn", 1), 1),
     )
+
+
+def _total(probability: Tensor | int, num: int) -> Tensor | int:
+    """Expected number of `num` things that stay; the probability 1 where no gate acts on them."""
+    return probability.sum() if isinstance(probability, Tensor) else probability * num
 
 
 def expected_sparsity(gates: GateSet, config: EncoderConfig) -> Tensor:

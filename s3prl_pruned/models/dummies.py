@@ -1,0 +1,106 @@
+"""Tiny shapes, and random weights, structures and masks, for tests. Nothing measured on them is a result."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from s3prl_pruned.models.encoder import LayerMasks, SpeechEncoder
+from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, HeadSpec, LayerSpec
+
+
+def tiny_base(**changes) -> EncoderConfig:
+    """WavLM Base's architecture at 3 layers x 24 dims; 80 samples a frame, receptive field 100 samples.
+
+    The buckets are few, so that short utterances reach the logarithmic ones and the last one.
+    """
+    config = EncoderConfig(
+        conv_layers=((8, 10, 5), (10, 3, 2), (10, 3, 2), (12, 2, 2), (12, 2, 2)),
+        num_layers=3,
+        embed_dim=24,
+        num_heads=4,
+        ffn_dim=20,
+        pos_conv_kernel=8,
+        pos_conv_groups=4,
+        num_buckets=32,
+        max_distance=24,
+    )
+    return replace(config, **changes)
+
+
+def tiny_large(**changes) -> EncoderConfig:
+    """WavLM Large's architecture in `tiny_base`'s shape."""
+    return tiny_base(**{"extractor_mode": "layer_norm", "norm_first": True, "normalize_waveform": True, **changes})
+
+
+@torch.no_grad()
+def random_encoder(config: EncoderConfig, *, seed: int, spec: CompactSpec | None = None) -> SpeechEncoder:
+    """An encoder in evaluation mode whose random weights are far from their initialisation.
+
+    Scores, gates, position bias, biases and norms all have a spread of about 1, so that whatever is computed
+    wrongly is seen in the output; freshly initialised, attention is nearly uniform and the biases are 0.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(parameter: Tensor, std: float) -> None:
+        parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
+
+    encoder = SpeechEncoder(config, spec).eval()
+    for module in encoder.modules():
+        if isinstance(module, (nn.Linear, nn.Conv1d)):
+            if module.weight.numel():
+                normal(module.weight, 1.3 * module.weight[0].numel() ** -0.5)
+            if module.bias is not None:
+                normal(module.bias, 0.3)
+        elif isinstance(module, (nn.LayerNorm, nn.GroupNorm)):
+            normal(module.weight, 0.3)
+            module.weight += 1
+            normal(module.bias, 0.3)
+        elif isinstance(module, nn.Embedding):
+            normal(module.weight, 1.0)
+    for name, parameter in encoder.named_parameters():
+        if name.endswith("gate.scale"):
+            normal(parameter, 1.0)
+    return encoder
+
+
+def random_spec(config: EncoderConfig, *, seed: int) -> CompactSpec:
+    """A ragged structure: sublayers, heads and dimensions go at random; heads without query/key dimensions occur."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def some(size: int) -> tuple[int, ...]:
+        rate = torch.rand((), generator=generator)
+        return tuple(torch.nonzero(torch.rand(size, generator=generator) < rate).flatten().tolist())
+
+    def likely() -> bool:
+        return bool(torch.rand((), generator=generator) < 0.8)
+
+    layers = []
+    for _ in range(config.num_layers):
+        attention, feed_forward = likely(), likely()
+        heads = [HeadSpec(index=h, qk=some(config.head_dim), vo=some(config.head_dim)) for h in range(config.num_heads)]
+        layers.append(
+            LayerSpec(
+                attention=attention,
+                heads=tuple(head for head in heads if head.vo) if attention else (),
+                feed_forward=feed_forward,
+                ffn=some(config.ffn_dim) if feed_forward else (),
+            )
+        )
+    return CompactSpec(layers=tuple(layers))
+
+
+def random_masks(spec: CompactSpec, *, seed: int, kinds: tuple[str, ...] = ("mha", "qk", "vo", "ffn", "int")) -> list[LayerMasks]:
+    """Soft masks for an encoder of structure `spec`: values in (0.2, 1], a random share of them 0 in each slot."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def mask(size: int) -> Tensor:
+        rate = torch.rand((), generator=generator)
+        values = 1 - 0.8 * torch.rand(size, generator=generator)
+        return values * (torch.rand(size, generator=generator) < rate)
+
+    masks = []
+    for layer in spec.layers:
+        sizes = {kind: size for kind, size in layer.mask_sizes.items() if kind in kinds and size}
+        masks.append(LayerMasks(**{f"z_{kind}": mask(size) for kind, size in sizes.items()}))
+    return masks
