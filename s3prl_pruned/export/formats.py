@@ -48,7 +48,7 @@ def save_encoder(folder: str | Path, encoder: SpeechEncoder, provenance: dict) -
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
     try:
         temporary.mkdir(parents=True)
-        safetensors.torch.save_file(state, temporary / WEIGHTS)
+        (temporary / WEIGHTS).write_bytes(safetensors.torch.save(state))  # save_file makes a file that only its owner can read
         (temporary / CONFIG).write_text(json.dumps(config) + "\n")
         (temporary / CARD).write_text(model_card(encoder, provenance, model_hash(temporary)))
         for name in (WEIGHTS, CONFIG, CARD):

@@ -45,7 +45,9 @@ def random_encoder(config: EncoderConfig, *, seed: int, spec: CompactSpec | None
     def normal(parameter: Tensor, std: float) -> None:
         parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
 
-    encoder = SpeechEncoder(config, spec).eval()
+    with torch.random.fork_rng(devices=[]):  # what stays as initialised is random too
+        torch.manual_seed(seed)
+        encoder = SpeechEncoder(config, spec).eval()
     for module in encoder.modules():
         if isinstance(module, (nn.Linear, nn.Conv1d)):
             if module.weight.numel():

@@ -60,7 +60,7 @@ def load_model(path: str | Path) -> LoadedModel:
     if path.is_dir():
         encoder, provenance = load_encoder(path)
         return LoadedModel(encoder, path, file_sha256(path / WEIGHTS), provenance.get("teacher_note"))
-    if path.suffix == ".ckpt":
+    if path.name.split("?")[0].endswith(".ckpt"):  # s3prl names a downloaded file by its whole URL, query included
         encoder, _, provenance = masked_student(path)
         logger.warning("%s is a training checkpoint: its masks are applied, nothing is cut away.", path)
         return LoadedModel(encoder, path, file_sha256(path), provenance.get("teacher_note"))

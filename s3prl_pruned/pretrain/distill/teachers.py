@@ -51,7 +51,7 @@ def load_teacher(source: str, seed: int = 0) -> Teacher:
     if source == "embedded":
         return Teacher(load_official(EMBEDDED_TEACHER), "embedded", file_sha256(EMBEDDED_TEACHER))
     if source in _HUB:
-        return _from_file(_download(_HUB[source]), source)
+        return _from_file(download(_HUB[source]), source)
     if Path(source).exists():
         return _from_file(Path(source), source)
     raise UserError(
@@ -68,18 +68,25 @@ def _from_file(path: Path, name: str) -> Teacher:
     return Teacher(encoder, name, file_sha256(path / WEIGHTS), provenance.get("teacher_note"))
 
 
-def _download(url: str) -> Path:
-    """Through s3prl's own download, into s3prl's own cache."""
+def download(url: str, *, refresh: bool = False) -> Path:
+    """Fetch a file through s3prl's own download, into s3prl's own cache.
+
+    Args:
+        url: of one file.
+        refresh: fetch it although it is in the cache.
+
+    Raises:
+        UserError: it cannot be fetched.
+    """
     from s3prl_pruned import compat
 
     compat.apply()
     from s3prl.util.download import _urls_to_filepaths
 
     try:
-        return Path(_urls_to_filepaths(url))
-    except Exception as error:  # s3prl lets whatever its HTTP client raises through
+        return Path(_urls_to_filepaths(url, refresh=refresh))
+    except Exception as error:  # s3prl lets whatever its HTTP clients raise through
         raise UserError(
-            f"the teacher could not be downloaded from {url} ({type(error).__name__}: {error}). "
-            "Download it by hand and give its path: --teacher WavLM-Base.pt"
+            f"{url}: cannot be downloaded ({type(error).__name__}: {error}). Download it by hand and give its path: "
+            "--teacher WavLM-Base.pt for a teacher, -k for an upstream."
         ) from error
-
