@@ -115,6 +115,29 @@ class PositionalConvolution(nn.Module):
         return F.gelu(x).transpose(1, 2)
 
 
+class PositionalConvolutionStack(nn.Module):
+    """data2vec's: several grouped convolutions, each with LayerNorm (no parameters) and GELU; (B, T, D) -> (B, T, D)."""
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        kernel, dim, groups = config.pos_conv_kernel, config.embed_dim, config.pos_conv_groups
+        self.convs = nn.ModuleList(
+            nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups) for _ in range(config.pos_conv_depth)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        num_frames = x.shape[1]
+        for conv in self.convs:
+            x = conv(x.transpose(1, 2))[..., :num_frames].transpose(1, 2)  # (B, T, D)
+            x = F.gelu(F.layer_norm(x, x.shape[-1:]))
+        return x
+
+
+def positional_convolution(config: EncoderConfig) -> nn.Module:
+    """The one that `config` asks for: (B, T, D) -> (B, T, D)."""
+    return PositionalConvolution(config) if config.pos_conv_depth == 1 else PositionalConvolutionStack(config)
+
+
 class RelativePosition(nn.Module):
     """Bucketed relative position bias, one value per head and distance (T5's buckets, as in WavLM).
 

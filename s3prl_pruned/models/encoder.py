@@ -10,8 +10,8 @@ from s3prl_pruned.models.components import (
     FeatureExtractor,
     FeatureProjection,
     FeedForward,
-    PositionalConvolution,
     RelativePosition,
+    positional_convolution,
 )
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, LayerSpec
 
@@ -83,7 +83,7 @@ class SpeechEncoder(nn.Module):
         self.feature_extractor = FeatureExtractor(config)
         self.feature_projection = FeatureProjection(config)
         self.mask_embedding = nn.Parameter(torch.empty(config.embed_dim).uniform_())  # used by masked pre-training only
-        self.positional_convolution = PositionalConvolution(config)
+        self.positional_convolution = positional_convolution(config)
         with_bias = config.relative_position and self.spec.has_attention
         self.relative_position = RelativePosition(config) if with_bias else None
         self.layers = nn.ModuleList(EncoderLayer(config, layer) for layer in self.spec.layers)
@@ -100,11 +100,11 @@ class SpeechEncoder(nn.Module):
 
         Returns:
             L + 1 hidden states (B, T, D) and the frames of each utterance. What stands in padded frames is what
-            s3prl's WavLM has there.
+            s3prl's model of the same family has there.
         """
         x = self.feature_projection(self.feature_extractor(wavs))  # (B, T, D)
         num_frames = x.shape[1]
-        frame_lengths = count_frames(lengths, wavs, num_frames)
+        frame_lengths = self.frame_lengths(lengths, wavs, num_frames)
         padding = None
         if lengths is not None:
             padding = torch.arange(num_frames, device=x.device) >= frame_lengths[:, None]  # (B, T)
@@ -122,6 +122,18 @@ class SpeechEncoder(nn.Module):
         states.append(self.layer_norm(x) if self.config.norm_first else x)
         return EncoderOutput(hidden_states=states, frame_lengths=frame_lengths)
 
+    def frame_lengths(self, lengths: Tensor | None, wavs: Tensor, num_frames: int) -> Tensor:
+        """Frames of each utterance that are not padding, by the family's rule (`EncoderConfig.padding_rule`).
+
+        Args:
+            lengths: (B,) int64 samples, or None when nothing is padded.
+            wavs: (B, S).
+            num_frames: T.
+        """
+        if lengths is None or self.config.padding_rule == "chunks":
+            return count_frames(lengths, wavs, num_frames)
+        return self.config.num_frames(lengths)
+
     def set_masks(self, masks: list[LayerMasks] | None) -> None:
         """Fill every layer's slots (None empties them). The tensors are used as they are, gradients included."""
         for layer, mask in zip(self.layers, masks or [LayerMasks()] * len(self.layers), strict=True):
@@ -137,7 +149,7 @@ class SpeechEncoder(nn.Module):
 
 
 def count_frames(lengths: Tensor | None, wavs: Tensor, num_frames: int) -> Tensor:
-    """Frames that hold any of an utterance's samples, by s3prl's rule (`WavLM.forward_padding_mask`).
+    """Frames that hold any of an utterance's samples, by WavLM's and HuBERT's rule (s3prl's `forward_padding_mask`).
 
     The padded batch of S samples is cut into T chunks of S // T samples; a frame is padding when its whole chunk is.
 

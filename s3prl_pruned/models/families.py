@@ -26,6 +26,50 @@ def wavlm_large() -> EncoderConfig:
     )
 
 
+def hubert_base() -> EncoderConfig:
+    """HuBERT Base (Hsu et al. 2021): WavLM Base without position bias; 94,371,712 parameters."""
+    return replace(wavlm_base(), family="hubert", relative_position=False, gated_position=False)
+
+
+def hubert_large() -> EncoderConfig:
+    """HuBERT Large (Hsu et al. 2021). Hugging Face's copy declares biases in the CNN, fairseq's has none."""
+    return replace(wavlm_large(), family="hubert", relative_position=False, gated_position=False)
+
+
+def wav2vec2_base() -> EncoderConfig:
+    """wav2vec 2.0 Base (Baevski et al. 2020): 94,371,712 parameters."""
+    return replace(hubert_base(), family="wav2vec2", padding_rule="convolution")
+
+
+def wav2vec2_large() -> EncoderConfig:
+    """wav2vec 2.0 Large of LV-60k (fairseq's `wav2vec_vox_new`): LayerNorm before each sublayer, biases in the CNN."""
+    return replace(hubert_large(), family="wav2vec2", padding_rule="convolution", conv_bias=True)
+
+
+def wav2vec2_large_960() -> EncoderConfig:
+    """wav2vec 2.0 Large of LibriSpeech (fairseq's `libri960_big`): Base's arrangement in Large's size."""
+    size = {name: getattr(wav2vec2_large(), name) for name in ("num_layers", "embed_dim", "num_heads", "ffn_dim")}
+    return replace(wav2vec2_base(), **size)
+
+
+def data2vec_base() -> EncoderConfig:
+    """data2vec-audio Base (Baevski et al. 2022): LayerNorm in the CNN, five stacked positional convolutions."""
+    return replace(
+        wav2vec2_base(),
+        family="data2vec",
+        extractor_mode="layer_norm",
+        pos_conv_kernel=19,
+        pos_conv_depth=5,
+        normalize_waveform=True,
+    )
+
+
+def data2vec_large() -> EncoderConfig:
+    """data2vec-audio Large: Base's arrangement (LayerNorm after each sublayer) in Large's size."""
+    size = {name: getattr(wav2vec2_large(), name) for name in ("num_layers", "embed_dim", "num_heads", "ffn_dim")}
+    return replace(data2vec_base(), **size)
+
+
 def wavlm_embedded() -> EncoderConfig:
     """The embedded teacher's shape: WavLM Base's architecture, narrower and shallower, same kernels and strides."""
     return replace(

@@ -5,15 +5,18 @@ Both are saved as JSON beside the weights, so that loading never guesses from ke
 
 from dataclasses import asdict, dataclass
 
+from torch import Tensor
+
 from s3prl_pruned.config import UserError
 
+FAMILIES = ("wavlm", "hubert", "wav2vec2", "data2vec")
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
     """Shape of a dense (unpruned) speech encoder. The defaults are WavLM Base (Chen et al. 2022)."""
 
     family: str = "wavlm"
-    """Which public model this is a configuration of."""
+    """Which public model this is a configuration of, one of `FAMILIES`."""
 
     conv_layers: tuple[tuple[int, int, int], ...] = ((512, 10, 5), *[(512, 3, 2)] * 4, *[(512, 2, 2)] * 2)
     """(channels, kernel in samples, stride in samples) of each convolution of the feature extractor."""
@@ -40,7 +43,11 @@ class EncoderConfig:
     """True: LayerNorm before each sublayer (Large); False: after the residual sum (Base)."""
 
     pos_conv_kernel: int = 128
-    """Kernel of the positional convolution, in frames."""
+    """Kernel of (each of) the positional convolution(s), in frames."""
+
+    pos_conv_depth: int = 1
+    """Positional convolutions. 1: one, weight-normalised. More: data2vec's stack, each followed by a LayerNorm without
+    parameters and GELU (Baevski et al. 2022)."""
 
     pos_conv_groups: int = 16
     """Groups of the positional convolution."""
@@ -56,6 +63,11 @@ class EncoderConfig:
 
     gated_position: bool = True
     """WavLM's gate on the relative position bias, computed from the attention's input."""
+
+    padding_rule: str = "chunks"
+    """Which frames of a padded batch are padding, as s3prl decides it. `chunks` (WavLM, HuBERT): those whose share of the
+    padded samples, S // T each, holds no sample of the utterance. `convolution` (wav2vec 2.0, data2vec): those beyond
+    what the feature extractor makes of the utterance alone. Hugging Face takes the second for all families."""
 
     normalize_waveform: bool = False
     """Whether each utterance is layer-normalised over its samples before padding (Large: yes, Base: no)."""
@@ -77,10 +89,21 @@ class EncoderConfig:
         """Dimensions of a dense head, K."""
         return self.embed_dim // self.num_heads
 
+    def num_frames(self, num_samples: int | Tensor) -> int | Tensor:
+        """Frames that the feature extractor makes of `num_samples` samples (integers); 0 where there are too few."""
+        for _, kernel, stride in self.conv_layers:
+            num_samples = (num_samples - kernel) // stride + 1  # stays at most 0 once there is too little
+        return num_samples.clamp(min=0) if isinstance(num_samples, Tensor) else max(0, num_samples)
+
     def validate(self) -> None:
-        for name in ("num_layers", "embed_dim", "num_heads", "ffn_dim", "pos_conv_kernel", "pos_conv_groups"):
+        sizes = ("num_layers", "embed_dim", "num_heads", "ffn_dim", "pos_conv_kernel", "pos_conv_depth", "pos_conv_groups")
+        for name in sizes:
             if getattr(self, name) < 1:
                 raise UserError(f"`{name}` must be at least 1, but is {getattr(self, name)}.")
+        if self.family not in FAMILIES:
+            raise UserError(f"`family` must be one of {list(FAMILIES)}, but is {self.family!r}.")
+        if self.padding_rule not in ("chunks", "convolution"):
+            raise UserError(f"`padding_rule` must be chunks or convolution, but is {self.padding_rule!r}.")
         if not self.conv_layers or any(number < 1 for layer in self.conv_layers for number in layer):
             raise UserError(f"`conv_layers` must be (channels, kernel, stride) of 1 or more, but is {self.conv_layers}.")
         if self.relative_position and not 4 <= self.num_buckets < 4 * self.max_distance:

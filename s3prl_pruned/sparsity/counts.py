@@ -59,11 +59,13 @@ def parameters(config: EncoderConfig, spec: CompactSpec) -> dict[str, int]:
     cnn = sum(a * b * kernel for a, b, (_, kernel, _) in zip(channels, channels[1:], config.conv_layers))
     cnn += sum(channels[1:]) * config.conv_bias + sum(2 * c for c in channels[1 : 1 + normed])
     last = channels[-1]
+    convolution = dim * dim // config.pos_conv_groups * config.pos_conv_kernel + dim
     parts = {
         "cnn": cnn,
         "projection": 2 * last + (last * dim + dim if last != dim else 0),
         "mask_embedding": dim,
-        "positional_convolution": dim * dim // config.pos_conv_groups * config.pos_conv_kernel + config.pos_conv_kernel + dim,
+        # weight normalisation has a scale per kernel position; data2vec's stack has none
+        "positional_convolution": convolution * config.pos_conv_depth + config.pos_conv_kernel * (config.pos_conv_depth == 1),
         "relative_position": config.num_buckets * heads * (config.relative_position and spec.has_attention),
         "attention": 0,
         "feed_forward": 0,
@@ -82,9 +84,7 @@ def parameters(config: EncoderConfig, spec: CompactSpec) -> dict[str, int]:
 
 def num_frames(config: EncoderConfig, num_samples: int) -> int:
     """Frames that the feature extractor makes of `num_samples` samples (0 when there are too few)."""
-    for _, kernel, stride in config.conv_layers:
-        num_samples = max(0, (num_samples - kernel) // stride + 1)
-    return num_samples
+    return config.num_frames(num_samples)
 
 
 def macs(config: EncoderConfig, spec: CompactSpec, num_samples: int) -> dict[str, int]:
@@ -103,7 +103,7 @@ def macs(config: EncoderConfig, spec: CompactSpec, num_samples: int) -> dict[str
         "cnn": cnn,
         "projection": frames * in_channels * dim * (in_channels != dim),
         # an even kernel makes one frame more than is kept
-        "positional_convolution": (frames + 1 - config.pos_conv_kernel % 2)
+        "positional_convolution": (frames + 1 - config.pos_conv_kernel % 2) * config.pos_conv_depth
         * dim * dim // config.pos_conv_groups * config.pos_conv_kernel,
         "attention": 0,
         "feed_forward": 0,

@@ -22,7 +22,7 @@ from s3prl_pruned.data.corpus import embedded_corpus
 from s3prl_pruned.data.manifest import scan_corpus
 from s3prl_pruned.export.masks import FinalMasks, final_masks
 from s3prl_pruned.gates.attach import GateSet, MaskDraw
-from s3prl_pruned.models.encoder import SpeechEncoder, count_frames
+from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.objectives.distill import LayerDistillation
 from s3prl_pruned.objectives.matching import match_layers
@@ -107,7 +107,11 @@ class UpstreamPretrainExpert(nn.Module):
         """Micro-batches number `first` to `last` - 1 of the whole run (one epoch without `last`)."""
         last = len(self.batches) if last is None else last
         return torch.utils.data.DataLoader(
-            self.batches, batch_size=None, sampler=range(first, last), num_workers=self.datarc.num_workers
+            self.batches,
+            batch_size=None,
+            sampler=range(first, last),
+            num_workers=self.datarc.num_workers,
+            generator=torch.Generator(),  # it would draw from the global one, whose state a resumed run has restored
         )
 
     def begin_step(self, step: int, total_steps: int, batches: list[Batch]) -> None:
@@ -221,7 +225,7 @@ class UpstreamPretrainExpert(nn.Module):
 
     def _num_valid(self, wavs: Tensor, lengths: Tensor) -> int:
         frames = num_frames(self.model.student.config, wavs.shape[1])
-        return int(count_frames(lengths, wavs, frames).sum())
+        return int(self.model.student.frame_lengths(lengths, wavs, frames).sum())
 
     def _errors(self, student: list[Tensor], teacher: list[Tensor], valid: Tensor) -> Tensor:
         return self.model.distillation.errors(student, teacher, valid)
