@@ -1,0 +1,142 @@
+"""Gates fill an encoder's slots; one draw serves one optimiser step; the clip acts once on its whole gradient."""
+
+import pytest
+import torch
+
+from s3prl_pruned.config import UserError, from_dict
+from s3prl_pruned.gates.attach import KINDS, GateConfig, GateSet
+from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_base
+from s3prl_pruned.models.spec import CompactSpec, LayerSpec
+
+CONFIG = tiny_base()
+DENSE = CompactSpec.dense(CONFIG)
+NO_FAHP = ("mha", "head", "ffn", "int")
+
+
+def gates(spec=DENSE, **changes):
+    return GateSet(spec, GateConfig(**changes))
+
+
+def spread(gate_set, seed=0):
+    """Different log_alpha everywhere, so that draws hold zeros, ones and values between."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for _, _, gate in gate_set.items():
+            gate.log_alpha.copy_(torch.randn(gate.log_alpha.shape, generator=generator) * 1.5)
+    return gate_set
+
+
+def draw(gate_set, seed=0):
+    return gate_set.draw(torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("kinds", [GateConfig().kinds, NO_FAHP, KINDS, ("int",)])
+def test_every_mask_of_the_table_has_its_shape(kinds):
+    h, k, f = CONFIG.num_heads, CONFIG.head_dim, CONFIG.ffn_dim
+    table = {"mha": 1, "qk": h * k, "vo": h * k, "head": h, "ffn": 1, "int": f}  # METHOD: 1
+    for masks in draw(gates(kinds=kinds)).masks:
+        shapes = {name[2:]: tuple(z.shape) for name, z in vars(masks).items() if z is not None}
+        assert shapes == {kind: (table[kind],) for kind in kinds}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_gates_fit_a_model_that_is_already_pruned(seed):
+    spec = random_spec(CONFIG, seed=seed)
+    encoder = random_encoder(CONFIG, seed=0, spec=spec)
+    for kinds in (GateConfig().kinds, NO_FAHP):
+        encoder.set_masks(draw(spread(gates(spec, kinds=kinds))).masks)
+        assert torch.isfinite(encoder(torch.randn(1, 800)).hidden_states[-1]).all()
+
+
+def test_at_the_start_the_student_is_nearly_the_teacher():
+    masks = [z for layer in draw(gates()).masks for z in vars(layer).values() if z is not None]
+    z = torch.cat(masks)
+    assert float((z == 1).float().mean()) > 0.9
+    assert float((z == 0).float().mean()) < 0.01
+
+
+def test_the_same_generator_state_draws_the_same_masks():
+    gate_set = spread(gates())
+    one, same, other = draw(gate_set, 3), draw(gate_set, 3), draw(gate_set, 4)
+    for a, b, c in zip(one.masks, same.masks, other.masks):
+        assert torch.equal(a.z_int, b.z_int) and not torch.equal(a.z_int, c.z_int)
+
+
+@pytest.mark.parametrize("straight_through", [True, False])
+def test_micro_batches_give_the_gradient_of_one_big_batch(straight_through):
+    """With gradients on both sides of the clip's limits, so that clipping per micro-batch would be seen."""
+    gate_set = spread(gates(straight_through=straight_through))
+    encoder = random_encoder(CONFIG, seed=0)
+    wavs = 0.3 * torch.randn(4, 1500, generator=torch.Generator().manual_seed(0))
+    results, drawn = [], []
+    for parts, loss_scale in (((4,), 1.0), ((1, 2, 1), 1.0), ((2, 2), 1024.0)):
+        gate_set.zero_grad()
+        step = draw(gate_set)
+        encoder.set_masks(step.masks)
+        for part in wavs.split(list(parts)):
+            (encoder(part).hidden_states[-1].square().sum() * 0.02 * loss_scale).backward()
+        drawn.append(torch.cat(step.gradients()) / loss_scale)
+        step.backward(step.gradients(), loss_scale=loss_scale)
+        results.append(torch.cat([gate.log_alpha.grad for _, _, gate in gate_set.items()]))
+    assert 0.05 < float((drawn[0].abs() > 1).float().mean()) < 0.95
+    for result in results[1:]:
+        assert (result - results[0]).abs().max() <= 1e-4 * results[0].abs().max()
+
+
+def test_gradients_of_several_ranks_are_summed_before_the_clip():
+    gate_set = gates(kinds=("ffn",), initial_log_alpha=0.0)
+    step = draw(gate_set)
+    ranks = [[torch.tensor([0.8])] * 3, [torch.tensor([0.8])] * 3, [torch.tensor([-0.9])] * 3]
+    step.backward([sum(parts) for parts in zip(*ranks)])
+    summed = [gate.log_alpha.grad.clone() for _, _, gate in gate_set.items()]
+    gate_set.zero_grad()
+    draw(gate_set).backward([torch.tensor([0.7])] * 3)
+    assert torch.cat(summed).tolist() == pytest.approx([float(g.log_alpha.grad) for _, _, g in gate_set.items()])
+
+
+def test_a_mask_without_gradient_moves_nothing():
+    gate_set = spread(gates())
+    step = draw(gate_set)
+    step.masks[0].z_ffn.sum().backward()
+    step.backward(step.gradients())
+    moved = {(i, name) for i, name, gate in gate_set.items() if gate.log_alpha.grad.abs().sum() > 0}
+    assert moved == {(0, "z_ffn")}
+
+
+def test_a_layer_exists_as_long_as_attention_or_feed_forward_lives():
+    step = draw(gates())
+    for masks, mha, ffn in zip(step.masks, (0.0, 0.3, 0.0), (0.4, 0.0, 0.0)):
+        masks.z_mha.data.fill_(mha)
+        masks.z_ffn.data.fill_(ffn)
+    assert step.existing_layers() == [True, True, False]
+
+
+def test_without_whole_layer_masks_every_layer_exists_unless_it_was_removed_before():
+    gone = LayerSpec(attention=False, heads=(), feed_forward=False, ffn=())
+    spec = CompactSpec(layers=(DENSE.layers[0], gone, DENSE.layers[2]))
+    assert draw(gates(spec, kinds=("qk", "vo", "int"))).existing_layers() == [True, False, True]
+    assert draw(gates(spec)).existing_layers()[1] is False
+
+
+def test_clamping_keeps_every_decision_reversible():
+    gate_set = gates(max_log_alpha=5.0)
+    for _, _, gate in gate_set.items():
+        gate.log_alpha.data.fill_(-30.0)
+    gate_set.clamp()
+    assert {x for _, _, gate in gate_set.items() for x in gate.log_alpha.tolist()} == {-5.0}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"kinds": ["mha", "qkv"]}, r"`kinds` must be distinct masks out of .* but is \['mha', 'qkv'\]"),
+        ({"kinds": []}, "`kinds` must be distinct"),
+        ({"kinds": ["int", "int"]}, "`kinds` must be distinct"),
+        ({"max_log_alpha": 0.0}, "`max_log_alpha` must be positive, but is 0.0"),
+        ({"initial_log_alpha": 10.0}, r"`initial_log_alpha` must be within .*\(4.605\), but is 10.0"),
+        ({"kind": ["mha"]}, "kind: unknown key. Did you mean `kinds`"),
+    ],
+)
+def test_wrong_gate_configurations_are_refused(data, message):
+    with pytest.raises(UserError, match=message):
+        from_dict(GateConfig, data, "config_model.yaml")
