@@ -1,0 +1,181 @@
+"""s3prl at work: one process prepared for it, its runner called, what it prints caught.
+
+This does what ``s3prl/run_downstream.py`` does around the runner, without its parser (which evaluates
+override texts) and its replacement of ``builtins.isinstance``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import io
+import multiprocessing
+import os
+import platform
+import random
+import re
+import sys
+import warnings
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Iterator, TextIO
+
+import yaml
+
+from s3prl_pruned import __version__, compat
+from s3prl_pruned.compat import audio
+from s3prl_pruned.config import UserError
+from s3prl_pruned.data.waveforms import SAMPLE_RATE
+from s3prl_pruned.superb import librispeech
+from s3prl_pruned.superb.experiment import Experiment
+from s3prl_pruned.superb.padded_lstm import use_padded_lstm
+from s3prl_pruned.superb.results import Value, Versions
+
+LOG_FILE = "stdout.log"
+"""All that s3prl printed while training and evaluating."""
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """Prepare this process, and choose the device where none is given.
+
+    Raises:
+        UserError: on a device that is not there, or a setting of this process with which s3prl fails.
+    """
+    if os.environ.get("TQDM_DISABLE", "0") not in ("", "0"):
+        # s3prl counts its steps in the progress bar; a disabled one does not count.
+        raise UserError("TQDM_DISABLE: s3prl would never end with it. Unset this environment variable.")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("WORLD_SIZE: tasks run on one process only. Start without torchrun.")
+    if options.device == "cpu":
+        # Where there is a GPU, s3prl would enter torch.cuda.device("cpu") and stop.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    compat.apply()
+    import torch
+
+    options.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if options.device != "cpu" and not (options.device.startswith("cuda") and torch.cuda.is_available()):
+        raise UserError(f"--device {options.device}: must be cpu, or cuda on a machine that has it.")
+    if options.init_ckpt is not None and options.mode in ("all", "train"):
+        raise UserError("-i: is for -m evaluate and inference; to go on with training give -e or -a.")
+    if options.mode == "inference" and not Path(options.evaluate_split or "").is_file():
+        raise UserError(f"-t {options.evaluate_split}: -m inference takes an existing audio file.")
+    torch.multiprocessing.set_sharing_strategy("file_system")
+    if sys.platform == "linux" and multiprocessing.get_start_method(allow_none=True) is None:
+        # Python 3.14 starts data loading processes anew, without the workarounds applied above.
+        multiprocessing.set_start_method("fork")
+    torch.backends.cudnn.enabled = not options.disable_cudnn
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    if options.cache_dir:
+        torch.hub.set_dir(options.cache_dir)
+    for message in (r".*torch\.cuda\.amp", "User provided device_type of 'cuda'", r".*torch\.jit\."):
+        warnings.filterwarnings("ignore", message=message)  # s3prl's code, every step
+
+
+def save_settings(experiment: Experiment) -> None:
+    """Write s3prl's ``args_<time>.yaml`` and ``config_<time>.yaml``, as it does itself."""
+    tag = datetime.now().strftime("%Y-%m-%d-%H-%M-%S")
+    for name, data in (("args", vars(experiment.args)), ("config", experiment.config)):
+        path = experiment.folder / f"{name}_{tag}.yaml"
+        path.write_text(yaml.safe_dump(data), encoding="utf-8")
+
+
+def train(experiment: Experiment, start: Path | None) -> None:
+    """Train with s3prl's runner, from a checkpoint if one is given."""
+    with _logged(experiment.folder):
+        runner = _make_runner(experiment, "train", start)
+        if experiment.args.device == "cpu":
+            use_padded_lstm(runner.downstream.model)
+        runner.train()
+
+
+def evaluate(experiment: Experiment, checkpoint: Path) -> list[Value]:
+    """Evaluate with s3prl's runner, which leaves hypotheses and references in the run's folder.
+
+    Returns:
+        The error rates that it printed, in percent: ``uer`` (letters and separators) and ``wer``.
+    """
+    split = experiment.args.evaluate_split
+    with _logged(experiment.folder) as text:
+        _make_runner(experiment, "evaluate", checkpoint).evaluate()
+    pattern = rf"^{re.escape(split)} (uer|wer): (\S+)$"
+    found = dict(re.findall(pattern, text.getvalue(), flags=re.MULTILINE))
+    return [Value(name=name, value=float(found[name]), unit="percent") for name in ("uer", "wer") if name in found]
+
+
+def transcribe(experiment: Experiment, checkpoint: Path, path: str) -> str:
+    """Decode one file of 16 kHz mono audio and return the text."""
+    found = audio.info(path)
+    if (found.sample_rate, found.num_channels) != (SAMPLE_RATE, 1):
+        raise UserError(
+            f"{path}: must be {SAMPLE_RATE} Hz mono, but has {found.sample_rate} Hz and {found.num_channels} channel(s)."
+        )
+    experiment.args.evaluate_split = path
+    with _logged(experiment.folder):
+        _make_runner(experiment, "inference", checkpoint).inference()
+    line = (experiment.folder / "inference.ark").read_text(encoding="utf-8").strip()
+    return line.partition(" ")[2]
+
+
+def versions() -> Versions:
+    """What is installed."""
+    import s3prl
+    import torch
+    import torchaudio
+
+    return Versions(
+        s3prl_pruned=__version__,
+        s3prl=s3prl.__version__,
+        torch=torch.__version__,
+        torchaudio=torchaudio.__version__,
+        python=platform.python_version(),
+    )
+
+
+def _make_runner(experiment: Experiment, mode: str, checkpoint: Path | None) -> Any:
+    import numpy
+    import torch
+    from s3prl.downstream.runner import Runner
+
+    args = argparse.Namespace(**vars(experiment.args))
+    args.mode, args.init_ckpt = mode, None if checkpoint is None else str(checkpoint)
+    librispeech.write_dictionary(experiment.folder / "char.dict")
+    for seed in (random.seed, numpy.random.seed, torch.manual_seed):
+        seed(args.seed)
+    try:
+        runner = Runner(args, copy.deepcopy(experiment.config))
+    except RuntimeError as error:
+        if checkpoint is None or "state_dict" not in str(error):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{checkpoint}: its weights are of another model ({reason}).") from error
+    if args.verbose:
+        print(*(entry.model for entry in runner.all_entries), sep="\n")
+    return runner
+
+
+@contextlib.contextmanager
+def _logged(folder: Path) -> Iterator[io.StringIO]:
+    """Copy what is printed into the folder's log, and hand it out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = io.StringIO()
+    with (folder / LOG_FILE).open("a", encoding="utf-8") as log:
+        with contextlib.redirect_stdout(_Tee(sys.stdout, log, text)):
+            yield text
+
+
+class _Tee(io.TextIOBase):
+    """A text stream that writes to several."""
+
+    def __init__(self, *streams: TextIO) -> None:
+        self.streams = streams
+
+    def write(self, text: str) -> int:
+        for stream in self.streams:
+            stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        for stream in self.streams:
+            stream.flush()

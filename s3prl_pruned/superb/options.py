@@ -1,0 +1,79 @@
+"""The command line of ``run_downstream.py``: s3prl's letters with s3prl's meaning."""
+
+from __future__ import annotations
+
+import argparse
+
+from s3prl_pruned.superb.tasks import TASKS
+
+EXAMPLES = """\
+The embedded speech and a shortened protocol (no -c, no --corpus):
+  python run_downstream.py -u wavlm_pruned -d asr
+The benchmark's own recipe:
+  python run_downstream.py -u wavlm_pruned -d asr --corpus /data/LibriSpeech
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser; its names are s3prl's, so that what it gives is s3prl's ``args``."""
+    parser = argparse.ArgumentParser(
+        prog="run_downstream.py",
+        description="Train a SUPERB task on an upstream's features and evaluate it, with s3prl.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    main = parser.add_argument_group("what to run")
+    main.add_argument("-u", "--upstream", metavar="NAME",
+        help="a name in s3prl.hub (fbank, wavlm_base_plus, ...) or wavlm_pruned[_local|_url]")
+    main.add_argument("-d", "--downstream", metavar="TASK",
+        help=f"{' '.join(TASKS)}, or s3prl's own name of one")
+    main.add_argument("-m", "--mode", default="all", choices=["all", "train", "evaluate", "inference"],
+        help="all: train, then evaluate (default); inference: transcribe the file given by -t")
+    main.add_argument("--corpus", metavar="DIR",
+        help="root of the task's corpus, with the benchmark's settings (default: the embedded speech)")
+    main.add_argument("-c", "--config", metavar="YAML",
+        help="other task settings (default: downstream_runs/<task>.yaml, or embedded_<task>.yaml)")
+    main.add_argument("-o", "--override", metavar="K=V,,K=V",
+        help="change settings, such as config.optimizer.lr=1.0e-3; values are read as YAML")
+    main.add_argument("-v", "--downstream_variant", metavar="NAME", help="a variant of the task (s3prl)")
+    main.add_argument("-t", "--evaluate_split", metavar="SPLIT",
+        help="split to evaluate (default: the benchmark's test split, asr: test-clean)")
+    main.add_argument("--seed", type=int, default=1337, help="random seed (default: 1337)")
+    main.add_argument("--device", metavar="DEV", help="cuda or cpu (default: cuda where there is one)")
+
+    where = parser.add_argument_group("where it goes, and going on")
+    where.add_argument("-n", "--expname", metavar="NAME",
+        help="write to results/NAME/<task> (default: results/<upstream>/<task>)")
+    where.add_argument("-p", "--expdir", metavar="DIR", help="write to exactly this folder")
+    where.add_argument("-a", "--auto_resume", action="store_true", help="go on with an interrupted run")
+    where.add_argument("--force", action="store_true",
+        help="move what stands in the folder aside (nothing is deleted) and start anew")
+    where.add_argument("-e", "--past_exp", metavar="CKPT",
+        help="take arguments, settings and weights from a checkpoint, or the newest of a folder")
+    where.add_argument("-i", "--init_ckpt", metavar="CKPT", help="take weights only from a checkpoint")
+
+    features = parser.add_argument_group("the upstream and its features")
+    features.add_argument("-k", "--upstream_ckpt", metavar="PATH",
+        help="checkpoint or export (default for wavlm_pruned: the newest finished export)")
+    features.add_argument("-g", "--upstream_model_config", metavar="PATH", help="model config, where one is needed")
+    features.add_argument("-r", "--upstream_refresh", action="store_true", help="download the checkpoint anew")
+    features.add_argument("-f", "--upstream_trainable", action="store_true", help="fine-tune the upstream too")
+    features.add_argument("-s", "--upstream_feature_selection", metavar="KEY", default="hidden_states",
+        help="which output of the upstream (default: hidden_states, weighted sum)")
+    features.add_argument("-l", "--upstream_layer_selection", type=int, metavar="N", help="only this layer, from 0")
+    features.add_argument("--upstream_feature_normalize", action="store_true",
+        help="layer-normalise each hidden state before the weighted sum")
+    features.add_argument("--upstream_model_name", default="model.pt", help=argparse.SUPPRESS)
+    features.add_argument("--upstream_revision", help=argparse.SUPPRESS)
+
+    other = parser.add_argument_group("other")
+    other.add_argument("--cache_dir", metavar="DIR", help="where downloaded checkpoints are kept")
+    other.add_argument("--verbose", action="store_true", help="print the models")
+    other.add_argument("--disable_cudnn", action="store_true", help="run without cuDNN")
+    # s3prl's runner reads these; several GPUs and the model hub are not offered.
+    parser.set_defaults(hub="torch", backend="nccl", local_rank=None, push_to_hf_hub=False, hf_hub_org="None")
+    return parser  # fmt: skip
+
+
+OURS = ("corpus", "force", "command")
+"""Options that s3prl does not have; they are not handed to its runner."""

@@ -1,0 +1,176 @@
+"""A task's settings: plain data, changed and checked before s3prl sees it.
+
+s3prl hands override texts and some names of its YAML to ``eval``. Here overrides are read as YAML, and
+those names must be plain names, whoever wrote the file or the checkpoint they come from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import difflib
+import hashlib
+import json
+import re
+from typing import Any
+
+from s3prl_pruned.config import UserError, apply_overrides
+
+Config = dict[str, Any]
+
+OPTIONAL_KEYS = {"runner": {"fp16", "evaluate_ratio", "train_dataloader"}}
+"""Settings that s3prl looks for and its own YAML leaves out."""
+
+FREE_SECTIONS = ("optimizer", "scheduler", "specaug", "downstream_expert.modelrc")
+"""Sections whose keys are the arguments of a class that the settings name."""
+
+NOT_PART_OF_THE_OUTCOME = (
+    "downstream_expert.datarc.libri_root",
+    "downstream_expert.datarc.bucket_file",
+    "downstream_expert.datarc.dict_path",
+    "downstream_expert.datarc.num_workers",
+    "runner.log_step",
+    "runner.save_step",
+    "runner.max_keep",
+)
+
+FEATURE_OPTIONS = (
+    "downstream_variant",
+    "upstream_trainable",
+    "upstream_feature_selection",
+    "upstream_layer_selection",
+    "upstream_feature_normalize",
+)
+"""Arguments that decide the outcome as settings do."""
+
+
+def get(config: Config, path: str) -> Any:
+    """The setting at a dotted path, None if it is not there."""
+    node: Any = config
+    for key in path.split("."):
+        node = node.get(key) if isinstance(node, dict) else None
+    return node
+
+
+def override(args: argparse.Namespace, config: Config, text: str) -> tuple[argparse.Namespace, Config]:
+    """s3prl's ``-o``: ``config.a.b=value,,args.c=value``, values read as YAML. Arguments are not changed.
+
+    Raises:
+        UserError: on a setting or argument that nothing reads (the nearest is named), or bad YAML.
+    """
+    args = argparse.Namespace(**vars(args))
+    for assignment in filter(None, (part.strip() for part in text.split(",,"))):
+        scope, _, path = assignment.partition("=")[0].strip().partition(".")
+        if scope == "config":
+            _refuse_unread_key(config, path)
+            config = apply_overrides(config, assignment)
+        elif scope == "args":
+            if path not in vars(args):
+                raise UserError(f"-o {assignment}: no such argument.{nearest(path, sorted(vars(args)))}")
+            setattr(args, path, apply_overrides({}, f"value={assignment.partition('=')[2]}")["value"])
+        else:
+            raise UserError(
+                f"-o {assignment}: must begin with `config.` or `args.`, such as config.optimizer.lr=1.0e-3."
+            )
+    return args, numbers(config)
+
+
+def numbers(node: Any) -> Any:
+    """Turn text such as 1e-3 into a number: YAML 1.1 wants 1.0e-3, and an optimizer would stop at text."""
+    if isinstance(node, dict):
+        return {key: numbers(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [numbers(value) for value in node]
+    if isinstance(node, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", node):
+        return float(node)
+    return node
+
+
+def check(config: Config) -> None:
+    """Refuse what s3prl would evaluate as code, and what would end a run without its last steps.
+
+    Raises:
+        UserError: naming the setting, the rule and the value.
+    """
+    for path in ("optimizer.name", "scheduler.name", "downstream_expert.modelrc.select"):
+        name = get(config, path)
+        if name is None and path == "scheduler.name":
+            continue
+        if not isinstance(name, str) or not name.isidentifier():
+            raise UserError(f"config.{path}: must be a plain name, but is {name!r}.")
+    decoder = get(config, "downstream_expert.datarc.decoder_args.decoder_type")
+    if decoder != "None":
+        raise UserError(
+            "config.downstream_expert.datarc.decoder_args.decoder_type: must be 'None' (SUPERB's ASR is "
+            f"scored without a language model), but is {decoder!r}."
+        )
+    for path in ("total_steps", "save_step", "eval_step", "log_step", "max_keep", "gradient_accumulate_steps"):
+        value = get(config, f"runner.{path}")
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UserError(f"config.runner.{path}: must be a positive whole number, but is {value!r}.")
+    runner = config["runner"]
+    # s3prl saves and evaluates at multiples only.
+    if runner["total_steps"] % runner["save_step"]:
+        raise UserError(
+            f"config.runner.save_step: must divide total_steps ({runner['total_steps']}), or the last steps "
+            f"would not be saved, but is {runner['save_step']}."
+        )
+    if runner["eval_step"] > runner["total_steps"]:
+        raise UserError(
+            f"config.runner.eval_step: must be at most total_steps ({runner['total_steps']}), or no checkpoint "
+            f"would be chosen on the development set, but is {runner['eval_step']}."
+        )
+
+
+def differences(config: Config, official: Config) -> list[str]:
+    """Settings that decide the outcome and are not the benchmark's, the learning rate aside, which
+    the benchmark lets everybody choose."""
+    ours, theirs = (_flat(_deciding(settings)) for settings in (config, official))
+    return sorted(
+        path for path in ours.keys() | theirs.keys() if ours.get(path) != theirs.get(path) and path != "optimizer.lr"
+    )
+
+
+def settings_sha256(args: argparse.Namespace, config: Config) -> str:
+    """SHA-256 of the settings and arguments that decide the outcome, wherever files lie."""
+    outcome = {
+        "config": _deciding(config),
+        "args": {key: getattr(args, key, None) for key in (*FEATURE_OPTIONS, "downstream", "seed")},
+    }
+    return hashlib.sha256(json.dumps(outcome, sort_keys=True).encode()).hexdigest()
+
+
+def nearest(key: str, known: list[str]) -> str:
+    """The advice that ends a message on an unknown name."""
+    matches = difflib.get_close_matches(key, known, n=1)
+    return f" Did you mean `{matches[0]}`?" if matches else f" Known: {', '.join(known)}."
+
+
+def _refuse_unread_key(config: Config, path: str) -> None:
+    if any(path.startswith(f"{section}.") for section in FREE_SECTIONS):
+        return
+    section, keys = config, path.split(".")
+    for depth, key in enumerate(keys):
+        if not isinstance(section, dict):
+            return  # apply_overrides says what is wrong
+        known = set(section) | OPTIONAL_KEYS.get(".".join(keys[:depth]), set())
+        if key not in known:
+            raise UserError(f"-o config.{path}: no such setting.{nearest(key, sorted(known))}")
+        section = section.get(key, {})
+
+
+def _deciding(config: Config) -> Config:
+    result = copy.deepcopy(config)
+    for path in NOT_PART_OF_THE_OUTCOME:
+        section, _, key = path.rpartition(".")
+        parent = get(result, section)
+        if isinstance(parent, dict):
+            parent.pop(key, None)
+    return result
+
+
+def _flat(node: Config, prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in node.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": repr(value)}
+    return flat

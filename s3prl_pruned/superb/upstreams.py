@@ -1,0 +1,74 @@
+"""Find an upstream by its name in ``s3prl.hub`` and say which model it is."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import hashlib
+import pickle
+from pathlib import Path
+from typing import Any
+
+from s3prl_pruned.config import UserError
+from s3prl_pruned.superb.results import Upstream
+
+
+def describe_upstream(args: argparse.Namespace) -> Upstream:
+    """Build the upstream of s3prl's arguments once, to learn which model it is.
+
+    Raises:
+        UserError: on a name that the hub does not have, or a checkpoint that is missing or unreadable.
+    """
+    expert = build_upstream(args)
+    return Upstream(
+        name=args.upstream,
+        sha256=getattr(expert, "model_hash", None) or state_sha256(expert),
+        path=_text(getattr(expert, "model_path", None) or args.upstream_ckpt),
+        num_parameters=sum(parameter.numel() for parameter in expert.parameters()) or None,
+        teacher_note=getattr(expert, "teacher_note", None),
+    )
+
+
+def build_upstream(args: argparse.Namespace) -> Any:
+    """The expert, as s3prl's runner builds it. ``compat.apply()`` must have been called."""
+    import s3prl.hub as hub
+
+    name, ckpt = args.upstream, args.upstream_ckpt
+    if not hasattr(hub, name):
+        from s3prl_pruned import register
+
+        register()
+    if name not in hub.options():
+        nearest = difflib.get_close_matches(name, hub.options(), n=1)
+        advice = f" Did you mean `{nearest[0]}`?" if nearest else " s3prl.hub.options() lists them."
+        raise UserError(f"-u {name}: s3prl has no upstream of that name.{advice}")
+    if name.endswith("_local") and ckpt is None and args.upstream_model_config is None:
+        raise UserError(f"-u {name}: needs a checkpoint. Give its path by -k.")
+    if name.endswith("_local") and ckpt is not None and not Path(ckpt).exists():
+        raise UserError(f"-k {ckpt}: no such file or folder.")
+    try:
+        return getattr(hub, name)(
+            ckpt=ckpt, model_config=args.upstream_model_config, refresh=args.upstream_refresh
+        )
+    except pickle.UnpicklingError as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"-u {name}: its checkpoint {ckpt or ''} cannot be read ({reason}).") from error
+
+
+def state_sha256(expert: Any) -> str | None:
+    """SHA-256 of names, types, shapes and bytes of an upstream's weights; None if it has none."""
+    import torch
+
+    state = expert.state_dict()
+    if not state:
+        return None
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _text(path: Any) -> str | None:
+    return None if path is None else str(path)
