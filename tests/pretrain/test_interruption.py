@@ -1,0 +1,143 @@
+"""Runs that are killed, stopped or run out of disk lose nothing and go on as if nothing had happened."""
+
+import json
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from s3prl_pruned import checkpoint
+from s3prl_pruned.config import UserError
+from s3prl_pruned.export.formats import model_hash
+from s3prl_pruned.pretrain.command import main
+from s3prl_pruned.pretrain.logging import read_log
+
+ROOT = Path(__file__).resolve().parents[2]
+LONG = ("-o", "runner.total_steps=120,,runner.save_step=7,,runner.max_keep=3")
+
+
+def start(recipe, folder, *more):
+    command = [sys.executable, ROOT / "run_pretrain.py", *recipe.arguments(folder, *more)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+
+
+def resume(path):
+    """`-e` alone: the run's own configuration."""
+    main(["-u", "wavlm_pruned_distill", "-e", str(path), "--device", "cpu"])
+
+
+def wait_for_checkpoint(process, folder):
+    for _ in range(6000):
+        if list(folder.glob("states-*.ckpt")):
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    raise AssertionError("no checkpoint within a minute")
+
+
+def trajectory(folder):
+    """The log without what a clock wrote."""
+    return [{k: v for k, v in line.items() if k != "audio_seconds_per_second"} for line in read_log(folder)]
+
+
+@pytest.fixture(scope="module")
+def whole(recipe):
+    """The long run, not interrupted."""
+    return recipe.train(recipe.root / "whole", *LONG)
+
+
+def test_a_run_killed_at_any_moment_continues_the_same_trajectory_bit_for_bit(recipe, whole, tmp_path):
+    run = tmp_path / "run"
+    process = start(recipe, run, *LONG)
+    wait_for_checkpoint(process, run)
+    time.sleep(random.uniform(0, 0.8))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "it ended before it was killed"
+    reached = len(read_log(run))
+    recipe.train(run, "-a", *LONG)
+    assert trajectory(run) == trajectory(whole), f"killed at step {reached}"
+    assert model_hash(run / "export") == model_hash(whole / "export")
+
+
+def test_ctrl_c_saves_exits_130_and_the_run_can_go_on(recipe, whole, tmp_path):
+    run = tmp_path / "run"
+    process = start(recipe, run, *LONG)
+    wait_for_checkpoint(process, run)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted: stopped by SIGINT after step" in stderr and "Resume with -a" in stderr
+    steps = [line["step"] for line in read_log(run)]
+    stopped_at = checkpoint.load_checkpoint(checkpoint.newest(run))["Step"]
+    assert stopped_at == steps[-1] < 120, "the step under way is finished, logged and saved"
+    assert not (run / "export").exists()
+    resume(run)
+    assert trajectory(run) == trajectory(whole)
+    assert model_hash(run / "export") == model_hash(whole / "export")
+
+
+@pytest.fixture
+def unfinished(recipe, tmp_path):
+    """A run of six steps that was interrupted after the fourth: checkpoints 2 and 4, log to the end."""
+    run = recipe.train(tmp_path / "unfinished", "-o", "runner.total_steps=6,,runner.save_step=2")
+    shutil.rmtree(run / "export")
+    (run / "states-6.ckpt").unlink()
+    return run
+
+
+def test_an_unfinished_run_wants_a_word_before_it_is_continued(recipe, unfinished):
+    with pytest.raises(UserError, match=r"holds an unfinished run \(states-4.ckpt\). -a continues it, -n NAME"):
+        recipe.train(unfinished, "-o", "runner.total_steps=6,,runner.save_step=2")
+
+
+def test_a_truncated_newest_checkpoint_falls_back_to_the_one_before(recipe, unfinished, caplog, capsys):
+    expected = trajectory(unfinished)
+    newest = unfinished / "states-4.ckpt"
+    newest.write_bytes(newest.read_bytes()[:10_000])
+    resume(unfinished)
+    assert "states-4.ckpt is truncated (10000 bytes): going back" in caplog.text
+    assert f"continuing from {unfinished / 'states-2.ckpt'}" in capsys.readouterr().out
+    assert trajectory(unfinished) == expected
+
+
+def test_a_named_truncated_checkpoint_is_refused(recipe, unfinished):
+    newest = unfinished / "states-4.ckpt"
+    newest.write_bytes(newest.read_bytes()[:10_000])
+    with pytest.raises(UserError, match="states-4.ckpt: is truncated"):
+        resume(newest)
+
+
+def test_a_full_disk_while_saving_leaves_the_previous_checkpoint_whole(recipe, unfinished, monkeypatch):
+    """The operating system itself refuses bytes beyond a file size that the first checkpoints fit under."""
+    before = {path.name: path.read_bytes() for path in unfinished.glob("states-*.ckpt")}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match="states-6.ckpt: the checkpoint could not be saved.*File too large"):
+            resume(unfinished)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {path.name: path.read_bytes() for path in unfinished.glob("states-*.ckpt")} == before
+    assert not list(unfinished.glob(".states*")) and not (unfinished / "export").exists()
+    resume(unfinished)
+    assert (unfinished / "export").is_dir(), "with space again, it goes on"
+
+
+def test_a_log_ends_where_its_run_resumes(recipe, unfinished):
+    """What an interrupted run logged after its last checkpoint is not there twice."""
+    resume(unfinished)
+    assert [line["step"] for line in read_log(unfinished)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_line_cut_off_by_the_kill_does_not_stop_a_resume(recipe, unfinished):
+    log = unfinished / "log.jsonl"
+    log.write_text(log.read_text() + json.dumps({"step": 7})[:5])
+    resume(unfinished)
+    assert [line["step"] for line in read_log(unfinished)] == [1, 2, 3, 4, 5, 6]

@@ -1,0 +1,223 @@
+"""`run_pretrain.py` as a user meets it: what decides a result, what is refused, and in which words."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from s3prl_pruned.config import UserError, from_dict, load_yaml
+from s3prl_pruned.export.formats import load_encoder, model_hash
+from s3prl_pruned.pretrain.command import RECIPES
+from s3prl_pruned.pretrain.config import RunnerConfig
+from s3prl_pruned.pretrain.distill.config import ModelConfig
+from s3prl_pruned.pretrain.distill.pretrain_expert import UpstreamPretrainExpert
+from s3prl_pruned.pretrain.logging import read_log
+from tests.tiny_run import MODEL
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def command(*arguments):
+    line = [sys.executable, ROOT / "run_pretrain.py", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, cwd=ROOT, timeout=120)
+
+
+def losses(folder):
+    return [line["distill"] for line in read_log(folder)]
+
+
+@pytest.fixture(scope="module")
+def finished(recipe):
+    return recipe.train(recipe.root / "finished")
+
+
+def test_two_runs_with_one_seed_are_identical_and_another_seed_differs(recipe, finished, tmp_path):
+    torch.manual_seed(99)  # what happened before in the process must not matter
+    again = recipe.train(tmp_path / "again")
+    assert losses(again) == losses(finished) and len(losses(finished)) == 3
+    assert model_hash(again / "export") == model_hash(finished / "export")
+    other = recipe.train(tmp_path / "other", "--seed", "7")
+    assert not set(losses(other)) & set(losses(finished))
+
+
+def test_a_finished_run_called_again_exits_0_says_so_and_is_left_alone(recipe, finished):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if "figures" not in path.parts and path.is_file()}
+    result = command(*recipe.arguments(finished))
+    assert result.returncode == 0, result.stderr
+    assert "this run is finished already; nothing to do (--force starts anew)" in result.stdout
+    after = {path: path.stat().st_mtime_ns for path in before}
+    assert after == before
+    assert {path.name for path in (finished / "figures").iterdir()} >= {"mask_averages.png", "remaining_parameters.png"}
+
+
+def test_a_folder_of_another_recipe_exits_2_and_names_the_ways_out(recipe, finished):
+    result = command(*recipe.arguments(finished, "-o", "sparsity.target_sparsity=0.5"))
+    assert result.returncode == 2
+    assert "error: " in result.stderr and "model.sparsity.target_sparsity: 0.8 there, 0.5 wanted" in result.stderr
+    assert "-n NAME" in result.stderr and "--force" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_force_moves_the_old_run_aside_and_deletes_nothing(recipe, tmp_path):
+    run = recipe.train(tmp_path / "run")
+    old = {path.name: path.read_bytes() for path in run.glob("*.ckpt")}
+    recipe.train(run, "--force", "--seed", "8")
+    (aside,) = tmp_path.glob("run.old-*")
+    assert {path.name: path.read_bytes() for path in aside.glob("*.ckpt")} == old
+    assert (aside / "export").is_dir() and json.loads((run / "run.json").read_text())["seed"] == 8
+
+
+def test_the_first_line_of_the_default_names_the_papers_recipe(tmp_path, recipe):
+    result = command("-u", "wavlm_pruned_distill", "--teacher", str(recipe.teacher), "-p", str(tmp_path / "run"),
+                     "-o", "runner.total_steps=1,,distill.num_pairs=1,,pretrain_expert.datarc.train_batch_size=1")  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    first = result.stdout.splitlines()[0]
+    assert "embedded" in first and "--recipe wavlm_base_s80 --corpus /data/LibriSpeech" in first
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("sparsity.target_sparcity=0.5", "target_sparcity: unknown key. Did you mean `target_sparsity`"),
+        ("runner.total_step=3", "total_step: unknown key. Did you mean `total_steps`"),
+        ("sparsity.target_sparsity=1.0", r"`target_sparsity` must be in \[0, 1\), but is 1.0"),
+        ("sparsity.target_sparsity=-0.1", r"`target_sparsity` must be in \[0, 1\), but is -0.1"),
+        ("sparsity.target_sparsity=0.9999", r"`target_sparsity` is 0.9999, but gates of the kinds .* reach 0\.99\d+ at most"),
+        ("gates.kinds=[int],,sparsity.target_sparsity=0.8", r"gates of the kinds \['int'\] reach 0\.\d+ at most"),
+        ("runner.total_steps=many", "runner.total_steps: must be a whole number"),
+        ("distill.num_pairs=9", "`num_pairs` must be at most the teacher's 3 layers, but is 9"),
+    ],
+)
+def test_wrong_configuration_is_refused_with_the_rule_and_the_value(recipe, tmp_path, override, message):
+    with pytest.raises(UserError, match=message):
+        recipe.train(tmp_path / "run", "-o", override)
+    assert not (tmp_path / "run").exists(), "a refused run leaves nothing behind"
+
+
+def test_the_named_reachable_maximum_can_be_asked_for(recipe, tmp_path):
+    with pytest.raises(UserError, match="at most") as refusal:
+        recipe.train(tmp_path / "run", "-o", "gates.kinds=[int],,sparsity.target_sparsity=0.8")
+    reachable = float(str(refusal.value).split("reach ")[1].split()[0])
+    recipe.train(tmp_path / "run", "-o", f"gates.kinds=[int],,sparsity.target_sparsity={reachable - 1e-4:.4f}")
+
+
+def test_wrong_sources_are_named(recipe, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty: a corpus must hold audio"):
+        recipe.train(tmp_path / "run", "--corpus", str(tmp_path / "empty"))
+    with pytest.raises(UserError, match="`teacher` must be one of .*but is 'nobody'"):
+        recipe.train(tmp_path / "run", "--teacher", "nobody")
+    (tmp_path / "cut.pt").write_bytes(recipe.teacher.read_bytes()[:5000])
+    with pytest.raises(UserError, match="cut.pt: is truncated"):
+        recipe.train(tmp_path / "run", "--teacher", str(tmp_path / "cut.pt"))
+    with pytest.raises(UserError, match="`--recipe` must be one of .*wavlm_base_s80.* but is 'nothing'"):
+        recipe.train(tmp_path / "run", "--recipe", "nothing")
+
+
+def test_help_explains_every_option(capsys):
+    result = command("-h")
+    assert result.returncode == 0
+    for option in "-u -g -c -n -p -e -a -o --recipe --corpus --teacher --force --seed --device".split():
+        assert f"{option} " in result.stdout or f"{option}," in result.stdout, option
+
+
+def test_the_realised_sparsity_meets_the_target_and_the_cards_count_is_numel(finished):
+    encoder, provenance = load_encoder(finished / "export")
+    spec, config = encoder.spec, encoder.config
+    kept = sum(
+        len(head.qk) + len(head.vo) for layer in spec.layers for head in layer.heads
+    ) + sum(len(layer.ffn) for layer in spec.layers)  # fmt: skip
+    dense = config.num_layers * (2 * config.embed_dim + config.ffn_dim)
+    assert 1 - kept / dense == pytest.approx(provenance["sparsity"]["realised"])
+    assert 1 - kept / dense == pytest.approx(0.8, abs=0.01)
+    card = (finished / "export" / "README.md").read_text()
+    assert f"{sum(p.numel() for p in encoder.parameters()):,}" in card
+
+
+# --- the paper's numbers (METHOD.md, section 2; Wang et al. 2023, section 4.2; DistilHuBERT) -----------------------
+
+
+def paper_recipe(name):
+    folder = RECIPES / name
+    model = from_dict(ModelConfig, load_yaml(folder / "config_model.yaml"), name)
+    return model, from_dict(RunnerConfig, load_yaml(folder / "config_runner.yaml"), name)
+
+
+def test_the_papers_recipe_has_the_papers_numbers():
+    model, runner = paper_recipe("wavlm_base_s80")
+    assert model.teacher == "wavlm_base" and model.sparsity.target_sparsity == 0.8
+    assert model.sparsity.warmup_fraction == 0.07 and runner.optimizer.warmup_proportion == 0.07
+    assert runner.runner.total_steps == 200_000 and runner.optimizer.lr == 2e-4
+    assert runner.optimizer.betas == (0.9, 0.98) and runner.optimizer.eps == 1e-6 and runner.optimizer.weight_decay == 1e-6
+    assert runner.runner.gradient_clipping == 5.0 and runner.runner.fp16
+    datarc = runner.pretrain_expert.datarc
+    assert datarc.train_batch_size * runner.runner.gradient_accumulate_steps == 24 and datarc.max_seconds == 15.6
+    assert datarc.sets == ("train-clean-100", "train-clean-360", "train-other-500")
+    assert set(model.gates.kinds) == {"mha", "qk", "vo", "ffn", "int"} and model.gates.straight_through
+    assert model.distill.num_pairs == 4
+
+
+def test_the_ablations_differ_from_the_paper_in_what_they_ablate_only():
+    model, runner = paper_recipe("wavlm_base_s80")
+    without_fahp, runner_fahp = paper_recipe("wavlm_base_s80_wo_fahp")
+    assert without_fahp.gates.kinds == ("mha", "head", "ffn", "int")
+    without_fahp.gates.kinds = model.gates.kinds
+    without_ste, runner_ste = paper_recipe("wavlm_base_s80_wo_ste")
+    assert without_ste.gates.straight_through is False
+    without_ste.gates.straight_through = True
+    assert without_fahp == without_ste == model and runner_fahp == runner_ste == runner
+
+
+def test_learning_rate_and_target_rise_over_7_percent_and_then_fall_or_stay():
+    model, runner = ModelConfig(), RunnerConfig()
+    total = 1000
+    rates = [runner.optimizer.lr_factor(step, total) for step in range(1, total + 1)]
+    assert max(rates) == rates[69] == 1.0 and rates[34] == pytest.approx(0.5)
+    assert rates[534] == pytest.approx(0.5, abs=2e-3) and 0 < rates[-1] < 2e-3
+    targets = [model.sparsity.target_at(step, total) for step in range(1, total + 1)]
+    assert targets[34] == pytest.approx(0.4) and targets[69] == targets[-1] == 0.8
+
+
+# --- one optimiser step ------------------------------------------------------------------------------------------
+
+
+def step_of(recipe, micro_batches):
+    """Loss and gradients of one optimiser step over given micro-batches."""
+    model = from_dict(ModelConfig, yaml.safe_load((recipe.recipe / "config_model.yaml").read_text()), "tiny")
+    model.teacher = str(recipe.teacher)
+    model.student.dropout = model.student.attention_dropout = model.student.activation_dropout = 0.0
+    expert = UpstreamPretrainExpert({"corpus": str(recipe.corpus), "min_seconds": 0.3}, model, "cpu", seed=0)
+    expert.model.train()
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():  # a student that is not the teacher, and gates that matter
+        for parameter in expert.model.student.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+        for _, _, gate in expert.model.gates.items():
+            gate.log_alpha += torch.randn(gate.log_alpha.shape, generator=generator) * 2 - 2
+    records = {}
+    expert.begin_step(1, 10, micro_batches)
+    for batch in micro_batches:
+        expert(batch, records, 1).backward()
+    expert.end_backward(records)
+    return records, {name: p.grad.clone() for name, p in expert.model.named_parameters() if p.grad is not None}
+
+
+def test_accumulating_two_half_batches_equals_one_whole_batch(recipe):
+    assert MODEL["distill"]["num_pairs"] == 2
+    generator = torch.Generator().manual_seed(0)
+    wavs, lengths = torch.randn(4, 6_000, generator=generator) * 0.1, torch.full((4,), 6_000)
+    whole, whole_gradients = step_of(recipe, [(wavs, lengths)])
+    halves, halves_gradients = step_of(recipe, [(wavs[:1], lengths[:1]), (wavs[1:], lengths[1:])])
+    assert whole.keys() == halves.keys()
+    for name, value in whole.items():
+        assert halves[name] == pytest.approx(value, rel=1e-5), name
+    assert whole_gradients.keys() == halves_gradients.keys()
+    assert any("log_alpha" in name for name in whole_gradients)
+    rounding = 1e-7 * max(gradient.norm() for gradient in whole_gradients.values())  # of what is 0 in theory
+    for name, gradient in whole_gradients.items():
+        error = (halves_gradients[name] - gradient).norm()
+        assert error <= 1e-5 * gradient.norm() + rounding, name
