@@ -1,0 +1,159 @@
+"""Counts against the model itself, against PyTorch's own counter, and against published figures."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from s3prl_pruned.models import families
+from s3prl_pruned.models.dummies import random_spec, tiny_base, tiny_large
+from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.models.spec import CompactSpec, LayerSpec
+from s3prl_pruned.sparsity.counts import macs, num_frames, parameters, prunable_weights, realised_sparsity
+
+NOTHING = LayerSpec(attention=False, heads=(), feed_forward=False, ffn=())
+CONFIGS = [
+    tiny_base(),
+    tiny_large(conv_bias=True, pos_conv_kernel=5),
+    tiny_base(embed_dim=12, num_heads=2),
+    tiny_base(gated_position=False),
+    tiny_large(gated_position=False, relative_position=False),
+]
+
+configs, seeds = st.sampled_from(CONFIGS), st.integers(0, 100_000)
+
+
+def part_of(name):
+    """To which part of `parameters` a parameter of the encoder belongs."""
+    for prefix, part in (
+        ("feature_extractor.", "cnn"),
+        ("feature_projection.", "projection"),
+        ("mask_embedding", "mask_embedding"),
+        ("positional_convolution.", "positional_convolution"),
+        ("relative_position.", "relative_position"),
+    ):
+        if name.startswith(prefix):
+            return part
+    return "layer_norms" if "layer_norm" in name else "attention" if ".attention." in name else "feed_forward"
+
+
+def numel_by_part(encoder):
+    counted = {}
+    for name, parameter in encoder.named_parameters():
+        counted[part_of(name)] = counted.get(part_of(name), 0) + parameter.numel()
+    return counted
+
+
+@settings(max_examples=40, deadline=None)
+@given(config=configs, seed=seeds)
+def test_parameters_by_part_are_those_of_the_model(config, seed):
+    spec = random_spec(config, seed=seed)
+    counts = parameters(config, spec)
+    with torch.device("meta"):
+        encoder = SpeechEncoder(config, spec)
+    assert {part: n for part, n in counts.items() if n} == {part: n for part, n in numel_by_part(encoder).items() if n}
+    assert sum(counts.values()) == encoder.num_parameters()
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "weights"),
+    [
+        ("wavlm_base", 94_381_936, 12 * (4 * 768**2 + 2 * 768 * 3072)),
+        ("wavlm_large", 315_453_120, 24 * (4 * 1024**2 + 2 * 1024 * 4096)),
+        ("wavlm_embedded", None, 6 * (4 * 256**2 + 2 * 256 * 1024)),
+    ],
+)
+def test_dense_public_models_have_their_known_sizes(name, size, weights):
+    config = getattr(families, name)()
+    dense = CompactSpec.dense(config)
+    with torch.device("meta"):
+        encoder = SpeechEncoder(config)
+    assert sum(parameters(config, dense).values()) == encoder.num_parameters() == (size or encoder.num_parameters())
+    assert numel_by_part(encoder) == parameters(config, dense)
+    assert prunable_weights(config, dense) == weights
+    assert realised_sparsity(config, dense) == 0
+
+
+def test_the_papers_own_count():
+    base = families.wavlm_base()
+    assert prunable_weights(base, CompactSpec.dense(base)) == 84_934_656
+
+
+@settings(max_examples=25, deadline=None)
+@given(config=configs, seed=seeds)
+def test_weights_are_those_of_the_six_matrices(config, seed):
+    spec = random_spec(config, seed=seed)
+    with torch.device("meta"):
+        encoder = SpeechEncoder(config, spec)
+    matrices = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+    kept = sum(p.numel() for n, p in encoder.named_parameters() if n.split(".")[-2:] in [[m, "weight"] for m in matrices])
+    assert prunable_weights(config, spec) == kept
+    whole = config.num_layers * (4 * config.embed_dim**2 + 2 * config.embed_dim * config.ffn_dim)
+    assert realised_sparsity(config, spec) == pytest.approx(1 - kept / whole)
+
+
+def test_sparsity_of_nothing_is_one():
+    assert realised_sparsity(tiny_base(), CompactSpec(layers=(NOTHING,) * 3)) == 1
+
+
+PARTS = {
+    "cnn": "feature_extractor",
+    "projection": "feature_projection",
+    "positional_convolution": "positional_convolution",
+}
+
+
+def counted_by_torch(encoder, num_samples):
+    counter = FlopCounterMode(display=False, depth=3)
+    # Of the CPU's attention kernels, it only counts the one that is made of matrix products.
+    with counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        encoder(torch.randn(1, num_samples))
+    halves = {name: sum(ops.values()) / 2 for name, ops in counter.get_flop_counts().items()}
+    parts = {part: halves.get(f"SpeechEncoder.{module}", 0) for part, module in PARTS.items()}
+    for part in ("attention", "feed_forward"):
+        parts[part] = sum(halves.get(f"SpeechEncoder.layers.{i}.{part}", 0) for i in range(encoder.config.num_layers))
+    assert sum(parts.values()) == halves["Global"], "a module was missed"
+    return parts
+
+
+@settings(max_examples=25, deadline=None)
+@given(config=configs, seed=seeds, num_samples=st.integers(100, 3000))
+def test_macs_are_those_that_pytorch_counts(config, seed, num_samples):
+    spec = random_spec(config, seed=seed)
+    encoder = SpeechEncoder(config, spec).eval()
+    assert counted_by_torch(encoder, num_samples) == macs(config, spec, num_samples)
+
+
+def test_dense_macs_are_those_that_pytorch_counts():
+    for config in CONFIGS:
+        spec = CompactSpec.dense(config)
+        assert counted_by_torch(SpeechEncoder(config).eval(), 2000) == macs(config, spec, 2000)
+
+
+@pytest.mark.slow
+def test_base_has_the_measured_macs():
+    """35.84 G at 5 s, of which 12.27 G in the CNN, measured with another program (SPEED)."""
+    base = families.wavlm_base()
+    parts = macs(base, CompactSpec.dense(base), 80_000)
+    assert counted_by_torch(SpeechEncoder(base).eval(), 80_000) == parts
+    assert sum(parts.values()) / 1e9 == pytest.approx(35.84, abs=0.01)
+    assert parts["cnn"] / 1e9 == pytest.approx(12.27, abs=0.01)
+
+
+@pytest.mark.parametrize("config", [tiny_base(), families.wavlm_base()], ids=["tiny", "base"])
+def test_frames_are_what_the_convolutions_make(config):
+    def frames(num_samples):
+        for _, kernel, stride in config.conv_layers:
+            x = torch.empty(1, 1, num_samples, device="meta")
+            num_samples = torch.nn.functional.conv1d(x, torch.empty(1, 1, kernel, device="meta"), stride=stride).shape[-1]
+        return num_samples
+
+    first = next(n for n in range(1, 1000) if num_frames(config, n))
+    for num_samples in (first, first + 1, first + 79, 1234, 4000, 16_000):
+        if num_samples >= first:
+            assert num_frames(config, num_samples) == frames(num_samples)
+    assert num_frames(config, first - 1) == num_frames(config, 0) == 0
+    if config == families.wavlm_base():
+        assert first == 400 and num_frames(config, 16_000) == 49

@@ -1,0 +1,144 @@
+"""The expected structure under gates: sure gates, random gates, and how far gates can go."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from s3prl_pruned.gates.attach import KINDS, GateConfig, GateSet
+from s3prl_pruned.models import families
+from s3prl_pruned.models.dummies import random_spec, tiny_base
+from s3prl_pruned.models.spec import CompactSpec
+from s3prl_pruned.sparsity.counts import LayerCounts, realised_sparsity
+from s3prl_pruned.sparsity.expected import expected_counts, expected_sparsity, reachable_sparsity
+
+CONFIG = tiny_base()
+DENSE = CompactSpec.dense(CONFIG)
+FULL, NO_FAHP = GateConfig().kinds, ("mha", "head", "ffn", "int")
+MIXTURES = [FULL, NO_FAHP, KINDS, ("mha", "ffn"), ("qk",), ("head", "vo", "int"), ("head",)]
+
+
+def gates(spec=DENSE, *, kinds=FULL, log_alphas=None):
+    gate_set = GateSet(spec, GateConfig(kinds=kinds))
+    with torch.no_grad():
+        for i, name, gate in gate_set.items():
+            gate.log_alpha.copy_(log_alphas(i, name, gate.log_alpha.shape))
+    return gate_set
+
+
+def at_random(seed, scale=1.5):
+    generator = torch.Generator().manual_seed(seed)
+    return lambda i, name, shape: torch.randn(shape, generator=generator) * scale
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_sure_gates_expect_what_the_structure_that_they_name_has(seed):
+    """P in {0, 1}: the expected and the realised sparsity of one structure are one number."""
+    kept = random_spec(CONFIG, seed=seed)
+
+    def sure(i, name, shape):
+        layer, h, k = kept.layers[i], CONFIG.num_heads, CONFIG.head_dim
+        alive = {
+            "z_mha": [0] if layer.attention else [],
+            "z_ffn": [0] if layer.feed_forward else [],
+            "z_int": list(layer.ffn),
+            "z_qk": [head.index * k + d for head in layer.heads for d in head.qk],
+            "z_vo": [head.index * k + d for head in layer.heads for d in head.vo],
+        }[name]
+        assert shape == ({"z_mha": 1, "z_ffn": 1, "z_int": CONFIG.ffn_dim}.get(name, h * k),)
+        values = torch.full(shape, -50.0)
+        values[alive] = 50.0
+        return values
+
+    expected = expected_sparsity(gates(log_alphas=sure), CONFIG)
+    assert float(expected.detach()) == pytest.approx(realised_sparsity(CONFIG, kept), abs=1e-6)
+
+
+def test_open_gates_expect_the_structure_that_they_are_attached_to():
+    for seed in range(4):
+        spec = random_spec(CONFIG, seed=seed)
+        for kinds in MIXTURES:
+            opened = gates(spec, kinds=kinds, log_alphas=lambda i, name, shape: torch.full(shape, 50.0))
+            assert float(expected_sparsity(opened, CONFIG).detach()) == pytest.approx(realised_sparsity(CONFIG, spec), abs=1e-6)
+
+
+@pytest.mark.parametrize("kinds", MIXTURES, ids="-".join)
+def test_expected_counts_are_the_sum_over_single_weights(kinds):
+    """METHOD 1, written out per head and per dimension in float64."""
+    layer = random_spec(CONFIG, seed=12).layers[0]
+    assert layer.heads and layer.ffn
+    gate_set = gates(CompactSpec(layers=(layer,)), kinds=kinds, log_alphas=at_random(0))
+    p = {name: values.detach().double() for name, values in gate_set.keep_probabilities(0).items()}
+
+    def of(name, position=0):
+        return float(p[name][position]) if name in p else 1.0
+
+    totals = {"qk": 0.0, "vo": 0.0}
+    for group in totals:
+        position = 0
+        for number, head in enumerate(layer.heads):
+            for _ in getattr(head, group):
+                totals[group] += of("z_mha") * of("z_head", number) * of(f"z_{group}", position)
+                position += 1
+    ffn = sum(of("z_ffn") * of("z_int", position) for position in range(len(layer.ffn)))
+    counts = expected_counts(layer, gate_set.keep_probabilities(0))
+    assert [float(counts.qk), float(counts.vo), float(counts.ffn)] == pytest.approx([totals["qk"], totals["vo"], ffn])
+
+
+def test_the_expectation_is_the_mean_over_draws():
+    gate_set = gates(kinds=KINDS, log_alphas=at_random(1))
+    generator, kept = torch.Generator().manual_seed(0), []
+    h, k = CONFIG.num_heads, CONFIG.head_dim
+    for _ in range(1500):
+        weights = 0
+        for masks in gate_set.draw(generator).masks:
+            alive = {name: (z.detach() > 0).double() for name, z in vars(masks).items()}
+            heads = alive["z_mha"] * alive["z_head"].repeat_interleave(k)
+            q, v = torch.zeros(h * k, CONFIG.embed_dim), torch.zeros(CONFIG.ffn_dim, CONFIG.embed_dim)
+            weights += 2 * (q + (heads * alive["z_qk"])[:, None]).sum()  # the matrices of q and k, element by element
+            weights += 2 * (q + (heads * alive["z_vo"])[:, None]).sum()
+            weights += 2 * (v + (alive["z_ffn"] * alive["z_int"])[:, None]).sum()
+        kept.append(float(weights))
+    kept = torch.tensor(kept, dtype=torch.float64)
+    whole = CONFIG.num_layers * (4 * CONFIG.embed_dim**2 + 2 * CONFIG.embed_dim * CONFIG.ffn_dim)
+    bound = 5 * float(kept.std()) / len(kept) ** 0.5 / whole
+    assert bound < 0.02
+    assert abs(float(expected_sparsity(gate_set, CONFIG).detach()) - (1 - float(kept.mean()) / whole)) < bound
+
+
+@pytest.mark.parametrize("kinds", MIXTURES, ids="-".join)
+def test_every_gate_feels_the_sparsity(kinds):
+    gate_set = gates(kinds=kinds, log_alphas=at_random(2))
+    expected_sparsity(gate_set, CONFIG).backward()
+    assert all((gate.log_alpha.grad < 0).all() for _, _, gate in gate_set.items())
+
+
+def test_where_no_gate_acts_the_counts_are_plain_numbers():
+    counts = expected_counts(DENSE.layers[0], {})
+    assert counts == LayerCounts(qk=24, vo=24, ffn=20) and all(isinstance(n, int) for n in vars(counts).values())
+
+
+@pytest.mark.parametrize("kinds", MIXTURES, ids="-".join)
+def test_the_expectation_is_computed_where_the_gates_are(kinds):
+    """On the meta device, which like a GPU refuses to meet tensors of the CPU."""
+    probabilities = {
+        f"z_{kind}": torch.empty(size, device="meta") for kind, size in DENSE.layers[0].mask_sizes.items() if kind in kinds
+    }
+    counts = expected_counts(DENSE.layers[0], probabilities)
+    assert any(isinstance(n, torch.Tensor) and n.is_meta for n in vars(counts).values())
+
+
+@pytest.mark.parametrize("kinds", MIXTURES, ids="-".join)
+@pytest.mark.parametrize("limit", [4.605, 1.0])
+def test_the_reachable_sparsity_is_that_of_gates_at_their_lower_limit(kinds, limit):
+    lowest = gates(kinds=kinds, log_alphas=lambda i, name, shape: torch.full(shape, -limit))
+    config = GateConfig(kinds=kinds, max_log_alpha=limit, initial_log_alpha=0.0)
+    assert reachable_sparsity(CONFIG, config) == pytest.approx(float(expected_sparsity(lowest, CONFIG).detach()), abs=1e-6)
+
+
+def test_the_papers_target_can_be_reached_with_all_gates_and_not_with_attention_alone():
+    base = families.wavlm_base()
+    assert reachable_sparsity(base, GateConfig()) > 0.99
+    assert reachable_sparsity(base, GateConfig(kinds=NO_FAHP)) > 0.99
+    assert reachable_sparsity(base, GateConfig(kinds=("mha", "qk", "vo"))) == pytest.approx(1 / 3, abs=0.01)
+    assert reachable_sparsity(replace(base, ffn_dim=768), GateConfig(kinds=("ffn", "int"))) == pytest.approx(1 / 3, abs=0.01)
