@@ -27,7 +27,7 @@ def load_official(path: str | Path) -> SpeechEncoder:
         UserError: the file is truncated, holds foreign classes, or is of another architecture.
     """
     path = Path(path)
-    checkpoint = _read_safetensors(path) if path.suffix == ".safetensors" else load_checkpoint(path)
+    checkpoint = read_official_safetensors(path) if path.suffix == ".safetensors" else load_checkpoint(path)
     if not {"cfg", "model"} <= checkpoint.keys():
         raise UserError(f"{path}: a WavLM checkpoint must hold `cfg` and `model`, but holds {sorted(checkpoint)[:5]}.")
     for name in ("cfg", "model"):
@@ -43,10 +43,12 @@ def official_checkpoint(encoder: SpeechEncoder) -> dict:
     """Microsoft's checkpoint format of a dense encoder, for `torch.save`.
 
     Raises:
-        UserError: the encoder is pruned, which that format cannot say.
+        UserError: the encoder is pruned or no WavLM, which that format cannot say.
     """
     if encoder.spec != CompactSpec.dense(encoder.config):
         raise UserError("Microsoft's checkpoint format holds dense encoders only, but this one is pruned.")
+    if encoder.config.family != "wavlm":
+        raise UserError(f"Microsoft's checkpoint format holds WavLM only, but this is a {encoder.config.family}.")
     return {
         "cfg": families.to_official(encoder.config),
         "model": to_theirs(encoder.state_dict(), encoder.config, "official"),
@@ -76,7 +78,8 @@ def save_official_safetensors(encoder: SpeechEncoder, path: str | Path, *, dtype
         raise UserError(f"{path}: could not be written ({error}). Free space or name another folder.") from error
 
 
-def _read_safetensors(path: Path) -> dict:
+def read_official_safetensors(path: Path) -> dict:
+    """What `save_official_safetensors` wrote: `cfg` as a dict (absent where the file has none) and `model`."""
     if not path.is_file():
         raise UserError(f"{path}: no such file. Give the path of an existing checkpoint.")
     try:

@@ -33,6 +33,26 @@ def tiny_large(**changes) -> EncoderConfig:
     return tiny_base(**{"extractor_mode": "layer_norm", "norm_first": True, "normalize_waveform": True, **changes})
 
 
+def tiny_families() -> dict[str, EncoderConfig]:
+    """Each family's Base and Large architecture in `tiny_base`'s shape, and wav2vec 2.0's Large of LibriSpeech, which is
+    arranged as Base."""
+    plain = {"relative_position": False, "gated_position": False, "num_buckets": 320, "max_distance": 800}
+    wav2vec2 = {**plain, "family": "wav2vec2", "padding_rule": "convolution"}
+    stack = {"pos_conv_kernel": 5, "pos_conv_depth": 3, "extractor_mode": "layer_norm", "normalize_waveform": True}
+    large = {"num_layers": 4, "embed_dim": 32}
+    return {
+        "wavlm_base": tiny_base(),
+        "wavlm_large": tiny_large(),
+        "hubert_base": tiny_base(family="hubert", **plain),
+        "hubert_large": tiny_large(family="hubert", **plain),
+        "wav2vec2_base": tiny_base(**wav2vec2),
+        "wav2vec2_large": tiny_large(conv_bias=True, **wav2vec2),
+        "wav2vec2_large_960": tiny_base(**wav2vec2, **large),
+        "data2vec_base": tiny_base(**{**wav2vec2, **stack, "family": "data2vec"}),
+        "data2vec_large": tiny_base(**{**wav2vec2, **stack, **large, "family": "data2vec"}),
+    }
+
+
 @torch.no_grad()
 def random_encoder(config: EncoderConfig, *, seed: int, spec: CompactSpec | None = None) -> SpeechEncoder:
     """An encoder in evaluation mode whose random weights are far from their initialisation.

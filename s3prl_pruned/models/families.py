@@ -99,7 +99,7 @@ _OFFICIAL_FIELDS = {
     "gru_rel_pos": "gated_position",
     "normalize": "normalize_waveform",
 }
-_EXTRACTOR_MODES = {"default": "group_norm", "layer_norm": "layer_norm"}
+EXTRACTOR_MODES = {"default": "group_norm", "layer_norm": "layer_norm"}
 
 
 def from_official(cfg: dict, where: str) -> EncoderConfig:
@@ -117,17 +117,17 @@ def from_official(cfg: dict, where: str) -> EncoderConfig:
     if cfg.get("activation_fn", "gelu") != "gelu":
         raise UserError(f"{where}: `activation_fn` must be gelu, but is {cfg['activation_fn']!r}.")
     mode = cfg.get("extractor_mode", "default")
-    if mode not in _EXTRACTOR_MODES:
-        raise UserError(f"{where}: `extractor_mode` must be one of {sorted(_EXTRACTOR_MODES)}, but is {mode!r}.")
+    if mode not in EXTRACTOR_MODES:
+        raise UserError(f"{where}: `extractor_mode` must be one of {sorted(EXTRACTOR_MODES)}, but is {mode!r}.")
     if "conv_feature_layers" in cfg:
         fields["conv_layers"] = parse_conv_layers(cfg["conv_feature_layers"], where)
-    return from_dict(EncoderConfig, {**fields, "extractor_mode": _EXTRACTOR_MODES[mode]}, where)
+    return from_dict(EncoderConfig, {**fields, "extractor_mode": EXTRACTOR_MODES[mode]}, where)
 
 
 def to_official(config: EncoderConfig) -> dict:
     """The `cfg` of Microsoft's checkpoint format for `config`."""
     cfg = {theirs: getattr(config, ours) for theirs, ours in _OFFICIAL_FIELDS.items()}
-    modes = {ours: theirs for theirs, ours in _EXTRACTOR_MODES.items()}
+    modes = {ours: theirs for theirs, ours in EXTRACTOR_MODES.items()}
     return {
         **cfg,
         "extractor_mode": modes[config.extractor_mode],

@@ -88,7 +88,8 @@ def key_table(config: EncoderConfig, fmt: str) -> dict[str, str]:
                     else:
                         table[_their_key(theirs.format(**index), key[len(prefix) :], config, fmt)] = key
     if left_out - {"mask_embedding"}:  # pre-training alone uses that one
-        raise UserError(f"the {fmt} format has no {sorted(left_out)[0]!r}: it cannot hold a {config.family} encoder.")
+        nameless = min(left_out - {"mask_embedding"})
+        raise UserError(f"the {fmt} format has no name for {nameless!r}: it cannot hold this {config.family} encoder.")
     assert set(table.values()) | left_out == ours, ours - set(table.values())
     return table
 
@@ -187,8 +188,8 @@ def _split_projections(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """torchaudio's WavLM holds query, key and value as one matrix: (3D, D) -> three of (D, D)."""
     split = {}
     for key, value in state.items():
-        stem, _, kind = key.rpartition("in_proj_")
-        if stem and isinstance(value, Tensor):
+        stem, found, kind = key.partition("in_proj_")
+        if found and isinstance(value, Tensor):
             split.update({f"{stem}{name}_proj.{kind}": part for name, part in zip("qkv", value.chunk(3))})
         else:
             split[key] = value
@@ -198,8 +199,7 @@ def _split_projections(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def _fuse_projections(state: dict[str, Tensor]) -> dict[str, Tensor]:
     fused = dict(state)
     for key in state:
-        stem, _, kind = key.rpartition("attention.attention.q_proj.")
-        if kind:
-            stem += "attention.attention."
+        stem, found, kind = key.partition("q_proj.")
+        if found and stem.endswith(".attention.attention."):
             fused[f"{stem}in_proj_{kind}"] = torch.cat([fused.pop(f"{stem}{name}_proj.{kind}") for name in "qkv"])
     return fused

@@ -1,0 +1,80 @@
+"""torchaudio's models and our encoder hold the same weights and compute the same states."""
+
+import pytest
+import torch
+
+from s3prl_pruned.config import UserError
+from s3prl_pruned.models.dummies import random_encoder, tiny_families
+from s3prl_pruned.models.load import load_dense
+from s3prl_pruned.models.save import save_dense
+
+TOLERANCE = 2e-5
+SHAPES = {name: config for name, config in tiny_families().items() if config.family != "data2vec"}
+
+
+def torchaudio_model(config):
+    import torchaudio
+
+    shape = {
+        "extractor_mode": config.extractor_mode,
+        "extractor_conv_layer_config": [list(layer) for layer in config.conv_layers],
+        "extractor_conv_bias": config.conv_bias,
+        "encoder_embed_dim": config.embed_dim,
+        "encoder_projection_dropout": 0.0,
+        "encoder_pos_conv_kernel": config.pos_conv_kernel,
+        "encoder_pos_conv_groups": config.pos_conv_groups,
+        "encoder_num_layers": config.num_layers,
+        "encoder_num_heads": config.num_heads,
+        "encoder_attention_dropout": 0.0,
+        "encoder_ff_interm_features": config.ffn_dim,
+        "encoder_ff_interm_dropout": 0.0,
+        "encoder_dropout": 0.0,
+        "encoder_layer_norm_first": config.norm_first,
+        "encoder_layer_drop": 0.0,
+        "aux_num_out": None,
+    }
+    if config.family == "wavlm":
+        shape |= {"encoder_num_buckets": config.num_buckets, "encoder_max_distance": config.max_distance}
+        return torchaudio.models.wavlm_model(**shape).eval()
+    return torchaudio.models.wav2vec2_model(**shape).eval()
+
+
+def differences(encoder, model, wav, relative_differences):
+    with torch.no_grad():
+        theirs, _ = model.extract_features(wav)
+        ours = encoder(wav).hidden_states[1:]  # torchaudio has no state 0
+    if encoder.config.norm_first:  # it does not apply the encoder's last LayerNorm
+        ours, theirs = ours[:-1], theirs[:-1]
+    return relative_differences(ours, theirs)
+
+
+@pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
+def test_all_states_equal_torchaudios_on_weights_from_there(config, tmp_path, waveforms, relative_differences):
+    torch.manual_seed(0)
+    model = torchaudio_model(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape)
+    torch.save(model.state_dict(), tmp_path / "torchaudio.pt")
+    encoder = load_dense(tmp_path / "torchaudio.pt", config=config)
+    assert max(differences(encoder, model, torch.stack(waveforms(4000)), relative_differences)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
+def test_torchaudio_loads_what_we_write_and_computes_the_same(config, tmp_path, waveforms, relative_differences):
+    encoder, model = random_encoder(config, seed=3), torchaudio_model(config)
+    save_dense(encoder, tmp_path / "ours.pt", "torchaudio")
+    model.load_state_dict(torch.load(tmp_path / "ours.pt", weights_only=True))
+    wavs = torch.stack(waveforms(4000))
+    assert max(differences(encoder, model, wavs, relative_differences)) <= TOLERANCE
+    with torch.no_grad():
+        model.encoder.transformer.layers[0].feed_forward.output_dense.bias[0] += 0.5
+    assert max(differences(encoder, model, wavs, relative_differences)) > 100 * TOLERANCE
+
+
+def test_a_state_dict_does_not_say_its_shape_so_it_must_be_named(tmp_path):
+    save_dense(random_encoder(SHAPES["hubert_base"], seed=3), tmp_path / "ours.pt", "torchaudio")
+    with pytest.raises(UserError, match="torchaudio state dict, which does not say its shape. Name it"):
+        load_dense(tmp_path / "ours.pt")
+    with pytest.raises(UserError, match="must have shape|missing keys"):
+        load_dense(tmp_path / "ours.pt", config=SHAPES["wav2vec2_large_960"])
