@@ -1,0 +1,46 @@
+"""Compare upstreams on the embedded ASR: learning-rate grid, seeds, bootstrap intervals.
+
+    python tools/compare_upstreams.py fbank random=wavlm_pruned_local:RANDOM_EXPORT teacher=wavlm_embedded \
+        pruned=wavlm_pruned --output downstream_runs/teacher_asr.json
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from s3prl_pruned.command_line import command_line
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="compare_upstreams.py", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("candidates", nargs="+", metavar="NAME[=UPSTREAM[:CKPT]]", help="a name, s3prl's -u (default: the name), and -k")
+    add("--lr", default="5e-4,1e-3,2e-3", help="learning rates of the task (default: %(default)s)")
+    add("--seeds", default="1,2,3", help="seeds of the task (default: %(default)s)")
+    add("--steps", type=int, default=1000, help="steps of each run (default: %(default)s)")
+    add("--baseline", default=None, help="whose CER the others are compared with (default: the first)")
+    add("--root", type=Path, default=Path("result/comparison"), help="folder of the runs (default: %(default)s)")
+    add("--jobs", type=int, default=2, help="runs at a time, one thread each (default: %(default)s)")
+    add("--output", type=Path, help="write the summary here, JSON")
+    args = parser.parse_args()
+
+    from s3prl_pruned.measure import comparison
+
+    candidates = []
+    for text in args.candidates:
+        name, _, rest = text.partition("=")
+        upstream, _, checkpoint = (rest or name).partition(":")
+        candidates.append(comparison.Candidate(name, upstream, checkpoint or None))
+    rates, seeds = [float(x) for x in args.lr.split(",")], [int(x) for x in args.seeds.split(",")]
+    jobs = comparison.plan(candidates, rates, seeds, args.root)
+    print(f"{len(jobs)} runs of {args.steps} steps into {args.root}; finished ones are kept", flush=True)
+    comparison.run_jobs(jobs, steps=args.steps, parallel=args.jobs)
+    summary = comparison.summarise(jobs, args.baseline or candidates[0].name)
+    print(comparison.table(summary))
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text(json.dumps(summary, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    command_line(main)
