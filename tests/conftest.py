@@ -13,6 +13,6 @@ def relative_differences(ours, theirs):
     return [float((a - b).abs().max() / b.abs().max().clamp(min=1)) for a, b in zip(ours, theirs)]
 
 
-@pytest.fixture(name="relative_differences")
+@pytest.fixture(name="relative_differences", scope="session")
 def _relative_differences():
     return relative_differences

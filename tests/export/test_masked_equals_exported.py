@@ -1,0 +1,227 @@
+"""The masked encoder and the smaller one that is exported from it compute the same hidden states."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from s3prl_pruned.export.masks import export_compact, fold, surviving_spec
+from s3prl_pruned.models.compact import compact
+from s3prl_pruned.models.dummies import random_encoder, random_masks, random_spec, tiny_base, tiny_large
+from s3prl_pruned.models.encoder import LayerMasks
+from s3prl_pruned.models.spec import CompactSpec, LayerSpec
+
+FP32, FP64 = 2e-5, 1e-9
+FULL, NO_FAHP = ("mha", "qk", "vo", "ffn", "int"), ("mha", "head", "ffn", "int")
+CONFIGS = {"base": tiny_base(), "large": tiny_large()}
+WAVS = 0.3 * torch.randn(2, 1600, generator=torch.Generator().manual_seed(0))
+BATCHES = [(WAVS[:1], None), (WAVS, torch.tensor([1600, 1111]))]
+
+
+@pytest.fixture(scope="module")
+def largest(relative_differences):
+    """Largest relative difference of two encoders over all hidden states, alone and in a padded batch."""
+
+    @torch.no_grad()
+    def compare(ours, theirs):
+        differences = []
+        for wavs, lengths in BATCHES:
+            wavs = wavs.to(next(ours.parameters()).dtype)
+            states = [encoder(wavs, lengths).hidden_states for encoder in (ours, theirs)]
+            assert len(states[0]) == ours.config.num_layers + 1
+            differences += relative_differences(*states)
+        return max(differences)
+
+    return compare
+
+
+def export_and_mask(encoder, masks):
+    """The exported encoder, and the dense one with the masks in its slots."""
+    small = export_compact(encoder, masks, surviving_spec(encoder.spec, masks))
+    encoder.set_masks(masks)
+    return small, encoder
+
+
+def check(encoder, masks, largest):
+    exact = copy.deepcopy(encoder).double()
+    assert largest(*export_and_mask(exact, masks)) <= FP64
+    small, masked = export_and_mask(encoder, masks)
+    assert largest(small, masked) <= FP32
+    return small
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 100_000),
+    config=st.sampled_from(list(CONFIGS.values())),
+    kinds=st.sampled_from([FULL, NO_FAHP, (*FULL, "head"), ("mha", "ffn"), ("qk",), ("vo", "int"), ("head",)]),
+    pruned_before=st.booleans(),
+)
+def test_random_ragged_soft_masks(largest, seed, config, kinds, pruned_before):
+    spec = random_spec(config, seed=seed) if pruned_before else None
+    encoder = random_encoder(config, seed=seed, spec=spec)
+    check(encoder, random_masks(encoder.spec, seed=seed, kinds=kinds), largest)
+
+
+def zeroed(name):
+    """Zero a slot of one layer, or of all (None)."""
+
+    def apply(masks, layer):
+        for mask in masks if layer is None else [masks[layer]]:
+            for slot in name.split():
+                getattr(mask, slot).zero_()
+
+    return apply
+
+
+def one_head_without(name):
+    def apply(masks, layer):
+        for mask in masks if layer is None else [masks[layer]]:
+            getattr(mask, name)[6:12] = 0  # head 1 of 4, 6 dimensions each
+
+    return apply
+
+
+CASES = {
+    "a whole layer": (zeroed("z_mha z_ffn"), 1),
+    "every layer": (zeroed("z_mha z_ffn"), None),
+    "attention of layer 0": (zeroed("z_mha"), 0),
+    "attention of the last layer": (zeroed("z_mha"), 2),
+    "all attention": (zeroed("z_mha"), None),
+    "a feed-forward": (zeroed("z_ffn"), 1),
+    "all dimensions of layer 0's values: its bias alone": (zeroed("z_vo"), 0),
+    "all dimensions of all values: biases alone, no position bias": (zeroed("z_vo"), None),
+    "all intermediate dimensions: its bias alone": (zeroed("z_int"), 1),
+    "everything but biases": (zeroed("z_vo z_qk z_int"), None),
+    "all query/key dimensions of a layer: position bias alone": (zeroed("z_qk"), 1),
+    "all query/key dimensions": (zeroed("z_qk"), None),
+    "one head's query/key": (one_head_without("z_qk"), 0),
+    "one head's values": (one_head_without("z_vo"), None),
+}
+
+
+def soft_masks(encoder, case):
+    """Nothing removed but what the case removes; all else at values between 0.3 and 1."""
+    generator = torch.Generator().manual_seed(5)
+    masks = []
+    for layer in encoder.spec.layers:
+        sizes = {f"z_{kind}": size for kind, size in layer.mask_sizes.items() if kind != "head"}
+        masks.append(LayerMasks(**{name: 1 - 0.7 * torch.rand(n, generator=generator) for name, n in sizes.items()}))
+    change, layer = CASES[case]
+    change(masks, layer)
+    return masks
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_structures_that_peers_get_wrong(config, case, largest):
+    encoder = random_encoder(config, seed=1)
+    masks = soft_masks(encoder, case)
+    plain = copy.deepcopy(encoder)
+    small = check(encoder, masks, largest)
+    assert largest(plain, encoder) > 100 * FP32, "the masks do nothing"
+    assert small.num_parameters() < encoder.num_parameters()
+
+
+def test_what_the_cases_leave():
+    encoder = random_encoder(tiny_base(), seed=1)
+    left = {case: surviving_spec(encoder.spec, soft_masks(encoder, case)).layers for case in CASES}
+    dense, dims = encoder.spec.layers[0], tuple(range(6))
+    nothing = LayerSpec(attention=False, heads=(), feed_forward=False, ffn=())
+    assert left["a whole layer"] == (dense, nothing, dense)
+    assert left["every layer"] == (nothing,) * 3
+    bias = left["everything but biases"][1]
+    assert (bias.attention, bias.heads, bias.feed_forward, bias.ffn) == (True, (), True, ())
+    by_position = left["all query/key dimensions of a layer: position bias alone"][1]
+    assert [(head.index, head.qk, head.vo) for head in by_position.heads] == [(h, (), dims) for h in range(4)]
+    assert [head.index for head in left["one head's values"][2].heads] == [0, 2, 3]
+    assert [head.qk for head in left["one head's query/key"][0].heads] == [dims, (), dims, dims]
+
+
+def test_masks_of_only_ones_export_the_same_weights():
+    encoder = random_encoder(tiny_base(), seed=2)
+    masks = [LayerMasks(**{f"z_{k}": torch.ones(n) for k, n in layer.mask_sizes.items()}) for layer in encoder.spec.layers]
+    for empty_or_ones in (masks, [LayerMasks()] * 3):
+        assert surviving_spec(encoder.spec, empty_or_ones) == encoder.spec
+        small = export_compact(encoder, empty_or_ones, encoder.spec)
+        assert all(torch.equal(p, small.state_dict()[name]) for name, p in encoder.state_dict().items())
+
+
+def test_folding_leaves_weights_and_slots_of_the_original_alone():
+    encoder = random_encoder(tiny_base(), seed=3)
+    masks = random_masks(encoder.spec, seed=3)
+    before = copy.deepcopy(encoder.state_dict())
+    graph = [LayerMasks(z_ffn=torch.ones(1, requires_grad=True) * 0.5) for _ in range(3)]
+    encoder.set_masks(graph)
+    folded = fold(encoder, masks)
+    assert encoder.layers[0].feed_forward.z_ffn is graph[0].z_ffn
+    assert folded.layers[0].feed_forward.z_ffn is None
+    assert all(torch.equal(p, before[name]) for name, p in encoder.state_dict().items())
+
+
+class TestTheComparisonSees:
+    """Mistakes that peers make, made on purpose: each is far above the tolerance."""
+
+    @pytest.fixture(params=CONFIGS.values(), ids=CONFIGS)
+    def encoder(self, request):
+        return random_encoder(request.param, seed=4)
+
+    def test_the_output_bias_of_a_removed_attention(self, encoder, largest):
+        masks = soft_masks(encoder, "attention of layer 0")
+        spec = surviving_spec(encoder.spec, masks)
+        masks[0].z_mha = None
+        kept = LayerSpec(attention=True, heads=(), feed_forward=True, ffn=spec.layers[0].ffn)
+        wrong = export_compact(encoder, masks, CompactSpec(layers=(kept, *spec.layers[1:])))
+        masks[0].z_mha = torch.zeros(1)
+        encoder.set_masks(masks)
+        assert largest(wrong, encoder) > 1000 * FP32
+
+    def test_the_output_bias_of_a_removed_feed_forward(self, encoder, largest):
+        masks = soft_masks(encoder, "a feed-forward")
+        masks[1].z_ffn = None
+        masks[1].z_int.zero_()
+        wrong = export_compact(encoder, masks, surviving_spec(encoder.spec, masks))
+        masks[1].z_ffn = torch.zeros(1)
+        encoder.set_masks(masks)
+        assert largest(wrong, encoder) > 1000 * FP32
+
+    def test_the_position_bias_lost_with_layer_0(self, encoder, largest):
+        small, masked = export_and_mask(encoder, soft_masks(encoder, "attention of layer 0"))
+        small.relative_position = None
+        assert largest(small, masked) > 1000 * FP32
+
+    def test_heads_removed_that_attend_by_position_alone(self, encoder, largest):
+        masks = soft_masks(encoder, "one head's query/key")
+        spec = surviving_spec(encoder.spec, masks)
+        first = spec.layers[0]
+        fewer = LayerSpec(
+            attention=True, heads=tuple(h for h in first.heads if h.qk), feed_forward=True, ffn=first.ffn
+        )
+        wrong = compact(fold(encoder, masks), CompactSpec(layers=(fewer, *spec.layers[1:])))
+        encoder.set_masks(masks)
+        assert largest(wrong, encoder) > 1000 * FP32
+
+    def test_a_softmax_scale_of_the_pruned_head_dim(self, encoder, largest):
+        masks = soft_masks(encoder, "a feed-forward")
+        for mask in masks:
+            mask.z_qk.view(4, 6)[:, :3] = 0
+        small, masked = export_and_mask(encoder, masks)
+        for layer in small.layers:
+            layer.attention.scale = 3**-0.5
+        assert largest(small, masked) > 1000 * FP32
+
+    def test_every_parameter_of_the_smaller_model(self, encoder, largest):
+        masks = soft_masks(encoder, "one head's values")
+        small, masked = export_and_mask(encoder, masks)
+        invisible = [n for n, _ in small.named_parameters() if n == "mask_embedding" or n.endswith("k_proj.bias")]
+        blind = []
+        for name, parameter in small.named_parameters():
+            kept = parameter.detach().clone()
+            with torch.no_grad():
+                parameter += 0.1 * torch.randn(kept.shape, generator=torch.Generator().manual_seed(0))
+                if largest(small, masked) < 5 * FP32:
+                    blind.append(name)
+                parameter.copy_(kept)
+        assert blind == invisible
