@@ -67,7 +67,8 @@ class _Unpickler(pickle.Unpickler):
         module = "builtins" if module == "__builtin__" else module  # as older pickles spell it
         if (module, name) in _REAL:
             return _REAL[module, name]
-        if module.split(".")[0] in _SHELLS or (module == "builtins" and name in _SHELL_BUILTINS):
+        known = module.split(".")[0] in _SHELLS or (module == "builtins" and name in _SHELL_BUILTINS)
+        if known or (module, name) == ("collections", "defaultdict"):
             return type(name, (_Shell,), {"__module__": module})
         raise _Foreign(f"{module}.{name}")
 
@@ -125,5 +126,7 @@ def plain(value):
         if type(value).__module__.startswith("omegaconf"):
             return plain(state["_content"] if "_content" in state else state.get("_val"))
         return plain(state)
+    if value.items:
+        return {key: plain(item) for key, item in value.items.items()}
     return plain(value.args[0]) if len(value.args) == 1 else None  # an enum's member is made from its value
 
