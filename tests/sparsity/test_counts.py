@@ -134,11 +134,11 @@ def test_dense_macs_are_those_that_pytorch_counts():
 
 @pytest.mark.slow
 def test_base_has_the_measured_macs():
-    """35.84 G at 5 s, of which 12.27 G in the CNN, measured with another program (SPEED)."""
+    """35.84 G at 5 s, of which 12.27 G in the CNN, measured with another program (without the gates' 0.02 G)."""
     base = families.wavlm_base()
     parts = macs(base, CompactSpec.dense(base), 80_000)
     assert counted_by_torch(SpeechEncoder(base).eval(), 80_000) == parts
-    assert sum(parts.values()) / 1e9 == pytest.approx(35.84, abs=0.01)
+    assert sum(parts.values()) / 1e9 == pytest.approx(35.84 + 0.018, abs=0.01)
     assert parts["cnn"] / 1e9 == pytest.approx(12.27, abs=0.01)
 
 
