@@ -6,7 +6,16 @@
 Without `ckpt`, `wavlm_pruned` takes the newest export under `result/pretrain/` of the working directory.
 """
 
-from s3prl_pruned.upstream.wavlm_pruned.hubconf import (  # noqa: F401
+from s3prl_pruned.upstream.hubconf import (  # noqa: F401
+    data2vec_pruned,
+    data2vec_pruned_local,
+    data2vec_pruned_url,
+    hubert_pruned,
+    hubert_pruned_local,
+    hubert_pruned_url,
+    wav2vec2_pruned,
+    wav2vec2_pruned_local,
+    wav2vec2_pruned_url,
     wavlm_embedded,
     wavlm_pruned,
     wavlm_pruned_local,

@@ -112,6 +112,15 @@ def read_config(path: Path) -> dict:
     return config
 
 
+def is_huggingface_folder(path: str | Path) -> bool:
+    """Whether `path` is a folder of transformers' (`models/load.py` reads it) and not of this project."""
+    try:
+        config = json.loads((Path(path) / CONFIG).read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and "model_type" in config and config.get("format") != FORMAT
+
+
 def file_sha256(path: str | Path) -> str:
     """SHA-256 of a file, hexadecimal, as `sha256sum` prints it."""
     digest = hashlib.sha256()

@@ -72,8 +72,14 @@ def data2vec_large() -> EncoderConfig:
 
 def wavlm_embedded() -> EncoderConfig:
     """The embedded teacher's shape: WavLM Base's architecture, narrower and shallower, same kernels and strides."""
+    return embedded_size("wavlm")
+
+
+def embedded_size(family: str) -> EncoderConfig:
+    """A family's Base architecture in the embedded teacher's size (random teachers have it)."""
+    bases = {"wavlm": wavlm_base, "hubert": hubert_base, "wav2vec2": wav2vec2_base, "data2vec": data2vec_base}
     return replace(
-        wavlm_base(),
+        bases[family](),
         conv_layers=tuple((96, kernel, stride) for _, kernel, stride in wavlm_base().conv_layers),
         num_layers=6,
         embed_dim=256,

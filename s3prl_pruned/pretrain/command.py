@@ -12,7 +12,7 @@ import torch
 from s3prl_pruned import checkpoint
 from s3prl_pruned.config import UserError, apply_overrides, from_dict, load_yaml, to_dict
 from s3prl_pruned.export.formats import load_encoder
-from s3prl_pruned.models.spec import CompactSpec
+from s3prl_pruned.models.spec import FAMILIES, CompactSpec
 from s3prl_pruned.pretrain import runner
 from s3prl_pruned.pretrain.config import RunnerConfig
 from s3prl_pruned.pretrain.distill.config import ModelConfig
@@ -21,7 +21,7 @@ from s3prl_pruned.pretrain.finish import describe_export, export_checkpoint
 from s3prl_pruned.sparsity.counts import macs, parameters, realised_sparsity
 
 RECIPES = Path(__file__).parents[2] / "upstream_configs"
-UPSTREAMS = ("wavlm_pruned_distill",)
+UPSTREAMS = tuple(f"{family}_pruned_distill" for family in FAMILIES)
 RUN, EXPORT = "run.json", "export"
 
 
@@ -35,7 +35,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("-u", "--upstream", required=True, metavar="NAME", help=f"what to train: {', '.join(UPSTREAMS)}")
     add("--recipe", metavar="NAME", help="folder under upstream_configs/, or a path (default: embedded)")
     add("--corpus", metavar="DIR", help="speech: LibriSpeech or any folder of audio (default: the recipe's)")
-    add("--teacher", metavar="T", help="wavlm_base, wavlm_base_plus, wavlm_large, embedded, random, or a checkpoint's path (default: the recipe's)")  # fmt: skip
+    add("--teacher", metavar="T", help="a name of s3prl's hub (wavlm_base, hubert_large_ll60k, ...), embedded, random, or a checkpoint's path (default: the recipe's)")  # fmt: skip
     add("-g", "--upstream_config", metavar="YAML", help="config_model.yaml (default: the recipe's)")
     add("-c", "--config", metavar="YAML", help="config_runner.yaml (default: the recipe's)")
     add("-n", "--expname", metavar="NAME", help="write to result/pretrain/<upstream>/NAME (default: the recipe's name)")
@@ -79,7 +79,13 @@ def main(argv: list[str] | None = None) -> Path:
     resume_from = _prepare_folder(run, args)
     if resume_from is None and (run.folder / EXPORT).exists():
         return _report(run, finished_before=True)
-    expert = UpstreamPretrainExpert(run.runner.pretrain_expert.datarc, run.model, args.device, seed=run.seed)
+    expert = UpstreamPretrainExpert(
+        run.runner.pretrain_expert.datarc,
+        run.model,
+        args.device,
+        seed=run.seed,
+        family=args.upstream.removesuffix("_pruned_distill"),
+    )
     _announce(run, args, expert, resume_from)
     run.folder.mkdir(parents=True, exist_ok=True)
     (run.folder / RUN).write_text(json.dumps({"recipe": run.recipe, **run.identity()}, indent=1) + "\n")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from s3prl_pruned.config import UserError
-from s3prl_pruned.export.formats import CONFIG, WEIGHTS, file_sha256, load_encoder
+from s3prl_pruned.export.formats import CONFIG, WEIGHTS, file_sha256, is_huggingface_folder, load_encoder
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.pretrain.distill.teachers import load_teacher
 from s3prl_pruned.pretrain.finish import masked_student
@@ -43,7 +43,7 @@ def newest_export(upstream: str) -> Path:
 
 
 def load_model(path: str | Path) -> LoadedModel:
-    """Load an encoder from any file or folder that this project writes, or from Microsoft's format.
+    """Load an encoder from any file or folder that this project writes, or from a public format (`models/load.py`).
 
     Args:
         path: an export's folder (or its `model.safetensors` or `config.json`), a training checkpoint (`states-*.ckpt`;
@@ -57,7 +57,7 @@ def load_model(path: str | Path) -> LoadedModel:
         raise UserError(f"{path}: no such model. -k takes an export's folder or a checkpoint.")
     if path.name in (WEIGHTS, CONFIG) and (path.parent / CONFIG).is_file():
         path = path.parent
-    if path.is_dir():
+    if path.is_dir() and not is_huggingface_folder(path):
         encoder, provenance = load_encoder(path)
         return LoadedModel(encoder, path, file_sha256(path / WEIGHTS), provenance.get("teacher_note"))
     if path.name.split("?")[0].endswith(".ckpt"):  # s3prl names a downloaded file by its whole URL, query included
@@ -65,4 +65,4 @@ def load_model(path: str | Path) -> LoadedModel:
         logger.warning("%s is a training checkpoint: its masks are applied, nothing is cut away.", path)
         return LoadedModel(encoder, path, file_sha256(path), provenance.get("teacher_note"))
     teacher = load_teacher(str(path))
-    return LoadedModel(teacher.encoder, path, file_sha256(path), teacher.note)
+    return LoadedModel(teacher.encoder, path, teacher.sha256, teacher.note)

@@ -1,6 +1,8 @@
 """Make s3prl know our upstreams. Called by our command lines, or once by the user; never at import."""
 
-NAMES = ("wavlm_pruned", "wavlm_pruned_local", "wavlm_pruned_url", "wavlm_embedded")
+from s3prl_pruned.models.spec import FAMILIES
+
+NAMES = (*(f"{family}_pruned{kind}" for family in FAMILIES for kind in ("", "_local", "_url")), "wavlm_embedded")
 
 
 def register() -> None:
@@ -13,7 +15,7 @@ def register() -> None:
     compat.apply()
     import s3prl.hub
 
-    from s3prl_pruned.upstream.wavlm_pruned import hubconf
+    from s3prl_pruned.upstream import hubconf
 
     for name in NAMES:
         setattr(s3prl.hub, name, getattr(hubconf, name))

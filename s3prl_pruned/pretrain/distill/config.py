@@ -40,8 +40,8 @@ class ModelConfig:
     """The whole of `config_model.yaml`."""
 
     teacher: str = "wavlm_base"
-    """`wavlm_base`, `wavlm_base_plus` or `wavlm_large` (downloaded as s3prl does), `embedded`, `random` (random
-    weights in the embedded teacher's shape), or a checkpoint's path. `--teacher` sets it."""
+    """A name of s3prl's hub such as `wavlm_base` or `hubert_large_ll60k` (downloaded as s3prl does), `embedded`, `random`
+    (random weights in the embedded teacher's shape), or the path of a checkpoint in any public format. `--teacher` sets it."""
     student: StudentConfig = field(default_factory=StudentConfig)
     """Dropout and the CNN's gradient."""
     gates: GateConfig = field(default_factory=GateConfig)

@@ -82,15 +82,16 @@ class UpstreamPretrainExpert(nn.Module):
         device: torch device.
         multi_gpu: not used: DataParallel is not supported.
         seed: of batches, masks and random teachers.
+        family: what the teacher must be, one of `models.spec.FAMILIES`; None takes any.
     """
 
-    def __init__(self, datarc, upstream_config, device="cuda", multi_gpu: bool = False, *, seed: int = 0, **kwargs):
+    def __init__(self, datarc, upstream_config, device="cuda", multi_gpu: bool = False, *, seed: int = 0, family: str | None = None, **kwargs):
         super().__init__()
         self.device = torch.device(device)
         self.seed = seed
         self.datarc = datarc if isinstance(datarc, DataConfig) else from_dict(DataConfig, datarc, "datarc")
         self.upstream_config = _model_config(upstream_config)
-        self.loaded_teacher: Teacher = load_teacher(self.upstream_config.teacher, seed)
+        self.loaded_teacher: Teacher = load_teacher(self.upstream_config.teacher, seed, family=family)
         self.model = DistillForPretrain(self.loaded_teacher.encoder, self.upstream_config)
         self.batches = RandomCropBatches(
             scan_corpus(_corpus_root(self.datarc), self.datarc.sets),

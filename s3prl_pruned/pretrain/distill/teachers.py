@@ -7,19 +7,30 @@ from pathlib import Path
 import torch
 
 from s3prl_pruned.config import UserError
-from s3prl_pruned.export.formats import CONFIG, WEIGHTS, file_sha256, load_encoder
+from s3prl_pruned.export.formats import WEIGHTS, file_sha256, is_huggingface_folder, load_encoder
 from s3prl_pruned.models import families
-from s3prl_pruned.models.convert import load_official
 from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.models.load import load_dense
 
 logger = logging.getLogger(__name__)
 
 EMBEDDED_TEACHER = Path(__file__).parents[2] / "embedded" / "teacher" / "model.safetensors"
-# The checkpoints that s3prl 0.4.18's hub entries of the same names download (upstream/wavlm/hubconf.py).
-_HUB = {
-    name: f"https://huggingface.co/s3prl/converted_ckpts/resolve/main/{name}.pt"
-    for name in ("wavlm_base", "wavlm_base_plus", "wavlm_large")
+# s3prl 0.4.18's hub entries (upstream/*/hubconf.py), and the checkpoints that they download.
+_CHECKPOINTS = {
+    "wavlm_base": "wavlm_base",
+    "wavlm_base_plus": "wavlm_base_plus",
+    "wavlm_large": "wavlm_large",
+    "hubert_base": "hubert_base_ls960",
+    "hubert_large_ll60k": "hubert_large_ll60k",
+    "wav2vec2_base_960": "wav2vec_small",
+    "wav2vec2_large_960": "libri960_big",
+    "wav2vec2_large_ll60k": "wav2vec_vox_new",
+    "xlsr_53": "xlsr_53_56k",
+    "xls_r_300m": "xlsr2_300m",
+    "data2vec_base_960": "audio_base_ls",
+    "data2vec_large_ll60k": "vox_pretrained",
 }
+_HUB = {name: f"https://huggingface.co/s3prl/converted_ckpts/resolve/main/{file}.pt" for name, file in _CHECKPOINTS.items()}
 
 
 @dataclass
@@ -34,22 +45,36 @@ class Teacher:
     """Such as "random teacher"; travels into every card, table and screen that comes of it."""
 
 
-def load_teacher(source: str, seed: int = 0) -> Teacher:
+def load_teacher(source: str, seed: int = 0, *, family: str | None = None) -> Teacher:
     """Find and load a teacher.
 
     Args:
         source: see `ModelConfig.teacher`.
         seed: of the random weights, for `random`.
+        family: what it must be, one of `models.spec.FAMILIES`; None takes any (and makes a random WavLM).
 
     Raises:
-        UserError: no such source, or its file is damaged or of another architecture.
+        UserError: no such source, its file is damaged or of another architecture, or it is of another family.
     """
+    teacher = _find(source, seed, family)
+    found = teacher.encoder.config.family
+    if family not in (None, found):
+        named = [name for name in _HUB if name.startswith(family)]
+        raise UserError(
+            f"`teacher` must be a {family} encoder, but {source!r} is a {found}. Name one (--teacher {named[0]}, or a "
+            f"checkpoint's path), take a recipe (--recipe {family}_base_s80), or train -u {found}_pruned_distill."
+        )
+    return teacher
+
+
+def _find(source: str, seed: int, family: str | None) -> Teacher:
     if source == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return Teacher(SpeechEncoder(families.wavlm_embedded()).eval(), "random", None, "random teacher")
+            shape = families.embedded_size(family or "wavlm")
+            return Teacher(SpeechEncoder(shape).eval(), "random", None, "random teacher")
     if source == "embedded":
-        return Teacher(load_official(EMBEDDED_TEACHER), "embedded", file_sha256(EMBEDDED_TEACHER))
+        return Teacher(load_dense(EMBEDDED_TEACHER), "embedded", file_sha256(EMBEDDED_TEACHER))
     if source in _HUB:
         return _from_file(download(_HUB[source]), source)
     if Path(source).exists():
@@ -60,12 +85,12 @@ def load_teacher(source: str, seed: int = 0) -> Teacher:
 
 
 def _from_file(path: Path, name: str) -> Teacher:
-    if not path.is_dir():
-        return Teacher(load_official(path), name, file_sha256(path))
-    if not (path / CONFIG).is_file():
-        raise UserError(f"{path}: is a folder without {CONFIG}; a teacher is a checkpoint file or an exported encoder.")
-    encoder, provenance = load_encoder(path)
-    return Teacher(encoder, name, file_sha256(path / WEIGHTS), provenance.get("teacher_note"))
+    if path.is_dir() and not is_huggingface_folder(path):
+        encoder, provenance = load_encoder(path)
+        return Teacher(encoder, name, file_sha256(path / WEIGHTS), provenance.get("teacher_note"))
+    encoder = load_dense(path)
+    weights = [path] if path.is_file() else [p for p in (path / WEIGHTS, path / "pytorch_model.bin") if p.is_file()]
+    return Teacher(encoder, name, file_sha256(weights[0]))
 
 
 def download(url: str, *, refresh: bool = False) -> Path:

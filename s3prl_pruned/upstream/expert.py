@@ -20,17 +20,21 @@ class UpstreamExpert(nn.Module):
     Args:
         ckpt: what `upstream.load.load_model` takes.
         model_config: not used; s3prl passes it to every upstream.
+        family: what the encoder must be, one of `models.spec.FAMILIES`; None takes any.
 
     Attributes:
         model: the encoder.
         model_path, model_hash, teacher_note: what identifies it, for results.
     """
 
-    def __init__(self, ckpt: str | Path, model_config=None, **kwargs):
+    def __init__(self, ckpt: str | Path, model_config=None, *, family: str | None = None, **kwargs):
         super().__init__()
         loaded = load_model(ckpt)
         self.model = loaded.encoder
-        self.model.feature_extractor.grad_mult = 0.0  # s3prl's WavLM expert freezes the CNN in fine-tuning too
+        found = self.model.config.family
+        if family not in (None, found):
+            raise UserError(f"{ckpt}: holds a {found} encoder, and a {family} is asked for. Use -u {found}_pruned_local.")
+        self.model.feature_extractor.grad_mult = 0.0  # s3prl's experts freeze the CNN in fine-tuning too
         self.model_path = str(loaded.path)
         self.model_hash = loaded.sha256
         self.teacher_note = loaded.note

@@ -1,1 +1,0 @@
-"""Upstream `wavlm_pruned`: s3prl's expert and hub entries."""

@@ -1,0 +1,110 @@
+"""Every family is an upstream of its own: what s3prl expects holds for each, and one is never taken for another."""
+
+import pytest
+import torch
+
+from s3prl_pruned.config import UserError
+from s3prl_pruned.export.formats import load_encoder, save_encoder
+from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_families
+from s3prl_pruned.models.families import wavlm_base
+from s3prl_pruned.models.load import load_dense
+from s3prl_pruned.models.save import FORMATS, save_dense
+from s3prl_pruned.pretrain.command import UPSTREAMS, main
+from s3prl_pruned.pretrain.distill.teachers import load_teacher
+
+SHAPES = tiny_families()
+
+
+def full_rate(config):
+    """The public kernels and strides (320 samples a frame), everything else tiny."""
+    from dataclasses import replace
+
+    return replace(config, conv_layers=tuple((8, kernel, stride) for _, kernel, stride in wavlm_base().conv_layers))
+
+
+def noise(*lengths, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(length, generator=generator) * 0.1 for length in lengths]
+
+
+@pytest.fixture(params=SHAPES, ids=SHAPES)
+def upstream(request, hub, tmp_path):
+    """A pruned encoder of each family and size class, as s3prl's downstream runner makes it."""
+    config = full_rate(SHAPES[request.param])
+    save_encoder(tmp_path / "export", random_encoder(config, seed=1, spec=random_spec(config, seed=2)), {"teacher_note": None})
+    return getattr(hub, f"{config.family}_pruned_local")(ckpt=str(tmp_path / "export"), model_config=None, refresh=False)
+
+
+def test_states_rate_and_frames_are_the_hosts(upstream):
+    from s3prl.upstream.interfaces import Featurizer
+
+    number = upstream.model.config.num_layers + 1
+    featurizer = Featurizer(upstream, feature_selection="hidden_states", upstream_device="cpu")
+    assert featurizer.layer_num == number and featurizer.downsample_rate == 320
+    wavs = noise(16_000, 9_000)
+    features = featurizer(wavs, upstream(wavs))
+    assert [len(feature) for feature in features] == [49, 28]
+    for layer in (0, number - 1):  # -l
+        chosen = Featurizer(upstream, "hidden_states", upstream_device="cpu", layer_selection=layer)
+        torch.testing.assert_close(chosen(wavs, upstream(wavs))[0], upstream(wavs)["hidden_states"][layer][0, :49])
+    last = Featurizer(upstream, "last_hidden_state", upstream_device="cpu")  # -s
+    torch.testing.assert_close(last(wavs, upstream(wavs))[0], upstream(wavs)["hidden_states"][-1][0, :49])
+
+
+def test_half_precision_and_the_weights_device_are_kept(upstream):
+    half = upstream.half()(noise(16_000, 9_000))["hidden_states"]
+    assert {state.dtype for state in half} == {torch.float16} and all(state.isfinite().all() for state in half)
+
+
+def test_gradients_reach_the_weights_that_are_left(upstream):
+    upstream.train()
+    generator = torch.Generator().manual_seed(0)
+    states = upstream(noise(16_000, 9_000))["hidden_states"]
+    sum((state * torch.randn(state.shape, generator=generator)).sum() for state in states).backward()
+    without = {
+        name
+        for name, p in upstream.model.named_parameters()
+        if p.numel() and (p.grad is None or not bool(p.grad.any())) and not name.endswith("k_proj.bias")
+    }
+    frozen = {name for name, _ in upstream.model.named_parameters() if name.startswith("feature_extractor.")}
+    unused = set()  # before a sublayer that is gone, a LayerNorm has nothing to feed
+    for i, layer in enumerate(upstream.model.spec.layers):
+        norms = {"attention_layer_norm": layer.heads, "final_layer_norm": layer.ffn} if upstream.model.config.norm_first else {}
+        unused |= {f"layers.{i}.{norm}.{part}" for norm, left in norms.items() if not left for part in ("weight", "bias")}
+    assert without == frozen | unused | {"mask_embedding"}
+
+
+def test_a_model_of_another_family_is_refused_by_name(hub, tmp_path):
+    save_encoder(tmp_path / "export", random_encoder(SHAPES["hubert_base"], seed=1), {"teacher_note": None})
+    with pytest.raises(UserError, match=r"holds a hubert encoder, and a wavlm is asked for. Use -u hubert_pruned_local"):
+        hub.wavlm_pruned_local(ckpt=str(tmp_path / "export"))
+
+
+@pytest.mark.parametrize("fmt", [fmt for fmt in FORMATS if fmt not in ("microsoft", "torchaudio")])
+def test_public_checkpoints_are_upstreams_too(hub, fmt, tmp_path):
+    config = full_rate(SHAPES["hubert_base"])
+    save_dense(random_encoder(config, seed=1), tmp_path / "x", fmt)
+    expert = hub.hubert_pruned_local(ckpt=str(tmp_path / "x"))
+    with torch.no_grad():
+        ours, direct = expert(noise(16_000))["hidden_states"], load_dense(tmp_path / "x")(noise(16_000)[0][None]).hidden_states
+    assert len(expert.model_hash) == 64 and all(torch.equal(a, b) for a, b in zip(ours, direct, strict=True))
+
+
+@pytest.mark.parametrize("name", UPSTREAMS)
+def test_each_family_is_distilled_and_pruned_from_a_public_checkpoint(name, recipe, tmp_path):
+    family = name.removesuffix("_pruned_distill")
+    teacher = tmp_path / "teacher.pt"
+    save_dense(random_encoder(full_rate(SHAPES[f"{family}_base"]), seed=0), teacher, "s3prl")
+    arguments = ["-u", name, "--recipe", str(recipe.recipe), "--teacher", str(teacher), "--corpus", str(recipe.corpus)]
+    folder = main([*arguments, "-p", str(tmp_path / "run"), "--device", "cpu"])
+    encoder, provenance = load_encoder(folder / "export")
+    assert encoder.config.family == family and provenance["teacher"]["name"] == str(teacher)
+
+
+def test_a_teacher_of_another_family_is_refused_with_what_to_do(tmp_path):
+    save_dense(random_encoder(SHAPES["wavlm_base"], seed=1), tmp_path / "wavlm.pt", "microsoft")
+    message = r"must be a hubert encoder, but .*wavlm.pt' is a wavlm.*--teacher hubert_base.*-u wavlm_pruned_distill"
+    with pytest.raises(UserError, match=message):
+        load_teacher(str(tmp_path / "wavlm.pt"), family="hubert")
+    assert load_teacher("random", family="data2vec").encoder.config.pos_conv_depth == 5
+    assert load_teacher("random").note == "random teacher"
