@@ -62,6 +62,7 @@ class Summary:
     score_table: str
     """What tools/superb_score.py printed."""
     pictures: list[str]
+    """Files."""
     parts: list[PartTime]
     seconds: float
     """Of the whole call."""
@@ -155,12 +156,17 @@ def as_markdown(summary: Summary) -> str:
         *_indented(summary.score_table),
         "",
         f"model     {summary.export} (sha256 {summary.sha256[:12]})",
-        *(f"picture   {path}" for path in summary.pictures),
+        f"pictures  {', '.join(_grouped(summary.pictures))}",
         *(f"time      {_clock(part.seconds)}  {part.title}{' (stood already)' if part.reused else ''}" for part in summary.parts),
         f"time      {_clock(summary.seconds)}  in all",
         "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _grouped(paths: list[str]) -> list[str]:
+    """The first in full, the others by name: they lie in one folder."""
+    return paths[:1] + [Path(path).name for path in paths[1:]]
 
 
 def _rows(summary: Summary) -> list[list[str]]:
