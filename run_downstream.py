@@ -1,8 +1,17 @@
-"""Train and evaluate a SUPERB task on an upstream: python run_downstream.py -u wavlm_pruned -d asr"""
+"""Train a SUPERB task on an upstream's features, and evaluate it.
 
-import sys
+    python run_downstream.py -u wavlm_pruned -d asr
+    python run_downstream.py -u wavlm_pruned -d asr --corpus /data/LibriSpeech
+"""
 
-from s3prl_pruned.superb.run import main
+from s3prl_pruned.command_line import command_line
+
+
+def main() -> None:
+    from s3prl_pruned.superb.run import main as run_downstream
+
+    run_downstream()
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line(main)

@@ -2,6 +2,9 @@
 
 import argparse
 import builtins
+import configparser
+import importlib.metadata
+import re
 import shutil
 import subprocess
 import sys
@@ -303,3 +306,14 @@ def test_the_chain_of_sv_equals_sox_sample_by_sample(tmp_path):
 def test_an_effect_that_would_be_skipped_is_an_error(effect, message):
     with pytest.raises(UserError, match=message):
         sox.apply_effects_tensor(torch.zeros(1, 100), 16000, [effect])
+
+
+def test_what_s3prl_needs_and_does_not_declare_is_declared_by_us():
+    parser = configparser.ConfigParser()
+    parser.read(REPO / "setup.cfg")
+    ours = {re.match(r"[\w-]+", line)[0].lower() for line in parser["options"]["install_requires"].split("\n") if line}
+    theirs = {
+        re.match(r"[\w-]+", line)[0].lower() for line in importlib.metadata.requires("s3prl") if "extra ==" not in line
+    }
+    undeclared = {"tensorboardx", "pandas", "editdistance"}
+    assert undeclared <= ours and not undeclared & theirs

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import logging
 import shlex
 import sys
 import time
 from pathlib import Path
 
+from s3prl_pruned.command_line import Interrupted
 from s3prl_pruned.config import UserError
 from s3prl_pruned.superb import host
 from s3prl_pruned.superb.experiment import Experiment, load_checkpoint, make_experiment, newest_checkpoint
@@ -33,20 +33,19 @@ BEST = "dev-clean-best.ckpt"
 """What s3prl's asr writes whenever the WER on dev-clean falls, beginning below 100 %."""
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command line. Returns the exit status: 0, or 2 for what the user or a file caused."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+def main(argv: list[str] | None = None) -> None:
+    """The command line.
+
+    Raises:
+        UserError: on anything that a user or a file can cause.
+        Interrupted: by Ctrl-C; s3prl's checkpoints so far stand.
+    """
     options = make_parser().parse_args(argv)
     options.command = shlex.join(["python", "run_downstream.py", *(sys.argv[1:] if argv is None else argv)])
     try:
         run(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
-        print("\ninterrupted: the same command with -a goes on from the last checkpoint", file=sys.stderr)
-        return 130
-    return 0
+        raise Interrupted("the same command with -a goes on from the last checkpoint.") from None
 
 
 def run(options: argparse.Namespace) -> None:

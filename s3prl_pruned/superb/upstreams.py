@@ -35,7 +35,7 @@ def build_upstream(args: argparse.Namespace) -> Any:
 
     name, ckpt = args.upstream, args.upstream_ckpt
     if not hasattr(hub, name):
-        from s3prl_pruned import register
+        from s3prl_pruned.upstream.register import register
 
         register()
     if name not in hub.options():

@@ -1,0 +1,184 @@
+"""The score table: rows of results into metrics, normalised values and scores, as text, JSON and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from s3prl_pruned.config import UserError
+from s3prl_pruned.superb.results import UNKNOWN_PROTOCOL, Result, finished_runs, write_json
+from s3prl_pruned.superb.score import SCALES, Score, counted_metrics, normalised, published_values, superb_score
+from s3prl_pruned.superb.tasks import PUBLISHED, TASKS, Value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One upstream: one model, its results by task, its score on both scales."""
+
+    name: str
+    """The folder's name, which is the upstream's unless ``-n`` named it."""
+    sha256: str | None
+    results: dict[str, Result]
+    scores: dict[str, Score]
+    notes: list[str] = field(default_factory=list)
+    """What must be said beside the numbers: the teacher, the protocol, where they come from."""
+
+
+def make_rows(root: Path) -> tuple[list[Row], list[Path]]:
+    """Read all results below a folder (see ``results.finished_runs``).
+
+    Returns:
+        Rows by name, and the folders of unfinished runs.
+
+    Raises:
+        UserError: on unreadable or impossible results, or a row of several models.
+    """
+    runs, unfinished = finished_runs(root)
+    return [_row(name, results) for name, results in sorted(runs.items())], unfinished
+
+
+def _row(name: str, results: list[Result]) -> Row:
+    # s3prl's own directories do not say which model they are of: nothing there to contradict.
+    models = {result.upstream.sha256 for result in results if result.protocol != UNKNOWN_PROTOCOL}
+    if len(models) > 1:
+        listing = "; ".join(f"{result.task}: {result.upstream.sha256 or 'no weights'}" for result in results)
+        raise UserError(
+            f"{name}: one row must be one model, but its results are of {len(models)} ({listing}). Run the "
+            "others again with this model, or under another name (-n)."
+        )
+    values = {result.task: result.values() for result in results}
+    return Row(
+        name=name,
+        sha256=next(iter(models), None),
+        results={result.task: result for result in results},
+        scores={scale: superb_score(values, scale) for scale in SCALES},
+        notes=_notes(results),
+    )
+
+
+def _notes(results: list[Result]) -> list[str]:
+    notes = [result.upstream.teacher_note for result in results if result.upstream.teacher_note]
+    for result in results:
+        if result.protocol == UNKNOWN_PROTOCOL:
+            notes.append(f"{result.task}: {result.protocol_note}")
+        elif result.protocol != "official":
+            notes.append(f"{result.task}: {result.protocol} protocol, not comparable with SUPERB's numbers")
+    return list(dict.fromkeys(notes))
+
+
+def as_text(rows: list[Row], unfinished: list[Path]) -> str:
+    """The table for a screen."""
+    lines = []
+    for row in rows:
+        lines.append(f"{row.name}  ({'SHA-256 ' + row.sha256[:16] if row.sha256 else 'no model hash'})")
+        lines += [f"  ! {note}" for note in row.notes]
+        lines.append(f"  {'task':<5}{'metric':<16}{'percent':>9}{'paper':>10}{'leaderboard':>13}")
+        for task, result in row.results.items():
+            lines += [_line(task, value) for value in result.metrics]
+        lines += [f"  {_score_text(row.scores[scale])}" for scale in SCALES] + [""]
+    lines += [f"unfinished, not counted: {folder}" for folder in unfinished]
+    return "\n".join(lines).rstrip()
+
+
+def _line(task: str, value: Value) -> str:
+    terms = [_term(task, value, scale) for scale in SCALES]
+    paper, board = ("-" if term is None else f"{term:.1f}" for term in terms)
+    return f"  {task:<5}{value.name:<16}{value.percent:>9.2f}{paper:>10}{board:>13}"
+
+
+def _term(task: str, value: Value, scale: Any) -> float | None:
+    metric = next((metric for metric in counted_metrics(task, scale) if metric.name == value.name), None)
+    return None if metric is None else normalised(value, metric, scale)
+
+
+def _score_text(score: Score) -> str:
+    if score.total is not None:
+        return f"score, {score.scale} scale: {score.total:.2f}"
+    present = len(TASKS) - len(score.missing)
+    partial = "" if score.partial is None else f"; mean of those present {score.partial:.1f}"
+    return (
+        f"no score on the {score.scale} scale: partial, {present} of {len(TASKS)} tasks{partial}; "
+        f"missing {' '.join(score.missing)}"
+    )
+
+
+def as_data(rows: list[Row], unfinished: list[Path]) -> dict[str, Any]:
+    """The table as plain data. A score is null where tasks are missing."""
+    return {
+        "rows": [
+            {
+                "name": row.name,
+                "sha256": row.sha256,
+                "notes": row.notes,
+                "protocols": {task: result.protocol for task, result in row.results.items()},
+                "metrics": {
+                    task: {
+                        value.name: {
+                            "percent": value.percent,
+                            **{scale: _term(task, value, scale) for scale in SCALES},
+                        }
+                        for value in result.metrics
+                    }
+                    for task, result in row.results.items()
+                },
+                "scores": {
+                    scale: {
+                        "score": score.total,
+                        "partial_mean": score.partial,
+                        "missing": list(score.missing),
+                    }
+                    for scale, score in row.scores.items()
+                },
+            }
+            for row in rows
+        ],
+        "unfinished": [str(folder) for folder in unfinished],
+    }
+
+
+def as_csv(rows: list[Row]) -> str:
+    """One line per upstream; metrics in percent, empty where they are missing."""
+    columns = [(task.name, metric.name) for task in TASKS.values() for metric in task.metrics]
+    columns.insert(columns.index(("asr", "wer")) + 1, ("asr", "cer"))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    scores = [f"score_{scale}" for scale in SCALES]
+    writer.writerow(["upstream", "sha256", *(f"{task}_{metric}" for task, metric in columns), *scores, "missing", "notes"])
+    for row in rows:
+        values = [row.results[task].values().get(metric) if task in row.results else None for task, metric in columns]
+        writer.writerow(
+            [row.name, row.sha256 or ""]
+            + ["" if value is None else f"{value.percent:.6g}" for value in values]
+            + ["" if (total := row.scores[scale].total) is None else f"{total:.2f}" for scale in SCALES]
+            + [" ".join(row.scores["leaderboard"].missing), "; ".join(row.notes)]
+        )
+    return text.getvalue()
+
+
+def write_table(root: Path, rows: list[Row], unfinished: list[Path]) -> list[Path]:
+    """Write ``superb_score.json`` and ``superb_score.csv`` into a folder and return their paths."""
+    paths = [root / "superb_score.json", root / "superb_score.csv"]
+    write_json(paths[0], as_data(rows, unfinished))
+    try:
+        paths[1].write_text(as_csv(rows), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{paths[1]}: cannot be written ({error}).") from error
+    return paths
+
+
+def table1_text() -> str:
+    """The paper's Table 1: the score it prints beside the one its own metrics give."""
+    lines = [f"{'Wang et al. 2023, Table 1':<28}{'printed':>9}{'recomputed':>12}  (paper scale)"]
+    for row in PUBLISHED:
+        if row.table1_score is None:
+            continue
+        recomputed = superb_score(published_values(row), "paper").total
+        # Printed with two digits, from metrics of two digits.
+        agrees = abs(recomputed - row.table1_score) <= 0.01
+        verdict = "" if agrees else "  does not agree: the row is inconsistent in itself"
+        lines.append(f"{row.model:<28}{row.table1_score:>9.2f}{recomputed:>12.2f}{verdict}")
+    return "\n".join(lines)

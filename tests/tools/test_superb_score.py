@@ -1,0 +1,120 @@
+"""The score command on folders of results."""
+
+import csv
+import dataclasses
+import json
+
+import pytest
+
+from s3prl_pruned.config import UserError
+from s3prl_pruned.superb.results import RESULT_FILE, Result, Upstream, write_result
+from s3prl_pruned.superb.score import superb_score
+from s3prl_pruned.superb.score_command import main
+from s3prl_pruned.superb.tasks import TASKS, Value
+
+WANG = dict(
+    pr=[9.09], asr=[10.61], ks=[96.57], qbe=[7.40], sid=[74.56], sv=[6.17], sd=[6.11], ic=[98.08],
+    sf=[87.14, 27.13], er=[63.61],
+)  # fmt: skip
+
+
+def write(root, task, *, name="wavlm_pruned", **changes):
+    """A result of the proposed model of Wang et al. 2023, with its published numbers."""
+    metrics = [
+        Value(name=metric.name, value=number, unit="percent") for metric, number in zip(TASKS[task].metrics, WANG[task])
+    ]
+    result = Result(
+        task=task, split="test", num_utterances=1, metrics=metrics, printed_by_s3prl=[], protocol="official",
+        upstream=Upstream(name=name, sha256="ab" * 32),
+    )  # fmt: skip
+    folder = root / name / task
+    folder.mkdir(parents=True)
+    write_result(folder / RESULT_FILE, dataclasses.replace(result, **changes))
+
+
+def test_all_ten_tasks_give_the_papers_score(tmp_path, capsys):
+    for task in WANG:
+        write(tmp_path, task)
+    main([str(tmp_path)])
+    shown = capsys.readouterr().out
+    assert "score, paper scale: 769.62" in shown and "score, leaderboard scale: 863.60" in shown
+    assert "missing" not in shown and "!" not in shown
+
+    (row,) = json.loads((tmp_path / "superb_score.json").read_text())["rows"]
+    assert row["scores"]["paper"]["score"] == pytest.approx(769.62, abs=0.01)
+    assert row["metrics"]["asr"]["wer"]["percent"] == 10.61 and row["sha256"] == "ab" * 32
+    (line,) = csv.DictReader((tmp_path / "superb_score.csv").open())
+    assert line["score_paper"] == "769.62" and line["sf_slot_type_f1"] == "87.14" and line["asr_cer"] == ""
+
+
+def test_a_partial_score_is_never_shown_as_the_score(tmp_path, capsys):
+    for task in list(WANG)[:9]:
+        write(tmp_path, task)
+    main([str(tmp_path)])
+    shown = capsys.readouterr().out
+    assert "score, " not in shown.replace("no score", "")
+    assert "no score on the paper scale: partial, 9 of 10 tasks" in shown and "missing er" in shown
+    (row,) = json.loads((tmp_path / "superb_score.json").read_text())["rows"]
+    assert row["scores"]["paper"]["score"] is None and row["scores"]["paper"]["missing"] == ["er"]
+    (line,) = csv.DictReader((tmp_path / "superb_score.csv").open())
+    assert line["score_paper"] == line["score_leaderboard"] == "" and line["missing"] == "er"
+
+
+def test_teacher_note_and_protocol_are_said_beside_the_numbers(tmp_path, capsys):
+    upstream = Upstream(name="wavlm_pruned", sha256="ab" * 32, teacher_note="random teacher")
+    write(tmp_path, "asr", upstream=upstream, protocol="shortened")
+    main([str(tmp_path)])
+    shown = capsys.readouterr().out
+    assert "! random teacher" in shown and "! asr: shortened protocol, not comparable with SUPERB's numbers" in shown
+    (row,) = json.loads((tmp_path / "superb_score.json").read_text())["rows"]
+    assert row["notes"][0] == "random teacher" and row["protocols"] == {"asr": "shortened"}
+    (line,) = csv.DictReader((tmp_path / "superb_score.csv").open())
+    assert "random teacher" in line["notes"]
+
+
+@pytest.mark.parametrize("other", ["cd" * 32, None])
+def test_a_row_of_two_models_is_refused_and_listed(tmp_path, other):
+    write(tmp_path, "asr")
+    write(tmp_path, "ks", upstream=Upstream(name="wavlm_pruned", sha256=other))
+    listed = f"asr: {'ab' * 32}; ks: {other or 'no weights'}"
+    with pytest.raises(UserError, match=f"wavlm_pruned: one row must be one model, .* of 2 .{listed}"):
+        main([str(tmp_path)])
+    assert not (tmp_path / "superb_score.json").exists()
+
+
+def test_each_upstream_has_its_own_row(tmp_path, capsys):
+    write(tmp_path, "asr")
+    write(tmp_path, "asr", name="fbank", upstream=Upstream(name="fbank"))
+    main([str(tmp_path)])
+    shown = capsys.readouterr().out
+    assert "fbank  (no model hash)" in shown and "wavlm_pruned  (SHA-256 abababab" in shown
+    names = [row["name"] for row in json.loads((tmp_path / "superb_score.json").read_text())["rows"]]
+    assert names == ["fbank", "wavlm_pruned"]
+
+
+def test_an_s3prl_directory_is_scored_from_its_hypotheses(tmp_path, capsys):
+    folder = tmp_path / "hubert" / "asr"
+    folder.mkdir(parents=True)
+    (folder / "test-clean-noLM-hyp.ark").write_text("a ONE\nb TWO\n")
+    (folder / "test-clean-noLM-ref.ark").write_text("a ONE\nb TWO TWO\n")
+    main([str(tmp_path)])
+    shown = capsys.readouterr().out
+    assert "wer                 33.33" in shown and "computed from s3prl's own run directory" in shown
+    (row,) = json.loads((tmp_path / "superb_score.json").read_text())["rows"]
+    expected = superb_score({"asr": {"wer": Value(name="wer", value=100 / 3, unit="percent")}}, "paper")
+    assert row["scores"]["paper"]["partial_mean"] == pytest.approx(expected.partial)
+
+
+def test_table_1_shows_printed_against_recomputed(capsys):
+    main(["--table1"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + 8
+    disagreeing = [line for line in lines if "does not agree" in line]
+    assert len(disagreeing) == 1 and "w/o FAHP" in disagreeing[0]
+    assert "721.79" in disagreeing[0] and "707.11" in disagreeing[0]
+
+
+def test_nothing_to_do_says_what_to_give(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([])
+    assert stop.value.code == 2 and "give the folder of results" in capsys.readouterr().err
