@@ -11,7 +11,7 @@ import s3prl_pruned
 
 PACKAGE = Path(s3prl_pruned.__file__).parent
 ORDER = (
-    "config compat distributed checkpoint data models gates sparsity objectives compressors export "
+    "config command_line compat distributed checkpoint data models gates sparsity objectives compressors export "
     "pretrain upstream superb measure"
 ).split()
 """A module imports only from its own place in this list and from those to its left."""
