@@ -13,6 +13,22 @@ def padded_width(sizes: list[int]) -> int:
     return max([1, *sizes])
 
 
+class Indices(nn.Module):
+    """A constant vector of indices that follows its model's device and is not saved with the weights."""
+
+    def __init__(self, values: list[int]):
+        super().__init__()
+        self.values = list(values)
+        self.register_buffer("index", torch.tensor(self.values, dtype=torch.long), persistent=False)
+
+    def reset(self) -> None:
+        """Fill it anew: a loader that builds models without memory (transformers') leaves it empty."""
+        self.index = torch.tensor(self.values, dtype=torch.long, device=self.index.device)
+
+    def forward(self) -> Tensor:
+        return self.index
+
+
 class RaggedHeads(nn.Module):
     """Between flat dimensions (B, T, sum of sizes) and heads padded with zeros (B, H, T, largest size).
 
@@ -31,19 +47,18 @@ class RaggedHeads(nn.Module):
             # index `total` is an appended column of zeros
             gather += [*range(start, start + size), *[total] * (self.width - size)]
         keep = [position for position, source in enumerate(gather) if source < total]
-        self.register_buffer("gather", torch.tensor(gather, dtype=torch.long), persistent=False)
-        self.register_buffer("keep", torch.tensor(keep, dtype=torch.long), persistent=False)
+        self.gather, self.keep = Indices(gather), Indices(keep)
 
     def split(self, x: Tensor) -> Tensor:
         """(B, T, sum of sizes) -> (B, H, T, width)."""
         if not self.even:
-            x = F.pad(x, (0, 1)).index_select(-1, self.gather)
+            x = F.pad(x, (0, 1)).index_select(-1, self.gather())
         return x.unflatten(-1, (len(self.sizes), self.width)).transpose(1, 2)
 
     def merge(self, x: Tensor) -> Tensor:
         """(B, H, T, width) -> (B, T, sum of sizes)."""
         x = x.transpose(1, 2).flatten(2)
-        return x if self.even else x.index_select(-1, self.keep)
+        return x if self.even else x.index_select(-1, self.keep())
 
 
 class PositionGate(nn.Module):
@@ -58,13 +73,13 @@ class PositionGate(nn.Module):
         self.head_dim = config.head_dim
         self.projection = nn.Linear(config.head_dim, 8)  # shared by the heads
         self.scale = nn.Parameter(torch.ones(len(heads)))
-        self.register_buffer("heads", torch.tensor(heads, dtype=torch.long), persistent=False)
+        self.heads = Indices(heads)
         self.all_heads = len(heads) == config.num_heads
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, H, T, K)
         if not self.all_heads:
-            x = x.index_select(1, self.heads)
+            x = x.index_select(1, self.heads())
         a, b = torch.sigmoid(self.projection(x).unflatten(-1, (2, 4)).sum(-1)).chunk(2, dim=-1)  # (B, H, T, 1) each
         return a * (b * self.scale.view(-1, 1, 1) - 1.0) + 2.0
 
@@ -90,7 +105,7 @@ class SelfAttention(nn.Module):
         self.out_proj = linear(num_vo, config.embed_dim)
         indices = [head.index for head in heads]
         self.gate = PositionGate(config, indices) if config.gated_position and heads else None
-        self.register_buffer("heads", torch.tensor(indices, dtype=torch.long), persistent=False)
+        self.heads = Indices(indices)
         self.all_heads = len(indices) == config.num_heads
         self.z_qk: Tensor | None = None
         self.z_vo: Tensor | None = None
@@ -133,7 +148,7 @@ class SelfAttention(nn.Module):
         """What is added to the scores: (B, H, T, T), (B, 1, 1, T) or None."""
         bias = None
         if position_bias is not None:
-            bias = position_bias if self.all_heads else position_bias.index_select(0, self.heads)
+            bias = position_bias if self.all_heads else position_bias.index_select(0, self.heads())
             bias = bias.unsqueeze(0) if self.gate is None else self.gate(x) * bias
         if padding is None:
             return bias
@@ -143,4 +158,4 @@ class SelfAttention(nn.Module):
         return bias.masked_fill(keys, float("-inf"))
 
     def extra_repr(self) -> str:
-        return f"heads={self.heads.tolist()}, qk={self.qk_heads.sizes}, vo={self.vo_heads.sizes}"
+        return f"heads={self.heads.values}, qk={self.qk_heads.sizes}, vo={self.vo_heads.sizes}"

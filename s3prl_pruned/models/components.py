@@ -21,6 +21,23 @@ def linear(in_features: int, out_features: int) -> nn.Linear:
         return nn.Linear(in_features, out_features)
 
 
+def normalize_utterances(wavs: Tensor, lengths: Tensor | None) -> Tensor:
+    """Zero mean and unit variance over each utterance's own samples, padding left at zero: (B, S) -> (B, S).
+
+    The batched form of `data.waveforms.normalize_waveform` (a LayerNorm over the utterance).
+
+    Args:
+        wavs: (B, S), zero-padded.
+        lengths: (B,) int64 samples, or None when nothing is padded.
+    """
+    if lengths is None:
+        return F.layer_norm(wavs, wavs.shape[-1:])
+    valid = torch.arange(wavs.shape[1], device=wavs.device) < lengths[:, None]  # (B, S)
+    count = lengths[:, None].to(wavs.dtype)
+    centred = (wavs - wavs.masked_fill(~valid, 0.0).sum(1, keepdim=True) / count).masked_fill(~valid, 0.0)
+    return centred * torch.rsqrt(centred.square().sum(1, keepdim=True) / count + 1e-5)
+
+
 class _ScaleGradient(torch.autograd.Function):
     """Identity whose gradient is multiplied by `scale` (fairseq's GradMultiply)."""
 

@@ -11,6 +11,7 @@ from s3prl_pruned.models.components import (
     FeatureProjection,
     FeedForward,
     RelativePosition,
+    normalize_utterances,
     positional_convolution,
 )
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, LayerSpec
@@ -121,6 +122,17 @@ class SpeechEncoder(nn.Module):
             x = layer(x, position_bias, padding)
         states.append(self.layer_norm(x) if self.config.norm_first else x)
         return EncoderOutput(hidden_states=states, frame_lengths=frame_lengths)
+
+    def encode_raw(self, wavs: Tensor, lengths: Tensor | None = None) -> EncoderOutput:
+        """`forward` on waveforms as recorded: they are normalised first where the config says so.
+
+        Args:
+            wavs: (B, S) float, 16 kHz, zero-padded.
+            lengths: (B,) int64 samples of each utterance; None when none is padded.
+        """
+        if self.config.normalize_waveform:
+            wavs = normalize_utterances(wavs, lengths)
+        return self(wavs, lengths)
 
     def frame_lengths(self, lengths: Tensor | None, wavs: Tensor, num_frames: int) -> Tensor:
         """Frames of each utterance that are not padding, by the family's rule (`EncoderConfig.padding_rule`).
