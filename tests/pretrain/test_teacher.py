@@ -143,7 +143,7 @@ def test_frames_of_a_crop_and_of_whisper_have_the_same_centres(tmp_path):
 
     crop, _ = load_crop(tmp_path, "x", first, 50)
     assert crop.shape == (320 * 49 + 400,)
-    start = next(i for i in range(0, w.WINDOW_SAMPLES) if audio[i] / 32767 == crop[0] and audio[i + 1] / 32767 == crop[1])
+    start = int((audio.float().unfold(0, 4, 1) / 32767 == crop[:4]).all(-1).nonzero())
     crop.requires_grad_()
     # GroupNorm spreads over the whole crop what it sees; without it the convolutions' own reach shows
     extractor = SpeechEncoder(TINY).feature_extractor
@@ -203,7 +203,7 @@ def test_a_window_has_its_pieces_behind_each_other(tmp_path):
     import soundfile
 
     soundfile.write(tmp_path / "a.wav", torch.full((8000,), 0.25).numpy(), 16_000)
-    pieces = (Piece(path="a.wav", speed=1.0, start=0, num_samples=8000), Piece(path="a.wav", speed=1.0, start=0, num_samples=4000))
+    pieces = tuple(Piece(path="a.wav", speed=1.0, start=0, num_samples=n) for n in (8000, 4000))
     audio = read_window(Window(name="x.ru.1.0", pieces=pieces), tmp_path)
     assert audio.shape == (w.WINDOW_SAMPLES,)
     loud = audio.abs() > 0.1
@@ -291,7 +291,8 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(cache, tmp_path, mon
 
 
 def test_the_loss_falls_on_one_batch(cache, tmp_path, monkeypatch):
-    training = _training(cache, tmp_path, replace(RECIPE, cnn_steps=0, total_steps=60, decay_fraction=0.1, lr=1e-2, save_step=60))
+    recipe = replace(RECIPE, cnn_steps=0, total_steps=60, decay_fraction=0.1, lr=1e-2)
+    training = _training(cache, tmp_path, recipe)
     batch = training.batches.batch(0)
     monkeypatch.setattr(training.batches, "batch", lambda index: batch)
     losses = [training._train_step()["loss"] for _ in range(60)]
@@ -328,7 +329,7 @@ def test_a_run_goes_on_only_with_its_own_recipe(cache, tmp_path):
     _training(cache, tmp_path).run()
     with pytest.raises(UserError, match=r"other values of \['lr'\]"):
         _training(cache, tmp_path, replace(RECIPE, lr=1e-4)).run()
-    with pytest.raises(UserError, match="`total_steps` may not change once the learning rate falls"):
+    with pytest.raises(UserError, match="total_steps.* may not change once the learning rate falls"):
         _training(cache, tmp_path, replace(RECIPE, total_steps=7)).run()
 
 

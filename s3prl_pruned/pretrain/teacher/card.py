@@ -21,77 +21,88 @@ CREDITS = {
 """By package, as its Debian copyright file has it."""
 
 
+TEMPLATE = """\
+# The embedded teacher
+
+A small speech encoder of WavLM's architecture: {parameters:,} parameters, really trained on real speech, so that there
+is something to prune without a download. It is **not WavLM**: none of WavLM's weights are in it. It is **not
+self-supervised from scratch** either: it was taught to predict the states of Whisper tiny.en's encoder (Radford et al.
+2023), which OpenAI trained on transcribed speech.
+
+| | |
+|---|---|
+| convolutions | {conv_layers} of {channels} channels, WavLM Base's kernels and strides (20 ms a frame), GroupNorm |
+| Transformer | {layers} layers, width {width}, {heads} heads, FFN {ffn}, post-norm, gated relative position |
+| weights | `model.safetensors`, fp16, to be run in fp32; Microsoft's names and, in the metadata, their `cfg` |
+| made on | {date} |
+
+## Training
+
+- Targets: outputs of Whisper tiny.en's blocks 2 and 3 and of its final norm, predicted from layers {student_layers}
+  through LayerNorm and a linear map each. What depends on the place in Whisper's 30 s window alone is taken out of
+  them, and they are standardised per dimension. Loss: L1 - log sigmoid(cosine), and {mel_weight:g} x L1 of the
+  log10-mel spectrum ({mel_decades:g} decades) predicted from the convolutions' output.
+- {step:,} steps of {batch_seconds:g} s of audio in crops of {crop_seconds} s, the first {cnn_steps:,} of them on the
+  convolutions alone ({cnn_batch_seconds:g} s a step): {hours:.1f} h of audio passed in all.
+- AdamW, weight decay {weight_decay:g}, gradients clipped at {gradient_clipping:g}. Learning rate {cnn_lr:g} for the
+  convolutions alone, then {lr:g}, constant after a warm-up of {warmup_steps} steps and falling to 0 over the last
+  {decay_steps:,} of {total_steps:,}. Exported is a moving average of the weights (decay {ema_decay:g}).
+- English is drawn {english_weight:g} times as often as the rest and comes in three speeds (0.9, 1, 1.1).
+- {wall_minutes:.0f} minutes of training on {hardware}, beside other work on the same machine.
+- Again: `{command}`
+
+## Losses
+
+Held out: the English dev prompts of the embedded corpus. Neither their texts nor those of its test prompts are in the
+training speech; the voice is. In training: the weights as they were, not their average, over the last steps logged.
+
+| | in training | held out |
+|---|---|---|
+{losses}
+
+## Speech
+
+{total_hours:.1f} h, from Debian packages; nothing non-commercial is in it.
+
+| package | minutes | languages | licence | credit |
+|---|---|---|---|---|
+{sources}
+
+Whisper's weights: copyright 2022 OpenAI, MIT licence. Licences of the speech:
+[CC BY-SA 3.0](https://creativecommons.org/licenses/by-sa/3.0/),
+[CC BY 3.0](https://creativecommons.org/licenses/by/3.0/),
+[GPL 2](https://www.gnu.org/licenses/old-licenses/gpl-2.0.html), and for `festvox-ru` a BSD-like one. None of the
+authors has endorsed this model.
+"""
+
+
 def teacher_card(encoder: SpeechEncoder, about: dict) -> str:
     """Markdown.
 
     Args:
         encoder: the teacher.
         about: `sources` (dicts with `source`, `licence`, `minutes`, `languages`), `recipe`, `step`, `hours` of audio
-            passed, `wall_minutes`, `held_out` (name to value), `train` (name to value), `hardware`, `date`, `command`.
+            passed, `wall_minutes`, `held_out` and `train` (name of a loss to its value), `hardware`, `date`, `command`.
     """
     config, recipe = encoder.config, about["recipe"]
-    minutes = sum(source["minutes"] for source in about["sources"])
-    channels = config.conv_layers[0][0]
-    return "\n".join(
-        [
-            "# The embedded teacher",
-            "",
-            f"A small speech encoder of WavLM's architecture: {encoder.num_parameters():,} parameters, really trained on real",
-            "speech, so that there is something to prune without a download. It is **not WavLM**: none of WavLM's weights are in",
-            "it. It is **not self-supervised from scratch** either: it was taught to predict the states of Whisper tiny.en's",
-            "encoder (Radford et al. 2023), which OpenAI trained on transcribed speech.",
-            "",
-            "| | |",
-            "|---|---|",
-            f"| convolutions | {len(config.conv_layers)} of {channels} channels, WavLM Base's kernels and strides (a frame every 20 ms), GroupNorm |",
-            f"| Transformer | {config.num_layers} layers, width {config.embed_dim}, {config.num_heads} heads, feed-forward {config.ffn_dim}, post-norm, gated relative position bias |",
-            "| weights | `model.safetensors`, fp16, to be run in fp32; Microsoft's names, their `cfg` as JSON in the metadata |",
-            f"| made on | {about['date']} |",
-            "",
-            "## Training",
-            "",
-            *_training(about, recipe),
-            "",
-            "## Losses",
-            "",
-            "Held out: the English dev prompts of the embedded corpus, whose texts (and those of the test prompts) are not in",
-            "the training speech; the voice is. The exported weights are a moving average; the losses in training are those",
-            "of the weights as they were, over the last steps logged.",
-            "",
-            "| | in training | held out |",
-            "|---|---|---|",
-            *_losses(about["train"], about["held_out"]),
-            "",
-            "## Speech",
-            "",
-            f"{minutes / 60:.1f} h, from Debian packages; nothing non-commercial is in it.",
-            "",
-            "| package | minutes | languages | licence | credit |",
-            "|---|---|---|---|---|",
-            *_rows(about["sources"]),
-            "",
-            "Whisper's weights: copyright 2022 OpenAI, MIT licence. Licences of the speech:",
-            "[CC BY-SA 3.0](https://creativecommons.org/licenses/by-sa/3.0/),",
-            "[CC BY 3.0](https://creativecommons.org/licenses/by/3.0/),",
-            "[GPL 2](https://www.gnu.org/licenses/old-licenses/gpl-2.0.html). None of the authors has endorsed this model.",
-            "",
-        ]
-    )
-
-
-def _training(about: dict, recipe: dict) -> Iterable[str]:
-    first, second, last = recipe["student_layers"]
-    yield f"- Targets: outputs of Whisper tiny.en's blocks 2 and 3 and of its final norm, predicted from layers {first}, {second} and {last}"
-    yield "  through LayerNorm and a linear map each. They are standardised per dimension, and what depends on the place in"
-    yield "  Whisper's 30 s window alone is taken out. Loss: L1 - log sigmoid(cosine), and"
-    yield f"  {recipe['mel_weight']} x L1 of the log10-mel spectrum predicted from the convolutions' output."
-    yield f"- {about['step']:,} steps of {recipe['batch_seconds']:g} s of audio in crops of {_list(recipe['crop_seconds'])} s, the first"
-    yield f"  {recipe['cnn_steps']} on the convolutions alone: {about['hours']:.1f} h of audio passed in all."
-    yield f"- AdamW, learning rate {recipe['lr']:g}, constant after a warm-up of {recipe['warmup_steps']} steps, falling to 0 over the last"
-    yield f"  {100 * recipe['decay_fraction']:.0f} % of {recipe['total_steps']:,}; weight decay {recipe['weight_decay']:g}; average of the weights with decay {recipe['ema_decay']}."
-    yield f"- English is drawn {recipe['english_weight']:g} times as often as the rest and comes in three speeds (0.9, 1, 1.1)."
-    yield f"- {about['wall_minutes']:.0f} minutes of training on {about['hardware']}, beside other work."
-    yield f"- Again: `{about['command']}`"
+    lists = {name: ", ".join(f"{x:g}" for x in recipe[name]) for name in ("student_layers", "crop_seconds")}
+    values = {
+        **recipe,
+        **lists,
+        **{name: about[name] for name in ("step", "hours", "wall_minutes", "hardware", "date", "command")},
+        "decay_steps": round(recipe["decay_fraction"] * recipe["total_steps"]),
+        "parameters": encoder.num_parameters(),
+        "conv_layers": len(config.conv_layers),
+        "channels": config.conv_layers[0][0],
+        "layers": config.num_layers,
+        "width": config.embed_dim,
+        "heads": config.num_heads,
+        "ffn": config.ffn_dim,
+        "total_hours": sum(source["minutes"] for source in about["sources"]) / 60,
+        "losses": "\n".join(_losses(about["train"], about["held_out"])),
+        "sources": "\n".join(_rows(about["sources"])),
+    }
+    return TEMPLATE.format_map(values)
 
 
 def _losses(train: dict[str, float], held_out: dict[str, float]) -> Iterable[str]:
@@ -114,7 +125,3 @@ def _rows(sources: list[dict]) -> Iterable[str]:
         languages = ", ".join(sorted(source["languages"]))
         credit = CREDITS.get(package, "")
         yield f"| `{source['source']}` | {source['minutes']:.1f} | {languages} | {source['licence']} | {credit} |"
-
-
-def _list(numbers: list[float]) -> str:
-    return ", ".join(f"{number:g}" for number in numbers)

@@ -32,10 +32,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         description="Distil Whisper tiny.en's encoder into the embedded teacher. Typed again, it goes on where it was.",
     )
     add = parser.add_argument
-    add("--run", metavar="DIR", type=Path, default=Path("result/teacher"), help="the run's folder (default: %(default)s)")
+    add("--run", metavar="DIR", type=Path, default=Path("result/teacher"), help="the run's folder (%(default)s)")
     add("--data", metavar="DIR", type=Path, help="folder of the fetched speech (default: RUN/speech)")
     add("--targets", metavar="DIR", type=Path, help="folder of the cached targets, 6 GB (default: RUN/targets)")
-    add("-o", "--override", metavar="K=V", default="", help="change keys of the recipe, e.g. total_steps=500,,bf16=false")
+    add("-o", "--override", metavar="K=V", default="", help="change keys of the recipe: total_steps=500,,bf16=false")
     add("--install", action="store_true", help="copy RUN/export into the package with its card, and train nothing")
     return parser.parse_args(argv)
 
@@ -60,6 +60,7 @@ def main(argv: list[str] | None = None) -> None:
     whisper = load_tiny_en(options.run / "whisper")
     cache_windows(held_out, embedded_corpus(), targets, whisper, bf16=recipe.bf16)
     cache_windows(train, speech, targets, whisper, bf16=recipe.bf16)
+    about = {"sources": sources(entries), "hardware": hardware(), "date": date.today().isoformat(), "command": COMMAND}
     training = TeacherTraining(
         recipe,
         wavlm_embedded(),
@@ -67,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
         held_out=held_out,
         cache=targets,
         folder=options.run,
-        about={"sources": sources(entries), "hardware": hardware(), "date": date.today().isoformat(), "command": COMMAND},
+        about=about,
     )
     print(training.run())
 
@@ -91,9 +92,9 @@ def hardware() -> str:
     """The processor and the threads used, for the card."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     amx = " with AMX (bf16)" if any(line.startswith("flags") and "amx_bf16" in line for line in lines) else ""
-    return f"{torch.get_num_threads()} thread(s) of an {model}{amx}"
+    return f"{torch.get_num_threads()} thread(s) of an {(names or [platform.processor()])[0]}{amx}"
 
 
 def sources(entries: list[dict]) -> list[dict]:

@@ -1,4 +1,4 @@
-"""The teacher's files: fp16 safetensors for the repository, Microsoft's format for everybody else, and the model card."""
+"""The teacher's files: fp16 safetensors for the repository, Microsoft's format, and the model card."""
 
 import json
 import os
@@ -30,7 +30,8 @@ def export_teacher(encoder: SpeechEncoder, folder: Path, about: dict) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = official_checkpoint(encoder)
-    full = {"cfg": checkpoint["cfg"], "model": {key: v.detach().half().float() for key, v in checkpoint["model"].items()}}
+    model = {key: value.detach().half().float() for key, value in checkpoint["model"].items()}
+    full = {"cfg": checkpoint["cfg"], "model": model}
     text, card = json.dumps(about, indent=2) + "\n", teacher_card(encoder, about)
     save_official_safetensors(encoder, folder / "model.safetensors", dtype=torch.float16)
     _replace(folder / "teacher.pt", lambda path: torch.save(full, path))

@@ -10,7 +10,7 @@ class TeacherRecipe:
     """Distillation of Whisper's encoder states into a small WavLM."""
 
     total_steps: int = 8_000
-    """Optimiser steps. May be raised or lowered on resuming, as long as the decay has not begun."""
+    """Optimiser steps. May change on resuming, as long as the decay has not begun."""
 
     cnn_steps: int = 1_000
     """Steps, of `total_steps`, in which the convolutions alone learn to predict the log-mel spectrum: a spectrum out
@@ -29,7 +29,7 @@ class TeacherRecipe:
     """Steps over which `lr` rises from 0: a post-norm encoder needs them."""
 
     decay_fraction: float = 0.3
-    """Share of the steps, at the end, over which `lr` falls linearly to 0. It is constant before."""
+    """Share of the steps, at the end, over which `lr` falls linearly to 0; constant before. May change as well."""
 
     weight_decay: float = 0.01
     """AdamW's, on matrices and kernels."""
@@ -43,7 +43,7 @@ class TeacherRecipe:
     crop_seconds: tuple[float, ...] = (2.0, 3.0, 5.0)
     """Lengths of the crops; one of them for the whole of a batch."""
 
-    batch_seconds: float = 24.0
+    batch_seconds: float = 15.0
     """Audio of a batch."""
 
     english_weight: float = 3.0

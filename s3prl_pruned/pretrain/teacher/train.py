@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from s3prl_pruned.checkpoint import checkpoint_path, load_checkpoint, newest, rotate, save_checkpoint
-from s3prl_pruned.config import UserError, to_dict
+from s3prl_pruned.config import UserError, from_dict, to_dict
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.spec import EncoderConfig
 from s3prl_pruned.pretrain.teacher.distill import Distiller
@@ -165,7 +165,8 @@ class TeacherTraining:
         return model.eval()
 
     def _log(self, values: dict[str, float]) -> None:
-        entry = {"step": self.step, **values, "hours": self.seconds_passed / 3600, "wall_minutes": self.wall_seconds / 60}
+        passed = {"hours": self.seconds_passed / 3600, "wall_minutes": self.wall_seconds / 60}
+        entry = {"step": self.step, **values, **passed}
         entry = {name: round(value, 6) for name, value in entry.items()}
         with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
@@ -203,14 +204,17 @@ class TeacherTraining:
         state = load_checkpoint(path)
         now = to_dict(self.recipe)
         changed = sorted(name for name in now if now[name] != state["recipe"].get(name))
-        if set(changed) - {"total_steps", "log_step", "save_step"}:
+        if set(changed) - {"total_steps", "decay_fraction", "log_step", "save_step"}:
             raise UserError(f"{path}: was made with other values of {changed}. Give them again, or take a new folder.")
-        if "total_steps" in changed and state["step"] > self.recipe.decay_start:
-            raise UserError(f"{path}: `total_steps` may not change once the learning rate falls.")
+        before = from_dict(TeacherRecipe, state["recipe"], str(path))
+        falling = state["step"] > min(before.decay_start, self.recipe.decay_start)
+        if falling and {"total_steps", "decay_fraction"} & set(changed):
+            raise UserError(f"{path}: {changed} may not change once the learning rate falls.")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average = state["average"]
-        self.step, self.seconds_passed, self.wall_seconds = state["step"], state["seconds_passed"], state["wall_seconds"]
+        self.step = state["step"]
+        self.seconds_passed, self.wall_seconds = state["seconds_passed"], state["wall_seconds"]
         logger.info("%s: going on after step %d.", path, self.step)
 
 

@@ -1,9 +1,9 @@
 """Targets on disk: speech packed into windows of 30 s, and Whisper's states of each, computed once.
 
 Whisper is trained on windows of 30 s, so that short utterances of one source are laid behind each other with a short
-silence between them. A window is one safetensors file: `audio` (480000,) int16 and `states` (1500, 3 W) float16, the
-outputs of Whisper's blocks 2 and 3 and its final norm beside each other. Its name holds a hash of what is in it, so that
-an interrupted run goes on where it was and a changed corpus is never mistaken for the old one.
+silence between them. A window is one safetensors file: `audio` (480000,) int16 and `states` (1500, 3 W) float16,
+the outputs of Whisper's blocks 2 and 3 and its final norm beside each other. Its name holds a hash of what is in it, so
+that an interrupted run goes on where it was and a changed corpus is never mistaken for the old one.
 """
 
 import hashlib
