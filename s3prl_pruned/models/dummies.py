@@ -87,7 +87,10 @@ def random_encoder(config: EncoderConfig, *, seed: int, spec: CompactSpec | None
 
 
 def random_spec(config: EncoderConfig, *, seed: int) -> CompactSpec:
-    """A ragged structure: sublayers, heads and dimensions go at random; heads without query/key dimensions occur."""
+    """A ragged structure: sublayers, heads and dimensions go at random.
+
+    Heads without query/key dimensions occur, and sublayers of which the output bias alone is left.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def some(size: int) -> tuple[int, ...]:
@@ -100,7 +103,7 @@ def random_spec(config: EncoderConfig, *, seed: int) -> CompactSpec:
     layers = []
     for _ in range(config.num_layers):
         attention, feed_forward = likely(), likely()
-        heads = [HeadSpec(index=h, qk=some(config.head_dim), vo=some(config.head_dim)) for h in range(config.num_heads)]
+        heads = [HeadSpec(index=h, qk=some(config.head_dim), vo=some(config.head_dim)) for h in some(config.num_heads)]
         layers.append(
             LayerSpec(
                 attention=attention,

@@ -57,6 +57,17 @@ def test_parameters_by_part_are_those_of_the_model(config, seed):
     assert sum(counts.values()) == encoder.num_parameters()
 
 
+@pytest.mark.parametrize("config", CONFIGS)
+def test_sublayers_of_which_the_output_bias_is_left_have_that_alone(config):
+    bias = LayerSpec(attention=True, heads=(), feed_forward=True, ffn=())
+    spec = CompactSpec(layers=(bias, NOTHING, bias))
+    counts = parameters(config, spec)
+    assert counts["attention"] == counts["feed_forward"] == 2 * config.embed_dim
+    assert counts["relative_position"] == 0
+    with torch.device("meta"):
+        assert sum(counts.values()) == SpeechEncoder(config, spec).num_parameters()
+
+
 @pytest.mark.parametrize(
     ("name", "size", "weights"),
     [
