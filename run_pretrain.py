@@ -2,6 +2,7 @@
 
     python run_pretrain.py -u wavlm_pruned_distill
     python run_pretrain.py -u wavlm_pruned_distill --recipe wavlm_base_s80 --corpus /data/LibriSpeech
+    torchrun --nproc_per_node=8 run_pretrain.py -u wavlm_pruned_distill --recipe wavlm_base_s80 --corpus /data/LibriSpeech
 """
 
 from s3prl_pruned.command_line import command_line
@@ -13,6 +14,8 @@ def main() -> None:
     from s3prl_pruned.pretrain.command import main as pretrain
 
     folder = pretrain()
+    if folder is None:  # torchrun: the main process writes
+        return
     write_hard_concrete(folder)
     for picture in draw_run(folder):
         print(f"picture: {picture}")

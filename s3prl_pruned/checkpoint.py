@@ -109,6 +109,20 @@ def newest(folder: str | Path) -> Path | None:
     return None
 
 
+def point_latest(folder: str | Path) -> None:
+    """Turn the link ``latest`` to the newest whole checkpoint, in one move: it is never missing or dangling."""
+    target = newest(folder)
+    if target is None:
+        return
+    temporary = Path(folder) / ".latest.tmp"
+    temporary.unlink(missing_ok=True)
+    try:
+        temporary.symlink_to(target.name)
+        os.replace(temporary, Path(folder) / "latest")
+    except OSError as error:
+        raise UserError(f"{folder}: the link `latest` could not be made ({error.strerror}).") from error
+
+
 def rotate(folder: str | Path, max_keep: int) -> None:
     """Delete all but the ``max_keep`` newest whole checkpoints of ``folder``, and left-over halves.
 

@@ -8,11 +8,20 @@ from s3prl_pruned.config import UserError
 
 
 class Interrupted(Exception):
-    """A signal asked for a stop, and the work so far is saved."""
+    """A signal asked for a stop, and the work so far is saved.
+
+    Args:
+        message: what was stopped, and how to go on.
+        exit_code: 130 after Ctrl-C; 75 (EX_TEMPFAIL) after SIGTERM, on which a scheduler can requeue.
+    """
+
+    def __init__(self, message: str, *, exit_code: int = 130):
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def command_line(main: Callable[[], object]) -> None:
-    """Run `main` and exit: 0 done, 2 an error that the user can mend, 130 interrupted after saving."""
+    """Run `main` and exit: 0 done, 2 an error that the user can mend, 130 or 75 interrupted after saving (`Interrupted`)."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         main()
@@ -21,4 +30,4 @@ def command_line(main: Callable[[], object]) -> None:
         sys.exit(2)
     except Interrupted as stop:
         print(f"interrupted: {stop}", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(stop.exit_code)

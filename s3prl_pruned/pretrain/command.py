@@ -4,12 +4,13 @@ import argparse
 import datetime
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from s3prl_pruned import checkpoint
+from s3prl_pruned import checkpoint, distributed
 from s3prl_pruned.config import UserError, apply_overrides, from_dict, load_yaml, to_dict
 from s3prl_pruned.export.formats import load_encoder
 from s3prl_pruned.models.spec import FAMILIES, CompactSpec
@@ -63,8 +64,12 @@ class Run:
         return {"model": to_dict(self.model), "runner": to_dict(self.runner), "seed": self.seed}
 
 
-def main(argv: list[str] | None = None) -> Path:
-    """Train and export; returns the run's folder.
+def main(argv: list[str] | None = None, *, on_checkpoint: Callable[[Path], None] | None = None) -> Path | None:
+    """Train and export; returns the run's folder, in the main process alone.
+
+    Args:
+        argv: command line; None is the process's own.
+        on_checkpoint: see `runner.train`.
 
     Raises:
         UserError: anything that the user can mend.
@@ -76,20 +81,26 @@ def main(argv: list[str] | None = None) -> Path:
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"`--device` is {args.device}, but torch {torch.__version__} sees no GPU. Use --device cpu.")
     run = _resolve_past(args) if args.past_exp else _resolve(args)
-    resume_from = _prepare_folder(run, args)
-    if resume_from is None and (run.folder / EXPORT).exists():
-        return _report(run, finished_before=True)
-    expert = UpstreamPretrainExpert(
-        run.runner.pretrain_expert.datarc,
-        run.model,
-        args.device,
-        seed=run.seed,
-        family=args.upstream.removesuffix("_pruned_distill"),
-    )
-    _announce(run, args, expert, resume_from)
-    run.folder.mkdir(parents=True, exist_ok=True)
-    (run.folder / RUN).write_text(json.dumps({"recipe": run.recipe, **run.identity()}, indent=1) + "\n")
-    runner.train(expert, run.runner, run.folder, seed=run.seed, resume_from=resume_from)
+    args.device = distributed.start(args.device, timeout_seconds=run.runner.runner.process_timeout)
+    try:
+        return _train_and_export(run, args, on_checkpoint)
+    finally:
+        distributed.stop()
+
+
+def _train_and_export(run: Run, args: argparse.Namespace, on_checkpoint: Callable[[Path], None] | None) -> Path | None:
+    args.auto_resume |= distributed.restarted()
+    resume_from = distributed.from_main(lambda: _prepare_folder(run, args))
+    if distributed.from_main(lambda: resume_from is None and (run.folder / EXPORT).exists()):
+        return _report(run, finished_before=True) if distributed.is_main() else None
+    expert = UpstreamPretrainExpert(run.runner.pretrain_expert.datarc, run.model, args.device, seed=run.seed)
+    if distributed.is_main():
+        _announce(run, args, expert, resume_from)
+        run.folder.mkdir(parents=True, exist_ok=True)
+        (run.folder / RUN).write_text(json.dumps({"recipe": run.recipe, **run.identity()}, indent=1) + "\n")
+    runner.train(expert, run.runner, run.folder, seed=run.seed, resume_from=resume_from, on_checkpoint=on_checkpoint)
+    if not distributed.is_main():
+        return None
     last = checkpoint.checkpoint_path(run.folder, run.runner.runner.total_steps)
     export_checkpoint(last, run.folder / EXPORT)
     return _report(run)
@@ -209,8 +220,10 @@ def _announce(run: Run, args: argparse.Namespace, expert: UpstreamPretrainExpert
     hours = sum(utterance.num_samples for utterance in batches.utterances) / 16_000 / 3600
     print(f"teacher: {teacher.name} ({teacher.encoder.num_parameters():,} parameters{note})")
     print(f"speech: {len(batches.utterances)} utterances, {hours:.2f} h")
+    if distributed.world_size() > 1:
+        print(f"{distributed.world_size()} processes, {loop.gradient_accumulate_steps} micro-batches each per step")
     print(f"{loop.total_steps} steps on {args.device}, target sparsity {run.model.sparsity.target_sparsity}, into {run.folder}")
-    if loop.fp16 and not args.device.startswith("cuda"):
+    if loop.fp16 and not loop.bf16 and not args.device.startswith("cuda"):
         print("fp16 is for CUDA; this device computes in fp32")
     if resume_from:
         print(f"continuing from {resume_from}")

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+import torch
+
 from s3prl_pruned.config import UserError
 
 
@@ -28,12 +30,37 @@ class LoopConfig:
     """Checkpoints kept."""
 
     fp16: bool = True
-    """Mixed precision on CUDA (DistilHuBERT); a CPU always computes in fp32. Gates and losses are fp32 anywhere."""
+    """Mixed precision on CUDA (DistilHuBERT); a CPU computes in fp32. Gates and losses are fp32 anywhere."""
+
+    bf16: bool = False
+    """bfloat16 in place of `fp16`, on any device: no loss scale, no overflow."""
+
+    gradient_checkpointing: bool = False
+    """Keep each layer's input only and compute the layer again in the backward pass: less memory, more time, the same
+    losses."""
+
+    max_bad_steps: int = 10
+    """Steps of a run whose loss or gradient may be NaN or infinite. Such a step is skipped, named and counted; one more
+    stops the run. (An fp16 gradient that overflows while the loss scale can still fall is not counted.)"""
+
+    process_timeout: float = 600.0
+    """Seconds that the processes of `torchrun` wait for one that does not answer before they stop with an error. One
+    that ended is noticed at once."""
+
+    def precision(self, device: str) -> torch.dtype:
+        """What the encoders compute in on `cpu` or `cuda`."""
+        if self.bf16:
+            return torch.bfloat16
+        return torch.float16 if self.fp16 and device == "cuda" else torch.float32
 
     def validate(self) -> None:
         for name in ("total_steps", "gradient_accumulate_steps", "log_step", "save_step", "max_keep"):
             if getattr(self, name) < 1:
                 raise UserError(f"`{name}` must be at least 1, but is {getattr(self, name)}.")
+        if self.max_bad_steps < 0:
+            raise UserError(f"`max_bad_steps` must be at least 0, but is {self.max_bad_steps}.")
+        if self.process_timeout <= 0:
+            raise UserError(f"`process_timeout` must be positive, but is {self.process_timeout}.")
         if self.gradient_clipping <= 0:
             raise UserError(f"`gradient_clipping` must be positive, but is {self.gradient_clipping}.")
 
@@ -99,6 +126,10 @@ class DataConfig:
 
     num_workers: int = 4
     """Processes that read audio ahead; 0 reads in the training process."""
+
+    def batch_size_in_words(self) -> str:
+        """What bounds a micro-batch, with its key."""
+        return f"`datarc.train_batch_size` = {self.train_batch_size} utterances"
 
     def validate(self) -> None:
         if self.train_batch_size < 1:

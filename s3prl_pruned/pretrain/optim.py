@@ -31,6 +31,7 @@ class Optimizers:
         self.weights = torch.optim.AdamW(
             weights, lr=config.lr, betas=tuple(config.betas), eps=config.eps, weight_decay=config.weight_decay, fused=True
         )
+        self.weight_parameters, self._gate_parameters = weights, gates
         self._all = [self.weights]
         if gates:
             self._all.append(torch.optim.AdamW(gates, lr=config.gate_lr, weight_decay=0.0))
@@ -46,8 +47,12 @@ class Optimizers:
 
     def clip(self, max_norm: float) -> float:
         """Clip the weights' gradient; returns its norm before."""
-        parameters = [p for group in self.weights.param_groups for p in group["params"]]
-        return float(nn.utils.clip_grad_norm_(parameters, max_norm))
+        return float(nn.utils.clip_grad_norm_(self.weight_parameters, max_norm))
+
+    def gate_gradient_norm(self) -> float:
+        """Norm of the gradient of all log_alpha, which is not clipped."""
+        gradients = [p.grad for p in self._gate_parameters if p.grad is not None]
+        return float(nn.utils.get_total_norm(gradients)) if gradients else 0.0
 
     def step(self) -> None:
         for optimizer in self._all:

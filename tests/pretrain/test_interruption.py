@@ -42,8 +42,9 @@ def wait_for_checkpoint(process, folder):
 
 
 def trajectory(folder):
-    """The log without what a clock wrote."""
-    return [{k: v for k, v in line.items() if k != "audio_seconds_per_second"} for line in read_log(folder)]
+    """The log without what clock and memory wrote."""
+    machine = ("audio_seconds_per_second", "memory_gib")
+    return [{k: v for k, v in line.items() if k not in machine} for line in read_log(folder)]
 
 
 @pytest.fixture(scope="module")
@@ -66,14 +67,15 @@ def test_a_run_killed_at_any_moment_continues_the_same_trajectory_bit_for_bit(re
     assert model_hash(run / "export") == model_hash(whole / "export")
 
 
-def test_ctrl_c_saves_exits_130_and_the_run_can_go_on(recipe, whole, tmp_path):
+@pytest.mark.parametrize("signum, code", [(signal.SIGINT, 130), (signal.SIGTERM, 75)], ids=["ctrl-c", "scheduler"])
+def test_ctrl_c_and_sigterm_save_exit_130_and_75_and_the_run_can_go_on(recipe, whole, tmp_path, signum, code):
     run = tmp_path / "run"
     process = start(recipe, run, *LONG)
     wait_for_checkpoint(process, run)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signum)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "interrupted: stopped by SIGINT after step" in stderr and "Resume with -a" in stderr
+    assert process.returncode == code
+    assert f"interrupted: stopped by {signum.name} after step" in stderr and "Resume with -a" in stderr
     steps = [line["step"] for line in read_log(run)]
     stopped_at = checkpoint.load_checkpoint(checkpoint.newest(run))["Step"]
     assert stopped_at == steps[-1] < 120, "the step under way is finished, logged and saved"

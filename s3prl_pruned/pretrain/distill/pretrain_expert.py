@@ -10,10 +10,12 @@ One optimiser step, as `pretrain/runner.py` drives it:
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from s3prl_pruned import distributed
 from s3prl_pruned.config import UserError, from_dict, load_yaml, to_dict
@@ -104,23 +106,27 @@ class UpstreamPretrainExpert(nn.Module):
         self._step: _Step | None = None
         self.to(self.device)
 
-    def get_train_dataloader(self, first: int = 0, last: int | None = None) -> Iterable[Batch]:
-        """Micro-batches number `first` to `last` - 1 of the whole run (one epoch without `last`)."""
-        last = len(self.batches) if last is None else last
+    def get_train_dataloader(self, numbers: Iterable[int] | None = None) -> Iterable[Batch]:
+        """The micro-batches of the whole run with these numbers, in this order (without numbers: one epoch)."""
         return torch.utils.data.DataLoader(
             self.batches,
             batch_size=None,
-            sampler=range(first, last),
+            sampler=range(len(self.batches)) if numbers is None else numbers,
             num_workers=self.datarc.num_workers,
             generator=torch.Generator(),  # it would draw from the global one, whose state a resumed run has restored
         )
+
+    def checkpoint_activations(self) -> None:
+        """Keep only the layers' inputs for the backward pass, and compute the layers again there."""
+        for layer in self.model.student.layers:
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
     def begin_step(self, step: int, total_steps: int, batches: list[Batch]) -> None:
         """Draw the masks of optimiser step `step` (1-based), the same on every rank, for all its micro-batches."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         draw = self.model.gates.draw(generator)
         self.model.student.set_masks(draw.masks)
-        frames = torch.tensor(sum(self._num_valid(*batch) for batch in batches))
+        frames = torch.tensor(sum(self._num_valid(*batch) for batch in batches), device=self.device)
         self._step = _Step(
             draw=draw,
             target=self.upstream_config.sparsity.target_at(step, total_steps),
@@ -158,8 +164,7 @@ class UpstreamPretrainExpert(nn.Module):
             loss_scale: what the distillation loss was multiplied with.
         """
         step = self._step
-        gradients = [distributed.all_reduce_sum(gradient) for gradient in step.draw.gradients()]
-        step.draw.backward(gradients, loss_scale=loss_scale)
+        step.draw.backward(distributed.all_reduce_sums(step.draw.gradients()), loss_scale=loss_scale)
         expected = expected_sparsity(self.model.gates, self.model.student.config)
         penalty = self.model.lagrangian(expected, step.target)
         penalty.backward()

@@ -1,0 +1,226 @@
+"""One optimiser step of a run, and everything that a checkpoint of it holds.
+
+With several processes (`torchrun`), each takes its share of the step's micro-batches; masks, multipliers, matched
+pairs and the summed gradients are the same everywhere, so that all processes take the same step. How many
+micro-batches make a step is fixed when a run starts (`gradient_accumulate_steps` x processes) and kept in its
+checkpoints: resumed on more or fewer processes, a run sees the same audio and computes the same losses.
+"""
+
+import itertools
+import logging
+import math
+import platform
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+import s3prl_pruned
+from s3prl_pruned import checkpoint, distributed
+from s3prl_pruned.config import UserError, to_dict
+from s3prl_pruned.data.waveforms import SAMPLE_RATE
+from s3prl_pruned.pretrain.config import RunnerConfig
+from s3prl_pruned.pretrain.optim import build_optimizers
+
+logger = logging.getLogger(__name__)
+
+
+class Trainer:
+    """A run between two steps.
+
+    Args:
+        expert: an `UpstreamPretrainExpert` (its module's docstring says how a step runs).
+        config: the runner's.
+        seed: of dropout, and recorded in checkpoints.
+
+    Attributes:
+        step: optimiser steps done, skipped ones included.
+        bad_steps: how many of them were skipped because their loss or gradient was not finite.
+        per_step: micro-batches per optimiser step, over all processes.
+    """
+
+    def __init__(self, expert, config: RunnerConfig, *, seed: int):
+        self.expert, self.config, self.seed = expert, config, seed
+        self.loop = config.runner
+        self.step, self.bad_steps = 0, 0
+        self.per_step = self.loop.gradient_accumulate_steps * distributed.world_size()
+        self.optimizers = build_optimizers(expert, config.optimizer, self.loop.total_steps)
+        self._device = expert.device.type
+        self._precision = self.loop.precision(self._device)
+        self._scaler = torch.amp.GradScaler(self._device, enabled=self._precision == torch.float16)
+        self._seed_dropout()
+        if self.loop.gradient_checkpointing:
+            expert.checkpoint_activations()
+        expert.model.train()
+
+    def batches(self) -> Iterator[list]:
+        """This process's micro-batches of each step still to come: number r, r + w, ... of the step's, of w processes."""
+        rank, world, per_step = distributed.rank(), distributed.world_size(), self.per_step
+        if per_step < world:
+            raise UserError(
+                f"a step of this run has {per_step} micro-batches, which {world} processes cannot share. Start at most "
+                f"{per_step} processes."
+            )
+        steps = range(self.step, self.loop.total_steps)
+        loader = iter(
+            self.expert.get_train_dataloader(step * per_step + i for step in steps for i in range(rank, per_step, world))
+        )
+        own = len(range(rank, per_step, world))
+        for _ in steps:
+            yield list(itertools.islice(loader, own))
+
+    def advance(self, batches: list) -> dict[str, float]:
+        """Take one optimiser step; returns its records, the same in every process.
+
+        Raises:
+            UserError: more than `max_bad_steps` steps had no finite loss and gradient, or memory ran out.
+            ProcessLost: another process of the run is gone.
+        """
+        self.step += 1
+        records: dict[str, float] = {}
+        with _memory_error_named(self.config, self._device):
+            self.expert.begin_step(self.step, self.loop.total_steps, batches)
+            for batch in batches:
+                with torch.autocast(self._device, dtype=self._precision, enabled=self._precision != torch.float32):
+                    loss = self.expert(batch, records, self.step)
+                self._scaler.scale(loss).backward()
+            records["audio_seconds"] = sum(wavs.numel() for wavs, _ in batches) / SAMPLE_RATE
+            _sum_over_processes(records)
+            self.expert.end_backward(records, loss_scale=self._scaler.get_scale())
+            distributed.all_reduce_gradients(self.optimizers.weight_parameters)
+
+            records["lr"] = self.optimizers.set_step(self.step)
+            self._scaler.unscale_(self.optimizers.weights)
+            records["gradient_norm"] = self.optimizers.clip(self.loop.gradient_clipping)
+            records["gate_gradient_norm"] = self.optimizers.gate_gradient_norm()
+            if self._is_usable(records):
+                self.optimizers.step()
+            records["bad_steps"] = self.bad_steps
+            self._scaler.update()
+            self.expert.on_before_zero_grad()
+            self.optimizers.zero_grad()
+        records["memory_gib"] = peak_memory(self._device)
+        return records
+
+    def _is_usable(self, records: dict[str, float]) -> bool:
+        """Whether this step may change anything; counts those that may not, and stops at the limit."""
+        terms = {name: records[name] for name in ("distill", "gradient_norm", "gate_gradient_norm")}
+        broken = {name: value for name, value in terms.items() if not math.isfinite(value)}
+        if not broken:
+            return True
+        if "distill" not in broken and self._scaler.is_enabled() and self._scaler.get_scale() > 1:
+            logger.warning("step %d is skipped: its gradient overflows under the loss scale.", self.step)
+            return False
+        self.bad_steps += 1
+        what = ", ".join(f"{name} is {value}" for name, value in broken.items())
+        logger.warning("step %d is skipped (%d skipped so far): %s.", self.step, self.bad_steps, what)
+        if self.bad_steps > self.loop.max_bad_steps:
+            raise UserError(
+                f"step {self.step}: {what}. `max_bad_steps` allows {self.loop.max_bad_steps} such steps, and this is "
+                f"number {self.bad_steps}; nothing of it is saved. Lower `optimizer.lr`, or look at the data, then "
+                "resume from a checkpoint before it."
+            )
+        return False
+
+    def save(self, folder: Path) -> Path:
+        """Write `states-{step}.ckpt` and turn `latest` to it, from the main process.
+
+        Raises:
+            UserError: in every process: it cannot be written, or weights are not finite. Earlier ones stay whole.
+        """
+        cuda = torch.cuda.get_rng_state(self.expert.device) if self._device == "cuda" else None
+        generators = distributed.gather({"cpu": torch.get_rng_state(), "cuda": cuda})
+        path = checkpoint.checkpoint_path(folder, self.step)
+        distributed.from_main(lambda: self._write(path, generators))
+        return path
+
+    def _write(self, path: Path, generators: list[dict]) -> None:
+        for name, parameter in self.expert.model.named_parameters():
+            if parameter.requires_grad and not torch.isfinite(parameter).all():
+                raise UserError(f"step {self.step}: {name} is not finite, so nothing is saved. Lower `optimizer.lr`.")
+        state = {
+            "Step": self.step,
+            "Bad_Steps": self.bad_steps,
+            "Micro_Batches_Per_Step": self.per_step,
+            "Data_Position": self.step * self.per_step,
+            "Seed": self.seed,
+            "Config": to_dict(self.config),
+            "Optimizers": self.optimizers.state_dict(),
+            "Scaler": self._scaler.state_dict(),
+            "RNG": generators,
+            "Versions": versions(),
+        }
+        checkpoint.save_checkpoint(path, self.expert.add_state_to_save(state))
+        checkpoint.point_latest(path.parent)
+        checkpoint.rotate(path.parent, self.loop.max_keep)
+
+    def resume(self, path: Path) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            UserError: it is damaged, or no checkpoint of a run.
+        """
+        state = checkpoint.load_checkpoint(path)
+        try:
+            self.expert.load_model(state)
+            self.optimizers.load_state_dict(state["Optimizers"])
+            self._scaler.load_state_dict(state["Scaler"])
+            self.step, self.bad_steps, generators = state["Step"], state["Bad_Steps"], state["RNG"]
+            self.per_step = state["Micro_Batches_Per_Step"]
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise UserError(f"{path}: is no checkpoint of this run ({error!r}).") from error
+        if len(generators) == distributed.world_size():
+            own = generators[distributed.rank()]
+            torch.set_rng_state(own["cpu"])
+            if self._device == "cuda" and own["cuda"] is not None:
+                torch.cuda.set_rng_state(own["cuda"], self.expert.device)
+            return
+        self._seed_dropout()
+        if distributed.is_main():
+            logger.warning(
+                "%s was written by %d process(es), now there are %d: each step's %d micro-batches are dealt out anew. The "
+                "data go on where they stopped; only dropout draws other numbers.",
+                path, len(generators), distributed.world_size(), self.per_step,
+            )  # fmt: skip
+
+    def _seed_dropout(self) -> None:
+        torch.manual_seed(self.seed + self.step + distributed.rank())
+
+
+def _sum_over_processes(records: dict[str, float]) -> None:
+    """Turn what each process added up over its own micro-batches into the global batch's."""
+    names = sorted(records)
+    summed = distributed.all_reduce_sum(torch.tensor([records[name] for name in names], dtype=torch.float64))
+    records.update(zip(names, summed.tolist(), strict=True))
+
+
+@contextmanager
+def _memory_error_named(config: RunnerConfig, device: str):
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        text = str(error).splitlines()[0] if str(error) else "MemoryError"
+        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "allocate memory" not in text:
+            raise
+        datarc, loop = config.pretrain_expert.datarc, config.runner
+        raise UserError(
+            f"out of memory ({text}). A micro-batch holds {datarc.batch_size_in_words()}, crops are at most "
+            f"{datarc.max_seconds} s. Lower that and raise `runner.gradient_accumulate_steps` (now "
+            f"{loop.gradient_accumulate_steps}) by as much, which keeps the losses; or set "
+            "`runner.gradient_checkpointing=true`; or lower `datarc.max_seconds`. Peak so far: "
+            f"{peak_memory(device):.2f} GiB. No step was skipped."
+        ) from error
+
+
+def peak_memory(device: str) -> float:
+    """The most memory this process has held so far, in GiB: allocated on the GPU, resident on a CPU."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
+
+
+def versions() -> dict[str, str]:
+    """What computed this: for checkpoints, cards and results."""
+    return {"s3prl_pruned": s3prl_pruned.__version__, "torch": str(torch.__version__), "python": platform.python_version()}

@@ -1,0 +1,187 @@
+"""Several processes train as one does, and none of them waits for ever for one that is gone."""
+
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from s3prl_pruned import checkpoint, distributed
+from s3prl_pruned.config import UserError
+from s3prl_pruned.export.formats import load_encoder
+from s3prl_pruned.pretrain.config import RunnerConfig
+from s3prl_pruned.pretrain.distill.pretrain_expert import UpstreamPretrainExpert
+from s3prl_pruned.pretrain.logging import read_log
+from s3prl_pruned.pretrain.trainer import Trainer
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = 20
+WITHOUT_DROPOUT = "student.dropout=0,,student.attention_dropout=0,,student.activation_dropout=0"
+SAME = f"{WITHOUT_DROPOUT},,runner.total_steps={STEPS},,runner.save_step=8"
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def torchrun(*arguments, options=()):
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *options]
+    return [*line, str(ROOT / "run_pretrain.py"), *arguments]
+
+
+def losses(folder):
+    return [line["distill"] for line in read_log(folder)]
+
+
+def log_without_machine(folder):
+    machine = ("audio_seconds_per_second", "memory_gib", "pairs", "mask_means", "structure")
+    return [{k: v for k, v in line.items() if k not in machine} for line in read_log(folder)]
+
+
+@pytest.fixture(scope="module")
+def two_processes(recipe):
+    folder = recipe.root / "two-processes"
+    line = torchrun(*recipe.arguments(folder, "-o", SAME))
+    result = subprocess.run(line, capture_output=True, text=True, cwd=ROOT, timeout=240, env=ENVIRONMENT)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("2 processes, 1 micro-batches each per step") == 1, "one process speaks"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def accumulating(recipe):
+    return recipe.train(recipe.root / "accumulating", "-o", f"{SAME},,runner.gradient_accumulate_steps=2")
+
+
+def test_two_processes_compute_what_one_with_accumulation_computes(two_processes, accumulating):
+    ours, reference = log_without_machine(two_processes), log_without_machine(accumulating)
+    assert [line["step"] for line in ours] == list(range(1, STEPS + 1))
+    for line, other in zip(ours, reference, strict=True):
+        assert line == pytest.approx(other, rel=1e-5, abs=1e-12), line["step"]
+    assert len(set(losses(two_processes))) == STEPS, "a trajectory, not one number"
+    assert [line["pairs"] for line in read_log(two_processes)] == [line["pairs"] for line in read_log(accumulating)]
+
+
+def test_two_processes_keep_and_export_what_one_does(two_processes, accumulating):
+    ours, _ = load_encoder(two_processes / "export")
+    reference, _ = load_encoder(accumulating / "export")
+    assert ours.spec == reference.spec
+    weights = reference.state_dict()
+    for name, value in ours.state_dict().items():
+        torch.testing.assert_close(value, weights[name], rtol=0, atol=1e-4, msg=name)
+
+
+def test_the_comparison_sees_a_process_that_is_left_out(recipe, accumulating, tmp_path):
+    alone = recipe.train(tmp_path / "alone", "-o", SAME)  # half the global batch
+    differences = [abs(a - b) / b for a, b in zip(losses(alone), losses(accumulating), strict=True)]
+    assert max(differences) > 1e-2
+
+
+def test_checkpoints_of_two_processes_hold_both_generators_and_the_position(two_processes):
+    state = checkpoint.load_checkpoint(two_processes / "latest")
+    assert len(state["RNG"]) == 2 and not torch.equal(state["RNG"][0]["cpu"], state["RNG"][1]["cpu"])
+    assert (state["Step"], state["Micro_Batches_Per_Step"], state["Data_Position"]) == (STEPS, 2, 2 * STEPS)
+
+
+def test_resumed_on_another_number_of_processes_the_data_and_losses_go_on_and_it_is_said(
+    recipe, two_processes, accumulating, tmp_path, caplog
+):
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("run.json", "log.jsonl", "states-8.ckpt"):
+        (run / name).write_bytes((two_processes / name).read_bytes())
+    recipe.train(run, "-a", "-o", SAME)
+    assert "was written by 2 process(es), now there are 1: each step's 2 micro-batches are dealt out anew" in caplog.text
+    assert losses(run) == pytest.approx(losses(accumulating), rel=1e-5)
+
+
+def processes(recipe, folder, *, timeout):
+    """Two processes of one run, started as a scheduler would without torchrun."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    options = f"runner.total_steps=100000,,runner.save_step=5,,runner.max_keep=1,,runner.process_timeout={timeout}"
+    line = [sys.executable, str(ROOT / "run_pretrain.py"), *recipe.arguments(folder, "-o", options)]
+    where = {**ENVIRONMENT, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    started = []
+    for rank in ("0", "1"):
+        variables = {**where, "RANK": rank, "LOCAL_RANK": rank}
+        started.append(subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=variables))
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("states-*.ckpt")):
+        assert all(process.poll() is None for process in started) and time.monotonic() < deadline
+        time.sleep(0.05)
+    return started
+
+
+@pytest.mark.parametrize(
+    "loss, timeout, limit, lost",
+    [
+        pytest.param(signal.SIGKILL, 300, 30, 1, id="killed"),
+        pytest.param(signal.SIGSTOP, 5, 35, 0, id="the main one hanging"),
+        pytest.param(signal.SIGKILL, 300, 30, 0, id="the main one killed", marks=pytest.mark.slow),
+        pytest.param(signal.SIGSTOP, 5, 35, 1, id="hanging", marks=pytest.mark.slow),
+    ],
+)
+def test_a_lost_process_stops_the_other_with_an_error_in_time(recipe, tmp_path, loss, timeout, limit, lost):
+    """One that ended at once, one that hangs after `process_timeout`; the limits leave room for a busy machine."""
+    both = processes(recipe, tmp_path / "run", timeout=timeout)
+    try:
+        both[lost].send_signal(loss)
+        began = time.monotonic()
+        _, stderr = both[1 - lost].communicate(timeout=limit)
+        assert time.monotonic() - began < limit
+    finally:
+        for process in both:
+            process.kill()
+    assert both[1 - lost].returncode == 2
+    assert "error: another process of this run ended or does not answer" in stderr and "start all of them again with -a" in stderr
+    assert "Traceback" not in stderr
+    assert checkpoint.newest(tmp_path / "run"), "what was saved is whole"
+
+
+def test_sigterm_to_one_process_stops_both_after_the_same_step(recipe, tmp_path):
+    both = processes(recipe, tmp_path / "run", timeout=60)
+    try:
+        both[1].send_signal(signal.SIGTERM)
+        results = [process.communicate(timeout=60) for process in both]
+    finally:
+        for process in both:
+            process.kill()
+    assert [process.returncode for process in both] == [75, 75]
+    step = checkpoint.load_checkpoint(tmp_path / "run" / "latest")["Step"]
+    for _, stderr in results:
+        assert f"stopped by SIGTERM after step {step}; it is saved" in stderr
+
+
+@pytest.mark.slow
+def test_torchrun_restarts_a_killed_process_and_the_run_ends_as_if_nothing_had_happened(recipe, tmp_path):
+    long = f"{WITHOUT_DROPOUT},,runner.total_steps=300,,runner.save_step=10,,runner.max_keep=2,,runner.process_timeout=60"
+    run = tmp_path / "run"
+    agent = subprocess.Popen(
+        torchrun(*recipe.arguments(run, "-o", long), options=["--max-restarts=2"]),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=ENVIRONMENT,
+    )  # fmt: skip
+    while not list(run.glob("states-*.ckpt")):
+        assert agent.poll() is None
+        time.sleep(0.05)
+    victim = int(Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()[-1])
+    os.kill(victim, signal.SIGKILL)
+    stdout, stderr = agent.communicate(timeout=240)
+    assert agent.returncode == 0, stderr
+    assert "continuing from" in stdout
+    whole = recipe.train(tmp_path / "whole", "-o", f"{long},,runner.gradient_accumulate_steps=2")
+    # Rounding grows over 300 steps: the start is exact, the end is the same run.
+    assert losses(run)[:20] == pytest.approx(losses(whole)[:20], rel=1e-5)
+    assert len(losses(run)) == 300 and all(map(math.isfinite, losses(run)))
+
+
+def test_more_processes_than_micro_batches_are_refused(recipe, two_processes, monkeypatch):
+    model = checkpoint.load_checkpoint(two_processes / "latest")["Upstream_Config"]
+    trainer = Trainer(UpstreamPretrainExpert({"corpus": str(recipe.corpus), "min_seconds": 0.3}, model, "cpu"), RunnerConfig(), seed=0)
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
+    with pytest.raises(UserError, match="has 1 micro-batches, which 3 processes cannot share. Start at most 1"):
+        next(trainer.batches())
