@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 
 RESULTS = Path("results")
 SCREEN = Path("result") / "quickstart"  # .json and .md
+_SAVED = (130, 75)  # command_line.Interrupted: by Ctrl-C, by SIGTERM
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,5 +126,5 @@ def _run(part: Part, *, capture: bool) -> tuple[float, bool, str]:
         print(output, end="")
     ended = f"was killed by signal {-status}" if status < 0 else f"ended with exit status {status}"
     status = 128 - status if status < 0 else status
-    advice = "It is saved; the same call goes on from there." if status == 130 else "Its own message stands above."
+    advice = "It is saved; the same call goes on from there." if status in _SAVED else "Its own message stands above."
     raise CommandFailed(f"{part.title}: `{part.typed}` {ended}. {advice}", status)
