@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import errno
 import io
 import multiprocessing
 import os
@@ -83,12 +84,23 @@ def save_settings(experiment: Experiment) -> None:
 
 
 def train(experiment: Experiment, start: Path | None) -> None:
-    """Train with s3prl's runner, from a checkpoint if one is given."""
+    """Train with s3prl's runner, from a checkpoint if one is given.
+
+    Raises:
+        UserError: if a checkpoint cannot be written; those before it stand.
+    """
     with _logged(experiment.folder):
         runner = _make_runner(experiment, "train", start)
         if experiment.args.device == "cpu":
             _make_faster(runner, experiment.config)
-        runner.train()
+        try:
+            runner.train()
+        except (OSError, RuntimeError) as error:
+            # torch names its writer in the error of a disk that is full, s3prl's other files give ENOSPC.
+            if "PytorchStreamWriter" not in str(error) and getattr(error, "errno", None) != errno.ENOSPC:
+                raise
+            reason = str(error).strip().split("\n")[0]
+            raise UserError(f"{experiment.folder}: cannot be written ({reason}). Make room; -a goes on.") from error
 
 
 def evaluate(experiment: Experiment, checkpoint: Path) -> list[Value]:

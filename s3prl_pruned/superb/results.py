@@ -12,16 +12,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from s3prl_pruned.config import UserError, from_dict, to_dict
-from s3prl_pruned.superb.tasks import TASKS, Task, Value, find_task
+from s3prl_pruned.superb.tasks import Value, find_task
 
 RESULT_FILE = "result.json"
 RUN_FILE = "run.json"
 """Written when one of our runs starts: with it and without ``result.json`` a run is unfinished."""
-UNKNOWN_PROTOCOL = "unknown"
-"""Of runs that s3prl itself made."""
 
 
 @dataclass(kw_only=True)
@@ -169,40 +165,6 @@ def read_result(path: Path) -> Result:
     return from_dict(Result, read_json(path), str(path))
 
 
-def read_run(folder: Path, task: Task) -> Result | None:
-    """The result of a run's folder: ours, or computed from s3prl's own ASR files.
-
-    Returns:
-        None if the run is unfinished: begun by us without a result, or without test hypotheses.
-
-    Raises:
-        UserError: as ``read_result`` and ``read_arks``, or if the result is of another task.
-    """
-    if (folder / RESULT_FILE).is_file():
-        result = read_result(folder / RESULT_FILE)
-        if result.task != task.name:
-            raise UserError(
-                f"{folder / RESULT_FILE}: is a result of task {result.task}, but its folder says {task.name}."
-            )
-        return result
-    if (folder / RUN_FILE).is_file() or task.name != "asr":
-        return None
-    arks = [folder / f"{task.test_split}-noLM-{kind}.ark" for kind in ("hyp", "ref")]
-    if not any(path.is_file() for path in arks):
-        return None
-    hypotheses, references = read_arks(folder, task.test_split)
-    return Result(
-        task=task.name,
-        split=task.test_split,
-        num_utterances=len(references),
-        metrics=error_rates(hypotheses, references),
-        printed_by_s3prl=[],
-        protocol=UNKNOWN_PROTOCOL,
-        protocol_note="computed from s3prl's own run directory; its model and settings are not checked",
-        upstream=Upstream(name=_upstream_of(folder) or folder.parent.name),
-    )
-
-
 def read_arks(folder: Path, split: str) -> tuple[dict[str, str], dict[str, str]]:
     """Hypotheses and references by utterance, as s3prl's ``asr`` wrote them without a language model.
 
@@ -239,58 +201,6 @@ def error_rates(hypotheses: dict[str, str], references: dict[str, str]) -> list[
     return rates
 
 
-def finished_runs(root: Path) -> tuple[dict[str, list[Result]], list[Path]]:
-    """All results below a folder, in rows of one upstream each.
-
-    Args:
-        root: ``results/`` (rows of tasks), one row ``results/<upstream>/``, or one run's folder.
-            A run's folder bears the task's short name or s3prl's; others are passed over.
-
-    Returns:
-        Results by row, and the folders of unfinished runs.
-
-    Raises:
-        UserError: if there is nothing, or a run cannot be read, or a task stands twice in a row.
-    """
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder. Give the folder that run_downstream.py wrote, results/.")
-    candidates = [root, *sorted(root.glob("*/")), *sorted(root.glob("*/*/"))]
-    rows: dict[str, list[Result]] = {}
-    unfinished = []
-    for folder in candidates:
-        task = _task_of(folder)
-        if task is None:
-            continue
-        result = read_run(folder, task)
-        if result is None:
-            unfinished.append(folder)
-            continue
-        row = rows.setdefault(folder.resolve().parent.name, [])
-        if any(other.task == result.task for other in row):
-            raise UserError(f"{folder}: a second result of task {result.task} in one row. Keep one of them.")
-        row.append(result)
-    if not rows and not unfinished:
-        raise UserError(
-            f"{root}: holds no results, which are at <upstream>/<task>/{RESULT_FILE}. "
-            "Run `python run_downstream.py -u wavlm_pruned -d asr` first."
-        )
-    for row in rows.values():
-        row.sort(key=lambda result: list(TASKS).index(result.task))
-    return rows, unfinished
-
-
-def _task_of(folder: Path) -> Task | None:
-    """The task that a folder's name says, if it holds a run at all."""
-    holds_run = any(folder.glob("*.ark")) or any(folder.glob("*.ckpt"))
-    if not (holds_run or (folder / RESULT_FILE).is_file() or (folder / RUN_FILE).is_file()):
-        return None
-    name = folder.resolve().name
-    if name in TASKS:
-        return TASKS[name]
-    matches = [task for task in TASKS.values() if task.downstream == name]
-    return matches[0] if len(matches) == 1 else None
-
-
 def _read_ark(path: Path) -> dict[str, str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -305,15 +215,3 @@ def _read_ark(path: Path) -> dict[str, str]:
     if not texts:
         raise UserError(f"{path}: is empty. Evaluate the run again.")
     return texts
-
-
-def _upstream_of(folder: Path) -> str | None:
-    """What s3prl's own ``args_*.yaml`` says of ``-u``."""
-    for path in sorted(folder.glob("args_*.yaml"), reverse=True):
-        try:
-            name = yaml.safe_load(path.read_text(encoding="utf-8")).get("upstream")
-        except (yaml.YAMLError, AttributeError, OSError, UnicodeDecodeError):
-            continue  # somebody else's file: the folder's name serves as well
-        if isinstance(name, str):
-            return name
-    return None

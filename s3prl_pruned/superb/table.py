@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from s3prl_pruned.config import UserError
-from s3prl_pruned.superb.results import UNKNOWN_PROTOCOL, Result, finished_runs, write_json
+from s3prl_pruned.superb.collect import UNKNOWN_PROTOCOL, finished_runs
+from s3prl_pruned.superb.results import Result, write_json
 from s3prl_pruned.superb.score import SCALES, Score, counted_metrics, normalised, published_values, superb_score
 from s3prl_pruned.superb.tasks import PUBLISHED, TASKS, Value
 
@@ -29,7 +29,7 @@ class Row:
 
 
 def make_rows(root: Path) -> tuple[list[Row], list[Path]]:
-    """Read all results below a folder (see ``results.finished_runs``).
+    """Read all results below a folder (see ``collect.finished_runs``).
 
     Returns:
         Rows by name, and the folders of unfinished runs.

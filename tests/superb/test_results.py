@@ -6,9 +6,10 @@ import json
 import pytest
 
 from s3prl_pruned.config import UserError, to_dict
+from s3prl_pruned.superb.collect import finished_runs
 from s3prl_pruned.superb.results import (
     RESULT_FILE, RUN_FILE, Checkpoint, Result, Seconds, SplitRead, Upstream, Versions,
-    error_rates, finished_runs, read_arks, read_result, write_result,
+    error_rates, read_arks, read_result, write_result,
 )  # fmt: skip
 from s3prl_pruned.superb.tasks import Value
 
@@ -128,6 +129,24 @@ def test_rows_hold_our_results_and_s3prls_own_runs(tmp_path):
     assert foreign.protocol == "unknown" and foreign.values()["wer"].value == pytest.approx(100 * 2 / 3)
     for root in (tmp_path / "wavlm_pruned", ours):
         assert finished_runs(root)[0] == {"wavlm_pruned": [a_result()]}
+
+
+def test_a_run_in_a_folder_of_any_name_is_a_row_of_its_own(tmp_path):
+    an_s3prl_run(tmp_path / "downstream" / "ExpName")  # where s3prl writes
+    an_s3prl_run(tmp_path / "downstream" / "Other", hyp="1-7-0000\n1-7-0001\n")
+    rows, _ = finished_runs(tmp_path / "downstream")
+    assert {name: results[0].values()["wer"].value for name, results in rows.items()} == {
+        "ExpName": pytest.approx(200 / 3), "Other": 100,
+    }  # fmt: skip
+    assert list(finished_runs(tmp_path / "downstream" / "ExpName")[0]) == ["ExpName"]
+    write_result(tmp_path / "downstream" / "ExpName" / RESULT_FILE, a_result())
+    assert finished_runs(tmp_path)[0]["ExpName"] == [a_result()]
+
+
+def test_hypotheses_without_references_are_half_a_run(tmp_path):
+    (an_s3prl_run(tmp_path / "asr") / "test-clean-noLM-ref.ark").unlink()
+    with pytest.raises(UserError, match="test-clean-noLM-ref.ark: cannot be read .* Evaluate the run again"):
+        finished_runs(tmp_path)
 
 
 def test_an_unfinished_run_of_ours_is_not_taken_for_s3prls(tmp_path):

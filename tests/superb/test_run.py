@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import os
 import re
 import shutil
@@ -147,6 +146,24 @@ def test_a_truncated_checkpoint_is_passed_over(again, caplog):
     printed = again("-a")
     assert f"{STATES[1]}: cannot be read as a checkpoint" in caplog.text
     assert f"Going on from {FOLDER / STATES[0]}" in printed
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/0: file write failed"),
+     OSError(28, "No space left on device")],
+)  # fmt: skip
+def test_a_full_disk_is_one_clear_error_and_leaves_what_was_saved(again, monkeypatch, error):
+    (FOLDER / "result.json").unlink()
+    (FOLDER / STATES[1]).unlink()
+
+    def full(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match="results/fbank/asr: cannot be written .* Make room; -a goes on"):
+        again("-a")
+    assert experiment.newest_checkpoint(FOLDER) == FOLDER / STATES[0]
 
 
 def test_files_of_something_else_are_not_touched(again):
