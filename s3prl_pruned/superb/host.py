@@ -96,8 +96,8 @@ def train(experiment: Experiment, start: Path | None) -> None:
         try:
             runner.train()
         except (OSError, RuntimeError) as error:
-            # torch names its writer in the error of a disk that is full, s3prl's other files give ENOSPC.
-            if "PytorchStreamWriter" not in str(error) and getattr(error, "errno", None) != errno.ENOSPC:
+            # On a full disk torch's writer fails in inline_container.cc; other files give ENOSPC.
+            if "inline_container" not in str(error) and getattr(error, "errno", None) != errno.ENOSPC:
                 raise
             reason = str(error).strip().split("\n")[0]
             raise UserError(f"{experiment.folder}: cannot be written ({reason}). Make room; -a goes on.") from error

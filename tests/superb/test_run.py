@@ -148,19 +148,12 @@ def test_a_truncated_checkpoint_is_passed_over(again, caplog):
     assert f"Going on from {FOLDER / STATES[0]}" in printed
 
 
-@pytest.mark.parametrize(
-    "error",
-    [RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/0: file write failed"),
-     OSError(28, "No space left on device")],
-)  # fmt: skip
-def test_a_full_disk_is_one_clear_error_and_leaves_what_was_saved(again, monkeypatch, error):
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, whose disk is always full")
+def test_a_full_disk_is_one_clear_error_and_leaves_what_was_saved(again, monkeypatch):
     (FOLDER / "result.json").unlink()
     (FOLDER / STATES[1]).unlink()
-
-    def full(*args, **kwargs):
-        raise error
-
-    monkeypatch.setattr(torch, "save", full)
+    save = torch.save
+    monkeypatch.setattr(torch, "save", lambda states, path: save(states, "/dev/full"))
     with pytest.raises(UserError, match="results/fbank/asr: cannot be written .* Make room; -a goes on"):
         again("-a")
     assert experiment.newest_checkpoint(FOLDER) == FOLDER / STATES[0]
