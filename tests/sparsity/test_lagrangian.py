@@ -31,7 +31,7 @@ def test_without_warmup_the_target_is_there_at_once():
 
 def test_the_penalty_is_eq_5s_and_starts_at_zero():
     lagrangian = Lagrangian()
-    assert {float(p) for p in lagrangian.parameters()} == {0.0}
+    assert {p.item() for p in lagrangian.parameters()} == {0.0}
     expected = torch.tensor(0.3, requires_grad=True)
     assert float(lagrangian(expected, 0.8)) == 0
     with torch.no_grad():
