@@ -1,6 +1,8 @@
-"""Export any training checkpoint as a smaller encoder.
+"""Export a model: the smaller encoder of a training checkpoint, or any other, as a folder, for transformers, or as ONNX.
 
     python tools/export.py result/pretrain/wavlm_pruned_distill/embedded/states-300.ckpt my_export
+    python tools/export.py result/pretrain/wavlm_pruned_distill/embedded/export my_model --to huggingface
+    python tools/export.py result/pretrain/wavlm_pruned_distill/embedded/export my_model.onnx --to onnx
 """
 
 import argparse
@@ -9,15 +11,18 @@ from s3prl_pruned.command_line import command_line
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="export.py", description="Cut a training checkpoint's masks out of its weights.")
-    parser.add_argument("checkpoint", help="a states-*.ckpt of run_pretrain.py")
-    parser.add_argument("folder", help="where to write; must not exist")
+    parser = argparse.ArgumentParser(prog="export.py", description="Export a model; it is checked against its source.")
+    parser.add_argument("source", help="a states-*.ckpt of run_pretrain.py (its masks are cut), an exported folder, or a dense checkpoint")  # fmt: skip
+    parser.add_argument("target", help="what to write; must not exist")
+    parser.add_argument("--to", default="folder", choices=("folder", "huggingface", "onnx"), help="(default: %(default)s)")
     args = parser.parse_args()
 
-    from s3prl_pruned.pretrain.finish import describe_export, export_checkpoint
+    from s3prl_pruned.pretrain.conversion import load_source, write_target
+    from s3prl_pruned.pretrain.finish import describe_export
 
-    export_checkpoint(args.checkpoint, args.folder)
-    print(f"exported to {describe_export(args.folder)}")
+    encoder, provenance = load_source(args.source)
+    write_target(args.target, args.to, encoder, provenance)
+    print(f"exported to {args.target if args.to == 'onnx' else describe_export(args.target)}")
 
 
 if __name__ == "__main__":

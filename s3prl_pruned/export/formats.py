@@ -16,19 +16,24 @@ import torch
 from s3prl_pruned.config import UserError, from_dict, to_dict
 from s3prl_pruned.export.card import model_card
 from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.models.save import Progress, write_safetensors
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
 
 FORMAT, FORMAT_VERSION = "s3prl_pruned.encoder", 1
+TOLERANCE = 2e-5  # fp32, relative to max(1, largest value) of each hidden state
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
 
-def save_encoder(folder: str | Path, encoder: SpeechEncoder, provenance: dict) -> None:
+def save_encoder(
+    folder: str | Path, encoder: SpeechEncoder, provenance: dict, *, progress: Progress | None = None
+) -> None:
     """Write an encoder, dense or compact, with its card.
 
     Args:
         folder: must not exist yet: an export is never overwritten.
         encoder: its slots must be empty; masks are folded before (`export.masks.export_compact`).
         provenance: JSON data on where the model comes from; `export.card` says which keys the card shows.
+        progress: called with the number of bytes just written.
 
     Raises:
         UserError: the folder exists, or cannot be written.
@@ -48,7 +53,7 @@ def save_encoder(folder: str | Path, encoder: SpeechEncoder, provenance: dict) -
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
     try:
         temporary.mkdir(parents=True)
-        (temporary / WEIGHTS).write_bytes(safetensors.torch.save(state))  # save_file makes a file that only its owner can read
+        write_safetensors(temporary / WEIGHTS, state, progress=progress)
         (temporary / CONFIG).write_text(json.dumps(config) + "\n")
         (temporary / CARD).write_text(model_card(encoder, provenance, model_hash(temporary)))
         for name in (WEIGHTS, CONFIG, CARD):
@@ -80,7 +85,7 @@ def load_encoder(folder: str | Path) -> tuple[SpeechEncoder, dict]:
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"{folder / WEIGHTS}: is missing or damaged ({error}). Copy the folder again.") from error
     try:
-        encoder.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+        encoder.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)  # no second copy
     except RuntimeError as error:
         lines = str(error).splitlines()
         raise UserError(f"{folder}: {WEIGHTS} does not fit {CONFIG}: {' '.join(lines[1:3]).strip()}") from error
@@ -135,8 +140,23 @@ def model_hash(folder: str | Path) -> str:
     return file_sha256(Path(folder) / WEIGHTS)
 
 
+def probe(*, scale: float = 1, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise to compare exports on: waveforms (batch, scale x 16000), zero-padded, and their lengths (batch,)."""
+    generator = torch.Generator().manual_seed(batch)
+    samples = int(16_000 * scale)
+    lengths = torch.tensor([samples - i * samples // 3 for i in range(batch)])
+    wavs = torch.randn(batch, samples, generator=generator) * 0.1
+    return wavs.masked_fill(torch.arange(samples) >= lengths[:, None], 0.0), lengths
+
+
 @torch.no_grad()
 def largest_difference(a: SpeechEncoder, b: SpeechEncoder, wavs: torch.Tensor, lengths: torch.Tensor | None) -> float:
-    """Largest difference of two encoders over all hidden states, relative to max(1, largest value) of each state."""
-    states = zip(a(wavs, lengths).hidden_states, b(wavs, lengths).hidden_states, strict=True)
-    return max(float((x - y).abs().max() / y.abs().max().clamp(min=1)) for x, y in states)
+    """`relative_difference` of two encoders."""
+    return relative_difference(a(wavs, lengths).hidden_states, b(wavs, lengths).hidden_states)
+
+
+def relative_difference(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
+    """Largest difference over all hidden states, relative to max(1, largest value) of each expected state."""
+    pairs = zip(found, expected, strict=True)
+    # torch's max keeps a NaN, Python's may lose it
+    return float(torch.stack([(x - y).abs().max() / y.abs().max().clamp(min=1) for x, y in pairs]).max())

@@ -183,6 +183,9 @@ class RelativePosition(nn.Module):
         device = self.embedding.weight.device
         distance = torch.arange(1 - num_frames, num_frames, device=device)
         by_distance = self.embedding(self.buckets(distance)).T  # (H, 2T - 1)
+        if torch.compiler.is_compiling():  # exporters make a fixed length of the view below
+            positions = torch.arange(num_frames, device=device)
+            return by_distance[:, positions - positions[:, None] + num_frames - 1]
         # Row q of the bias is a window of the distances that starts at -q: a Toeplitz matrix.
         return by_distance.unfold(-1, num_frames, 1).flip(1)  # (H, T, T)
 

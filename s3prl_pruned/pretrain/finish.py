@@ -7,15 +7,13 @@ import torch
 
 from s3prl_pruned import checkpoint
 from s3prl_pruned.config import UserError, from_dict
-from s3prl_pruned.export.formats import largest_difference, model_hash, save_encoder
+from s3prl_pruned.export.formats import TOLERANCE, largest_difference, model_hash, save_encoder
 from s3prl_pruned.export.masks import FinalMasks, export_compact, final_masks
 from s3prl_pruned.gates.attach import GateSet
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
 from s3prl_pruned.pretrain.distill.config import ModelConfig
 from s3prl_pruned.sparsity.expected import expected_sparsity
-
-TOLERANCE = 2e-5  # fp32, relative to max(1, largest value) of each hidden state
 
 
 def masked_student(path: str | Path) -> tuple[SpeechEncoder, FinalMasks, dict]:
@@ -67,16 +65,14 @@ def masked_student(path: str | Path) -> tuple[SpeechEncoder, FinalMasks, dict]:
     return encoder, final, provenance
 
 
-def export_checkpoint(path: str | Path, folder: str | Path) -> SpeechEncoder:
-    """Export a training checkpoint as a smaller encoder.
+def compact_student(path: str | Path) -> tuple[SpeechEncoder, dict]:
+    """The smaller encoder of a training checkpoint, and its provenance.
 
     Args:
         path: a `states-*.ckpt`.
-        folder: to write; must not exist.
 
     Raises:
-        UserError: the exported encoder does not compute what the masked student computes (nothing is written), or
-            anything of `masked_student` and `save_encoder`.
+        UserError: it does not compute what the masked student computes, or anything of `masked_student`.
     """
     student, final, provenance = masked_student(path)
     student.set_masks(None)
@@ -90,6 +86,20 @@ def export_checkpoint(path: str | Path, folder: str | Path) -> SpeechEncoder:
             f"{path}: the exported encoder differs from the masked student by {difference:.1e} (relative), and at "
             f"most {TOLERANCE:.0e} is rounding. Nothing was written; please report this."
         )
+    return small, provenance
+
+
+def export_checkpoint(path: str | Path, folder: str | Path) -> SpeechEncoder:
+    """Export a training checkpoint as a smaller encoder.
+
+    Args:
+        path: a `states-*.ckpt`.
+        folder: to write; must not exist.
+
+    Raises:
+        UserError: anything of `compact_student` (nothing is written then) and `save_encoder`.
+    """
+    small, provenance = compact_student(path)
     save_encoder(folder, small, provenance)
     return small
 

@@ -1,0 +1,68 @@
+"""Any model of this project or of a public format into any other: what `tools/export.py` and its neighbour do."""
+
+from pathlib import Path
+
+from s3prl_pruned.config import UserError
+from s3prl_pruned.export.formats import file_sha256, is_huggingface_folder, load_encoder, save_encoder
+from s3prl_pruned.export.huggingface import save_huggingface
+from s3prl_pruned.export.onnx import save_onnx
+from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.models.load import load_dense, named_config
+from s3prl_pruned.models.save import FORMATS, Progress, save_dense
+from s3prl_pruned.models.spec import CompactSpec
+from s3prl_pruned.pretrain.finish import compact_student
+
+TARGETS = ("folder", "onnx", *FORMATS)
+
+
+def load_source(path: str | Path, *, shape: str | None = None) -> tuple[SpeechEncoder, dict]:
+    """Load a model to convert.
+
+    Args:
+        path: a training checkpoint (`states-*.ckpt`: its masks are cut), an exported folder, or a dense checkpoint in any
+            public format.
+        shape: the public model whose shape a torchaudio state dict has, such as `hubert_base`.
+
+    Returns:
+        The encoder (fp32, CPU, evaluation mode) and its provenance.
+
+    Raises:
+        UserError: no such model, or a damaged one.
+    """
+    path = Path(path)
+    if path.name.endswith(".ckpt"):
+        return compact_student(path)
+    if path.is_dir() and not is_huggingface_folder(path):
+        return load_encoder(path)
+    encoder = load_dense(path, config=named_config(shape) if shape else None)
+    source = {"name": path.name, "sha256": file_sha256(path) if path.is_file() else None}
+    return encoder, {"method": "converted, not pruned", "source": source, "teacher_note": None}
+
+
+def write_target(
+    path: str | Path, target: str, encoder: SpeechEncoder, provenance: dict, *, progress: Progress | None = None
+) -> None:
+    """Write a model; whole or not at all, and never over something else.
+
+    Args:
+        path: must not exist.
+        target: one of `TARGETS`. `folder` is this project's own; `huggingface` is transformers' own model for a dense
+            encoder, and one whose code travels along for a pruned one.
+        encoder: dense or compact.
+        provenance: for the card.
+        progress: called with the number of bytes just written.
+
+    Raises:
+        UserError: the format cannot hold the encoder, or the export differs from it.
+    """
+    dense = encoder.spec == CompactSpec.dense(encoder.config)
+    if target == "folder":
+        save_encoder(path, encoder, provenance, progress=progress)
+    elif target == "onnx":
+        save_onnx(path, encoder)
+    elif target == "huggingface" and not dense:
+        save_huggingface(path, encoder, provenance)
+    elif target in FORMATS:
+        save_dense(encoder, path, target, progress=progress)
+    else:
+        raise UserError(f"the format must be one of {list(TARGETS)}, but is {target!r}.")

@@ -1,0 +1,92 @@
+"""ONNX: any batch and length, the encoder's states, or no file."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from s3prl_pruned.config import UserError
+from s3prl_pruned.export import onnx
+from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_families
+
+onnxruntime = pytest.importorskip("onnxruntime", reason="only the extras `onnx` and `test` install it")
+pytest.importorskip("onnxscript")
+
+SHAPES = tiny_families()
+
+
+def run(path, encoder, lengths):
+    """ONNX Runtime's states and the encoder's, on noise that no export has seen."""
+    generator = torch.Generator().manual_seed(7)
+    wavs = [torch.randn(length, generator=generator) * 0.3 + 0.05 for length in lengths]
+    batch, lengths = torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True), torch.tensor(lengths)
+    found = onnxruntime.InferenceSession(str(path)).run(None, {"waveform": batch.numpy(), "lengths": lengths.numpy()})
+    with torch.no_grad():
+        return [torch.from_numpy(state) for state in found], encoder.encode_raw(batch, lengths).hidden_states
+
+
+def one_layer(name):
+    config = replace(SHAPES[name], num_layers=1)
+    return random_encoder(config, seed=1, spec=random_spec(config, seed=4))
+
+
+def check(path, encoder, relative_differences):
+    for lengths in [(4000, 3111), (16_000, 10_667), (5321,), (8000, 2500, 700, 260), (260, 260)]:
+        assert max(relative_differences(*run(path, encoder, list(lengths)))) <= 2e-5
+
+
+def test_onnx_runtime_computes_the_states_at_any_batch_and_length(tmp_path, relative_differences):
+    encoder = one_layer("wavlm_large")
+    assert encoder.spec.has_attention
+    onnx.save_onnx(tmp_path / "x.onnx", encoder)
+    assert [p.name for p in tmp_path.iterdir()] == ["x.onnx"]
+    session = onnxruntime.InferenceSession(str(tmp_path / "x.onnx"))
+    assert [(i.name, i.type, len(i.shape)) for i in session.get_inputs()] == [
+        ("waveform", "tensor(float)", 2),
+        ("lengths", "tensor(int64)", 1),
+    ]
+    assert not any(isinstance(size, int) for i in session.get_inputs() for size in i.shape), "a size was fixed"
+    assert [o.name for o in session.get_outputs()] == ["hidden_state_0", "hidden_state_1"]
+    check(tmp_path / "x.onnx", encoder, relative_differences)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_family_is_exported(name, tmp_path, relative_differences):
+    encoder = random_encoder(SHAPES[name], seed=1, spec=random_spec(SHAPES[name], seed=2))
+    onnx.save_onnx(tmp_path / "x.onnx", encoder)
+    check(tmp_path / "x.onnx", encoder, relative_differences)
+
+
+def test_an_export_that_differs_from_its_source_leaves_no_file(tmp_path, monkeypatch):
+    encoder, wrong = one_layer("data2vec_base"), one_layer("data2vec_base")
+    with torch.no_grad():
+        wrong.layer_norm.bias[0] += 0.01
+    export = onnx._export
+    monkeypatch.setattr(onnx, "_export", lambda encoder, path: export(wrong, path))
+    with pytest.raises(UserError, match=r"x.onnx: on \(2, 16000\) samples ONNX Runtime differs from the encoder by .*Nothing was written"):
+        onnx.save_onnx(tmp_path / "x.onnx", encoder)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_of_fixed_length_leaves_no_file(tmp_path, monkeypatch):
+    def fixed(encoder, path):
+        wavs, lengths = onnx.probe(scale=1)
+        program = torch.export.export(onnx._Exported(encoder), (wavs, lengths), strict=False)
+        torch.onnx.export(program, (), path, dynamo=True, input_names=list(onnx.INPUTS), external_data=False, verbose=False)
+
+    monkeypatch.setattr(onnx, "_export", fixed)
+    with pytest.raises(UserError, match=r"ONNX Runtime cannot run the export on \(3, 32000\) samples .*Nothing was written"):
+        onnx.save_onnx(tmp_path / "x.onnx", one_layer("data2vec_base"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_exporter_cannot_do_is_one_clear_error(tmp_path, monkeypatch):
+    encoder = one_layer("hubert_base")
+    monkeypatch.setattr(encoder, "encode_raw", lambda *args: np.linalg.svd(args[0].numpy()))
+    with pytest.raises(UserError, match="cannot export this encoder to ONNX .*Nothing was written"):
+        onnx.save_onnx(tmp_path / "x.onnx", encoder)
+    (tmp_path / "x.onnx").write_text("mine")
+    with pytest.raises(UserError, match="exists already"):
+        onnx.save_onnx(tmp_path / "x.onnx", encoder)
