@@ -125,10 +125,7 @@ def check(config: Config) -> None:
 def differences(config: Config, official: Config) -> list[str]:
     """Settings that decide the outcome and are not the benchmark's, the learning rate aside, which
     the benchmark lets everybody choose."""
-    ours, theirs = (_flat(_deciding(settings)) for settings in (config, official))
-    return sorted(
-        path for path in ours.keys() | theirs.keys() if ours.get(path) != theirs.get(path) and path != "optimizer.lr"
-    )
+    return sorted(_differing(_deciding(config), _deciding(official)) - {"optimizer.lr"})
 
 
 def settings_sha256(args: argparse.Namespace, config: Config) -> str:
@@ -169,8 +166,13 @@ def _deciding(config: Config) -> Config:
     return result
 
 
-def _flat(node: Config, prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for key, value in node.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": repr(value)}
-    return flat
+def _differing(ours: Config, theirs: Config, prefix: str = "") -> set[str]:
+    """Dotted paths at which two settings differ; of a section that one of them lacks, its own path."""
+    found = set()
+    for key in ours.keys() | theirs.keys():
+        one, other = ours.get(key), theirs.get(key)
+        if isinstance(one, dict) and isinstance(other, dict):
+            found |= _differing(one, other, f"{prefix}{key}.")
+        elif one != other or (key in ours) != (key in theirs):
+            found.add(f"{prefix}{key}")
+    return found
