@@ -16,16 +16,20 @@ import torch
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.data.manifest import Utterance, refuse_many_bad
+from s3prl_pruned.data.sources import Manifest
 from s3prl_pruned.data.waveforms import (
     FRAME_SAMPLES,
     SAMPLE_RATE,
     collate,
     crop,
     normalize_waveform,
-    read_waveform,
 )
 
 logger = logging.getLogger(__name__)
+
+
+BUCKETS = 30
+"""Buckets of equal numbers of utterances, by length (lhotse's default number)."""
 
 
 class RandomCropBatches:
@@ -45,9 +49,13 @@ class RandomCropBatches:
         min_seconds: shorter utterances are left out of training, see ``left_out``.
         window: batches that are sorted by length together; more lose less audio and mix less.
         max_bad_fraction: the share of undecodable files that may be skipped.
+        max_batch_seconds: bounds a batch by its seconds of audio in place of ``batch_size`` and ``window``: the corpus
+            is cut into ``BUCKETS`` buckets by length, a bucket's batches hold as many utterances as fit, and short
+            ones stand in large batches.
 
     Attributes:
-        left_out: the utterances shorter than ``min_seconds``.
+        num_utterances: that are trained on.
+        hours: of speech that is trained on, before cropping.
         bad: the message for each file that could not be decoded so far, by utterance id.
         batches_per_epoch: how many batches hold every utterance once.
     """
@@ -63,7 +71,10 @@ class RandomCropBatches:
         min_seconds: float = 1.0,
         window: int = 20,
         max_bad_fraction: float = 0.01,
+        max_batch_seconds: float | None = None,
     ) -> None:
+        if max_batch_seconds is not None:
+            _at_least(max_seconds, max_batch_seconds=max_batch_seconds)
         _at_least(1, batch_size=batch_size, window=window)
         _at_least(0, seed=seed)
         _at_least(FRAME_SAMPLES / SAMPLE_RATE, min_seconds=min_seconds)
@@ -73,20 +84,24 @@ class RandomCropBatches:
         self.max_samples = round(max_seconds * SAMPLE_RATE)
         self.max_bad_fraction = max_bad_fraction
         self.bad: dict[str, str] = {}
-        shortest = round(min_seconds * SAMPLE_RATE)
-        self.utterances = [utt for utt in utterances if utt.num_samples >= shortest]
-        self.left_out = [utt for utt in utterances if utt.num_samples < shortest]
-        if not self.utterances:
+        self._corpus = utterances
+        lengths = corpus_lengths(utterances)
+        self._kept = np.flatnonzero(lengths >= round(min_seconds * SAMPLE_RATE))
+        self._lengths = np.minimum(lengths[self._kept], self.max_samples)
+        self.num_utterances = len(self._kept)
+        self.hours = float(lengths[self._kept].sum()) / SAMPLE_RATE / 3600
+        num_left_out = len(utterances) - len(self._kept)
+        if not len(self._kept):
             raise UserError(
                 f"training needs utterances of at least `min_seconds` = {min_seconds} s, but none of "
                 f"the corpus's {len(utterances)} is that long. Lower it or take another corpus."
             )
-        if self.left_out:
-            found = f"{len(self.left_out)} of {len(utterances)} utterances"
+        if num_left_out:
+            found = f"{num_left_out} of {len(utterances)} utterances"
             logger.warning("%s are shorter than %s s and left out of training.", found, min_seconds)
-        self._lengths = np.minimum([utt.num_samples for utt in self.utterances], self.max_samples)
         self._batch_size = batch_size
         self._window = window
+        self._max_batch_samples = None if max_batch_seconds is None else round(max_batch_seconds * SAMPLE_RATE)
         self._epoch: tuple[int, list[np.ndarray]] = (0, self._permute(0))
         self.batches_per_epoch = len(self._epoch[1])
 
@@ -113,11 +128,21 @@ class RandomCropBatches:
         return collate([crop(wav, num_samples, generator) for wav in wavs])
 
     def members(self, index: int) -> list[Utterance]:
-        """The utterances of batch number ``index``, shortest first."""
+        """The utterances of batch number ``index``."""
         epoch, position = divmod(index, self.batches_per_epoch)
         if epoch != self._epoch[0]:
             self._epoch = (epoch, self._permute(epoch))
-        return [self.utterances[i] for i in self._epoch[1][position]]
+        return [self._corpus[self._kept[i]] for i in self._epoch[1][position]]
+
+    @property
+    def utterances(self) -> list[Utterance]:
+        """What is trained on: everything that is long enough."""
+        return [self._corpus[i] for i in self._kept]
+
+    @property
+    def left_out(self) -> list[Utterance]:
+        """The utterances shorter than ``min_seconds``."""
+        return [self._corpus[i] for i in np.setdiff1d(np.arange(len(self._corpus)), self._kept)]
 
     def __len__(self) -> int:
         """The number of batches of one epoch; ``batch`` takes any number."""
@@ -132,7 +157,12 @@ class RandomCropBatches:
         """The epoch's batches, as indices into ``self.utterances``."""
         generator = np.random.default_rng(self._seed_of(0, epoch))
         batches = []
-        order = generator.permutation(len(self.utterances))
+        if self._max_batch_samples is not None:
+            for bucket in np.array_split(np.argsort(self._lengths, kind="stable"), min(BUCKETS, len(self._kept))):
+                size = max(1, self._max_batch_samples // int(self._lengths[bucket].max()))
+                batches.extend(_split(generator.permutation(bucket), size))
+            return [batches[i] for i in generator.permutation(len(batches))]
+        order = generator.permutation(len(self._kept))
         for window in _split(order, self._window * self._batch_size):
             by_length = window[np.argsort(self._lengths[window], kind="stable")]
             batches.extend(_split(by_length, self._batch_size))
@@ -141,14 +171,14 @@ class RandomCropBatches:
 
     def _read(self, utterance: Utterance) -> torch.Tensor | None:
         try:
-            wav = read_waveform(utterance.path)
+            wav = utterance.read()
         except UserError as error:
             if utterance.id not in self.bad:
                 self.bad[utterance.id] = str(error)
                 logger.warning("skipped in training (%d so far): %s", len(self.bad), error)
                 refuse_many_bad(
                     self.bad,
-                    total=len(self.utterances),
+                    total=len(self._kept),
                     max_fraction=self.max_bad_fraction,
                     where="the training corpus",
                 )
@@ -159,6 +189,13 @@ class RandomCropBatches:
         """Independent streams: 0 permutes epochs, 1 crops batches."""
         sequence = np.random.SeedSequence([self.seed, stream, number])
         return int(sequence.generate_state(1, np.uint64)[0] >> 1)
+
+
+def corpus_lengths(utterances: Sequence[Utterance]) -> np.ndarray:
+    """``num_samples`` of each utterance, (N,) int64, without parsing a manifest."""
+    if isinstance(utterances, Manifest):
+        return utterances.lengths
+    return np.array([utterance.num_samples for utterance in utterances], dtype=np.int64)
 
 
 def _split(items: np.ndarray, size: int) -> list[np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 
@@ -19,19 +20,26 @@ FRAME_SAMPLES = 400
 """Samples under one frame: the receptive field of wav2vec 2.0's seven convolutions (25 ms)."""
 
 
-def read_waveform(path: str | Path) -> torch.Tensor:
+def read_waveform(
+    path: str | Path, *, seconds: tuple[float, float] | None = None, span: tuple[int, int] | None = None
+) -> torch.Tensor:
     """Decode one utterance: ``(S,)`` float32 at 16 kHz, full scale at -1 and 1.
 
     Any format that libsndfile reads. Several channels are averaged, since recorded speech stands in
     all of them and a random choice would change from run to run. Another sample rate is converted
     by a polyphase filter (``scipy.signal.resample_poly``); a lower one leaves the upper band empty.
 
+    Args:
+        path: the audio file, or with ``span`` a file that holds it.
+        seconds: decode only this piece of it: start and duration.
+        span: first byte and number of bytes of the audio file within ``path``, an uncompressed archive.
+
     Raises:
         UserError: if the file is missing, empty, truncated, undecodable, shorter than one frame,
             or holds NaN or infinity. (An MP3 without a length in its header may be cut unnoticed.)
     """
     path = Path(path)
-    samples, rate = _decode(path)  # (S', channels)
+    samples, rate = _decode(path, seconds, span)  # (S', channels)
     broken = int((~np.isfinite(samples)).sum())
     if broken:
         raise UserError(
@@ -95,20 +103,40 @@ def normalize_waveform(wav: torch.Tensor) -> torch.Tensor:
     return layer_norm(wav, wav.shape)
 
 
-def _decode(path: Path) -> tuple[np.ndarray, int]:
-    """All samples ``(S', channels)`` float32 and the file's own rate in Hz."""
-    _refuse_missing_bytes(path)
+def _decode(
+    path: Path, seconds: tuple[float, float] | None, span: tuple[int, int] | None
+) -> tuple[np.ndarray, int]:
+    """Samples ``(S', channels)`` float32 of the wanted piece, and the file's own rate in Hz."""
+    if span is None:
+        _refuse_missing_bytes(path)
     try:
-        with soundfile.SoundFile(path) as file:
-            announced, rate = file.frames, file.samplerate
-            samples = file.read(dtype="float32", always_2d=True)
+        with soundfile.SoundFile(path if span is None else io.BytesIO(_read_span(path, *span))) as file:
+            rate, first, wanted = file.samplerate, 0, file.frames
+            if seconds is not None:
+                first, wanted = round(seconds[0] * rate), round(seconds[1] * rate)
+                if first + wanted > file.frames:
+                    last = f"the piece ends at {sum(seconds):.3f} s, the file at {file.frames / rate:.3f} s"
+                    raise _truncated(path, last)
+                file.seek(first)
+            samples = file.read(wanted, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError) as error:
         raise _undecodable(path, error) from error
     if len(samples) == 0:
         raise UserError(f"{path}: must hold audio, but holds 0 samples. Leave it out.")
-    if len(samples) < announced:
-        raise _truncated(path, f"{len(samples)} of {announced} samples are there")
+    if len(samples) < wanted:
+        raise _truncated(path, f"{len(samples)} of {wanted} samples are there")
     return samples, rate
+
+
+def _read_span(path: Path, offset: int, size: int) -> bytes:
+    if not path.is_file():
+        raise UserError(f"{path}: no such archive.")
+    with open(path, "rb") as file:
+        file.seek(offset)
+        data = file.read(size)
+    if len(data) < size:
+        raise _truncated(path, f"bytes {offset} to {offset + size} are wanted, it has {path.stat().st_size}")
+    return data
 
 
 def _refuse_missing_bytes(path: Path) -> None:

@@ -35,7 +35,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("-u", "--upstream", required=True, metavar="NAME", help=f"what to train: {', '.join(UPSTREAMS)}")
     add("--recipe", metavar="NAME", help="folder under upstream_configs/, or a path (default: embedded)")
-    add("--corpus", metavar="DIR", help="speech: LibriSpeech or any folder of audio (default: the recipe's)")
+    add("--corpus", metavar="DIR", help="speech: LibriSpeech, any folder of audio, or a manifest (default: the recipe's)")
     add("--teacher", metavar="T", help="a name of s3prl's hub (wavlm_base, hubert_large_ll60k, ...), embedded, random, or a checkpoint's path (default: the recipe's)")  # fmt: skip
     add("-g", "--upstream_config", metavar="YAML", help="config_model.yaml (default: the recipe's)")
     add("-c", "--config", metavar="YAML", help="config_runner.yaml (default: the recipe's)")
@@ -217,9 +217,8 @@ def _announce(run: Run, args: argparse.Namespace, expert: UpstreamPretrainExpert
         print("recipe `embedded`: small teacher, small speech corpus, few steps. The paper's: --recipe wavlm_base_s80 --corpus /data/LibriSpeech")  # fmt: skip
     teacher, batches, loop = expert.loaded_teacher, expert.batches, run.runner.runner
     note = f", {teacher.note.upper()}" if teacher.note else ""
-    hours = sum(utterance.num_samples for utterance in batches.utterances) / 16_000 / 3600
     print(f"teacher: {teacher.name} ({teacher.encoder.num_parameters():,} parameters{note})")
-    print(f"speech: {len(batches.utterances)} utterances, {hours:.2f} h")
+    print(f"speech: {batches.num_utterances} utterances, {batches.hours:.2f} h")
     if distributed.world_size() > 1:
         print(f"{distributed.world_size()} processes, {loop.gradient_accumulate_steps} micro-batches each per step")
     print(f"{loop.total_steps} steps on {args.device}, target sparsity {run.model.sparsity.target_sparsity}, into {run.folder}")

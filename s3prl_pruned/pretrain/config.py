@@ -110,13 +110,21 @@ class DataConfig:
     """Speech to train on (`pretrain_expert: datarc:`)."""
 
     corpus: str | None = None
-    """Folder of audio, in LibriSpeech's layout or any other; null is the embedded speech. `--corpus` sets it."""
+    """Folder of audio, in LibriSpeech's layout or any other; a manifest of `tools/prepare_data.py`; s3prl's
+    `len_for_bucket` CSVs; a lhotse CutSet or Shar folder; null is the embedded speech. `--corpus` sets it."""
+
+    libri_root: str | None = None
+    """Folder that relative paths in CSVs and lhotse manifests start from (s3prl's name)."""
 
     sets: tuple[str, ...] | None = None
-    """Sub-folders to take, such as [train-clean-100, train-clean-360, train-other-500]; null is everything."""
+    """Sub-folders (or CSVs) to take, such as [train-clean-100, train-clean-360, train-other-500]; null is everything."""
 
     train_batch_size: int = 24
     """Utterances per micro-batch (DistilHuBERT)."""
+
+    max_batch_seconds: float | None = None
+    """Bounds a micro-batch by its seconds of audio in place of `train_batch_size`: short utterances stand in large
+    batches, and no batch needs more memory than another."""
 
     max_seconds: float = 15.6
     """Longer utterances are cropped at random to this (DistilHuBERT)."""
@@ -129,6 +137,8 @@ class DataConfig:
 
     def batch_size_in_words(self) -> str:
         """What bounds a micro-batch, with its key."""
+        if self.max_batch_seconds is not None:
+            return f"`datarc.max_batch_seconds` = {self.max_batch_seconds} s of audio"
         return f"`datarc.train_batch_size` = {self.train_batch_size} utterances"
 
     def validate(self) -> None:

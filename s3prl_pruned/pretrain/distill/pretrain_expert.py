@@ -21,7 +21,7 @@ from s3prl_pruned import distributed
 from s3prl_pruned.config import UserError, from_dict, load_yaml, to_dict
 from s3prl_pruned.data.batches import RandomCropBatches
 from s3prl_pruned.data.corpus import embedded_corpus
-from s3prl_pruned.data.manifest import scan_corpus
+from s3prl_pruned.data.sources import open_corpus
 from s3prl_pruned.export.masks import FinalMasks, final_masks
 from s3prl_pruned.gates.attach import GateSet, MaskDraw
 from s3prl_pruned.models.encoder import SpeechEncoder
@@ -96,10 +96,11 @@ class UpstreamPretrainExpert(nn.Module):
         self.loaded_teacher: Teacher = load_teacher(self.upstream_config.teacher, seed, family=family)
         self.model = DistillForPretrain(self.loaded_teacher.encoder, self.upstream_config)
         self.batches = RandomCropBatches(
-            scan_corpus(_corpus_root(self.datarc), self.datarc.sets),
+            open_corpus(_corpus_root(self.datarc), self.datarc.sets, audio_root=self.datarc.libri_root),
             batch_size=self.datarc.train_batch_size,
             max_seconds=self.datarc.max_seconds,
             min_seconds=self.datarc.min_seconds,
+            max_batch_seconds=self.datarc.max_batch_seconds,
             seed=seed,
             normalize=self.model.student.config.normalize_waveform,
         )
