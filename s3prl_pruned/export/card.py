@@ -48,7 +48,7 @@ def model_card(encoder: SpeechEncoder, provenance: dict, sha256: str) -> str:
         "",
         "## Use",
         "",
-        "    python run_downstream.py -u wavlm_pruned -k <this folder> -d asr",
+        f"    python run_downstream.py -u {config.family}_pruned -k <this folder> -d asr",
         "",
     ]  # fmt: skip
     return "\n".join(lines)
