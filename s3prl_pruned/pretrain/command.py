@@ -1,6 +1,7 @@
 """`python run_pretrain.py`: from options to a finished export. s3prl's letters keep s3prl's meaning."""
 
 import argparse
+import copy
 import datetime
 import json
 import sys
@@ -24,6 +25,12 @@ from s3prl_pruned.sparsity.counts import macs, parameters, realised_sparsity
 RECIPES = Path(__file__).parents[2] / "upstream_configs"
 UPSTREAMS = tuple(f"{family}_pruned_distill" for family in FAMILIES)
 RUN, EXPORT = "run.json", "export"
+WITHOUT_EFFECT_ON_RESULTS = (
+    *(f"runner.runner.{key}" for key in ("log_step", "save_step", "max_keep", "max_bad_steps", "process_timeout")),
+    "runner.runner.gradient_checkpointing",
+    "runner.pretrain_expert.datarc.num_workers",
+)
+"""Configuration that an unfinished run may go on with in another value."""
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -115,12 +122,7 @@ def _resolve(args: argparse.Namespace) -> Run:
     model_file = Path(args.upstream_config or folder / "config_model.yaml")
     runner_file = Path(args.config or folder / "config_runner.yaml")
     data = {"model": load_yaml(model_file), "runner": load_yaml(runner_file)}
-    if args.teacher:
-        data["model"]["teacher"] = args.teacher
-    if args.corpus:
-        data["runner"].setdefault("pretrain_expert", {}).setdefault("datarc", {})["corpus"] = args.corpus
-    if args.override:
-        data = _override(data, args.override)
+    data = _with_options(data, args)
     run_folder = Path(args.expdir) if args.expdir else Path("result/pretrain") / args.upstream / (args.expname or folder.name)
     return Run(
         model=from_dict(ModelConfig, data["model"], str(model_file)),
@@ -131,13 +133,19 @@ def _resolve(args: argparse.Namespace) -> Run:
     )
 
 
-def _override(data: dict, text: str) -> dict:
-    """Send each `key=value` to the file whose key it is; s3prl's `config.` prefix is taken too."""
+def _with_options(data: dict, args: argparse.Namespace) -> dict:
+    """`model` and `runner` with `--teacher`, `--corpus` and `-o`, each `key=value` in the file whose key it is."""
+    data = copy.deepcopy(data)
+    if args.teacher:
+        data["model"]["teacher"] = args.teacher
+    if args.corpus:
+        data["runner"].setdefault("pretrain_expert", {}).setdefault("datarc", {})["corpus"] = args.corpus
     model_keys = set(ModelConfig.__dataclass_fields__)
-    for item in text.split(",,"):
-        item = item.strip().removeprefix("config.")
-        file = "model" if item.split("=")[0].split(".")[0] in model_keys else "runner"
-        data[file] = apply_overrides(data[file], [item])
+    for item in (args.override or "").split(",,"):
+        item = item.strip().removeprefix("config.")  # s3prl's prefix
+        if item:
+            file = "model" if item.split("=")[0].split(".")[0] in model_keys else "runner"
+            data[file] = apply_overrides(data[file], [item])
     return data
 
 
@@ -146,23 +154,28 @@ def _resolve_past(args: argparse.Namespace) -> Run:
     folder = Path(args.past_exp)
     folder = folder if folder.is_dir() else folder.parent
     record = _read_run(folder)
+    data = _with_options(record, args)
     run = Run(
-        model=from_dict(ModelConfig, record["model"], str(folder / RUN)),
-        runner=from_dict(RunnerConfig, record["runner"], str(folder / RUN)),
+        model=from_dict(ModelConfig, data["model"], str(folder / RUN)),
+        runner=from_dict(RunnerConfig, data["runner"], str(folder / RUN)),
         seed=record["seed"],
         recipe=record["recipe"],
         folder=folder,
     )
-    if args.recipe:
+    wanted = run
+    if args.recipe or args.upstream_config or args.config:
         args.expdir, args.seed = str(folder), run.seed
-        _refuse_difference(_resolve(args).identity(), record, folder)
+        wanted = _resolve(args)
+    _refuse_difference(wanted.identity(), record, folder)
     return run
 
 
 def _read_run(folder: Path) -> dict:
     try:
         record = json.loads((folder / RUN).read_text())
-        record["model"], record["runner"], record["seed"], record["recipe"]
+        for key, kind in (("model", ModelConfig), ("runner", RunnerConfig)):  # with defaults for fields newer than it
+            record[key] = to_dict(from_dict(kind, record[key], str(folder / RUN)))
+        record["seed"], record["recipe"]
         return record
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{folder}: is no run of run_pretrain.py ({RUN}: {error!r}).") from error
@@ -204,7 +217,8 @@ def _refuse_difference(wanted: dict, stands: dict, folder: Path) -> None:
         return {k: v for key, value in data.items() for k, v in flat(value, f"{prefix}{key}.").items()}
 
     old, new = flat({key: stands[key] for key in wanted}), flat(wanted)
-    changed = [f"{k}: {old.get(k)!r} there, {new.get(k)!r} wanted" for k in sorted(old | new) if old.get(k) != new.get(k)]
+    keys = sorted(k for k in old | new if old.get(k) != new.get(k) and k not in WITHOUT_EFFECT_ON_RESULTS)
+    changed = [f"{k}: {old.get(k)!r} there, {new.get(k)!r} wanted" for k in keys]
     if changed:
         raise UserError(
             f"{folder}: holds a run of another configuration ({'; '.join(changed[:5])}). -n NAME starts another run "

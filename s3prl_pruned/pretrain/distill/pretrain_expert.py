@@ -184,7 +184,8 @@ class UpstreamPretrainExpert(nn.Module):
         self.model.student.set_masks(None)
 
     def log_records(self, records: dict) -> dict:
-        """What is written every `log_step`: the records, the matched pairs, and the mask averages of Figure 3a."""
+        """What is written every `log_step`: the records, the matched pairs, the mask averages of Figure 3a, and what
+        the gates keep as they stand (by the bare rounding rule: the target of the moment is not the run's)."""
         teacher_layers = self.model.distillation.teacher_layers
         pairs = [[teacher_layers[k], j + 1] for k, j in self._step.pairs]
         masks: dict[str, list[float]] = {}
@@ -192,7 +193,15 @@ class UpstreamPretrainExpert(nn.Module):
             for name, z in vars(mask).items():
                 if z is not None:
                     masks.setdefault(name, [0.0] * len(self._step.draw.masks))[layer] = float(z.detach().mean())
-        return {**records, "pairs": pairs, "mask_means": masks}
+        config = replace(self.upstream_config.sparsity, match_target=False)
+        kept = final_masks(self.model.gates, self.model.student, config)
+        remaining = {
+            "heads": [len(layer.heads) for layer in kept.spec.layers],
+            "qk": [sum(len(head.qk) for head in layer.heads) for layer in kept.spec.layers],
+            "vo": [sum(len(head.vo) for head in layer.heads) for layer in kept.spec.layers],
+            "ffn": [len(layer.ffn) for layer in kept.spec.layers],
+        }
+        return {**records, "realised_sparsity": kept.sparsity, "pairs": pairs, "mask_means": masks, "remaining": remaining}
 
     def final_masks(self) -> FinalMasks:
         """The deterministic masks as the gates stand."""
