@@ -30,7 +30,9 @@ _REAL = {
 }
 # Modules whose objects configuration and bookkeeping are made of: read as shells.
 _SHELLS = ("argparse", "omegaconf", "fairseq", "examples", "typing", "enum", "numpy", "_codecs", "pathlib", "datetime")
-_SHELL_BUILTINS = ("dict", "list", "tuple", "str", "int", "float", "bool", "object")  # types named in omegaconf's metadata
+# Types that omegaconf's metadata names; `long` and `unicode` are older pickles' names of two of them.
+_SHELL_BUILTINS = ("dict", "list", "tuple", "str", "unicode", "bytes", "int", "long", "float", "bool", "object", "Ellipsis")
+_MORE_SHELLS = {("collections", "defaultdict"), ("_operator", "getitem")}  # the second makes `List[int]` in metadata
 
 
 class _Shell:
@@ -68,7 +70,7 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) in _REAL:
             return _REAL[module, name]
         known = module.split(".")[0] in _SHELLS or (module == "builtins" and name in _SHELL_BUILTINS)
-        if known or (module, name) == ("collections", "defaultdict"):
+        if known or (module, name) in _MORE_SHELLS:
             return type(name, (_Shell,), {"__module__": module})
         raise _Foreign(f"{module}.{name}")
 

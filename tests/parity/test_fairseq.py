@@ -56,11 +56,13 @@ def fairseq_model(config):
 
 @pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
 def test_all_states_equal_fairseqs_on_its_own_checkpoint(config, tmp_path, waveforms, relative_differences):
+    from fairseq.data import Dictionary
     from omegaconf import OmegaConf
 
     model, model_cfg = fairseq_model(config)
     cfg = OmegaConf.create({"model": model_cfg, "task": {"normalize": config.normalize_waveform}})
-    torch.save({"args": None, "cfg": cfg, "model": model.state_dict(), "extra_state": {"epoch": 1}}, tmp_path / "fairseq.pt")
+    others = {"task_state": {"dictionaries": [Dictionary()]}, "extra_state": {"epoch": 1}}
+    torch.save({"args": None, "cfg": cfg, "model": model.state_dict(), **others}, tmp_path / "fairseq.pt")
     encoder = load_dense(tmp_path / "fairseq.pt", config=config)
     states = []
     hooks = [layer.register_forward_hook(lambda m, given, out: states.append(given[0].transpose(0, 1))) for layer in model.encoder.layers]  # fmt: skip
