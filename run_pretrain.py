@@ -14,7 +14,7 @@ def main() -> None:
     from s3prl_pruned.pretrain.command import main as pretrain
 
     folder = pretrain()
-    if folder is None:  # torchrun: the main process writes
+    if folder is None:  # --dry-run, or under torchrun not the main process
         return
     write_hard_concrete(folder)
     for picture in draw_run(folder):

@@ -6,6 +6,7 @@ format. ``states-{step}.ckpt`` is its name, as in s3prl.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
@@ -64,6 +65,27 @@ def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
             f"{path}: the checkpoint could not be saved ({_first_line(cause)}). {_space(path.parent)}"
             "Files saved before are whole. Free space or name another folder, then resume."
         ) from error
+
+
+def size(state: dict[str, Any]) -> int:
+    """Bytes that ``save_checkpoint`` would write."""
+    counter = _Counter()
+    torch.save(state, counter)
+    return counter.size
+
+
+class _Counter(io.RawIOBase):
+    """A file that keeps nothing but its length."""
+
+    size = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data) -> int:
+        length = memoryview(data).nbytes
+        self.size += length
+        return length
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -92,18 +92,20 @@ class SpeechEncoder(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.apply(_initialise)
 
-    def forward(self, wavs: Tensor, lengths: Tensor | None = None) -> EncoderOutput:
+    def forward(self, wavs: Tensor, lengths: Tensor | None = None, *, features: Tensor | None = None) -> EncoderOutput:
         """Encode a batch.
 
         Args:
             wavs: (B, S) float, 16 kHz, zero-padded; layer-normalised before padding where the config says so.
             lengths: (B,) int64 samples of each utterance; None when none is padded.
+            features: (B, T, C), what `feature_extractor` makes of `wavs`, where the caller has it already.
 
         Returns:
             L + 1 hidden states (B, T, D) and the frames of each utterance. What stands in padded frames is what
             s3prl's model of the same family has there.
         """
-        x = self.feature_projection(self.feature_extractor(wavs))  # (B, T, D)
+        features = self.feature_extractor(wavs) if features is None else features
+        x = self.feature_projection(features)  # (B, T, D)
         num_frames = x.shape[1]
         frame_lengths = self.frame_lengths(lengths, wavs, num_frames)
         padding = None

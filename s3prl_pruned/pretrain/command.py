@@ -19,6 +19,7 @@ from s3prl_pruned.pretrain import runner
 from s3prl_pruned.pretrain.config import RunnerConfig
 from s3prl_pruned.pretrain.distill.config import ModelConfig
 from s3prl_pruned.pretrain.distill.pretrain_expert import UpstreamPretrainExpert
+from s3prl_pruned.pretrain.dry_run import describe, dry_run
 from s3prl_pruned.pretrain.finish import describe_export, export_checkpoint
 from s3prl_pruned.sparsity.counts import macs, parameters, realised_sparsity
 
@@ -51,6 +52,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("-a", "--auto_resume", action="store_true", help="continue from the newest checkpoint, if there is one")
     add("-e", "--past_exp", metavar="PATH", help="continue the run of this checkpoint or folder, with its own configuration")  # fmt: skip
     add("-o", "--override", metavar="K=V", help="change single keys, e.g. sparsity.target_sparsity=0.5,,runner.total_steps=100")  # fmt: skip
+    add("--dry-run", action="store_true", help="check data, teacher, disk space and a few steps, estimate the time, write nothing")  # fmt: skip
     add("--force", action="store_true", help="move what stands in the folder aside and start anew")
     add("--seed", type=int, default=1337, help="of batches, masks, dropout (default: 1337)")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="torch device (default: %(default)s)")
@@ -72,7 +74,7 @@ class Run:
 
 
 def main(argv: list[str] | None = None, *, on_checkpoint: Callable[[Path], None] | None = None) -> Path | None:
-    """Train and export; returns the run's folder, in the main process alone.
+    """Train and export; returns the run's folder, in the main process alone (None also after `--dry-run`).
 
     Args:
         argv: command line; None is the process's own.
@@ -96,6 +98,8 @@ def main(argv: list[str] | None = None, *, on_checkpoint: Callable[[Path], None]
 
 
 def _train_and_export(run: Run, args: argparse.Namespace, on_checkpoint: Callable[[Path], None] | None) -> Path | None:
+    if args.dry_run:
+        return _dry_run(run, args)
     args.auto_resume |= distributed.restarted()
     resume_from = distributed.from_main(lambda: _prepare_folder(run, args))
     if distributed.from_main(lambda: resume_from is None and (run.folder / EXPORT).exists()):
@@ -111,6 +115,15 @@ def _train_and_export(run: Run, args: argparse.Namespace, on_checkpoint: Callabl
     last = checkpoint.checkpoint_path(run.folder, run.runner.runner.total_steps)
     export_checkpoint(last, run.folder / EXPORT)
     return _report(run)
+
+
+def _dry_run(run: Run, args: argparse.Namespace) -> None:
+    expert = UpstreamPretrainExpert(run.runner.pretrain_expert.datarc, run.model, args.device, seed=run.seed)
+    if distributed.is_main():
+        _announce(run, args, expert, None)
+    found = dry_run(expert, run.runner, run.folder, seed=run.seed)
+    if distributed.is_main():
+        print(describe(found, run.runner, args.device))
 
 
 def _resolve(args: argparse.Namespace) -> Run:

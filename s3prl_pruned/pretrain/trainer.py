@@ -140,6 +140,15 @@ class Trainer:
         for name, parameter in self.expert.model.named_parameters():
             if parameter.requires_grad and not torch.isfinite(parameter).all():
                 raise UserError(f"step {self.step}: {name} is not finite, so nothing is saved. Lower `optimizer.lr`.")
+        checkpoint.save_checkpoint(path, self._state(generators))
+        checkpoint.point_latest(path.parent)
+        checkpoint.rotate(path.parent, self.loop.max_keep)
+
+    def size_of_checkpoint(self) -> int:
+        """Bytes that a checkpoint would take now; nothing is written."""
+        return checkpoint.size(self._state([{"cpu": torch.get_rng_state(), "cuda": None}]))
+
+    def _state(self, generators: list[dict]) -> dict:
         state = {
             "Step": self.step,
             "Bad_Steps": self.bad_steps,
@@ -152,9 +161,7 @@ class Trainer:
             "RNG": generators,
             "Versions": versions(),
         }
-        checkpoint.save_checkpoint(path, self.expert.add_state_to_save(state))
-        checkpoint.point_latest(path.parent)
-        checkpoint.rotate(path.parent, self.loop.max_keep)
+        return self.expert.add_state_to_save(state)
 
     def resume(self, path: Path) -> None:
         """Go on from a checkpoint.

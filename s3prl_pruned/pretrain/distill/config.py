@@ -25,7 +25,8 @@ class StudentConfig:
     """Of intermediate feed-forward elements (DistilHuBERT)."""
 
     feature_grad_mult: float = 0.1
-    """Factor on the gradient into the CNN (DistilHuBERT); 0 freezes it. The paper is silent."""
+    """Factor on the gradient into the CNN (DistilHuBERT). The paper is silent. 0 is another, faster recipe: the CNN is
+    frozen, and computed once for teacher and student (`benchmarks/step.py` measures both)."""
 
     def validate(self) -> None:
         for name in ("dropout", "attention_dropout", "activation_dropout"):

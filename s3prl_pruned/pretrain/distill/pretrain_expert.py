@@ -233,8 +233,10 @@ class UpstreamPretrainExpert(nn.Module):
         wavs, lengths = wavs.to(self.device), lengths.to(self.device)
         padded = lengths if bool((lengths < wavs.shape[1]).any()) else None
         with torch.no_grad():
-            teacher = self.model.teacher(wavs, padded)
-        student = self.model.student(wavs, padded)
+            features = self.model.teacher.feature_extractor(wavs)
+            teacher = self.model.teacher(wavs, padded, features=features)
+        frozen = self.upstream_config.student.feature_grad_mult == 0  # the student's CNN stays the teacher's, bit for bit
+        student = self.model.student(wavs, padded, features=features if frozen else None)
         frames = student.hidden_states[0].shape[1]
         valid = torch.arange(frames, device=self.device) < student.frame_lengths[:, None]
         return student.hidden_states, teacher.hidden_states, valid

@@ -1,0 +1,202 @@
+"""One training step, ours against the straightforward one, side by side in one process.
+
+    OMP_NUM_THREADS=1 python benchmarks/step.py              # WavLM Base's shape, 2 x 5 s, minutes
+    python benchmarks/step.py --rounds 2 --layers 2          # a look at whether it runs
+
+The straightforward step is what one would write first in s3prl: its WavLM as teacher in fp32 and again as student,
+masks multiplied onto the student's weights, torch's AdamW as it comes, the CNN trained. (a) ours with the same
+mathematics: the losses of the first steps are asserted to agree. (b) ours with the CNN frozen and computed once for
+teacher and student (`student.feature_grad_mult: 0`): another recipe, whose distillation loss is shown beside (a)'s.
+(c) as (a) with gradient checkpointing. Weights are random and the audio is noise: timings only, no result of training.
+Steps take turns, so that a busy machine slows all alike; ratios are taken round by round. On a CPU the process's own
+time is counted (all its threads), not the time it waits for a busy machine. Ends with one JSON line.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from s3prl_pruned.command_line import command_line
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds (default: 5)")
+    parser.add_argument("--batch", type=int, default=2, help="utterances (default: 2)")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each (default: 5)")
+    parser.add_argument("--layers", type=int, default=12, help="of the encoder, a multiple of 2 (default: 12, WavLM Base)")
+    parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of ours; the straightforward step stays fp32 (default: fp32)")  # fmt: skip
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # s3prl uses torch's old weight_norm
+        measure(args, Path(folder))
+
+
+def measure(args: argparse.Namespace, folder: Path) -> None:
+    steps = contestants(args, folder)
+    generator = torch.Generator().manual_seed(0)
+    wavs = 0.1 * torch.randn(args.batch, round(args.seconds * 16_000), generator=generator)
+    batch = (wavs, torch.full((args.batch,), wavs.shape[1]))
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    losses: dict[str, list[float]] = {name: [] for name in steps}
+    clock = time.process_time if args.device == "cpu" else time.perf_counter  # a step ends by reading its loss
+    for _ in range(args.rounds + 1):
+        for name, step in steps.items():
+            began = clock()
+            losses[name].append(step(batch))
+            times[name].append(clock() - began)
+    reference, *ours = steps
+    if args.precision == "fp32":
+        for name in (ours[0], ours[2]):
+            for one, other in zip(losses[name], losses[reference], strict=True):
+                assert abs(one - other) <= 1e-4 * abs(other), f"{name}: {losses[name]} against {losses[reference]}"
+    report(args, times, losses, reference)
+
+
+def report(args: argparse.Namespace, times: dict, losses: dict, reference: str) -> None:
+    print(f"\n{args.layers} layers, {args.batch} x {args.seconds:g} s of noise, random weights, {args.device}, {torch.get_num_threads()} thread(s), ours in {args.precision}, {args.rounds} rounds")  # fmt: skip
+    print(f"{'step':<34}{'median s':>9}{'speed-up':>10}{'lowest':>8}{'highest':>8}{'last loss':>12}")
+    result = {"bench": "step", **vars(args), "threads": torch.get_num_threads(), "torch": str(torch.__version__), "steps": {}}
+    for name, seconds in times.items():
+        seconds, base = seconds[1:], times[reference][1:]  # the first round makes buffers
+        ratios = [b / s for b, s in zip(base, seconds, strict=True)]
+        row = {
+            "seconds": statistics.median(seconds), "speed_up": statistics.median(ratios), "lowest": min(ratios),
+            "highest": max(ratios), "losses": losses[name],
+        }  # fmt: skip
+        result["steps"][name] = row
+        print(f"{name:<34}{row['seconds']:>9.3f}{row['speed_up']:>10.2f}{row['lowest']:>8.2f}{row['highest']:>8.2f}{losses[name][-1]:>12.5f}")  # fmt: skip
+    print(json.dumps(result))
+
+
+def contestants(args: argparse.Namespace, folder: Path) -> dict:
+    """Each a function of a batch that takes one optimiser step and returns its distillation loss."""
+    from s3prl_pruned import compat
+    from s3prl_pruned.data.dummies import write_synthetic_corpus
+    from s3prl_pruned.models.convert import official_checkpoint
+    from s3prl_pruned.models.dummies import random_encoder
+    from s3prl_pruned.models.families import wavlm_base
+    from s3prl_pruned.pretrain.config import LoopConfig, RunnerConfig
+    from s3prl_pruned.pretrain.distill.config import ModelConfig, StudentConfig
+    from s3prl_pruned.pretrain.distill.pretrain_expert import UpstreamPretrainExpert
+    from s3prl_pruned.pretrain.trainer import Trainer
+
+    compat.apply()
+    torch.save(official_checkpoint(random_encoder(replace(wavlm_base(), num_layers=args.layers), seed=0)), folder / "teacher.pt")
+    write_synthetic_corpus(folder / "noise")
+    student = StudentConfig(dropout=0.0, attention_dropout=0.0, activation_dropout=0.0)
+    model = ModelConfig(teacher=str(folder / "teacher.pt"), student=student)
+    model.distill.num_pairs = min(4, args.layers)
+    runner = RunnerConfig(runner=LoopConfig(fp16=False, bf16=args.precision == "bf16", total_steps=1000))
+
+    def ours(model: ModelConfig, runner: RunnerConfig):
+        expert = UpstreamPretrainExpert({"corpus": str(folder / "noise")}, model, args.device, seed=0)
+        trainer = Trainer(expert, runner, seed=0)
+        return lambda batch: trainer.advance([batch])["distill"]
+
+    frozen = replace(model, student=replace(student, feature_grad_mult=0.0))
+    checkpointing = replace(runner, runner=replace(runner.runner, gradient_checkpointing=True))
+    return {
+        "straightforward (s3prl's WavLM)": Straightforward(model, runner, folder, args.device).step,
+        "(a) ours, same mathematics": ours(model, runner),
+        "(b) ours, CNN frozen and shared": ours(frozen, runner),
+        "(c) as (a), gradient checkpointing": ours(model, checkpointing),
+    }
+
+
+class Straightforward:
+    """The step as one would write it with s3prl's own WavLM; gates, objective and Lagrangian are the same functions."""
+
+    def __init__(self, model, runner, folder: Path, device: str):
+        from s3prl.upstream.wavlm.expert import UpstreamExpert
+
+        from s3prl_pruned.gates.attach import GateSet
+        from s3prl_pruned.models.load import load_dense
+        from s3prl_pruned.models.spec import CompactSpec
+        from s3prl_pruned.objectives.distill import LayerDistillation
+        from s3prl_pruned.sparsity.lagrangian import Lagrangian
+
+        self.model, self.runner, self.device, self.count = model, runner, device, 0
+        self.shape = load_dense(folder / "teacher.pt").config
+        self.teacher, self.student = (UpstreamExpert(str(folder / "teacher.pt")).model.to(device).eval() for _ in range(2))
+        self.teacher.requires_grad_(False)
+        self.student.feature_grad_mult = model.student.feature_grad_mult
+        self.call = _States(self.student)
+        self.distillation = LayerDistillation(num_layers=self.shape.num_layers, embed_dim=self.shape.embed_dim, config=model.distill).to(device)  # fmt: skip
+        self.gates = GateSet(CompactSpec.dense(self.shape), model.gates).to(device)
+        self.lagrangian = Lagrangian().to(device)
+        adam = runner.optimizer
+        self.weights = [*self.student.parameters(), *self.distillation.parameters()]
+        self.optimizers = [
+            torch.optim.AdamW(self.weights, lr=adam.lr, betas=adam.betas, eps=adam.eps, weight_decay=adam.weight_decay),
+            torch.optim.AdamW(self.gates.parameters(), lr=adam.gate_lr, weight_decay=0.0),
+            torch.optim.Adam(self.lagrangian.parameters(), lr=adam.multiplier_lr, maximize=True),
+        ]
+
+    def step(self, batch) -> float:
+        from s3prl_pruned.objectives.matching import match_layers
+        from s3prl_pruned.sparsity.expected import expected_sparsity
+
+        self.count += 1
+        total = self.runner.runner.total_steps
+        wavs = batch[0].to(self.device)
+        draw = self.gates.draw(torch.Generator().manual_seed(self.count))  # as the expert's for seed 0
+        with torch.no_grad():
+            teacher = _States(self.teacher)(wavs)
+        student = torch.func.functional_call(self.call, self._masked(draw.masks), (wavs,))
+        valid = torch.ones(student[0].shape[:2], dtype=torch.bool, device=self.device)
+        pairs = match_layers(self.distillation.errors(student, teacher, valid).tolist(), draw.existing_layers())
+        loss = self.distillation(student, teacher, valid, pairs).sum() / valid.sum()
+        loss.backward()
+        draw.backward(draw.gradients())
+        expected = expected_sparsity(self.gates, self.shape)
+        self.lagrangian(expected, self.model.sparsity.target_at(self.count, total)).backward()
+        for group in self.optimizers[0].param_groups:
+            group["lr"] = self.runner.optimizer.lr * self.runner.optimizer.lr_factor(self.count, total)
+        torch.nn.utils.clip_grad_norm_(self.weights, self.runner.runner.gradient_clipping)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        self.gates.clamp()
+        return float(loss.detach())
+
+    def _masked(self, masks) -> dict[str, torch.Tensor]:
+        """The student's parameters with every mask multiplied onto weights and biases."""
+        result = {f"wavlm.{name}": value for name, value in self.student.named_parameters()}
+        for i, mask in enumerate(masks):
+            layer = f"wavlm.encoder.layers.{i}"
+            scales = {
+                "self_attn.q_proj": (mask.z_qk[:, None], mask.z_qk),
+                "self_attn.v_proj": (mask.z_vo[:, None], mask.z_vo),
+                "self_attn.out_proj": (mask.z_mha, mask.z_mha),
+                "fc2": (mask.z_int[None, :] * mask.z_ffn, mask.z_ffn),
+            }
+            for name, (weight, bias) in scales.items():
+                result[f"{layer}.{name}.weight"] = result[f"{layer}.{name}.weight"] * weight
+                result[f"{layer}.{name}.bias"] = result[f"{layer}.{name}.bias"] * bias
+        return result
+
+
+class _States(torch.nn.Module):
+    """s3prl's WavLM as a module whose forward returns L + 1 states (B, T, D)."""
+
+    def __init__(self, wavlm):
+        super().__init__()
+        self.wavlm = wavlm
+
+    def forward(self, wavs: torch.Tensor) -> list[torch.Tensor]:
+        last = len(self.wavlm.encoder.layers)
+        (_, results), _ = self.wavlm.extract_features(wavs, output_layer=last, ret_layer_results=True)
+        return [state.transpose(0, 1) for state, _ in results]
+
+
+if __name__ == "__main__":
+    command_line(main)

@@ -1,0 +1,101 @@
+"""`run_pretrain.py --dry-run`: everything that could stop a long run, looked at before it starts. Writes nothing."""
+
+import shutil
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from s3prl_pruned import distributed
+from s3prl_pruned.config import UserError
+from s3prl_pruned.data.manifest import refuse_missing_files
+from s3prl_pruned.pretrain.config import RunnerConfig
+from s3prl_pruned.pretrain.trainer import Trainer
+
+PAPER_STEPS = 200_000
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What was found."""
+
+    seconds_per_step: float
+    """Median of the timed steps, the first one left out."""
+    audio_seconds_per_second: float
+    memory_gib: float
+    """Peak, of this process."""
+    checkpoint_gib: float
+    """One checkpoint of the run."""
+    free_gib: float
+    """On the disk of the run's folder."""
+    losses: list[float]
+    """Distillation loss of each step."""
+
+
+def dry_run(expert, config: RunnerConfig, folder: Path, *, seed: int, steps: int = 4) -> DryRun:
+    """Look for every audio file, measure a checkpoint against the disk's space, and take a few real steps.
+
+    Args:
+        expert: an `UpstreamPretrainExpert`; its weights change.
+        config: the runner's.
+        folder: of the run; may not exist, and is not made.
+        seed: of dropout.
+        steps: to take; the first is not timed.
+
+    Raises:
+        UserError: audio is missing, the disk too small for the checkpoints kept, or anything of `Trainer.advance`.
+    """
+    refuse_missing_files(expert.batches.utterances, where="the training corpus", look_at=0)
+    trainer = Trainer(expert, config, seed=seed)
+    batches, seconds, audio, losses = trainer.batches(), [], [], []
+    for _ in range(min(steps, config.runner.total_steps)):
+        began = time.perf_counter()
+        records = trainer.advance(next(batches))  # ends by reading its loss, also on a GPU
+        seconds.append(time.perf_counter() - began)
+        audio.append(records["audio_seconds"])
+        losses.append(records["distill"])
+    timed = slice(1, None) if len(seconds) > 1 else slice(None)
+    checkpoint = trainer.size_of_checkpoint() / 2**30
+    free = shutil.disk_usage(_existing(folder)).free / 2**30
+    needed = checkpoint * (config.runner.max_keep + 1)  # the newest is written before the oldest goes
+    if distributed.is_main() and needed > free:
+        raise UserError(
+            f"{folder}: `runner.max_keep` = {config.runner.max_keep} checkpoints of {checkpoint:.2f} GiB and one being "
+            f"written need {needed:.2f} GiB, and {free:.2f} GiB are free. Free space, lower `runner.max_keep`, or choose "
+            "another folder with -p."
+        )
+    return DryRun(
+        seconds_per_step=statistics.median(seconds[timed]),
+        audio_seconds_per_second=sum(audio[timed]) / sum(seconds[timed]),
+        memory_gib=records["memory_gib"],
+        checkpoint_gib=checkpoint,
+        free_gib=free,
+        losses=losses,
+    )
+
+
+def describe(found: DryRun, config: RunnerConfig, device: str) -> str:
+    """A few lines for the screen."""
+    loop = config.runner
+    hours = found.seconds_per_step * loop.total_steps / 3600
+    paper = found.seconds_per_step * PAPER_STEPS / 3600
+    return "\n".join(
+        [
+            f"first losses: {', '.join(f'{loss:.4g}' for loss in found.losses)}",
+            f"memory: {found.memory_gib:.2f} GiB at most so far, per process",
+            f"disk: {found.checkpoint_gib:.2f} GiB a checkpoint, {loop.max_keep} kept; {found.free_gib:.1f} GiB free",
+            f"speed on {device}: {found.seconds_per_step:.3g} s a step, {found.audio_seconds_per_second:.3g} s of audio a second",
+            f"time to finish: {_hours(hours)} for {loop.total_steps:,} steps; {PAPER_STEPS:,} steps as in the paper, of this "
+            f"recipe's batches: {_hours(paper)}",
+            "nothing was written",
+        ]
+    )
+
+
+def _existing(folder: Path) -> Path:
+    folder = folder.absolute()
+    return next(path for path in (folder, *folder.parents) if path.exists())
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.2f} h" if hours < 100 else f"{hours:.0f} h ({hours / 24:.1f} days)"
