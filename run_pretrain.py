@@ -11,9 +11,10 @@ from s3prl_pruned.command_line import command_line
 def main() -> None:
     from s3prl_pruned.measure.figures import draw_run
     from s3prl_pruned.measure.hard_concrete import write_hard_concrete
+    from s3prl_pruned.measure.live import draw_remaining
     from s3prl_pruned.pretrain.command import main as pretrain
 
-    folder = pretrain()
+    folder = pretrain(on_checkpoint=draw_remaining)
     if folder is None:  # --dry-run, or under torchrun not the main process
         return
     write_hard_concrete(folder)

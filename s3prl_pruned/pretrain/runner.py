@@ -32,7 +32,7 @@ def train(
         folder: of the run; gets `states-*.ckpt`, `latest`, `log.jsonl` and `tensorboard/`.
         seed: of dropout, and recorded in checkpoints.
         resume_from: a checkpoint of the same run.
-        on_checkpoint: called with `folder` in the main process after each checkpoint but the last.
+        on_checkpoint: called with `folder` in the main process after each checkpoint.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM, after saving.
@@ -59,7 +59,7 @@ def train(
                     log.write(step, expert.log_records(records))
             if save:
                 trainer.save(folder)
-                if log and on_checkpoint and not last:
+                if log and on_checkpoint:
                     on_checkpoint(folder)
             if reason is not None and not last:
                 if log:

@@ -38,6 +38,15 @@ from s3prl_pruned.sparsity.lagrangian import Lagrangian
 Batch = tuple[Tensor, Tensor]  # wavs (B, S) float32, lengths (B,) int64
 
 
+_UNITS = {
+    "heads": lambda layer: len(layer.heads),
+    "qk": lambda layer: sum(len(head.qk) for head in layer.heads),
+    "vo": lambda layer: sum(len(head.vo) for head in layer.heads),
+    "ffn": lambda layer: len(layer.ffn),
+}
+"""Units of a layer that masks remove, by name in the log."""
+
+
 class DistillForPretrain(nn.Module):
     """Everything that is trained: the student, W, the gates, the multipliers. And the teacher, which is not."""
 
@@ -185,7 +194,8 @@ class UpstreamPretrainExpert(nn.Module):
 
     def log_records(self, records: dict) -> dict:
         """What is written every `log_step`: the records, the matched pairs, the mask averages of Figure 3a, and what
-        the gates keep as they stand (by the bare rounding rule: the target of the moment is not the run's)."""
+        the gates keep as they stand, overall and as shares of each layer's units (by the bare rounding rule: the target
+        of the moment is not the run's)."""
         teacher_layers = self.model.distillation.teacher_layers
         pairs = [[teacher_layers[k], j + 1] for k, j in self._step.pairs]
         masks: dict[str, list[float]] = {}
@@ -195,11 +205,10 @@ class UpstreamPretrainExpert(nn.Module):
                     masks.setdefault(name, [0.0] * len(self._step.draw.masks))[layer] = float(z.detach().mean())
         config = replace(self.upstream_config.sparsity, match_target=False)
         kept = final_masks(self.model.gates, self.model.student, config)
+        whole = self.model.student.spec.layers
         remaining = {
-            "heads": [len(layer.heads) for layer in kept.spec.layers],
-            "qk": [sum(len(head.qk) for head in layer.heads) for layer in kept.spec.layers],
-            "vo": [sum(len(head.vo) for head in layer.heads) for layer in kept.spec.layers],
-            "ffn": [len(layer.ffn) for layer in kept.spec.layers],
+            kind: [count(layer) / count(dense) for layer, dense in zip(kept.spec.layers, whole, strict=True)]
+            for kind, count in _UNITS.items()
         }
         return {**records, "realised_sparsity": kept.sparsity, "pairs": pairs, "mask_means": masks, "remaining": remaining}
 
