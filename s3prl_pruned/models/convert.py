@@ -1,4 +1,4 @@
-"""Microsoft's checkpoint format of WavLM, which s3prl uses too, in and out."""
+"""Microsoft's checkpoint format of WavLM, which s3prl uses too (`models/load.py` reads it)."""
 
 import json
 import os
@@ -8,35 +8,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from s3prl_pruned.checkpoint import load_checkpoint
 from s3prl_pruned.config import UserError
 from s3prl_pruned.models import families
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.models.keys import key_table, to_ours, to_theirs  # noqa: F401
+from s3prl_pruned.models.keys import to_theirs
 from s3prl_pruned.models.spec import CompactSpec
-
-
-def load_official(path: str | Path) -> SpeechEncoder:
-    """Load Microsoft's checkpoint format; fp32, CPU, eval mode.
-
-    Args:
-        path: a torch file with `cfg` and `model`, as published and as s3prl converts it; or, ending in `.safetensors`,
-            the same keys as tensors and `cfg` as JSON text in the metadata (`save_official_safetensors`).
-
-    Raises:
-        UserError: the file is truncated, holds foreign classes, or is of another architecture.
-    """
-    path = Path(path)
-    checkpoint = read_official_safetensors(path) if path.suffix == ".safetensors" else load_checkpoint(path)
-    if not {"cfg", "model"} <= checkpoint.keys():
-        raise UserError(f"{path}: a WavLM checkpoint must hold `cfg` and `model`, but holds {sorted(checkpoint)[:5]}.")
-    for name in ("cfg", "model"):
-        if not isinstance(checkpoint[name], dict):
-            raise UserError(f"{path}: `{name}` must be a dict, but is a {type(checkpoint[name]).__name__}.")
-    config = families.from_official(checkpoint["cfg"], str(path))
-    encoder = SpeechEncoder(config)
-    encoder.load_state_dict(to_ours(checkpoint["model"], config, "official", str(path)))
-    return encoder.float().eval()
 
 
 def official_checkpoint(encoder: SpeechEncoder) -> dict:
@@ -56,7 +32,7 @@ def official_checkpoint(encoder: SpeechEncoder) -> dict:
 
 
 def save_official_safetensors(encoder: SpeechEncoder, path: str | Path, *, dtype: torch.dtype) -> None:
-    """Write a dense encoder under Microsoft's names, `cfg` as JSON text in the metadata: what `load_official` reads.
+    """Write a dense encoder under Microsoft's names, `cfg` as JSON text in the metadata: what `load.load_dense` reads.
 
     Args:
         encoder: dense.

@@ -100,6 +100,8 @@ class EncoderConfig:
         for name in sizes:
             if getattr(self, name) < 1:
                 raise UserError(f"`{name}` must be at least 1, but is {getattr(self, name)}.")
+        if self.num_layers > 1000:  # a file's configuration is not to be trusted with the machine's memory
+            raise UserError(f"`num_layers` must be at most 1000, but is {self.num_layers}.")
         if self.family not in FAMILIES:
             raise UserError(f"`family` must be one of {list(FAMILIES)}, but is {self.family!r}.")
         if self.padding_rule not in ("chunks", "convolution"):

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 from s3prl_pruned.config import UserError
-from s3prl_pruned.models.convert import load_official
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.families import wavlm_embedded
+from s3prl_pruned.models.load import load_dense
 from s3prl_pruned.pretrain.teacher import whisper as w
 from s3prl_pruned.pretrain.teacher.distill import frame_log_mel
 from s3prl_pruned.pretrain.teacher.export import install_teacher
@@ -306,7 +306,7 @@ def test_the_export_loads_back_with_the_same_outputs(cache, tmp_path):
     with torch.no_grad():
         expected = training.encoder()(wavs).hidden_states
         for name in ("model.safetensors", "teacher.pt"):
-            states = load_official(export / name)(wavs).hidden_states
+            states = load_dense(export / name)(wavs).hidden_states
             assert len(states) == len(expected) == 4
             for mine, other in zip(states, expected):
                 torch.testing.assert_close(mine, other, atol=2e-2, rtol=1e-2)
