@@ -9,7 +9,7 @@ from s3prl_pruned.config import UserError
 class TeacherRecipe:
     """Distillation of Whisper's encoder states into a small WavLM."""
 
-    total_steps: int = 8_000
+    total_steps: int = 7_300
     """Optimiser steps. May change on resuming, as long as the decay has not begun."""
 
     cnn_steps: int = 1_000
