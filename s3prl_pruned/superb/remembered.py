@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 MAX_BYTES = 1 << 30
-"""1 GiB each for audio and for features; what does not fit is computed every time."""
-
-"""1 GiB of features: the embedded corpus through a small upstream takes about a third of it."""
+"""1 GiB each for audio and for features (the embedded corpus through a small upstream takes about a third of it);
+what does not fit is computed every time."""
 
 
 class RememberedUpstream(nn.Module):

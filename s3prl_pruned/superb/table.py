@@ -71,39 +71,49 @@ def _notes(results: list[Result]) -> list[str]:
 
 
 def as_text(rows: list[Row], unfinished: list[Path]) -> str:
-    """The table for a screen."""
-    lines = []
+    """The table for a screen: what holds of every row is said once, above them."""
+    shared = [note for note in rows[0].notes if all(note in row.notes for row in rows)] if len(rows) > 1 else []
+    lines = [f"! every row: {note}" for note in shared]
+    if rows:
+        lines.append(f"  {'task':<5}{'metric':<16}{'percent':>9}{'paper':>10}{'leaderboard':>13}")
     for row in rows:
         lines.append(f"{row.name}  ({'SHA-256 ' + row.sha256[:16] if row.sha256 else 'no model hash'})")
-        lines += [f"  ! {note}" for note in row.notes]
-        lines.append(f"  {'task':<5}{'metric':<16}{'percent':>9}{'paper':>10}{'leaderboard':>13}")
+        lines += [f"  ! {note}" for note in row.notes if note not in shared]
         for task, result in row.results.items():
-            lines += [_line(task, value) for value in result.metrics]
-        lines += [f"  {_score_text(row.scores[scale])}" for scale in SCALES] + [""]
+            lines += [_metric_line(task, value) for value in result.metrics]
+        lines += _score_lines(row)
     lines += [f"unfinished, not counted: {folder}" for folder in unfinished]
-    return "\n".join(lines).rstrip()
+    return "\n".join(lines)
 
 
-def _line(task: str, value: Value) -> str:
-    terms = [_term(task, value, scale) for scale in SCALES]
-    paper, board = ("-" if term is None else f"{term:.1f}" for term in terms)
-    return f"  {task:<5}{value.name:<16}{value.percent:>9.2f}{paper:>10}{board:>13}"
+def _metric_line(task: str, value: Value) -> str:
+    terms = _columns([_term(task, value, scale) for scale in SCALES], digits=1)
+    return f"  {task:<5}{value.name:<16}{value.percent:>9.2f}{terms}"
+
+
+def _score_lines(row: Row) -> list[str]:
+    """One line, or two where the scales lack different tasks."""
+    lines = []
+    for missing in dict.fromkeys(row.scores[scale].missing for scale in SCALES):
+        scores = [score if (score := row.scores[scale]).missing == missing else None for scale in SCALES]
+        if not missing:
+            lines.append(f"  {'score':<30}{_columns([score and score.total for score in scores], digits=2)}")
+            continue
+        label = f"partial, {len(TASKS) - len(missing)} of {len(TASKS)} tasks: mean"
+        means = _columns([score and score.partial for score in scores], digits=1)
+        lines.append(f"  {label:<30}{means}  no score, missing {' '.join(missing)}")
+    return lines
+
+
+def _columns(values: list[float | None], *, digits: int) -> str:
+    """The columns of both scales; `-` where there is no value."""
+    paper, board = ("-" if value is None else f"{value:.{digits}f}" for value in values)
+    return f"{paper:>10}{board:>13}"
 
 
 def _term(task: str, value: Value, scale: Any) -> float | None:
     metric = next((metric for metric in counted_metrics(task, scale) if metric.name == value.name), None)
     return None if metric is None else normalised(value, metric, scale)
-
-
-def _score_text(score: Score) -> str:
-    if score.total is not None:
-        return f"score, {score.scale} scale: {score.total:.2f}"
-    present = len(TASKS) - len(score.missing)
-    partial = "" if score.partial is None else f"; mean of those present {score.partial:.1f}"
-    return (
-        f"no score on the {score.scale} scale: partial, {present} of {len(TASKS)} tasks{partial}; "
-        f"missing {' '.join(score.missing)}"
-    )
 
 
 def as_data(rows: list[Row], unfinished: list[Path]) -> dict[str, Any]:

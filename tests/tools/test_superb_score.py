@@ -37,7 +37,7 @@ def test_all_ten_tasks_give_the_papers_score(tmp_path, capsys):
         write(tmp_path, task)
     main([str(tmp_path)])
     shown = capsys.readouterr().out
-    assert "score, paper scale: 769.62" in shown and "score, leaderboard scale: 863.60" in shown
+    assert ["score", "769.62", "863.60"] in [line.split() for line in shown.splitlines()]  # paper, leaderboard
     assert "missing" not in shown and "!" not in shown
 
     (row,) = json.loads((tmp_path / "superb_score.json").read_text())["rows"]
@@ -52,8 +52,9 @@ def test_a_partial_score_is_never_shown_as_the_score(tmp_path, capsys):
         write(tmp_path, task)
     main([str(tmp_path)])
     shown = capsys.readouterr().out
-    assert "score, " not in shown.replace("no score", "")
-    assert "no score on the paper scale: partial, 9 of 10 tasks" in shown and "missing er" in shown
+    (line,) = (line.strip() for line in shown.splitlines() if "no score" in line)
+    assert line.startswith("partial, 9 of 10 tasks: mean") and line.endswith("no score, missing er")
+    assert not any(line.split()[:1] == ["score"] for line in shown.splitlines())
     (row,) = json.loads((tmp_path / "superb_score.json").read_text())["rows"]
     assert row["scores"]["paper"]["score"] is None and row["scores"]["paper"]["missing"] == ["er"]
     (line,) = csv.DictReader((tmp_path / "superb_score.csv").open())
@@ -70,6 +71,29 @@ def test_teacher_note_and_protocol_are_said_beside_the_numbers(tmp_path, capsys)
     assert row["notes"][0] == "random teacher" and row["protocols"] == {"asr": "shortened"}
     (line,) = csv.DictReader((tmp_path / "superb_score.csv").open())
     assert "random teacher" in line["notes"]
+
+
+def test_scales_that_lack_different_tasks_are_told_apart(tmp_path, capsys):
+    for task in WANG:
+        metrics = [Value(name="slot_type_f1", value=87.14, unit="percent")] if task == "sf" else None
+        write(tmp_path, task, **({"metrics": metrics} if metrics else {}))
+    main([str(tmp_path)])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["score", "769.62", "-"] in lines
+    (partial,) = (line for line in lines if line[:1] == ["partial,"])
+    assert partial[6] == "-" and partial[-2:] == ["missing", "sf"]
+
+
+def test_what_holds_of_every_row_is_said_once(tmp_path, capsys):
+    for name in ("fbank", "wavlm_pruned"):
+        note = "random teacher" if name == "wavlm_pruned" else None
+        write(tmp_path, "asr", name=name, protocol="shortened", upstream=Upstream(name=name, teacher_note=note))
+    main([str(tmp_path)])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "shortened" in line] == [
+        "! every row: asr: shortened protocol, not comparable with SUPERB's numbers"
+    ]
+    assert lines[lines.index("wavlm_pruned  (no model hash)") + 1] == "  ! random teacher"
 
 
 @pytest.mark.parametrize("other", ["cd" * 32, None])
