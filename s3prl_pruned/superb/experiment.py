@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from s3prl_pruned.checkpoint import load_checkpoint as read_checkpoint
 from s3prl_pruned.config import UserError, load_yaml
 from s3prl_pruned.superb import librispeech, settings
 from s3prl_pruned.superb.options import OURS, make_parser
@@ -99,23 +100,14 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read one of s3prl's downstream checkpoints, running nothing from it.
+    """Read one of s3prl's downstream checkpoints, running nothing from it. ``compat.apply()`` must have been called.
 
     Raises:
         UserError: if it is missing, truncated, holds foreign classes, or is of another kind.
     """
-    import torch
-
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such checkpoint.") from None
-    except Exception as error:  # torch raises half a dozen types for a damaged or foreign file
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"{path}: cannot be read as a checkpoint of s3prl ({reason}).") from error
+    checkpoint = read_checkpoint(path)
     if (
-        not isinstance(checkpoint, dict)
-        or not isinstance(checkpoint.get("Args"), argparse.Namespace)
+        not isinstance(checkpoint.get("Args"), argparse.Namespace)
         or not isinstance(checkpoint.get("Config"), dict)
         or not isinstance(checkpoint.get("Step"), int)
     ):

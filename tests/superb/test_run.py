@@ -144,7 +144,7 @@ def test_a_truncated_checkpoint_is_passed_over(again, caplog):
     whole = (FOLDER / STATES[1]).read_bytes()
     (FOLDER / STATES[1]).write_bytes(whole[: len(whole) // 2])
     printed = again("-a")
-    assert f"{STATES[1]}: cannot be read as a checkpoint" in caplog.text
+    assert f"{STATES[1]}: is truncated, or is no torch checkpoint" in caplog.text
     assert f"Going on from {FOLDER / STATES[0]}" in printed
 
 
@@ -278,7 +278,7 @@ def test_a_model_without_a_hash_gets_one_from_its_weights(monkeypatch, ours):
         (["-u", "fbank", "--corpus", "absent"], "absent: must hold the folder 'train-clean-100'"),
         (["-u", "fbank", "--device", "tpu"], "--device tpu: must be cpu, or cuda"),
         (["-u", "fbank", "-i", "x.ckpt"], "-i: is for -m evaluate and inference"),
-        (["-u", "fbank", "-e", "absent.ckpt"], "absent.ckpt: no such checkpoint"),
+        (["-u", "fbank", "-e", "absent.ckpt"], "absent.ckpt: no such file"),
         (["-u", "fbank", "-m", "evaluate", "-n", "none"], "holds no checkpoint. Train first"),
         (["-u", "fbank", "-m", "inference"], "-m inference takes an existing audio file"),
         (["-u", "fbank", "-t", "test"], "split 'test': not in .*Known: train, dev-clean, dev-other, test-clean"),
@@ -301,7 +301,7 @@ def test_a_foreign_checkpoint_is_refused(tmp_path):
     with pytest.raises(UserError, match="must be a downstream checkpoint of s3prl"):
         experiment.load_checkpoint(tmp_path / "other.ckpt")
     torch.save({"Args": Expert(), "Config": {}, "Step": 1}, tmp_path / "classes.ckpt")
-    with pytest.raises(UserError, match="cannot be read as a checkpoint of s3prl .*"):
+    with pytest.raises(UserError, match=r"holds an object of the class [\w.]*Expert"):
         experiment.load_checkpoint(tmp_path / "classes.ckpt")
 
 
