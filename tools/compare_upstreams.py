@@ -11,17 +11,25 @@ from pathlib import Path
 from s3prl_pruned.command_line import command_line
 
 
+def rates(text: str) -> list[float]:
+    return [float(rate) for rate in text.split(",")]
+
+
+def seeds(text: str) -> list[int]:
+    return [int(seed) for seed in text.split(",")]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="compare_upstreams.py", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("candidates", nargs="+", metavar="NAME[=UPSTREAM[:CKPT]]", help="a name, s3prl's -u (default: the name), and -k")
-    add("--lr", default="5e-4,1e-3,2e-3", help="learning rates of the task (default: %(default)s)")
-    add("--seeds", default="1,2,3", help="seeds of the task (default: %(default)s)")
-    add("--steps", type=int, default=1000, help="steps of each run (default: %(default)s)")
-    add("--baseline", default=None, help="whose CER the others are compared with (default: the first)")
-    add("--root", type=Path, default=Path("result/comparison"), help="folder of the runs (default: %(default)s)")
-    add("--jobs", type=int, default=2, help="runs at a time, one thread each (default: %(default)s)")
-    add("--output", type=Path, help="write the summary here, JSON")
+    add("--lr", metavar="LR,LR", type=rates, default="5e-4,1e-3,2e-3", help="learning rates of the task (default: %(default)s)")
+    add("--seeds", metavar="N,N", type=seeds, default="1,2,3", help="seeds of the task (default: %(default)s)")
+    add("--steps", type=int, metavar="N", default=1000, help="steps of each run (default: %(default)s)")
+    add("--baseline", metavar="NAME", default=None, help="whose CER the others are compared with (default: the first)")
+    add("--root", metavar="DIR", type=Path, default=Path("result/comparison"), help="folder of the runs (default: %(default)s)")
+    add("--jobs", metavar="N", type=int, default=2, help="runs at a time, one thread each (default: %(default)s)")
+    add("--output", metavar="JSON", type=Path, help="write the summary here, JSON")
     args = parser.parse_args()
 
     from s3prl_pruned.measure import comparison
@@ -31,8 +39,7 @@ def main() -> None:
         name, _, rest = text.partition("=")
         upstream, _, checkpoint = (rest or name).partition(":")
         candidates.append(comparison.Candidate(name, upstream, checkpoint or None))
-    rates, seeds = [float(x) for x in args.lr.split(",")], [int(x) for x in args.seeds.split(",")]
-    jobs = comparison.plan(candidates, rates, seeds, args.root)
+    jobs = comparison.plan(candidates, args.lr, args.seeds, args.root)
     print(f"{len(jobs)} runs of {args.steps} steps into {args.root}; finished ones are kept", flush=True)
     comparison.run_jobs(jobs, steps=args.steps, parallel=args.jobs)
     summary = comparison.summarise(jobs, args.baseline or candidates[0].name)

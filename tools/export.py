@@ -14,7 +14,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="export.py", description="Export a model; it is checked against its source.")
     parser.add_argument("source", help="a states-*.ckpt of run_pretrain.py (its masks are cut), an exported folder, or a dense checkpoint")  # fmt: skip
     parser.add_argument("target", help="what to write; must not exist")
-    parser.add_argument("--to", default="folder", choices=("folder", "huggingface", "onnx"), help="(default: %(default)s)")
+    parser.add_argument("--to", default="folder", choices=("folder", "huggingface", "onnx"), help="format (default: %(default)s, this project's)")
     args = parser.parse_args()
 
     from s3prl_pruned.pretrain.conversion import load_source, write_target

@@ -10,32 +10,27 @@ takes from them the speech whose licence lets weights made of it be passed on, a
 
 import argparse
 import logging
-import sys
 from pathlib import Path
 
-from s3prl_pruned.config import UserError
-from s3prl_pruned.data.debian_speech import fetch_training_speech, hours_by_source
+from s3prl_pruned.command_line import command_line
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="fetch_training_speech.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path, help="where packages, speech and manifest go")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        manifest = fetch_training_speech(options.folder.resolve())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    args = parser.parse_args()
+
+    from s3prl_pruned.data.debian_speech import fetch_training_speech, hours_by_source
+
+    logging.getLogger("s3prl_pruned").setLevel(logging.INFO)
+    manifest = fetch_training_speech(args.folder.resolve())
     hours = hours_by_source(manifest)
     for source, count in hours.items():
         print(f"{count:6.2f} h  {source}")
     print(f"{sum(hours.values()):6.2f} h  in {manifest}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line(main)

@@ -13,43 +13,32 @@ differ from run to run, since every Ogg stream is given a random number.
 import argparse
 import json
 import logging
-import sys
 import tempfile
 from pathlib import Path
 
-from s3prl_pruned.config import UserError
-from s3prl_pruned.data.asterisk import build_embedded_speech
+from s3prl_pruned.command_line import command_line
 
 DEFAULT = Path(__file__).resolve().parents[1] / "s3prl_pruned" / "embedded" / "speech"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="prepare_embedded_speech.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--target", type=Path, default=DEFAULT, help=f"folder of the corpus (default: {DEFAULT})"
-    )
-    parser.add_argument(
-        "--packages",
-        type=Path,
-        help="folder that keeps the downloaded packages, about 40 MB (default: a temporary one)",
-    )
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        with tempfile.TemporaryDirectory() as scratch:
-            packages = (options.packages or Path(scratch)).resolve()
-            summary = build_embedded_speech(options.target, packages=packages)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    size = sum(path.stat().st_size for path in options.target.rglob("*") if path.is_file())
+    add = parser.add_argument
+    add("--target", metavar="DIR", type=Path, default=DEFAULT, help="folder of the corpus (default: the package's)")
+    add("--packages", metavar="DIR", type=Path, help="folder that keeps the downloaded packages, about 40 MB (default: a temporary one)")  # fmt: skip
+    args = parser.parse_args()
+
+    from s3prl_pruned.data.asterisk import build_embedded_speech
+
+    logging.getLogger("s3prl_pruned").setLevel(logging.INFO)
+    with tempfile.TemporaryDirectory() as scratch:
+        summary = build_embedded_speech(args.target, packages=(args.packages or Path(scratch)).resolve())
+    size = sum(path.stat().st_size for path in args.target.rglob("*") if path.is_file())
     print(json.dumps(summary["splits"], indent=2))
-    print(f"{options.target}: {size / 1e6:.1f} MB")
-    return 0
+    print(f"{args.target}: {size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line(main)
