@@ -48,7 +48,7 @@ class RandomCropBatches:
         normalize: zero mean and unit variance per utterance before it is cropped (Large models).
         min_seconds: shorter utterances are left out of training, see ``left_out``.
         window: batches that are sorted by length together; more lose less audio and mix less.
-        max_bad_fraction: the share of undecodable files that may be skipped.
+        max_bad_fraction: the share of undecodable files that may be skipped, counted by each process that reads.
         max_batch_seconds: bounds a batch by its seconds of audio in place of ``batch_size`` and ``window``: the corpus
             is cut into ``BUCKETS`` buckets by length, a bucket's batches hold as many utterances as fit, and short
             ones stand in large batches.

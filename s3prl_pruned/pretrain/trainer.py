@@ -69,7 +69,11 @@ class Trainer:
         )
         own = len(range(rank, per_step, world))
         for _ in steps:
-            yield list(itertools.islice(loader, own))
+            try:
+                batches = list(itertools.islice(loader, own))
+            except UserError as error:  # a reading process has put its traceback before the message
+                raise UserError(str(error).rsplit("UserError: ", 1)[-1].strip()) from error
+            yield batches
 
     def advance(self, batches: list) -> dict[str, float]:
         """Take one optimiser step; returns its records, the same in every process.

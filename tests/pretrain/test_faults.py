@@ -107,6 +107,18 @@ def test_other_runtime_errors_are_not_called_out_of_memory(recipe, tmp_path, mon
         recipe.train(tmp_path / "run", "-o", FOUR)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_undecodable_audio_stops_the_run_with_one_clear_error(recipe, tmp_path, workers):
+    corpus = tmp_path / "corpus"
+    shutil.copytree(recipe.corpus, corpus)
+    for path in corpus.glob("tone-[0-3].flac"):
+        path.write_bytes(path.read_bytes()[:3000])  # its header is whole
+    with pytest.raises(UserError) as refusal:
+        recipe.train(tmp_path / "run", "--corpus", str(corpus), "-o", f"{FOUR},,pretrain_expert.datarc.num_workers={workers}")
+    assert str(refusal.value).startswith("the training corpus: 1 of 7 audio files cannot be read, and at most 1 % may be left out")
+    assert "Traceback" not in str(refusal.value) and "tone-" in str(refusal.value)
+
+
 def test_latest_is_whole_at_every_moment_and_resumes(recipe, tmp_path):
     run = recipe.train(tmp_path / "run", "-o", f"{FOUR},,runner.max_keep=1")
     assert (run / "latest").is_symlink() and os.readlink(run / "latest") == "states-4.ckpt"

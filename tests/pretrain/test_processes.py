@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from s3prl_pruned import checkpoint, distributed
 from s3prl_pruned.config import UserError
@@ -185,3 +186,23 @@ def test_more_processes_than_micro_batches_are_refused(recipe, two_processes, mo
     monkeypatch.setattr(distributed, "world_size", lambda: 3)
     with pytest.raises(UserError, match="has 1 micro-batches, which 3 processes cannot share. Start at most 1"):
         next(trainer.batches())
+
+
+def test_one_micro_batch_and_the_same_audio_in_two_take_the_same_20_steps(recipe):
+    """One process, the global batch at once or accumulated: losses, gates and weights agree."""
+    settings = yaml.safe_load((recipe.recipe / "config_model.yaml").read_text()) | {"teacher": str(recipe.teacher)}
+    settings["student"] = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
+
+    def trainer():
+        expert = UpstreamPretrainExpert({"corpus": str(recipe.corpus), "min_seconds": 0.3}, settings, "cpu", seed=3)
+        return Trainer(expert, RunnerConfig(), seed=3)
+
+    whole, halves = trainer(), trainer()
+    generator = torch.Generator().manual_seed(0)
+    for step in range(STEPS):
+        wavs = torch.randn(4, 6_000, generator=generator) * 0.1
+        first = whole.advance([(wavs, torch.full((4,), 6_000))])
+        second = halves.advance([(wavs[:1], torch.full((1,), 6_000)), (wavs[1:], torch.full((3,), 6_000))])
+        assert second["distill"] == pytest.approx(first["distill"], rel=1e-5), step
+    for (name, one), (_, other) in zip(whole.expert.model.named_parameters(), halves.expert.model.named_parameters(), strict=True):
+        torch.testing.assert_close(other, one, rtol=0, atol=1e-4, msg=name)
