@@ -21,6 +21,11 @@ def linear(in_features: int, out_features: int) -> nn.Linear:
         return nn.Linear(in_features, out_features)
 
 
+def exporting() -> bool:
+    """Whether torch.export traces the model (a torch without `is_exporting` cannot tell it from torch.compile)."""
+    return getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()
+
+
 def normalize_utterances(wavs: Tensor, lengths: Tensor | None) -> Tensor:
     """Zero mean and unit variance over each utterance's own samples, padding left at zero: (B, S) -> (B, S).
 
@@ -33,9 +38,11 @@ def normalize_utterances(wavs: Tensor, lengths: Tensor | None) -> Tensor:
     if lengths is None:
         return F.layer_norm(wavs, wavs.shape[-1:])
     valid = torch.arange(wavs.shape[1], device=wavs.device) < lengths[:, None]  # (B, S)
-    count = lengths[:, None].to(wavs.dtype)
-    centred = (wavs - wavs.masked_fill(~valid, 0.0).sum(1, keepdim=True) / count).masked_fill(~valid, 0.0)
-    return centred * torch.rsqrt(centred.square().sum(1, keepdim=True) / count + 1e-5)
+    precise = torch.float64 if exporting() else wavs.dtype  # see `_normalise_over_time`
+    mean = wavs.masked_fill(~valid, 0.0).to(precise).sum(1, keepdim=True) / lengths[:, None]
+    centred = (wavs - mean.to(wavs.dtype)).masked_fill(~valid, 0.0)
+    variance = centred.to(precise).square().sum(1, keepdim=True) / lengths[:, None]
+    return centred * torch.rsqrt(variance.to(wavs.dtype) + 1e-5)
 
 
 class _ScaleGradient(torch.autograd.Function):
@@ -49,6 +56,17 @@ class _ScaleGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         return grad * ctx.scale, None
+
+
+def _normalise_over_time(x: Tensor, norm: nn.GroupNorm) -> Tensor:
+    """What `norm` with a group per channel does, for exporters; (B, C, T) -> (B, C, T).
+
+    ONNX Runtime sums one by one in fp32, where a long constant stretch (padding) rounds the same way every time: 1e-4 off
+    after 2 s. So the two sums are in fp64 (by casting first: the exporter does not heed `mean(dtype=)`).
+    """
+    centred = x - x.double().mean(-1, keepdim=True).to(x.dtype)
+    variance = centred.double().square().mean(-1, keepdim=True).to(x.dtype)
+    return centred * torch.rsqrt(variance + norm.eps) * norm.weight[:, None] + norm.bias[:, None]
 
 
 class ConvLayer(nn.Module):
@@ -67,7 +85,7 @@ class ConvLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)
         if self.norm_over == "time":
-            x = self.norm(x)
+            x = _normalise_over_time(x, self.norm) if exporting() else self.norm(x)
         elif self.norm_over == "channels":
             x = self.norm(x.transpose(1, 2)).transpose(1, 2)
         return F.gelu(x)
@@ -183,7 +201,7 @@ class RelativePosition(nn.Module):
         device = self.embedding.weight.device
         distance = torch.arange(1 - num_frames, num_frames, device=device)
         by_distance = self.embedding(self.buckets(distance)).T  # (H, 2T - 1)
-        if torch.compiler.is_compiling():  # exporters make a fixed length of the view below
+        if exporting():  # exporters make a fixed length of the view below
             positions = torch.arange(num_frames, device=device)
             return by_distance[:, positions - positions[:, None] + num_frames - 1]
         # Row q of the bias is a window of the distances that starts at -q: a Toeplitz matrix.

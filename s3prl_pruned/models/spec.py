@@ -100,8 +100,10 @@ class EncoderConfig:
         for name in sizes:
             if getattr(self, name) < 1:
                 raise UserError(f"`{name}` must be at least 1, but is {getattr(self, name)}.")
-        if self.num_layers > 1000:  # a file's configuration is not to be trusted with the machine's memory
-            raise UserError(f"`num_layers` must be at most 1000, but is {self.num_layers}.")
+        for name in sizes:  # a file's configuration is not to be trusted with the machine's memory
+            most = 1000 if name in ("num_layers", "num_heads") else 2**20
+            if getattr(self, name) > most:
+                raise UserError(f"`{name}` must be at most {most}, but is {getattr(self, name)}.")
         if self.family not in FAMILIES:
             raise UserError(f"`family` must be one of {list(FAMILIES)}, but is {self.family!r}.")
         if self.padding_rule not in ("chunks", "convolution"):

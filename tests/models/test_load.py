@@ -189,6 +189,7 @@ def hugging_face_folder(tmp_path, **changes):
         ({"hidden_size": "many"}, "embed_dim: must be a whole number"),
         ({"num_hidden_layers": 7}, "missing keys"),
         ({"num_hidden_layers": 10**9}, "`num_layers` must be at most 1000"),
+        ({"intermediate_size": 2**40}, "`ffn_dim` must be at most 1048576"),
     ],
 )
 def test_a_hugging_face_folder_of_another_architecture_is_refused(changes, message, tmp_path):
