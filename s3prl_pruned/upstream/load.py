@@ -27,19 +27,19 @@ class LoadedModel:
 
 
 def newest_export(upstream: str) -> Path:
-    """The export under `result/pretrain/<upstream>_distill/` that was finished last.
+    """The export under `result/pretrain/<upstream>_distill/` that was finished last; not one that `--force` moved aside.
 
     Raises:
         UserError: there is none.
     """
     folder = RESULTS / f"{upstream}_distill"
-    exports = sorted(folder.glob(f"*/export/{CONFIG}"), key=lambda path: path.stat().st_mtime)
+    exports = [path for path in folder.glob(f"*/export/{CONFIG}") if ".old-" not in path.parent.parent.name]
     if not exports:
         raise UserError(
             f"{folder}: holds no finished export. Make one (python run_pretrain.py -u {upstream}_distill), or name one "
             "with -k."
         )
-    return exports[-1].parent
+    return max(exports, key=lambda path: path.stat().st_mtime).parent
 
 
 def load_model(path: str | Path) -> LoadedModel:

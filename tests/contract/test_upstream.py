@@ -186,7 +186,9 @@ def test_a_dense_checkpoint_of_microsofts_format_is_taken(hub, recipe):
 
 def test_without_k_the_newest_finished_export_is_taken(hub, trained, exported, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for age, (name, source) in enumerate([("new", exported), ("old", trained / "export")]):
+    old = trained / "export"
+    # newest first; what --force moved aside does not count
+    for age, (name, source) in enumerate([("new.old-20260101-000000", old), ("new", exported), ("old", old)]):
         folder = tmp_path / "result" / "pretrain" / "wavlm_pruned_distill" / name
         encoder, provenance = load_encoder(source)
         save_encoder(folder / "export", encoder, provenance)
