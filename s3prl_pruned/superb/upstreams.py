@@ -11,6 +11,7 @@ from typing import Any
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.superb.results import Upstream
+from s3prl_pruned.upstream.register import NAMES, register
 
 
 def describe_upstream(args: argparse.Namespace) -> Upstream:
@@ -35,8 +36,6 @@ def build_upstream(args: argparse.Namespace) -> Any:
 
     name, ckpt = args.upstream, args.upstream_ckpt
     if not hasattr(hub, name):
-        from s3prl_pruned.upstream.register import register
-
         register()
     if name not in hub.options():
         nearest = difflib.get_close_matches(name, hub.options(), n=1)
@@ -50,9 +49,16 @@ def build_upstream(args: argparse.Namespace) -> Any:
         return getattr(hub, name)(
             ckpt=ckpt, model_config=args.upstream_model_config, refresh=args.upstream_refresh
         )
-    except pickle.UnpicklingError as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"-u {name}: its checkpoint {ckpt or ''} cannot be read ({reason}).") from error
+    except Exception as error:  # s3prl's experts raise whatever comes of a damaged or foreign file
+        if ckpt is None or name in NAMES or isinstance(error, UserError):
+            raise
+        raise UserError(f"-k {ckpt}: is no checkpoint for {name} ({_reason(error)}).") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to switch its protection off
+        return "truncated, or holds objects that a checkpoint does not need; none were made"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def state_sha256(expert: Any) -> str | None:

@@ -289,6 +289,17 @@ def test_wrong_input_is_one_clear_error(again, options, message):
         again(*options)
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"PK half a file", "truncated, or holds objects"), (None, "RuntimeError: .*Missing key")],
+)
+def test_a_checkpoint_that_an_upstream_of_s3prl_cannot_take_is_named(again, content, reason):
+    path = Path("given.pt")
+    torch.save({"cfg": {}, "model": {"a": torch.zeros(1)}}, path) if content is None else path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"-k given.pt: is no checkpoint for wavlm_local \({reason}"):
+        again("-u", "wavlm_local", "-k", str(path))
+
+
 def test_settings_without_a_corpus_ask_for_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copy(experiment.SETTINGS / "asr.yaml", "own.yaml")
