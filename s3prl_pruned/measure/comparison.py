@@ -6,6 +6,7 @@ a bootstrap that resamples test utterances (the same for both upstreams) and see
 """
 
 import itertools
+import os
 import re
 import shlex
 import subprocess
@@ -104,8 +105,6 @@ def run_jobs(jobs: list[Job], *, steps: int, parallel: int) -> None:
 
 
 def _one_thread() -> dict[str, str]:
-    import os
-
     return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
