@@ -3,14 +3,17 @@
 import pytest
 import torch
 
-from s3prl_pruned.config import UserError
+from s3prl_pruned.config import UserError, from_dict, load_yaml
 from s3prl_pruned.export.formats import load_encoder, save_encoder
 from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_families
 from s3prl_pruned.models.families import wavlm_base
 from s3prl_pruned.models.load import load_dense
 from s3prl_pruned.models.save import FORMATS, save_dense
-from s3prl_pruned.pretrain.command import UPSTREAMS, main
-from s3prl_pruned.pretrain.distill.teachers import load_teacher
+from s3prl_pruned.models.spec import FAMILIES
+from s3prl_pruned.pretrain.command import RECIPES, UPSTREAMS, main
+from s3prl_pruned.pretrain.config import RunnerConfig
+from s3prl_pruned.pretrain.distill.config import ModelConfig
+from s3prl_pruned.pretrain.distill.teachers import _HUB, load_teacher
 
 SHAPES = tiny_families()
 
@@ -99,6 +102,23 @@ def test_each_family_is_distilled_and_pruned_from_a_public_checkpoint(name, reci
     folder = main([*arguments, "-p", str(tmp_path / "run"), "--device", "cpu"])
     encoder, provenance = load_encoder(folder / "export")
     assert encoder.config.family == family and provenance["teacher"]["name"] == str(teacher)
+
+
+@pytest.mark.parametrize("recipe", sorted(path for path in RECIPES.iterdir() if path.name != "embedded"), ids=lambda path: path.name)
+def test_every_recipe_is_valid_and_names_a_teacher_of_its_own_command(recipe):
+    model = from_dict(ModelConfig, load_yaml(recipe / "config_model.yaml"), str(recipe))
+    runner = from_dict(RunnerConfig, load_yaml(recipe / "config_runner.yaml"), str(recipe))
+    header = (recipe / "config_model.yaml").read_text().split("\nteacher")[0]
+    family = model.teacher.split("_")[0]
+    assert f"-u {family}_pruned_distill --recipe {recipe.name} --corpus" in header
+    assert model.teacher in _HUB
+    utterances = runner.pretrain_expert.datarc.train_batch_size * runner.runner.gradient_accumulate_steps
+    assert utterances == 24, "DistilHuBERT's batch, which the paper follows"
+
+
+def test_every_family_has_a_recipe_for_base_and_large():
+    names = {path.name for path in RECIPES.iterdir()}
+    assert {f"{family}_{size}_s80" for family in FAMILIES for size in ("base", "large")} <= names
 
 
 def test_a_teacher_of_another_family_is_refused_with_what_to_do(tmp_path):

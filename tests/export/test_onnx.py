@@ -32,12 +32,14 @@ def one_layer(name):
 
 
 def check(path, encoder, relative_differences):
-    for lengths in [(4000, 3111), (16_000, 10_667), (5321,), (8000, 2500, 700, 260), (260, 260)]:
+    # the last: padding over most of a long utterance, where sums in fp32 drift in ONNX Runtime
+    for lengths in [(4000, 3111), (16_000, 10_667), (5321,), (8000, 2500, 700, 260), (260, 260), (100_000, 30_000)]:
         assert max(relative_differences(*run(path, encoder, list(lengths)))) <= 2e-5
 
 
-def test_onnx_runtime_computes_the_states_at_any_batch_and_length(tmp_path, relative_differences):
-    encoder = one_layer("wavlm_large")
+@pytest.mark.parametrize("name", ["wavlm_base", "wavlm_large"])
+def test_onnx_runtime_computes_the_states_at_any_batch_and_length(name, tmp_path, relative_differences):
+    encoder = one_layer(name)
     assert encoder.spec.has_attention
     onnx.save_onnx(tmp_path / "x.onnx", encoder)
     assert [p.name for p in tmp_path.iterdir()] == ["x.onnx"]
