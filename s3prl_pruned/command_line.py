@@ -1,5 +1,6 @@
 """What all command lines share: one clear line for a user's error, and exit codes."""
 
+import errno
 import logging
 import sys
 from collections.abc import Callable
@@ -31,3 +32,11 @@ def command_line(main: Callable[[], object]) -> None:
     except Interrupted as stop:
         print(f"interrupted: {stop}", file=sys.stderr)
         sys.exit(stop.exit_code)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        # Checkpoints and exports say it themselves (UserError); this is a log, a picture, a table.
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}the disk is full ({error.strerror}). What was saved before is whole. Make room, then repeat "
+              "the command, with -a to go on.", file=sys.stderr)  # fmt: skip
+        sys.exit(2)

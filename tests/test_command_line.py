@@ -1,0 +1,37 @@
+"""What a command line makes of an exception: one line on stderr, and the exit code."""
+
+import errno
+
+import pytest
+
+from s3prl_pruned.command_line import Interrupted, command_line
+from s3prl_pruned.config import UserError
+
+
+@pytest.mark.parametrize(
+    "error, code, said",
+    [
+        (UserError("`x` must be 1, but is 2."), 2, "error: `x` must be 1, but is 2."),
+        (Interrupted("saved."), 130, "interrupted: saved."),
+        (Interrupted("saved.", exit_code=75), 75, "interrupted: saved."),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "error: the disk is full (No space left on device)."),
+        (OSError(errno.EDQUOT, "Quota exceeded", "run/log.jsonl"), 2, "error: run/log.jsonl: the disk is full (Quota"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line_and_an_exit_code(error, code, said, capsys):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        command_line(main)
+    shown = capsys.readouterr().err
+    assert stop.value.code == code and shown.startswith(said) and shown.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), OSError(errno.EIO, "Input/output error")])
+def test_any_other_error_keeps_its_traceback(error):
+    def main():
+        raise error
+
+    with pytest.raises(type(error)):
+        command_line(main)
