@@ -9,7 +9,9 @@ __all__ = ["__version__", "register"]
 
 
 def register() -> None:
-    """Add ``wavlm_pruned``, ``wavlm_pruned_local`` and ``wavlm_pruned_url`` to ``s3prl.hub``.
+    """Add ``<family>_pruned``, ``<family>_pruned_local`` and ``<family>_pruned_url`` to ``s3prl.hub``.
+
+    Families: ``wavlm``, ``hubert``, ``wav2vec2``, ``data2vec``.
 
     Idempotent. Call it once before ``s3prl.nn.S3PRLUpstream("wavlm_pruned", ...)``.
     """

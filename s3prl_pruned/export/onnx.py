@@ -35,7 +35,8 @@ def save_onnx(path: str | Path, encoder: SpeechEncoder) -> None:
     """Export an encoder, dense or compact, and prove that ONNX Runtime computes the same.
 
     Inputs: `waveform` (B, S) float32, 16 kHz, as recorded, zero-padded; `lengths` (B,) int64, samples of each. Outputs:
-    `output_names`. B and S are free; an utterance has at least two frames.
+    `output_names`. B and S are free; an utterance has at least two frames. torch's exporter is slow (two minutes for a
+    pruned Base on one thread) and takes about five times the model's memory.
 
     Args:
         path: must not exist yet.
