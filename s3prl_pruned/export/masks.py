@@ -1,4 +1,4 @@
-"""Gates -> deterministic masks -> folded weights -> a physically smaller encoder (METHOD: 1 and 3)."""
+"""Gates -> deterministic masks -> folded weights -> a physically smaller encoder."""
 
 from dataclasses import dataclass
 

@@ -92,7 +92,7 @@ class MaskDraw:
 
     Eq. 4's clip is not linear. Clipping per micro-batch, per rank or under a loss scale would give different
     gradients from clipping once. So the encoder gets leaf tensors, their gradients accumulate over micro-batches, and
-    `backward` sends the step's whole gradient through the clip (METHOD: 1).
+    `backward` sends the step's whole gradient through the clip.
     """
 
     def __init__(self, drawn: dict[tuple[int, str], Tensor], spec: CompactSpec):
@@ -104,7 +104,7 @@ class MaskDraw:
             setattr(self.masks[layer], name, leaf)
 
     def existing_layers(self) -> list[bool]:
-        """Whether each layer exists under this draw: its attention or its feed-forward lives (METHOD: 2)."""
+        """Whether each layer exists under this draw: its attention or its feed-forward lives."""
 
         def alive(z: Tensor | None) -> bool:
             return z is None or bool(z.detach().any())

@@ -36,7 +36,7 @@ def stretched(log_alpha: Tensor, u: Tensor) -> Tensor:
     """Draw s_bar of eq. 2: the concrete variable, stretched to (GAMMA, ZETA) and not yet clamped.
 
     `s = sigmoid((logit(u) + log_alpha) / BETA)`: Louizos' form, the one whose L0 formula is published; the paper
-    prints `logit(u) / BETA + log_alpha` (METHOD: 1).
+    prints `logit(u) / BETA + log_alpha`; README says why.
 
     Args:
         log_alpha: any shape, fp32.
@@ -64,11 +64,6 @@ def sample(log_alpha: Tensor, u: Tensor, *, straight_through: bool) -> Tensor:
 def keep_probability(log_alpha: Tensor) -> Tensor:
     """P(z > 0), the expected L0 norm of each mask (Louizos et al. 2018, eq. 12)."""
     return torch.sigmoid(log_alpha.float() - _SHIFT)
-
-
-def log_alpha_of(probability: float) -> float:
-    """The `log_alpha` at which P(z > 0) is `probability`: the inverse of `keep_probability`."""
-    return math.log(probability / (1 - probability)) + _SHIFT
 
 
 def soft_value(log_alpha: Tensor) -> Tensor:

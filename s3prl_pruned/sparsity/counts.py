@@ -32,7 +32,7 @@ class LayerCounts:
 
 
 def layer_weights(embed_dim: int, counts: LayerCounts) -> int | Tensor:
-    """Prunable weights of a layer, without biases: q, k, v, o and the two feed-forward matrices (METHOD: 1)."""
+    """Prunable weights of a layer, without biases: q, k, v, o and the two feed-forward matrices."""
     return 2 * embed_dim * (counts.qk + counts.vo + counts.ffn)
 
 

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from s3prl_pruned.gates.attach import GateConfig, GateSet
 from s3prl_pruned.gates.hard_concrete import keep_probability
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, LayerSpec
+from s3prl_pruned.models.spec import EncoderConfig, LayerSpec
 from s3prl_pruned.sparsity.counts import LayerCounts, layer_weights, sparsity
 
 
 def expected_counts(layer: LayerSpec, probabilities: dict[str, Tensor]) -> LayerCounts:
-    """Expected dimensions of a layer: products over the scales that can remove a dimension (METHOD: 1).
+    """Expected dimensions of a layer: products over the scales that can remove a dimension (Xia et al. 2022, CoFi).
 
     Args:
         layer: the structure that the gates are attached to.

@@ -13,14 +13,14 @@ class SparsityConfig:
     """How much is pruned, and how fast."""
 
     target_sparsity: float = 0.8
-    """Share of the prunable weights that goes, in [0, 1) (METHOD: 1 defines it)."""
+    """Share of the prunable weights that goes, in [0, 1) (`sparsity.counts.sparsity`)."""
 
     warmup_fraction: float = 0.07
     """Share of the steps over which the target rises linearly from 0 (paper, section 4.2)."""
 
     match_target: bool = True
     """Where rounding leaves the exported model more than `tolerance` off the target, shift the dimension gates by one
-    common constant until it is not (METHOD: 1). False gives the bare rounding rule."""
+    common constant until it is not (`export.masks.final_masks`). False gives the bare rounding rule."""
 
     tolerance: float = 0.01
     """See `match_target`; an absolute difference of sparsities."""

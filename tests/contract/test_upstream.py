@@ -28,7 +28,7 @@ def states_of(expert, wavs):
 
 
 def assert_close(states, others):
-    """DESIGN's fp32 tolerance: 2e-5 of max(1, largest value) per hidden state."""
+    """fp32 rounding: 2e-5 of max(1, largest value) per hidden state."""
     assert len(states) == len(others) == NUM_STATES
     for a, b in zip(states, others, strict=True):
         assert float((a - b).abs().max()) <= 2e-5 * max(1.0, float(b.abs().max()))

@@ -32,7 +32,7 @@ def trained(spec, *, kinds=FULL, seed=0, mean=-0.5, scale=2.0):
 
 
 def by_the_rule(log_alpha, *, scalar):
-    """METHOD 1, in plain Python."""
+    """The rule of `final_masks`, in plain Python."""
     probability = [1 / (1 + math.exp(-(a - 2 / 3 * math.log(0.1 / 1.1)))) for a in log_alpha]
     soft = [1 / (1 + math.exp(-0.8 * a / (2 / 3))) for a in log_alpha]
     if scalar:

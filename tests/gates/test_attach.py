@@ -33,7 +33,7 @@ def draw(gate_set, seed=0):
 @pytest.mark.parametrize("kinds", [GateConfig().kinds, NO_FAHP, KINDS, ("int",)])
 def test_every_mask_of_the_table_has_its_shape(kinds):
     h, k, f = CONFIG.num_heads, CONFIG.head_dim, CONFIG.ffn_dim
-    table = {"mha": 1, "qk": h * k, "vo": h * k, "head": h, "ffn": 1, "int": f}  # METHOD: 1
+    table = {"mha": 1, "qk": h * k, "vo": h * k, "head": h, "ffn": 1, "int": f}  # eq. 3
     for masks in draw(gates(kinds=kinds)).masks:
         shapes = {name[2:]: tuple(z.shape) for name, z in vars(masks).items() if z is not None}
         assert shapes == {kind: (table[kind],) for kind in kinds}

@@ -12,13 +12,12 @@ from scipy.stats import binom
 from s3prl_pruned.gates.hard_concrete import (
     HardConcrete,
     keep_probability,
-    log_alpha_of,
     sample,
     soft_value,
     stretched,
 )
 
-BETA, GAMMA, ZETA, EPSILON = 2 / 3, -0.1, 1.1, 1e-6  # METHOD: 1, written out here again
+BETA, GAMMA, ZETA, EPSILON = 2 / 3, -0.1, 1.1, 1e-6  # written out here again
 LOG_ALPHAS = (-4.605, -1.6, -0.5, 0.0, 1.0, 2.3, 4.605)
 DRAWS = 200_000
 
@@ -63,7 +62,6 @@ def test_keep_probability_is_the_closed_form(log_alpha):
     expected = probability_of_more_than(0.0, log_alpha)
     assert float(keep_probability(torch.tensor(log_alpha))) == pytest.approx(expected, rel=1e-5)
     assert expected == pytest.approx(expit(log_alpha - BETA * math.log(-GAMMA / ZETA)), rel=1e-12)
-    assert log_alpha_of(float(expected)) == pytest.approx(log_alpha, abs=1e-6)
 
 
 @pytest.mark.parametrize("log_alpha", LOG_ALPHAS)
@@ -88,7 +86,7 @@ def test_the_density_between_zero_and_one_is_the_derivative_of_the_closed_form()
 
 @pytest.mark.parametrize(("log_alpha", "share", "with_ste"), [(4.6, 0.045, 0.99), (10.0, 0.0002, 0.7)])
 def test_few_draws_pass_a_gradient_through_the_plain_clamp(log_alpha, share, with_ste):
-    """The two figures of METHOD 1 that say why eq. 4 matters. (With it, only fp32's sigmoid saturates.)"""
+    """4.5 % at 4.6 and 0.02 % at 10: why eq. 4 matters. (With it, only fp32's sigmoid saturates.)"""
     exact = probability_of_more_than(0.0, log_alpha) - probability_of_more_than(1.0, log_alpha)
     assert exact == pytest.approx(share, rel=0.15)
     passed = {}

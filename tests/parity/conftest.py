@@ -9,7 +9,7 @@ from s3prl_pruned import compat
 
 @pytest.fixture(autouse=True, scope="session")
 def s3prl_on_todays_stack():
-    """s3prl and transformers import torchaudio, which beside a CPU torch needs help (COMPAT row 1)."""
+    """s3prl and transformers import torchaudio, which beside a CPU torch needs help (`compat.torchaudio_extension`)."""
     compat.apply()
 
 

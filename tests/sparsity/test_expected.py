@@ -64,7 +64,7 @@ def test_open_gates_expect_the_structure_that_they_are_attached_to():
 
 @pytest.mark.parametrize("kinds", MIXTURES, ids="-".join)
 def test_expected_counts_are_the_sum_over_single_weights(kinds):
-    """METHOD 1, written out per head and per dimension in float64."""
+    """P(z > 0) of each scale multiplied, written out per head and per dimension in float64."""
     layer = random_spec(CONFIG, seed=12).layers[0]
     assert layer.heads and layer.ffn
     gate_set = gates(CompactSpec(layers=(layer,)), kinds=kinds, log_alphas=at_random(0))
