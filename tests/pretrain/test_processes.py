@@ -38,7 +38,7 @@ def losses(folder):
 
 
 def log_without_machine(folder):
-    machine = ("audio_seconds_per_second", "memory_gib", "pairs", "mask_means", "structure")
+    machine = ("audio_seconds_per_second", "memory_gib", "pairs", "mask_means", "remaining")
     return [{k: v for k, v in line.items() if k not in machine} for line in read_log(folder)]
 
 
@@ -63,7 +63,8 @@ def test_two_processes_compute_what_one_with_accumulation_computes(two_processes
     for line, other in zip(ours, reference, strict=True):
         assert line == pytest.approx(other, rel=1e-5, abs=1e-12), line["step"]
     assert len(set(losses(two_processes))) == STEPS, "a trajectory, not one number"
-    assert [line["pairs"] for line in read_log(two_processes)] == [line["pairs"] for line in read_log(accumulating)]
+    for name in ("pairs", "remaining"):
+        assert [line[name] for line in read_log(two_processes)] == [line[name] for line in read_log(accumulating)], name
 
 
 def test_two_processes_keep_and_export_what_one_does(two_processes, accumulating):
