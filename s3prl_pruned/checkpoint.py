@@ -145,6 +145,23 @@ def point_latest(folder: str | Path) -> None:
         raise UserError(f"{folder}: the link `latest` could not be made ({error.strerror}).") from error
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write a small file so that ``path`` is at every moment the old text or the new one; makes its folder.
+
+    Raises:
+        UserError: if it cannot be written; what stood at ``path`` is as it was.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path}: could not be written ({error.strerror}). {_space(path.parent)}Free space.") from error
+
+
 def rotate(folder: str | Path, max_keep: int) -> None:
     """Delete all but the ``max_keep`` newest whole checkpoints of ``folder``, and left-over halves.
 

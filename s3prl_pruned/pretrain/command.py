@@ -104,11 +104,12 @@ def _train_and_export(run: Run, args: argparse.Namespace, on_checkpoint: Callabl
     resume_from = distributed.from_main(lambda: _prepare_folder(run, args))
     if distributed.from_main(lambda: resume_from is None and (run.folder / EXPORT).exists()):
         return _report(run, finished_before=True) if distributed.is_main() else None
-    expert = UpstreamPretrainExpert(run.runner.pretrain_expert.datarc, run.model, args.device, seed=run.seed)
+    expert = _expert(run, args)
     if distributed.is_main():
         _announce(run, args, expert, resume_from)
-        run.folder.mkdir(parents=True, exist_ok=True)
-        (run.folder / RUN).write_text(json.dumps({"recipe": run.recipe, **run.identity()}, indent=1) + "\n")
+        if resume_from is None:
+            record = {"recipe": run.recipe, **run.identity()}
+            checkpoint.write_text(run.folder / RUN, json.dumps(record, indent=1) + "\n")
     runner.train(expert, run.runner, run.folder, seed=run.seed, resume_from=resume_from, on_checkpoint=on_checkpoint)
     if not distributed.is_main():
         return None
@@ -117,8 +118,18 @@ def _train_and_export(run: Run, args: argparse.Namespace, on_checkpoint: Callabl
     return _report(run)
 
 
+def _expert(run: Run, args: argparse.Namespace) -> UpstreamPretrainExpert:
+    datarc = run.runner.pretrain_expert.datarc
+    return UpstreamPretrainExpert(datarc, run.model, args.device, seed=run.seed, family=_family(args))
+
+
+def _family(args: argparse.Namespace) -> str:
+    """What `-u <family>_pruned_distill` names; the teacher must be one of it."""
+    return args.upstream.removesuffix("_pruned_distill")
+
+
 def _dry_run(run: Run, args: argparse.Namespace) -> None:
-    expert = UpstreamPretrainExpert(run.runner.pretrain_expert.datarc, run.model, args.device, seed=run.seed)
+    expert = _expert(run, args)
     if distributed.is_main():
         _announce(run, args, expert, None)
     found = dry_run(expert, run.runner, run.folder, seed=run.seed)
@@ -152,7 +163,8 @@ def _with_options(data: dict, args: argparse.Namespace) -> dict:
     if args.teacher:
         data["model"]["teacher"] = args.teacher
     if args.corpus:
-        data["runner"].setdefault("pretrain_expert", {}).setdefault("datarc", {})["corpus"] = args.corpus
+        datarc = data["runner"].setdefault("pretrain_expert", {}).setdefault("datarc", {})
+        datarc.update(corpus=args.corpus, sets=_sets_in(Path(args.corpus), datarc.get("sets")))
     model_keys = set(ModelConfig.__dataclass_fields__)
     for item in (args.override or "").split(",,"):
         item = item.strip().removeprefix("config.")  # s3prl's prefix
@@ -160,6 +172,13 @@ def _with_options(data: dict, args: argparse.Namespace) -> dict:
             file = "model" if item.split("=")[0].split(".")[0] in model_keys else "runner"
             data[file] = apply_overrides(data[file], [item])
     return data
+
+
+def _sets_in(corpus: Path, sets: list[str] | None) -> list[str] | None:
+    """The recipe's `sets` where the corpus has one of them; else its `train*` folders; else everything."""
+    if not sets or not corpus.is_dir() or any((corpus / name).is_dir() or (corpus / f"{name}.csv").is_file() for name in sets):
+        return sets
+    return sorted(path.name for path in corpus.glob("train*") if path.is_dir()) or None
 
 
 def _resolve_past(args: argparse.Namespace) -> Run:
@@ -241,11 +260,13 @@ def _refuse_difference(wanted: dict, stands: dict, folder: Path) -> None:
 
 def _announce(run: Run, args: argparse.Namespace, expert: UpstreamPretrainExpert, resume_from: Path | None) -> None:
     if run.recipe == "embedded":
-        print("recipe `embedded`: small teacher, small speech corpus, few steps. The paper's: --recipe wavlm_base_s80 --corpus /data/LibriSpeech")  # fmt: skip
+        print(f"recipe `embedded`: small teacher, small speech corpus, few steps. The paper's: --recipe {_family(args)}_base_s80 --corpus /data/LibriSpeech")  # fmt: skip
     teacher, batches, loop = expert.loaded_teacher, expert.batches, run.runner.runner
     note = f", {teacher.note.upper()}" if teacher.note else ""
     print(f"teacher: {teacher.name} ({teacher.encoder.num_parameters():,} parameters{note})")
-    print(f"speech: {batches.num_utterances} utterances, {batches.hours:.2f} h")
+    datarc = run.runner.pretrain_expert.datarc
+    sets = f", {' '.join(datarc.sets)}" if datarc.sets else ""
+    print(f"speech: {datarc.corpus or 'embedded'}{sets}: {batches.num_utterances} utterances, {batches.hours:.2f} h")
     if distributed.world_size() > 1:
         print(f"{distributed.world_size()} processes, {loop.gradient_accumulate_steps} micro-batches each per step")
     print(f"{loop.total_steps} steps on {args.device}, target sparsity {run.model.sparsity.target_sparsity}, into {run.folder}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from s3prl_pruned.checkpoint import write_text
 from s3prl_pruned.config import UserError
 
 LOG = "log.jsonl"
@@ -24,7 +25,7 @@ class RunLog:
     def __init__(self, folder: Path, *, step: int, total_steps: int):
         self.path = folder / LOG
         lines = [line for line in read_log(folder) if line["step"] <= step] if self.path.exists() else []
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in lines))
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
         self.bar = tqdm(total=total_steps, initial=step, unit="step", dynamic_ncols=True, file=sys.stderr)
 

@@ -44,6 +44,15 @@ def train(
     if resume_from:
         trainer.resume(resume_from)
     log = RunLog(folder, step=trainer.step, total_steps=loop.total_steps) if distributed.is_main() else None
+    try:
+        _run(trainer, expert, config, folder, log, on_checkpoint)
+    finally:  # an error then has a line of its own, below the bar
+        if log:
+            log.close()
+
+
+def _run(trainer: Trainer, expert, config: RunnerConfig, folder: Path, log: RunLog | None, on_checkpoint) -> None:
+    loop = config.runner
     with _stop_requests() as stop:
         started = time.perf_counter()
         for batches in trainer.batches():
@@ -62,14 +71,10 @@ def train(
                 if log and on_checkpoint:
                     on_checkpoint(folder)
             if reason is not None and not last:
-                if log:
-                    log.close()
                 raise Interrupted(
                     f"stopped by {reason} after step {step}; it is saved. Resume with -a.",
                     exit_code=75 if reason == "SIGTERM" else 130,
                 )
-    if log:
-        log.close()
 
 
 class _StopRequest:

@@ -9,9 +9,10 @@ import pytest
 import torch
 import yaml
 
+from s3prl_pruned.checkpoint import write_text
 from s3prl_pruned.config import UserError, from_dict, load_yaml
 from s3prl_pruned.export.formats import load_encoder, model_hash
-from s3prl_pruned.pretrain.command import RECIPES
+from s3prl_pruned.pretrain.command import RECIPES, _resolve, parse_arguments
 from s3prl_pruned.pretrain.config import RunnerConfig
 from s3prl_pruned.pretrain.distill.config import ModelConfig
 from s3prl_pruned.pretrain.distill.pretrain_expert import UpstreamPretrainExpert
@@ -221,3 +222,36 @@ def test_accumulating_two_half_batches_equals_one_whole_batch(recipe):
     for name, gradient in whole_gradients.items():
         error = (halves_gradients[name] - gradient).norm()
         assert error <= 1e-5 * gradient.norm() + rounding, name
+
+
+def test_another_familys_name_is_refused_on_the_command_line(tmp_path):
+    refused = command("-u", "hubert_pruned_distill", "-p", tmp_path / "run")
+    assert refused.returncode == 2
+    assert "`teacher` must be a hubert encoder, but 'embedded' is a wavlm" in refused.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_any_folder_of_audio_serves_though_the_recipe_names_sets(recipe, tmp_path):
+    options = parse_arguments(["-u", "wavlm_pruned_distill", "--corpus", str(recipe.corpus)])
+    assert _resolve(options).runner.pretrain_expert.datarc.sets is None
+    for name in ("train-clean-100", "dev-clean"):
+        (tmp_path / name).mkdir()
+    options.corpus = str(tmp_path)  # LibriSpeech under the embedded recipe: never its dev and test
+    assert _resolve(options).runner.pretrain_expert.datarc.sets == ("train-clean-100",)
+    options.recipe = "wavlm_base_s80"
+    assert "train-other-500" in _resolve(options).runner.pretrain_expert.datarc.sets
+
+
+def test_a_corpus_folder_without_audio_is_named(tmp_path):
+    refused = command("-u", "wavlm_pruned_distill", "--corpus", tmp_path, "-p", tmp_path / "run")
+    assert refused.returncode == 2
+    assert f"error: {tmp_path}: a corpus must hold audio" in refused.stderr
+
+
+def test_what_a_resumed_run_rewrites_is_whole_or_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "run.json"
+    write_text(path, "first")
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(UserError, match="could not be written .No space left on device"):
+        write_text(path, "second")
+    assert path.read_text() == "first" and [p.name for p in tmp_path.iterdir()] == ["run.json"]
