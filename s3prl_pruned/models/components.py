@@ -177,7 +177,7 @@ class RelativePosition(nn.Module):
     """Bucketed relative position bias, one value per head and distance (T5's buckets, as in WavLM).
 
     Owned by the encoder and not by layer 0's attention, so that pruning that attention away does not take the
-    bias of all other layers along (METHOD: 3).
+    bias of all other layers along.
     """
 
     def __init__(self, config: EncoderConfig):

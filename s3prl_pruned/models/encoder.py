@@ -28,7 +28,10 @@ class EncoderOutput:
 
 @dataclass(kw_only=True)
 class LayerMasks:
-    """The masks of one layer (Wang et al. 2023, eq. 3); None leaves a slot empty. Shapes as METHOD's table 1."""
+    """The masks of one layer (Wang et al. 2023, eq. 3); None leaves a slot empty.
+
+    `z_mha`, `z_ffn` (1,); `z_qk`, `z_vo` (the heads' dimensions, flat,); `z_head` (H,); `z_int` (F,).
+    """
 
     z_mha: Tensor | None = None
     z_qk: Tensor | None = None

@@ -43,7 +43,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("-u", "--upstream", required=True, metavar="NAME", help=f"what to train: {', '.join(UPSTREAMS)}")
     add("--recipe", metavar="NAME", help="folder under upstream_configs/, or a path (default: embedded)")
-    add("--corpus", metavar="DIR", help="speech: LibriSpeech, any folder of audio, or a manifest (default: the recipe's)")
+    add("--corpus", metavar="DIR", help="speech: LibriSpeech, any folder of audio, a manifest, s3prl CSVs, or lhotse (default: the recipe's)")
     add("--teacher", metavar="T", help="a name of s3prl's hub (wavlm_base, hubert_large_ll60k, ...), embedded, random, or a checkpoint's path (default: the recipe's)")  # fmt: skip
     add("-g", "--upstream_config", metavar="YAML", help="config_model.yaml (default: the recipe's)")
     add("-c", "--config", metavar="YAML", help="config_runner.yaml (default: the recipe's)")

@@ -139,7 +139,7 @@ def test_the_realised_sparsity_meets_the_target_and_the_cards_count_is_numel(fin
     assert f"{sum(p.numel() for p in encoder.parameters()):,}" in card
 
 
-# --- the paper's numbers (METHOD.md, section 2; Wang et al. 2023, section 4.2; DistilHuBERT) -----------------------
+# --- the paper's numbers (Wang et al. 2023, section 4.2; DistilHuBERT) -----------------------
 
 
 def paper_recipe(name):
