@@ -91,6 +91,8 @@ def main(argv: list[str] | None = None, *, on_checkpoint: Callable[[Path], None]
         raise UserError(f"`--device` is {args.device}, but torch {torch.__version__} sees no GPU. Use --device cpu.")
     run = _resolve_past(args) if args.past_exp else _resolve(args)
     args.device = distributed.start(args.device, timeout_seconds=run.runner.runner.process_timeout)
+    if run.recipe == "embedded" and distributed.is_main():
+        print(f"recipe `embedded`: small teacher, small speech corpus, few steps. The paper's: --recipe {_family(args)}_base_s80 --corpus /data/LibriSpeech", flush=True)  # fmt: skip
     try:
         return _train_and_export(run, args, on_checkpoint)
     finally:
@@ -259,8 +261,6 @@ def _refuse_difference(wanted: dict, stands: dict, folder: Path) -> None:
 
 
 def _announce(run: Run, args: argparse.Namespace, expert: UpstreamPretrainExpert, resume_from: Path | None) -> None:
-    if run.recipe == "embedded":
-        print(f"recipe `embedded`: small teacher, small speech corpus, few steps. The paper's: --recipe {_family(args)}_base_s80 --corpus /data/LibriSpeech")  # fmt: skip
     teacher, batches, loop = expert.loaded_teacher, expert.batches, run.runner.runner
     note = f", {teacher.note.upper()}" if teacher.note else ""
     print(f"teacher: {teacher.name} ({teacher.encoder.num_parameters():,} parameters{note})")
