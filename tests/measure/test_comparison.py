@@ -1,0 +1,86 @@
+"""The comparison of upstreams: what is chosen, and what its intervals mean."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from s3prl_pruned.config import UserError
+from s3prl_pruned.measure.comparison import Candidate, Job, Outcome, chosen_rate, dev_curve, plan, relative_difference
+
+
+def errors(seeds=1, utterances=50, rate=0.3, seed=0):
+    generator = np.random.default_rng(seed)
+    lengths = generator.integers(10, 60, size=utterances)
+    return generator.binomial(lengths, rate, size=(seeds, utterances)), lengths
+
+
+def outcome(candidate, rate, seed, dev_error):
+    return Outcome(candidate, rate, seed, dev_error, 100, 200, cer=50.0, wer=90.0, checkpoint_rule="", sha256=None)
+
+
+def test_half_the_errors_everywhere_is_minus_50_percent_without_spread():
+    baseline, lengths = errors()
+    change, lower, upper = relative_difference(baseline / 2, baseline, lengths)
+    assert (change, lower, upper) == pytest.approx((-0.5, -0.5, -0.5))
+
+
+def test_two_equal_upstreams_are_not_told_apart_and_a_much_better_one_is():
+    one, lengths = errors(seeds=3, seed=1)
+    two, _ = errors(seeds=3, seed=2)
+    two = np.minimum(two, lengths)
+    _, lower, upper = relative_difference(one, two, lengths)
+    assert lower < 0 < upper
+    change, lower, upper = relative_difference(one * 0.6, two, lengths)
+    assert lower < change < upper < 0
+
+
+def test_the_interval_agrees_with_scipys_paired_bootstrap():
+    baseline, lengths = errors(seed=3)
+    edits, _ = errors(rate=0.2, seed=4)
+
+    def change(a, b, axis):
+        return a.sum(axis) / b.sum(axis) - 1
+
+    interval = stats.bootstrap(
+        (edits[0], baseline[0]), change, paired=True, vectorized=True, method="percentile", n_resamples=10_000, rng=5
+    ).confidence_interval
+    _, lower, upper = relative_difference(edits, baseline, lengths)
+    # 10,000 replicates: the standard error of a 2.5 % quantile is about 0.05 standard deviations of the statistic
+    tolerance = 0.2 * (interval.high - interval.low) / 3.92
+    assert lower == pytest.approx(interval.low, abs=tolerance)
+    assert upper == pytest.approx(interval.high, abs=tolerance)
+
+
+def test_more_seeds_are_averaged_and_number_of_seeds_need_not_be_equal():
+    baseline, lengths = errors(seeds=2, seed=6)
+    change, _, _ = relative_difference(np.repeat(baseline, 2, axis=0), baseline, lengths)
+    assert change == pytest.approx(0)
+
+
+def test_the_learning_rate_is_chosen_by_the_mean_dev_error_of_its_seeds():
+    outcomes = [
+        *(outcome("a", 1e-3, seed, error) for seed, error in ((1, 20.0), (2, 40.0))),
+        *(outcome("a", 2e-3, seed, error) for seed, error in ((1, 29.0), (2, 29.0))),
+        outcome("b", 5e-4, 1, 1.0),
+    ]
+    assert chosen_rate(outcomes, "a") == 2e-3
+
+
+def test_dev_errors_are_read_off_what_s3prl_prints():
+    log = "dev-clean loss: 3.1\ndev-clean uer: 80.5\ndev-clean wer: 100.0\ntrain uer: 1.0\ndev-clean uer: 41.25\n"
+    assert dev_curve(log, interval=100) == {100: 80.5, 200: 41.25}
+    with pytest.raises(UserError, match="no evaluation on dev-clean"):
+        dev_curve("nothing", interval=100)
+
+
+def test_the_plan_brings_all_first_seeds_first_and_types_what_a_user_would():
+    jobs = plan([Candidate("fbank", "fbank"), Candidate("pruned", "wavlm_pruned", "model")], [1e-3, 2e-3], [1, 2], Path("root"))
+    assert [(job.candidate.name, job.learning_rate, job.seed) for job in jobs[:4]] == [
+        ("fbank", 1e-3, 1), ("fbank", 2e-3, 1), ("pruned", 1e-3, 1), ("pruned", 2e-3, 1),
+    ]  # fmt: skip
+    assert len({job.folder for job in jobs}) == 8
+    command = Job(Candidate("pruned", "wavlm_pruned", "model"), 1e-3, 2, Path("folder")).command(1200)
+    assert command[0] == sys.executable and command[1:8] == ["run_downstream.py", "-u", "wavlm_pruned", "-k", "model", "-d", "asr"]
