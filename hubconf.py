@@ -20,6 +20,7 @@ from s3prl_pruned.upstream.hubconf import (  # noqa: F401
     wavlm_pruned,
     wavlm_pruned_local,
     wavlm_pruned_url,
+    wavlm_random,
 )
 
 dependencies = ["torch", "numpy", "yaml", "soundfile", "safetensors"]

@@ -1,7 +1,8 @@
 """Compare upstreams on the embedded ASR: learning-rate grid, seeds, bootstrap intervals.
 
-    python tools/compare_upstreams.py fbank random=wavlm_pruned_local:RANDOM_EXPORT teacher=wavlm_embedded \
-        pruned=wavlm_pruned --output downstream_runs/teacher_asr.json
+    python tools/compare_upstreams.py fbank random=wavlm_random teacher=wavlm_embedded \
+        "pruned=wavlm_pruned_local:result/pretrain/wavlm_pruned_distill/seed{seed}/export" \
+        --steps 1500 --output downstream_runs/teacher_asr.json
 """
 
 import argparse

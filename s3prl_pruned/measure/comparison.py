@@ -33,7 +33,7 @@ class Candidate:
     upstream: str
     """`-u`."""
     checkpoint: str | None = None
-    """`-k`."""
+    """`-k`; `{seed}` in it stands for the seed of the task, so that each goes with its own pruning run."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ class Job:
     def command(self, steps: int) -> list[str]:
         # Evaluated every 100 steps, so that "dev stopped improving" can be seen.
         override = f"config.optimizer.lr={self.learning_rate},,config.runner.total_steps={steps},,config.runner.eval_step=100"
-        checkpoint = ["-k", self.candidate.checkpoint] if self.candidate.checkpoint else []
+        path = self.candidate.checkpoint
+        checkpoint = ["-k", path.replace("{seed}", str(self.seed))] if path else []
         return [
             sys.executable, "run_downstream.py", "-u", self.candidate.upstream, *checkpoint, "-d", "asr", "-a",
             "-p", str(self.folder), "--seed", str(self.seed), "-o", override,

@@ -45,3 +45,8 @@ data2vec_pruned, data2vec_pruned_local, data2vec_pruned_url = _entries("data2vec
 def wavlm_embedded(ckpt=None, refresh=False, *args, **kwargs):
     """The embedded teacher itself, dense: what its pruned models are compared with."""
     return wavlm_pruned_local(ckpt or EMBEDDED_TEACHER, *args, **kwargs)
+
+
+def wavlm_random(ckpt=None, refresh=False, *args, **kwargs):
+    """The embedded teacher's shape with random weights (seed 0): what training it was worth."""
+    return wavlm_pruned_local("random", *args, **kwargs)

@@ -21,7 +21,8 @@ class LoadedModel:
 
     encoder: SpeechEncoder
     path: Path
-    sha256: str
+    sha256: str | None
+    """Of the weights file; None for random weights."""
     note: str | None
     """Such as "random teacher": to be shown wherever a number of it appears."""
 
@@ -47,13 +48,13 @@ def load_model(path: str | Path) -> LoadedModel:
 
     Args:
         path: an export's folder (or its `model.safetensors` or `config.json`), a training checkpoint (`states-*.ckpt`;
-            its masks are then applied, not cut), or a dense checkpoint.
+            its masks are then applied, not cut), a dense checkpoint, or `random` (the embedded teacher's shape).
 
     Raises:
         UserError: no such file, damaged, or of another kind.
     """
     path = Path(path)
-    if not path.exists():
+    if not path.exists() and str(path) != "random":
         raise UserError(f"{path}: no such model. -k takes an export's folder or a checkpoint.")
     if path.name in (WEIGHTS, CONFIG) and (path.parent / CONFIG).is_file():
         path = path.parent

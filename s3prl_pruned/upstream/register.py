@@ -2,7 +2,11 @@
 
 from s3prl_pruned.models.spec import FAMILIES
 
-NAMES = (*(f"{family}_pruned{kind}" for family in FAMILIES for kind in ("", "_local", "_url")), "wavlm_embedded")
+NAMES = (
+    *(f"{family}_pruned{kind}" for family in FAMILIES for kind in ("", "_local", "_url")),
+    "wavlm_embedded",
+    "wavlm_random",
+)
 
 
 def register() -> None:
