@@ -41,6 +41,23 @@ class Checkpoint:
     file: str
     step: int
     rule: str
+    dev: Value | None = None
+    """The task's criterion on its development set at this checkpoint. None where the benchmark chooses
+    without one (SV) or trains nothing, and in results written before this field."""
+
+
+@dataclass(kw_only=True)
+class TriedRate:
+    """One run of a learning-rate search."""
+
+    learning_rate: float
+    folder: str
+    """Of the run, relative to the folder of the result that says what was tried."""
+    criterion: Value | None = None
+    """What the choice was made by. None for a run that was asked for by an earlier search and is unfinished."""
+    metrics: list[Value] | None = None
+    """On the test split."""
+    chosen: bool = False
 
 
 @dataclass(kw_only=True)
@@ -93,6 +110,8 @@ class Result:
     protocol_note: str | None = None
     upstream: Upstream
     checkpoint: Checkpoint | None = None
+    tried_rates: list[TriedRate] | None = None
+    """Where a learning rate was searched: every run of it. This result is then the chosen one's."""
     corpus: str | None = None
     splits: list[SplitRead] | None = None
     config_sha256: str | None = None
