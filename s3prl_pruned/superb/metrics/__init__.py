@@ -1,0 +1,4 @@
+"""The metrics of the benchmark that s3prl does not compute itself, or prints without keeping: pure functions.
+
+All rates are fractions. Nothing here needs s3prl, torch or the model.
+"""
