@@ -35,15 +35,11 @@ def main() -> None:
 
     from s3prl_pruned.measure import comparison
 
-    candidates = []
-    for text in args.candidates:
-        name, _, rest = text.partition("=")
-        upstream, _, checkpoint = (rest or name).partition(":")
-        candidates.append(comparison.Candidate(name, upstream, checkpoint or None))
-    jobs = comparison.plan(candidates, args.lr, args.seeds, args.root)
-    print(f"{len(jobs)} runs of {args.steps} steps into {args.root}; finished ones are kept", flush=True)
-    comparison.run_jobs(jobs, steps=args.steps, parallel=args.jobs)
-    summary = comparison.summarise(jobs, args.baseline or candidates[0].name)
+    candidates = [comparison.Candidate.parse(text) for text in args.candidates]
+    trials = comparison.plan(candidates, args.lr, args.seeds, args.root)
+    print(f"{len(trials)} runs of {args.steps} steps into {args.root}; finished ones are kept", flush=True)
+    comparison.run_trials(trials, steps=args.steps, parallel=args.jobs)
+    summary = comparison.summarise(trials, args.baseline or candidates[0].name)
     print(comparison.table(summary))
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)

@@ -6,12 +6,9 @@ a bootstrap that resamples test utterances (the same for both upstreams) and see
 """
 
 import itertools
-import os
 import re
 import shlex
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,6 +16,8 @@ import editdistance
 import numpy as np
 
 from s3prl_pruned.config import UserError
+from s3prl_pruned.measure.plan import Job
+from s3prl_pruned.measure.run_plan import run
 from s3prl_pruned.superb.results import RESULT_FILE, read_arks, read_result
 
 REPLICATES = 10_000
@@ -35,9 +34,21 @@ class Candidate:
     checkpoint: str | None = None
     """`-k`; `{seed}` in it stands for the seed of the task, so that each goes with its own pruning run."""
 
+    @classmethod
+    def parse(cls, text: str) -> "Candidate":
+        """`NAME[=UPSTREAM[:CKPT]]`; the upstream is called as the name says where it is not given."""
+        name, _, rest = text.partition("=")
+        upstream, _, checkpoint = (rest or name).partition(":")
+        return cls(name, upstream, checkpoint or None)
+
+    def options(self, seed: int) -> list[str]:
+        """What names the upstream on `run_downstream.py`'s command line."""
+        checkpoint = ["-k", self.checkpoint.replace("{seed}", str(seed))] if self.checkpoint else []
+        return ["-u", self.upstream, *checkpoint]
+
 
 @dataclass(frozen=True)
-class Job:
+class Trial:
     """One training and evaluation."""
 
     candidate: Candidate
@@ -45,20 +56,21 @@ class Job:
     seed: int
     folder: Path
 
-    def command(self, steps: int) -> list[str]:
+    def job(self, steps: int) -> Job:
         # Evaluated every 100 steps, so that "dev stopped improving" can be seen.
         override = f"config.optimizer.lr={self.learning_rate},,config.runner.total_steps={steps},,config.runner.eval_step=100"
-        path = self.candidate.checkpoint
-        checkpoint = ["-k", path.replace("{seed}", str(self.seed))] if path else []
-        return [
-            sys.executable, "run_downstream.py", "-u", self.candidate.upstream, *checkpoint, "-d", "asr", "-a",
+        command = (
+            sys.executable, "run_downstream.py", *self.candidate.options(self.seed), "-d", "asr", "-a",
             "-p", str(self.folder), "--seed", str(self.seed), "-o", override,
-        ]  # fmt: skip
+        )  # fmt: skip
+        return Job(
+            name=str(self.folder.parent), command=command, log=self.folder.parent / "command.log", done=self.folder / RESULT_FILE
+        )
 
 
 @dataclass
 class Outcome:
-    """What one job gave; error rates in percent."""
+    """What one trial gave; error rates in percent."""
 
     candidate: str
     learning_rate: float
@@ -74,51 +86,39 @@ class Outcome:
     sha256: str | None
 
 
-def plan(candidates: list[Candidate], learning_rates: list[float], seeds: list[int], root: Path) -> list[Job]:
-    """All jobs; the seeds vary slowest, so that a first answer is there early."""
+def plan(candidates: list[Candidate], learning_rates: list[float], seeds: list[int], root: Path) -> list[Trial]:
+    """All trials; the seeds vary slowest, so that a first answer is there early."""
     return [
-        Job(candidate, rate, seed, root / candidate.name / f"lr{rate:g}-seed{seed}" / "asr")
+        Trial(candidate, rate, seed, root / candidate.name / f"lr{rate:g}-seed{seed}" / "asr")
         for seed, candidate, rate in itertools.product(seeds, candidates, learning_rates)
     ]
 
 
-def run_jobs(jobs: list[Job], *, steps: int, parallel: int) -> None:
+def run_trials(trials: list[Trial], *, steps: int, parallel: int) -> None:
     """Run what is not finished yet, `parallel` at a time, one thread each.
 
     Raises:
-        UserError: a job failed; its log is named. The others are finished first.
+        UserError: a trial failed; its log is named. The others are finished first.
     """
-
-    def run(job: Job) -> str | None:
-        if (job.folder / RESULT_FILE).is_file():
-            return None
-        job.folder.mkdir(parents=True, exist_ok=True)
-        log = job.folder.parent / "command.log"
-        with open(log, "a") as file:
-            code = subprocess.run(job.command(steps), stdout=file, stderr=subprocess.STDOUT, env=_one_thread()).returncode
-        print(f"{job.folder}: {'done' if code == 0 else f'failed with exit code {code}'}", flush=True)
-        return None if code == 0 else f"{shlex.join(job.command(steps))} (see {log})"
-
-    with ThreadPoolExecutor(parallel) as pool:
-        failed = [message for message in pool.map(run, jobs) if message]
-    if failed:
-        raise UserError(f"{len(failed)} of {len(jobs)} runs failed; the first: {failed[0]}")
+    failures = list(run([trial.job(steps) for trial in trials], parallel=parallel).failures.values())
+    if failures:
+        first = failures[0]
+        raise UserError(
+            f"{len(failures)} of {len(trials)} runs failed; the first: {shlex.join(first.job.command)} "
+            f"({first.reason}; see {first.job.log})"
+        )
 
 
-def _one_thread() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
-def outcome(job: Job) -> Outcome:
-    """Read a finished job."""
-    result = read_result(job.folder / RESULT_FILE)
+def outcome(trial: Trial) -> Outcome:
+    """Read a finished trial."""
+    result = read_result(trial.folder / RESULT_FILE)
     rates = {value.name: value.percent for value in result.metrics}
-    steps = dev_curve((job.folder / "stdout.log").read_text(), interval=100)
+    steps = dev_curve((trial.folder / "stdout.log").read_text(), interval=100)
     step, error = min(steps.items(), key=lambda item: item[1])
     return Outcome(
-        candidate=job.candidate.name,
-        learning_rate=job.learning_rate,
-        seed=job.seed,
+        candidate=trial.candidate.name,
+        learning_rate=trial.learning_rate,
+        seed=trial.seed,
         dev_error=error,
         dev_step=step,
         last_step=max(steps),
@@ -147,11 +147,11 @@ def _runs(outcomes: list[Outcome], candidate: str, rate: float) -> list[Outcome]
     return [o for o in outcomes if o.candidate == candidate and o.learning_rate == rate]
 
 
-def character_errors(jobs: list[Job]) -> tuple[np.ndarray, np.ndarray]:
+def character_errors(trials: list[Trial]) -> tuple[np.ndarray, np.ndarray]:
     """Edits (seeds, utterances) and reference lengths (utterances,) in characters, utterances sorted by id."""
     edits, lengths = [], None
-    for job in jobs:
-        hypotheses, references = read_arks(job.folder, TEST_SPLIT)
+    for trial in trials:
+        hypotheses, references = read_arks(trial.folder, TEST_SPLIT)
         keys = sorted(references)
         edits.append([editdistance.eval(hypotheses[key], references[key]) for key in keys])
         lengths = np.array([len(references[key]) for key in keys])
@@ -184,12 +184,14 @@ def relative_difference(
     return change(edits, baseline), float(lower), float(upper)
 
 
-def summarise(jobs: list[Job], baseline: str) -> dict:
+def summarise(trials: list[Trial], baseline: str) -> dict:
     """JSON data: every outcome, and per candidate the chosen rate, mean and spread, and the change against `baseline`."""
-    outcomes = [outcome(job) for job in jobs]
-    names = list(dict.fromkeys(job.candidate.name for job in jobs))
+    outcomes = [outcome(trial) for trial in trials]
+    names = list(dict.fromkeys(trial.candidate.name for trial in trials))
     chosen = {name: chosen_rate(outcomes, name) for name in names}
-    selected = {name: [job for job in jobs if job.candidate.name == name and job.learning_rate == chosen[name]] for name in names}
+    selected = {
+        name: [trial for trial in trials if (trial.candidate.name, trial.learning_rate) == (name, chosen[name])] for name in names
+    }
     base_edits, lengths = character_errors(selected[baseline])
     rows = []
     for name in names:

@@ -8,7 +8,9 @@ import pytest
 from scipy import stats
 
 from s3prl_pruned.config import UserError
-from s3prl_pruned.measure.comparison import Candidate, Job, Outcome, chosen_rate, dev_curve, plan, relative_difference
+from s3prl_pruned.measure.comparison import (
+    Candidate, Outcome, Trial, chosen_rate, dev_curve, plan, relative_difference, run_trials,
+)  # fmt: skip
 
 
 def errors(seeds=1, utterances=50, rate=0.3, seed=0):
@@ -77,10 +79,41 @@ def test_dev_errors_are_read_off_what_s3prl_prints():
 
 
 def test_the_plan_brings_all_first_seeds_first_and_types_what_a_user_would():
-    jobs = plan([Candidate("fbank", "fbank"), Candidate("pruned", "wavlm_pruned", "model")], [1e-3, 2e-3], [1, 2], Path("root"))
-    assert [(job.candidate.name, job.learning_rate, job.seed) for job in jobs[:4]] == [
+    trials = plan([Candidate("fbank", "fbank"), Candidate("pruned", "wavlm_pruned", "model")], [1e-3, 2e-3], [1, 2], Path("root"))
+    assert [(trial.candidate.name, trial.learning_rate, trial.seed) for trial in trials[:4]] == [
         ("fbank", 1e-3, 1), ("fbank", 2e-3, 1), ("pruned", 1e-3, 1), ("pruned", 2e-3, 1),
     ]  # fmt: skip
-    assert len({job.folder for job in jobs}) == 8
-    command = Job(Candidate("pruned", "wavlm_pruned", "model"), 1e-3, 2, Path("folder")).command(1200)
-    assert command[0] == sys.executable and command[1:8] == ["run_downstream.py", "-u", "wavlm_pruned", "-k", "model", "-d", "asr"]
+    assert len({trial.folder for trial in trials}) == 8
+    job = Trial(Candidate("pruned", "wavlm_pruned", "model/seed{seed}"), 1e-3, 2, Path("folder/asr")).job(1200)
+    assert job.command == (
+        sys.executable, "run_downstream.py", "-u", "wavlm_pruned", "-k", "model/seed2", "-d", "asr", "-a", "-p", "folder/asr",
+        "--seed", "2", "-o", "config.optimizer.lr=0.001,,config.runner.total_steps=1200,,config.runner.eval_step=100",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text, candidate",
+    [
+        ("fbank", Candidate("fbank", "fbank")),
+        ("random=wavlm_random", Candidate("random", "wavlm_random")),
+        ("pruned=wavlm_pruned_local:a/seed{seed}:x", Candidate("pruned", "wavlm_pruned_local", "a/seed{seed}:x")),
+    ],
+)
+def test_a_candidate_is_named_in_one_word(text, candidate):
+    assert Candidate.parse(text) == candidate
+
+
+def test_finished_trials_are_kept_and_the_first_failure_is_named_after_all_have_run(tmp_path, monkeypatch):
+    """With a command in the place of run_downstream.py that fails for one learning rate."""
+    monkeypatch.chdir(tmp_path)
+    Path("run_downstream.py").write_text(
+        "import sys, pathlib\n"
+        "if 'lr=0.002' in sys.argv[-1]: sys.exit('error: no such corpus')\n"
+        "folder = pathlib.Path(sys.argv[sys.argv.index('-p') + 1]); folder.mkdir(parents=True)\n"
+        "(folder / 'result.json').touch(); open('calls', 'a').write('x')\n"
+    )
+    trials = plan([Candidate("fbank", "fbank")], [2e-3, 1e-3], [1, 2], Path("root"))
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"2 of 4 runs failed; .*lr0.002-seed1.*no such corpus; see root/.*command.log"):
+            run_trials(trials, steps=100, parallel=2)
+    assert Path("calls").read_text() == "xx"
