@@ -5,7 +5,8 @@ from pathlib import Path
 
 from s3prl_pruned.config import UserError, from_dict
 from s3prl_pruned.export.formats import CONFIG, model_hash, read_config
-from s3prl_pruned.measure.timing import TimingResult, TimingSetting, compare, document
+from s3prl_pruned.measure.timing.clock import TimingResult, TimingSetting, compare
+from s3prl_pruned.measure.timing.document import document
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
 from s3prl_pruned.sparsity.counts import macs, parameters, realised_sparsity
 from s3prl_pruned.superb.results import RESULT_FILE, Result, read_result

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from s3prl_pruned.config import UserError
-from s3prl_pruned.measure import timing
-from s3prl_pruned.measure.timing import TimingSetting, compare, document
+from s3prl_pruned.measure.timing import clock
+from s3prl_pruned.measure.timing.clock import Lane, TimingSetting, compare, race
+from s3prl_pruned.measure.timing.document import document
 
 
 class Recorder:
@@ -52,17 +53,18 @@ def test_repeats_are_interleaved_in_rotating_order_after_a_warm_up():
 
 def test_ratios_are_taken_pair_by_pair(monkeypatch):
     """The median of the pairs' ratios; the ratio of the medians would be 2 here."""
-    clock = iter([1.0, 1.0, 1.0, 4.0, 2.0, 4.0])  # (a, b), then rotated (b, a), then (a, b)
-    monkeypatch.setattr(timing, "_seconds_of", lambda model, wavs: next(clock))
+    seconds = iter([1.0, 1.0, 1.0, 4.0, 2.0, 4.0])  # (a, b), then rotated (b, a), then (a, b)
+    monkeypatch.setattr(clock, "_seconds_of", lambda lane, device: next(seconds))
     a, b = compare({"a": len, "b": len}, TimingSetting(baseline="a", repeats=3), seconds=0.1)
     assert (a.seconds, b.seconds) == (2.0, 1.0)
+    assert b.seconds_mean == 2.0  # of 1, 1 and 4
     assert b.ratio == 1.0
     assert b.noisy and not a.noisy
 
 
 def test_a_noisy_machine_is_said(monkeypatch, caplog):
-    clock = iter([1.0, 1.0, 3.0, 1.0, 1.0, 0.2])
-    monkeypatch.setattr(timing, "_seconds_of", lambda model, wavs: next(clock))
+    seconds = iter([1.0, 1.0, 3.0, 1.0, 1.0, 0.2])
+    monkeypatch.setattr(clock, "_seconds_of", lambda lane, device: next(seconds))
     compare({"a": len, "b": len}, TimingSetting(baseline="a", repeats=3), seconds=0.1)
     assert "b at 0.1 s: the machine is noisy" in caplog.text
 
@@ -103,3 +105,31 @@ def test_wrong_settings_are_refused(setting, message):
 def test_a_module_in_training_mode_is_refused():
     with pytest.raises(UserError, match=r"evaluation mode.*'a'"):
         compare({"a": nn.Linear(2, 2)}, TimingSetting(baseline="a"), seconds=0.1)
+
+
+def test_models_that_were_not_given_the_same_input_are_not_compared():
+    one, other = torch.zeros(1, 800), torch.ones(1, 800)
+    lanes = [Lane(name="a", model=len, batches=[one]), Lane(name="b", model=len, batches=[other])]
+    with pytest.raises(UserError, match=r"given the same input.*\['a'\] got [0-9a-f]{16}.*\['b'\] got"):
+        race(lanes, TimingSetting(baseline="a"))
+    almost = torch.zeros(1, 800)
+    almost[0, -1] = 1e-9
+    with pytest.raises(UserError, match="given the same input"):
+        race([lanes[0], Lane(name="b", model=len, batches=[almost])], TimingSetting(baseline="a"))
+
+
+def test_the_same_utterances_batched_otherwise_are_the_same_input():
+    wavs = [torch.full((400 + i,), float(i)) for i in range(4)]
+    lanes = [
+        Lane(name="together", model=len, batches=[wavs]),
+        Lane(name="alone", model=len, batches=[[wav] for wav in reversed(wavs)]),
+    ]
+    together, alone = race(lanes, TimingSetting(baseline="together", repeats=1))
+    assert (together.batch, alone.batch) == (4, 1)
+    assert together.length_s == alone.length_s == pytest.approx(401.5 / 16_000)
+
+
+def test_a_model_that_writes_into_its_input_is_found():
+    lanes = [Lane(name="a", model=lambda wavs: wavs.mul_(2), batches=[torch.ones(1, 800)])]
+    with pytest.raises(UserError, match="one of the models writes into its input"):
+        race(lanes, TimingSetting(baseline="a", repeats=1))

@@ -1,0 +1,275 @@
+"""A whole benchmark: build the models, see that equal ones agree, time them on every workload, add what else they cost."""
+
+import logging
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+from s3prl_pruned.config import UserError
+from s3prl_pruned.export.formats import TOLERANCE, relative_difference
+from s3prl_pruned.measure.timing import inputs
+from s3prl_pruned.measure.timing.clock import Lane, TimingResult, TimingSetting, race
+from s3prl_pruned.measure.timing.document import document
+from s3prl_pruned.measure.timing.inputs import Workload
+from s3prl_pruned.measure.timing.memory import peak_bytes
+from s3prl_pruned.measure.timing.models import Builder, Contestant, ragged
+from s3prl_pruned.measure.timing.names import parse
+from s3prl_pruned.measure.timing.shares import shares
+from s3prl_pruned.measure.timing.work import macs_by_torch, macs_of
+
+logger = logging.getLogger(__name__)
+
+_PROBE_SAMPLES = 16_000
+BUCKETING = (
+    "unpadded: utterances bucketed by exact length instead of padded to the longest. What it gains over padded comes of "
+    "the bucketing, not of the model; the baseline's own unpadded row shows how much that is."
+)
+
+
+@dataclass(kw_only=True)
+class Result(TimingResult):
+    """One model on one workload: `clock.TimingResult`, and what else it costs."""
+
+    workload: str
+    arrangement: str
+    """One of `inputs.Workload.arrangements`."""
+    precision: str
+    weights: str
+    """Where they come from, such as "random, seed 0"."""
+    tf32: bool
+    macs: int | None
+    """Of one run, padding included; None where the shape is not known."""
+    peak_bytes: int
+    """Live tensors with parameters, on the largest batch."""
+    audio_s: float
+    """Seconds of audio of one run, padding not counted."""
+    real_time_factor: float
+    """`seconds / audio_s`."""
+    audio_per_second: float
+    """`audio_s / seconds`."""
+    shares: dict[str, float | None] | None
+    """Of the time, by part, on the largest batch (`shares.shares`); None where the model is compiled."""
+
+
+@dataclass(kw_only=True)
+class Options:
+    """What the command line asks for."""
+
+    baseline: str
+    models: list[str]
+    """Names (`names.GRAMMAR`); the baseline is added where it is not among them."""
+    random: bool = False
+    lengths: list[float] = field(default_factory=list)
+    """Seconds."""
+    batch: int = 1
+    """Utterances of each fixed length."""
+    mixed: tuple[float, float] | None = None
+    """Shortest and longest, seconds."""
+    utterances: int = 8
+    """Of the mixed batch."""
+    corpus: str | None = None
+    use_corpus: bool = False
+    limit: int | None = None
+    bucket_s: float = 64.0
+    dtype: str = "fp32"
+    device: str = "cpu"
+    threads: int = 1
+    repeats: int = 5
+    seed: int = 0
+    tf32: bool = False
+    """CUDA: measure everything a second time with TF32 on."""
+
+
+def run(options: Options, *, progress=lambda text: None) -> dict:
+    """Measure everything and return the one JSON document.
+
+    Args:
+        progress: called with a line on what is being done.
+
+    Raises:
+        UserError: an option or a name is wrong, a model cannot be had or run, or models that must agree do not.
+    """
+    _check(options)
+    names = [parse(text) for text in dict.fromkeys([options.baseline, *options.models])]
+    workloads = _workloads(options)
+    builder = Builder(random=options.random, device=options.device, precision=options.dtype, seed=options.seed)
+    contestants = []
+    for name in names:
+        progress(f"building {name.text}")
+        contestants.append(builder.build(name))
+    setting = TimingSetting(baseline=options.baseline, device=options.device, threads=options.threads, repeats=options.repeats, seed=options.seed)  # fmt: skip
+    with _precision(tf32=False):
+        checks = check_equal(contestants, workloads[0].utterances[0])
+        counted = check_macs(contestants)
+    for check in checks:
+        progress(check["text"])
+    results: list[Result] = []
+    for tf32 in (False, True) if options.tf32 else (False,):
+        for workload in workloads:
+            progress(f"timing {len(contestants)} models on {workload.title}" + ", TF32 on" * tf32)
+            with _precision(tf32=tf32):
+                results += measure(contestants, workload, setting, tf32=tf32)
+    notes = [BUCKETING] if options.mixed else []
+    return document(
+        setting, results, dtype=str(DTYPE_NAMES[options.dtype]), random=options.random, checks=checks,
+        macs_checked_with_torch=counted, notes=notes,
+    )  # fmt: skip
+
+
+DTYPE_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+def _check(options: Options) -> None:
+    if options.dtype not in DTYPE_NAMES:
+        raise UserError(f"`dtype` must be one of {list(DTYPE_NAMES)}, but is {options.dtype!r}. int8 is a model's variant: ours:conc+int8.")
+    cuda = options.device.partition(":")[0] == "cuda"
+    if cuda and not torch.cuda.is_available():
+        raise UserError(f"`device` is {options.device}, but torch {torch.__version__} sees no GPU here. Use --device cpu.")
+    if options.tf32 and not cuda:
+        raise UserError(f"`tf32` is of CUDA GPUs only, but `device` is {options.device}. Leave --tf32 out.")
+
+
+def _workloads(options: Options) -> list[Workload]:
+    made = [inputs.fixed(seconds, batch=options.batch, seed=options.seed, device=options.device) for seconds in options.lengths]
+    if options.mixed:
+        made.append(inputs.mixed(*options.mixed, options.utterances, seed=options.seed, device=options.device))
+    if options.use_corpus:
+        made += inputs.corpus(options.corpus, limit=options.limit, bucket_s=options.bucket_s, device=options.device)
+    if not made:
+        raise UserError("there is nothing to time models on. Give --lengths, --mixed or --corpus.")
+    return made
+
+
+def measure(contestants: list[Contestant], workload: Workload, setting: TimingSetting, *, tf32: bool = False) -> list[Result]:
+    """Time all models on one workload, in all its arrangements, interleaved, and add what else they cost.
+
+    A model that cannot pad is left out where batches are padded, and this is said in the log.
+
+    Raises:
+        UserError: the baseline is such a model, or one of the models cannot run.
+    """
+    first = next(iter(workload.arrangements))
+    entries = {}
+    for arrangement, batches in workload.arrangements.items():
+        for contestant in contestants:
+            if contestant.pads or not any(map(ragged, batches)):
+                entries[f"{contestant.label} [{arrangement}]"] = (contestant, arrangement)
+            else:
+                logger.warning("%s: %s takes no padded batches and is left out.", workload.title, contestant.label)
+    lanes = [Lane(name=key, model=c.encode, batches=workload.arrangements[a]) for key, (c, a) in entries.items()]
+    try:
+        timed = race(lanes, TimingSetting(**{**vars(setting), "baseline": f"{setting.baseline} [{first}]"}))
+    except _CANNOT_RUN as error:
+        raise UserError(f"{workload.title}: a model cannot run: {_first_line(error)}") from error
+    results = []
+    for result, (contestant, arrangement) in zip(timed, entries.values(), strict=True):
+        batches = workload.arrangements[arrangement]
+        largest = max(batches, key=lambda batch: len(batch) * max(map(len, batch)))
+        known = contestant.config is not None and contestant.spec is not None
+        compiled = "compiled" in contestant.name.variants
+        more = {"name": contestant.label, "params": contestant.params}
+        results.append(
+            Result(
+                **{**vars(result), **more},
+                workload=workload.title,
+                arrangement=arrangement,
+                precision=contestant.precision,
+                weights=contestant.weights,
+                tf32=tf32,
+                macs=macs_of(contestant.config, contestant.spec, batches) if known else None,
+                peak_bytes=peak_bytes(contestant.module, contestant.encode, largest),
+                audio_s=workload.audio_s,
+                real_time_factor=result.seconds / workload.audio_s,
+                audio_per_second=workload.audio_s / result.seconds,
+                # hooks would break a compiled graph apart
+                shares=None if compiled else shares(contestant.module, contestant.encode, largest),
+            )
+        )
+    return results
+
+
+def check_equal(contestants: list[Contestant], wav: torch.Tensor) -> list[dict]:
+    """See that contestants with the same weights and structure compute the same hidden states.
+
+    Args:
+        wav: one utterance (S,).
+
+    Returns:
+        JSON data, one entry per pair that was compared: `text`, `models`, `difference` (of all hidden states, relative
+        to max(1, largest value)), and `bound` (None where precision is lowered, and the difference is only told).
+
+    Raises:
+        UserError: two in fp32 differ by more than rounding.
+    """
+    checks, references = [], {}
+    for contestant in contestants:
+        try:
+            with torch.inference_mode():
+                states = [state.float() for state in contestant.encode([wav])]
+        except _CANNOT_RUN as error:
+            raise UserError(f"{contestant.label}: cannot run in {contestant.precision}: {_first_line(error)}") from error
+        if contestant.same_as is None:
+            continue
+        if contestant.same_as not in references:
+            references[contestant.same_as] = (contestant, states)
+            continue
+        reference, expected = references[contestant.same_as]
+        count = min(len(states), len(expected))  # torchaudio has no state 0, and no last LayerNorm in Large models
+        last = count - (contestant.config.norm_first and "torchaudio" in (contestant.name.library, reference.name.library))
+        difference = relative_difference(states[-count:][:last], expected[-count:][:last])
+        exact = contestant.precision == reference.precision == "fp32"
+        text = f"{contestant.label} against {reference.label}: hidden states differ by {difference:.1e} (relative)"
+        if exact and not difference <= TOLERANCE:
+            raise UserError(f"{text}, but the same weights must agree to {TOLERANCE:g}. They are not timed as equals.")
+        checks.append(
+            {
+                "text": text + (f", at most {TOLERANCE:g} is rounding" if exact else ""),
+                "models": [contestant.label, reference.label],
+                "difference": difference,
+                "bound": TOLERANCE if exact else None,
+            }
+        )
+    return checks
+
+
+def check_macs(contestants: list[Contestant]) -> list[str]:
+    """See that the MACs' formula counts what torch counts, for 1 s of audio on the meta device.
+
+    Returns:
+        The names of the contestants whose structure was checked.
+
+    Raises:
+        UserError: it does not.
+    """
+    done, checked = {}, []
+    for contestant in contestants:
+        if contestant.config is None or contestant.spec is None:
+            continue
+        key = (contestant.config, contestant.spec)
+        if key not in done:
+            formula = macs_of(*key, [[torch.empty(_PROBE_SAMPLES, device="meta")]])
+            done[key] = (formula, macs_by_torch(*key, _PROBE_SAMPLES))
+        formula, counted = done[key]
+        if formula != counted:
+            raise UserError(f"{contestant.label}: the formula counts {formula:,} MACs for 1 s, torch counts {counted:,}. Please report this.")
+        checked.append(contestant.label)
+    return checked
+
+
+@contextmanager
+def _precision(*, tf32: bool):
+    """TF32 as asked for, of both cuBLAS and cuDNN (whose default is on); put back afterwards."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+_CANNOT_RUN = (RuntimeError, NotImplementedError, TypeError, ValueError, AssertionError)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,31 @@
+"""Multiply-accumulates of a model on an input: by `sparsity.counts.macs`, and by torch's own counter to check it."""
+
+import warnings
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
+from s3prl_pruned.sparsity.counts import macs
+
+
+def macs_of(config: EncoderConfig, spec: CompactSpec, batches: list[list[Tensor]]) -> int:
+    """MACs of one run over all batches, padding included."""
+    return sum(len(batch) * sum(macs(config, spec, max(map(len, batch))).values()) for batch in batches)
+
+
+def macs_by_torch(config: EncoderConfig, spec: CompactSpec, num_samples: int) -> int:
+    """What `FlopCounterMode` counts for one utterance, halved: a FLOP counter counts a MAC as two.
+
+    On torch's meta device, which computes shapes only, and in training mode, whose one path is the plain one.
+    """
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # initialising what has no values
+        encoder = SpeechEncoder(config, spec).train()
+    # of the attention kernels it counts the one that is made of matrix products
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        encoder(torch.empty(1, num_samples, device="meta"))
+    return counter.get_total_flops() // 2

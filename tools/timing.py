@@ -1,0 +1,118 @@
+"""Time models beside each other: ours, s3prl's, transformers', torchaudio's, on a CPU or a GPU.
+
+    python tools/timing.py --baseline s3prl:wavlm_base --models ours:dense,ours:even,ours:conc,hf:wavlm_base \\
+        --random --lengths 1,5,15 --threads 1 --dtype fp32
+    python tools/timing.py --baseline s3prl:wavlm_base --models ours:conc --random --mixed 4-10 --utterances 8
+    python tools/timing.py --baseline s3prl:wavlm_base --models result/pretrain/wavlm_pruned_distill/seed1/export
+    python tools/timing.py --table downstream_runs/timing_cpu.json
+
+Runs are interleaved and ratios taken pair by pair. Without --lengths and --mixed the models encode a corpus (the embedded
+speech), one utterance at a time and in length-bucketed batches: the paper's protocol, whose figure is the mean of 5 runs.
+The last line of the output is one JSON document.
+"""
+
+import argparse
+import json
+import sys
+import warnings
+from pathlib import Path
+
+from s3prl_pruned.command_line import command_line
+from s3prl_pruned.config import UserError
+
+
+def main() -> None:
+    args = _arguments()
+    from s3prl_pruned.measure.timing import report
+    from s3prl_pruned.superb.results import read_json
+
+    if args.table:
+        data = report.check_document(read_json(args.table), str(args.table))
+        if args.output:
+            print("\n".join(str(path) for path in report.write(data, args.output)))
+        else:
+            print(report.markdown(data), end="")
+        return
+    from s3prl_pruned.measure.timing import benchmark
+
+    if args.output:
+        report.refuse_existing(args.output)
+    warnings.filterwarnings("ignore", module=r"(s3prl|torch|torchaudio|transformers)\b")  # their own deprecations
+    data = benchmark.run(_options(args), progress=lambda text: print(text, file=sys.stderr, flush=True))
+    print(report.screen(data))
+    if args.output:
+        print("\nwritten: " + ", ".join(str(path) for path in report.write(data, args.output)))
+    print(json.dumps(data, allow_nan=False))
+
+
+def _arguments() -> argparse.Namespace:
+    from s3prl_pruned.measure.timing.names import GRAMMAR
+
+    parser = argparse.ArgumentParser(prog="timing.py", description=__doc__, epilog=GRAMMAR, formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    add = parser.add_argument
+    add("--models", metavar="NAME,NAME", default="", help="what to time (names below); the baseline is added")
+    add("--baseline", metavar="NAME", help="whose time is divided by the others' (default: the first model)")
+    add("--random", action="store_true", help="random weights of the named shapes: nothing is downloaded, and all of one shape get the same")
+    add("--lengths", metavar="S,S", help="seconds of audio, noise: such as 1,5,15")
+    add("--batch", metavar="N", type=int, default=1, help="utterances per call of --lengths (default: %(default)s)")
+    add("--mixed", metavar="A-B", help="also a batch of lengths spread over A to B seconds: padded, and bucketed so that nothing is padded")
+    add("--utterances", metavar="N", type=int, default=8, help="of --mixed (default: %(default)s)")
+    add("--corpus", metavar="PATH", nargs="?", const="", help="also a corpus (as run_pretrain.py's; without PATH the embedded speech)")
+    add("--limit", metavar="N", type=int, help="only so many utterances of the corpus, spread over it")
+    add("--bucket-seconds", metavar="S", type=float, default=64.0, help="most audio of a length-bucketed batch (default: %(default)s)")
+    add("--dtype", default="fp32", help="fp32, bf16 or fp16, of all models that name none (default: %(default)s)")
+    add("--device", help="cpu, or cuda (never run on a GPU so far) (default: cuda where there is one)")
+    add("--threads", metavar="N", type=int, default=1, help="of torch on a CPU (default: %(default)s)")
+    add("--repeats", metavar="N", type=int, default=5, help="timed runs of each model (default: %(default)s, the paper's)")
+    add("--tf32", action="store_true", help="CUDA: everything a second time with TF32 on; it is off otherwise")
+    add("--seed", metavar="N", type=int, default=0, help="of random weights and noise (default: %(default)s)")
+    add("--output", metavar="DIR", type=Path, help="also write timing.json, .csv, .md and .png here")
+    add("--table", metavar="JSON", type=Path, help="time nothing: print the Markdown table of a document written before")
+    return parser.parse_args()
+
+
+def _options(args: argparse.Namespace):
+    import torch
+
+    from s3prl_pruned.measure.timing.benchmark import Options
+
+    models = [name.strip() for name in args.models.split(",") if name.strip()]
+    if not (models or args.baseline):
+        raise UserError("no model is named. Give --models, such as ours:dense,ours:conc, and perhaps --baseline.")
+    return Options(
+        baseline=args.baseline or models[0],
+        models=models,
+        random=args.random,
+        lengths=_numbers(args.lengths, "lengths", ","),
+        batch=args.batch,
+        mixed=_range(args.mixed),
+        utterances=args.utterances,
+        corpus=args.corpus or None,
+        use_corpus=args.corpus is not None or not (args.lengths or args.mixed),
+        limit=args.limit,
+        bucket_s=args.bucket_seconds,
+        dtype=args.dtype,
+        device=args.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        threads=args.threads,
+        repeats=args.repeats,
+        seed=args.seed,
+        tf32=args.tf32,
+    )
+
+
+def _numbers(text: str | None, option: str, separator: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(separator)] if text else []
+    except ValueError:
+        raise UserError(f"`{option}` must be seconds with {separator!r} between them, but is {text!r}.") from None
+
+
+def _range(text: str | None) -> tuple[float, float] | None:
+    numbers = _numbers(text, "mixed", "-")
+    if text is not None and len(numbers) != 2:
+        raise UserError(f"`mixed` must be two lengths in seconds, such as 4-10, but is {text!r}.")
+    return (numbers[0], numbers[1]) if numbers else None
+
+
+if __name__ == "__main__":
+    command_line(main)
