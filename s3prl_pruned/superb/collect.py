@@ -1,51 +1,64 @@
-"""Find runs below a folder and read each: our ``result.json``, or s3prl's own ASR files without it."""
+"""Find runs below a folder and read each: our ``result.json``, or s3prl's own directories without it."""
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 
-import yaml
-
 from s3prl_pruned.config import UserError
-from s3prl_pruned.superb.results import RESULT_FILE, RUN_FILE, Result, Upstream, error_rates, read_arks, read_result
+from s3prl_pruned.superb.foreign import References, Unfinished, read_foreign, task_of
+from s3prl_pruned.superb.foreign_files import captured_logs, read_settings
+from s3prl_pruned.superb.results import RESULT_FILE, RUN_FILE, Result, Upstream, read_result
 from s3prl_pruned.superb.tasks import TASKS, Task
+
+logger = logging.getLogger(__name__)
 
 UNKNOWN_PROTOCOL = "unknown"
 """Of runs that s3prl itself made."""
 
+_RUN_FILES = (
+    RESULT_FILE, RUN_FILE, "*.ckpt", "log.log", "args_*.yaml", "*-hyp.ark", "*-ref.ark", "benchmark.stdlist.xml", "score.out",
+    "scoring/result_th*_med*", "scoring/predictions", "states-*/log.txt",
+)  # fmt: skip
+_PART = re.compile(r"(?P<run>.*?)[_-]?(?:fold[1-5]|-?\d+_(?:dev|test))$")
+"""Of a run in several directories, as the benchmark's commands name them: ``ExpName_fold1``, ``ExpName_6_dev``."""
 
-def finished_runs(root: Path) -> tuple[dict[str, list[Result]], list[Path]]:
+
+def finished_runs(root: Path, references: References = References()) -> tuple[dict[str, list[Result]], list[Path]]:
     """All results in a folder and down to two levels below it, in rows of one upstream each.
 
     Args:
         root: ``results/`` (rows of tasks), one row ``results/<upstream>/``, one run's folder, or s3prl's
             ``result/downstream/``. A folder with a task's name, ours or s3prl's, belongs to the row
             of its parent's name; a run in a folder of another name is a row of its own. What
-            ``--force`` moved aside (``*.old-<number>``) is passed over.
+            ``--force`` moved aside (``*.old-<number>``) is passed over. Directories of s3prl that are one run together
+            (``ExpName_fold1`` to ``ExpName_fold5``; ``ExpName_6_dev``) lie side by side, or in a folder of the task's name.
+        references: where to find what scores s3prl's QbE and SD, if its settings do not say.
 
     Returns:
         Results by row, and the folders of unfinished runs.
 
     Raises:
-        UserError: if there is nothing, or a run cannot be read, or a task stands twice in a row.
+        UserError: if there is nothing, or a run cannot be read, or a task stands twice in a row, or the runs of a row
+            name different upstreams.
     """
     if not root.is_dir():
         raise UserError(f"{root}: no such folder. Give the folder that run_downstream.py wrote, results/.")
     rows: dict[str, list[Result]] = {}
+    named: dict[str, tuple[Path, tuple[str | None, str | None]]] = {}
     unfinished = []
-    for folder in [root, *sorted(root.glob("*/")), *sorted(root.glob("*/*/"))]:
-        if not _holds_run(folder):
-            continue
-        task = _task_named(folder.resolve().name)
-        result = read_run(folder, task)
+    for row, folders, task in _runs(root):
+        result = read_run(folders, task, references)
         if result is None:
-            unfinished.append(folder)
+            unfinished += folders
             continue
-        row = rows.setdefault(folder.resolve().parent.name if task else folder.resolve().name, [])
-        if any(other.task == result.task for other in row):
-            raise UserError(f"{folder}: a second result of task {result.task} in one row. Keep one of them.")
-        row.append(result)
+        others = rows.setdefault(row, [])
+        if any(other.task == result.task for other in others):
+            raise UserError(f"{folders[0]}: a second result of task {result.task} in one row. Keep one of them.")
+        others.append(result)
+        if result.protocol == UNKNOWN_PROTOCOL:
+            _refuse_another_upstream(folders, named, row)
     if not rows and not unfinished:
         raise UserError(
             f"{root}: holds no results, which are at <upstream>/<task>/{RESULT_FILE}. "
@@ -56,18 +69,20 @@ def finished_runs(root: Path) -> tuple[dict[str, list[Result]], list[Path]]:
     return rows, unfinished
 
 
-def read_run(folder: Path, task: Task | None = None) -> Result | None:
-    """The result of a run's folder: ours, or computed from s3prl's own ASR files.
+def read_run(folders: list[Path], task: Task | None = None, references: References = References()) -> Result | None:
+    """The result of a run's folder: ours, or computed from s3prl's own files.
 
     Args:
+        folders: one, or those that are one run together.
         task: which task it must be of; None where the folder's name does not say.
 
     Returns:
-        None if the run is unfinished: begun by us without a result, or without test hypotheses.
+        None if the run is unfinished: begun by us without a result, or not fully evaluated by s3prl.
 
     Raises:
-        UserError: as ``read_result`` and ``read_arks``, or if the result is of another task.
+        UserError: as ``read_result`` and ``read_foreign``, or if the result is of another task.
     """
+    folder = folders[0]
     if (folder / RESULT_FILE).is_file():
         result = read_result(folder / RESULT_FILE)
         if task is not None and result.task != task.name:
@@ -75,29 +90,65 @@ def read_run(folder: Path, task: Task | None = None) -> Result | None:
                 f"{folder / RESULT_FILE}: is a result of task {result.task}, but its folder says {task.name}."
             )
         return result
-    asr = TASKS["asr"]
-    if (folder / RUN_FILE).is_file() or task not in (None, asr):
+    if (folder / RUN_FILE).is_file():
         return None
-    if not any((folder / f"{asr.test_split}-noLM-{kind}.ark").is_file() for kind in ("hyp", "ref")):
+    known = {found.name for path in folders if (found := task_of(path))}
+    if task is not None and known - {task.name}:
+        raise UserError(f"{folder}: is a run of task {', '.join(sorted(known))}, but its folder says {task.name}.")
+    if task is None and len(known) != 1:
+        logger.warning("%s: not counted: neither its name nor its args_*.yaml says which task of SUPERB it is of.", folder)
         return None
-    hypotheses, references = read_arks(folder, asr.test_split)
+    task = task or TASKS[known.pop()]
+    try:
+        found = read_foreign(folders, task, references)
+    except Unfinished as reason:
+        logger.warning("%s: not counted: %s", folder, reason)
+        return None
+    settings = read_settings(folder)
     return Result(
-        task=asr.name,
-        split=asr.test_split,
-        num_utterances=len(references),
-        metrics=error_rates(hypotheses, references),
+        task=task.name,
+        split=task.test_split,
+        num_utterances=found.num_utterances,
+        metrics=found.metrics,
         printed_by_s3prl=[],
         protocol=UNKNOWN_PROTOCOL,
-        protocol_note="computed from s3prl's own run directory; its model and settings are not checked",
-        upstream=Upstream(name=_upstream_of(folder) or folder.resolve().parent.name),
+        protocol_note=f"computed from s3prl's own run directory ({found.note}); its model and settings are not checked",
+        upstream=Upstream(name=settings.upstream or folder.resolve().parent.name, path=settings.checkpoint),
     )
 
 
+def _runs(root: Path) -> list[tuple[str, list[Path], Task | None]]:
+    """Row, folders and task of every run; the folders below a run are its own affair."""
+    runs: dict[tuple[str, str], tuple[str, list[Path], Task | None]] = {}
+    below: list[Path] = []
+    for folder in [root, *sorted(root.glob("*/")), *sorted(root.glob("*/*/"))]:
+        name, parent = folder.resolve().name, folder.resolve().parent
+        if re.search(r"\.old-\d+$", name) or any(run in folder.parents for run in below):
+            continue
+        task = _task_named(name)
+        if _holds_run(folder) or (task and captured_logs(folder)):
+            if task or _is_ours(folder) or task_of(folder):
+                below.append(folder)
+            part = None if task else _PART.fullmatch(name)
+            if part and not _is_ours(folder):
+                run = part["run"] or parent.name
+                row = parent.name if _task_named(run) or not part["run"] else run
+                key = (str(parent), run)
+                runs.setdefault(key, (row, [], _task_named(run)))[1].append(folder)
+            else:
+                runs[str(parent), name] = (parent.name if task else name, [folder], task)
+        elif task and (parts := [path for path in sorted(folder.glob("*/")) if _holds_run(path) and not _is_ours(path)]):
+            below.append(folder)
+            runs[str(parent), name] = (parent.name, parts, task)
+    return list(runs.values())
+
+
 def _holds_run(folder: Path) -> bool:
-    if re.search(r"\.old-\d+$", folder.resolve().name):
-        return False
-    files = (RESULT_FILE, RUN_FILE, "*-hyp.ark", "*-ref.ark", "*.ckpt")
-    return any(any(folder.glob(pattern)) for pattern in files)
+    return any(any(folder.glob(pattern)) for pattern in _RUN_FILES)
+
+
+def _is_ours(folder: Path) -> bool:
+    return (folder / RESULT_FILE).is_file() or (folder / RUN_FILE).is_file()
 
 
 def _task_named(name: str) -> Task | None:
@@ -106,13 +157,21 @@ def _task_named(name: str) -> Task | None:
     return matches[0] if len(matches) == 1 else None
 
 
-def _upstream_of(folder: Path) -> str | None:
-    """What s3prl's own ``args_*.yaml`` says of ``-u``."""
-    for path in sorted(folder.glob("args_*.yaml"), reverse=True):
-        try:
-            name = yaml.safe_load(path.read_text(encoding="utf-8")).get("upstream")
-        except (yaml.YAMLError, AttributeError, OSError, UnicodeDecodeError):
-            continue  # somebody else's file: the folder's name serves as well
-        if isinstance(name, str):
-            return name
-    return None
+def _refuse_another_upstream(
+    folders: list[Path], named: dict[str, tuple[Path, tuple[str | None, str | None]]], row: str
+) -> None:
+    """s3prl's directories hold no hash of a model, but mostly what -u and -k were."""
+    for folder in folders:
+        settings = read_settings(folder)
+        if settings.upstream is None:
+            continue
+        other, model = named.setdefault(row, (folder, (settings.upstream, settings.checkpoint)))
+        if model != (settings.upstream, settings.checkpoint):
+            raise UserError(
+                f"{row}: one row must be one model, but {other} is of {_model(*model)} and {folder} of "
+                f"{_model(settings.upstream, settings.checkpoint)}. Move one of them into another folder."
+            )
+
+
+def _model(upstream: str | None, checkpoint: str | None) -> str:
+    return f"-u {upstream}" + (f" -k {checkpoint}" if checkpoint else "")
