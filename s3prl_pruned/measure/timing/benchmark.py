@@ -7,20 +7,20 @@ from dataclasses import dataclass, field
 import torch
 
 from s3prl_pruned.config import UserError
-from s3prl_pruned.export.formats import TOLERANCE, relative_difference
 from s3prl_pruned.measure.timing import inputs
-from s3prl_pruned.measure.timing.clock import Lane, TimingResult, TimingSetting, race
+from s3prl_pruned.measure.timing.adapters import ragged
+from s3prl_pruned.measure.timing.checks import CANNOT_RUN, check_equal, check_macs, first_line
+from s3prl_pruned.measure.timing.clock import Lane, TimingResult, TimingSetting, race, torch_threads
 from s3prl_pruned.measure.timing.document import document
 from s3prl_pruned.measure.timing.inputs import Workload
 from s3prl_pruned.measure.timing.memory import peak_bytes
-from s3prl_pruned.measure.timing.models import Builder, Contestant, ragged
+from s3prl_pruned.measure.timing.models import Builder, Contestant
 from s3prl_pruned.measure.timing.names import parse
 from s3prl_pruned.measure.timing.shares import shares
-from s3prl_pruned.measure.timing.work import macs_by_torch, macs_of
+from s3prl_pruned.measure.timing.work import macs_of
 
 logger = logging.getLogger(__name__)
 
-_PROBE_SAMPLES = 16_000
 BUCKETING = (
     "unpadded: utterances bucketed by exact length instead of padded to the longest. What it gains over padded comes of "
     "the bucketing, not of the model; the baseline's own unpadded row shows how much that is."
@@ -99,7 +99,7 @@ def run(options: Options, *, progress=lambda text: None) -> dict:
         progress(f"building {name.text}")
         contestants.append(builder.build(name))
     setting = TimingSetting(baseline=options.baseline, device=options.device, threads=options.threads, repeats=options.repeats, seed=options.seed)  # fmt: skip
-    with _precision(tf32=False):
+    with _precision(tf32=False), torch_threads(options.threads):
         checks = check_equal(contestants, workloads[0].utterances[0])
         counted = check_macs(contestants)
     for check in checks:
@@ -108,7 +108,7 @@ def run(options: Options, *, progress=lambda text: None) -> dict:
     for tf32 in (False, True) if options.tf32 else (False,):
         for workload in workloads:
             progress(f"timing {len(contestants)} models on {workload.title}" + ", TF32 on" * tf32)
-            with _precision(tf32=tf32):
+            with _precision(tf32=tf32), torch_threads(options.threads):
                 results += measure(contestants, workload, setting, tf32=tf32)
     notes = [BUCKETING] if options.mixed else []
     return document(
@@ -123,6 +123,8 @@ DTYPE_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 def _check(options: Options) -> None:
     if options.dtype not in DTYPE_NAMES:
         raise UserError(f"`dtype` must be one of {list(DTYPE_NAMES)}, but is {options.dtype!r}. int8 is a model's variant: ours:conc+int8.")
+    if options.repeats < 1 or options.threads < 1:
+        raise UserError(f"`repeats` and `threads` must be at least 1, but are {options.repeats} and {options.threads}.")
     cuda = options.device.partition(":")[0] == "cuda"
     if cuda and not torch.cuda.is_available():
         raise UserError(f"`device` is {options.device}, but torch {torch.__version__} sees no GPU here. Use --device cpu.")
@@ -160,8 +162,8 @@ def measure(contestants: list[Contestant], workload: Workload, setting: TimingSe
     lanes = [Lane(name=key, model=c.encode, batches=workload.arrangements[a]) for key, (c, a) in entries.items()]
     try:
         timed = race(lanes, TimingSetting(**{**vars(setting), "baseline": f"{setting.baseline} [{first}]"}))
-    except _CANNOT_RUN as error:
-        raise UserError(f"{workload.title}: a model cannot run: {_first_line(error)}") from error
+    except CANNOT_RUN as error:
+        raise UserError(f"{workload.title}: a model cannot run: {first_line(error)}") from error
     results = []
     for result, (contestant, arrangement) in zip(timed, entries.values(), strict=True):
         batches = workload.arrangements[arrangement]
@@ -189,74 +191,6 @@ def measure(contestants: list[Contestant], workload: Workload, setting: TimingSe
     return results
 
 
-def check_equal(contestants: list[Contestant], wav: torch.Tensor) -> list[dict]:
-    """See that contestants with the same weights and structure compute the same hidden states.
-
-    Args:
-        wav: one utterance (S,).
-
-    Returns:
-        JSON data, one entry per pair that was compared: `text`, `models`, `difference` (of all hidden states, relative
-        to max(1, largest value)), and `bound` (None where precision is lowered, and the difference is only told).
-
-    Raises:
-        UserError: two in fp32 differ by more than rounding.
-    """
-    checks, references = [], {}
-    for contestant in contestants:
-        try:
-            with torch.inference_mode():
-                states = [state.float() for state in contestant.encode([wav])]
-        except _CANNOT_RUN as error:
-            raise UserError(f"{contestant.label}: cannot run in {contestant.precision}: {_first_line(error)}") from error
-        if contestant.same_as is None:
-            continue
-        if contestant.same_as not in references:
-            references[contestant.same_as] = (contestant, states)
-            continue
-        reference, expected = references[contestant.same_as]
-        count = min(len(states), len(expected))  # torchaudio has no state 0, and no last LayerNorm in Large models
-        last = count - (contestant.config.norm_first and "torchaudio" in (contestant.name.library, reference.name.library))
-        difference = relative_difference(states[-count:][:last], expected[-count:][:last])
-        exact = contestant.precision == reference.precision == "fp32"
-        text = f"{contestant.label} against {reference.label}: hidden states differ by {difference:.1e} (relative)"
-        if exact and not difference <= TOLERANCE:
-            raise UserError(f"{text}, but the same weights must agree to {TOLERANCE:g}. They are not timed as equals.")
-        checks.append(
-            {
-                "text": text + (f", at most {TOLERANCE:g} is rounding" if exact else ""),
-                "models": [contestant.label, reference.label],
-                "difference": difference,
-                "bound": TOLERANCE if exact else None,
-            }
-        )
-    return checks
-
-
-def check_macs(contestants: list[Contestant]) -> list[str]:
-    """See that the MACs' formula counts what torch counts, for 1 s of audio on the meta device.
-
-    Returns:
-        The names of the contestants whose structure was checked.
-
-    Raises:
-        UserError: it does not.
-    """
-    done, checked = {}, []
-    for contestant in contestants:
-        if contestant.config is None or contestant.spec is None:
-            continue
-        key = (contestant.config, contestant.spec)
-        if key not in done:
-            formula = macs_of(*key, [[torch.empty(_PROBE_SAMPLES, device="meta")]])
-            done[key] = (formula, macs_by_torch(*key, _PROBE_SAMPLES))
-        formula, counted = done[key]
-        if formula != counted:
-            raise UserError(f"{contestant.label}: the formula counts {formula:,} MACs for 1 s, torch counts {counted:,}. Please report this.")
-        checked.append(contestant.label)
-    return checked
-
-
 @contextmanager
 def _precision(*, tf32: bool):
     """TF32 as asked for, of both cuBLAS and cuDNN (whose default is on); put back afterwards."""
@@ -266,10 +200,3 @@ def _precision(*, tf32: bool):
         yield
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
-
-
-_CANNOT_RUN = (RuntimeError, NotImplementedError, TypeError, ValueError, AssertionError)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

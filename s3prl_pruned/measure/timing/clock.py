@@ -119,7 +119,7 @@ def race(lanes: list[Lane], setting: TimingSetting) -> list[TimingResult]:
     """
     _check(lanes, setting)
     given = same_input(lanes)
-    with torch.inference_mode(), _threads(setting.threads):
+    with torch.inference_mode(), torch_threads(setting.threads):
         times = _interleaved(lanes, setting)
     if same_input(lanes) != given:
         raise UserError("the input is not what it was before the runs: one of the models writes into its input. Leave it out.")
@@ -224,7 +224,7 @@ def _num_parameters(model: nn.Module | Model) -> int | None:
 
 
 @contextmanager
-def _threads(count: int):
+def torch_threads(count: int):
     """Set torch's threads and put the old number back."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)

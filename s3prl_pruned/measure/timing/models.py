@@ -2,7 +2,6 @@
 
 import tempfile
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from s3prl_pruned import compat
 from s3prl_pruned.config import UserError
-from s3prl_pruned.data.waveforms import collate, normalize_waveform
+from s3prl_pruned.measure.timing.adapters import Encode, encode_hf, encode_ours, encode_s3prl, encode_torchaudio, torchaudio_model
 from s3prl_pruned.measure.timing.names import PATHS, ModelName, nearest
 from s3prl_pruned.measure.timing.shapes import STRUCTURES, read_structure
 from s3prl_pruned.models.compact import compact
@@ -45,9 +44,6 @@ _TRAINED = {
 }
 _SHAPES = ("wavlm_base", "wavlm_large", "wavlm_embedded", "hubert_base", "hubert_large", "wav2vec2_base", "wav2vec2_large",
            "wav2vec2_large_960", "data2vec_base", "data2vec_large")  # fmt: skip
-
-Encode = Callable[[list[Tensor]], list[Tensor]]
-"""B waveforms (S,), fp32, 16 kHz, on the model's device -> hidden states (B, T, D)."""
 
 
 @dataclass(kw_only=True)
@@ -109,8 +105,6 @@ class Builder:
     def _finish(self, made: Contestant) -> Contestant:
         """Precision, path, device and compilation."""
         variants = made.name.variants
-        for path in set(variants) & set(PATHS):
-            _choose_path(made, path)
         if made.precision == "int8":
             from s3prl_pruned.export.int8 import quantize_int8
 
@@ -118,7 +112,10 @@ class Builder:
         dtype = DTYPES[made.precision]
         made.module = made.module.eval().requires_grad_(False).to(self.device, dtype)
         if made.name.library in ("ours", "file"):
+            _move_masks(made.module, self.device, dtype)
             made.encode = encode_ours(made.module, made.config, dtype)
+        for path in set(variants) & set(PATHS):
+            made.encode = _under_path(made.encode, path)
         if "compiled" in variants:
             # CUDA graphs take the launches away, which dominate short inputs on a GPU; never run here
             made.module.compile(mode="reduce-overhead" if torch.device(self.device).type == "cuda" else "default")
@@ -129,11 +126,11 @@ class Builder:
         params = sum(p.numel() for p in module.parameters())
         return Contestant(name=name, module=module, encode=encode, precision=precision, params=params, **more)
 
-    def _weights_of(self, shape: str) -> SpeechEncoder:
-        """The dense encoder that all contestants of one shape are made from."""
+    def _weights_of(self, shape: str, config: EncoderConfig | None = None) -> SpeechEncoder:
+        """The dense encoder that all contestants of one shape are made from; `config` where the shape has no name."""
         if shape not in self._dense:
             if self.random:
-                self._dense[shape] = random_encoder(named_config(shape), seed=self.seed)
+                self._dense[shape] = random_encoder(config or named_config(shape), seed=self.seed)
             else:
                 from s3prl_pruned.pretrain.distill.teachers import load_teacher
 
@@ -141,7 +138,7 @@ class Builder:
         return self._dense[shape]
 
     def _origin(self, shape: str) -> str:
-        return f"random, seed {self.seed}" if self.random else shape
+        return f"random, seed {self.seed}" if self.random else _TRAINED.get(shape, shape)
 
     def _ours(self, name: ModelName) -> Contestant:
         structure, shape = (name.source, "wavlm_base") if name.source in STRUCTURES else ("dense", name.source)
@@ -149,10 +146,9 @@ class Builder:
         if shape not in _SHAPES:
             raise UserError(f"{name.text!r}: must be one of {[f'ours:{n}' for n in known]}.{nearest(shape, known)}")
         dense = self._weights_of(shape)
-        spec = STRUCTURES[structure](dense.config)
-        return self._structured(name, dense, spec, same_as=f"{shape} {structure}", weights=self._origin(shape))
+        return self._structured(name, shape, dense, STRUCTURES[structure](dense.config))
 
-    def _structured(self, name: ModelName, dense: SpeechEncoder, spec: CompactSpec, **more) -> Contestant:
+    def _structured(self, name: ModelName, shape: str, dense: SpeechEncoder, spec: CompactSpec) -> Contestant:
         """A structure cut out of a dense encoder, or laid over it as masks."""
         if "masked" in name.variants:
             if spec == CompactSpec.dense(dense.config):
@@ -163,18 +159,17 @@ class Builder:
             kept = CompactSpec.dense(dense.config)  # what runs
         else:
             encoder, kept = compact(dense, spec), spec
+        more = {"same_as": _identity(shape, spec), "weights": self._origin(shape)}
         return self._contestant(name, encoder, config=dense.config, spec=kept, **more)
 
     def _file(self, name: ModelName) -> Contestant:
         path = Path(name.source)
         if path.suffix == ".json" and not (path.name == "config.json" and (path.parent / "model.safetensors").is_file()):
             config, spec = read_structure(path)
-            key = str(config)
-            if key not in self._dense:
-                # WavLM Base's shape may have been made under its name
-                self._dense[key] = self._dense.get("wavlm_base") if self.random and config == named_config("wavlm_base") else None
-                self._dense[key] = self._dense[key] or random_encoder(config, seed=self.seed)
-            return self._structured(name, self._dense[key], spec, same_as=f"{key} {spec}", weights=f"random, seed {self.seed}")
+            if not self.random:
+                raise UserError(f"{name.text!r}: is a structure without weights. Add --random.")
+            shape = "wavlm_base" if config == named_config("wavlm_base") else str(config)
+            return self._structured(name, shape, self._weights_of(shape, config), spec)
         if "masked" in name.variants:
             raise UserError(f"{name.text!r}: masked is for a structure; a training checkpoint is masked anyway, an export is cut.")
         from s3prl_pruned.upstream.load import load_model
@@ -200,15 +195,15 @@ class Builder:
                 raise UserError(f"{name.text!r}: s3prl's hub has no such entry.{nearest(name.source, entries)}")
             expert = getattr(s3prl.hub, name.source)()
         shape = {trained: ours for ours, trained in _TRAINED.items() if ours != "dense"}.get(name.source, name.source)
-        return self._contestant(name, expert.eval(), encode_s3prl(expert, self._dtype(name)), **self._known(shape, name))
+        return self._contestant(name, expert.eval(), encode_s3prl(expert, self._dtype(name)), **self._known(shape, name.source))
 
     def _hf(self, name: ModelName) -> Contestant:
         import transformers
 
         if self.random:
-            cfg, preprocessor = to_huggingface(self._weights_of(_shape(name)).config)
+            dense = self._weights_of(_shape(name))
+            cfg, preprocessor = to_huggingface(dense.config)
             model = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(**cfg))
-            dense = self._weights_of(name.source)
             model.load_state_dict(to_theirs(dense.state_dict(), dense.config, "huggingface"))
             normalise = preprocessor["do_normalize"]
         else:
@@ -219,7 +214,7 @@ class Builder:
             except (OSError, ValueError, ImportError) as error:
                 line = str(error).strip().splitlines()[0]
                 raise UserError(f"{name.text!r}: transformers cannot load it: {line}{nearest(name.source, _HUB_REPOSITORIES)}") from error
-        return self._contestant(name, model.eval(), encode_hf(model, normalise, self._dtype(name)), **self._known(name.source, name))
+        return self._contestant(name, model.eval(), encode_hf(model, normalise, self._dtype(name)), **self._known(name.source))
 
     def _torchaudio(self, name: ModelName) -> Contestant:
         import torchaudio
@@ -235,17 +230,23 @@ class Builder:
                 raise UserError(f"{name.text!r}: torchaudio has no such pipeline.{nearest(name.source.upper(), bundles)}")
             model, normalise = getattr(torchaudio.pipelines, name.source.upper()).get_model(), False  # it normalises itself
         encode = encode_torchaudio(model, normalise, self._dtype(name))
-        return self._contestant(name, model.eval(), encode, pads="wavlm" not in name.source, **self._known(name.source, name))
+        return self._contestant(name, model.eval(), encode, pads="wavlm" not in name.source, **self._known(name.source))
 
     def _dtype(self, name: ModelName) -> torch.dtype:
         return DTYPES[name.precision or self.precision]
 
-    def _known(self, shape: str, name: ModelName) -> dict:
-        """What is known of another library's model by its name."""
+    def _known(self, shape: str, weights: str | None = None) -> dict:
+        """What is known of another library's model by the name of its shape."""
         if shape not in _SHAPES:
-            return {"config": None, "spec": None, "same_as": None, "weights": name.source}
+            return {"config": None, "spec": None, "same_as": None, "weights": weights or shape}
         config = named_config(shape)
-        return {"config": config, "spec": CompactSpec.dense(config), "same_as": f"{shape} dense", "weights": self._origin(shape)}
+        spec = CompactSpec.dense(config)
+        return {"config": config, "spec": spec, "same_as": _identity(shape, spec), "weights": self._origin(shape)}
+
+
+def _identity(shape: str, spec: CompactSpec) -> str:
+    """The same for all models that are this structure of these weights."""
+    return f"{shape} {hash(spec)}"
 
 
 def _shape(name: ModelName) -> str:
@@ -257,11 +258,35 @@ def _shape(name: ModelName) -> str:
     return name.source
 
 
-def _choose_path(made: Contestant, path: str) -> None:
-    choose = getattr(made.module, "use_path", None)
-    if choose is None:
-        raise UserError(f"{made.label!r}: this version's encoder has no {path} path to choose.")
-    choose(path)
+def _under_path(encode: Encode, path: str) -> Encode:
+    """`encode` with another path than the table gives.
+
+    `reference`: the plain implementation, as training takes it. `lowmem`: the fast path in its smallest pieces.
+    """
+    from s3prl_pruned.models.fast import paths
+
+    if path == "reference":
+        table = {}
+    else:
+        table = {device: tuple(replace(row, cnn_frames=16, queries=32) for row in rows) for device, rows in paths.PATHS.items()}
+
+    def encode_under(wavs: list[Tensor]) -> list[Tensor]:
+        kept = paths.PATHS
+        paths.PATHS = table
+        try:
+            return encode(wavs)
+        finally:
+            paths.PATHS = kept
+
+    return encode_under
+
+
+def _move_masks(encoder: SpeechEncoder, device: str, dtype: torch.dtype) -> None:
+    """Masks are no buffers: they do not follow their encoder by themselves."""
+    for part in (part for layer in encoder.layers for part in (layer.attention, layer.feed_forward) if part is not None):
+        for name, value in vars(part).items():
+            if name.startswith("z_") and value is not None:
+                setattr(part, name, value.detach().to(device, dtype))
 
 
 def masks_of(spec: CompactSpec, config: EncoderConfig) -> list[LayerMasks]:
@@ -277,81 +302,3 @@ def masks_of(spec: CompactSpec, config: EncoderConfig) -> list[LayerMasks]:
         flags = [torch.tensor([float(flag)]) for flag in (layer.attention, layer.feed_forward)]
         masks.append(LayerMasks(z_mha=flags[0], z_qk=qk.flatten(), z_vo=vo.flatten(), z_ffn=flags[1], z_int=ffn))
     return masks
-
-
-def encode_ours(encoder: nn.Module, config: EncoderConfig, dtype: torch.dtype) -> Encode:
-    def encode(wavs: list[Tensor]) -> list[Tensor]:
-        if config.normalize_waveform:
-            wavs = [normalize_waveform(wav) for wav in wavs]
-        padded, lengths = collate(wavs)
-        return encoder(padded.to(dtype), lengths.to(padded.device) if ragged(wavs) else None).hidden_states
-
-    return encode
-
-
-def encode_s3prl(expert: nn.Module, dtype: torch.dtype) -> Encode:
-    return lambda wavs: list(expert([wav.to(dtype) for wav in wavs])["hidden_states"])
-
-
-def encode_hf(model: nn.Module, normalise: bool, dtype: torch.dtype) -> Encode:
-    def encode(wavs: list[Tensor]) -> list[Tensor]:
-        if normalise:
-            wavs = [normalize_waveform(wav) for wav in wavs]
-        padded, lengths = collate(wavs)
-        mask = None
-        if ragged(wavs):
-            mask = (torch.arange(padded.shape[1]) < lengths[:, None]).long().to(padded.device)
-        output = model(padded.to(dtype), attention_mask=mask, output_hidden_states=True)
-        # its list holds the Large models' last state before the encoder's LayerNorm
-        return [*output.hidden_states[:-1], output.last_hidden_state]
-
-    return encode
-
-
-def encode_torchaudio(model: nn.Module, normalise: bool, dtype: torch.dtype) -> Encode:
-    def encode(wavs: list[Tensor]) -> list[Tensor]:
-        if normalise:
-            wavs = [normalize_waveform(wav) for wav in wavs]
-        padded, lengths = collate(wavs)
-        return model.extract_features(padded.to(dtype), lengths.to(padded.device) if ragged(wavs) else None)[0]
-
-    return encode
-
-
-def ragged(wavs: list[Tensor]) -> bool:
-    """Whether a batch must be padded."""
-    return any(len(wav) != len(wavs[0]) for wav in wavs)
-
-
-def torchaudio_model(config: EncoderConfig) -> nn.Module:
-    """torchaudio's own model of a dense shape, its weights as initialised.
-
-    Raises:
-        UserError: torchaudio has no such architecture.
-    """
-    import torchaudio
-
-    if config.family == "data2vec":
-        raise UserError("torchaudio has no data2vec.")
-    shape = {
-        "extractor_mode": config.extractor_mode,
-        "extractor_conv_layer_config": [list(layer) for layer in config.conv_layers],
-        "extractor_conv_bias": config.conv_bias,
-        "encoder_embed_dim": config.embed_dim,
-        "encoder_projection_dropout": 0.0,
-        "encoder_pos_conv_kernel": config.pos_conv_kernel,
-        "encoder_pos_conv_groups": config.pos_conv_groups,
-        "encoder_num_layers": config.num_layers,
-        "encoder_num_heads": config.num_heads,
-        "encoder_attention_dropout": 0.0,
-        "encoder_ff_interm_features": config.ffn_dim,
-        "encoder_ff_interm_dropout": 0.0,
-        "encoder_dropout": 0.0,
-        "encoder_layer_norm_first": config.norm_first,
-        "encoder_layer_drop": 0.0,
-        "aux_num_out": None,
-    }
-    if config.family == "wavlm":
-        shape |= {"encoder_num_buckets": config.num_buckets, "encoder_max_distance": config.max_distance}
-        return torchaudio.models.wavlm_model(**shape)
-    return torchaudio.models.wav2vec2_model(**shape)

@@ -27,12 +27,13 @@ def speed_up_against_parameters(data: dict) -> Figure:
     _name_models(axes, groups)
     axes.axhline(1, color="black", linestyle="--", linewidth=1)
     axes.set(xlabel="parameters (millions)", ylabel=f"speed-up over {data['baseline']}")
-    axes.set_xlim(left=0)
+    largest = max(row["params"] for rows in groups.values() for row in rows)
+    axes.set_xlim(0, 1.45 * largest / 1e6)  # room for the names beside the largest
     axes.set_ylim(bottom=0)
     weights = "random weights, " * bool(data.get("random"))
     threads = f", {data['threads']} thread(s)" if data["device"] == "cpu" else ""
     axes.set_title(f"Speed-up against size ({weights}{data['dtype']}, {data['device']}{threads})", fontsize=11)
-    axes.legend(fontsize=9)
+    axes.legend(fontsize=9, loc="lower left")
     axes.grid(alpha=0.3)
     return figure
 

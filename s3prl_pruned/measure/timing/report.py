@@ -46,7 +46,8 @@ def headline(data: dict) -> str:
     """What holds for every number, in a line."""
     versions = ", ".join(f"{name} {version}" for name, version in data["versions"].items())
     threads = f"{data['threads']} thread{'s' * (data['threads'] != 1)}"
-    weights = "random weights" if data.get("random") else "trained weights"
+    kinds = {"random" if row["weights"].startswith("random") else "trained" for row in data["results"]}
+    weights = " and ".join(sorted(kinds)) + " weights"
     return (
         f"{data.get('machine', data['device'])}, {data['device']}, {threads}, {data['dtype']}, {weights}, "
         f"{data['repeats']} repeats; {versions}; commit {data.get('commit')}; {data.get('date', '')[:10]}"
