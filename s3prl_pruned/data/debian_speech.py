@@ -185,7 +185,7 @@ def _convert(
     for recording in recordings:
         target = folder / package / f"{recording.name}.flac"
         try:
-            wav = _read(target if target.is_file() else recording.path)
+            wav = read_pcm(target if target.is_file() else recording.path)
         except UserError as error:
             logger.debug("%s", error)
             outcome["not decoded"] += 1
@@ -207,7 +207,7 @@ def _convert(
     logger.info("%s: %s.", package, ", ".join(f"{count} {what}" for what, count in outcome.items()))
 
 
-def _read(path: Path) -> np.ndarray:
+def read_pcm(path: Path) -> np.ndarray:
     """``(S,)`` int16 at 16 kHz: 16 bits before anything is compared, so that a second run agrees."""
     if path.suffix == ".g722":
         return decode_g722(path)
