@@ -21,12 +21,17 @@ from s3prl_pruned.config import UserError
 from s3prl_pruned.export.formats import CARD, CONFIG, TOLERANCE, probe, relative_difference, save_encoder
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.foreign_configs import preprocessor_config
+from s3prl_pruned.models.save import Progress
 
 MODELLING = "modeling_s3prl_pruned"
 # In the order of their imports.
 _SOURCES = (
     "config.py",
     "models/spec.py",
+    "models/fast/paths.py",
+    "models/fast/cnn.py",
+    "models/fast/positions.py",
+    "models/fast/attention.py",
     "models/components.py",
     "models/attention.py",
     "models/encoder.py",
@@ -45,13 +50,15 @@ Waveforms are given as recorded; the model normalises them where it was trained 
 """
 
 
-def save_huggingface(folder: str | Path, encoder: SpeechEncoder, provenance: dict) -> None:
+def save_huggingface(
+    folder: str | Path, encoder: SpeechEncoder, provenance: dict, *, progress: Progress | None = None
+) -> None:
     """Write an encoder, dense or compact, and prove in another process that it computes the same there.
 
     Args:
         folder: must not exist yet.
         encoder: its slots must be empty.
-        provenance: as `export.formats.save_encoder`.
+        provenance, progress: as `export.formats.save_encoder`.
 
     Raises:
         UserError: the folder exists or cannot be written, transformers is missing, or what transformers loads differs
@@ -64,7 +71,7 @@ def save_huggingface(folder: str | Path, encoder: SpeechEncoder, provenance: dic
     temporary = folder.with_name(f".{folder.name}.huggingface")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        save_encoder(temporary, encoder, provenance)
+        save_encoder(temporary, encoder, provenance, progress=progress)
         _add_transformers_files(temporary, encoder)
         _check(temporary, encoder)
         os.rename(temporary, folder)

@@ -4,7 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from s3prl_pruned.models.components import linear
+from s3prl_pruned.models.components import linear, toeplitz
+from s3prl_pruned.models.fast.attention import attend
+from s3prl_pruned.models.fast.paths import Path, path_for
 from s3prl_pruned.models.spec import EncoderConfig, HeadSpec
 
 
@@ -117,15 +119,42 @@ class SelfAttention(nn.Module):
 
         Args:
             x: (B, T, D).
-            position_bias: (H of the dense layer, T, T), added to the scores after gating; None for none.
+            position_bias: (H of the dense layer, T, T), or (H, 2T - 1) by distance, added to the scores after gating;
+                None for none.
             padding: (B, T) bool, True where a frame is padding and must not be attended to; None for none.
         """
+        path = None if self._masked() else path_for(self, x, x.shape[1])
         if not self.vo_heads.sizes:
             context = x[..., :0]
+        elif path is not None and (position_bias is None or position_bias.dim() == 2):
+            context = self._attend_by_head(x, position_bias, padding, path)
         else:
+            if position_bias is not None and position_bias.dim() == 2:
+                position_bias = toeplitz(position_bias)
             context = self._attend(x, position_bias, padding)
         x = self.out_proj(context)
         return x if self.z_mha is None else x * self.z_mha
+
+    def _masked(self) -> bool:
+        return any(mask is not None for mask in (self.z_qk, self.z_vo, self.z_head))
+
+    def _attend_by_head(self, x: Tensor, by_distance: Tensor | None, padding: Tensor | None, path: Path) -> Tensor:
+        gates = None
+        if by_distance is not None:
+            by_distance = by_distance.index_select(0, self.heads())
+            gates = None if self.gate is None else self.gate(x).squeeze(-1)  # (B, H, T)
+        return attend(
+            self.q_proj(x),
+            self.k_proj(x),
+            self.v_proj(x),
+            qk_sizes=self.qk_heads.sizes,
+            vo_sizes=self.vo_heads.sizes,
+            scale=self.scale,
+            bias=by_distance,
+            gates=gates,
+            padding=padding,
+            queries_at_a_time=path.queries,
+        )
 
     def _attend(self, x: Tensor, position_bias: Tensor | None, padding: Tensor | None) -> Tensor:
         query, key, value = self.q_proj(x), self.k_proj(x), self.v_proj(x)

@@ -11,6 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from s3prl_pruned.models.fast.cnn import extract_features
+from s3prl_pruned.models.fast.paths import Derived, exporting, path_for
+from s3prl_pruned.models.fast.positions import convolve
 from s3prl_pruned.models.spec import EncoderConfig
 
 
@@ -19,11 +22,6 @@ def linear(in_features: int, out_features: int) -> nn.Linear:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
         return nn.Linear(in_features, out_features)
-
-
-def exporting() -> bool:
-    """Whether torch.export traces the model (a torch without `is_exporting` cannot tell it from torch.compile)."""
-    return getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()
 
 
 def normalize_utterances(wavs: Tensor, lengths: Tensor | None) -> Tensor:
@@ -107,8 +105,13 @@ class FeatureExtractor(nn.Module):
             layers.append(ConvLayer(in_channels, channels, kernel, stride, bias=config.conv_bias, norm=norm))
             in_channels = channels
         self.layers = nn.ModuleList(layers)
+        self.num_frames = config.num_frames
+        self.derived = Derived()
 
     def forward(self, wavs: Tensor) -> Tensor:
+        path = path_for(self, wavs, self.num_frames(wavs.shape[-1]))
+        if path is not None:
+            return extract_features(self.layers, wavs, self.derived, frames_at_a_time=path.cnn_frames)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.grad_mult > 0):
             x = wavs.unsqueeze(1)  # (B, 1, S)
             for layer in self.layers:
@@ -142,11 +145,14 @@ class PositionalConvolution(nn.Module):
         nn.init.normal_(conv.weight, std=math.sqrt(4.0 / (kernel * dim)))
         nn.init.zeros_(conv.bias)
         self.conv = nn.utils.parametrizations.weight_norm(conv, dim=2)
-        self.surplus = 1 - kernel % 2  # an even kernel with this padding gives one frame too many
+        self.derived = Derived()
 
     def forward(self, x: Tensor) -> Tensor:
         num_frames = x.shape[1]
-        x = self.conv(x.transpose(1, 2))[..., :num_frames]  # (B, D, T)
+        path = path_for(self, x, num_frames)
+        if path is not None:
+            return F.gelu(convolve(self.conv, x, self.derived, block=path.block))
+        x = self.conv(x.transpose(1, 2))[..., :num_frames]  # (B, D, T); an even kernel gives one frame too many
         return F.gelu(x).transpose(1, 2)
 
 
@@ -196,16 +202,23 @@ class RelativePosition(nn.Module):
         coarse = (exact + coarse.to(torch.long)).clamp(max=half - 1)
         return (distance > 0).long() * half + torch.where(size < exact, size, coarse)
 
+    def by_distance(self, num_frames: int) -> Tensor:
+        """Bias by key position minus query position, from 1 - T to T - 1: (H, 2T - 1) for `num_frames` = T."""
+        distance = torch.arange(1 - num_frames, num_frames, device=self.embedding.weight.device)
+        return self.embedding(self.buckets(distance)).T
+
     def forward(self, num_frames: int) -> Tensor:
         """Bias for `num_frames` = T queries and keys: (H, T, T), [h, query, key]."""
-        device = self.embedding.weight.device
-        distance = torch.arange(1 - num_frames, num_frames, device=device)
-        by_distance = self.embedding(self.buckets(distance)).T  # (H, 2T - 1)
-        if exporting():  # exporters make a fixed length of the view below
-            positions = torch.arange(num_frames, device=device)
-            return by_distance[:, positions - positions[:, None] + num_frames - 1]
-        # Row q of the bias is a window of the distances that starts at -q: a Toeplitz matrix.
-        return by_distance.unfold(-1, num_frames, 1).flip(1)  # (H, T, T)
+        return toeplitz(self.by_distance(num_frames))
+
+
+def toeplitz(by_distance: Tensor) -> Tensor:
+    """(H, 2T - 1) by distance -> (H, T, T), [h, query, key]: row q is the window of the distances that starts at -q."""
+    num_frames = (by_distance.shape[-1] + 1) // 2
+    if exporting():  # exporters make a fixed length of the view below
+        positions = torch.arange(num_frames, device=by_distance.device)
+        return by_distance[:, positions - positions[:, None] + num_frames - 1]
+    return by_distance.unfold(-1, num_frames, 1).flip(1)
 
 
 class FeedForward(nn.Module):

@@ -14,6 +14,7 @@ from s3prl_pruned.models.components import (
     normalize_utterances,
     positional_convolution,
 )
+from s3prl_pruned.models.fast.paths import path_for
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, LayerSpec
 
 
@@ -120,13 +121,19 @@ class SpeechEncoder(nn.Module):
             x = self.layer_norm(x)
         x = self.dropout(x)
 
-        position_bias = None if self.relative_position is None else self.relative_position(num_frames)
+        position_bias = self._position_bias(x)
         states = []
         for layer in self.layers:
             states.append(x)
             x = layer(x, position_bias, padding)
         states.append(self.layer_norm(x) if self.config.norm_first else x)
         return EncoderOutput(hidden_states=states, frame_lengths=frame_lengths)
+
+    def _position_bias(self, x: Tensor) -> Tensor | None:
+        if self.relative_position is None:
+            return None
+        fast = path_for(self, x, x.shape[1]) is not None  # then each head makes its own rows of it
+        return self.relative_position.by_distance(x.shape[1]) if fast else self.relative_position(x.shape[1])
 
     def encode_raw(self, wavs: Tensor, lengths: Tensor | None = None) -> EncoderOutput:
         """`forward` on waveforms as recorded: they are normalised first where the config says so.

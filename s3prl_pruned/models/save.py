@@ -50,7 +50,7 @@ def save_dense(encoder: SpeechEncoder, path: str | Path, fmt: str, *, progress: 
             _write_huggingface(encoder, temporary, progress)
         else:
             with open(temporary, "wb") as file:
-                torch.save(contents(encoder), _Counted(file, progress))
+                torch.save(contents(encoder), CountedFile(file, progress))
                 file.flush()
                 os.fsync(file.fileno())
         os.rename(temporary, path)
@@ -126,7 +126,7 @@ def write_safetensors(path: Path, state: dict[str, Tensor], *, progress: Progres
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
     with open(path, "wb") as file:
-        counted = _Counted(file, progress)
+        counted = CountedFile(file, progress)
         counted.write(len(text).to_bytes(8, "little") + text)
         for tensor in state.values():
             if tensor.numel():
@@ -135,7 +135,7 @@ def write_safetensors(path: Path, state: dict[str, Tensor], *, progress: Progres
         os.fsync(file.fileno())
 
 
-class _Counted:
+class CountedFile:
     """A file that tells how many bytes went into it."""
 
     def __init__(self, file, progress: Progress | None):
