@@ -111,8 +111,9 @@ class _Run:
 
     def _say(self, text: str) -> None:
         now = time.monotonic()
+        unfinished = [(job, 0.0) for job in self.waiting if not job.finished()]
         left = remaining_seconds(
-            [*((job, 0.0) for job in self.waiting if not job.finished()), *((job, now - start) for job, _, start in self.running)],
+            unfinished + [(job, now - started) for job, _, started in self.running],
             [(job, self.report.seconds[job.name]) for job in self.jobs if job.name in self.report.seconds],
             parallel=self.parallel,
         )

@@ -76,7 +76,8 @@ def test_a_command_that_cannot_be_started_or_leaves_no_file_has_failed():
 
 
 def test_a_second_call_keeps_what_is_finished_and_calls_the_rest_again():
-    jobs = [job("good"), job("bad", "if not os.path.exists('mended'): sys.exit(1)"), job("checked", recheck=True), job("table", done=False)]
+    bad = job("bad", "if not os.path.exists('mended'): sys.exit(1)")
+    jobs = [job("good"), bad, job("checked", recheck=True), job("table", done=False)]
     assert run(jobs).failures["bad"].reason == "exit status 1: it printed nothing"
     Path("mended").touch()
     Path("order").unlink()
@@ -124,7 +125,7 @@ def test_a_job_that_another_call_runs_is_not_started_twice():
     "jobs, complaint",
     [
         (lambda: [job("a"), job("a")], "name must differ between jobs, but 'a'"),
-        (lambda: [job("a"), job("b", done=False, **{"log": Path("l")}), job("c", after=("b",))], "waits for 'b', of which no file"),
+        (lambda: [job("a"), job("b", done=False), job("c", after=("b",))], "waits for 'b', of which no file"),
         (lambda: [job("a", after=("z",))], "a waits for 'z', which is not in the plan"),
         (lambda: [job("a", after=("b",)), job("b", after=("a",))], "in a circle"),
     ],
@@ -179,7 +180,9 @@ def gone(pid):
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
-@pytest.mark.parametrize("number, obeys, code", [(signal.SIGINT, True, 130), (signal.SIGTERM, True, 75), (signal.SIGINT, False, 130)])
+@pytest.mark.parametrize(
+    "number, obeys, code", [(signal.SIGINT, True, 130), (signal.SIGTERM, True, 75), (signal.SIGINT, False, 130)]
+)
 def test_a_signal_ends_the_children_and_theirs_and_a_second_one_kills(number, obeys, code):
     text = PLAN.format(repo=str(REPO), number=int(number), obeys=obeys)
     with subprocess.Popen([sys.executable, "-c", text], stderr=subprocess.PIPE, text=True) as process:
@@ -214,8 +217,8 @@ AWKWARD = "it's $HOME; `rm` \"x\" *"
 def awkward_plan():
     """Names, arguments and variables that a shell would take apart."""
     return [
-        job(f"one/{AWKWARD}", "open('env', 'w').write(os.environ['MINE'])", log=Path("logs of it's") / "one.log", env={"MINE": AWKWARD},
-            done=False),
+        job(f"one/{AWKWARD}", "open('env', 'w').write(os.environ['MINE'])", log=Path("logs of it's") / "one.log", done=False,
+            env={"MINE": AWKWARD}),
         job("bad", "sys.exit(3)"),
         job("good"),
         job("child", after=("bad",)),
@@ -225,7 +228,8 @@ def awkward_plan():
 
 
 def bash(script, *arguments, **environment):
-    return subprocess.run(["bash", script, *arguments], capture_output=True, text=True, env={**os.environ, **environment}, cwd="/")
+    settings = {**os.environ, **environment}
+    return subprocess.run(["bash", script, *arguments], capture_output=True, text=True, env=settings, cwd="/")
 
 
 def names():

@@ -1,0 +1,245 @@
+"""The SUPERB suite: tasks, upstreams and seeds as a plan of `run_downstream.py` calls, and the score table at its end.
+
+    Suite -> runs (one per row and task) -> jobs: one call each, or one per learning rate and the choice among them
+          -> probed for the time they take -> run here (run_plan.py), or written as job scripts (job_scripts.py)
+
+Rows of the table are folders, `results/<row>/<task>/result.json`; a row is an upstream, and a seed where several are asked
+for. Tries of a learning-rate search are in `results/<row>/lr_search/<task>/lr<rate>/`.
+"""
+
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from s3prl_pruned.config import UserError, apply_overrides, load_yaml
+from s3prl_pruned.measure import probe
+from s3prl_pruned.measure.comparison import Candidate
+from s3prl_pruned.measure.learning_rates import UNSEARCHED, refuse_plain_run, try_folder
+from s3prl_pruned.measure.plan import Job, duration, remaining_seconds
+from s3prl_pruned.measure.run_plan import run
+from s3prl_pruned.superb.experiment import SETTINGS
+from s3prl_pruned.superb.results import RESULT_FILE, read_result
+from s3prl_pruned.superb.settings import get
+from s3prl_pruned.superb.tasks import TASKS, Task, find_task
+
+QUICK = SETTINGS / "quick"
+"""What a quick run changes of a settings file, in a file of the same name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """What was asked for."""
+
+    candidates: tuple[Candidate, ...]
+    tasks: tuple[Task, ...]
+    seeds: tuple[int, ...]
+    results: Path = Path("results")
+    learning_rates: tuple[float, ...] = ()
+    """To be searched; empty: those of the settings."""
+    quick: bool = False
+    override: str = ""
+    """`-o` of every call."""
+    options: tuple[str, ...] = ()
+    """Further options of every call."""
+    threads: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskRun:
+    """One task of one row."""
+
+    suite: Suite
+    candidate: Candidate
+    seed: int
+    row: str
+    task: Task
+
+    @property
+    def name(self) -> str:
+        return f"{self.row}/{self.task.name}"
+
+    @property
+    def folder(self) -> Path:
+        return self.suite.results / self.row / self.task.name
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """To be searched."""
+        return () if self.task.name in UNSEARCHED else self.suite.learning_rates
+
+    @property
+    def settings_file(self) -> str:
+        return settings_file(self.task, self.suite.options)
+
+    def overrides(self) -> str:
+        """`-o`: of the quick protocol, then the user's own."""
+        quick = _flat(load_yaml(QUICK / self.settings_file)) if self.suite.quick else []
+        return ",,".join([*quick, *filter(None, [self.suite.override])])
+
+    def config(self) -> dict[str, Any] | None:
+        """The settings that will be used; None where the benchmark's are not there."""
+        path = SETTINGS / self.settings_file
+        if not path.is_file():
+            return None
+        changes = [part.strip() for part in self.overrides().split(",,")]
+        return apply_overrides(load_yaml(path), [part for part in changes if part.startswith("config.")])
+
+    def command(self, folder: Path, *overrides: str, options: Sequence[str] = ()) -> tuple[str, ...]:
+        """A call that starts, goes on, or finds the run finished."""
+        text = ",,".join(filter(None, [self.overrides(), *overrides]))
+        return (
+            sys.executable, "run_downstream.py", *self.candidate.options(self.seed), "-d", self.task.name, *options, "-a",
+            "-p", str(folder), "--seed", str(self.seed), *self.suite.options, *(["-o", text] if text else []),
+        )  # fmt: skip
+
+    def jobs(self, seconds: float | None = None) -> list[Job]:
+        """One call; or one for each learning rate, and the choice.
+
+        Args:
+            seconds: estimated for one call.
+        """
+        if not self.rates:
+            return [self._job(self.name, self.command(self.folder), self.folder, seconds=seconds)]
+        tries = [
+            self._job(
+                f"{self.name}/lr{rate:g}", self.command(try_folder(self.folder, rate), f"config.optimizer.lr={rate!r}"),
+                try_folder(self.folder, rate), seconds=seconds,
+            )
+            for rate in self.rates
+        ]  # fmt: skip
+        rates = ",".join(f"{rate:g}" for rate in self.rates)
+        command = (sys.executable, "tools/superb_suite.py", "--choose", str(self.folder), "--lr", rates)
+        names = tuple(job.name for job in tries)
+        return [*tries, self._job(self.name, command, self.folder, after=names, seconds=seconds and 10.0)]
+
+    def _job(self, name: str, command: tuple[str, ...], folder: Path, **fields: Any) -> Job:
+        # Called also when finished: the call refuses what stands of another model, other settings or another corpus.
+        return Job(
+            name=name, command=command, log=folder.with_name(f"{folder.name}.log"), done=folder / RESULT_FILE, recheck=True,
+            threads=self.suite.threads, **fields,
+        )  # fmt: skip
+
+
+def runs(suite: Suite) -> list[TaskRun]:
+    """All tasks of all rows; seeds vary slowest, so that a first table is there early.
+
+    Raises:
+        UserError: rows of one name, or a folder with the other kind of run (searched, not searched).
+    """
+    names = [candidate.name for candidate in suite.candidates]
+    for name in names:
+        if names.count(name) > 1 or name != Path(name).name or name == "..":
+            raise UserError(f"-u {name}: must be a folder's name, and of one upstream only. Give NAME=UPSTREAM[:CKPT].")
+    found = [
+        TaskRun(
+            suite=suite, candidate=candidate, seed=seed, task=task,
+            row=candidate.name if len(suite.seeds) == 1 else f"{candidate.name}-seed{seed}",
+        )
+        for seed in suite.seeds for candidate in suite.candidates for task in suite.tasks
+    ]  # fmt: skip
+    for task_run in found:
+        path = task_run.folder / RESULT_FILE
+        if task_run.rates:
+            refuse_plain_run(task_run.folder)
+        elif path.is_file() and read_result(path).tried_rates:
+            raise UserError(f"{task_run.folder}: holds the result of a learning-rate search. Give --lr-search, or another name.")
+    return found
+
+
+def parse_tasks(text: str) -> tuple[Task, ...]:
+    """`all`, or names separated by commas, ours or s3prl's.
+
+    Raises:
+        UserError: on an unknown one; the nearest is named.
+    """
+    names = TASKS if text == "all" else [name.strip() for name in text.split(",")]
+    return tuple(dict.fromkeys(find_task(name) for name in names))
+
+
+def settings_file(task: Task, options: Sequence[str]) -> str:
+    """Which settings `run_downstream.py` takes: the benchmark's, or those of the embedded speech where no corpus is named."""
+    embedded = f"embedded_{task.name}.yaml"
+    named = any(option.partition("=")[0] in ("--corpus", "--corpus-root", "--paths") for option in options)
+    return embedded if not named and (SETTINGS / embedded).is_file() else f"{task.name}.yaml"
+
+
+def probe_all(task_runs: Sequence[TaskRun]) -> dict[str, float]:
+    """Estimated seconds of one call, by the run's name; those that cannot be estimated are left out.
+
+    Each task of each upstream is probed once, whatever the number of seeds and rates.
+    """
+    estimates, found = {}, {}
+    for task_run in task_runs:
+        key = (task_run.candidate, task_run.task)
+        if not probe.can_probe(task_run.config()) or (task_run.folder / RESULT_FILE).is_file():
+            continue
+        if key not in found:
+            with tempfile.TemporaryDirectory(prefix="superb-probe-") as temporary:
+                name, folder = f"probe of {task_run.name}", Path(temporary) / "run"
+                command = task_run.command(folder, probe.OVERRIDE, options=("-m", "train"))
+                job = Job(name=name, command=command, log=Path(temporary) / "log", threads=task_run.suite.threads)
+                report = run([job])
+                found[key] = probe.read_probe(folder, report.seconds[name]) if name in report.seconds else None
+        if found[key]:
+            estimates[task_run.name] = found[key].estimate(task_run.config(), task_run.task.name)
+    return estimates
+
+
+def plan_text(task_runs: Sequence[TaskRun], estimates: dict[str, float], *, parallel: int) -> str:
+    """The plan as a table: steps, learning rates, time and state of each task."""
+    width = max(len(task_run.name) for task_run in task_runs) + 2
+    lines = [f"{'':{width}}{'steps':>9}  {'rates':>5}  {'time, about':<20}state"]
+    jobs = []
+    for task_run in task_runs:
+        steps = get(task_run.config() or {}, "runner.total_steps")
+        calls, estimate = len(task_run.rates) or 1, estimates.get(task_run.name)
+        time = duration(estimate * calls) if estimate else "-"
+        if estimate and not get(task_run.config(), "runner.eval_dataloaders"):
+            time += " + evaluation"  # of its checkpoints, which the probe does not see
+        own = task_run.jobs(estimate)
+        finished = sum(job.finished() for job in own)
+        state = "finished" if finished == len(own) else f"{finished} of {len(own)} finished" if finished else ""
+        jobs += [job for job in own if not job.finished()]
+        lines.append(f"{task_run.name:{width}}{steps or '-':>9}  {len(task_run.rates) or '-':>5}  {time:<20}{state}".rstrip())
+    known = [(job, 0.0) for job in jobs if job.seconds]
+    if known:
+        partly = "" if len(known) == len(jobs) else ", without those of unknown time"
+        lines.append(f"in all about {duration(remaining_seconds(known, [], parallel=parallel))}, {parallel} at a time{partly}")
+    return "\n".join(lines)
+
+
+def closing_text(task_runs: Sequence[TaskRun]) -> str:
+    """What the table does not say: the chosen learning rates, and mean and spread over seeds."""
+    lines, values = [], {}
+    for task_run in task_runs:
+        path = task_run.folder / RESULT_FILE
+        if not path.is_file():
+            continue
+        result = read_result(path)
+        for tried in result.tried_rates or []:
+            if tried.chosen:
+                by = f"{len(result.tried_rates)} tried, by {tried.criterion.name} {tried.criterion.percent:.2f} %"
+                lines.append(f"{task_run.name}: learning rate {tried.learning_rate:g} of {by}")
+        for value in result.metrics:
+            values.setdefault((task_run.candidate.name, task_run.task.name, value.name), []).append(value.percent)
+    for (candidate, task, metric), numbers in values.items():
+        if len(task_runs[0].suite.seeds) > 1:
+            spread = f" +- {np.std(numbers, ddof=1):.2f}" if len(numbers) > 1 else ""
+            lines.append(f"{candidate} {task} {metric}: {np.mean(numbers):.2f}{spread} % over {len(numbers)} seeds")
+    return "\n".join(lines)
+
+
+def _flat(data: dict[str, Any], prefix: str = "config") -> Iterator[str]:
+    """Settings as assignments of `-o`."""
+    for key, value in data.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}.{key}")
+        else:
+            text = yaml.safe_dump(value, default_flow_style=True, width=float("inf")).removesuffix("\n").removesuffix("\n...")
+            yield f"{prefix}.{key}={text}"
