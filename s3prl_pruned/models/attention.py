@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from s3prl_pruned.models.components import linear, toeplitz
 from s3prl_pruned.models.fast.attention import attend
-from s3prl_pruned.models.fast.paths import Path, path_for
+from s3prl_pruned.models.fast.paths import path_for
 from s3prl_pruned.models.spec import EncoderConfig, HeadSpec
 
 
@@ -127,7 +127,7 @@ class SelfAttention(nn.Module):
         if not self.vo_heads.sizes:
             context = x[..., :0]
         elif path is not None and (position_bias is None or position_bias.dim() == 2):
-            context = self._attend_by_head(x, position_bias, padding, path)
+            context = self._attend_by_head(x, position_bias, padding, path.queries)
         else:
             if position_bias is not None and position_bias.dim() == 2:
                 position_bias = toeplitz(position_bias)
@@ -138,7 +138,7 @@ class SelfAttention(nn.Module):
     def _masked(self) -> bool:
         return any(mask is not None for mask in (self.z_qk, self.z_vo, self.z_head))
 
-    def _attend_by_head(self, x: Tensor, by_distance: Tensor | None, padding: Tensor | None, path: Path) -> Tensor:
+    def _attend_by_head(self, x: Tensor, by_distance: Tensor | None, padding: Tensor | None, queries: int) -> Tensor:
         gates = None
         if by_distance is not None:
             by_distance = by_distance.index_select(0, self.heads())
@@ -153,7 +153,7 @@ class SelfAttention(nn.Module):
             bias=by_distance,
             gates=gates,
             padding=padding,
-            queries_at_a_time=path.queries,
+            queries_at_a_time=queries,
         )
 
     def _attend(self, x: Tensor, position_bias: Tensor | None, padding: Tensor | None) -> Tensor:

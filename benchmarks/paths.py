@@ -1,0 +1,86 @@
+"""Which form of the fast paths is fastest at which length: what `models/fast/paths.py`'s table is made from.
+
+    OMP_NUM_THREADS=1 python benchmarks/paths.py             # minutes, on a quiet machine
+    python benchmarks/paths.py --lengths 1 --repeats 2       # a look at whether it runs
+
+Each knob is turned by itself in the operation that it belongs to: `cnn_frames` in the CNN, `block` in the positional
+convolution, `queries` in one layer's attention (WavLM Base, all heads of 13 dimensions). Weights are random and the audio
+is noise. Values take turns (`measure/timing`), ratios are the reference path's time over the value's. Prints a table per
+length, then the entries to copy, and ends with one JSON line.
+"""
+
+import argparse
+import json
+
+import torch
+
+from s3prl_pruned.command_line import command_line
+
+KNOBS = {"cnn_frames": (32, 64, 128, 256), "block": (128, 256, 320, 512), "queries": (64, 128, 256, 512)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lengths", default="1,2,5,15,30", help="seconds (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=15, help="runs of each value (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="torch's threads (default: %(default)s)")
+    args = parser.parse_args()
+    from s3prl_pruned.measure.timing.clock import TimingSetting, compare
+
+    setting = TimingSetting(baseline="reference", repeats=args.repeats, threads=args.threads)
+    found = []
+    for seconds in map(float, args.lengths.split(",")):
+        best = {}
+        for knob, lanes in contestants(seconds).items():
+            results = compare(lanes, setting, seconds=seconds)
+            for result in results:
+                found.append({"knob": knob, "value": result.name, "length_s": seconds, "seconds": result.seconds, "ratio": result.ratio})
+                print(f"{seconds:5g} s  {knob:10}  {result.name:>9}  {1000 * result.seconds:8.2f} ms  {result.ratio:5.2f} +- {result.ratio_spread:.2f}")
+            best[knob] = max(results, key=lambda result: result.ratio).name
+        print(f"{seconds:5g} s  fastest: " + ", ".join(f"{knob}={value}" for knob, value in best.items()), flush=True)
+    print(json.dumps({"device": setting.device, "threads": args.threads, "torch": str(torch.__version__), "results": found}))
+
+
+def contestants(seconds: float) -> dict:
+    """By knob and value, the operation on noise of this length; `reference` is the module's own forward pass."""
+    from s3prl_pruned.measure.timing.shapes import even
+    from s3prl_pruned.models.encoder import SpeechEncoder
+    from s3prl_pruned.models.families import wavlm_base
+    from s3prl_pruned.models.fast import paths
+    from s3prl_pruned.models.fast.cnn import extract_features
+    from s3prl_pruned.models.fast.positions import convolve
+
+    encoder = SpeechEncoder(wavlm_base(), even(wavlm_base())).eval()
+    cnn, positions, attention = encoder.feature_extractor, encoder.positional_convolution, encoder.layers[0].attention
+    wavs = 0.1 * torch.randn(1, round(16_000 * seconds))
+    x = torch.randn(1, encoder.config.num_frames(wavs.shape[1]), encoder.config.embed_dim)
+    by_distance = encoder.relative_position.by_distance(x.shape[1]).detach()
+
+    def reference(call):
+        def run(_):
+            committed, paths.PATHS = paths.PATHS, {}
+            try:
+                return call()
+            finally:
+                paths.PATHS = committed
+
+        return run
+
+    fast = {
+        "cnn_frames": lambda value: lambda _: extract_features(cnn.layers, wavs, cnn.derived, frames_at_a_time=value),
+        "block": lambda value: lambda _: convolve(positions.conv, x, positions.derived, block=value),
+        "queries": lambda value: lambda _: attention._attend_by_head(x, by_distance, None, value),
+    }
+    slow = {
+        "cnn_frames": lambda: cnn(wavs),
+        "block": lambda: positions(x),
+        "queries": lambda: attention(x, encoder.relative_position(x.shape[1])),
+    }
+    return {
+        knob: {"reference": reference(slow[knob]), **{str(value): fast[knob](value) for value in values}}
+        for knob, values in KNOBS.items()
+    }
+
+
+if __name__ == "__main__":
+    command_line(main)
