@@ -15,7 +15,6 @@ import multiprocessing
 import os
 import platform
 import random
-import re
 import sys
 import warnings
 from datetime import datetime
@@ -28,11 +27,8 @@ from s3prl_pruned import __version__, compat
 from s3prl_pruned.compat import audio
 from s3prl_pruned.config import UserError
 from s3prl_pruned.data.waveforms import SAMPLE_RATE
-from s3prl_pruned.superb import librispeech
 from s3prl_pruned.superb.experiment import Experiment
-from s3prl_pruned.superb.padded_lstm import use_padded_lstm
-from s3prl_pruned.superb.remembered import RememberedBatches, RememberedUpstream
-from s3prl_pruned.superb.results import Value, Versions
+from s3prl_pruned.superb.results import Versions
 
 LOG_FILE = "stdout.log"
 """All that s3prl printed while training and evaluating."""
@@ -92,7 +88,7 @@ def train(experiment: Experiment, start: Path | None) -> None:
     with _logged(experiment.folder):
         runner = _make_runner(experiment, "train", start)
         if experiment.args.device == "cpu":
-            _make_faster(runner, experiment.config)
+            experiment.driver.make_faster(runner, experiment)
         try:
             runner.train()
         except (OSError, RuntimeError) as error:
@@ -103,18 +99,15 @@ def train(experiment: Experiment, start: Path | None) -> None:
             raise UserError(f"{experiment.folder}: cannot be written ({reason}). Make room; -a goes on.") from error
 
 
-def evaluate(experiment: Experiment, checkpoint: Path) -> list[Value]:
-    """Evaluate with s3prl's runner, which leaves hypotheses and references in the run's folder.
+def evaluate(experiment: Experiment, checkpoint: Path | None) -> str:
+    """Evaluate with s3prl's runner, which leaves what it predicted in the run's folder.
 
     Returns:
-        The error rates that it printed, in percent: ``uer`` (letters and separators) and ``wer``.
+        What it printed.
     """
-    split = experiment.args.evaluate_split
     with _logged(experiment.folder) as text:
         _make_runner(experiment, "evaluate", checkpoint).evaluate()
-    pattern = rf"^{re.escape(split)} (uer|wer): (\S+)$"
-    found = dict(re.findall(pattern, text.getvalue(), flags=re.MULTILINE))
-    return [Value(name=name, value=float(found[name]), unit="percent") for name in ("uer", "wer") if name in found]
+    return text.getvalue()
 
 
 def transcribe(experiment: Experiment, checkpoint: Path, path: str) -> str:
@@ -153,7 +146,7 @@ def _make_runner(experiment: Experiment, mode: str, checkpoint: Path | None) -> 
 
     args = argparse.Namespace(**vars(experiment.args))
     args.mode, args.init_ckpt = mode, None if checkpoint is None else str(checkpoint)
-    librispeech.write_dictionary(experiment.folder / "char.dict")
+    experiment.driver.adapt(experiment)
     for seed in (random.seed, numpy.random.seed, torch.manual_seed):
         seed(args.seed)
     try:
@@ -166,17 +159,6 @@ def _make_runner(experiment: Experiment, mode: str, checkpoint: Path | None) -> 
     if args.verbose:
         print(*(entry.model for entry in runner.all_entries), sep="\n")
     return runner
-
-
-def _make_faster(runner: Any, config: dict[str, Any]) -> None:
-    """On a CPU: the same numbers in less time (``padded_lstm.py``, ``remembered.py``)."""
-    expert = runner.downstream.model
-    use_padded_lstm(expert)
-    if config["downstream_expert"]["datarc"]["num_workers"] == 0:  # another process would forget
-        expert.get_dataloader("train")  # s3prl makes the dataset here and keeps it
-        expert.train_dataset = RememberedBatches(expert.train_dataset)
-    if not runner.upstream.trainable and not config.get("specaug"):  # specaug changes features in place
-        runner.upstream.model = RememberedUpstream(runner.upstream.model)
 
 
 @contextlib.contextmanager

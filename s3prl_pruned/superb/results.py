@@ -44,6 +44,8 @@ class Checkpoint:
     dev: Value | None = None
     """The task's criterion on its development set at this checkpoint. None where the benchmark chooses
     without one (SV) or trains nothing, and in results written before this field."""
+    sha256: str | None = None
+    """Of the file, where a task evaluates several and goes on after an interruption."""
 
 
 @dataclass(kw_only=True)
@@ -81,6 +83,21 @@ class Seconds:
 
 
 @dataclass(kw_only=True)
+class Part:
+    """One evaluation by s3prl's runner; some tasks need several (folds, layers, saved checkpoints)."""
+
+    name: str
+    """Such as ``fold1``; empty where the task has only one."""
+    split: str
+    num_utterances: int
+    """How many were scored."""
+    metrics: list[Value]
+    printed_by_s3prl: list[Value]
+    checkpoint: Checkpoint | None = None
+    seconds: Seconds
+
+
+@dataclass(kw_only=True)
 class Versions:
     """What was installed."""
 
@@ -104,6 +121,10 @@ class Result:
     """Recomputed by us from what s3prl kept."""
     printed_by_s3prl: list[Value]
     """Caught from its output. Its ``uer`` counts the separators between words as units."""
+    rule: str | None = None
+    """How the metrics came of ``parts``, such as "mean of 5 folds"; None where there is only one evaluation."""
+    parts: list[Part] | None = None
+    """Every evaluation, where the task has several."""
     protocol: str
     """"official" if nothing but paths and learning rate differ from the benchmark, else "shortened"
     or another name."""

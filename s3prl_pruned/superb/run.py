@@ -3,8 +3,10 @@
     read and check everything -> settle what the folder holds -> train -> pick the checkpoint
     -> evaluate -> recompute the metrics from what was kept -> write result.json
 
-s3prl's runner and experts do the training and the decoding. ``results/<upstream>/<task>/`` holds their
-files, ``stdout.log`` (all that s3prl printed), ``run.json`` (what was begun) and ``result.json``.
+s3prl's runner and experts do the training and the decoding; what differs between the tasks is in
+their drivers (``drivers/base.py``). ``results/<upstream>/<task>/`` holds s3prl's files, ``stdout.log`` (all
+that it printed), ``run.json`` (what was begun) and ``result.json``. A task of several trainings or
+evaluations has a folder for each below that.
 """
 
 from __future__ import annotations
@@ -19,19 +21,18 @@ from pathlib import Path
 from s3prl_pruned.command_line import Interrupted
 from s3prl_pruned.config import UserError
 from s3prl_pruned.superb import host
-from s3prl_pruned.superb.experiment import Experiment, load_checkpoint, make_experiment, newest_checkpoint
+from s3prl_pruned.superb.checkpoints import newest_checkpoint
+from s3prl_pruned.superb.drivers.base import Evaluation, Training
+from s3prl_pruned.superb.evaluation import evaluate_part
+from s3prl_pruned.superb.experiment import Experiment, make_experiment
 from s3prl_pruned.superb.options import make_parser
 from s3prl_pruned.superb.results import (
-    RESULT_FILE, Checkpoint, Result, Seconds, Upstream, Value, error_rates, read_arks, read_result, write_result,
+    RESULT_FILE, Part, Result, Seconds, Upstream, read_result, write_result,
 )  # fmt: skip
 from s3prl_pruned.superb.run_folder import (
     BegunRun, move_aside, read_begun, refuse_another_run, settle_training, write_begun,
 )  # fmt: skip
 from s3prl_pruned.superb.upstreams import describe_upstream
-
-BEST = "dev-clean-best.ckpt"
-"""What s3prl's asr writes whenever the WER on dev-clean falls, beginning below 100 %."""
-
 
 def main(argv: list[str] | None = None) -> None:
     """The command line.
@@ -79,80 +80,97 @@ def run(options: argparse.Namespace) -> None:
 
 def _train(experiment: Experiment, begun: BegunRun, options: argparse.Namespace) -> None:
     folder = experiment.folder
-    stage = settle_training(
-        folder, begun, resume=options.auto_resume or options.past_exp is not None, force=options.force
-    )
+    resume = options.auto_resume or options.past_exp is not None
+    stage = settle_training(folder, begun, resume=resume, force=options.force)
     if stage == "finished":
         print(f"{folder}: finished before with the same settings, model and corpus; nothing to do.")
         _show(read_result(folder / RESULT_FILE), folder / RESULT_FILE)
         return
-    start = None
     if stage == "start":
         write_begun(folder, begun)
-        host.save_settings(experiment)
-    elif options.past_exp is None:
-        start = newest_checkpoint(folder)
-    if options.past_exp is not None:
-        start = Path(experiment.args.init_ckpt)
-    if stage == "resume":
-        print(f"Going on from {start or 'the beginning: no checkpoint was saved yet'}.", flush=True)
-
     began = time.monotonic()
-    host.train(experiment, start)
+    if experiment.driver.trains:
+        for training in experiment.driver.trainings(experiment):
+            _train_one(training, options, resumed=stage == "resume")
     seconds = time.monotonic() - began
     if options.mode == "train":
         print(f"{folder}: trained in {seconds:.0f} s. `-m evaluate` with the same options evaluates it.")
         return
-    path, rule = _pick_checkpoint(folder)
-    _evaluate(experiment, begun, path, rule, train_seconds=seconds)
+    _evaluate(experiment, begun, train_seconds=seconds if experiment.driver.trains else None)
+
+
+def _train_one(training: Training, options: argparse.Namespace, *, resumed: bool) -> None:
+    experiment = training.experiment
+    if options.past_exp is not None:
+        start = Path(experiment.args.init_ckpt)
+    else:
+        start = newest_checkpoint(experiment.folder) if resumed else None
+    if training.name:
+        print(f"{experiment.task.name} {training.name}: training in {experiment.folder}", flush=True)
+    if resumed:
+        print(f"Going on from {start or 'the beginning: no checkpoint was saved yet'}.", flush=True)
+    if start is None or options.past_exp is not None:
+        host.save_settings(experiment)
+    host.train(experiment, start)
 
 
 def _evaluate_only(experiment: Experiment, begun: BegunRun, options: argparse.Namespace) -> None:
-    path, rule = _named_checkpoint(options) or _pick_checkpoint(experiment.folder)
+    named = _named_checkpoint(experiment, options)
     previous = read_begun(experiment.folder)
     if previous is not None:
         refuse_another_run(experiment.folder, previous, begun)
         begun.protocol, begun.protocol_note = previous.protocol, previous.protocol_note
+    elif not experiment.driver.trains:
+        write_begun(experiment.folder, begun)
     target = experiment.folder / _result_name(experiment)
     if target.is_file() and options.force:
         move_aside(target)
     elif target.is_file():
-        result = read_result(target)
-        if result.checkpoint is None or (result.checkpoint.file, result.checkpoint.rule) != (path.name, rule):
-            raise UserError(f"{target}: is of another checkpoint. Give --force to move it aside.")
+        _refuse_another_checkpoint(target, experiment, named)
         print(f"{target}: evaluated before; nothing to do.")
-        _show(result, target)
+        _show(read_result(target), target)
         return
-    _evaluate(experiment, begun, path, rule, train_seconds=None)
+    _evaluate(experiment, begun, named=named, afresh=options.force)
+
+
+def _refuse_another_checkpoint(target: Path, experiment: Experiment, named: Evaluation | None) -> None:
+    result = read_result(target)
+    wanted = [named] if named else experiment.driver.evaluations(experiment, [])
+    if len(wanted) > 1 or wanted[0].checkpoint is None:
+        return
+    file, rule = wanted[0].checkpoint.name, wanted[0].rule
+    if result.checkpoint is None or (result.checkpoint.file, result.checkpoint.rule) != (file, rule):
+        raise UserError(f"{target}: is of another checkpoint. Give --force to move it aside.")
 
 
 def _evaluate(
-    experiment: Experiment, begun: BegunRun, checkpoint: Path, rule: str, *, train_seconds: float | None
+    experiment: Experiment,
+    begun: BegunRun,
+    *,
+    named: Evaluation | None = None,
+    afresh: bool = False,
+    train_seconds: float | None = None,
 ) -> None:
-    split = experiment.args.evaluate_split
-    step = load_checkpoint(checkpoint)["Step"]
-    began = time.monotonic()
-    printed = host.evaluate(experiment, checkpoint)
-    seconds = time.monotonic() - began
-    hypotheses, references = read_arks(experiment.folder, split)
-    expected = experiment.num_utterances(split)
-    if len(references) != expected:
-        raise UserError(
-            f"{split}: all {expected} utterances must be scored, but s3prl scored {len(references)}. Remove "
-            "config.runner.evaluate_ratio, or set config.downstream_expert.datarc.eval_batch_size=1."
-        )
-    metrics = error_rates(hypotheses, references)
-    _compare(metrics, printed, split)
+    driver = experiment.driver
+    parts: list[Part] = []
+    while evaluations := ([] if parts else [named]) if named else driver.evaluations(experiment, parts):
+        for evaluation in evaluations:
+            parts.append(evaluate_part(evaluation, afresh=afresh))
+            if evaluation.name:
+                _show_part(experiment, parts[-1])
+    combined = driver.combine(parts)
     result = Result(
         task=experiment.task.name,
-        split=split,
-        num_utterances=expected,
-        metrics=metrics,
-        printed_by_s3prl=printed,
+        split=experiment.args.evaluate_split,
+        num_utterances=sum(p.num_utterances for p in ([combined.chosen] if combined.chosen else parts)),
+        metrics=combined.metrics,
+        printed_by_s3prl=combined.chosen.printed_by_s3prl if combined.chosen else [],
+        rule=combined.rule,
+        parts=parts if len(parts) > 1 else None,
         protocol=begun.protocol,
         protocol_note=begun.protocol_note,
         upstream=begun.upstream,
-        checkpoint=Checkpoint(file=checkpoint.name, step=step, rule=rule),
+        checkpoint=combined.chosen.checkpoint if combined.chosen else None,
         corpus=str(experiment.corpus),
         splits=experiment.splits,
         config_sha256=experiment.config_sha256,
@@ -161,7 +179,7 @@ def _evaluate(
         command=begun.command,
         versions=host.versions(),
         date=_now(),
-        seconds=Seconds(train=train_seconds, evaluate=seconds),
+        seconds=Seconds(train=train_seconds, evaluate=sum(part.seconds.evaluate for part in parts)),
     )
     path = experiment.folder / _result_name(experiment)
     write_result(path, result)
@@ -169,37 +187,28 @@ def _evaluate(
 
 
 def _transcribe(experiment: Experiment, options: argparse.Namespace) -> None:
-    path, _ = _named_checkpoint(options) or _pick_checkpoint(experiment.folder)
-    print(host.transcribe(experiment, path, options.evaluate_split))
+    if not experiment.driver.transcribes:
+        raise UserError(f"-m inference: s3prl's {experiment.task.name} has none. Give -m evaluate.")
+    evaluation = _named_checkpoint(experiment, options) or experiment.driver.evaluations(experiment, [])[0]
+    print(host.transcribe(experiment, evaluation.checkpoint, options.evaluate_split))
 
 
-def _named_checkpoint(options: argparse.Namespace) -> tuple[Path, str] | None:
-    """What -e or -i names, and the rule to write down."""
+def _named_checkpoint(experiment: Experiment, options: argparse.Namespace) -> Evaluation | None:
+    """The evaluation of what -e or -i names."""
     for letter, name in (("-e", options.past_exp), ("-i", options.init_ckpt)):
-        if name is not None:
-            path = Path(name)
-            if path.is_dir():
-                path = newest_checkpoint(path) or path
-            return path, f"named by {letter}"
+        if name is None:
+            continue
+        trainings = experiment.driver.trainings(experiment)
+        if len(trainings) > 1:
+            raise UserError(
+                f"{letter} {name}: is one checkpoint, but {experiment.task.name} has {len(trainings)} trainings "
+                f"({', '.join(training.name for training in trainings)})."
+            )
+        path = Path(name)
+        if path.is_dir():
+            path = newest_checkpoint(path) or path
+        return Evaluation(name="", experiment=trainings[0].experiment, checkpoint=path, rule=f"named by {letter}")
     return None
-
-
-def _pick_checkpoint(folder: Path) -> tuple[Path, str]:
-    """The benchmark's choice: the lowest WER on dev-clean; where none was below 100 %, the last."""
-    if (folder / BEST).is_file():
-        return folder / BEST, "lowest WER on dev-clean"
-    path = newest_checkpoint(folder)
-    if path is None:
-        raise UserError(f"{folder}: holds no checkpoint. Train first (-m train or all), or name one by -e.")
-    return path, "the last one, since the WER on dev-clean never got below 100 %"
-
-
-def _compare(metrics: list[Value], printed: list[Value], split: str) -> None:
-    """What s3prl printed and what its files say must be one number."""
-    ours = {value.name: value.value for value in metrics}
-    theirs = {value.name: value.value for value in printed}
-    if "wer" not in theirs or abs(theirs["wer"] - ours["wer"]) > 1e-6:
-        raise RuntimeError(f"{split}: s3prl printed WER {theirs.get('wer')}, its files give {ours['wer']}.")
 
 
 def _result_name(experiment: Experiment) -> str:
@@ -230,12 +239,23 @@ def _describe(upstream: Upstream) -> str:
 
 def _show(result: Result, path: Path) -> None:
     note = f", {result.upstream.teacher_note}" if result.upstream.teacher_note else ""
-    rates = ", ".join(f"{value.name.upper()} {value.percent:.2f} %" for value in result.metrics)
-    print(f"{result.task} {result.split}: {rates} on {result.num_utterances} utterances")
+    print(f"{result.task} {result.split}: {_rates(result.metrics)} on {result.num_utterances} utterances")
+    if result.rule:
+        print(f"  {result.rule}:")
+        for part in result.parts or []:
+            print(f"    {part.name} {part.split}: {_rates(part.metrics)} on {part.num_utterances} utterances")
     print(f"  upstream {result.upstream.name}{note}; {result.protocol} protocol")
     if result.checkpoint:
         print(f"  checkpoint {result.checkpoint.file}, step {result.checkpoint.step}: {result.checkpoint.rule}")
     print(f"  {path}")
+
+
+def _show_part(experiment: Experiment, part: Part) -> None:
+    print(f"{experiment.task.name} {part.name} {part.split}: {_rates(part.metrics)}", flush=True)
+
+
+def _rates(metrics: list[Value]) -> str:
+    return ", ".join(f"{value.name.upper()} {value.percent:.2f} %" for value in metrics)
 
 
 def _now() -> str:

@@ -15,24 +15,60 @@ import re
 from typing import Any
 
 from s3prl_pruned.config import UserError, apply_overrides
+from s3prl_pruned.superb.tasks import TASKS
 
 Config = dict[str, Any]
 
 OPTIONAL_KEYS = {"runner": {"fp16", "evaluate_ratio", "train_dataloader"}}
 """Settings that s3prl looks for and its own YAML leaves out."""
 
-FREE_SECTIONS = ("optimizer", "scheduler", "specaug", "downstream_expert.modelrc")
+FREE_SECTIONS = ("optimizer", "scheduler", "specaug", "downstream_expert.modelrc", "downstream_expert.model")
 """Sections whose keys are the arguments of a class that the settings name."""
 
+PATHS = (
+    *(key for task in TASKS.values() for key in task.corpus_keys),
+    "datarc.bucket_file",
+    "datarc.dict_path",
+    "datarc.meta_data",
+    "datarc.train_meta_data",
+    "datarc.dev_meta_data",
+    "datarc.test_meta_data",
+    "corpus.lexicon",
+    "text.vocab_file",
+)
+"""Settings below ``downstream_expert`` that say where files lie; what is in them goes into the splits' SHA-256."""
+
 NOT_PART_OF_THE_OUTCOME = (
-    "downstream_expert.datarc.libri_root",
-    "downstream_expert.datarc.bucket_file",
-    "downstream_expert.datarc.dict_path",
+    *(f"downstream_expert.{path}" for path in dict.fromkeys(PATHS)),
     "downstream_expert.datarc.num_workers",
+    "downstream_expert.corpus.num_workers",
+    "downstream_expert.loaderrc.num_workers",
+    "downstream_expert.max_workers",
+    "downstream_expert.datarc.pre_load",
     "runner.log_step",
     "runner.save_step",
     "runner.max_keep",
 )
+
+EVALUATED_NAMES = (
+    "optimizer.name",
+    "scheduler.name",
+    *(
+        f"downstream_expert.{path}"
+        for path in (
+            "modelrc.select",
+            "modelrc.UtteranceLevel.pooling",
+            "modelrc.DeepModel.model_type",
+            "modelrc.module",
+            "modelrc.agg_module",
+            "modelrc.utter_module",
+            "modelrc.ObjectiveLoss",
+            "model.select",
+            "metric",
+        )
+    ),
+)
+"""Settings that s3prl hands to ``eval``: a name, or a list of names."""
 
 FEATURE_OPTIONS = (
     "downstream_variant",
@@ -86,29 +122,31 @@ def numbers(node: Any) -> Any:
     return node
 
 
-def check(config: Config) -> None:
+def check(config: Config, *, trains: bool = True) -> None:
     """Refuse what s3prl would evaluate as code, and what would end a run without its last steps.
+
+    Args:
+        trains: whether the task has a training, and so an optimizer and a runner's settings.
 
     Raises:
         UserError: naming the setting, the rule and the value.
     """
-    for path in ("optimizer.name", "scheduler.name", "downstream_expert.modelrc.select"):
-        name = get(config, path)
-        if name is None and path == "scheduler.name":
+    for path in EVALUATED_NAMES:
+        value = get(config, path)
+        if value is None and (path != "optimizer.name" or not trains):
             continue
-        if not isinstance(name, str) or not name.isidentifier():
-            raise UserError(f"config.{path}: must be a plain name, but is {name!r}.")
-    decoder = get(config, "downstream_expert.datarc.decoder_args.decoder_type")
-    if decoder != "None":
-        raise UserError(
-            "config.downstream_expert.datarc.decoder_args.decoder_type: must be 'None' (SUPERB's ASR is "
-            f"scored without a language model), but is {decoder!r}."
-        )
+        for name in value if isinstance(value, list) else [value]:
+            if not isinstance(name, str) or not name.isidentifier():
+                raise UserError(f"config.{path}: must be a plain name, but is {name!r}.")
+    if trains:
+        _check_steps(config["runner"])
+
+
+def _check_steps(runner: Config) -> None:
     for path in ("total_steps", "save_step", "eval_step", "log_step", "max_keep", "gradient_accumulate_steps"):
-        value = get(config, f"runner.{path}")
+        value = runner.get(path)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UserError(f"config.runner.{path}: must be a positive whole number, but is {value!r}.")
-    runner = config["runner"]
     # s3prl saves and evaluates at multiples only.
     if runner["total_steps"] % runner["save_step"]:
         raise UserError(

@@ -14,7 +14,7 @@ from torch import nn
 
 from s3prl_pruned import compat
 from s3prl_pruned.config import UserError, load_yaml
-from s3prl_pruned.superb import experiment, run
+from s3prl_pruned.superb import checkpoints, experiment, run
 from s3prl_pruned.superb.options import make_parser
 from s3prl_pruned.superb.results import read_result
 from tests.synthetic_corpus import SHORT_SETTINGS, make_corpus
@@ -156,7 +156,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_what_was_saved(again, monkeyp
     monkeypatch.setattr(torch, "save", lambda states, path: save(states, "/dev/full"))
     with pytest.raises(UserError, match="results/fbank/asr: cannot be written .* Make room; -a goes on"):
         again("-a")
-    assert experiment.newest_checkpoint(FOLDER) == FOLDER / STATES[0]
+    assert checkpoints.newest_checkpoint(FOLDER) == FOLDER / STATES[0]
 
 
 def test_files_of_something_else_are_not_touched(again):
@@ -310,10 +310,10 @@ def test_settings_without_a_corpus_ask_for_one(tmp_path, monkeypatch):
 def test_a_foreign_checkpoint_is_refused(tmp_path):
     torch.save({"weights": torch.zeros(1)}, tmp_path / "other.ckpt")
     with pytest.raises(UserError, match="must be a downstream checkpoint of s3prl"):
-        experiment.load_checkpoint(tmp_path / "other.ckpt")
+        checkpoints.load_checkpoint(tmp_path / "other.ckpt")
     torch.save({"Args": Expert(), "Config": {}, "Step": 1}, tmp_path / "classes.ckpt")
     with pytest.raises(UserError, match=r"holds an object of the class [\w.]*Expert"):
-        experiment.load_checkpoint(tmp_path / "classes.ckpt")
+        checkpoints.load_checkpoint(tmp_path / "classes.ckpt")
 
 
 def test_a_disabled_progress_bar_is_refused_because_s3prl_counts_in_it(monkeypatch):

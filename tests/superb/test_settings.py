@@ -7,7 +7,9 @@ import pytest
 
 from s3prl_pruned.config import UserError, load_yaml
 from s3prl_pruned.superb import settings
+from s3prl_pruned.superb.drivers import driver_of
 from s3prl_pruned.superb.experiment import SETTINGS
+from s3prl_pruned.superb.tasks import TASKS
 
 ARGS = argparse.Namespace(
     seed=1337, downstream="asr", upstream_layer_selection=None, **{
@@ -69,7 +71,6 @@ def test_an_override_that_nothing_would_read_is_an_error(official, text, message
         ("optimizer.name", "__import__('os').system('true')", "optimizer.name: must be a plain name, but is"),
         ("scheduler.name", "x()", "scheduler.name: must be a plain name"),
         ("downstream_expert.modelrc.select", "RNNs.mro()", "select: must be a plain name"),
-        ("downstream_expert.datarc.decoder_args.decoder_type", "kenlm", "scored without a language model"),
         ("runner.save_step", 3000, r"must divide total_steps \(200000\), .* but is 3000"),
         ("runner.eval_step", 300000, r"must be at most total_steps \(200000\), .* but is 300000"),
         ("runner.total_steps", 0, "total_steps: must be a positive whole number, but is 0"),
@@ -84,6 +85,14 @@ def test_settings_that_would_run_code_or_lose_the_end_are_refused(official, path
     node[key] = value
     with pytest.raises(UserError, match=message):
         settings.check(official)
+
+
+def test_a_decoder_with_a_language_model_is_refused(official):
+    driver = driver_of(TASKS["asr"])
+    driver.check(official)
+    official["downstream_expert"]["datarc"]["decoder_args"]["decoder_type"] = "kenlm"
+    with pytest.raises(UserError, match="scored without a language model"):
+        driver.check(official)
 
 
 def test_only_paths_workers_logging_and_learning_rate_may_differ_from_the_benchmark(official):

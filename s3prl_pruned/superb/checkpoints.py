@@ -1,0 +1,50 @@
+"""s3prl's downstream checkpoints: find the newest one, read one without running anything from it."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+from s3prl_pruned.checkpoint import load_checkpoint as read_checkpoint
+from s3prl_pruned.config import UserError
+
+logger = logging.getLogger(__name__)
+
+
+def numbered_checkpoints(folder: Path) -> list[Path]:
+    """The ``states-<step>.ckpt`` of a run, by step; whether they can be read is not looked at."""
+    found = [(path, re.fullmatch(r"states-(\d+)\.ckpt", path.name)) for path in folder.glob("states-*.ckpt")]
+    return [path for _, path in sorted((int(match[1]), path) for path, match in found if match)]
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest ``states-<step>.ckpt`` of a run that can be read; None if there is none.
+
+    s3prl writes checkpoints in place, so that a killed run may leave half of one.
+    """
+    for path in reversed(numbered_checkpoints(folder)):
+        try:
+            load_checkpoint(path)
+            return path
+        except UserError as error:
+            logger.warning("%s Looking for the one before it.", error)
+    return None
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read one of s3prl's downstream checkpoints, running nothing from it. ``compat.apply()`` must have been called.
+
+    Raises:
+        UserError: if it is missing, truncated, holds foreign classes, or is of another kind.
+    """
+    checkpoint = read_checkpoint(path)
+    if (
+        not isinstance(checkpoint.get("Args"), argparse.Namespace)
+        or not isinstance(checkpoint.get("Config"), dict)
+        or not isinstance(checkpoint.get("Step"), int)
+    ):
+        raise UserError(f"{path}: must be a downstream checkpoint of s3prl (Args, Config, Step), but is not.")
+    return checkpoint

@@ -1,0 +1,30 @@
+"""What s3prl's experts need around them, one driver per task: corpus, lists, checkpoints, metrics."""
+
+from __future__ import annotations
+
+import importlib
+
+from s3prl_pruned.config import UserError
+from s3prl_pruned.superb.drivers.base import Driver
+from s3prl_pruned.superb.tasks import Task
+
+DRIVERS = {
+    "asr": "asr.SpeechRecognition",
+}
+"""Where each task's driver is: ``<module>.<class>`` in this folder, imported when the task is asked for."""
+
+
+def driver_of(task: Task) -> Driver:
+    """The driver of a task.
+
+    Raises:
+        UserError: if this version cannot run the task.
+    """
+    if task.name not in DRIVERS:
+        keys = " and ".join(f"config.downstream_expert.{key}" for key in task.corpus_keys)
+        raise UserError(
+            f"-d {task.name} ({task.title}) needs the corpus {task.corpus}, to be had at {task.corpus_source}. "
+            f"Its folder belongs in --corpus DIR, or -o {keys}. This version runs -d {' '.join(DRIVERS)} only."
+        )
+    module, _, name = DRIVERS[task.name].rpartition(".")
+    return getattr(importlib.import_module(f"{__name__}.{module}"), name)(task)
