@@ -78,20 +78,25 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         UserError: if the file is missing, unreadable, not YAML, not a mapping, or names a key
             twice (YAML readers silently keep the last one).
     """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file. Give the path of an existing YAML file.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 text ({error}).") from error
-    data = _parse_yaml(text, str(path))
+    data = _read_yaml(Path(path))
     if data is None:
         return {}
     if not isinstance(data, dict):
         raise UserError(
             f"{path}: must hold `key: value` lines, but holds a {type(data).__name__}: {_show(data)}."
         )
+    return data
+
+
+def load_yaml_list(path: str | Path) -> list[dict[str, Any]]:
+    """Read a YAML file of several entries, ``- key: value`` each.
+
+    Raises:
+        UserError: as ``load_yaml``, or if the file is no list of mappings.
+    """
+    data = _read_yaml(Path(path))
+    if not isinstance(data, list) or not all(isinstance(entry, dict) for entry in data):
+        raise UserError(f"{path}: must hold entries of `- key: value` lines, but holds {_show(data)}.")
     return data
 
 
@@ -152,6 +157,16 @@ class _StrictLoader(yaml.SafeLoader):
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file. Give the path of an existing YAML file.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as UTF-8 text ({error}).") from error
+    return _parse_yaml(text, str(path))
 
 
 def _parse_yaml(text: str, where: str) -> Any:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from s3prl_pruned.config import UserError
-from s3prl_pruned.superb.foreign import References, Unfinished, read_foreign, task_of
+from s3prl_pruned.superb.foreign import TOLERANCE, References, Unfinished, read_foreign, task_of
 from s3prl_pruned.superb.foreign_files import captured_logs, read_settings
 from s3prl_pruned.superb.results import RESULT_FILE, RUN_FILE, Result, Upstream, read_result
 from s3prl_pruned.superb.tasks import TASKS, Task
@@ -89,6 +89,7 @@ def read_run(folders: list[Path], task: Task | None = None, references: Referenc
             raise UserError(
                 f"{folder / RESULT_FILE}: is a result of task {result.task}, but its folder says {task.name}."
             )
+        _refuse_contradiction(result, folder / RESULT_FILE)
         return result
     if (folder / RUN_FILE).is_file():
         return None
@@ -155,6 +156,21 @@ def _task_named(name: str) -> Task | None:
     """The task of a folder's name; None for any other name, and for s3prl's ``ctc``, which serves two."""
     matches = [task for task in TASKS.values() if name in (task.name, task.downstream)]
     return matches[0] if len(matches) == 1 else None
+
+
+def _refuse_contradiction(result: Result, path: Path) -> None:
+    """A result must hold one of its task's metrics, and what s3prl printed of a metric must be the same number."""
+    values = result.values()
+    if not any(metric.name in values for metric in TASKS[result.task].metrics):
+        names = " or ".join(metric.name for metric in TASKS[result.task].metrics)
+        raise UserError(f"{path}: metrics must hold {names}, but hold {', '.join(values) or 'nothing'}. Run the task again.")
+    for printed in result.printed_by_s3prl:
+        ours = values.get(printed.name)
+        if ours is not None and not abs(ours.percent - printed.percent) <= 10 * TOLERANCE:
+            raise UserError(
+                f"{path}: {printed.name} is {ours.value:g} {ours.unit}, but s3prl printed {printed.value:g} {printed.unit}. "
+                "They are of two evaluations; run the task again."
+            )
 
 
 def _refuse_another_upstream(

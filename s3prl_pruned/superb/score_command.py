@@ -3,31 +3,90 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
-from s3prl_pruned.superb.table import as_text, make_rows, table1_text, write_table
+from s3prl_pruned.config import UserError
+from s3prl_pruned.superb.foreign import References
+from s3prl_pruned.superb.side_by_side import as_markdown, as_wide_text
+from s3prl_pruned.superb.table import (
+    Row, as_csv, as_data, as_text, given_rows, make_rows, published_rows, table1_text, write_table,
+)  # fmt: skip
+
+FORMATS = {
+    "table": as_wide_text,
+    "markdown": as_markdown,
+    "csv": lambda rows, unfinished: as_csv(rows).rstrip("\n"),
+    "json": lambda rows, unfinished: json.dumps(as_data(rows, unfinished), indent=2, allow_nan=False),
+}
 
 
 def main(argv: list[str] | None = None) -> None:
     """Print the table and write it as JSON and CSV.
 
     Raises:
-        UserError: on results that are missing, half-written, impossible, or of several models in one row.
+        UserError: on results that are missing, half-written, impossible, contradicting, given twice, or of several models in one row.
     """
+    parser = _parser()
+    options = parser.parse_intermixed_args(argv)
+    if not (options.results or options.table1 or options.published):
+        parser.error("give the folder of results, such as results/, or --published, or --table1")
+    if options.table1:
+        print(table1_text())
+    if not (options.results or options.published):
+        return
+    rows, unfinished = _read(options)
+    # One folder and nothing else: the detailed table, and its files beside the results.
+    (root,) = options.results if len(options.results) == 1 else [None]
+    if options.format is None and root is not None and root.is_dir() and not options.published:
+        print(as_text(rows, unfinished))
+        print("\nwritten:", *write_table(root, rows, unfinished))
+    else:
+        print(FORMATS[options.format or "table"](rows, unfinished))
+    if options.figure is not None:
+        _draw(options.figure, rows, quiet=options.format in ("csv", "json"))
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="superb_score.py",
         description="SUPERB metrics and score of each upstream, on the paper's and the leaderboard's scale.",
     )
-    parser.add_argument("results", nargs="?", type=Path, metavar="DIR",
-        help="results/, one upstream's folder in it, or one task's; superb_score.{json,csv} are written there")
+    parser.add_argument("results", nargs="*", type=Path, metavar="DIR or YAML",
+        help="results/, one upstream's folder in it, one task's, or s3prl's result/downstream/; or numbers written by hand: "
+        "- {model: NAME, params_millions: 26.6, asr: {wer: {value: 10.6, unit: percent}}}. Of one folder alone the table is in "
+        "detail, and superb_score.{json,csv} are written there")
+    parser.add_argument("--published", action="store_true", help="published models beside them")
+    parser.add_argument("--format", choices=list(FORMATS), help="side by side, one line per upstream, to the screen only")
+    parser.add_argument("--figure", type=Path, metavar="PNG", help="draw the score against the number of parameters")
+    parser.add_argument("--quesst14", type=Path, metavar="DIR",
+        help="quesst14Database, to score s3prl's own QbE runs (ours are scored when they are run)")
+    parser.add_argument("--rttm", type=Path, metavar="FILE", help="the test set's rttm, to score s3prl's own SD runs")
     parser.add_argument("--table1", action="store_true",
         help="recompute the scores of the paper's Table 1 from its metrics")
-    options = parser.parse_args(argv)  # fmt: skip
-    if options.results is None and not options.table1:
-        parser.error("give the folder of results, such as results/, or --table1")
-    if options.table1:
-        print(table1_text())
-    if options.results is not None:
-        rows, unfinished = make_rows(options.results)
-        print(as_text(rows, unfinished))
-        print("\nwritten:", *write_table(options.results, rows, unfinished))
+    return parser  # fmt: skip
+
+
+def _read(options: argparse.Namespace) -> tuple[list[Row], list[Path]]:
+    rows, unfinished = [], []
+    origins: dict[str, Path] = {}
+    for path in options.results:
+        if path.suffix.lower() in (".yaml", ".yml"):
+            found, begun = given_rows(path), []
+        else:
+            found, begun = make_rows(path, References(quesst14=options.quesst14, diarization=options.rttm))
+        for row in found:
+            other = origins.setdefault(row.name, path)
+            if any(row.name == known.name for known in rows):
+                raise UserError(f"{path}: a second row {row.name}, beside the one of {other}. Rename one of them.")
+            rows.append(row)
+        unfinished += begun
+    return rows + (published_rows() if options.published else []), unfinished
+
+
+def _draw(path: Path, rows: list[Row], *, quiet: bool) -> None:
+    from s3prl_pruned.superb.score_figure import left_out, write_figure
+
+    write_figure(path, rows)
+    if not quiet:
+        print(f"\ndrawn: {path}", *(f"not in it: {reason}" for reason in left_out(rows)), sep="\n")

@@ -1,4 +1,4 @@
-"""The score table: rows of results into metrics, normalised values and scores, as text, JSON and CSV."""
+"""The score table: rows of results into metrics, normalised values and scores, in detail, as JSON and as CSV."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import csv
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from s3prl_pruned.checkpoint import write_text
 from s3prl_pruned.config import UserError
 from s3prl_pruned.superb.collect import UNKNOWN_PROTOCOL, finished_runs
-from s3prl_pruned.superb.results import Result, write_json
+from s3prl_pruned.superb.foreign import References
+from s3prl_pruned.superb.given import read_given
+from s3prl_pruned.superb.results import Result, Upstream, write_json
 from s3prl_pruned.superb.score import SCALES, Score, counted_metrics, normalised, published_values, superb_score
 from s3prl_pruned.superb.tasks import PUBLISHED, TASKS, Value
+
+Kind = Literal["measured", "published", "given"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,15 +25,19 @@ class Row:
     """One upstream: one model, its results by task, its score on both scales."""
 
     name: str
-    """The folder's name, which is the upstream's unless ``-n`` named it."""
+    """The folder's name, which is the upstream's unless ``-n`` named it; of other kinds the model's."""
     sha256: str | None
     results: dict[str, Result]
     scores: dict[str, Score]
     notes: list[str] = field(default_factory=list)
     """What must be said beside the numbers: the teacher, the protocol, where they come from."""
+    kind: Kind = "measured"
+    """Read from run directories; or published, or given in a hand-written file: not checked by us."""
+    params_millions: float | None = None
+    """Of the upstream. None where the results do not say."""
 
 
-def make_rows(root: Path) -> tuple[list[Row], list[Path]]:
+def make_rows(root: Path, references: References = References()) -> tuple[list[Row], list[Path]]:
     """Read all results below a folder (see ``collect.finished_runs``).
 
     Returns:
@@ -37,8 +46,46 @@ def make_rows(root: Path) -> tuple[list[Row], list[Path]]:
     Raises:
         UserError: on unreadable or impossible results, or a row of several models.
     """
-    runs, unfinished = finished_runs(root)
+    runs, unfinished = finished_runs(root, references)
     return [_row(name, results) for name, results in sorted(runs.items())], unfinished
+
+
+def published_rows() -> list[Row]:
+    """The published models that stand beside ours (``tasks.PUBLISHED``)."""
+    rows = []
+    for published in PUBLISHED:
+        values = {task: list(metrics.values()) for task, metrics in published_values(published).items()}
+        notes = [f"published: {published.source}"]
+        recomputed = superb_score(published_values(published), "paper").total
+        if published.table1_score is not None and abs(recomputed - published.table1_score) > 0.01:
+            notes.append(f"printed with {published.table1_score:.2f} on the paper's scale, which its own metrics do not give")
+        rows.append(_unchecked_row(published.model, values, "published", notes, published.params_millions))
+    return rows
+
+
+def given_rows(path: Path) -> list[Row]:
+    """The models of a hand-written file (see ``given``)."""
+    rows = []
+    for model in read_given(path):
+        notes = [f"given in {path.name}" + (f": {model.source}" if model.source else "")]
+        rows.append(_unchecked_row(model.model, model.metrics, "given", notes, model.params_millions))
+    return rows
+
+
+def _unchecked_row(
+    name: str, metrics: dict[str, list[Value]], kind: Kind, notes: list[str], params_millions: float | None
+) -> Row:
+    results = [
+        Result(
+            task=task, split=TASKS[task].test_split, num_utterances=0, metrics=metrics[task], printed_by_s3prl=[],
+            protocol=kind, upstream=Upstream(name=name),
+        )
+        for task in TASKS if task in metrics
+    ]  # fmt: skip
+    return Row(
+        name=name, sha256=None, results={result.task: result for result in results}, scores=_scores(results),
+        notes=notes, kind=kind, params_millions=params_millions,
+    )  # fmt: skip
 
 
 def _row(name: str, results: list[Result]) -> Row:
@@ -50,14 +97,20 @@ def _row(name: str, results: list[Result]) -> Row:
             f"{name}: one row must be one model, but its results are of {len(models)} ({listing}). Run the "
             "others again with this model, or under another name (-n)."
         )
-    values = {result.task: result.values() for result in results}
+    sizes = [result.upstream.num_parameters for result in results if result.upstream.num_parameters]
     return Row(
         name=name,
         sha256=next(iter(models), None),
         results={result.task: result for result in results},
-        scores={scale: superb_score(values, scale) for scale in SCALES},
+        scores=_scores(results),
         notes=_notes(results),
+        params_millions=sizes[0] / 1e6 if sizes else None,
     )
+
+
+def _scores(results: list[Result]) -> dict[str, Score]:
+    values = {result.task: result.values() for result in results}
+    return {scale: superb_score(values, scale) for scale in SCALES}
 
 
 def _notes(results: list[Result]) -> list[str]:
@@ -71,7 +124,7 @@ def _notes(results: list[Result]) -> list[str]:
 
 
 def as_text(rows: list[Row], unfinished: list[Path]) -> str:
-    """The table for a screen: what holds of every row is said once, above them."""
+    """The table for a screen, in detail: what holds of every row is said once, above them."""
     shared = [note for note in rows[0].notes if all(note in row.notes for row in rows)] if len(rows) > 1 else []
     lines = [f"! every row: {note}" for note in shared]
     if rows:
@@ -82,8 +135,13 @@ def as_text(rows: list[Row], unfinished: list[Path]) -> str:
         for task, result in row.results.items():
             lines += [_metric_line(task, value) for value in result.metrics]
         lines += _score_lines(row)
-    lines += [f"unfinished, not counted: {folder}" for folder in unfinished]
+    lines += unfinished_lines(unfinished)
     return "\n".join(lines)
+
+
+def unfinished_lines(unfinished: list[Path]) -> list[str]:
+    """What stands below a table."""
+    return [f"unfinished, not counted: {folder}" for folder in unfinished]
 
 
 def _metric_line(task: str, value: Value) -> str:
@@ -122,7 +180,9 @@ def as_data(rows: list[Row], unfinished: list[Path]) -> dict[str, Any]:
         "rows": [
             {
                 "name": row.name,
+                "kind": row.kind,
                 "sha256": row.sha256,
+                "params_millions": row.params_millions,
                 "notes": row.notes,
                 "protocols": {task: result.protocol for task, result in row.results.items()},
                 "metrics": {
@@ -157,14 +217,17 @@ def as_csv(rows: list[Row]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     scores = [f"score_{scale}" for scale in SCALES]
-    writer.writerow(["upstream", "sha256", *(f"{task}_{metric}" for task, metric in columns), *scores, "missing", "notes"])
+    names = [f"{task}_{metric}" for task, metric in columns]
+    writer.writerow(["upstream", "sha256", *names, *scores, "missing", "notes", "kind", "params_millions", "not_official"])
     for row in rows:
         values = [row.results[task].values().get(metric) if task in row.results else None for task, metric in columns]
         writer.writerow(
             [row.name, row.sha256 or ""]
             + ["" if value is None else f"{value.percent:.6g}" for value in values]
             + ["" if (total := row.scores[scale].total) is None else f"{total:.2f}" for scale in SCALES]
-            + [" ".join(row.scores["leaderboard"].missing), "; ".join(row.notes)]
+            + [" ".join(row.scores["leaderboard"].missing), "; ".join(row.notes), row.kind]
+            + ["" if row.params_millions is None else f"{row.params_millions:.6g}"]
+            + [" ".join(task for task, result in row.results.items() if result.protocol not in ("official", row.kind))]
         )
     return text.getvalue()
 
@@ -173,10 +236,7 @@ def write_table(root: Path, rows: list[Row], unfinished: list[Path]) -> list[Pat
     """Write ``superb_score.json`` and ``superb_score.csv`` into a folder and return their paths."""
     paths = [root / "superb_score.json", root / "superb_score.csv"]
     write_json(paths[0], as_data(rows, unfinished))
-    try:
-        paths[1].write_text(as_csv(rows), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{paths[1]}: cannot be written ({error}).") from error
+    write_text(paths[1], as_csv(rows))
     return paths
 
 

@@ -5,6 +5,8 @@ import pytest
 from s3prl_pruned.config import UserError
 from s3prl_pruned.superb.collect import UNKNOWN_PROTOCOL, finished_runs
 from s3prl_pruned.superb.foreign import References
+from s3prl_pruned.superb.results import Result, Upstream, write_result
+from s3prl_pruned.superb.tasks import Value
 from tests.superb.s3prl_runs import classify, evaluate_again, log_records, recognise, started, transcribe, verify
 from tests.superb.test_metrics_der import sd_run
 from tests.superb.test_metrics_mtwv import write_stdlist, write_truth
@@ -264,3 +266,23 @@ def test_the_folders_below_a_run_are_not_runs_of_their_own(tmp_path):
     classify("speech_commands", folder / "older", [(10, 0.8, 0.2)])
     for root in (tmp_path, tmp_path / "mine", folder):
         assert values(read(root)) == {"acc": (0.6, "fraction")}
+
+
+def test_a_result_that_contradicts_what_s3prl_printed_is_refused(tmp_path):
+    def result(**changes):
+        given = dict(
+            task="asr", split="test-clean", num_utterances=1, metrics=[Value(name="wer", value=50.0, unit="percent")],
+            printed_by_s3prl=[Value(name="uer", value=20.0, unit="percent"), Value(name="wer", value=0.5, unit="fraction")],
+            protocol="official", upstream=Upstream(name="x", sha256="ab" * 32),
+        )  # fmt: skip
+        write_result(tmp_path / "x" / "asr" / "result.json", Result(**{**given, **changes}))
+
+    (tmp_path / "x" / "asr").mkdir(parents=True)
+    result()
+    assert finished_runs(tmp_path)[0]["x"][0].metrics[0].value == 50
+    result(printed_by_s3prl=[Value(name="wer", value=40.0, unit="percent")])
+    with pytest.raises(UserError, match="result.json: wer is 50 percent, but s3prl printed 40 percent"):
+        finished_runs(tmp_path)
+    result(metrics=[Value(name="cer", value=40.0, unit="percent")])
+    with pytest.raises(UserError, match="metrics must hold wer, but hold cer"):
+        finished_runs(tmp_path)

@@ -1,5 +1,11 @@
 """MTWV, against cases worked by hand and a literal reading of the definition."""
 
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -139,6 +145,25 @@ def test_damaged_files_are_refused_by_name(tmp_path):
     (truth / "x.rttm").unlink()
     with pytest.raises(UserError, match=r"must hold one \*.rttm, but holds 0"):
         score_stdlist(stdlist, truth)
+
+
+@pytest.mark.skipif("QUESST14_SCORING" not in os.environ, reason="QUESST14_SCORING must name the kit's folder, with its *.jar")
+def test_it_is_what_the_official_scorer_says(tmp_path):
+    (jar,) = Path(os.environ["QUESST14_SCORING"]).glob("MediaEvalQUESST*.jar")
+    rng = np.random.default_rng(0)
+    queries, utterances = ([f"{letter}{i}" for i in range(count)] for letter, count in (("q", 20), ("u", 300)))
+    occurrences = [(q, u) for q in queries[1:] for u in utterances if rng.random() < 0.02]
+    truth = write_truth(tmp_path / "truth", occurrences, queries, utterances)
+    trials = {
+        q: {u: round(rng.normal(), 2) + 4 * ((q, u) in occurrences) for u in utterances[::2]} for q in queries[:10]
+    }  # s3prl searches a part of both
+    stdlist = write_stdlist(tmp_path / "benchmark.stdlist.xml", trials)
+    files = [stdlist, *(next(truth.glob(pattern)) for pattern in ("*.rttm", "*.ecf.xml", "*.tlist.xml"))]
+    command = [shutil.which("java"), "-jar", jar.resolve(), *files, "0.0741289", "-10"]
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    official, threshold = map(float, re.search(r"maxTWV: (\S+)\s+Threshold: (\S+)", said).groups())
+    best = score_stdlist(stdlist, truth)
+    assert 0 < official < 0.5 and (best.mtwv, best.threshold) == pytest.approx((official, threshold), abs=1e-5)
 
 
 def test_the_layer_is_the_best_on_dev():

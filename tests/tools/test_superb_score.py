@@ -3,6 +3,9 @@
 import csv
 import dataclasses
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -142,3 +145,106 @@ def test_nothing_to_do_says_what_to_give(capsys):
     with pytest.raises(SystemExit) as stop:
         main([])
     assert stop.value.code == 2 and "give the folder of results" in capsys.readouterr().err
+
+
+HAND = """
+- model: by hand
+  params_millions: 30
+  asr: {wer: {value: 10, unit: percent}}
+  ks: {acc: {value: 0.965, unit: fraction}}
+"""
+
+
+def hand(tmp_path, text=HAND):
+    path = tmp_path / "hand.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_published_models_stand_side_by_side_with_ours_and_are_marked(tmp_path, capsys):
+    for task in WANG:
+        write(tmp_path, task)
+    main([str(tmp_path), "--published", str(hand(tmp_path))])
+    lines = capsys.readouterr().out.splitlines()
+    (ours,) = (line for line in lines if line.startswith("wavlm_pruned "))
+    (theirs,) = (line for line in lines if line.startswith("Wang 2023, proposed (p) "))
+    assert ours.split()[2:] == theirs.split()[5:]  # the same numbers: the metrics, and 769.6 863.6
+    assert ours.split()[-2:] == ["769.6", "863.6"]
+    (given,) = (line for line in lines if line.startswith("by hand (g) "))
+    assert given.split()[3:6] == ["30.00", "-", "10.00"] and given.split()[-2:] == ["-", "-"]
+    assert "by hand: no score, missing pr qbe sid sv sd ic sf er" in lines
+    assert any(line.startswith("Wang 2023, w/o FAHP: printed with 721.79") for line in lines)
+    assert not (tmp_path / "superb_score.json").exists()  # to the screen only
+
+
+def test_settings_that_are_not_official_are_marked_at_the_number(tmp_path, capsys):
+    write(tmp_path, "asr", protocol="shortened")
+    write(tmp_path, "ks")
+    folder = tmp_path / "wavlm_pruned" / "ic"
+    folder.mkdir()
+    (folder / "log.log").write_text("dev at step 5: 0.5\nNew best on dev at step 5: 0.5\ntest at step 5: 0.25\n")
+    for name in ("table", "markdown"):
+        main([str(tmp_path), "--format", name])
+        shown = capsys.readouterr().out
+        star = "*" if name == "table" else r"\*"
+        assert f"10.61{star} " in shown and "96.57 " in shown and "25.00? " in shown
+        assert "asr: shortened protocol, not comparable with SUPERB's numbers" in shown
+
+
+def test_markdown_is_a_table_of_equal_rows(tmp_path, capsys):
+    write(tmp_path, "asr", name="a|b")
+    main([str(tmp_path), "--published", "--format", "markdown"])
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert rows[1].split() == ["|", "---", *["|", "---:"] * 13, "|"]
+    assert len(rows) == 2 + 1 + 12 and rows[2].startswith(r"| a\|b | - | - | 10.61 |")
+    assert {row.replace(r"\|", "").count("|") for row in rows} == {15}
+
+
+def test_csv_and_json_go_to_the_screen_whole(tmp_path, capsys):
+    write(tmp_path, "asr", protocol="shortened", upstream=Upstream(name="x", sha256="ab" * 32, num_parameters=26_570_000))
+    main([str(tmp_path), "--published", "--format", "csv"])
+    lines = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert len(lines) == 13 and [line["kind"] for line in lines].count("published") == 12
+    assert lines[0]["asr_wer"] == "10.61" and lines[0]["params_millions"] == "26.57" and lines[0]["not_official"] == "asr"
+    assert lines[-1]["not_official"] == ""
+    main([str(tmp_path), "--published", "--format", "json"])
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert rows[0]["params_millions"] == 26.57 and rows[0]["kind"] == "measured"
+    (proposed,) = (row for row in rows if row["name"] == "Wang 2023, proposed")
+    assert proposed["scores"]["paper"]["score"] == pytest.approx(769.62, abs=0.01) and proposed["kind"] == "published"
+
+
+def test_several_folders_stand_in_one_table_but_a_name_only_once(tmp_path, capsys):
+    write(tmp_path / "first", "asr")
+    write(tmp_path / "second", "asr", name="other")
+    main([str(tmp_path / "first"), str(tmp_path / "second")])
+    shown = capsys.readouterr().out
+    assert "wavlm_pruned" in shown and "other" in shown
+    write(tmp_path / "second", "asr")
+    with pytest.raises(UserError, match="second: a second row wavlm_pruned, beside the one of .*first. Rename one"):
+        main([str(tmp_path / "first"), str(tmp_path / "second")])
+
+
+def test_a_reference_scores_what_s3prl_left_unscored(tmp_path, capsys):
+    from tests.superb.test_metrics_der import sd_run
+
+    sd_run(tmp_path / "hubert" / "sd", {"r": [[0.9, 0.1]] * 100})
+    (tmp_path / "rttm").write_text("SPEAKER r 1 0.0 2.5 <NA> <NA> a <NA> <NA>\n")
+    main([str(tmp_path), "--rttm", str(tmp_path / "rttm")])
+    assert "der                 20.00" in capsys.readouterr().out
+
+
+def test_the_command_ends_with_one_line_and_2_on_bad_input(tmp_path):
+    write(tmp_path, "asr")
+    path = tmp_path / "wavlm_pruned" / "asr" / RESULT_FILE
+    for text, message in (
+        (path.read_text()[:200], "is not complete JSON"),
+        (path.read_text().replace('"percent"', '"permille"'), "must be one of percent, fraction"),
+        (path.read_text().replace("10.61", "NaN"), "must be a finite number"),
+        (path.read_text().replace('"asr"', '"ars"'), "Did you mean `asr`"),
+    ):
+        path.write_text(text)
+        tool = Path(__file__).parents[2] / "tools" / "superb_score.py"
+        done = subprocess.run([sys.executable, tool, tmp_path], capture_output=True, text=True)
+        assert done.returncode == 2 and done.stdout == "" and message in done.stderr
+        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
