@@ -85,7 +85,7 @@ def markdown(data: dict) -> str:
             cells.append(_ratio(row) if row else "-")
         table.append(cells)
     lines = ["| " + " | ".join(row) + " |" for row in table]
-    text = f"Speed-up over {data['baseline']}, pair by pair: {headline(data)}."
+    text = f"Speed-up over {data['baseline']}, pair by pair. {headline(data)}."
     return "\n".join([text, "", *lines, *("\n" + note for note in [*data.get("notes", []), *noise(data)]), ""])
 
 
