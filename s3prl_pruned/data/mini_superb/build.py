@@ -15,7 +15,9 @@ from s3prl_pruned.checkpoint import write_text
 from s3prl_pruned.config import UserError
 from s3prl_pruned.data.mini_superb.fluent import write_fluent
 from s3prl_pruned.data.mini_superb.iemocap import write_iemocap
+from s3prl_pruned.data.mini_superb.libri2mix import write_libri2mix, write_wav_scp
 from s3prl_pruned.data.mini_superb.librispeech import write_librispeech
+from s3prl_pruned.data.mini_superb.quesst import write_quesst
 from s3prl_pruned.data.mini_superb.snips import write_snips
 from s3prl_pruned.data.mini_superb.sources import Sources
 from s3prl_pruned.data.mini_superb.speech_commands import write_speech_commands
@@ -31,6 +33,8 @@ CORPORA: dict[str, tuple[tuple[str, ...], Callable[..., Record]]] = {
     "fluent_speech_commands_dataset": (("ic",), write_fluent),
     "IEMOCAP": (("er",), write_iemocap),
     "SNIPS": (("sf",), write_snips),
+    "quesst14Database": (("qbe",), write_quesst),
+    "Libri2Mix": (("sd",), write_libri2mix),
 }
 """Name in the manifest: its tasks and what writes it, in the order of making."""
 
@@ -84,6 +88,8 @@ def make_mini_superb(
         record = make_corpus(root, name, lambda writer: write(writer, sources, tiny=tiny), variant=variant)
         same = _same_as_reference(name, record)
         progress(f"[{number}/{len(wanted)}] {name} ({', '.join(serves)}): {_minutes(record):.1f} min, {_SAMENESS[same]}")
+    if (root / "Libri2Mix").is_dir():
+        write_wav_scp(root)
     records = {name: _read(root, name) for name in CORPORA if (root / "manifest" / f"{name}.json").is_file()}
     write_text(root / "README.md", _readme(records, variant))
     write_text(root / "paths.yaml", yaml.safe_dump({t: p for t, p in PATHS.items() if (root / p).is_dir()}, sort_keys=False))
