@@ -178,7 +178,8 @@ def _transcripts(folder: Path, task: Task) -> Found:
     paths = [folder / f"{stem}-{kind}.ark" for kind in ("hyp", "ref")]
     if not any(path.is_file() for path in paths):
         if len(printed) < len(names):
-            raise Unfinished(f"neither {stem}-hyp.ark nor a captured log with `{task.test_split} {names[0]}: `; evaluate it on test.")
+            line = f"{task.test_split} {names[0]}: "
+            raise Unfinished(f"neither {stem}-hyp.ark nor a captured log with `{line}`; evaluate it on test.")
         values = [Value(name=name, value=printed[name], unit=unit) for name in names]
         return Found(metrics=values, num_utterances=0, note="as s3prl printed it")
     hypotheses, references = read_ark_pair(*paths)
@@ -247,7 +248,9 @@ def _diarization(folder: Path, references: References) -> Found:
     if rttm is None and (test := read_settings(folder).expert("loaderrc", "test_dir")):
         rttm = Path(str(test)) / "rttm"
     if not any(folder.glob("scoring/predictions/*.h5")):
-        raise Unfinished("scoring/ holds neither dscore's results nor predictions; evaluate it on test (what it prints is another DER).")
+        raise Unfinished(
+            "scoring/ holds neither dscore's results nor predictions; evaluate it on test (what it prints is another DER)."
+        )
     if rttm is None or (references.diarization is None and not rttm.is_file()):
         raise Unfinished("scoring/ holds predictions without dscore's results; give the test set's rttm (--rttm) to score them.")
     found = der.score_run(folder, rttm)

@@ -97,7 +97,7 @@ def _newest_yaml(folder: Path, pattern: str) -> dict[str, Any]:
     for path in sorted(folder.glob(pattern), reverse=True):  # named by date
         try:
             data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, OSError, UnicodeDecodeError):
+        except (yaml.YAMLError, OSError, ValueError, RecursionError):
             continue  # somebody else's file, or one that holds Python objects
         if isinstance(data, dict):
             return data

@@ -25,7 +25,8 @@ def main(argv: list[str] | None = None) -> None:
     """Print the table and write it as JSON and CSV.
 
     Raises:
-        UserError: on results that are missing, half-written, impossible, contradicting, given twice, or of several models in one row.
+        UserError: on results that are missing, half-written, impossible, contradicting, given twice, or of several
+            models in one row.
     """
     parser = _parser()
     options = parser.parse_intermixed_args(argv)

@@ -99,7 +99,8 @@ def _panel(axes: Axes, scale: Scale, points: list[Point]) -> None:
     for kind, (colour, marker, size, label) in _LOOKS.items():
         drawn = [point for point in points if point.kind == kind]
         if drawn:
-            axes.plot([p.params_millions for p in drawn], [p.score for p in drawn], marker, color=colour, markersize=size, label=label)
+            sizes, scores = zip(*((point.params_millions, point.score) for point in drawn))
+            axes.plot(sizes, scores, marker, color=colour, markersize=size, label=label)
     axes.set(xlabel="parameters (millions)", ylabel="SUPERB score", title=f"{scale} scale")
     low, high = min(p.score for p in points), max(p.score for p in points)
     room = max(high - low, 50)

@@ -19,10 +19,10 @@ def as_wide_text(rows: list[Row], unfinished: list[Path]) -> str:
     """Aligned columns."""
     cells = [_header(), *(_cells(row) for row in rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-    lines = [
-        "  ".join(cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in enumerate(zip(line, widths))).rstrip()
-        for line in cells
-    ]
+    lines = []
+    for name, *numbers in cells:
+        aligned = [name.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(numbers, widths[1:]))]
+        lines.append("  ".join(aligned).rstrip())
     return "\n".join([*lines, "", LEGEND, *_footnotes(rows), *unfinished_lines(unfinished)])
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from s3prl_pruned.checkpoint import write_text
 from s3prl_pruned.config import UserError
 from s3prl_pruned.superb.collect import UNKNOWN_PROTOCOL, finished_runs
 from s3prl_pruned.superb.foreign import References
@@ -236,7 +236,13 @@ def write_table(root: Path, rows: list[Row], unfinished: list[Path]) -> list[Pat
     """Write ``superb_score.json`` and ``superb_score.csv`` into a folder and return their paths."""
     paths = [root / "superb_score.json", root / "superb_score.csv"]
     write_json(paths[0], as_data(rows, unfinished))
-    write_text(paths[1], as_csv(rows))
+    temporary = root / f".{paths[1].name}.{os.getpid()}"
+    try:
+        temporary.write_text(as_csv(rows), encoding="utf-8")
+        os.replace(temporary, paths[1])
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{paths[1]}: cannot be written ({error}).") from error
     return paths
 
 

@@ -234,17 +234,20 @@ def test_a_reference_scores_what_s3prl_left_unscored(tmp_path, capsys):
     assert "der                 20.00" in capsys.readouterr().out
 
 
-def test_the_command_ends_with_one_line_and_2_on_bad_input(tmp_path):
+def test_bad_results_are_one_clear_error_and_the_command_ends_with_2(tmp_path):
     write(tmp_path, "asr")
     path = tmp_path / "wavlm_pruned" / "asr" / RESULT_FILE
+    good = path.read_text()
     for text, message in (
-        (path.read_text()[:200], "is not complete JSON"),
-        (path.read_text().replace('"percent"', '"permille"'), "must be one of percent, fraction"),
-        (path.read_text().replace("10.61", "NaN"), "must be a finite number"),
-        (path.read_text().replace('"asr"', '"ars"'), "Did you mean `asr`"),
+        (good[:200], "is not complete JSON"),
+        (good.replace('"percent"', '"permille"'), "must be one of percent, fraction"),
+        (good.replace("10.61", "NaN"), "must be a finite number"),
+        (good.replace('"asr"', '"ars"'), "Did you mean `asr`"),
     ):
         path.write_text(text)
-        tool = Path(__file__).parents[2] / "tools" / "superb_score.py"
-        done = subprocess.run([sys.executable, tool, tmp_path], capture_output=True, text=True)
-        assert done.returncode == 2 and done.stdout == "" and message in done.stderr
-        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+        with pytest.raises(UserError, match=message):
+            main([str(tmp_path)])
+    tool = Path(__file__).parents[2] / "tools" / "superb_score.py"
+    done = subprocess.run([sys.executable, tool, tmp_path], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == "" and not (tmp_path / "superb_score.json").exists()
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and "Did you mean `asr`" in done.stderr

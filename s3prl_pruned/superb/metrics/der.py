@@ -2,7 +2,8 @@
 
 The benchmark's recipe (s3prl's ``diarization/score.sh`` and ``make_rttm.py``) has three parts, all done here:
 
-1. posteriors above a threshold (0.3, 0.4, 0.5, 0.6, 0.7) are speech of that speaker, smoothed by a median filter (1 or 11 frames);
+1. posteriors above a threshold (0.3, 0.4, 0.5, 0.6, 0.7) are speech of that speaker, smoothed by a median filter
+   (1 or 11 frames);
 2. they are written as turns in hundredths of a second;
 3. dscore scores them: collar 0, overlapped speech included, the whole recording, all recordings pooled by time.
 
@@ -10,8 +11,9 @@ The lowest of the ten is reported. dscore calls NIST's md-eval-22.pl, a Perl pro
 
     DER = (missed + false alarm + confused speaker time) / speaker time in the reference
 
-under the one-to-one assignment of speakers that agrees longest. It is the definition of pyannote.metrics and spyder too; this one needs
-neither of them nor a compiler, and the tests compare it with spyder where that is installed.
+under the one-to-one assignment of speakers that agrees longest. It is the definition of pyannote.metrics and spyder too; this
+needs neither of them nor a compiler, and the tests compare it with spyder where that is installed. On random turns it was
+seen to print what md-eval-22.pl prints, for all ten settings.
 """
 
 from __future__ import annotations
@@ -23,7 +25,6 @@ from pathlib import Path
 from typing import Iterable, Mapping
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from s3prl_pruned.config import UserError
 
@@ -158,6 +159,8 @@ def diarization_error(reference: Iterable[Turn], hypothesis: Iterable[Turn]) -> 
     Args:
         reference, hypothesis: turns. One speaker's turns may overlap or touch: together they are one.
     """
+    from scipy.optimize import linear_sum_assignment  # here, since a second of importing is long for a score table
+
     reference, hypothesis = list(reference), list(hypothesis)
     times = np.unique([time for _, *ends in (*reference, *hypothesis) for time in ends])
     if len(times) < 2:
