@@ -9,13 +9,13 @@ from torch import nn
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.export.formats import relative_difference
-from s3prl_pruned.export.int8 import Int8Linear, quantize_int8
+from s3prl_pruned.export.int8 import Int8Convolution, Int8Linear, quantize_int8
 from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_base
 from s3prl_pruned.models.families import wavlm_embedded
 from s3prl_pruned.measure.timing.shapes import conc
 
-WHOLE_MODEL_ERROR = 0.05
-"""Of `wavlm_embedded`'s shape with the random weights below, over all hidden states: 0.041 dense, 0.035 cut. Trained weights differ."""
+WHOLE_MODEL_ERROR = 0.06
+"""Of `wavlm_embedded`'s shape with the random weights below, over all hidden states: 0.051 dense, 0.045 cut. Trained weights differ."""
 
 
 def hand_quantised(linear, x):
@@ -32,7 +32,7 @@ def hand_quantised(linear, x):
 def test_a_linear_map_follows_its_rule():
     torch.manual_seed(0)
     linear, x = nn.Linear(37, 21), torch.randn(9, 37)
-    found = Int8Linear(linear)(x)
+    found = Int8Linear(linear.weight, linear.bias)(x)
     expected = hand_quantised(linear, x)
     assert (found - expected).abs().max() < 1e-5
     with torch.no_grad():
@@ -47,7 +47,7 @@ def test_a_linear_map_is_within_the_rounding_of_its_two_scales(shape):
     rows, features, outputs = shape
     torch.manual_seed(0)
     linear, x = nn.Linear(features, outputs), torch.randn(2, rows, features)
-    found, exact = Int8Linear(linear)(x), linear(x)
+    found, exact = Int8Linear(linear.weight, linear.bias)(x), linear(x)
     assert found.shape == exact.shape
     a = x.abs().amax(-1, keepdim=True) / 127
     b = linear.weight.abs().amax(-1) / 127
@@ -58,7 +58,22 @@ def test_a_linear_map_is_within_the_rounding_of_its_two_scales(shape):
 
 def test_a_row_of_zeros_gives_the_bias():
     linear = nn.Linear(40, 30)
-    assert torch.equal(Int8Linear(linear)(torch.zeros(2, 40)), linear.bias.detach().expand(2, 30))
+    assert torch.equal(Int8Linear(linear.weight, linear.bias)(torch.zeros(2, 40)), linear.bias.detach().expand(2, 30))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kernel, stride", [(3, 2), (2, 2), (5, 1)])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_convolution_is_its_linear_map_over_windows(kernel, stride, bias):
+    torch.manual_seed(0)
+    conv, x = nn.Conv1d(32, 48, kernel, stride=stride, bias=bias), torch.randn(50, 32)
+    exact = conv(x.T)[0:].T  # (windows, C_out)
+    found = Int8Convolution(conv)(x)
+    assert found.shape == exact.shape
+    assert 0 < (found - exact).norm() / exact.norm() < 0.02
+    x[20] *= 1000  # windows without the loud frame keep their own scale
+    quiet = slice(0, (20 - kernel) // stride)
+    assert (Int8Convolution(conv)(x)[quiet] - exact[quiet]).norm() / exact[quiet].norm() < 0.02
 
 
 @torch.no_grad()
@@ -76,6 +91,7 @@ def test_a_whole_encoder_stays_near_its_fp32_self(structure):
     assert relative_difference(worse(wavs, lengths).hidden_states, expected) > WHOLE_MODEL_ERROR
 
 
+@torch.no_grad()
 def test_ragged_heads_and_empty_sublayers_are_quantised_too():
     config = tiny_base(embed_dim=64, ffn_dim=96)
     for seed in range(4):
@@ -93,6 +109,12 @@ def test_the_source_is_left_as_it_is_and_nothing_warns():
     assert any(isinstance(m, Int8Linear) for m in small.modules())
     assert not any(isinstance(m, Int8Linear) for m in encoder.modules())
     assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
+
+
+def test_training_with_it_is_refused():
+    small = quantize_int8(random_encoder(tiny_base(), seed=0))
+    with pytest.raises(UserError, match="inference"):
+        small(torch.randn(1, 2000))  # gradients are on
 
 
 def test_what_cannot_be_quantised_is_refused():
