@@ -76,6 +76,24 @@ def test_two_processes_keep_and_export_what_one_does(two_processes, accumulating
         torch.testing.assert_close(value, weights[name], rtol=0, atol=1e-4, msg=name)
 
 
+@pytest.mark.slow
+def test_two_nodes_that_meet_at_a_rendezvous_compute_what_one_process_does(recipe, accumulating):
+    """Two agents of torchrun, as on two machines, with the usual options; here both are this machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = f"127.0.0.1:{free.getsockname()[1]}"
+    folder = recipe.root / "two-nodes"
+    options = ["--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d", "--rdzv_id=test", f"--rdzv_endpoint={meeting}"]
+    line = [sys.executable, "-m", "torch.distributed.run", *options, str(ROOT / "run_pretrain.py")]
+    line += recipe.arguments(folder, "-o", SAME)
+    nodes = [subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, env=ENVIRONMENT) for _ in range(2)]
+    said = [node.communicate(timeout=300)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], said
+    assert sum(text.count("2 processes, 1 micro-batches each per step") for text in said) == 1, "one process speaks"
+    for ours, reference in zip(log_without_machine(folder), log_without_machine(accumulating), strict=True):
+        assert ours == pytest.approx(reference, rel=1e-5, abs=1e-12), ours["step"]
+
+
 def test_the_comparison_sees_a_process_that_is_left_out(recipe, accumulating, tmp_path):
     alone = recipe.train(tmp_path / "alone", "-o", SAME)  # half the global batch
     differences = [abs(a - b) / b for a, b in zip(losses(alone), losses(accumulating), strict=True)]
