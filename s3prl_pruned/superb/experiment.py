@@ -16,6 +16,7 @@ from s3prl_pruned.superb import settings
 from s3prl_pruned.superb.checkpoints import load_checkpoint, newest_checkpoint
 from s3prl_pruned.superb.drivers import Driver, driver_of
 from s3prl_pruned.superb.options import OURS, make_parser
+from s3prl_pruned.superb.paths import Paths, corpus_of, read_paths, s3prl_checkout
 from s3prl_pruned.superb.results import SplitRead
 from s3prl_pruned.superb.tasks import Task, find_task
 
@@ -54,20 +55,24 @@ def make_experiment(options: argparse.Namespace) -> Experiment:
     Raises:
         UserError: on anything that would stop the run later, or change its result silently.
     """
-    args, config = _from_checkpoint(options) if options.past_exp else _from_command_line(options)
+    paths = read_paths(options.paths)
+    args, config = _from_checkpoint(options) if options.past_exp else _from_command_line(options, paths)
     task = _task(args, config)
     driver = driver_of(task)
+    if args.mode == "inference" and not driver.transcribes:
+        raise UserError(f"-m inference: s3prl's {task.name} has none. Give -m evaluate.")
     if options.override:
-        args, config = settings.override(args, config, options.override)
+        accepted = [f"downstream_expert.{path}" for path in (*task.corpus_keys, *driver.optional_settings)]
+        args, config = settings.override(args, config, options.override, accepted=accepted)
     config = settings.numbers(config)
     args.declared_protocol = config.pop("protocol", None) or getattr(args, "declared_protocol", "custom")
     settings.check(config, trains=driver.trains)
     driver.check(config)
-    corpus, embedded = _corpus(options, config)
+    corpus, embedded = _corpus(options, paths, task, config)
     args.downstream, args.superb_task = task.downstream, task.name
     args.evaluate_split = args.evaluate_split or task.test_split
     args.expdir = args.expdir or str(Path("results") / (args.expname or args.upstream) / task.name)
-    splits = driver.prepare(args, config, corpus=corpus, s3prl_root=None)
+    splits = driver.prepare(args, config, corpus=corpus, s3prl_root=s3prl_checkout(options.s3prl_root, paths))
     protocol, note = _protocol(driver, args, config, splits)
     return Experiment(
         task=task,
@@ -84,7 +89,7 @@ def make_experiment(options: argparse.Namespace) -> Experiment:
     )
 
 
-def _from_command_line(options: argparse.Namespace) -> tuple[argparse.Namespace, dict[str, Any]]:
+def _from_command_line(options: argparse.Namespace, paths: Paths) -> tuple[argparse.Namespace, dict[str, Any]]:
     for letter, name in (("-u", "upstream"), ("-d", "downstream")):
         if getattr(options, name) is None:
             raise UserError(f"{letter} is missing. Type `python run_downstream.py -u wavlm_pruned -d asr`, or -h.")
@@ -92,7 +97,9 @@ def _from_command_line(options: argparse.Namespace) -> tuple[argparse.Namespace,
     driver_of(task)  # a task that cannot be run has no settings
     args = _s3prl_arguments(options)
     if args.config is None:
-        args.config = str(SETTINGS / (f"{task.name}.yaml" if options.corpus else f"embedded_{task.name}.yaml"))
+        embedded = SETTINGS / f"embedded_{task.name}.yaml"
+        named = corpus_of(task, options.corpus, paths) or _named_by_override(options, task)
+        args.config = str(SETTINGS / f"{task.name}.yaml" if named or not embedded.is_file() else embedded)
     return args, load_yaml(args.config)
 
 
@@ -123,16 +130,34 @@ def _s3prl_arguments(options: argparse.Namespace) -> argparse.Namespace:
     return argparse.Namespace(**{key: value for key, value in vars(options).items() if key not in OURS})
 
 
-def _corpus(options: argparse.Namespace, config: dict[str, Any]) -> tuple[Path, bool]:
-    """--corpus, else what the settings name, else the embedded one with the settings made for it."""
-    named = options.corpus or settings.get(config, "downstream_expert.datarc.libri_root")
+def _corpus(
+    options: argparse.Namespace, paths: Paths, task: Task, config: dict[str, Any]
+) -> tuple[Path, bool]:
+    """Where the corpus is, and whether it is the embedded one.
+
+    In this order: ``--corpus``; ``-o``; where the checkpoint of ``-e`` found it, if it is still there; environment and
+    ``paths.yaml``; what the settings name; the embedded corpus, with the settings made for it.
+    """
+    key = f"downstream_expert.{task.corpus_keys[0]}"
+    in_settings = settings.get(config, key)
+    if not options.corpus and in_settings:
+        if _named_by_override(options, task) or (options.past_exp and Path(in_settings).exists()):
+            return Path(in_settings), False
+    named = corpus_of(task, options.corpus, paths) or in_settings
     if named:
         return Path(named), False
-    if options.config:
-        raise UserError(f"{options.config}: names no corpus (downstream_expert.datarc.libri_root). Give --corpus DIR.")
-    from s3prl_pruned.data.corpus import embedded_corpus
+    if not options.config and (SETTINGS / f"embedded_{task.name}.yaml").is_file():
+        from s3prl_pruned.data.corpus import embedded_corpus
 
-    return embedded_corpus(), True
+        return embedded_corpus(), True
+    raise UserError(
+        f"-d {task.name} ({task.title}) needs the corpus {task.corpus}, to be had at {task.corpus_source}. Give its folder "
+        f"by --corpus DIR, `{task.name}: DIR` in paths.yaml, S3PRL_PRUNED_{task.name.upper()}_CORPUS, or -o config.{key}."
+    )
+
+
+def _named_by_override(options: argparse.Namespace, task: Task) -> bool:
+    return f"config.downstream_expert.{task.corpus_keys[0]}" in (options.override or "")
 
 
 def _protocol(

@@ -24,7 +24,7 @@ from typing import Any, Iterator, TextIO
 import yaml
 
 from s3prl_pruned import __version__, compat
-from s3prl_pruned.compat import audio
+from s3prl_pruned.compat import audio, experts
 from s3prl_pruned.config import UserError
 from s3prl_pruned.data.waveforms import SAMPLE_RATE
 from s3prl_pruned.superb.experiment import Experiment
@@ -73,6 +73,7 @@ def prepare(options: argparse.Namespace) -> None:
 
 def save_settings(experiment: Experiment) -> None:
     """Write s3prl's ``args_<time>.yaml`` and ``config_<time>.yaml``, as it does itself."""
+    experiment.folder.mkdir(parents=True, exist_ok=True)
     tag = datetime.now().strftime("%Y-%m-%d-%H-%M-%S")
     for name, data in (("args", vars(experiment.args)), ("config", experiment.config)):
         path = experiment.folder / f"{name}_{tag}.yaml"
@@ -146,6 +147,7 @@ def _make_runner(experiment: Experiment, mode: str, checkpoint: Path | None) -> 
 
     args = argparse.Namespace(**vars(experiment.args))
     args.mode, args.init_ckpt = mode, None if checkpoint is None else str(checkpoint)
+    experts.import_expert(args.downstream)
     experiment.driver.adapt(experiment)
     for seed in (random.seed, numpy.random.seed, torch.manual_seed):
         seed(args.seed)

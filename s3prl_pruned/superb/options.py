@@ -11,6 +11,7 @@ The embedded speech and a shortened protocol (no -c, no --corpus):
   python run_downstream.py -u wavlm_pruned -d asr
 The benchmark's own recipe:
   python run_downstream.py -u wavlm_pruned -d asr --corpus /data/LibriSpeech
+  python run_downstream.py -u wavlm_pruned -d er --corpus /data/IEMOCAP_full_release
 """
 
 
@@ -30,7 +31,12 @@ def make_parser() -> argparse.ArgumentParser:
     main.add_argument("-m", "--mode", default="all", choices=["all", "train", "evaluate", "inference"],
         help="all: train, then evaluate (default); inference: transcribe the file given by -t")
     main.add_argument("--corpus", metavar="DIR",
-        help="root of the task's corpus, with the benchmark's settings (default: the embedded speech)")
+        help="the task's corpus, with the benchmark's settings (default: what paths.yaml or "
+        "S3PRL_PRUNED_<TASK>_CORPUS names; asr: else the embedded speech)")
+    main.add_argument("--paths", metavar="YAML",
+        help="file of `<task>: <corpus>` lines, relative to itself (default: paths.yaml, where there is one)")
+    main.add_argument("--s3prl-root", metavar="DIR",
+        help="a checkout of s3prl, whose lists and dictionaries are used")
     main.add_argument("-c", "--config", metavar="YAML",
         help="other task settings (default: downstream_runs/<task>.yaml, or embedded_<task>.yaml)")
     main.add_argument("-o", "--override", metavar="K=V,,K=V",
@@ -75,5 +81,5 @@ def make_parser() -> argparse.ArgumentParser:
     return parser  # fmt: skip
 
 
-OURS = ("corpus", "force", "command")
+OURS = ("corpus", "paths", "s3prl_root", "force", "command")
 """Options that s3prl does not have; they are not handed to its runner."""

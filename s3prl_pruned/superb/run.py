@@ -187,8 +187,6 @@ def _evaluate(
 
 
 def _transcribe(experiment: Experiment, options: argparse.Namespace) -> None:
-    if not experiment.driver.transcribes:
-        raise UserError(f"-m inference: s3prl's {experiment.task.name} has none. Give -m evaluate.")
     evaluation = _named_checkpoint(experiment, options) or experiment.driver.evaluations(experiment, [])[0]
     print(host.transcribe(experiment, evaluation.checkpoint, options.evaluate_split))
 

@@ -12,6 +12,7 @@ import difflib
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from s3prl_pruned.config import UserError, apply_overrides
@@ -88,8 +89,13 @@ def get(config: Config, path: str) -> Any:
     return node
 
 
-def override(args: argparse.Namespace, config: Config, text: str) -> tuple[argparse.Namespace, Config]:
+def override(
+    args: argparse.Namespace, config: Config, text: str, *, accepted: Sequence[str] = ()
+) -> tuple[argparse.Namespace, Config]:
     """s3prl's ``-o``: ``config.a.b=value,,args.c=value``, values read as YAML. Arguments are not changed.
+
+    Args:
+        accepted: dotted paths of settings that are read though the settings do not have them.
 
     Raises:
         UserError: on a setting or argument that nothing reads (the nearest is named), or bad YAML.
@@ -98,7 +104,8 @@ def override(args: argparse.Namespace, config: Config, text: str) -> tuple[argpa
     for assignment in filter(None, (part.strip() for part in text.split(",,"))):
         scope, _, path = assignment.partition("=")[0].strip().partition(".")
         if scope == "config":
-            _refuse_unread_key(config, path)
+            if path not in accepted:
+                _refuse_unread_key(config, path)
             config = apply_overrides(config, assignment)
         elif scope == "args":
             if path not in vars(args):

@@ -89,6 +89,8 @@ class Driver:
     """Said where ``best`` was never written."""
     criterion: tuple[str, Unit] | None = ("acc", "fraction")
     """Name and unit of the value by which s3prl's expert takes the best checkpoint; None where it takes none."""
+    optional_settings: tuple[str, ...] = ()
+    """Paths below ``downstream_expert`` that ``-o`` may set though our settings lack them, besides the corpus'."""
     official_sizes: dict[str, int] = {}
     """Utterances of the benchmark's splits, by ``SplitRead.folder``."""
 

@@ -1,0 +1,103 @@
+"""Import and run s3prl's downstream experts without the packages that they import and hardly use.
+
+s3prl's package declares none of them. What stands in here does all that an expert asks of it, or
+raises when used; it is in ``sys.modules`` only while the expert is imported, and never in place of a package
+that is installed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import os
+import sys
+import types
+from pathlib import Path
+from typing import Any, Callable, Iterator
+
+import torch
+from torch.utils.data import DistributedSampler, Sampler
+
+from s3prl_pruned.config import UserError
+
+
+def import_expert(downstream: str) -> types.ModuleType:
+    """Import ``s3prl.downstream.<downstream>.expert``. ``compat.apply()`` must have been called.
+
+    Raises:
+        UserError: if a package that the expert really needs is missing.
+    """
+    with _stand_ins():
+        try:
+            return importlib.import_module(f"s3prl.downstream.{downstream}.expert")
+        except ModuleNotFoundError as error:
+            if (error.name or "").startswith("s3prl"):
+                raise
+            raise UserError(
+                f"s3prl's {downstream} needs the package {error.name}, which is not installed. "
+                "Type `pip install s3prl_pruned[superb]`."
+            ) from error
+
+
+def keep_voxceleb1_lists_in(folder: Path) -> None:
+    """Let s3prl's ``voxceleb1`` look for its lists of files in ``folder``.
+
+    It keeps them as ``.cache/{train,dev,test}.pkl`` beside its code, whatever the corpus: the second corpus on a
+    machine gets the first one's files, or those of a folder that is gone.
+    """
+    dataset = importlib.import_module("s3prl.downstream.voxceleb1.dataset")
+    dataset.CACHE_PATH = os.fspath(folder)
+
+
+class DistributedSamplerWrapper(DistributedSampler):
+    """Any sampler, shared out among processes; stands in for catalyst's class of this name.
+
+    In each epoch all processes draw from the sampler with one random state, made of the process' seed and
+    the epoch, and each takes every n-th item of what was drawn.
+    """
+
+    def __init__(self, sampler: Sampler, num_replicas: int | None = None, rank: int | None = None):
+        super().__init__(range(len(sampler)), num_replicas=num_replicas, rank=rank, shuffle=False)
+        self.sampler = sampler
+
+    def __iter__(self) -> Iterator[int]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(torch.initial_seed() + self.epoch)
+            drawn = list(self.sampler)
+        return iter([drawn[position] for position in super().__iter__()])
+
+
+def _absent(name: str) -> Callable:
+    def raise_when_used(*args: Any, **kwargs: Any) -> Any:
+        raise UserError(f"{name}: s3prl calls this, and it is not installed. pip install {name.split('.')[0]}")
+
+    return raise_when_used
+
+
+STAND_INS: dict[str, dict[str, Any]] = {
+    # speech_commands: only where several processes train
+    "catalyst.data.sampler": {"DistributedSamplerWrapper": DistributedSamplerWrapper},
+    # voxceleb1: imported, never called
+    "librosa.util": {"find_files": _absent("librosa.util.find_files")},
+}
+"""Module, and the names in it that an expert imports."""
+
+
+@contextlib.contextmanager
+def _stand_ins() -> Iterator[None]:
+    made = []
+    try:
+        for name, contents in STAND_INS.items():
+            top = name.split(".")[0]
+            if top in sys.modules or importlib.util.find_spec(top) is not None:
+                continue
+            parts = name.split(".")
+            for end in range(1, len(parts) + 1):
+                made.append(".".join(parts[:end]))
+                sys.modules[made[-1]] = types.ModuleType(made[-1])
+            vars(sys.modules[name]).update(contents)
+        yield
+    finally:
+        for name in made:
+            del sys.modules[name]

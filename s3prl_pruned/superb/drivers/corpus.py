@@ -1,0 +1,127 @@
+"""What every driver does with a corpus: look for its parts, check its audio, keep lists outside site-packages."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from s3prl_pruned.compat import audio
+from s3prl_pruned.config import UserError
+from s3prl_pruned.data.waveforms import SAMPLE_RATE
+
+
+def require(corpus: Path, parts: Iterable[str], *, layout: str) -> None:
+    """Check that a corpus holds its parts, naming all that are missing in one error.
+
+    Args:
+        parts: files and folders below the corpus; a name that ends in ``/`` must be a folder.
+        layout: the corpus in words, and where its folder comes from, for the message.
+
+    Raises:
+        UserError: naming what is missing and what is there.
+    """
+    missing = [
+        part
+        for part in parts
+        if not ((corpus / part).is_dir() if part.endswith("/") else (corpus / part).is_file())
+    ]
+    if missing:
+        there = sorted(path.name for path in corpus.iterdir())[:8] if corpus.is_dir() else []
+        found = ", ".join(there) or ("nothing" if corpus.is_dir() else "no such folder")
+        raise UserError(
+            f"{corpus}: must be {layout}, but lacks {', '.join(missing[:5])}"
+            f"{f' and {len(missing) - 5} more' if len(missing) > 5 else ''} (there: {found}). Give its folder by --corpus."
+        )
+
+
+def refuse_missing_files(root: Path, names: Iterable[str], listing: str) -> None:
+    """Check that every file of a list is there.
+
+    Args:
+        names: paths below ``root``.
+        listing: which list says so, for the message.
+
+    Raises:
+        UserError: with the number of missing files and the first of them.
+    """
+    missing = [name for name in names if not (root / name).is_file()]
+    if missing:
+        raise UserError(
+            f"{root}: must hold every file of {listing}, but {len(missing)} are missing (first {', '.join(missing[:3])})."
+        )
+
+
+def check_audio(paths: Iterable[Path], *, why: str) -> None:
+    """Check that files are mono at 16 kHz, from their headers.
+
+    Args:
+        why: what s3prl would do with another file, for the message.
+
+    Raises:
+        UserError: at the first file that is not, or that cannot be decoded.
+    """
+    for path in paths:
+        found = audio.info(path)
+        if (found.sample_rate, found.num_channels) != (SAMPLE_RATE, 1):
+            raise UserError(
+                f"{path}: must be {SAMPLE_RATE} Hz mono ({why}), but has {found.sample_rate} Hz and "
+                f"{found.num_channels} channel(s)."
+            )
+
+
+def digest(root: Path, names: Iterable[str], *, more: str = "") -> str:
+    """SHA-256 of files' names and sizes, and of further text such as labels.
+
+    Args:
+        names: paths below ``root``, in the order that matters.
+    """
+    found = hashlib.sha256(more.encode())
+    for name in names:
+        found.update(f"{name} {(root / name).stat().st_size}\n".encode())
+    return found.hexdigest()
+
+
+def cache_folder(kind: str, key: str) -> Path:
+    """A folder below ``$XDG_CACHE_HOME`` (or ``~/.cache``) for lists of one corpus, made if needed.
+
+    Args:
+        kind: what is in it, such as ``voxceleb1``.
+        key: what the lists depend on: the corpus' path and content.
+
+    Raises:
+        UserError: if it cannot be made.
+    """
+    folder = _cache_root() / kind / hashlib.sha256(key.encode()).hexdigest()[:16]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made ({error}). Set XDG_CACHE_HOME elsewhere.") from error
+    return folder
+
+
+def is_cached(path: Path) -> bool:
+    """Whether a file is one of the cache, and so was made from a corpus and not named by a user."""
+    return _cache_root().resolve() in path.resolve().parents
+
+
+def _cache_root() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "s3prl_pruned"
+
+
+def write_once(path: Path, content: bytes | str) -> Path:
+    """Write a file of the cache, under a temporary name first; one that is there already is left as it is.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    if path.is_file():
+        return path
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error}). Set XDG_CACHE_HOME elsewhere.") from error
+    return path

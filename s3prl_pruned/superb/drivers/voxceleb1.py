@@ -1,0 +1,118 @@
+"""SID: s3prl's ``voxceleb1`` on VoxCeleb1, 1,251 speakers."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from s3prl_pruned.compat import experts
+from s3prl_pruned.config import UserError
+from s3prl_pruned.superb.drivers import corpus as corpora
+from s3prl_pruned.superb.drivers.classification import Classification
+from s3prl_pruned.superb.results import SplitRead
+
+if TYPE_CHECKING:
+    from s3prl_pruned.superb.experiment import Experiment
+
+LISTS = ("iden_split.txt", "veri_test_class.txt")
+"""VoxCeleb1's own list of the identification task, ``1 id10001/1zcIwhmdeo4/00001.wav``, and s3prl's name of it."""
+
+LIST_SOURCE = "https://www.robots.ox.ac.uk/~vgg/data/voxceleb/meta/iden_split.txt"
+SPLITS = {"1": "train", "2": "dev", "3": "test"}
+FIRST_SPEAKER, NUM_SPEAKERS = 10001, 1251
+
+
+class SpeakerIdentification(Classification):
+    """s3prl searches the corpus for every file of the list, and keeps what it finds beside its code, whatever the
+    corpus. Here the search is one walk, and its result is kept by the corpus and the list."""
+
+    optional_settings = ("datarc.meta_data",)
+    official_sizes = {"train": 138_361, "dev": 6_904, "test": 8_251}
+
+    def prepare(
+        self, args: argparse.Namespace, config: dict[str, Any], *, corpus: Path, s3prl_root: Path | None
+    ) -> list[SplitRead]:
+        self.check_split(args.evaluate_split)
+        datarc = config["downstream_expert"]["datarc"]
+        corpora.require(corpus, ["dev/wav/", "test/wav/"], layout=f"the folder of {self.task.corpus}")
+        listing = self._listing(corpus, s3prl_root, datarc.get("meta_data"))
+        files = _find_files(corpus, _read_list(listing), listing)
+        read = [
+            SplitRead(key=key, folder=key, num_utterances=len(names), sha256=corpora.digest(corpus, names))
+            for key, names in files.items()
+        ]
+        folder = corpora.cache_folder("voxceleb1", " ".join([str(corpus.resolve()), *(split.sha256 for split in read)]))
+        if not (folder / "checked").is_file():  # once: it opens every file
+            paths = (corpus / name for names in files.values() for name in names)
+            corpora.check_audio(paths, why="s3prl takes it as that")
+            corpora.write_once(folder / "checked", "")
+        for key, names in files.items():
+            # Written anew each time: s3prl unpickles them, and what it unpickles is then ours.
+            (folder / f"{key}.pkl").unlink(missing_ok=True)
+            corpora.write_once(folder / f"{key}.pkl", pickle.dumps([str(corpus / name) for name in names]))
+        datarc["file_path"] = str(corpus)
+        datarc["meta_data"] = str(corpora.write_once(folder / LISTS[0], listing.read_text(encoding="utf-8")))
+        return read
+
+    def adapt(self, experiment: Experiment) -> None:
+        experts.keep_voxceleb1_lists_in(Path(experiment.config["downstream_expert"]["datarc"]["meta_data"]).parent)
+
+    def _listing(self, corpus: Path, s3prl_root: Path | None, named: str | None) -> Path:
+        places = [corpus / name for name in LISTS]
+        if s3prl_root is not None:
+            places.insert(0, s3prl_root / "downstream" / "voxceleb1" / LISTS[1])
+        if named is not None and not corpora.is_cached(Path(named)):
+            places.insert(0, Path(named))
+        for path in places:
+            if path.is_file():
+                return path
+        raise UserError(
+            f"{corpus}: must hold VoxCeleb1's list of the identification task, {LISTS[0]}, but does not. It is to be "
+            f"had at {LIST_SOURCE}; or give a checkout of s3prl by --s3prl-root."
+        )
+
+
+def _read_list(path: Path) -> dict[str, list[str]]:
+    """Names of files by split.
+
+    Raises:
+        UserError: on a line of another form, or a speaker that is not one of VoxCeleb1's.
+    """
+    names: dict[str, list[str]] = {key: [] for key in SPLITS.values()}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        match = re.fullmatch(r"([123])\s+(id(\d{5})/[^/\s]+/[^/\s]+)\s*", line)
+        if not match or not 0 <= int(match[3]) - FIRST_SPEAKER < NUM_SPEAKERS:
+            raise UserError(
+                f"{path}, line {number}: must be `<1, 2 or 3> id<{FIRST_SPEAKER} to {FIRST_SPEAKER + NUM_SPEAKERS - 1}>/"
+                f"<video>/<file>`, but is {line!r}."
+            )
+        names[SPLITS[match[1]]].append(match[2])
+    for key, found in names.items():
+        if not found:
+            raise UserError(f"{path}: must hold files of the {key} split, but holds none.")
+    return names
+
+
+def _find_files(corpus: Path, names: dict[str, list[str]], listing: Path) -> dict[str, list[str]]:
+    """The same names, relative to the corpus: below ``dev/wav`` or ``test/wav``."""
+    tops = {}
+    for top in ("dev/wav", "test/wav"):
+        for speaker in (corpus / top).iterdir():
+            tops.setdefault(speaker.name, []).append(top)
+    found, missing = {}, []
+    for key, listed in names.items():
+        found[key] = []
+        for name in listed:
+            top = next((top for top in tops.get(name.partition("/")[0], ()) if (corpus / top / name).is_file()), None)
+            found[key].append(f"{top}/{name}")
+            if top is None:
+                missing.append(name)
+    if missing:
+        raise UserError(
+            f"{corpus}: must hold every file of {listing.name} below dev/wav or test/wav, but {len(missing)} are missing "
+            f"(first {', '.join(missing[:3])})."
+        )
+    return found
