@@ -85,6 +85,13 @@ def test_an_entry_that_s3prls_hub_lacks_is_refused_without_asking_the_network():
         Builder(random=False).build(parse("s3prl:wavlm_bass"))
 
 
+def test_trained_weights_are_the_same_under_every_name(wav):
+    builder = Builder(random=False)
+    made = [builder.build(parse(text)) for text in ("ours:wavlm_embedded", "s3prl:wavlm_embedded")]
+    (found,) = checks.check_equal(made, wav)
+    assert found["difference"] <= TOLERANCE and {one.weights for one in made} == {"embedded"}
+
+
 def test_any_entry_of_s3prls_hub_serves():
     made = Builder(random=False).build(parse("s3prl:fbank"))
     (states,) = made.encode([torch.randn(16_000)])

@@ -22,6 +22,7 @@ from s3prl_pruned.models.keys import to_theirs
 from s3prl_pruned.models.load import named_config
 from s3prl_pruned.models.save import save_dense
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
+from s3prl_pruned.upstream.register import register
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32}
 """Of weights and activations; int8 computes its other parts in fp32."""
@@ -34,7 +35,6 @@ _HUB_REPOSITORIES = {
 }
 # The names of our shapes under which s3prl's hub, and with it `load_teacher`, has trained weights.
 _TRAINED = {
-    "dense": "wavlm_base",
     "wavlm_embedded": "embedded",
     "hubert_large": "hubert_large_ll60k",
     "wav2vec2_base": "wav2vec2_base_960",
@@ -190,11 +190,12 @@ class Builder:
         else:
             import s3prl.hub
 
+            register()  # our own upstreams are entries too
             entries = [entry for entry in dir(s3prl.hub) if not entry.startswith("_") and callable(getattr(s3prl.hub, entry))]
             if name.source not in entries:
                 raise UserError(f"{name.text!r}: s3prl's hub has no such entry.{nearest(name.source, entries)}")
             expert = getattr(s3prl.hub, name.source)()
-        shape = {trained: ours for ours, trained in _TRAINED.items() if ours != "dense"}.get(name.source, name.source)
+        shape = {trained: ours for ours, trained in _TRAINED.items()}.get(name.source, name.source)
         return self._contestant(name, expert.eval(), encode_s3prl(expert, self._dtype(name)), **self._known(shape, name.source))
 
     def _hf(self, name: ModelName) -> Contestant:
