@@ -31,9 +31,11 @@ class Int8Linear(nn.Module):
         self.out_features, self.in_features = weight.shape
         weight = weight.detach().float()
         scale = _scale(weight)  # (out, 1)
-        self.register_buffer("weight_int8", (weight / scale).round().to(torch.int8).t().contiguous())  # (in, out)
+        small = (weight / scale).round().to(torch.int8).t().contiguous()  # (in, out)
+        self.weight_int8 = nn.Parameter(small, requires_grad=False)
         self.register_buffer("scale", scale.flatten())
-        self.register_buffer("bias", torch.zeros_like(self.scale) if bias is None else bias.detach().float().clone())
+        bias = torch.zeros_like(self.scale) if bias is None else bias.detach().float().clone()
+        self.bias = nn.Parameter(bias, requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, self.in_features)
@@ -62,12 +64,17 @@ class Int8Convolution(nn.Module):
 
 
 class Int8FeatureExtractor(nn.Module):
-    """The CNN with int8 convolutions, the first one (of a single input channel) in fp32: (B, S) -> (B, T, C)."""
+    """The CNN with int8 convolutions, the first one (of a single input channel) in fp32: (B, S) -> (B, T, C).
+
+    Takes `extractor` over, and its fp32 weights away.
+    """
 
     def __init__(self, extractor: FeatureExtractor):
         super().__init__()
         self.fp32 = extractor
         self.products = nn.ModuleList(Int8Convolution(layer.conv) for layer in extractor.layers[1:])
+        for layer in extractor.layers[1:]:
+            layer.conv.weight = nn.Parameter(torch.empty(0), requires_grad=False)  # its int8 form has taken its place
 
     def forward(self, wavs: Tensor) -> Tensor:
         path = path_for(self, wavs, self.fp32.num_frames(wavs.shape[-1]))
