@@ -1,6 +1,6 @@
 """The SUPERB tasks of one or several upstreams, planned, run past failures and restarts, and scored.
 
-    python tools/superb_suite.py -u wavlm_pruned --tasks all --paths paths.yaml
+    python tools/superb_suite.py -u wavlm_pruned --tasks all --paths my_corpora.yaml
     python tools/superb_suite.py -u fbank pruned=wavlm_pruned_local:my_export --tasks asr,ks --lr-search
     python tools/superb_suite.py -u wavlm_pruned --tasks all --scheduler slurm --jobs-dir my_jobs
 """
@@ -33,8 +33,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--lr", metavar="LR,LR", type=numbers(float), help="learning rates of the search, other than the benchmark's")
     add("--quick", action="store_true", help="a shortened protocol, and called so in every result (downstream_runs/quick/)")
     add("--results", metavar="DIR", type=Path, default=Path("results"), help="folder of the rows (default: %(default)s)")
-    add("--paths", metavar="YAML", help="roots of the corpora by task")
-    add("--corpus-root", metavar="DIR", help="one folder that holds the corpora")
+    add("--paths", metavar="YAML", help="file of `<task>: <corpus>` lines (default: paths.yaml, where there is one)")
     add("--device", metavar="DEV", help="cuda or cpu")
     add("-o", "--override", metavar="K=V,,K=V", default="", help="change settings of every task")
     add("--jobs", metavar="N", type=int, default=1, help="calls at a time (default: %(default)s)")
@@ -76,7 +75,6 @@ def main() -> None:
     candidates = [Candidate.parse(text) for text in args.upstreams]
     if args.upstream_ckpt:
         candidates = [dataclasses.replace(candidates[0], checkpoint=args.upstream_ckpt)]
-    named = (("--paths", args.paths), ("--corpus-root", args.corpus_root), ("--device", args.device))
     suite = Suite(
         candidates=tuple(candidates),
         tasks=parse_tasks(args.tasks),
@@ -85,7 +83,8 @@ def main() -> None:
         learning_rates=rates if args.lr_search else (),
         quick=args.quick,
         override=args.override,
-        options=(*(part for name, value in named if value for part in (name, value)), *typed[split + 1 :]),
+        paths=args.paths,
+        options=(*(["--device", args.device] if args.device else []), *typed[split + 1 :]),
         threads=args.threads,
     )
     probe = not (args.no_probe or args.scheduler)  # not on the machine that submits jobs

@@ -42,14 +42,20 @@ def choose(target: Path, learning_rates: Sequence[float]) -> Result:
     refuse_plain_run(target)
     results = {rate: _read_try(target, rate) for rate in learning_rates}
     criteria = {rate: criterion(result, task) for rate, result in results.items()}
+    choosable = {rate: value for rate, value in criteria.items() if value}
+    if not choosable:
+        raise UserError(
+            f"{target.name}: no try says its checkpoint's value on dev, so that none can be chosen: with none of the rates did "
+            f"it get better than at the start (see {try_folder(target, 0).parent}). Train longer, or try other rates (--lr)."
+        )
     models = {(result.upstream.sha256, result.seed, result.protocol) for result in results.values()}
     if len(models) > 1:
         raise UserError(
             f"{target.name}: tries must be of one model, seed and protocol, but are of {sorted(map(str, models))} "
             f"(see {try_folder(target, 0).parent})."
         )
-    better = min if metric_of(task, next(iter(criteria.values()))).better == "down" else max
-    best = better(criteria, key=lambda rate: criteria[rate].percent)
+    better = min if _metric_of(task, next(iter(choosable.values()))).better == "down" else max
+    best = better(choosable, key=lambda rate: choosable[rate].percent)
     tried = [
         TriedRate(
             learning_rate=rate, folder=_relative(target, rate), criterion=criteria[rate], metrics=result.metrics,
@@ -69,35 +75,21 @@ def choose(target: Path, learning_rates: Sequence[float]) -> Result:
     return chosen
 
 
-def criterion(result: Result, task: Task) -> Value:
+def criterion(result: Result, task: Task) -> Value | None:
     """What a rate is chosen by: the value on dev of the checkpoint that was evaluated, or its mean over folds.
+
+    None where training never got better than at the start, in any fold: s3prl then writes no best checkpoint.
 
     Speaker verification has no value on dev in the benchmark: there it is the test metric, as its authors report the
     lowest over checkpoints.
-
-    Raises:
-        UserError: the result does not say it.
     """
     checkpoints = [result.checkpoint] if result.checkpoint else [part.checkpoint for part in result.parts or []]
     values = [checkpoint.dev for checkpoint in checkpoints if checkpoint and checkpoint.dev]
     if task.name == "sv" and not values:
-        return replace(result.values()[task.metrics[0].name], name=task.metrics[0].name)
-    if not values or len(values) < len(checkpoints) or len({(value.name, value.unit) for value in values}) > 1:
-        raise UserError(f"{task.name}: a result must say its checkpoint's value on dev to be chosen by it. Run the task again.")
+        return result.values()[task.metrics[0].name]
+    if not values or len(values) < len(checkpoints):
+        return None
     return Value(name=values[0].name, value=sum(value.value for value in values) / len(values), unit=values[0].unit)
-
-
-def metric_of(task: Task, value: Value) -> Metric:
-    """The task's metric that a criterion is of; which way is better is known of these only.
-
-    Raises:
-        UserError: there is none of that name.
-    """
-    for metric in task.metrics:
-        if metric.name == value.name:
-            return metric
-    names = [metric.name for metric in task.metrics]
-    raise UserError(f"{task.name}: its criterion must be one of {names}, but is {value.name!r}.")
 
 
 def refuse_plain_run(target: Path) -> None:
@@ -124,6 +116,19 @@ def other_rates(target: Path, learning_rates: Sequence[float]) -> list[float]:
         except ValueError:
             continue  # moved aside, or somebody's own
     return sorted(found, reverse=True)
+
+
+def _metric_of(task: Task, value: Value) -> Metric:
+    """The task's metric that a criterion is of; which way is better is known of these only.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    for metric in task.metrics:
+        if metric.name == value.name:
+            return metric
+    names = [metric.name for metric in task.metrics]
+    raise UserError(f"{task.name}: its criterion must be one of {names}, but is {value.name!r}.")
 
 
 def _read_try(target: Path, learning_rate: float) -> Result:

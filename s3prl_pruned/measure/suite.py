@@ -11,21 +11,21 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from s3prl_pruned.config import UserError, apply_overrides, load_yaml
 from s3prl_pruned.measure import probe
 from s3prl_pruned.measure.comparison import Candidate
 from s3prl_pruned.measure.learning_rates import UNSEARCHED, refuse_plain_run, try_folder
-from s3prl_pruned.measure.plan import Job, duration, remaining_seconds
+from s3prl_pruned.measure.plan import Job
 from s3prl_pruned.measure.run_plan import run
 from s3prl_pruned.superb.experiment import SETTINGS
+from s3prl_pruned.superb.paths import corpus_of, read_paths
 from s3prl_pruned.superb.results import RESULT_FILE, read_result
-from s3prl_pruned.superb.settings import get
 from s3prl_pruned.superb.tasks import TASKS, Task, find_task
 
 QUICK = SETTINGS / "quick"
@@ -45,6 +45,8 @@ class Suite:
     quick: bool = False
     override: str = ""
     """`-o` of every call."""
+    paths: str | None = None
+    """`--paths`: where the corpora lie; None: paths.yaml, where there is one."""
     options: tuple[str, ...] = ()
     """Further options of every call."""
     threads: int = 1
@@ -74,8 +76,16 @@ class TaskRun:
         return () if self.task.name in UNSEARCHED else self.suite.learning_rates
 
     @property
+    def corpus(self) -> Path | None:
+        """As `run_downstream.py` will find it; None where nothing names it."""
+        given = next((value for name, value in pairwise(self.suite.options) if name == "--corpus"), None)
+        return corpus_of(self.task, given, read_paths(self.suite.paths))
+
+    @property
     def settings_file(self) -> str:
-        return settings_file(self.task, self.suite.options)
+        """The benchmark's settings, or those of the embedded speech where no corpus is named."""
+        embedded = f"embedded_{self.task.name}.yaml"
+        return embedded if self.corpus is None and (SETTINGS / embedded).is_file() else f"{self.task.name}.yaml"
 
     def overrides(self) -> str:
         """`-o`: of the quick protocol, then the user's own."""
@@ -93,9 +103,11 @@ class TaskRun:
     def command(self, folder: Path, *overrides: str, options: Sequence[str] = ()) -> tuple[str, ...]:
         """A call that starts, goes on, or finds the run finished."""
         text = ",,".join(filter(None, [self.overrides(), *overrides]))
+        override = ["-o", text] if text else []
+        paths = ["--paths", self.suite.paths] if self.suite.paths else []
         return (
             sys.executable, "run_downstream.py", *self.candidate.options(self.seed), "-d", self.task.name, *options, "-a",
-            "-p", str(folder), "--seed", str(self.seed), *self.suite.options, *(["-o", text] if text else []),
+            "-p", str(folder), "--seed", str(self.seed), *paths, *self.suite.options, *override,
         )  # fmt: skip
 
     def jobs(self, seconds: float | None = None) -> list[Job]:
@@ -162,13 +174,6 @@ def parse_tasks(text: str) -> tuple[Task, ...]:
     return tuple(dict.fromkeys(find_task(name) for name in names))
 
 
-def settings_file(task: Task, options: Sequence[str]) -> str:
-    """Which settings `run_downstream.py` takes: the benchmark's, or those of the embedded speech where no corpus is named."""
-    embedded = f"embedded_{task.name}.yaml"
-    named = any(option.partition("=")[0] in ("--corpus", "--corpus-root", "--paths") for option in options)
-    return embedded if not named and (SETTINGS / embedded).is_file() else f"{task.name}.yaml"
-
-
 def probe_all(task_runs: Sequence[TaskRun]) -> dict[str, float]:
     """Estimated seconds of one call, by the run's name; those that cannot be estimated are left out.
 
@@ -189,50 +194,6 @@ def probe_all(task_runs: Sequence[TaskRun]) -> dict[str, float]:
         if found[key]:
             estimates[task_run.name] = found[key].estimate(task_run.config(), task_run.task.name)
     return estimates
-
-
-def plan_text(task_runs: Sequence[TaskRun], estimates: dict[str, float], *, parallel: int) -> str:
-    """The plan as a table: steps, learning rates, time and state of each task."""
-    width = max(len(task_run.name) for task_run in task_runs) + 2
-    lines = [f"{'':{width}}{'steps':>9}  {'rates':>5}  {'time, about':<20}state"]
-    jobs = []
-    for task_run in task_runs:
-        steps = get(task_run.config() or {}, "runner.total_steps")
-        calls, estimate = len(task_run.rates) or 1, estimates.get(task_run.name)
-        time = duration(estimate * calls) if estimate else "-"
-        if estimate and not get(task_run.config(), "runner.eval_dataloaders"):
-            time += " + evaluation"  # of its checkpoints, which the probe does not see
-        own = task_run.jobs(estimate)
-        finished = sum(job.finished() for job in own)
-        state = "finished" if finished == len(own) else f"{finished} of {len(own)} finished" if finished else ""
-        jobs += [job for job in own if not job.finished()]
-        lines.append(f"{task_run.name:{width}}{steps or '-':>9}  {len(task_run.rates) or '-':>5}  {time:<20}{state}".rstrip())
-    known = [(job, 0.0) for job in jobs if job.seconds]
-    if known:
-        partly = "" if len(known) == len(jobs) else ", without those of unknown time"
-        lines.append(f"in all about {duration(remaining_seconds(known, [], parallel=parallel))}, {parallel} at a time{partly}")
-    return "\n".join(lines)
-
-
-def closing_text(task_runs: Sequence[TaskRun]) -> str:
-    """What the table does not say: the chosen learning rates, and mean and spread over seeds."""
-    lines, values = [], {}
-    for task_run in task_runs:
-        path = task_run.folder / RESULT_FILE
-        if not path.is_file():
-            continue
-        result = read_result(path)
-        for tried in result.tried_rates or []:
-            if tried.chosen:
-                by = f"{len(result.tried_rates)} tried, by {tried.criterion.name} {tried.criterion.percent:.2f} %"
-                lines.append(f"{task_run.name}: learning rate {tried.learning_rate:g} of {by}")
-        for value in result.metrics:
-            values.setdefault((task_run.candidate.name, task_run.task.name, value.name), []).append(value.percent)
-    for (candidate, task, metric), numbers in values.items():
-        if len(task_runs[0].suite.seeds) > 1:
-            spread = f" +- {np.std(numbers, ddof=1):.2f}" if len(numbers) > 1 else ""
-            lines.append(f"{candidate} {task} {metric}: {np.mean(numbers):.2f}{spread} % over {len(numbers)} seeds")
-    return "\n".join(lines)
 
 
 def _flat(data: dict[str, Any], prefix: str = "config") -> Iterator[str]:

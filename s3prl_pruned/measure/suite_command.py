@@ -1,15 +1,19 @@
 """What `tools/superb_suite.py` does: plan, probe, show, then run and score, or write job scripts."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.measure.job_scripts import Scheduler, write_scripts
-from s3prl_pruned.measure.plan import Job
+from s3prl_pruned.measure.plan import Job, duration, remaining_seconds
 from s3prl_pruned.measure.run_plan import run
-from s3prl_pruned.measure.suite import Suite, closing_text, plan_text, probe_all, runs
+from s3prl_pruned.measure.suite import Suite, TaskRun, probe_all, runs
 from s3prl_pruned.superb import score_command
-from s3prl_pruned.superb.results import RESULT_FILE
+from s3prl_pruned.superb.results import RESULT_FILE, read_result
+from s3prl_pruned.superb.settings import get
 
 
 def main(suite: Suite, *, parallel: int, probe: bool, dry_run: bool, scheduler: Scheduler | None, jobs_dir: Path) -> int:
@@ -51,6 +55,52 @@ def main(suite: Suite, *, parallel: int, probe: bool, dry_run: bool, scheduler: 
         print(report.failures_text(), file=sys.stderr)
         print(f"{len(report.failures)} of {len(jobs)} jobs are not finished; the same call tries them again.", file=sys.stderr)
     return report.exit_code
+
+
+def plan_text(task_runs: Sequence[TaskRun], estimates: dict[str, float], *, parallel: int) -> str:
+    """The plan as a table: steps, learning rates, time and state of each task."""
+    width = max(len(task_run.name) for task_run in task_runs) + 2
+    lines = [f"{'':{width}}{'steps':>9}  {'rates':>5}  {'time, about':<20}state"]
+    jobs = []
+    for task_run in task_runs:
+        steps = get(task_run.config() or {}, "runner.total_steps")
+        calls, estimate = len(task_run.rates) or 1, estimates.get(task_run.name)
+        time = duration(estimate * calls) if estimate else "-"
+        if estimate and not get(task_run.config(), "runner.eval_dataloaders"):
+            time += " + evaluation"  # of its checkpoints, which the probe does not see
+        own = task_run.jobs(estimate)
+        finished = sum(job.finished() for job in own)
+        state = "finished" if finished == len(own) else f"{finished} of {len(own)} finished" if finished else ""
+        if task_run.corpus is None and task_run.settings_file == f"{task_run.task.name}.yaml":
+            state = state or "no corpus is named"
+        jobs += [job for job in own if not job.finished()]
+        lines.append(f"{task_run.name:{width}}{steps or '-':>9}  {len(task_run.rates) or '-':>5}  {time:<20}{state}".rstrip())
+    known = [(job, 0.0) for job in jobs if job.seconds]
+    if known:
+        partly = "" if len(known) == len(jobs) else ", without those of unknown time"
+        lines.append(f"in all about {duration(remaining_seconds(known, [], parallel=parallel))}, {parallel} at a time{partly}")
+    return "\n".join(lines)
+
+
+def closing_text(task_runs: Sequence[TaskRun]) -> str:
+    """What the table does not say: the chosen learning rates, and mean and spread over seeds."""
+    lines, values = [], {}
+    for task_run in task_runs:
+        path = task_run.folder / RESULT_FILE
+        if not path.is_file():
+            continue
+        result = read_result(path)
+        for tried in result.tried_rates or []:
+            if tried.chosen:
+                by = f"{len(result.tried_rates)} tried, by {tried.criterion.name} {tried.criterion.percent:.2f} %"
+                lines.append(f"{task_run.name}: learning rate {tried.learning_rate:g} of {by}")
+        for value in result.metrics:
+            values.setdefault((task_run.candidate.name, task_run.task.name, value.name), []).append(value.percent)
+    for (candidate, task, metric), numbers in values.items():
+        if len(task_runs[0].suite.seeds) > 1:
+            spread = f" +- {np.std(numbers, ddof=1):.2f}" if len(numbers) > 1 else ""
+            lines.append(f"{candidate} {task} {metric}: {np.mean(numbers):.2f}{spread} % over {len(numbers)} seeds")
+    return "\n".join(lines)
 
 
 def _score(suite: Suite, jobs: list[Job]) -> Job:

@@ -56,9 +56,9 @@ class TriedRate:
     folder: str
     """Of the run, relative to the folder of the result that says what was tried."""
     criterion: Value | None = None
-    """What the choice was made by. None for a run that was asked for by an earlier search and is unfinished."""
+    """What the choice was made by. None where training never got better than at the start."""
     metrics: list[Value] | None = None
-    """On the test split."""
+    """On the test split. None where the run was not part of this choice, but of an earlier one."""
     chosen: bool = False
 
 

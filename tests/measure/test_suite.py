@@ -14,7 +14,8 @@ from s3prl_pruned.measure import suite_command
 from s3prl_pruned.measure.comparison import Candidate
 from s3prl_pruned.measure.learning_rates import LEARNING_RATES, choose
 from s3prl_pruned.measure.probe import OVERRIDE, Probe, read_probe
-from s3prl_pruned.measure.suite import QUICK, SETTINGS, Suite, parse_tasks, plan_text, probe_all, runs
+from s3prl_pruned.measure.suite import QUICK, SETTINGS, Suite, parse_tasks, probe_all, runs
+from s3prl_pruned.measure.suite_command import plan_text
 from s3prl_pruned.superb import settings
 from s3prl_pruned.superb.results import read_result
 from s3prl_pruned.superb.tasks import TASKS
@@ -45,7 +46,8 @@ distance = abs(float(rate[1]) - 0.01) if rate else 0.5  # 0.01 is best
 metric = task.metrics[0]
 worse = 40 * distance * (1 if metric.better == "down" else -1)
 value = lambda dev: Value(name=metric.name, value=min(50 + worse + dev, 99), unit="percent")
-checkpoint = Checkpoint(file="dev-best.ckpt", step=4, rule="best", dev=None if task.name == "sv" else value(5))
+unchanged = task.name == "sv" or rate and float(rate[1]) < 1e-8
+checkpoint = Checkpoint(file="dev-best.ckpt", step=4, rule="best", dev=None if unchanged else value(5))
 part = Part(
     name="fold1", split="test", num_utterances=3, metrics=[value(0)], printed_by_s3prl=[], checkpoint=checkpoint, seconds=Seconds(evaluate=1)
 )
@@ -169,6 +171,15 @@ def test_nothing_is_chosen_while_a_rate_is_missing_and_other_models_are_refused(
         choose(Path("results/fbank/ks"), (0.1, 0.01))
 
 
+@pytest.mark.parametrize("task", ["asr", "er"])
+def test_a_rate_that_changes_nothing_is_recorded_and_never_chosen(task, capsys):
+    main(suite(task, learning_rates=(1e-9, 0.1)))
+    tried = read_result(Path(f"results/fbank/{task}/result.json")).tried_rates
+    assert [(one.criterion is None, one.metrics is None, one.chosen) for one in tried] == [(True, False, False), (False, False, True)]
+    with pytest.raises(UserError, match="with none of the rates did it get better than at the start"):
+        choose(Path(f"results/fbank/{task}"), (1e-9,))
+
+
 def test_a_try_that_fails_stops_the_choice_only(capsys):
     Path("broken").write_text("ks")
     assert main(suite("ks,asr", learning_rates=(0.1, 0.01))) == 2
@@ -200,11 +211,13 @@ def test_an_unknown_task_is_refused_and_all_are_ten():
 
 
 def test_a_quick_suite_says_so_in_every_result_and_leaves_the_users_overrides_the_last_word(capsys):
-    main(suite("asr,er", quick=True, override="config.runner.total_steps=50", options=("--corpus-root", "x")))
+    Path("my.yaml").write_text("asr: LibriSpeech\n")
+    main(suite("asr,er", quick=True, override="config.runner.total_steps=50", paths="my.yaml"))
     out = capsys.readouterr().out
     assert "2 tasks into results, quick protocol: not comparable" in out and "asr: quick protocol, not comparable" in out
     assert {read_result(Path(f"results/fbank/{task}/result.json")).protocol for task in ("asr", "er")} == {"quick"}
     (asr,) = (call for call in calls() if "asr" in call)
+    assert asr[asr.index("--paths") + 1] == "my.yaml"
     assert asr[-1] == (
         "config.protocol=quick,,config.runner.total_steps=20000,,config.runner.eval_step=1000,,config.runner.save_step=500,,"
         "config.runner.total_steps=50"
@@ -235,10 +248,29 @@ def test_the_plan_shows_steps_rates_times_and_what_is_finished():
     searched = runs(suite("asr,qbe", learning_rates=(0.1, 0.01)))
     lines = plan_text(searched, {"fbank/asr": 3600.0}, parallel=2).splitlines()
     assert lines[1].split() == ["fbank/asr", "600", "2", "2", "h", "0", "min"]
-    assert lines[2].split()[0] == "fbank/qbe" and lines[2].split()[-2:] == ["-", "-"]
+    assert lines[2].split() == ["fbank/qbe", "-", "-", "-", "no", "corpus", "is", "named"]
     assert lines[3] == "in all about 1 h 0 min, 2 at a time, without those of unknown time"
     (finished,) = plan_text(runs(suite("ks")), {}, parallel=1).splitlines()[1:]
     assert finished.split()[-1] == "finished"
+
+
+@pytest.mark.parametrize("how", ["paths.yaml", "other.yaml", "variable", "option"])
+def test_where_a_corpus_is_named_the_benchmarks_settings_are_planned_and_else_the_embedded_speech(how, monkeypatch):
+    named = {}
+    if how == "variable":
+        monkeypatch.setenv("S3PRL_PRUNED_ASR_CORPUS", "/data/LibriSpeech")
+    elif how == "option":
+        named = {"options": ("--corpus", "/data/LibriSpeech")}
+    else:
+        Path(how).write_text("asr: /data/LibriSpeech\n")
+        named = {"paths": how} if how == "other.yaml" else {}
+    (asr,) = runs(suite("asr", **named))
+    assert asr.config()["runner"]["total_steps"] == 200_000
+    for file in Path().glob("*.yaml"):
+        file.unlink()
+    monkeypatch.delenv("S3PRL_PRUNED_ASR_CORPUS", raising=False)
+    (asr,) = runs(suite("asr"))
+    assert asr.config()["runner"]["total_steps"] == 600
 
 
 def test_a_few_steps_tell_the_time_of_all(monkeypatch):

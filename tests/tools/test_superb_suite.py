@@ -83,18 +83,18 @@ def test_ctrl_c_stops_the_task_which_saves_and_the_same_command_goes_on(clone):
 @pytest.mark.slow
 def test_fbank_recognises_embedded_speech_by_the_suite_searched_and_scored(clone):
     (clone / "run_downstream.py").symlink_to(REPO / "run_downstream.py")
-    steps = ",,".join(f"config.runner.{key}=20" for key in ("total_steps", "save_step", "eval_step", "log_step"))
-    typed = ("-u", "fbank", "--tasks", "asr", "--device", "cpu", "--quick", "-o", steps, "--lr-search", "--lr", "1e-2,1e-3")
+    steps = "config.runner.total_steps=200,,config.runner.save_step=100,,config.runner.eval_step=100"
+    typed = ("-u", "fbank", "--tasks", "asr", "--device", "cpu", "--quick", "-o", steps, "--lr-search", "--lr", "1e-3,1e-7")
     called = call(*typed)
     assert called.returncode == 0, called.stdout + called.stderr
     (planned,) = (line.split() for line in called.stdout.splitlines() if line.startswith("fbank/asr  "))
-    assert planned[1:3] == ["20", "2"] and planned[3] != "-"  # steps, rates, and a time from the probe
+    assert planned[1:3] == ["200", "2"] and planned[3] != "-"  # steps, rates, and a time from the probe
     assert "partial, 1 of 10 tasks" in called.stdout and "quick protocol, not comparable" in called.stdout
-    assert "fbank/asr: learning rate 0.0" in called.stdout
+    assert "fbank/asr: learning rate 0.001 of 2 tried, by wer" in called.stdout
     result = json.loads((clone / "results/fbank/asr/result.json").read_text())
-    assert result["protocol"] == "quick" and result["checkpoint"]["step"] == 20
-    assert [tried["learning_rate"] for tried in result["tried_rates"]] == [0.01, 0.001]
-    best = min(result["tried_rates"], key=lambda tried: tried["criterion"]["value"])
-    assert best["chosen"] and best["metrics"] == result["metrics"]
+    assert result["protocol"] == "quick" and result["checkpoint"]["step"] == 200
+    one, other = result["tried_rates"]
+    assert one["chosen"] and one["metrics"] == result["metrics"] and one["criterion"] == result["checkpoint"]["dev"]
+    assert not other["chosen"] and other["criterion"] is None and other["metrics"]  # too small a rate to learn anything
     again = call(*typed, "--no-probe")
     assert again.returncode == 0 and "fbank/asr" in again.stdout and not list(clone.glob("results/fbank/asr/*.old-*"))
