@@ -21,7 +21,7 @@ from pathlib import Path
 from s3prl_pruned.command_line import Interrupted
 from s3prl_pruned.config import UserError
 from s3prl_pruned.superb import host
-from s3prl_pruned.superb.checkpoints import newest_checkpoint
+from s3prl_pruned.superb.checkpoints import load_checkpoint, newest_checkpoint
 from s3prl_pruned.superb.drivers.base import Evaluation, Training
 from s3prl_pruned.superb.evaluation import evaluate_part
 from s3prl_pruned.superb.experiment import Experiment, make_experiment
@@ -105,6 +105,9 @@ def _train_one(training: Training, options: argparse.Namespace, *, resumed: bool
         start = Path(experiment.args.init_ckpt)
     else:
         start = newest_checkpoint(experiment.folder) if resumed else None
+    if start is not None and load_checkpoint(start)["Step"] >= experiment.config["runner"]["total_steps"]:
+        print(f"{start}: the last step was made before.", flush=True)
+        return
     if training.name:
         print(f"{experiment.task.name} {training.name}: training in {experiment.folder}", flush=True)
     if resumed:

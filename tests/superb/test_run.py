@@ -273,8 +273,7 @@ def test_a_model_without_a_hash_gets_one_from_its_weights(monkeypatch, ours):
         (["-u", "fbnk"], "-u fbnk: s3prl has no upstream of that name. Did you mean `fbank`?"),
         (["-u", "wavlm_local"], "-u wavlm_local: needs a checkpoint. Give its path by -k"),
         (["-u", "wavlm_local", "-k", "absent.pt"], "-k absent.pt: no such file"),
-        (["-u", "fbank", "-d", "ks"], r"-d ks \(keyword spotting\) needs the corpus Speech Commands v0.01 .* to be "
-         r"had at http.*--corpus DIR, or -o config.downstream_expert.datarc.speech_commands_root"),
+        (["-u", "fbank", "-d", "ks"], "corpus: must be the folder of Speech Commands v0.01 .* but lacks speech_commands_v0.01/"),
         (["-u", "fbank", "--corpus", "absent"], "absent: must hold the folder 'train-clean-100'"),
         (["-u", "fbank", "--device", "tpu"], "--device tpu: must be cpu, or cuda"),
         (["-u", "fbank", "-i", "x.ckpt"], "-i: is for -m evaluate and inference"),
