@@ -50,6 +50,18 @@ def keep_voxceleb1_lists_in(folder: Path) -> None:
     dataset.CACHE_PATH = os.fspath(folder)
 
 
+def read_ctc_corpora_by(create_dataset: Callable) -> None:
+    """Let s3prl's ``ctc`` make its datasets by this function.
+
+    Its own imports readers that its package lacks. It also takes ``num_workers`` out of the settings at the first
+    split, so that all others get twelve, and a checkpoint none.
+    """
+    data = importlib.import_module("s3prl.downstream.ctc.data")
+    expert = importlib.import_module("s3prl.downstream.ctc.expert")
+    data.create_dataset = create_dataset
+    expert.load_dataset = lambda split, tokenizer, corpus: data.load_dataset(split, tokenizer, dict(corpus))
+
+
 class DistributedSamplerWrapper(DistributedSampler):
     """Any sampler, shared out among processes; stands in for catalyst's class of this name.
 

@@ -36,6 +36,8 @@ class Split:
     name: str
     audio: tuple[str, ...]
     """Paths below the corpus, sorted: ``<split>/<speaker>/<chapter>/<id>.<suffix>``."""
+    transcripts: dict[str, str]
+    """Words by utterance id, which is the file's stem."""
     stamp: str
     """SHA-256 of the files' names and sizes and of the transcripts."""
 
@@ -80,6 +82,7 @@ def read_split(root: Path, name: str) -> Split:
     return Split(
         name=name,
         audio=tuple(file.relative_to(root).as_posix() for file in files),
+        transcripts=transcripts,
         stamp=digest.hexdigest(),
     )
 

@@ -35,6 +35,7 @@ PATHS = (
     "datarc.dev_meta_data",
     "datarc.test_meta_data",
     "corpus.lexicon",
+    "corpus.lists",
     "text.vocab_file",
 )
 """Settings below ``downstream_expert`` that say where files lie; what is in them goes into the splits' SHA-256."""

@@ -9,6 +9,7 @@ from s3prl_pruned.superb.drivers.base import Driver
 from s3prl_pruned.superb.tasks import Task
 
 DRIVERS = {
+    "pr": "libriphone.PhonemeRecognition",
     "asr": "asr.SpeechRecognition",
     "ks": "speech_commands.KeywordSpotting",
     "sid": "voxceleb1.SpeakerIdentification",

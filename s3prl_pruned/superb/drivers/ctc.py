@@ -1,0 +1,124 @@
+"""What PR and SF share: s3prl's ``ctc``, whose package lacks its readers of corpora and its vocabularies.
+
+A driver checks its corpus once and writes one list per folder, ``[[file, text], ...]`` as JSON, below the cache; the
+reader here takes that list, whatever the corpus.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from s3prl_pruned.compat import experts
+from s3prl_pruned.config import UserError
+from s3prl_pruned.superb import settings
+from s3prl_pruned.superb.drivers import corpus as corpora
+from s3prl_pruned.superb.drivers.base import Driver, Evaluation
+from s3prl_pruned.superb.foreign_files import read_ark_pair
+from s3prl_pruned.superb.tasks import Value
+
+if TYPE_CHECKING:
+    from s3prl_pruned.superb.experiment import Experiment
+
+
+class TextRecognition(Driver):
+    """Splits are named by the settings (``corpus.train``, ``corpus.dev``, ``corpus.test``), each a list of folders."""
+
+    optional_settings = ("corpus.lexicon", "text.vocab_file")
+    required: dict[str, Any] = {}
+    """Settings that must have these values: the task is known by them, and its checkpoint is chosen by them."""
+
+    def check(self, config: dict[str, Any]) -> None:
+        for path, value in self.required.items():
+            if settings.get(config, path) != value:
+                raise UserError(f"config.{path}: must be {value!r}, but is {settings.get(config, path)!r}.")
+        if "dev" not in settings.get(config, "runner.eval_dataloaders"):
+            raise UserError("config.runner.eval_dataloaders: must hold dev, by which the checkpoint is chosen, but does not.")
+
+    def folders(self, args: argparse.Namespace, config: dict[str, Any]) -> list[tuple[str, str]]:
+        """Split and folder of all that a call reads.
+
+        Raises:
+            UserError: on a split that there is not.
+        """
+        if args.evaluate_split not in ("dev", "test"):
+            raise UserError(f"-t {args.evaluate_split}: {self.task.name} has the splits dev, test.")
+        keys = {"train": ["train", "dev"], "evaluate": [args.evaluate_split]}.get(args.mode, ["train", "dev", args.evaluate_split])
+        corpus = config["downstream_expert"]["corpus"]
+        for key in keys:
+            if not isinstance(corpus.get(key), list) or not corpus[key]:
+                raise UserError(f"config.downstream_expert.corpus.{key}: must be a list of folders, but is {corpus.get(key)!r}.")
+        return [(key, folder) for key in dict.fromkeys(keys) for folder in corpus[key]]
+
+    def adapt(self, experiment: Experiment) -> None:
+        experts.read_ctc_corpora_by(create_dataset)
+
+    def printed(self, evaluation: Evaluation, text: str) -> list[Value]:
+        """What s3prl printed of the task's metrics."""
+        split, values = evaluation.experiment.args.evaluate_split, []
+        for metric in self.task.metrics:
+            found = re.findall(rf"^{split} {metric.name}: (\S+)$", text, flags=re.MULTILINE)
+            if not found:
+                raise RuntimeError(f"{split}: s3prl printed no {metric.name}.")
+            values.append(Value(name=metric.name, value=float(found[-1]), unit=metric.printed))
+        return values
+
+    def texts(self, evaluation: Evaluation) -> tuple[dict[str, str], dict[str, str]]:
+        """Hypotheses and references by utterance, as s3prl kept them."""
+        folder, split = evaluation.experiment.folder, evaluation.experiment.args.evaluate_split
+        return read_ark_pair(folder / f"{split}-hyp.ark", folder / f"{split}-ref.ark")
+
+
+def write_list(folder: Path, name: str, utterances: Iterable[tuple[str, str]]) -> None:
+    """Write what ``create_dataset`` reads: file below the corpus and text of each utterance of a folder."""
+    corpora.write_once(folder / f"{name}.json", json.dumps(list(utterances)))
+
+
+def write_vocabulary(folder: Path, name: str, symbols: Iterable[str]) -> Path:
+    """Write a vocabulary as s3prl reads it, a symbol a line, none after the last."""
+    return corpora.write_once(folder / name, "\n".join(symbols))
+
+
+def create_dataset(
+    split: str, tokenizer: Any, name: str, bucketing: bool, batch_size: int, **corpus: Any
+) -> tuple[ListedUtterances, int]:
+    """In place of s3prl's function of this name (``ctc/data.py``): the dataset of a split, and the loader's batch size.
+
+    In training with ``bucketing`` one item is a whole batch. Evaluation is of single utterances.
+    """
+    utterances = []
+    for folder in corpus[split]:
+        listed = json.loads((Path(corpus["lists"]) / f"{folder}.json").read_text(encoding="utf-8"))
+        utterances += [(f"{corpus['path']}/{file}", tokenizer.encode(text)) for file, text in listed]
+    if split != "train":
+        return ListedUtterances(utterances, bucket_size=1), 1
+    return ListedUtterances(utterances, bucket_size=batch_size if bucketing else 1), 1 if bucketing else batch_size
+
+
+class ListedUtterances:
+    """Utterances from the longest text to the shortest; a dataset of single ones, or of runs of ``bucket_size`` of them.
+
+    As s3prl's, there are as many runs as utterances: one begins at each, and those that would not be full are the last full
+    one.
+    """
+
+    def __init__(self, utterances: list[tuple[str, list[int]]], *, bucket_size: int) -> None:
+        """
+        Args:
+            utterances: file and tokens.
+        """
+        self.utterances = sorted(utterances, key=lambda utterance: len(utterance[1]), reverse=True)
+        self.bucket_size = bucket_size
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    def __getitem__(self, index: int) -> tuple[str, list[int]] | list[tuple[str, list[int]]]:
+        if self.bucket_size == 1:
+            return self.utterances[index]
+        start = max(0, min(len(self) - self.bucket_size, index))
+        return self.utterances[start : start + self.bucket_size]
