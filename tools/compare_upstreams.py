@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 from s3prl_pruned.command_line import command_line
+from s3prl_pruned.config import UserError
 
 
 def rates(text: str) -> list[float]:
@@ -24,8 +25,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="compare_upstreams.py", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("candidates", nargs="+", metavar="NAME[=UPSTREAM[:CKPT]]", help="a name, s3prl's -u (default: the name), and -k")
-    add("--lr", metavar="LR,LR", type=rates, default="5e-4,1e-3,2e-3", help="learning rates of the task (default: %(default)s)")
-    add("--seeds", metavar="N,N", type=seeds, default="1,2,3", help="seeds of the task (default: %(default)s)")
+    add("--lr", metavar="LR,LR", type=rates, default="5e-4,1e-3,2e-3", help="learning rates, all tried with the first seed (default: %(default)s)")
+    add("--seeds", metavar="N,N", type=seeds, default="1,2,3", help="seeds of the task; the others go with the chosen rate (default: %(default)s)")
     add("--steps", type=int, metavar="N", default=1000, help="steps of each run (default: %(default)s)")
     add("--baseline", metavar="NAME", default=None, help="whose CER the others are compared with (default: the first)")
     add("--root", metavar="DIR", type=Path, default=Path("result/comparison"), help="folder of the runs (default: %(default)s)")
@@ -36,10 +37,14 @@ def main() -> None:
     from s3prl_pruned.measure import comparison
 
     candidates = [comparison.Candidate.parse(text) for text in args.candidates]
-    trials = comparison.plan(candidates, args.lr, args.seeds, args.root)
-    print(f"{len(trials)} runs of {args.steps} steps into {args.root}; finished ones are kept", flush=True)
-    comparison.run_trials(trials, steps=args.steps, parallel=args.jobs)
-    summary = comparison.summarise(trials, args.baseline or candidates[0].name)
+    print(f"runs of {args.steps} steps into {args.root}; finished ones are kept", flush=True)
+    baseline = args.baseline or candidates[0].name
+    if baseline not in [candidate.name for candidate in candidates]:
+        raise UserError(f"--baseline {baseline}: must be one of {[candidate.name for candidate in candidates]}.")
+    summary = comparison.compare(
+        candidates, args.lr, args.seeds, args.root, steps=args.steps, parallel=args.jobs, baseline=baseline
+    )
+    summary["costs"] = comparison.costs(candidates, args.seeds, repeats=31)
     print(comparison.table(summary))
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """Is one upstream better than another on the embedded ASR? Grid, seeds, and a paired bootstrap.
 
-Each upstream is trained with every learning rate and seed by `run_downstream.py`; per upstream the learning rate with
-the lowest dev error, averaged over seeds, is taken; test errors of its seeds are compared. Intervals are percentiles of
+Each upstream is trained by `run_downstream.py` with every learning rate and the first seed; the rate with its lowest dev
+error is trained with the other seeds too, and their test errors are compared. Intervals are percentiles of
 a bootstrap that resamples test utterances (the same for both upstreams) and seeds.
 """
 
@@ -86,8 +86,31 @@ class Outcome:
     sha256: str | None
 
 
+def compare(
+    candidates: list[Candidate], learning_rates: list[float], seeds: list[int], root: Path, *, steps: int, parallel: int, baseline: str
+) -> dict:
+    """Train what is not trained yet, and summarise.
+
+    Args:
+        learning_rates: all are tried with the first seed.
+        seeds: of the task; the others go with the chosen rate only.
+        root: finished trials stand here, and are kept.
+        baseline: name of the candidate that the others' errors are compared with.
+
+    Raises:
+        UserError: a trial failed; its log is named. The others are finished first.
+    """
+    grid = plan(candidates, learning_rates, seeds[:1], root)
+    run_trials(grid, steps=steps, parallel=parallel)
+    found = [outcome(trial) for trial in grid]
+    chosen = {candidate.name: chosen_rate(found, candidate.name) for candidate in candidates}
+    repeats = [trial for candidate in candidates for trial in plan([candidate], [chosen[candidate.name]], seeds[1:], root)]
+    run_trials(repeats, steps=steps, parallel=parallel)
+    return summarise(grid + repeats, chosen, baseline)
+
+
 def plan(candidates: list[Candidate], learning_rates: list[float], seeds: list[int], root: Path) -> list[Trial]:
-    """All trials; the seeds vary slowest, so that a first answer is there early."""
+    """A trial for each combination."""
     return [
         Trial(candidate, rate, seed, root / candidate.name / f"lr{rate:g}-seed{seed}" / "asr")
         for seed, candidate, rate in itertools.product(seeds, candidates, learning_rates)
@@ -138,7 +161,7 @@ def dev_curve(log: str, *, interval: int) -> dict[int, float]:
 
 
 def chosen_rate(outcomes: list[Outcome], candidate: str) -> float:
-    """The learning rate with the lowest dev error, averaged over seeds."""
+    """The learning rate with the lowest dev error, averaged over the seeds that are given."""
     rates = {o.learning_rate for o in outcomes if o.candidate == candidate}
     return min(rates, key=lambda rate: np.mean([o.dev_error for o in _runs(outcomes, candidate, rate)]))
 
@@ -184,11 +207,10 @@ def relative_difference(
     return change(edits, baseline), float(lower), float(upper)
 
 
-def summarise(trials: list[Trial], baseline: str) -> dict:
-    """JSON data: every outcome, and per candidate the chosen rate, mean and spread, and the change against `baseline`."""
+def summarise(trials: list[Trial], chosen: dict[str, float], baseline: str) -> dict:
+    """JSON data: every outcome, and per candidate mean and spread at the `chosen` rate, and the change against `baseline`."""
     outcomes = [outcome(trial) for trial in trials]
-    names = list(dict.fromkeys(trial.candidate.name for trial in trials))
-    chosen = {name: chosen_rate(outcomes, name) for name in names}
+    names = list(chosen)
     selected = {
         name: [trial for trial in trials if (trial.candidate.name, trial.learning_rate) == (name, chosen[name])] for name in names
     }
@@ -222,17 +244,66 @@ def summarise(trials: list[Trial], baseline: str) -> dict:
     }
 
 
+def costs(candidates: list[Candidate], seeds: list[int], *, repeats: int, seconds: float = 5.0) -> dict[str, dict]:
+    """Size and speed of the candidates that are encoders of ours, by name; means where each seed has its own model.
+
+    Returns:
+        `params`; `macs` for `seconds` of audio; `speed`: how many times as fast as the candidate with the most MACs, one
+        thread, `measure.timing`; `noisy` if the machine was.
+    """
+    from s3prl_pruned.measure.timing.clock import TimingSetting
+    from s3prl_pruned.measure.timing.clock import compare as time_side_by_side
+    from s3prl_pruned.sparsity.counts import macs
+
+    encoders = {}
+    for candidate in candidates:
+        for options in dict.fromkeys(tuple(candidate.options(seed)) for seed in seeds):
+            expert = _expert(options)
+            if hasattr(expert, "model_hash"):  # ours
+                encoders[candidate.name, options] = expert.eval().model
+    if not encoders:
+        return {}
+    work = {key: sum(macs(e.config, e.spec, round(16_000 * seconds)).values()) for key, e in encoders.items()}
+    slowest = max(work, key=work.get)
+    lanes = {str(key): encoder for key, encoder in encoders.items()}
+    times = time_side_by_side(lanes, TimingSetting(baseline=str(slowest), repeats=repeats), seconds=seconds)
+    times = dict(zip(encoders, times, strict=True))
+    found = {}
+    for name in dict.fromkeys(name for name, _ in encoders):
+        keys = [key for key in encoders if key[0] == name]
+        found[name] = {
+            "params": float(np.mean([encoders[key].num_parameters() for key in keys])),
+            "macs": float(np.mean([work[key] for key in keys])),
+            "seconds_of_audio": seconds,
+            "speed": float(np.mean([times[key].ratio for key in keys])),
+            "speed_against": slowest[0],
+            "noisy": any(times[key].noisy for key in keys),
+        }
+    return found
+
+
+def _expert(options: tuple[str, ...]):
+    from s3prl_pruned import compat
+    from s3prl_pruned.superb.options import make_parser
+    from s3prl_pruned.superb.upstreams import build_upstream
+
+    compat.apply()
+    return build_upstream(make_parser().parse_args([*options, "-d", "asr"]))
+
+
 def table(summary: dict) -> str:
     """A Markdown table of the summary."""
     lines = [
-        f"| upstream | lr | CER % | WER % | CER against {summary['baseline']} | 95 % interval |",
-        "|---|---|---|---|---|---|",
+        f"| upstream | lr | CER % | WER % | CER against {summary['baseline']}, 95 % interval | parameters | MACs, 5 s | speed |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in summary["rows"]:
         spread = [f" +- {row[key]:.1f}" if row[key] is not None else "" for key in ("cer_sd", "wer_sd")]
         low, high = row["cer_change_95"]
+        cost = summary.get("costs", {}).get(row["name"])
+        shown = " | | |" if cost is None else f" {cost['params'] / 1e6:.2f} M | {cost['macs'] / 1e9:.3f} G | {cost['speed']:.2f} |"
         lines.append(
             f"| {row['name']} | {row['learning_rate']:g} | {row['cer_mean']:.1f}{spread[0]} | {row['wer_mean']:.1f}{spread[1]} "
-            f"| {100 * row['cer_change']:+.1f} % | {100 * low:+.1f} to {100 * high:+.1f} % |"
+            f"| {100 * row['cer_change']:+.1f} %, {100 * low:+.1f} to {100 * high:+.1f} % |{shown}"
         )
     return "\n".join(lines)

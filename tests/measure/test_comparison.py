@@ -9,7 +9,7 @@ from scipy import stats
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.measure.comparison import (
-    Candidate, Outcome, Trial, chosen_rate, dev_curve, plan, relative_difference, run_trials,
+    Candidate, Outcome, Trial, chosen_rate, compare, costs, dev_curve, plan, relative_difference, run_trials, table,
 )  # fmt: skip
 
 
@@ -117,3 +117,36 @@ def test_finished_trials_are_kept_and_the_first_failure_is_named_after_all_have_
         with pytest.raises(UserError, match=r"2 of 4 runs failed; .*lr0.002-seed1.*no such corpus; see root/.*command.log"):
             run_trials(trials, steps=100, parallel=2)
     assert Path("calls").read_text() == "xx"
+
+
+def test_the_grid_is_tried_with_the_first_seed_and_the_others_go_with_its_best_rate(monkeypatch, tmp_path):
+    """`a` is best at 2e-3 on seed 1, and would be at 1e-3 on seed 2, which must not be asked."""
+    ran = []
+    dev = {("a", 1e-3, 1): 30.0, ("a", 2e-3, 1): 20.0, ("b", 1e-3, 1): 5.0, ("b", 2e-3, 1): 6.0}
+
+    def found(trial):
+        return outcome(trial.candidate.name, trial.learning_rate, trial.seed, dev.get((trial.candidate.name, trial.learning_rate, trial.seed), 9.0))
+
+    monkeypatch.setattr("s3prl_pruned.measure.comparison.run_trials", lambda trials, **kwargs: ran.extend(trials))
+    monkeypatch.setattr("s3prl_pruned.measure.comparison.outcome", found)
+    edits = {"a": [4, 6], "b": [8, 12]}
+    monkeypatch.setattr(
+        "s3prl_pruned.measure.comparison.character_errors",
+        lambda trials: (np.array([edits[trial.candidate.name] for trial in trials]), np.array([20, 30])),
+    )
+    candidates = [Candidate("a", "a"), Candidate("b", "b")]
+    summary = compare(candidates, [1e-3, 2e-3], [1, 2, 3], tmp_path, steps=10, parallel=1, baseline="b")
+    done = {(trial.candidate.name, trial.learning_rate, trial.seed) for trial in ran}
+    assert done == {*dev, ("a", 2e-3, 2), ("a", 2e-3, 3), ("b", 1e-3, 2), ("b", 1e-3, 3)}
+    rows = {row["name"]: row for row in summary["rows"]}
+    assert rows["a"]["seeds"] == rows["b"]["seeds"] == 3
+    assert (rows["a"]["learning_rate"], rows["b"]["learning_rate"]) == (2e-3, 1e-3)
+    assert rows["a"]["cer_change"] == pytest.approx(-0.5) and rows["b"]["cer_change"] == 0
+    assert "-50.0 %" in table(summary)
+
+
+def test_costs_are_of_our_encoders_only_and_against_the_largest(tmp_path):
+    found = costs([Candidate.parse("fbank"), Candidate.parse("small=wavlm_random"), Candidate.parse("teacher=wavlm_embedded")], [1, 2], repeats=1, seconds=0.5)
+    assert set(found) == {"small", "teacher"}
+    assert found["teacher"]["params"] == 5_442_056
+    assert found["small"]["macs"] == found["teacher"]["macs"] > 1e8
