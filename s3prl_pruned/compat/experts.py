@@ -8,6 +8,7 @@ that is installed.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import os
@@ -15,6 +16,7 @@ import sys
 import types
 from pathlib import Path
 from typing import Any, Callable, Iterator
+from unittest import mock
 
 import torch
 from torch.utils.data import DistributedSampler, Sampler
@@ -50,6 +52,31 @@ def keep_voxceleb1_lists_in(folder: Path) -> None:
     dataset.CACHE_PATH = os.fspath(folder)
 
 
+def keep_sv_voxceleb1_lengths_in(file: Path) -> None:
+    """Let s3prl's ``sv_voxceleb1`` read the lengths of its training files from ``<folder>/.wav_lengths/Voxceleb1_length.pt``.
+
+    It keeps that file beside its code, whatever the corpus, and finds its code by ``__file__``.
+    """
+    dataset = importlib.import_module("s3prl.downstream.sv_voxceleb1.dataset")
+    dataset.__file__ = os.fspath(file.parents[1] / "dataset.py")
+
+
+def let_sv_voxceleb1_follow_its_device() -> None:
+    """Let s3prl's ``sv_voxceleb1`` put its mask where its features are: it calls ``.cuda()``, whatever ``--device`` says."""
+    expert = importlib.import_module("s3prl.downstream.sv_voxceleb1.expert").DownstreamExpert
+    theirs = expert.forward
+    if hasattr(theirs, "__wrapped__"):
+        return
+
+    @functools.wraps(theirs)
+    def forward(self: Any, mode: str, features: list[torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
+        device = features[0].device
+        with mock.patch.object(torch.Tensor, "cuda", lambda tensor: tensor.to(device)):
+            return theirs(self, mode, features, *args, **kwargs)
+
+    expert.forward = forward
+
+
 def read_ctc_corpora_by(create_dataset: Callable) -> None:
     """Let s3prl's ``ctc`` make its datasets by this function.
 
@@ -60,6 +87,21 @@ def read_ctc_corpora_by(create_dataset: Callable) -> None:
     expert = importlib.import_module("s3prl.downstream.ctc.expert")
     data.create_dataset = create_dataset
     expert.load_dataset = lambda split, tokenizer, corpus: data.load_dataset(split, tokenizer, dict(corpus))
+
+
+def train_on_all_processes() -> None:
+    """Let s3prl's runner wrap models for distributed training on any device.
+
+    It names a GPU, which a CPU refuses. On a GPU the wrapper then copies the runner's records, a ``defaultdict``
+    that cannot be copied so; s3prl replaces ``builtins.isinstance`` against that. Without a GPU's name nothing is
+    copied: the features are on the right device already.
+    """
+    from torch.nn.parallel import DistributedDataParallel
+
+    runner = importlib.import_module("s3prl.downstream.runner")
+    runner.DDP = lambda model, device_ids, find_unused_parameters: DistributedDataParallel(
+        model, find_unused_parameters=find_unused_parameters
+    )
 
 
 class DistributedSamplerWrapper(DistributedSampler):
@@ -90,8 +132,9 @@ def _absent(name: str) -> Callable:
 STAND_INS: dict[str, dict[str, Any]] = {
     # speech_commands: only where several processes train
     "catalyst.data.sampler": {"DistributedSamplerWrapper": DistributedSamplerWrapper},
-    # voxceleb1: imported, never called
+    # voxceleb1, sv_voxceleb1: imported, never called
     "librosa.util": {"find_files": _absent("librosa.util.find_files")},
+    "sox": {"Transformer": _absent("sox.Transformer")},
 }
 """Module, and the names in it that an expert imports."""
 

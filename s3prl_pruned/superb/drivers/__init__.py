@@ -13,6 +13,7 @@ DRIVERS = {
     "asr": "asr.SpeechRecognition",
     "ks": "speech_commands.KeywordSpotting",
     "sid": "voxceleb1.SpeakerIdentification",
+    "sv": "sv_voxceleb1.SpeakerVerification",
     "ic": "fluent_commands.IntentClassification",
     "er": "emotion.EmotionRecognition",
 }
