@@ -35,6 +35,7 @@ def main() -> None:
     args = parser.parse_args()
 
     from s3prl_pruned.measure import comparison
+    from s3prl_pruned.measure.costs import costs
 
     candidates = [comparison.Candidate.parse(text) for text in args.candidates]
     print(f"runs of {args.steps} steps into {args.root}; finished ones are kept", flush=True)
@@ -44,7 +45,7 @@ def main() -> None:
     summary = comparison.compare(
         candidates, args.lr, args.seeds, args.root, steps=args.steps, parallel=args.jobs, baseline=baseline
     )
-    summary["costs"] = comparison.costs(candidates, args.seeds, repeats=31)
+    summary["costs"] = costs(candidates, args.seeds, repeats=31)
     print(comparison.table(summary))
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)

@@ -244,53 +244,6 @@ def summarise(trials: list[Trial], chosen: dict[str, float], baseline: str) -> d
     }
 
 
-def costs(candidates: list[Candidate], seeds: list[int], *, repeats: int, seconds: float = 5.0) -> dict[str, dict]:
-    """Size and speed of the candidates that are encoders of ours, by name; means where each seed has its own model.
-
-    Returns:
-        `params`; `macs` for `seconds` of audio; `speed`: how many times as fast as the candidate with the most MACs, one
-        thread, `measure.timing`; `noisy` if the machine was.
-    """
-    from s3prl_pruned.measure.timing.clock import TimingSetting
-    from s3prl_pruned.measure.timing.clock import compare as time_side_by_side
-    from s3prl_pruned.sparsity.counts import macs
-
-    encoders = {}
-    for candidate in candidates:
-        for options in dict.fromkeys(tuple(candidate.options(seed)) for seed in seeds):
-            expert = _expert(options)
-            if hasattr(expert, "model_hash"):  # ours
-                encoders[candidate.name, options] = expert.eval().model
-    if not encoders:
-        return {}
-    work = {key: sum(macs(e.config, e.spec, round(16_000 * seconds)).values()) for key, e in encoders.items()}
-    slowest = max(work, key=work.get)
-    lanes = {str(key): encoder for key, encoder in encoders.items()}
-    times = time_side_by_side(lanes, TimingSetting(baseline=str(slowest), repeats=repeats), seconds=seconds)
-    times = dict(zip(encoders, times, strict=True))
-    found = {}
-    for name in dict.fromkeys(name for name, _ in encoders):
-        keys = [key for key in encoders if key[0] == name]
-        found[name] = {
-            "params": float(np.mean([encoders[key].num_parameters() for key in keys])),
-            "macs": float(np.mean([work[key] for key in keys])),
-            "seconds_of_audio": seconds,
-            "speed": float(np.mean([times[key].ratio for key in keys])),
-            "speed_against": slowest[0],
-            "noisy": any(times[key].noisy for key in keys),
-        }
-    return found
-
-
-def _expert(options: tuple[str, ...]):
-    from s3prl_pruned import compat
-    from s3prl_pruned.superb.options import make_parser
-    from s3prl_pruned.superb.upstreams import build_upstream
-
-    compat.apply()
-    return build_upstream(make_parser().parse_args([*options, "-d", "asr"]))
-
-
 def table(summary: dict) -> str:
     """A Markdown table of the summary."""
     lines = [

@@ -9,8 +9,9 @@ from scipy import stats
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.measure.comparison import (
-    Candidate, Outcome, Trial, chosen_rate, compare, costs, dev_curve, plan, relative_difference, run_trials, table,
+    Candidate, Outcome, Trial, chosen_rate, compare, dev_curve, plan, relative_difference, run_trials, table,
 )  # fmt: skip
+from s3prl_pruned.measure.costs import costs
 
 
 def errors(seeds=1, utterances=50, rate=0.3, seed=0):
