@@ -123,7 +123,9 @@ def run_trials(trials: list[Trial], *, steps: int, parallel: int) -> None:
     Raises:
         UserError: a trial failed; its log is named. The others are finished first.
     """
-    failures = list(run([trial.job(steps) for trial in trials], parallel=parallel).failures.values())
+    jobs = [trial.job(steps) for trial in trials]
+    failed = run(jobs, parallel=parallel).failures  # in the order in which they ended
+    failures = [failed[job.name] for job in jobs if job.name in failed]
     if failures:
         first = failures[0]
         raise UserError(
