@@ -14,17 +14,21 @@ import argparse
 import logging
 from pathlib import Path
 
-from s3prl_pruned.command_line import command_line
+from s3prl_pruned.command_line import Interrupted, command_line
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="make_mini_superb.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", type=Path, default=Path("data/mini_superb"), metavar="DIR", help="default: data/mini_superb")
+    parser.add_argument(
+        "--output", type=Path, default=Path("data/mini_superb"), metavar="DIR", help="default: data/mini_superb"
+    )
     parser.add_argument("--tasks", type=lambda text: text.split(","), help="such as asr,ks; default: all ten")
     parser.add_argument("--tiny", action="store_true", help="a few utterances per split, to try the machinery")
-    parser.add_argument("--packages", type=Path, metavar="DIR", help="where Debian packages lie or go; default: OUTPUT/packages")
+    parser.add_argument(
+        "--packages", type=Path, metavar="DIR", help="where Debian packages lie or go; default: DIR/packages of --output"
+    )
     args = parser.parse_args()
 
     from s3prl_pruned.data.mini_superb.build import make_mini_superb
@@ -33,9 +37,12 @@ def main() -> None:
     logging.getLogger("s3prl_pruned").setLevel(logging.INFO)
     output = args.output.resolve()
     sources = Sources((args.packages or output / "packages").resolve())
-    records = make_mini_superb(
-        output, tasks=args.tasks, tiny=args.tiny, sources=sources, progress=lambda line: print(line, flush=True)
-    )
+    try:
+        records = make_mini_superb(
+            output, tasks=args.tasks, tiny=args.tiny, sources=sources, progress=lambda line: print(line, flush=True)
+        )
+    except KeyboardInterrupt as stop:
+        raise Interrupted("the corpora made so far stand; repeat the command to go on.") from stop
     seconds = sum(entry["seconds"] for record in records.values() for entry in record["splits"].values())
     print(f"{seconds / 60:.0f} minutes of audio in {output}; README.md there says what each task is made of.")
 

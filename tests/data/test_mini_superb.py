@@ -31,7 +31,8 @@ def copy(made, tmp_path):
 
 
 def stamps(root):
-    return {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file() and path.parent != root and path.name != "wav.scp"}
+    made_once = [path for path in root.rglob("*") if path.is_file() and path.parent != root and path.name != "wav.scp"]
+    return {path: path.stat().st_mtime_ns for path in made_once}
 
 
 def test_all_ten_tasks_have_their_corpus_where_paths_yaml_says(made):
@@ -51,8 +52,8 @@ def test_checksums_are_those_of_all_files_but_wav_scp(made):
 
 
 def test_readme_tells_synthetic_speech_from_real(made):
-    rows = [line for line in (made / "README.md").read_text().splitlines() if line.startswith("| ")]
-    kinds = {cells[1].strip(): cells[3].strip() for cells in (row.split("|") for row in rows) if cells[3].strip() in ("real", "**synthetic**")}
+    rows = [[cell.strip() for cell in line.split("|")] for line in (made / "README.md").read_text().splitlines()]
+    kinds = {row[1]: row[3] for row in rows if len(row) == 9 and row[3] in ("real", "**synthetic**")}
     assert {task for task, kind in kinds.items() if kind == "**synthetic**"} == {"IC", "ER", "SF"}
     assert {task for task, kind in kinds.items() if kind == "real"} == {"ASR, PR", "KS", "SID, SV", "QBE", "SD"}
 
@@ -133,6 +134,12 @@ def test_stop_between_the_moves_of_two_folders_is_finished(copy, tmp_path):
 def test_task_that_does_not_exist_is_named(tmp_path):
     with pytest.raises(UserError, match="but are given as asx"):
         make_mini_superb(tmp_path, tasks=["asx"], sources=FakeSources(tmp_path))
+
+
+def test_output_that_is_a_file_is_one_clear_error(tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(UserError, match="out: the output must be a folder that can be made"):
+        make_mini_superb(tmp_path / "out", tasks=["sf"], tiny=True, sources=FakeSources(tmp_path))
 
 
 def test_reference_names_every_corpus_in_both_variants():

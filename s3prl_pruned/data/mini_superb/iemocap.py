@@ -46,7 +46,10 @@ EMOTIONS = {
 SPREAD = {"pitch": 7, "pitch_range": 20, "speed": 14, "amplitude": 15}
 """Standard deviations from utterance to utterance, wide enough for the emotions to overlap."""
 
-DIALOGS = {"impro01": ("neu", "ang", "sad", "hap", "neu", "fru"), "script01_1": ("exc", "sad", "ang", "neu", "hap", "sad", "ang")}
+DIALOGS = {
+    "impro01": ("neu", "ang", "sad", "hap", "neu", "fru"),
+    "script01_1": ("exc", "sad", "ang", "neu", "hap", "sad", "ang"),
+}
 """The emotions of one round of a dialog."""
 
 ROUNDS = {"full": 3, "tiny": 1}

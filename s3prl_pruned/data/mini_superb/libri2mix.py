@@ -15,7 +15,7 @@ import numpy as np
 from s3prl_pruned.checkpoint import write_text
 from s3prl_pruned.config import UserError
 from s3prl_pruned.data.mini_superb.clips import distinct, generator, level
-from s3prl_pruned.data.mini_superb.sources import Sources
+from s3prl_pruned.data.mini_superb.sources import VOICE_PACKAGES, Sources
 from s3prl_pruned.data.mini_superb.voxceleb import TEST_VOICES
 from s3prl_pruned.data.mini_superb.writer import CorpusWriter, Record
 from s3prl_pruned.data.waveforms import SAMPLE_RATE
@@ -77,9 +77,8 @@ def write_libri2mix(writer: CorpusWriter, sources: Sources, *, tiny: bool) -> Re
             writer.splits[split]["speakers"] = sorted({*writer.splits[split]["speakers"], *pair})
             rows.append((name, len(wav), segments))
         _write_kaldi(writer, f"Libri2Mix/data/{split}", rows)
-    packages = "hedgewars-data fillets-ng-data-cs fillets-ng-data-nl festvox-ru kajongg tuxpaint-stamps-default ktuberling-data klettres-data"
     note = "Mixtures of two voices' clips with pauses; wav.scp holds absolute paths and is written anew by each call."
-    return {"tasks": ["sd"], "synthetic": False, "note": note, "sources": sources.describe(["embedded", *packages.split()])}
+    return {"tasks": ["sd"], "synthetic": False, "note": note, "sources": sources.describe(VOICE_PACKAGES)}
 
 
 def write_wav_scp(root: Path) -> None:
@@ -90,7 +89,9 @@ def write_wav_scp(root: Path) -> None:
         write_text(root / "Libri2Mix/data" / split / "wav.scp", "".join(lines))
 
 
-def _mix(pair: list[str], voices: dict[str, list[np.ndarray]], draw: random.Random) -> tuple[np.ndarray, list[Segment]]:
+def _mix(
+    pair: list[str], voices: dict[str, list[np.ndarray]], draw: random.Random
+) -> tuple[np.ndarray, list[Segment]]:
     """A mixture ``(S,)`` int16, as long as the longer track, and who speaks when."""
     segments, placed = [], []
     for voice, loudness in zip(pair, (0.0, -draw.uniform(0, SOFTER))):
@@ -109,7 +110,7 @@ def _mix(pair: list[str], voices: dict[str, list[np.ndarray]], draw: random.Rand
 
 
 def _write_kaldi(writer: CorpusWriter, folder: str, rows: list[tuple[str, int, list[Segment]]]) -> None:
-    """``segments``, ``utt2spk``, ``spk2utt``, ``rttm`` and ``reco2dur``; utterances begin with their speaker, for Kaldi's order."""
+    """``segments``, ``utt2spk``, ``spk2utt``, ``rttm``, ``reco2dur``; utterances begin with their speaker (Kaldi's order)."""
     utterances, rttm = [], []
     for name, _, segments in rows:
         for number, segment in enumerate(sorted(segments, key=lambda s: (s.start, s.voice))):
@@ -121,7 +122,8 @@ def _write_kaldi(writer: CorpusWriter, folder: str, rows: list[tuple[str, int, l
     spk2utt: dict[str, list[str]] = {}
     for utterance, *_, speaker in utterances:
         spk2utt.setdefault(speaker, []).append(utterance)
-    writer.text(f"{folder}/segments", "".join(f"{u} {rec} {start:.3f} {end:.3f}\n" for u, rec, start, end, _ in utterances))
+    segment_lines = [f"{utterance} {rec} {start:.3f} {end:.3f}\n" for utterance, rec, start, end, _ in utterances]
+    writer.text(f"{folder}/segments", "".join(segment_lines))
     writer.text(f"{folder}/utt2spk", "".join(f"{u} {speaker}\n" for u, *_, speaker in utterances))
     writer.text(f"{folder}/spk2utt", "".join(f"{speaker} {' '.join(us)}\n" for speaker, us in sorted(spk2utt.items())))
     writer.text(f"{folder}/rttm", "".join(rttm))

@@ -73,5 +73,7 @@ def _draw(utterances: list[LabelledUtterance], count: int) -> list[LabelledUtter
 def _phones(word: str, sources: Sources) -> str:
     phones = PRONUNCIATIONS.get(word) or " ".join(sources.pronounce(word) or ())
     if not phones:
-        raise UserError(f"the word {word!r} of the prompts must have a pronunciation, but has none. Add it to PRONUNCIATIONS.")
+        raise UserError(
+            f"the word {word!r} of the prompts must have a pronunciation, but has none. Add it to PRONUNCIATIONS."
+        )
     return phones

@@ -66,7 +66,8 @@ def write_quesst(writer: CorpusWriter, sources: Sources, *, tiny: bool) -> Recor
     size = SIZES["tiny" if tiny else "full"]
     draw = generator("quesst")
     prompts = sorted((u for split in sources.prompts().values() for u in split), key=lambda u: u.id)
-    long = [u for u in prompts if len(u.text.split()) >= DOCUMENT_WORDS and num_samples(u.path) <= DOCUMENT_SECONDS * SAMPLE_RATE]
+    longest = DOCUMENT_SECONDS * SAMPLE_RATE
+    long = [u for u in prompts if len(u.text.split()) >= DOCUMENT_WORDS and num_samples(u.path) <= longest]
     sets = _queries(prompts, long, count=size["queries"])
     if not all(sets.values()):
         raise UserError("QbE needs a term for either query set that longer prompts hold, but finds fewer.")

@@ -24,7 +24,12 @@ SPEAKERS = {
 UTTERANCES = {"full": {"train": 28, "valid": 12, "test": 18}, "tiny": {"train": 2, "valid": 1, "test": 1}}
 """Of each speaker."""
 
-VOICES = list(zip(itertools.cycle(("en-us", "en-gb", "en-gb-x-rp", "en-029")), "f1 m1 f2 m2 f3 m3 f4 m4 f5 m5 m6 m7 m8 Annie Andy Lee".split()))
+VOICES = list(
+    zip(
+        itertools.cycle(("en-us", "en-gb", "en-gb-x-rp", "en-029")),
+        "f1 m1 f2 m2 f3 m3 f4 m4 f5 m5 m6 m7 m8 Annie Andy Lee".split(),
+    )
+)
 """Accent and variant of each speaker, in the order of the splits."""
 
 SLOTS: dict[str, tuple[str, ...]] = {
@@ -46,7 +51,10 @@ REQUESTS: dict[str, tuple[str, ...]] = {
     "AddToPlaylist": ("ADD {artist} TO MY {playlist} PLAYLIST", "PUT THIS {music_item} ON {playlist}"),
     "PlayMusic": ("PLAY A {music_item} BY {artist}", "I WANT TO HEAR {artist}"),
     "GetWeather": ("WILL IT BE {condition_description} IN {city} {timeRange}", "WHAT IS THE WEATHER IN {city} {timeRange}"),
-    "BookRestaurant": ("BOOK A {restaurant_type} IN {city} FOR {party_size_number}", "TABLE FOR {party_size_number} AT A {restaurant_type} {timeRange}"),
+    "BookRestaurant": (
+        "BOOK A {restaurant_type} IN {city} FOR {party_size_number}",
+        "TABLE FOR {party_size_number} AT A {restaurant_type} {timeRange}",
+    ),
     "SearchScreeningEvent": ("WHERE IS {movie_name} SHOWN {timeRange}", "FIND THE CINEMA THAT HAS {movie_name}"),
     "RateBook": ("GIVE THIS {object_type} {rating_value} STARS", "RATE THE CURRENT {object_type} {rating_value} OUT OF SIX"),
 }

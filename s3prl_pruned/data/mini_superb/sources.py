@@ -43,18 +43,43 @@ VOICE_SOURCES = (
         r"(?!Ow\d|Ooff|Jump|Firepunch|Laugh|Poison|Ouch|Hmm|Kamikaze|Nooo)[^/]+\.ogg",
     ),
     # The two leading voices, by the letter in the name; others are effects and guests.
-    VoiceSource(package="fillets-ng-data-cs", name="fillets-cs", licence="GPL-2", speech=r".*/sound/.*-(?P<voice>[mv])-[^/]*\.ogg"),
-    VoiceSource(package="fillets-ng-data-nl", name="fillets-nl", licence="GPL-2", speech=r".*/sound/.*-(?P<voice>[mv])-[^/]*\.ogg"),
-    VoiceSource(package="festvox-ru", name="festvox", licence="BSD-like", speech=r".*/(?P<voice>msu_ru_nsh)_clunits/wav/.*\.wav"),
+    VoiceSource(
+        package="fillets-ng-data-cs",
+        name="fillets-cs",
+        licence="GPL-2",
+        speech=r".*/sound/.*-(?P<voice>[mv])-[^/]*\.ogg",
+    ),
+    VoiceSource(
+        package="fillets-ng-data-nl",
+        name="fillets-nl",
+        licence="GPL-2",
+        speech=r".*/sound/.*-(?P<voice>[mv])-[^/]*\.ogg",
+    ),
+    VoiceSource(
+        package="festvox-ru",
+        name="festvox",
+        licence="BSD-like",
+        speech=r".*/(?P<voice>msu_ru_nsh)_clunits/wav/.*\.wav",
+    ),
     # Not the German folder: whether those are the same four people is not told.
-    VoiceSource(package="kajongg", name="kajongg", licence="GPL-2+", speech=r".*/voices/(?P<voice>(fe)?male\d)/.*\.ogg"),
+    VoiceSource(
+        package="kajongg",
+        name="kajongg",
+        licence="GPL-2+",
+        speech=r".*/voices/(?P<voice>(fe)?male\d)/.*\.ogg",
+    ),
     VoiceSource(
         package="tuxpaint-stamps-default",
         name="tuxpaint",
         licence="GPL-2+",
         speech=r".*_desc_(?P<voice>be|bg|ca|el|es|fr|ro|ru)\.ogg",
     ),
-    VoiceSource(package="ktuberling-data", name="ktuberling", licence="GPL-2+", speech=r".*/sounds/(?P<voice>gl|nn|sl|uk|wa)/.*\.(ogg|wav|opus)"),
+    VoiceSource(
+        package="ktuberling-data",
+        name="ktuberling",
+        licence="GPL-2+",
+        speech=r".*/sounds/(?P<voice>gl|nn|sl|uk|wa)/.*\.(ogg|wav|opus)",
+    ),
     VoiceSource(
         package="klettres-data",
         name="klettres",
@@ -64,6 +89,9 @@ VOICE_SOURCES = (
 )
 """One voice a language among the volunteers' recordings (tuxpaint, ktuberling, klettres): the same person may have
 spoken for two of these programs."""
+
+VOICE_PACKAGES = ["embedded", *(source.package for source in VOICE_SOURCES)]
+"""Where the voices come from, as `Sources.describe` takes them."""
 
 EMBEDDED_LICENCE = "CC BY-SA 3.0, CC BY 3.0"
 EMBEDDED_VOICES = {"1": "asterisk/en", "2": "asterisk/fr", "3": "asterisk/ru"}
@@ -111,19 +139,15 @@ class Sources:
     def letters(self) -> dict[str, list[Clip]]:
         """Letters (``label`` in capitals) and syllables (``label`` None), by voice; klettres."""
         root = self._package("klettres-data").root / "usr/share/klettres"
-        letters = {}
+        letters: dict[str, list[Clip]] = {}
         for locale in LETTER_LOCALES:
             listing = (root / locale / "sounds.xml").read_text(encoding="utf-8", errors="replace")
             names = {file: name for name, file in re.findall(r'<sound name="([^"]+)" file="([^"]+)"', listing)}
-            letters[f"klettres/{locale}"] = [
-                Clip(
-                    voice=f"klettres/{locale}",
-                    name=path.relative_to(root).with_suffix("").as_posix(),
-                    path=path,
-                    label=names.get(path.relative_to(root).as_posix(), "").upper() or None if "alpha" in path.parts else None,
-                )
-                for path in sorted((root / locale).glob("*/*.ogg"))
-            ]
+            clips = letters[f"klettres/{locale}"] = []
+            for path in sorted((root / locale).glob("*/*.ogg")):
+                name = path.relative_to(root).as_posix()
+                label = names.get(name, "").upper() or None if "alpha" in path.parts else None
+                clips.append(Clip(voice=f"klettres/{locale}", name=name.removesuffix(".ogg"), path=path, label=label))
         return letters
 
     def pronounce(self, word: str) -> list[str] | None:

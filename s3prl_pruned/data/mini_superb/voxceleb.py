@@ -13,7 +13,7 @@ import numpy as np
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.data.mini_superb.clips import distinct, generator, join, level
-from s3prl_pruned.data.mini_superb.sources import Sources
+from s3prl_pruned.data.mini_superb.sources import VOICE_PACKAGES, Sources
 from s3prl_pruned.data.mini_superb.writer import CorpusWriter, Record
 from s3prl_pruned.data.waveforms import SAMPLE_RATE
 
@@ -81,9 +81,9 @@ def write_voxceleb(writer: CorpusWriter, sources: Sources, *, tiny: bool) -> Rec
     writer.text("VoxCeleb1/veri_dev.txt", _trials({v: names[:4] for v, names in paths["dev"].items()}, "dev"))
     speakers = {side: {f"id{FIRST_ID[side] + n}": voice for n, voice in enumerate(paths[side])} for side in paths}
     writer.text("VoxCeleb1/vox1_meta.csv", _speaker_table(speakers))
-    packages = "hedgewars-data fillets-ng-data-cs fillets-ng-data-nl festvox-ru kajongg tuxpaint-stamps-default ktuberling-data klettres-data"
     note = "Utterances join clips of one voice; SID's classes are the voices of both folders."
-    return {"tasks": ["sid", "sv"], "synthetic": False, "note": note, "sources": sources.describe(["embedded", *packages.split()])}
+    described = sources.describe(VOICE_PACKAGES)
+    return {"tasks": ["sid", "sv"], "synthetic": False, "note": note, "sources": described}
 
 
 def _parts(count: int, held_out: int) -> list[int]:

@@ -48,7 +48,10 @@ class CorpusWriter:
             speaker: None where nobody speaks.
         """
         target = self._place(path)
-        soundfile.write(target, wav, SAMPLE_RATE, subtype="PCM_16")
+        try:
+            soundfile.write(target, wav, SAMPLE_RATE, subtype="PCM_16")
+        except soundfile.SoundFileError as error:  # it tells not why; a full disk mostly
+            raise UserError(f"{target}: could not be written ({error}). Make room and repeat the command.") from error
         # Of the samples: FLAC's bytes depend on the encoder's version, what is heard does not.
         self._account(path, target, hashlib.sha256(wav.astype("<i2").tobytes()).hexdigest())
         if split is None:
