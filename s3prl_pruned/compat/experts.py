@@ -8,6 +8,7 @@ that is installed.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import importlib
 import importlib.util
@@ -50,6 +51,21 @@ def keep_voxceleb1_lists_in(folder: Path) -> None:
     """
     dataset = importlib.import_module("s3prl.downstream.voxceleb1.dataset")
     dataset.CACHE_PATH = os.fspath(folder)
+
+
+def keep_settings_of(downstream: str) -> None:
+    """Give an expert a copy of the settings, so that what it notes in them (``diarization``: its frame shift) does not get into
+    checkpoints as if it had been asked for."""
+    expert = importlib.import_module(f"s3prl.downstream.{downstream}.expert").DownstreamExpert
+    theirs = expert.__init__
+    if hasattr(theirs, "__wrapped__"):
+        return
+
+    @functools.wraps(theirs)
+    def initialise(self: Any, *args: Any, downstream_expert: dict, **kwargs: Any) -> None:
+        theirs(self, *args, downstream_expert=copy.deepcopy(downstream_expert), **kwargs)
+
+    expert.__init__ = initialise
 
 
 def keep_sv_voxceleb1_lengths_in(file: Path) -> None:

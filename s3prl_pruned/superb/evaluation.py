@@ -62,6 +62,7 @@ def evaluate_part(evaluation: Evaluation, *, afresh: bool = False) -> Part:
         num_utterances=score.num_utterances,
         metrics=score.metrics,
         printed_by_s3prl=score.printed,
+        rule=score.rule,
         checkpoint=checkpoint,
         seconds=Seconds(evaluate=time.monotonic() - began),
     )

@@ -93,6 +93,8 @@ class Part:
     """How many were scored."""
     metrics: list[Value]
     printed_by_s3prl: list[Value]
+    rule: str | None = None
+    """How the metrics came of what s3prl kept, where something was searched, such as a threshold."""
     checkpoint: Checkpoint | None = None
     seconds: Seconds
 
@@ -122,7 +124,7 @@ class Result:
     printed_by_s3prl: list[Value]
     """Caught from its output. Its ``uer`` counts the separators between words as units."""
     rule: str | None = None
-    """How the metrics came of ``parts``, such as "mean of 5 folds"; None where there is only one evaluation."""
+    """How the metrics came of ``parts`` or of a search, such as "mean of 5 folds"; None where there is nothing to say."""
     parts: list[Part] | None = None
     """Every evaluation, where the task has several."""
     protocol: str

@@ -14,6 +14,7 @@ DRIVERS = {
     "ks": "speech_commands.KeywordSpotting",
     "sid": "voxceleb1.SpeakerIdentification",
     "sv": "sv_voxceleb1.SpeakerVerification",
+    "sd": "diarization.SpeakerDiarization",
     "ic": "fluent_commands.IntentClassification",
     "er": "emotion.EmotionRecognition",
 }

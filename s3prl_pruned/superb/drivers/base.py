@@ -59,6 +59,8 @@ class Score:
     """What s3prl printed. One of the same name as a metric must have its value."""
     num_utterances: int
     """How many were scored."""
+    rule: str | None = None
+    """How the metrics came of what s3prl kept, where something was searched."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +71,7 @@ class Combined:
     chosen: Part | None
     """The evaluation whose value is reported; None where it is a mean over all."""
     rule: str | None
-    """How the metrics came of the parts, in words; None where there is only one."""
+    """How the metrics came of the parts or of a search, in words; None where there is nothing to say."""
 
 
 class Driver:
@@ -182,7 +184,7 @@ class Driver:
     def combine(self, parts: list[Part]) -> Combined:
         """The task's metrics of all its evaluations, in the order in which they were made."""
         (part,) = parts
-        return Combined(metrics=part.metrics, chosen=part, rule=None)
+        return Combined(metrics=part.metrics, chosen=part, rule=part.rule)
 
     def differences(self, experiment_splits: list[SplitRead]) -> list[str]:
         """In what the corpus differs from the benchmark's, in words for the protocol's note."""
