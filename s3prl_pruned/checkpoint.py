@@ -88,8 +88,12 @@ class _Counter(io.RawIOBase):
         return length
 
 
-def load_checkpoint(path: str | Path) -> dict[str, Any]:
+def load_checkpoint(path: str | Path, *, mapped: bool = False) -> dict[str, Any]:
     """Read a checkpoint onto the CPU: tensors and plain data only, from any source.
+
+    Args:
+        path: the file.
+        mapped: leave the tensors in the file until they are used; it must not be overwritten in place while they live.
 
     Raises:
         UserError: if the file is missing, truncated, no checkpoint, not a dict, or holds objects of
@@ -99,7 +103,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such file. Give the path of an existing checkpoint.")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # a damaged pickle can raise nearly anything
         foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
         if foreign:

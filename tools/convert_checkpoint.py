@@ -20,14 +20,10 @@ def main() -> None:
     parser.add_argument("--shape", metavar="NAME", help="of a torchaudio state dict, which does not say it: hubert_base, ...")
     args = parser.parse_args()
 
-    from tqdm import tqdm
+    from s3prl_pruned.pretrain.conversion import convert
 
-    from s3prl_pruned.pretrain.conversion import load_source, write_target
-
-    encoder, provenance = load_source(args.source, shape=args.shape)
-    with tqdm(total=4 * encoder.num_parameters(), unit="B", unit_scale=True, desc="writing", delay=1) as bar:
-        write_target(args.target, args.to, encoder, provenance, progress=bar.update)
-    print(f"{encoder.config.family}, {encoder.num_parameters():,} parameters: written to {args.target}")
+    about = convert(args.source, args.target, args.to, shape=args.shape)
+    print(f"{about}: written to {args.target}")
 
 
 if __name__ == "__main__":

@@ -17,11 +17,10 @@ def main() -> None:
     parser.add_argument("--to", default="folder", choices=("folder", "huggingface", "onnx"), help="format (default: %(default)s, this project's)")
     args = parser.parse_args()
 
-    from s3prl_pruned.pretrain.conversion import load_source, write_target
+    from s3prl_pruned.pretrain.conversion import convert
     from s3prl_pruned.pretrain.finish import describe_export
 
-    encoder, provenance = load_source(args.source)
-    write_target(args.target, args.to, encoder, provenance)
+    convert(args.source, args.target, args.to)
     print(f"exported to {args.target if args.to == 'onnx' else describe_export(args.target)}")
 
 

@@ -16,8 +16,8 @@ import torch
 from s3prl_pruned.config import UserError, from_dict, to_dict
 from s3prl_pruned.export.card import model_card
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.models.save import Progress, write_safetensors
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
+from s3prl_pruned.models.tensor_files import Progress, write_safetensors
 
 FORMAT, FORMAT_VERSION = "s3prl_pruned.encoder", 1
 TOLERANCE = 2e-5  # fp32, relative to max(1, largest value) of each hidden state
@@ -126,12 +126,13 @@ def is_huggingface_folder(path: str | Path) -> bool:
     return isinstance(config, dict) and "model_type" in config and config.get("format") != FORMAT
 
 
-def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file, hexadecimal, as `sha256sum` prints it."""
+def file_sha256(*paths: str | Path) -> str:
+    """SHA-256 of a file, or of several one after the other, hexadecimal, as `cat ... | sha256sum` prints it."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    for path in paths:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()
 
 
@@ -147,12 +148,6 @@ def probe(*, scale: float = 1, batch: int = 2) -> tuple[torch.Tensor, torch.Tens
     lengths = torch.tensor([samples - i * samples // 3 for i in range(batch)])
     wavs = torch.randn(batch, samples, generator=generator) * 0.1
     return wavs.masked_fill(torch.arange(samples) >= lengths[:, None], 0.0), lengths
-
-
-@torch.no_grad()
-def largest_difference(a: SpeechEncoder, b: SpeechEncoder, wavs: torch.Tensor, lengths: torch.Tensor | None) -> float:
-    """`relative_difference` of two encoders."""
-    return relative_difference(a(wavs, lengths).hidden_states, b(wavs, lengths).hidden_states)
 
 
 def relative_difference(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:

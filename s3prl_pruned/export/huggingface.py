@@ -21,7 +21,7 @@ from s3prl_pruned.config import UserError
 from s3prl_pruned.export.formats import CARD, CONFIG, TOLERANCE, probe, relative_difference, save_encoder
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.foreign_configs import preprocessor_config
-from s3prl_pruned.models.save import Progress
+from s3prl_pruned.models.tensor_files import Progress
 
 MODELLING = "modeling_s3prl_pruned"
 # In the order of their imports.

@@ -120,13 +120,16 @@ def _surviving_layer(layer: LayerSpec, mask: LayerMasks) -> LayerSpec:
 
 
 @torch.no_grad()
-def fold(encoder: SpeechEncoder, masks: list[LayerMasks]) -> SpeechEncoder:
+def fold(encoder: SpeechEncoder, masks: list[LayerMasks], *, in_place: bool = False) -> SpeechEncoder:
     """A copy of `encoder`, slots empty, whose weights carry the masks: the same function as `encoder` with them.
+
+    With `in_place` it is `encoder` itself, which saves the memory of a copy.
 
     `z_qk` goes into the query, `z_vo` and `z_head` into the value (weights and biases), `z_int` into the columns of
     fc2, `z_mha` and `z_ffn` into weight *and* bias of the output projection and fc2.
     """
-    folded = compact(encoder, encoder.spec)  # a copy, without what stands in the slots
+    folded = encoder if in_place else compact(encoder, encoder.spec)  # a copy, without what stands in the slots
+    folded.set_masks(None)
     for layer, mask in zip(folded.layers, masks, strict=True):
         attention, feed_forward = layer.attention, layer.feed_forward
         if attention is not None:
@@ -149,6 +152,9 @@ def _scale_rows(linear: torch.nn.Linear, z: Tensor | None) -> None:
         linear.bias.mul_(z)
 
 
-def export_compact(encoder: SpeechEncoder, masks: list[LayerMasks], spec: CompactSpec) -> SpeechEncoder:
-    """The smaller network: masks folded into the weights, then everything that they zero cut away."""
-    return compact(fold(encoder, masks), spec)
+def export_compact(
+    encoder: SpeechEncoder, masks: list[LayerMasks], spec: CompactSpec, *, in_place: bool = False
+) -> SpeechEncoder:
+    """The smaller network: masks folded into the weights (of `encoder` itself with `in_place`), then everything that they
+    zero cut away."""
+    return compact(fold(encoder, masks, in_place=in_place), spec)

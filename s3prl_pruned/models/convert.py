@@ -5,14 +5,13 @@ import os
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.models import families
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.keys import to_theirs
 from s3prl_pruned.models.spec import CompactSpec
+from s3prl_pruned.models.tensor_files import read_safetensors, write_safetensors
 
 
 def official_checkpoint(encoder: SpeechEncoder) -> dict:
@@ -44,26 +43,19 @@ def save_official_safetensors(encoder: SpeechEncoder, path: str | Path, *, dtype
     """
     path = Path(path)
     checkpoint = official_checkpoint(encoder)
-    state = {key: value.detach().to("cpu", dtype).contiguous() for key, value in checkpoint["model"].items()}
     partial = path.with_name(f".{path.name}.tmp")
     try:
-        save_file(state, partial, metadata={"format": "pt", "cfg": json.dumps(checkpoint["cfg"])})
+        write_safetensors(partial, checkpoint["model"], dtype=dtype, metadata={"cfg": json.dumps(checkpoint["cfg"])})
         os.replace(partial, path)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         partial.unlink(missing_ok=True)
         raise UserError(f"{path}: could not be written ({error}). Free space or name another folder.") from error
 
 
 def read_official_safetensors(path: Path) -> dict:
     """What `save_official_safetensors` wrote: `cfg` as a dict (absent where the file has none) and `model`."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file. Give the path of an existing checkpoint.")
+    model, metadata = read_safetensors(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            model = {key: file.get_tensor(key) for key in file.keys()}
         return {name: json.loads(metadata[name]) for name in ("cfg",) if name in metadata} | {"model": model}
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: is truncated, or is no safetensors file ({error}). Copy the file again.") from error
     except ValueError as error:
         raise UserError(f"{path}: the metadata `cfg` is not JSON ({error}).") from error

@@ -75,7 +75,7 @@ def key_table(config: EncoderConfig, fmt: str) -> dict[str, str]:
         UserError: the format has no place for a part of this architecture.
     """
     with torch.device("meta"):
-        ours = set(SpeechEncoder(config).state_dict())
+        ours = list(SpeechEncoder(config).state_dict())  # in its order, and so files are the same every time
     table, left_out = {}, set()
     for part in _PARTS:
         theirs, mine = part[_FORMATS[fmt].column], part[3]
@@ -90,7 +90,7 @@ def key_table(config: EncoderConfig, fmt: str) -> dict[str, str]:
     if left_out - {"mask_embedding"}:  # pre-training alone uses that one
         nameless = min(left_out - {"mask_embedding"})
         raise UserError(f"the {fmt} format has no name for {nameless!r}: it cannot hold this {config.family} encoder.")
-    assert set(table.values()) | left_out == ours, ours - set(table.values())
+    assert set(table.values()) | left_out == set(ours), set(ours) - set(table.values())
     return table
 
 

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from s3prl_pruned.config import UserError
@@ -11,6 +10,7 @@ from s3prl_pruned.models import families
 from s3prl_pruned.models.convert import read_official_safetensors
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.foreign_configs import from_fairseq, from_huggingface
+from s3prl_pruned.models.huggingface_folder import folder_of, read_weights
 from s3prl_pruned.models.keys import to_ours
 from s3prl_pruned.models.spec import EncoderConfig
 from s3prl_pruned.models.unpickle import plain, read_torch_file
@@ -37,8 +37,7 @@ def load_dense(path: str | Path, *, config: EncoderConfig | None = None) -> Spee
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder. Give the path of an existing checkpoint.")
-    if (path.parent / "config.json").is_file() and path.name in ("model.safetensors", "pytorch_model.bin", "config.json"):
-        path = path.parent
+    path = folder_of(path)
     if path.is_dir():
         declared, state = _read_huggingface(path)
     elif path.suffix == ".safetensors":
@@ -110,25 +109,9 @@ def _read_huggingface(folder: Path) -> Declared:
     if cfg is None:
         raise UserError(f"{folder}: has no config.json; a folder must be one that `save_pretrained` wrote.")
     config = from_huggingface(cfg, preprocessor, str(folder / "config.json"))
-    state = _read_weights(folder)
+    state = read_weights(folder)
     with_mask = cfg.get("mask_time_prob", 0.05) > 0 or cfg.get("mask_feature_prob", 0.0) > 0
     return config, to_ours(state, config, "huggingface", str(folder), mask_embedding=with_mask)
-
-
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    if (folder / "model.safetensors").is_file():
-        path = folder / "model.safetensors"
-        try:
-            with safe_open(path, framework="pt") as file:
-                return {key: file.get_tensor(key) for key in file.keys()}
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{path}: is truncated, or is no safetensors file ({error}). Copy or download it again.") from error
-    if (folder / "pytorch_model.bin").is_file():
-        return read_torch_file(folder / "pytorch_model.bin")
-    raise UserError(
-        f"{folder}: holds neither model.safetensors nor pytorch_model.bin (weights in several parts are not read: save "
-        "them as one, with a larger max_shard_size)."
-    )
 
 
 def _read_json(path: Path) -> dict | None:

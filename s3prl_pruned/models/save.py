@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,10 +14,9 @@ from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.foreign_configs import to_fairseq, to_huggingface
 from s3prl_pruned.models.keys import to_theirs
 from s3prl_pruned.models.spec import CompactSpec
+from s3prl_pruned.models.tensor_files import CountedFile, Progress, write_safetensors
 
 FORMATS = ("microsoft", "s3prl", "fairseq", "huggingface", "torchaudio")
-Progress = Callable[[int], None]
-"""Called with the number of bytes just written."""
 
 
 def save_dense(encoder: SpeechEncoder, path: str | Path, fmt: str, *, progress: Progress | None = None) -> None:
@@ -108,47 +106,6 @@ def _write_huggingface(encoder: SpeechEncoder, folder: Path, progress: Progress 
     write_safetensors(folder / "model.safetensors", state, progress=progress)
     for name, data in (("config.json", cfg), ("preprocessor_config.json", preprocessor)):
         (folder / name).write_text(json.dumps(data, indent=2) + "\n")
-
-
-_DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64", torch.int64: "I64"}
-
-
-def write_safetensors(path: Path, state: dict[str, Tensor], *, progress: Progress | None = None) -> None:
-    """Write tensors in safetensors' format, one after the other: the library's own writer copies the whole model first.
-
-    The format: 8 bytes of header length, the header as JSON, the tensors' bytes in a row.
-    """
-    header, offset = {"__metadata__": {"format": "pt"}}, 0
-    for name, tensor in state.items():
-        size = tensor.numel() * tensor.element_size()
-        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, offset + size]}
-        offset += size
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
-    with open(path, "wb") as file:
-        counted = CountedFile(file, progress)
-        counted.write(len(text).to_bytes(8, "little") + text)
-        for tensor in state.values():
-            if tensor.numel():
-                counted.write(tensor.detach().contiguous().flatten().view(torch.uint8).numpy())
-        file.flush()
-        os.fsync(file.fileno())
-
-
-class CountedFile:
-    """A file that tells how many bytes went into it."""
-
-    def __init__(self, file, progress: Progress | None):
-        self.file, self.progress = file, progress
-
-    def write(self, data) -> int:
-        written = self.file.write(data)
-        if self.progress is not None:
-            self.progress(written)
-        return written
-
-    def flush(self) -> None:
-        self.file.flush()
 
 
 def _remove(path: Path) -> None:

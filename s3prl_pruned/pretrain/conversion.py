@@ -5,14 +5,44 @@ from pathlib import Path
 from s3prl_pruned.config import UserError
 from s3prl_pruned.export.formats import file_sha256, is_huggingface_folder, load_encoder, save_encoder
 from s3prl_pruned.export.huggingface import save_huggingface
-from s3prl_pruned.export.onnx import save_onnx
+from s3prl_pruned.export.onnx import Draft, save_onnx
 from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.models.huggingface_folder import folder_of, weight_files
 from s3prl_pruned.models.load import load_dense, named_config
-from s3prl_pruned.models.save import FORMATS, Progress, save_dense
+from s3prl_pruned.models.save import FORMATS, save_dense
 from s3prl_pruned.models.spec import CompactSpec
+from s3prl_pruned.models.tensor_files import Progress
 from s3prl_pruned.pretrain.finish import compact_student
 
 TARGETS = ("folder", "onnx", *FORMATS)
+
+
+def convert(source: str | Path, path: str | Path, target: str, *, shape: str | None = None) -> str:
+    """Load a model and write it in another format, with a bar of the bytes written where that takes over a second.
+
+    Args:
+        source, shape: as `load_source`.
+        path, target: as `write_target`.
+
+    Returns:
+        What was written: "hubert, 94,371,712 parameters".
+
+    Raises:
+        UserError: as those two.
+    """
+    from tqdm import tqdm
+
+    encoder, provenance = load_source(source, shape=shape)
+    about = f"{encoder.config.family}, {encoder.num_parameters():,} parameters"
+    with tqdm(total=4 * encoder.num_parameters(), unit="B", unit_scale=True, desc="writing", delay=1) as bar:
+        if target == "onnx":
+            with Draft(path) as draft:
+                draft.write(encoder, progress=bar.update)
+                del encoder  # its memory is needed for checking the file
+                draft.finish()
+        else:
+            write_target(path, target, encoder, provenance, progress=bar.update)
+    return about
 
 
 def load_source(path: str | Path, *, shape: str | None = None) -> tuple[SpeechEncoder, dict]:
@@ -29,13 +59,13 @@ def load_source(path: str | Path, *, shape: str | None = None) -> tuple[SpeechEn
     Raises:
         UserError: no such model, or a damaged one.
     """
-    path = Path(path)
+    path = folder_of(Path(path))
     if path.name.endswith(".ckpt"):
         return compact_student(path)
     if path.is_dir() and not is_huggingface_folder(path):
         return load_encoder(path)
     encoder = load_dense(path, config=named_config(shape) if shape else None)
-    source = {"name": path.name, "sha256": file_sha256(path) if path.is_file() else None}
+    source = {"name": path.name, "sha256": file_sha256(*([path] if path.is_file() else weight_files(path)))}
     return encoder, {"method": "converted, not pruned", "source": source, "teacher_note": None}
 
 
@@ -59,9 +89,9 @@ def write_target(
     if target == "folder":
         save_encoder(path, encoder, provenance, progress=progress)
     elif target == "onnx":
-        save_onnx(path, encoder)
+        save_onnx(path, encoder, progress=progress)
     elif target == "huggingface" and not dense:
-        save_huggingface(path, encoder, provenance)
+        save_huggingface(path, encoder, provenance, progress=progress)
     elif target in FORMATS:
         save_dense(encoder, path, target, progress=progress)
     else:

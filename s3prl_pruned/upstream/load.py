@@ -7,6 +7,7 @@ from pathlib import Path
 from s3prl_pruned.config import UserError
 from s3prl_pruned.export.formats import CONFIG, WEIGHTS, file_sha256, is_huggingface_folder, load_encoder
 from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.models.huggingface_folder import folder_of
 from s3prl_pruned.pretrain.distill.teachers import load_teacher
 from s3prl_pruned.pretrain.finish import masked_student
 
@@ -56,8 +57,7 @@ def load_model(path: str | Path) -> LoadedModel:
     path = Path(path)
     if not path.exists() and str(path) != "random":
         raise UserError(f"{path}: no such model. -k takes an export's folder or a checkpoint.")
-    if path.name in (WEIGHTS, CONFIG) and (path.parent / CONFIG).is_file():
-        path = path.parent
+    path = folder_of(path)
     if path.is_dir() and not is_huggingface_folder(path):
         encoder, provenance = load_encoder(path)
         return LoadedModel(encoder, path, file_sha256(path / WEIGHTS), provenance.get("teacher_note"))

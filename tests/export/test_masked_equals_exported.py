@@ -161,6 +161,16 @@ def test_folding_leaves_weights_and_slots_of_the_original_alone():
     assert all(torch.equal(p, before[name]) for name, p in encoder.state_dict().items())
 
 
+def test_folding_in_place_gives_the_same_without_a_copy():
+    encoder = random_encoder(tiny_base(), seed=3)
+    masks = random_masks(encoder.spec, seed=3)
+    copied = fold(encoder, masks)
+    encoder.set_masks(masks)
+    assert fold(encoder, masks, in_place=True) is encoder
+    assert encoder.layers[0].feed_forward.z_ffn is None
+    assert all(torch.equal(p, copied.state_dict()[name]) for name, p in encoder.state_dict().items())
+
+
 class TestTheComparisonSees:
     """Mistakes that peers make, made on purpose: each is far above the tolerance."""
 

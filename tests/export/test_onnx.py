@@ -9,6 +9,7 @@ import torch
 from s3prl_pruned.config import UserError
 from s3prl_pruned.export import onnx
 from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_families
+from s3prl_pruned.models.encoder import SpeechEncoder
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="only the extras `onnx` and `test` install it")
 pytest.importorskip("onnxscript")
@@ -61,34 +62,87 @@ def test_every_family_is_exported(name, tmp_path, relative_differences):
     check(tmp_path / "x.onnx", encoder, relative_differences)
 
 
-def test_an_export_that_differs_from_its_source_leaves_no_file(tmp_path, monkeypatch):
-    encoder, wrong = one_layer("data2vec_base"), one_layer("data2vec_base")
+@pytest.fixture(scope="module")
+def exported():
+    """An encoder and its graph, which takes the exporter seconds."""
+    encoder = one_layer("data2vec_base")
+    return encoder, onnx._graph(encoder)
+
+
+@pytest.fixture
+def encoder(exported, monkeypatch):
+    """An encoder whose graph is known already."""
+    from onnx import ModelProto
+
+    encoder, graph = exported
+    monkeypatch.setattr(onnx, "_graph", lambda _: ModelProto.FromString(graph.SerializeToString()))
+    return encoder
+
+
+def test_the_file_is_valid_and_its_weights_are_the_encoders_bit_for_bit(encoder, tmp_path):
+    from onnx import checker, load, numpy_helper
+
+    written = []
+    onnx.save_onnx(tmp_path / "x.onnx", encoder, progress=written.append)
+    assert sum(written) == (tmp_path / "x.onnx").stat().st_size
+    model = load(tmp_path / "x.onnx")
+    checker.check_model(model, full_check=True)
+    assert [given.name for given in model.graph.input] == list(onnx.INPUTS)
+    found = [numpy_helper.to_array(tensor) for tensor in model.graph.initializer]
+    weights = {name: weight.detach().numpy() for name, weight in encoder.named_parameters() if name != "mask_embedding"}
+    linear = {name for name, weight in weights.items() if weight.ndim == 2}
+    for name, weight in weights.items():  # linear maps stand transposed, so that nothing transposes them at each call
+        assert any(np.array_equal(weight.T if name in linear else weight, other) for other in found), name
+    transposed = {node.input[0] for node in model.graph.node if node.op_type == "Transpose"}
+    assert not transposed & {tensor.name for tensor in model.graph.initializer}
+
+
+def test_an_export_that_differs_from_its_source_leaves_no_file(encoder, tmp_path, monkeypatch):
+    wrong = one_layer("data2vec_base")
     with torch.no_grad():
         wrong.layer_norm.bias[0] += 0.01
-    export = onnx._export
-    monkeypatch.setattr(onnx, "_export", lambda encoder, path: export(wrong, path))
+    write = onnx._write
+    monkeypatch.setattr(onnx, "_write", lambda path, graph, encoder, progress: write(path, graph, wrong, progress))
     with pytest.raises(UserError, match=r"x.onnx: on \(2, 16000\) samples ONNX Runtime differs from the encoder by .*Nothing was written"):
         onnx.save_onnx(tmp_path / "x.onnx", encoder)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_export_of_fixed_length_leaves_no_file(tmp_path, monkeypatch):
-    def fixed(encoder, path):
-        wavs, lengths = onnx.probe(scale=1)
-        program = torch.export.export(onnx._Exported(encoder), (wavs, lengths), strict=False)
-        torch.onnx.export(program, (), path, dynamo=True, input_names=list(onnx.INPUTS), external_data=False, verbose=False)
+def test_a_file_that_onnx_runtime_cannot_load_is_not_left(encoder, tmp_path, monkeypatch):
+    field = onnx._field
+    monkeypatch.setattr(onnx, "_field", lambda number, length: field(number, length + (number == 9)))
+    with pytest.raises(UserError, match=r"x.onnx: ONNX Runtime cannot load the export .*Nothing was written"):
+        onnx.save_onnx(tmp_path / "x.onnx", encoder)
+    assert list(tmp_path.iterdir()) == []
 
-    monkeypatch.setattr(onnx, "_export", fixed)
-    with pytest.raises(UserError, match=r"ONNX Runtime cannot run the export on \(3, 32000\) samples .*Nothing was written"):
+
+def test_an_export_of_fixed_length_leaves_no_file(tmp_path, monkeypatch):
+    def fixed(encoder):
+        wavs, lengths = onnx.probe(scale=1)
+        names, weights = zip(*encoder.named_parameters())
+        program = torch.export.export(onnx._Exported(encoder), (wavs, lengths, list(weights)), strict=False)
+        return torch.onnx.export(program, (), dynamo=True, input_names=[*onnx.INPUTS, *names], verbose=False).model_proto
+
+    monkeypatch.setattr(onnx, "_graph", fixed)
+    with pytest.raises(UserError, match=r"ONNX Runtime cannot run the export on \(3, 24000\) samples .*Nothing was written"):
         onnx.save_onnx(tmp_path / "x.onnx", one_layer("data2vec_base"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_the_exporter_cannot_do_is_one_clear_error(tmp_path, monkeypatch):
     encoder = one_layer("hubert_base")
-    monkeypatch.setattr(encoder, "encode_raw", lambda *args: np.linalg.svd(args[0].numpy()))
+    encode = encoder.encode_raw
+    monkeypatch.setattr(encoder, "encode_raw", lambda wavs, lengths: encode(wavs, lengths if wavs.sum() < 1e9 else None))
     with pytest.raises(UserError, match="cannot export this encoder to ONNX .*Nothing was written"):
         onnx.save_onnx(tmp_path / "x.onnx", encoder)
     (tmp_path / "x.onnx").write_text("mine")
     with pytest.raises(UserError, match="exists already"):
         onnx.save_onnx(tmp_path / "x.onnx", encoder)
+    assert (tmp_path / "x.onnx").read_text() == "mine"
+
+
+def test_more_than_a_protobuf_message_holds_is_refused_at_once(tmp_path):
+    with torch.device("meta"):
+        large = SpeechEncoder(replace(SHAPES["hubert_base"], embed_dim=2048, ffn_dim=2**16))
+    with pytest.raises(UserError, match="x.onnx: an ONNX file holds at most 2 GiB, and this encoder takes 3"):
+        onnx.save_onnx(tmp_path / "x.onnx", large)

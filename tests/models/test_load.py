@@ -14,7 +14,8 @@ from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_famili
 from s3prl_pruned.models.foreign_configs import to_fairseq
 from s3prl_pruned.models.keys import to_theirs
 from s3prl_pruned.models.load import load_dense, named_config
-from s3prl_pruned.models.save import FORMATS, save_dense, write_safetensors
+from s3prl_pruned.models.save import FORMATS, save_dense
+from s3prl_pruned.models.tensor_files import write_safetensors
 
 SHAPES = tiny_families()
 CANNOT = {"microsoft": {"hubert", "wav2vec2", "data2vec"}, "fairseq": {"wavlm"}, "torchaudio": {"data2vec"}}
@@ -170,6 +171,28 @@ def test_an_unknown_or_missing_key_is_named(change, tmp_path):
     key = {"unknown": r"unknown keys \['encoder.novel'\]", "missing": r"missing keys \['encoder.layers.1.fc1.bias'\]"}[change]
     with pytest.raises(UserError, match=key):
         load_dense(tmp_path / "wrong.pt")
+
+
+OLD, NEW = ("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1")
+
+
+@pytest.mark.parametrize("fmt", ["s3prl", "fairseq", "torchaudio"])
+def test_weight_norms_old_and_new_names_are_read_and_not_both(fmt, tmp_path):
+    encoder = random_encoder(SHAPES["hubert_base"], seed=1)
+    save_dense(encoder, tmp_path / "x", fmt)
+    content = torch.load(tmp_path / "x", weights_only=True)
+    state = {"s3prl": content.get("model_weight"), "fairseq": content.get("model"), "torchaudio": content}[fmt]
+    written, other = (NEW, OLD) if fmt == "torchaudio" else (OLD, NEW)
+    for ours, theirs in zip(written, other):
+        (key,) = (key for key in state if "pos_conv" in key and key.endswith(ours))
+        state[key.removesuffix(ours) + theirs] = state.pop(key)
+    torch.save(content, tmp_path / "other.pt")
+    read, original = load_dense(tmp_path / "other.pt", config=encoder.config), load_dense(tmp_path / "x", config=encoder.config)
+    assert all(torch.equal(a, b) for a, b in zip(read.state_dict().values(), original.state_dict().values(), strict=True))
+    state[key] = state[key.removesuffix(ours) + theirs]
+    torch.save(content, tmp_path / "both.pt")
+    with pytest.raises(UserError, match="both.pt: holds `.*pos_conv.*` twice, under an old and a new name. Keep one"):
+        load_dense(tmp_path / "both.pt", config=encoder.config)
 
 
 def hugging_face_folder(tmp_path, **changes):

@@ -99,7 +99,7 @@ def test_a_folder_from_here_is_transformers_own(config, tmp_path, waveforms, rel
     assert max(relative_differences(*both(encoder, model.eval(), *padded(waveforms)))) <= TOLERANCE
 
 
-@pytest.mark.parametrize("name", ["hubert_large", "wav2vec2_base", "data2vec_large"])
+@pytest.mark.parametrize("name", SHAPES)
 def test_the_comparison_sees_every_parameter(name, tmp_path, waveforms, relative_differences):
     model = hugging_face(SHAPES[name])
     encoder = load_dense(saved(model, SHAPES[name], tmp_path))
@@ -133,6 +133,16 @@ def test_the_pre_training_model_and_its_bin_file_are_read_without_heads(tmp_path
     for folder in (safe, binary):
         read = load_dense(folder, config=config).state_dict()
         assert all(torch.equal(read[name], reference[name]) for name in reference)
+
+
+def test_a_folder_whose_weights_transformers_wrote_in_parts_is_read(tmp_path):
+    encoder = random_encoder(SHAPES["hubert_large"], seed=3)
+    save_dense(encoder, tmp_path / "one", "huggingface")
+    model = transformers.AutoModel.from_pretrained(tmp_path / "one")
+    model.save_pretrained(tmp_path / "parts", max_shard_size="20KB")
+    assert len(list((tmp_path / "parts").glob("model-*.safetensors"))) > 1
+    read = load_dense(tmp_path / "parts").state_dict()
+    assert all(torch.equal(value, read[name]) for name, value in encoder.state_dict().items())
 
 
 @pytest.mark.slow

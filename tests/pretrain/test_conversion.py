@@ -9,14 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from s3prl_pruned.config import UserError
+from s3prl_pruned.checkpoint import save_checkpoint
+from s3prl_pruned.config import UserError, to_dict
 from s3prl_pruned.export.formats import load_encoder, save_encoder
-from s3prl_pruned.models import families
+from s3prl_pruned.gates.attach import GateConfig, GateSet
 from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_families
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.models.load import load_dense
+from s3prl_pruned.models.load import load_dense, named_config
 from s3prl_pruned.models.save import save_dense
+from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.pretrain.conversion import load_source, write_target
+from s3prl_pruned.pretrain.distill.config import ModelConfig
 
 ROOT = Path(__file__).parents[2]
 SHAPES = tiny_families()
@@ -72,22 +75,56 @@ def test_the_tools_convert_export_and_say_what_is_wrong(tmp_path):
 
 
 _PEAK = """
-import re, sys
-import s3prl_pruned.pretrain.conversion as conversion
+import importlib, re, sys
+from s3prl_pruned.pretrain.conversion import convert
+source, target, fmt, shape, *libraries = sys.argv[1:]
+for name in libraries: importlib.import_module(name)  # their own size has nothing to do with the model's
 def peak(): return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
-source, target, fmt = sys.argv[1:]
 before = peak()
-encoder, provenance = conversion.load_source(source)
-conversion.write_target(target, fmt, encoder, provenance)
-print((peak() - before) / (4 * encoder.num_parameters()))
+about = convert(source, target, fmt, shape=shape or None)
+print(peak() - before)
 """
+_ONNX = ("onnx", "onnxscript", "onnxruntime", "torch.onnx._internal.exporter._core")
+
+
+def write_source(path, kind, shape):
+    """A model of true size, random weights; `checkpoint` is a training checkpoint, Adam's two moments beside the student."""
+    encoder = SpeechEncoder(shape).eval()
+    if kind != "checkpoint":
+        return write_target(path, kind, encoder, {"teacher_note": None})
+    gates = GateSet(CompactSpec.dense(shape), GateConfig())
+    generator = torch.Generator().manual_seed(0)
+    for _, _, gate in gates.items():
+        gate.log_alpha.data = torch.randn(gate.log_alpha.shape, generator=generator) * 3
+    moments = [{"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)} for p in encoder.parameters()]
+    plain = {"Step": 1, "Seed": 0, "Versions": {}, "Config": {"runner": {"total_steps": 1}}}
+    model = {"Student": encoder.state_dict(), "Gates": gates.state_dict(), "Encoder_Config": to_dict(shape)}
+    about = {"Teacher": {"name": "random", "sha256": None, "note": None}, "Upstream_Config": to_dict(ModelConfig())}
+    save_checkpoint(path, {**plain, **model, **about, "Optimizers": moments})
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's own peak of the process")
-@pytest.mark.parametrize(("source", "target"), [("fairseq", "huggingface"), ("huggingface", "fairseq"), ("s3prl", "folder"), ("folder", "s3prl")])  # fmt: skip
-def test_memory_stays_under_twice_the_model(source, target, tmp_path):
-    write_target(tmp_path / "source", source, SpeechEncoder(families.hubert_base()).eval(), {"teacher_note": None})
-    command = [sys.executable, "-c", _PEAK, str(tmp_path / "source"), str(tmp_path / "target"), target]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
-    assert 0.9 < float(done.stdout) < 2  # of the model's own size, beyond what importing takes
+@pytest.mark.parametrize(
+    ("source", "target", "name"),
+    [
+        ("fairseq", "huggingface", "hubert_base"),
+        ("huggingface", "fairseq", "hubert_base"),
+        ("s3prl", "folder", "hubert_base"),
+        ("folder", "microsoft", "wavlm_base"),
+        ("microsoft", "torchaudio", "wavlm_base"),
+        ("torchaudio", "s3prl", "wavlm_base"),
+        ("checkpoint", "folder", "wavlm_base"),
+        ("folder", "onnx", "hubert_base"),
+    ],
+)
+def test_memory_stays_under_twice_the_model(source, target, name, tmp_path):
+    shape = named_config(name)
+    path = tmp_path / ("states-1.ckpt" if source == "checkpoint" else "source")
+    write_source(path, source, shape)
+    libraries = _ONNX if target == "onnx" else ()
+    command = [sys.executable, "-c", _PEAK, path, tmp_path / "target", target, name if source == "torchaudio" else "", *libraries]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, cwd=ROOT, check=True)
+    with torch.device("meta"):
+        model = 4 * SpeechEncoder(shape).num_parameters()
+    assert 0.9 < float(done.stdout) / model < 2

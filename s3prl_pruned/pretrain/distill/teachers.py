@@ -10,6 +10,7 @@ from s3prl_pruned.config import UserError
 from s3prl_pruned.export.formats import WEIGHTS, file_sha256, is_huggingface_folder, load_encoder
 from s3prl_pruned.models import families
 from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.models.huggingface_folder import folder_of, weight_files
 from s3prl_pruned.models.load import load_dense
 
 logger = logging.getLogger(__name__)
@@ -85,12 +86,12 @@ def _find(source: str, seed: int, family: str | None) -> Teacher:
 
 
 def _from_file(path: Path, name: str) -> Teacher:
+    path = folder_of(path)
     if path.is_dir() and not is_huggingface_folder(path):
         encoder, provenance = load_encoder(path)
         return Teacher(encoder, name, file_sha256(path / WEIGHTS), provenance.get("teacher_note"))
     encoder = load_dense(path)
-    weights = [path] if path.is_file() else [p for p in (path / WEIGHTS, path / "pytorch_model.bin") if p.is_file()]
-    return Teacher(encoder, name, file_sha256(weights[0]))
+    return Teacher(encoder, name, file_sha256(*([path] if path.is_file() else weight_files(path))))
 
 
 def download(url: str, *, refresh: bool = False) -> Path:
