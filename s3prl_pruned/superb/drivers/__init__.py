@@ -15,6 +15,8 @@ DRIVERS = {
     "sid": "voxceleb1.SpeakerIdentification",
     "sv": "sv_voxceleb1.SpeakerVerification",
     "sd": "diarization.SpeakerDiarization",
+    "qbe": "quesst14.QueryByExample",
+    "sf": "snips.SlotFilling",
     "ic": "fluent_commands.IntentClassification",
     "er": "emotion.EmotionRecognition",
 }
