@@ -3,6 +3,7 @@
     python tools/export.py result/pretrain/wavlm_pruned_distill/embedded/states-300.ckpt my_export
     python tools/export.py result/pretrain/wavlm_pruned_distill/embedded/export my_model --to huggingface
     python tools/export.py result/pretrain/wavlm_pruned_distill/embedded/export my_model.onnx --to onnx
+    python tools/export.py result/pretrain/wavlm_pruned_distill/embedded/export my_int8 --int8
 """
 
 import argparse
@@ -15,13 +16,14 @@ def main() -> None:
     parser.add_argument("source", help="a states-*.ckpt of run_pretrain.py (its masks are cut), an exported folder, or a dense checkpoint")  # fmt: skip
     parser.add_argument("target", help="what to write; must not exist")
     parser.add_argument("--to", default="folder", choices=("folder", "huggingface", "onnx"), help="format (default: %(default)s, this project's)")
+    parser.add_argument("--int8", action="store_true", help="8-bit weights and products, for inference on a CPU (folder only)")
     args = parser.parse_args()
 
     from s3prl_pruned.pretrain.conversion import convert
     from s3prl_pruned.pretrain.finish import describe_export
 
-    convert(args.source, args.target, args.to)
-    print(f"exported to {args.target if args.to == 'onnx' else describe_export(args.target)}")
+    about = convert(args.source, args.target, args.to, int8=args.int8)
+    print(f"{about}: exported to {args.target if args.to == 'onnx' else describe_export(args.target)}")
 
 
 if __name__ == "__main__":

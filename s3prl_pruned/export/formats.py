@@ -15,6 +15,7 @@ import torch
 
 from s3prl_pruned.config import UserError, from_dict, to_dict
 from s3prl_pruned.export.card import model_card
+from s3prl_pruned.export.int8 import is_int8, quantize_int8
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
 from s3prl_pruned.models.tensor_files import Progress, write_safetensors
@@ -31,7 +32,8 @@ def save_encoder(
 
     Args:
         folder: must not exist yet: an export is never overwritten.
-        encoder: its slots must be empty; masks are folded before (`export.masks.export_compact`).
+        encoder: its slots must be empty; masks are folded before (`export.masks.export_compact`). One of
+            `export.int8.quantize_int8` is written in int8.
         provenance: JSON data on where the model comes from; `export.card` says which keys the card shows.
         progress: called with the number of bytes just written.
 
@@ -49,6 +51,7 @@ def save_encoder(
         "encoder": to_dict(encoder.config),
         "spec": encoder.spec.to_dict(),
         "provenance": provenance,
+        **({"precision": "int8"} if is_int8(encoder) else {}),
     }
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
     try:
@@ -65,27 +68,35 @@ def save_encoder(
         raise UserError(f"{folder}: the export could not be written ({error}). Free space or name another folder.") from error
 
 
-def load_encoder(folder: str | Path) -> tuple[SpeechEncoder, dict]:
+def load_encoder(folder: str | Path, *, for_inference: bool = False) -> tuple[SpeechEncoder, dict]:
     """Read what `save_encoder` wrote.
 
+    Args:
+        for_inference: whether an int8 export will do.
+
     Returns:
-        The encoder (fp32, CPU, eval mode) and its provenance.
+        The encoder (CPU, eval mode; fp32, or int8 inside) and its provenance.
 
     Raises:
-        UserError: a file is missing, damaged or does not fit the other.
+        UserError: a file is missing, damaged or does not fit the other, or it is int8 and must not be.
     """
     folder = Path(folder)
     config = read_config(folder / CONFIG)
     where = str(folder / CONFIG)
     shape = from_dict(EncoderConfig, config["encoder"], where)
     spec = from_dict(CompactSpec, config["spec"], where)
-    encoder = SpeechEncoder(shape, spec)
+    encoder = SpeechEncoder(shape, spec).eval()
+    if config.get("precision") == "int8":
+        if not for_inference:
+            raise UserError(f"{folder}: is int8, which serves inference only. Name the fp32 export that it was made of.")
+        encoder = quantize_int8(encoder)
     try:
         state = safetensors.torch.load_file(folder / WEIGHTS)
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"{folder / WEIGHTS}: is missing or damaged ({error}). Copy the folder again.") from error
     try:
-        encoder.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)  # no second copy
+        weights = {name: tensor if tensor.dtype == torch.int8 else tensor.float() for name, tensor in state.items()}
+        encoder.load_state_dict(weights, assign=True)  # no second copy
     except RuntimeError as error:
         lines = str(error).splitlines()
         raise UserError(f"{folder}: {WEIGHTS} does not fit {CONFIG}: {' '.join(lines[1:3]).strip()}") from error

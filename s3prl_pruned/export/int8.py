@@ -34,8 +34,10 @@ class Int8Linear(nn.Module):
         small = (weight / scale).round().to(torch.int8).t().contiguous()  # (in, out)
         self.weight_int8 = nn.Parameter(small, requires_grad=False)
         self.register_buffer("scale", scale.flatten())
-        bias = torch.zeros_like(self.scale) if bias is None else bias.detach().float().clone()
-        self.bias = nn.Parameter(bias, requires_grad=False)
+        if bias is None:
+            self.register_buffer("bias", torch.zeros_like(self.scale), persistent=False)
+        else:
+            self.bias = nn.Parameter(bias.detach().float().clone(), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, self.in_features)
@@ -102,6 +104,8 @@ def quantize_int8(encoder: SpeechEncoder) -> SpeechEncoder:
     Raises:
         UserError: it is none of that.
     """
+    if is_int8(encoder):
+        raise UserError("the encoder is int8 already.")
     parameter = next(encoder.parameters())
     if parameter.device.type != "cpu" or parameter.dtype != torch.float32:
         raise UserError(f"int8 is made of an fp32 encoder on the CPU, but this is {parameter.dtype} on {parameter.device}.")
@@ -114,3 +118,8 @@ def quantize_int8(encoder: SpeechEncoder) -> SpeechEncoder:
                 setattr(module, name, Int8Linear(child.weight, child.bias))
     small.feature_extractor = Int8FeatureExtractor(small.feature_extractor)
     return small.eval()
+
+
+def is_int8(encoder: SpeechEncoder) -> bool:
+    """Whether `quantize_int8` made it."""
+    return isinstance(encoder.feature_extractor, Int8FeatureExtractor)

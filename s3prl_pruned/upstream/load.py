@@ -59,7 +59,7 @@ def load_model(path: str | Path) -> LoadedModel:
         raise UserError(f"{path}: no such model. -k takes an export's folder or a checkpoint.")
     path = folder_of(path)
     if path.is_dir() and not is_huggingface_folder(path):
-        encoder, provenance = load_encoder(path)
+        encoder, provenance = load_encoder(path, for_inference=True)
         return LoadedModel(encoder, path, file_sha256(path / WEIGHTS), provenance.get("teacher_note"))
     if path.name.split("?")[0].endswith(".ckpt"):  # s3prl names a downloaded file by its whole URL, query included
         encoder, _, provenance = masked_student(path)

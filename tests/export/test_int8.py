@@ -8,11 +8,14 @@ import torch
 from torch import nn
 
 from s3prl_pruned.config import UserError
-from s3prl_pruned.export.formats import relative_difference
+from s3prl_pruned.export.formats import WEIGHTS, load_encoder, relative_difference, save_encoder
 from s3prl_pruned.export.int8 import Int8Convolution, Int8Linear, quantize_int8
 from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_base
 from s3prl_pruned.models.families import wavlm_embedded
 from s3prl_pruned.measure.timing.shapes import conc
+from s3prl_pruned.pretrain.conversion import convert
+from s3prl_pruned.sparsity.counts import parameters
+from s3prl_pruned.upstream.expert import UpstreamExpert
 
 WHOLE_MODEL_ERROR = 0.06
 """Of `wavlm_embedded`'s shape with the random weights below, over all hidden states: 0.051 dense, 0.045 cut. Trained weights differ."""
@@ -123,3 +126,35 @@ def test_what_cannot_be_quantised_is_refused():
         quantize_int8(encoder.train())
     with pytest.raises(UserError, match="torch.bfloat16 on cpu"):
         quantize_int8(encoder.eval().bfloat16())
+
+
+@torch.no_grad()
+def test_a_folder_holds_it_in_fewer_bytes_and_gives_the_same_states(tmp_path):
+    config = wavlm_embedded()
+    small = quantize_int8(random_encoder(config, seed=0, spec=conc(config)))
+    save_encoder(tmp_path / "int8", small, {})
+    save_encoder(tmp_path / "fp32", random_encoder(config, seed=0, spec=conc(config)), {})
+    with pytest.raises(UserError, match="serves inference only"):
+        load_encoder(tmp_path / "int8")
+    loaded, _ = load_encoder(tmp_path / "int8", for_inference=True)
+    wavs = torch.randn(1, 8000)
+    for found, expected in zip(loaded(wavs).hidden_states, small(wavs).hidden_states, strict=True):
+        assert torch.equal(found, expected)
+    assert loaded.num_parameters() == sum(parameters(config, small.spec).values())
+    # the positional convolution, a third of this small model, stays fp32
+    assert (tmp_path / "int8" / WEIGHTS).stat().st_size < 0.6 * (tmp_path / "fp32" / WEIGHTS).stat().st_size
+
+
+def test_the_command_quantises_says_the_error_and_refuses_other_formats(tmp_path):
+    save_encoder(tmp_path / "fp32", random_encoder(tiny_base(embed_dim=64, ffn_dim=96), seed=0), {"teacher_note": "random teacher"})
+    about = convert(tmp_path / "fp32", tmp_path / "int8", "folder", int8=True)
+    assert "int8: hidden states differ by" in about
+    expert = UpstreamExpert(tmp_path / "int8")
+    assert expert.teacher_note == "random teacher"
+    with torch.no_grad():
+        assert len(expert.eval()([torch.randn(2000)])["hidden_states"]) == 4
+    with pytest.raises(UserError, match="this project's folder only"):
+        convert(tmp_path / "int8", tmp_path / "int8.onnx", "onnx")
+    with pytest.raises(UserError, match="int8 already"):
+        convert(tmp_path / "int8", tmp_path / "again", "folder", int8=True)
+    assert not (tmp_path / "int8.onnx").exists() and not (tmp_path / "again").exists()
