@@ -60,15 +60,18 @@ class _Run:
     def _start_what_can(self) -> None:
         for job in list(self.waiting):
             failed = [name for name in job.after if name in self.report.failures]
-            if job.finished() and not job.recheck:
-                self.report.kept.append(job.name)
-            elif failed and not job.even_after_failure:
-                self._fail(job, f"not called, since {failed[0]} failed", None)
-            elif set(job.after) <= self.report.ended() and len(self.running) < self.parallel:
-                self._start(job)
-            else:
+            kept = job.finished() and not job.recheck
+            hopeless = failed and not job.even_after_failure
+            ready = set(job.after) <= self.report.ended() and len(self.running) < self.parallel
+            if not (kept or hopeless or ready):
                 continue
             self.waiting.remove(job)
+            if kept:
+                self.report.kept.append(job.name)
+            elif hopeless:
+                self._fail(job, f"not called, since {failed[0]} failed", None)
+            else:
+                self._start(job)
 
     def _start(self, job: Job) -> None:
         try:

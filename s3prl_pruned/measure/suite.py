@@ -128,7 +128,7 @@ class TaskRun:
         rates = ",".join(f"{rate:g}" for rate in self.rates)
         command = (sys.executable, "tools/superb_suite.py", "--choose", str(self.folder), "--lr", rates)
         names = tuple(job.name for job in tries)
-        return [*tries, self._job(self.name, command, self.folder, after=names, seconds=seconds and 10.0)]
+        return [*tries, self._job(self.name, command, self.folder, after=names, seconds=10.0)]
 
     def _job(self, name: str, command: tuple[str, ...], folder: Path, **fields: Any) -> Job:
         # Called also when finished: the call refuses what stands of another model, other settings or another corpus.

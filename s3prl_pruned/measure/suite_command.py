@@ -76,7 +76,7 @@ def plan_text(task_runs: Sequence[TaskRun], estimates: dict[str, float], *, para
         jobs += [job for job in own if not job.finished()]
         lines.append(f"{task_run.name:{width}}{steps or '-':>9}  {len(task_run.rates) or '-':>5}  {time:<20}{state}".rstrip())
     known = [(job, 0.0) for job in jobs if job.seconds]
-    if known:
+    if estimates:
         partly = "" if len(known) == len(jobs) else ", without those of unknown time"
         lines.append(f"in all about {duration(remaining_seconds(known, [], parallel=parallel))}, {parallel} at a time{partly}")
     return "\n".join(lines)

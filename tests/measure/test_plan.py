@@ -45,6 +45,13 @@ def test_jobs_run_in_the_plans_order_and_after_what_they_wait_for():
     assert report.exit_code == 0 and not report.failures and set(report.seconds) == {"a", "b", "c"}
 
 
+def test_progress_tells_how_many_ended_and_what_is_left(capsys):
+    run([job("a", seconds=100), job("b", "import time; time.sleep(0.2)", seconds=100)])
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "[0/2, about 3 min left] a: started" and shown[1].startswith("[1/2, about 0 s left] a: done in 0 s")
+    assert shown[-1].startswith("[2/2] b: done in")
+
+
 def test_a_failing_job_stops_those_only_that_wait_for_it(capsys):
     broken = job("broken", "sys.exit('error: no such corpus')")
     report = run([broken, job("child", after=("broken",)), job("grandchild", after=("child",)), job("other"),
