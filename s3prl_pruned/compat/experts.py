@@ -110,14 +110,43 @@ def train_on_all_processes() -> None:
 
     It names a GPU, which a CPU refuses. On a GPU the wrapper then copies the runner's records, a ``defaultdict``
     that cannot be copied so; s3prl replaces ``builtins.isinstance`` against that. Without a GPU's name nothing is
-    copied: the features are on the right device already.
+    copied: the features are on the right device already. Buffers are not sent around either: the first process
+    evaluates alone, and what it sent then would meet the others in their next step.
     """
     from torch.nn.parallel import DistributedDataParallel
 
     runner = importlib.import_module("s3prl.downstream.runner")
     runner.DDP = lambda model, device_ids, find_unused_parameters: DistributedDataParallel(
-        model, find_unused_parameters=find_unused_parameters
+        model, find_unused_parameters=find_unused_parameters, broadcast_buffers=False
     )
+
+
+class LastStep(Exception):
+    """The last step of a process that follows the first one was made."""
+
+
+def stop_after(runner: Any, num_steps: int) -> None:
+    """Let a runner raise ``LastStep`` after that many optimizer steps.
+
+    s3prl counts steps in the first process only; the others would go on for ever, waiting for it.
+    """
+    make = runner._get_optimizer
+
+    def make_counted(models: list) -> Any:
+        optimizer = make(models)
+        zero_grad, left = optimizer.zero_grad, num_steps
+
+        def zero_grad_and_count(*args: Any, **kwargs: Any) -> None:  # called once a step, even where the gradient is NaN
+            nonlocal left
+            zero_grad(*args, **kwargs)
+            left -= 1
+            if left == 0:
+                raise LastStep
+
+        optimizer.zero_grad = zero_grad_and_count
+        return optimizer
+
+    runner._get_optimizer = make_counted
 
 
 class DistributedSamplerWrapper(DistributedSampler):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from s3prl_pruned import distributed
 from s3prl_pruned.config import UserError, load_yaml
 from s3prl_pruned.superb import settings
 from s3prl_pruned.superb.checkpoints import load_checkpoint, newest_checkpoint
@@ -160,6 +161,17 @@ def _named_by_override(options: argparse.Namespace, task: Task) -> bool:
     return f"config.downstream_expert.{task.corpus_keys[0]}" in (options.override or "")
 
 
+def _processes(found: list[str], config: dict[str, Any], official: dict[str, Any]) -> list[str]:
+    """Several processes make a step's batch larger; as many fewer batches accumulated make up for it, as s3prl advises."""
+    if distributed.world_size() == 1:
+        return []
+    key = "gradient_accumulate_steps"
+    if config["runner"][key] * distributed.world_size() == official["runner"][key]:
+        found.remove(f"runner.{key}")
+        return []
+    return [f"{distributed.world_size()} processes"]
+
+
 def _protocol(
     driver: Driver, args: argparse.Namespace, config: dict[str, Any], splits: list[SplitRead]
 ) -> tuple[str, str | None]:
@@ -168,6 +180,7 @@ def _protocol(
     official.pop("protocol")
     defaults = make_parser()
     found = settings.differences(config, official)
+    found += _processes(found, config, official)
     found += [key for key in settings.FEATURE_OPTIONS if getattr(args, key, None) != defaults.get_default(key)]
     found += driver.differences(splits)
     if not found:

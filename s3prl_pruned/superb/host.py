@@ -23,12 +23,15 @@ from typing import Any, Iterator, TextIO
 
 import yaml
 
-from s3prl_pruned import __version__, compat
+from s3prl_pruned import __version__, compat, distributed
 from s3prl_pruned.compat import audio, experts
 from s3prl_pruned.config import UserError
 from s3prl_pruned.data.waveforms import SAMPLE_RATE
 from s3prl_pruned.superb.experiment import Experiment
 from s3prl_pruned.superb.results import Versions
+
+TIMEOUT_SECONDS = 24 * 3600
+"""The first process evaluates on the development set alone, and the others wait for it in the next step."""
 
 LOG_FILE = "stdout.log"
 """All that s3prl printed while training and evaluating."""
@@ -43,8 +46,8 @@ def prepare(options: argparse.Namespace) -> None:
     if os.environ.get("TQDM_DISABLE", "0") not in ("", "0"):
         # s3prl counts its steps in the progress bar; a disabled one does not count.
         raise UserError("TQDM_DISABLE: s3prl would never end with it. Unset this environment variable.")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("WORLD_SIZE: tasks run on one process only. Start without torchrun.")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and options.mode in ("evaluate", "inference"):
+        raise UserError(f"-m {options.mode}: s3prl evaluates in one process. Start without torchrun.")
     if options.device == "cpu":
         # Where there is a GPU, s3prl would enter torch.cuda.device("cpu") and stop.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -58,6 +61,8 @@ def prepare(options: argparse.Namespace) -> None:
         raise UserError("-i: is for -m evaluate and inference; to go on with training give -e or -a.")
     if options.mode == "inference" and not Path(options.evaluate_split or "").is_file():
         raise UserError(f"-t {options.evaluate_split}: -m inference takes an existing audio file.")
+    options.device = distributed.start(options.device, timeout_seconds=TIMEOUT_SECONDS)
+    options.local_rank = int(os.environ["LOCAL_RANK"]) if distributed.world_size() > 1 else None
     torch.multiprocessing.set_sharing_strategy("file_system")
     if sys.platform == "linux" and multiprocessing.get_start_method(allow_none=True) is None:
         # Python 3.14 starts data loading processes anew, without the workarounds applied above.
@@ -72,7 +77,9 @@ def prepare(options: argparse.Namespace) -> None:
 
 
 def save_settings(experiment: Experiment) -> None:
-    """Write s3prl's ``args_<time>.yaml`` and ``config_<time>.yaml``, as it does itself."""
+    """Write s3prl's ``args_<time>.yaml`` and ``config_<time>.yaml``, as it does itself; in the first process only."""
+    if not distributed.is_main():
+        return
     experiment.folder.mkdir(parents=True, exist_ok=True)
     tag = datetime.now().strftime("%Y-%m-%d-%H-%M-%S")
     for name, data in (("args", vars(experiment.args)), ("config", experiment.config)):
@@ -88,10 +95,15 @@ def train(experiment: Experiment, start: Path | None) -> None:
     """
     with _logged(experiment.folder):
         runner = _make_runner(experiment, "train", start)
-        if experiment.args.device == "cpu":
+        if experiment.args.device == "cpu" and distributed.world_size() == 1:
             experiment.driver.make_faster(runner, experiment)
+        if not distributed.is_main():
+            done = runner.init_ckpt.get("Step", 0)
+            experts.stop_after(runner, experiment.config["runner"]["total_steps"] - done)
         try:
             runner.train()
+        except experts.LastStep:
+            pass
         except (OSError, RuntimeError) as error:
             # On a full disk torch's writer fails in inline_container.cc; other files give ENOSPC.
             if "inline_container" not in str(error) and getattr(error, "errno", None) != errno.ENOSPC:
@@ -147,6 +159,8 @@ def _make_runner(experiment: Experiment, mode: str, checkpoint: Path | None) -> 
 
     args = argparse.Namespace(**vars(experiment.args))
     args.mode, args.init_ckpt = mode, None if checkpoint is None else str(checkpoint)
+    if distributed.world_size() > 1:
+        experts.train_on_all_processes()
     experts.import_expert(args.downstream)
     experiment.driver.adapt(experiment)
     for seed in (random.seed, numpy.random.seed, torch.manual_seed):
@@ -165,9 +179,13 @@ def _make_runner(experiment: Experiment, mode: str, checkpoint: Path | None) -> 
 
 @contextlib.contextmanager
 def _logged(folder: Path) -> Iterator[io.StringIO]:
-    """Copy what is printed into the folder's log, and hand it out."""
+    """Copy what is printed into the folder's log, and hand it out. Only the first process prints."""
     folder.mkdir(parents=True, exist_ok=True)
     text = io.StringIO()
+    if not distributed.is_main():
+        with contextlib.redirect_stdout(text):
+            yield text
+        return
     with (folder / LOG_FILE).open("a", encoding="utf-8") as log:
         with contextlib.redirect_stdout(_Tee(sys.stdout, log, text)):
             yield text

@@ -18,6 +18,7 @@ import sys
 import time
 from pathlib import Path
 
+from s3prl_pruned import distributed
 from s3prl_pruned.command_line import Interrupted
 from s3prl_pruned.config import UserError
 from s3prl_pruned.superb import host
@@ -30,7 +31,7 @@ from s3prl_pruned.superb.results import (
     RESULT_FILE, Part, Result, Seconds, Upstream, read_result, write_result,
 )  # fmt: skip
 from s3prl_pruned.superb.run_folder import (
-    BegunRun, move_aside, read_begun, refuse_another_run, settle_training, write_begun,
+    BegunRun, Stage, move_aside, read_begun, refuse_another_run, settle_training, write_begun,
 )  # fmt: skip
 from s3prl_pruned.superb.upstreams import describe_upstream
 
@@ -56,17 +57,27 @@ def run(options: argparse.Namespace) -> None:
         UserError: on anything that a user or a file can cause.
     """
     host.prepare(options)
-    experiment = make_experiment(options)
-    _announce(experiment)
-    upstream = describe_upstream(experiment.args)
+    try:
+        _run(options)
+    finally:
+        distributed.stop()
+
+
+def _run(options: argparse.Namespace) -> None:
+    made = []  # first by the first process: it writes lists that the others then find
+    distributed.from_main(lambda: made.append(make_experiment(options)))
+    experiment = made[0] if made else make_experiment(options)
+    upstream = distributed.from_main(lambda: describe_upstream(experiment.args))
     experiment.args.upstream_refresh = False  # once is enough
-    print(f"Upstream: {_describe(upstream)}", flush=True)
+    _announce(experiment)
+    _say(f"Upstream: {_describe(upstream)}")
     begun = BegunRun(
         config_sha256=experiment.config_sha256,
         upstream=upstream,
         splits=experiment.splits,
         protocol=experiment.protocol,
         protocol_note=experiment.protocol_note,
+        num_processes=distributed.world_size(),
         command=options.command,
         date=_now(),
     )
@@ -81,22 +92,34 @@ def run(options: argparse.Namespace) -> None:
 def _train(experiment: Experiment, begun: BegunRun, options: argparse.Namespace) -> None:
     folder = experiment.folder
     resume = options.auto_resume or options.past_exp is not None
-    stage = settle_training(folder, begun, resume=resume, force=options.force)
+    stage = distributed.from_main(lambda: _settle(folder, begun, resume=resume, force=options.force))
     if stage == "finished":
+        if not distributed.is_main():
+            return
         print(f"{folder}: finished before with the same settings, model and corpus; nothing to do.")
         _show(read_result(folder / RESULT_FILE), folder / RESULT_FILE)
         return
-    if stage == "start":
-        write_begun(folder, begun)
     began = time.monotonic()
     if experiment.driver.trains:
         for training in experiment.driver.trainings(experiment):
             _train_one(training, options, resumed=stage == "resume")
     seconds = time.monotonic() - began
+    main = distributed.is_main()
+    distributed.stop()  # the first process evaluates alone
+    experiment.args.local_rank = None
+    if not main:
+        return
     if options.mode == "train":
         print(f"{folder}: trained in {seconds:.0f} s. `-m evaluate` with the same options evaluates it.")
         return
     _evaluate(experiment, begun, train_seconds=seconds if experiment.driver.trains else None)
+
+
+def _settle(folder: Path, begun: BegunRun, *, resume: bool, force: bool) -> Stage:
+    stage = settle_training(folder, begun, resume=resume, force=force)
+    if stage == "start":
+        write_begun(folder, begun)
+    return stage
 
 
 def _train_one(training: Training, options: argparse.Namespace, *, resumed: bool) -> None:
@@ -104,14 +127,14 @@ def _train_one(training: Training, options: argparse.Namespace, *, resumed: bool
     if options.past_exp is not None:
         start = Path(experiment.args.init_ckpt)
     else:
-        start = newest_checkpoint(experiment.folder) if resumed else None
+        start = distributed.from_main(lambda: newest_checkpoint(experiment.folder)) if resumed else None
     if start is not None and load_checkpoint(start)["Step"] >= experiment.config["runner"]["total_steps"]:
-        print(f"{start}: the last step was made before.", flush=True)
+        _say(f"{start}: the last step was made before.")
         return
     if training.name:
-        print(f"{experiment.task.name} {training.name}: training in {experiment.folder}", flush=True)
+        _say(f"{experiment.task.name} {training.name}: training in {experiment.folder}")
     if resumed:
-        print(f"Going on from {start or 'the beginning: no checkpoint was saved yet'}.", flush=True)
+        _say(f"Going on from {start or 'the beginning: no checkpoint was saved yet'}.")
     if start is None or options.past_exp is not None:
         host.save_settings(experiment)
     host.train(experiment, start)
@@ -219,14 +242,19 @@ def _result_name(experiment: Experiment) -> str:
 
 def _announce(experiment: Experiment) -> None:
     if experiment.embedded:
-        print(
+        _say(
             f"Corpus: the embedded speech, {experiment.protocol} protocol. The paper's recipe is one option "
-            "away: --corpus /data/LibriSpeech",
-            flush=True,
+            "away: --corpus /data/LibriSpeech"
         )
     else:
         note = f" ({experiment.protocol_note})" if experiment.protocol_note else ""
-        print(f"Corpus: {experiment.corpus}, {experiment.protocol} protocol{note}", flush=True)
+        _say(f"Corpus: {experiment.corpus}, {experiment.protocol} protocol{note}")
+
+
+def _say(text: str) -> None:
+    """Print at once, in the first process only."""
+    if distributed.is_main():
+        print(text, flush=True)
 
 
 def _describe(upstream: Upstream) -> str:
@@ -242,7 +270,7 @@ def _show(result: Result, path: Path) -> None:
     note = f", {result.upstream.teacher_note}" if result.upstream.teacher_note else ""
     print(f"{result.task} {result.split}: {_rates(result.metrics)} on {result.num_utterances} utterances")
     if result.rule:
-        print(f"  {result.rule}:")
+        print(f"  {result.rule}{':' if result.parts else ''}")
         for part in result.parts or []:
             print(f"    {part.name} {part.split}: {_rates(part.metrics)} on {part.num_utterances} utterances")
     print(f"  upstream {result.upstream.name}{note}; {result.protocol} protocol")

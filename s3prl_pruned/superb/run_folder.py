@@ -24,6 +24,8 @@ class BegunRun:
     splits: list[SplitRead]
     protocol: str
     protocol_note: str | None = None
+    num_processes: int = 1
+    """Which train together; they share every step's batch out among them."""
     command: str
     date: str
 
@@ -80,6 +82,10 @@ def settle_training(folder: Path, begun: BegunRun, *, resume: bool, force: bool)
             "--force to move it aside."
         )
     refuse_another_run(folder, previous, begun)
+    if previous.num_processes != begun.num_processes and not (folder / RESULT_FILE).is_file():
+        raise UserError(
+            f"{folder}: was begun by {previous.num_processes} process(es), but this is {begun.num_processes}. Give as many."
+        )
     if (folder / RESULT_FILE).is_file():
         read_result(folder / RESULT_FILE)  # half a result must not count as one
         return "finished"

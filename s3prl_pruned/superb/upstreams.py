@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from s3prl_pruned.config import UserError
+from s3prl_pruned.data.waveforms import SAMPLE_RATE
 from s3prl_pruned.superb.results import Upstream
 from s3prl_pruned.upstream.register import NAMES, register
 
@@ -18,9 +19,11 @@ def describe_upstream(args: argparse.Namespace) -> Upstream:
     """Build the upstream of s3prl's arguments once, to learn which model it is.
 
     Raises:
-        UserError: on a name that the hub does not have, or a checkpoint that is missing or unreadable.
+        UserError: on a name that the hub does not have, a checkpoint that is missing or unreadable, or a choice
+            of features (-s, -l) that the upstream does not give.
     """
     expert = build_upstream(args)
+    check_features(expert, args)
     return Upstream(
         name=args.upstream,
         sha256=getattr(expert, "model_hash", None) or state_sha256(expert),
@@ -53,6 +56,40 @@ def build_upstream(args: argparse.Namespace) -> Any:
         if ckpt is None or name in NAMES or isinstance(error, UserError):
             raise
         raise UserError(f"-k {ckpt}: is no checkpoint for {name} ({_reason(error)}).") from error
+
+
+def check_features(expert: Any, args: argparse.Namespace) -> None:
+    """Refuse a choice of features that s3prl would replace by ``hidden_states`` or stop at.
+
+    Raises:
+        UserError: naming what there is.
+    """
+    key, layer = args.upstream_feature_selection, args.upstream_layer_selection
+    if key == "hidden_states" and layer is None:
+        return
+    states = hidden_states(expert, key)
+    if layer is not None and not -len(states) <= layer < len(states):
+        raise UserError(
+            f"-l {layer}: must be from 0 to {len(states) - 1}, since {key} of {args.upstream} holds {len(states)} states."
+        )
+
+
+def hidden_states(expert: Any, key: str = "hidden_states") -> list[Any]:
+    """What an upstream gives of that name for a second of silence, as s3prl's featurizer takes it: tensors of (1, T, D).
+
+    Raises:
+        UserError: if it gives nothing of that name.
+    """
+    import torch
+
+    expert.eval()
+    with torch.no_grad():
+        features = expert([torch.zeros(SAMPLE_RATE)])
+    if key not in features:
+        known = sorted(name for name in features if not name.startswith("_"))
+        raise UserError(f"-s {key}: the upstream does not give it. It gives {', '.join(known)}.")
+    found = features[key]
+    return list(found.values()) if isinstance(found, dict) else list(found) if isinstance(found, (list, tuple)) else [found]
 
 
 def _reason(error: Exception) -> str:

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from s3prl_pruned import distributed
 from s3prl_pruned.config import UserError
 from s3prl_pruned.superb import librispeech, settings
 from s3prl_pruned.superb.drivers.base import Driver, Evaluation, Score
@@ -67,7 +68,7 @@ class SpeechRecognition(Driver):
         return read
 
     def adapt(self, experiment: Experiment) -> None:
-        librispeech.write_dictionary(experiment.folder / "char.dict")
+        distributed.from_main(lambda: librispeech.write_dictionary(experiment.folder / "char.dict"))
 
     def make_faster(self, runner: Any, experiment: Experiment) -> None:
         config, expert = experiment.config, runner.downstream.model

@@ -110,13 +110,16 @@ def _cache_root() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "s3prl_pruned"
 
 
-def write_once(path: Path, content: bytes | str) -> Path:
+def write_once(path: Path, content: bytes | str, *, afresh: bool = False) -> Path:
     """Write a file of the cache, under a temporary name first; one that is there already is left as it is.
+
+    Args:
+        afresh: replace one that is there.
 
     Raises:
         UserError: if it cannot be written.
     """
-    if path.is_file():
+    if path.is_file() and not afresh:
         return path
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

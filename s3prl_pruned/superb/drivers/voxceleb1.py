@@ -51,8 +51,8 @@ class SpeakerIdentification(Classification):
             corpora.write_once(folder / "checked", "")
         for key, names in files.items():
             # Written anew each time: s3prl unpickles them, and what it unpickles is then ours.
-            (folder / f"{key}.pkl").unlink(missing_ok=True)
-            corpora.write_once(folder / f"{key}.pkl", pickle.dumps([str(corpus / name) for name in names]))
+            content = pickle.dumps([str(corpus / name) for name in names])
+            corpora.write_once(folder / f"{key}.pkl", content, afresh=True)
         datarc["file_path"] = str(corpus)
         datarc["meta_data"] = str(corpora.write_once(folder / LISTS[0], listing.read_text(encoding="utf-8")))
         return read

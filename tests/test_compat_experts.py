@@ -1,0 +1,96 @@
+"""s3prl's experts are imported without packages that they hardly use, and train on several processes on any device."""
+
+import importlib.util
+import sys
+import types
+
+import pytest
+import torch
+from torch.utils.data import WeightedRandomSampler
+
+from s3prl_pruned import compat
+from s3prl_pruned.compat import experts
+from s3prl_pruned.compat.experts import DistributedSamplerWrapper, LastStep
+from s3prl_pruned.config import UserError
+
+
+@pytest.fixture(autouse=True)
+def applied():
+    compat.apply()
+
+
+def forget(monkeypatch, *names):
+    for name in [name for name in sys.modules if name.startswith(names)]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+@pytest.mark.parametrize(("downstream", "package"), [("speech_commands", "catalyst"), ("voxceleb1", "librosa")])
+def test_a_stand_in_is_there_only_while_an_expert_is_imported(monkeypatch, downstream, package):
+    if importlib.util.find_spec(package) is not None:
+        pytest.skip(f"{package} is installed")
+    forget(monkeypatch, f"s3prl.downstream.{downstream}")
+    assert hasattr(experts.import_expert(downstream), "DownstreamExpert")
+    assert package not in sys.modules and importlib.util.find_spec(package) is None
+
+
+def test_what_an_expert_imports_and_does_not_call_raises_when_called(monkeypatch):
+    forget(monkeypatch, "s3prl.downstream.voxceleb1")
+    expert = experts.import_expert("voxceleb1")
+    dataset = sys.modules[expert.SpeakerClassifiDataset.__module__]
+    if importlib.util.find_spec("librosa") is None:
+        with pytest.raises(UserError, match="librosa.util.find_files: s3prl calls this, and it is not installed"):
+            dataset.find_files("folder")
+
+
+def test_a_package_that_is_installed_is_not_replaced(monkeypatch):
+    real = types.ModuleType("catalyst.data.sampler")
+    real.DistributedSamplerWrapper = marker = type("Real", (), {})
+    for name in ("catalyst", "catalyst.data"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, "catalyst.data.sampler", real)
+    forget(monkeypatch, "s3prl.downstream.speech_commands")
+    assert experts.import_expert("speech_commands").DistributedSamplerWrapper is marker
+    forget(monkeypatch, "s3prl.downstream.speech_commands")
+
+
+def test_a_package_that_an_expert_needs_is_named_with_what_to_install(monkeypatch):
+    forget(monkeypatch, "s3prl.downstream.fluent_commands")
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(UserError, match=r"s3prl's fluent_commands needs the package pandas.*pip install s3prl_pruned\[superb\]"):
+        experts.import_expert("fluent_commands")
+
+
+def shares(epoch, *, seed=3, weights=(1.0,) * 10):
+    """What each of two processes gets."""
+    found = []
+    for rank in (0, 1):
+        torch.manual_seed(seed)
+        torch.rand(7 * (rank + 1))  # the processes' random states differ by what each of them drew
+        sampler = WeightedRandomSampler(torch.tensor(weights), len(weights), replacement=False)
+        wrapped = DistributedSamplerWrapper(sampler, num_replicas=2, rank=rank)
+        wrapped.set_epoch(epoch)
+        found.append(list(wrapped))
+        assert len(wrapped) == len(found[-1])
+    return found
+
+
+def test_processes_share_one_draw_of_a_sampler():
+    one, other = shares(0)
+    assert len(one) == len(other) == 5 and sorted(one + other) == list(range(10))
+    assert shares(0) == [one, other] != shares(1)
+    one, other = shares(0, weights=(1.0,) * 11)  # an odd number: one item is given twice
+    assert len(one) == len(other) == 6 and set(one + other) == set(range(11))
+
+
+def test_a_process_that_follows_ends_with_its_last_step():
+    weight = torch.nn.Parameter(torch.ones(1))
+    runner = types.SimpleNamespace(_get_optimizer=lambda models: torch.optim.SGD([weight], lr=0.5))
+    experts.stop_after(runner, 3)
+    optimizer, steps = runner._get_optimizer([]), 0
+    with pytest.raises(LastStep):
+        while True:
+            weight.sum().backward()
+            optimizer.step()
+            steps += 1
+            optimizer.zero_grad()
+    assert steps == 3 and weight.item() == 1 - 3 * 0.5 and weight.grad is None
