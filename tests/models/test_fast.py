@@ -165,11 +165,14 @@ def test_training_gradients_masks_and_exports_take_the_reference(monkeypatch):
         raise AssertionError("a fast path ran")
 
     encoder, x = random_encoder(tiny_base(), seed=1), torch.zeros(1, 20, 24)
-    assert path_for(encoder.train(), x, 20) is None
-    encoder.eval()
     assert path_for(encoder, x, 20) is None  # gradients are on
     with torch.no_grad():
-        assert path_for(encoder, x, 20) is not None
+        assert path_for(encoder.train(), x, 20) is None
+        assert path_for(encoder.eval(), x, 20) is not None
+        for question in ("torch.compiler.is_compiling", "torch.compiler.is_exporting", "torch.jit.is_tracing"):
+            with monkeypatch.context() as patch:
+                patch.setattr(question, lambda: True, raising=False)
+                assert path_for(encoder, x, 20) is None, question
         assert path_for(encoder, x.half(), 20) is None
         assert path_for(encoder, x.to("meta"), 20) is None
         with torch.autocast("cpu", torch.bfloat16):
