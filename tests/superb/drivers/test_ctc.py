@@ -160,3 +160,12 @@ def test_only_the_benchmarks_lexicon_is_official(corpora, command, tmp_path, mon
     assert "utterances in test-clean, lexicon)" not in notes["benchmark"]
     assert re.search(r"custom protocol \(.*\blexicon\)", notes["another"])
     assert not re.search(r"custom protocol \(.*\blexicon\)", notes["benchmark"])
+
+
+def test_an_interrupted_training_goes_on_from_its_last_checkpoint(finished):
+    """The last of this file: it changes the finished run."""
+    for name in ("result.json", "states-2.ckpt"):
+        (finished.folder / name).unlink()
+    again = finished.again("-a")
+    assert f"Going on from {finished.folder / 'states-1.ckpt'}" in again and (finished.folder / "states-2.ckpt").is_file()
+    assert read_result(finished.folder / "result.json").num_utterances > 1
