@@ -44,6 +44,8 @@ class Experiment:
     protocol: str
     protocol_note: str | None
     config_sha256: str
+    features: Path | None = None
+    """Where features are kept; None where they are extracted every time."""
 
     def num_utterances(self, key: str) -> int:
         """Utterances in a split, by s3prl's name of it."""
@@ -67,6 +69,7 @@ def make_experiment(options: argparse.Namespace) -> Experiment:
         args, config = settings.override(args, config, options.override, accepted=accepted)
     config = settings.numbers(config)
     args.declared_protocol = config.pop("protocol", None) or getattr(args, "declared_protocol", "custom")
+    _check_features(args, driver)
     settings.check(config, trains=driver.trains)
     driver.check(config)
     corpus, embedded = _corpus(options, paths, task, config)
@@ -131,6 +134,23 @@ def _s3prl_arguments(options: argparse.Namespace) -> argparse.Namespace:
     return argparse.Namespace(**{key: value for key, value in vars(options).items() if key not in OURS})
 
 
+def _check_features(args: argparse.Namespace, driver: Driver) -> None:
+    """Settle --single-utterance and --cache-features.
+
+    Raises:
+        UserError: where features cannot be kept.
+    """
+    args.cache_features = getattr(args, "cache_features", False)  # an older checkpoint has neither
+    args.single_utterance = getattr(args, "single_utterance", False) or args.cache_features
+    if args.single_utterance and args.upstream_trainable:
+        raise UserError("--single-utterance and --cache-features are for a frozen upstream. Leave -f out.")
+    if args.cache_features and driver.random_waveforms:
+        raise UserError(
+            f"--cache-features: {driver.task.name} {driver.random_waveforms}, so that no features come twice. Give "
+            "--single-utterance alone, or neither."
+        )
+
+
 def _corpus(
     options: argparse.Namespace, paths: Paths, task: Task, config: dict[str, Any]
 ) -> tuple[Path, bool]:
@@ -182,6 +202,7 @@ def _protocol(
     found = settings.differences(config, official)
     found += _processes(found, config, official)
     found += [key for key in settings.FEATURE_OPTIONS if getattr(args, key, None) != defaults.get_default(key)]
+    found += ["--single-utterance (features without padding)"] if args.single_utterance else []
     found += driver.differences(splits)
     if not found:
         return "official", None

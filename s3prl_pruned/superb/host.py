@@ -28,6 +28,7 @@ from s3prl_pruned.compat import audio, experts
 from s3prl_pruned.config import UserError
 from s3prl_pruned.data.waveforms import SAMPLE_RATE
 from s3prl_pruned.superb.experiment import Experiment
+from s3prl_pruned.superb.features import extract_singly
 from s3prl_pruned.superb.results import Versions
 
 TIMEOUT_SECONDS = 24 * 3600
@@ -172,6 +173,8 @@ def _make_runner(experiment: Experiment, mode: str, checkpoint: Path | None) -> 
             raise
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{checkpoint}: its weights are of another model ({reason}).") from error
+    if args.single_utterance:
+        extract_singly(runner, selection=args.upstream_feature_selection, folder=experiment.features)
     if args.verbose:
         print(*(entry.model for entry in runner.all_entries), sep="\n")
     return runner

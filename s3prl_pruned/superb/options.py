@@ -69,6 +69,10 @@ def make_parser() -> argparse.ArgumentParser:
     features.add_argument("-l", "--upstream_layer_selection", type=int, metavar="N", help="only this layer, from 0")
     features.add_argument("--upstream_feature_normalize", action="store_true",
         help="layer-normalise each hidden state before the weighted sum")
+    features.add_argument("--single-utterance", action="store_true",
+        help="extract one utterance at a time, without padding (s3prl pads batches, which changes features)")
+    features.add_argument("--cache-features", action="store_true",
+        help="keep features on disk, below $XDG_CACHE_HOME or ~/.cache (implies --single-utterance)")
     features.add_argument("--upstream_model_name", default="model.pt", help=argparse.SUPPRESS)
     features.add_argument("--upstream_revision", help=argparse.SUPPRESS)
 

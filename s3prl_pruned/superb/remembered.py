@@ -33,7 +33,7 @@ class RememberedUpstream(nn.Module):
 
     def forward(self, wavs: list[Tensor]) -> Any:
         """Features of a batch of (S,) waveforms, as the upstream gives them."""
-        key = _fingerprint(wavs)
+        key = fingerprint(wavs)
         if key not in self._memory:
             features = self.upstream(wavs)
             size = _num_bytes(features)
@@ -68,7 +68,8 @@ class RememberedBatches(Dataset):
         return self._memory[index]
 
 
-def _fingerprint(wavs: list[Tensor]) -> bytes:
+def fingerprint(wavs: list[Tensor]) -> bytes:
+    """What tells waveforms from others: a hash of their types, shapes and samples."""
     digest = hashlib.blake2b()
     for wav in wavs:
         digest.update(f"{wav.dtype} {tuple(wav.shape)} ".encode())

@@ -26,6 +26,7 @@ from s3prl_pruned.superb.checkpoints import load_checkpoint, newest_checkpoint
 from s3prl_pruned.superb.drivers.base import Evaluation, Training
 from s3prl_pruned.superb.evaluation import evaluate_part
 from s3prl_pruned.superb.experiment import Experiment, make_experiment
+from s3prl_pruned.superb.features import features_folder
 from s3prl_pruned.superb.options import make_parser
 from s3prl_pruned.superb.results import (
     RESULT_FILE, Part, Result, Seconds, Upstream, read_result, write_result,
@@ -69,8 +70,13 @@ def _run(options: argparse.Namespace) -> None:
     experiment = made[0] if made else make_experiment(options)
     upstream = distributed.from_main(lambda: describe_upstream(experiment.args))
     experiment.args.upstream_refresh = False  # once is enough
+    if experiment.args.cache_features:
+        name = upstream.sha256 or f"{upstream.name} {experiment.args.upstream_model_config}"
+        experiment.features = features_folder(name, experiment.args.upstream_feature_selection)
     _announce(experiment)
     _say(f"Upstream: {_describe(upstream)}")
+    if experiment.features:
+        _say(f"Features: kept in {experiment.features}")
     begun = BegunRun(
         config_sha256=experiment.config_sha256,
         upstream=upstream,

@@ -81,6 +81,9 @@ FEATURE_OPTIONS = (
 )
 """Arguments that decide the outcome as settings do."""
 
+SINGLE_UTTERANCE = "single_utterance"
+"""Decides the outcome too, where it is given: features without padding are others."""
+
 
 def get(config: Config, path: str) -> Any:
     """The setting at a dotted path, None if it is not there."""
@@ -180,6 +183,8 @@ def settings_sha256(args: argparse.Namespace, config: Config) -> str:
         "config": _deciding(config),
         "args": {key: getattr(args, key, None) for key in (*FEATURE_OPTIONS, "downstream", "seed")},
     }
+    if getattr(args, SINGLE_UTTERANCE, False):
+        outcome["args"][SINGLE_UTTERANCE] = True
     return hashlib.sha256(json.dumps(outcome, sort_keys=True).encode()).hexdigest()
 
 

@@ -40,6 +40,7 @@ def command(exported, hub, tmp_path_factory):
         ("normalised", ["--upstream_feature_normalize"], 4),
         ("layer", ["-l", "1"], None),
         ("last", ["-s", "last_hidden_state"], None),
+        ("single", ["--single-utterance"], 4),
     ],
 )
 def test_features_are_chosen_as_in_s3prl(command, name, options, num_weights):

@@ -91,6 +91,8 @@ class Driver:
     """Said where ``best`` was never written."""
     criterion: tuple[str, Unit] | None = ("acc", "fraction")
     """Name and unit of the value by which s3prl's expert takes the best checkpoint; None where it takes none."""
+    random_waveforms: str | None = None
+    """What the task does to waveforms at random, so that no two epochs see the same; None where it does nothing."""
     optional_settings: tuple[str, ...] = ()
     """Paths below ``downstream_expert`` that ``-o`` may set though our settings lack them, besides the corpus'."""
     official_sizes: dict[str, int] = {}

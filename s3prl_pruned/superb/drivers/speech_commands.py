@@ -30,6 +30,7 @@ class KeywordSpotting(Classification):
     equal weight, and puts the noise into both; the sizes here are with the noise.
     """
 
+    random_waveforms = "cuts its seconds of silence from the noise at random"
     official_sizes = {"train": 51_100, "dev": 6_804, "test": 3_081}
 
     def prepare(

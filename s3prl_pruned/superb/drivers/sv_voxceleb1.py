@@ -47,6 +47,7 @@ class SpeakerVerification(Driver):
     """
 
     criterion = None
+    random_waveforms = "crops training utterances at random (datarc.max_timestep)"
     optional_settings = ("datarc.test_meta_data",)
     official_sizes = {"dev/wav": 148_642, "test/wav": 4_708, "trials": 37_720}
 

@@ -29,6 +29,7 @@ class SpeakerIdentification(Classification):
     """s3prl searches the corpus for every file of the list, and keeps what it finds beside its code, whatever the
     corpus. Here the search is one walk, and its result is kept by the corpus and the list."""
 
+    random_waveforms = "crops training utterances at random (datarc.max_timestep)"
     optional_settings = ("datarc.meta_data",)
     official_sizes = {"train": 138_361, "dev": 6_904, "test": 8_251}
 
