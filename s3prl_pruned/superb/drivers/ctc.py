@@ -47,7 +47,8 @@ class TextRecognition(Driver):
         """
         if args.evaluate_split not in ("dev", "test"):
             raise UserError(f"-t {args.evaluate_split}: {self.task.name} has the splits dev, test.")
-        keys = {"train": ["train", "dev"], "evaluate": [args.evaluate_split]}.get(args.mode, ["train", "dev", args.evaluate_split])
+        trained, evaluated = ["train", "dev"], [args.evaluate_split]
+        keys = {"train": trained, "evaluate": evaluated}.get(args.mode, trained + evaluated)
         corpus = config["downstream_expert"]["corpus"]
         for key in keys:
             if not isinstance(corpus.get(key), list) or not corpus[key]:

@@ -115,7 +115,8 @@ def _read_split(folder: Path, split: str, *, speakers: int) -> SplitRead:
         raise UserError(f"{folder / 'segments'}: a recording must have at most {speakers} speakers, but {crowded[0]} has more.")
     if split == "test":
         _same(folder, "rttm", read_rttm(folder / "rttm"), recordings)
-    sha256 = corpora.digest(folder, names[1:], more="\n".join(f"{name} {Path(file).stat().st_size}" for name, file in recordings.items()))
+    sizes = "\n".join(f"{name} {Path(file).stat().st_size}" for name, file in recordings.items())
+    sha256 = corpora.digest(folder, names[1:], more=sizes)
     cache = corpora.cache_folder("diarization", f"{folder.resolve()} {sha256}")
     if not (cache / "checked").is_file():  # once: it opens every file
         for name, file in recordings.items():

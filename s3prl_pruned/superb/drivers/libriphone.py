@@ -101,7 +101,8 @@ def read_lexicon(files: list[Path]) -> dict[str, str]:
             word, *phones = line.split() or [""]
             if not phones or not set(phones) <= set(PHONES):
                 raise UserError(
-                    f"{path}, line {number}: must be `WORD PHONE PHONE ...` in ARPABET with stress, such as `AT AE1 T`, but is {line!r}."
+                    f"{path}, line {number}: must be `WORD PHONE PHONE ...` in ARPABET with stress, such as `AT AE1 T`, "
+                    f"but is {line!r}."
                 )
             lexicon.setdefault(word, " ".join(phones))
     return lexicon

@@ -71,7 +71,8 @@ class QueryByExample(Driver):
         queries, utterances = len(set(searched)), experiment.num_utterances("utterances")
         if len(searched) != queries * utterances:
             raise UserError(
-                f"{stdlist}: must hold every query with all {utterances} utterances, but holds {len(searched)} pairs of {queries} queries."
+                f"{stdlist}: must hold every query with all {utterances} utterances, but holds {len(searched)} pairs "
+                f"of {queries} queries."
             )
         return Score(metrics=[Value(name="mtwv", value=found.mtwv, unit="fraction")], printed=[], num_utterances=queries)
 

@@ -19,7 +19,8 @@ from s3prl_pruned.superb.tasks import Value
 logger = logging.getLogger(__name__)
 
 TRANSCRIPTS = "all.iob.snips.txt"
-"""Lines ``<id> BOS WORD WORD EOS<TAB>O tag tag intent`` of all speakers and splits; an id is ``<speaker>-snips-<split>-<number>``."""
+"""Lines ``<id> BOS WORD WORD EOS<TAB>O tag tag intent`` of all speakers and splits; an id is
+``<speaker>-snips-<split>-<number>``."""
 
 CHARACTERS = [" ", *string.ascii_uppercase, "'"]
 """In the order of s3prl's ``ctc/vocab/character.txt``. What else stands in a transcript is one unknown character to it."""
@@ -44,7 +45,9 @@ class SlotFilling(TextRecognition):
         super().check(config)
         metrics = config["downstream_expert"]["metric"]
         if metrics[:1] != ["slot_type_f1"] or "slot_value_cer" not in metrics:
-            raise UserError(f"config.downstream_expert.metric: must begin with slot_type_f1 and hold slot_value_cer, but is {metrics}.")
+            raise UserError(
+                f"config.downstream_expert.metric: must begin with slot_type_f1 and hold slot_value_cer, but is {metrics}."
+            )
 
     def prepare(
         self, args: argparse.Namespace, config: dict[str, Any], *, corpus: Path, s3prl_root: Path | None
@@ -55,7 +58,8 @@ class SlotFilling(TextRecognition):
         slots_file = Path(text.get("slots_file") or corpus / "slots.txt")
         if slots_file.parent == corpus:
             parts.append(slots_file.name)
-        corpora.require(corpus, parts, layout=f"the folder of {self.task.corpus}, as s3prl's preprocess/snips_prepare_data.sh makes it")
+        layout = f"the folder of {self.task.corpus}, as s3prl's preprocess/snips_prepare_data.sh makes it"
+        corpora.require(corpus, parts, layout=layout)
         slots = set(_read(slots_file).split("\n")[1:])  # the first is O
         transcripts = _read_transcripts(corpus / TRANSCRIPTS)
         read, lists = [], {}

@@ -42,8 +42,8 @@ SHORTEST_TEST = 6400
 class SpeakerVerification(Driver):
     """There is no development set: every saved checkpoint is tested, and the lowest rate is reported.
 
-    s3prl cuts pauses out of all audio, and trains on what is then longer than ``vad_config.min_sec`` samples. It keeps the lengths
-    beside its code, whatever the corpus; here they are kept by the corpus.
+    s3prl cuts pauses out of all audio, and trains on what is then longer than ``vad_config.min_sec`` samples. It keeps
+    the lengths beside its code, whatever the corpus; here they are kept by the corpus.
     """
 
     criterion = None
@@ -92,8 +92,8 @@ class SpeakerVerification(Driver):
         shortest = datarc["vad_config"]["min_sec"]
         if args.mode != "evaluate" and not any(length > shortest for length in lengths.values()):
             raise UserError(
-                f"{corpus / 'dev' / 'wav'}: must hold utterances that are longer than {shortest / SAMPLE_RATE:g} s without their pauses "
-                "(config.downstream_expert.datarc.vad_config.min_sec), but holds none."
+                f"{corpus / 'dev' / 'wav'}: must hold utterances that are longer than {shortest / SAMPLE_RATE:g} s without "
+                "their pauses (config.downstream_expert.datarc.vad_config.min_sec), but holds none."
             )
         datarc["file_path"] = str(corpus)
         datarc["train_meta_data"] = str(_write_for_s3prl(cache / ("all" if lengths else "none"), lengths))
