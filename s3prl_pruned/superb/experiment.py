@@ -171,8 +171,9 @@ def _corpus(
         from s3prl_pruned.data.corpus import embedded_corpus
 
         return embedded_corpus(), True
+    named_by = f"{options.config}: names no corpus. " if options.config else ""
     raise UserError(
-        f"-d {task.name} ({task.title}) needs the corpus {task.corpus}, to be had at {task.corpus_source}. Give its folder "
+        f"{named_by}-d {task.name} ({task.title}) needs the corpus {task.corpus}, to be had at {task.corpus_source}. Give its folder "
         f"by --corpus DIR, `{task.name}: DIR` in paths.yaml, S3PRL_PRUNED_{task.name.upper()}_CORPUS, or -o config.{key}."
     )
 

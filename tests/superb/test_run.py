@@ -302,7 +302,7 @@ def test_a_checkpoint_that_an_upstream_of_s3prl_cannot_take_is_named(again, cont
 def test_settings_without_a_corpus_ask_for_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copy(experiment.SETTINGS / "asr.yaml", "own.yaml")
-    with pytest.raises(UserError, match="own.yaml: names no corpus .* Give --corpus DIR"):
+    with pytest.raises(UserError, match="own.yaml: names no corpus. .* Give its folder by --corpus DIR"):
         run.main(["-u", "fbank", "-d", "asr", "-c", "own.yaml"])
 
 
