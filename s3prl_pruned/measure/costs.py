@@ -26,7 +26,7 @@ def costs(candidates: list[Candidate], seeds: list[int], *, repeats: int, second
     if not encoders:
         return {}
     work = {key: sum(macs(e.config, e.spec, round(16_000 * seconds)).values()) for key, e in encoders.items()}
-    slowest = max(work, key=work.get)
+    slowest = max(reversed(work), key=work.get)  # of equal ones the last that was named
     lanes = {str(key): encoder for key, encoder in encoders.items()}
     times = compare(lanes, TimingSetting(baseline=str(slowest), repeats=repeats), seconds=seconds)
     times = dict(zip(encoders, times, strict=True))

@@ -27,8 +27,7 @@ class Path:
 PATHS: dict[str, tuple[Path, ...]] = {
     "cpu": (
         Path(max_frames=64, cnn_frames=64, block=128, queries=256),
-        Path(max_frames=256, cnn_frames=64, block=320, queries=256),
-        Path(max_frames=None, cnn_frames=64, block=256, queries=256),
+        Path(max_frames=None, cnn_frames=64, block=320, queries=256),
     ),
 }
 
