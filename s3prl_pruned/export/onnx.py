@@ -24,7 +24,7 @@ from s3prl_pruned.models.tensor_files import CountedFile, Progress
 INPUTS = ("waveform", "lengths")
 LARGEST = 2**31 - 1
 """Bytes of a protobuf message, and so of an ONNX file."""
-_PROBES = ({"scale": 1, "batch": 2}, {"scale": 1.5, "batch": 3}, {"scale": 0.5, "batch": 1})  # the first: exported at
+_PROBES = ({"scale": 1, "batch": 2}, {"scale": 1.5, "batch": 1}, {"scale": 0.5, "batch": 3})  # the first: exported at
 
 
 def output_names(encoder: SpeechEncoder) -> list[str]:
@@ -50,8 +50,7 @@ def save_onnx(path: str | Path, encoder: SpeechEncoder, *, progress: Progress | 
 class Draft:
     """An ONNX file under a temporary name; there is never another one of it, and none after an error.
 
-    Writing and checking are two steps, so that the encoder's memory can be given back in between: each takes about as
-    much as the model.
+    Writing and checking are two steps, so that the encoder's memory can be given back in between: each takes one model.
     """
 
     def __init__(self, path: str | Path):
@@ -90,7 +89,6 @@ class Draft:
             _write(self.temporary, graph, encoder, progress)
         except OSError as error:
             raise UserError(f"{self.path}: could not be written ({error}). Free space or name another path.") from error
-        gc.collect()  # the exporter's objects hold one another, and some of them the weights
 
     def finish(self) -> None:
         """Give the file its name, if ONNX Runtime computes what the encoder computed.
@@ -100,9 +98,11 @@ class Draft:
         """
         import onnxruntime
 
+        gc.collect()  # modules and the exporter's objects hold one another, and the weights
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # they keep memory for the next call
+        options.add_session_config_entry("session.disable_prepacking", "1")  # a second copy of the weights, for speed
         try:
             session = onnxruntime.InferenceSession(str(self.temporary), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has its own exceptions

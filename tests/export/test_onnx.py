@@ -124,7 +124,7 @@ def test_an_export_of_fixed_length_leaves_no_file(tmp_path, monkeypatch):
         return torch.onnx.export(program, (), dynamo=True, input_names=[*onnx.INPUTS, *names], verbose=False).model_proto
 
     monkeypatch.setattr(onnx, "_graph", fixed)
-    with pytest.raises(UserError, match=r"ONNX Runtime cannot run the export on \(3, 24000\) samples .*Nothing was written"):
+    with pytest.raises(UserError, match=r"ONNX Runtime cannot run the export on \(1, 24000\) samples .*Nothing was written"):
         onnx.save_onnx(tmp_path / "x.onnx", one_layer("data2vec_base"))
     assert list(tmp_path.iterdir()) == []
 

@@ -99,7 +99,7 @@ def test_a_folder_from_here_is_transformers_own(config, tmp_path, waveforms, rel
     assert max(relative_differences(*both(encoder, model.eval(), *padded(waveforms)))) <= TOLERANCE
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", [name for name in SHAPES if not name.startswith("wavlm")])  # those have their own file
 def test_the_comparison_sees_every_parameter(name, tmp_path, waveforms, relative_differences):
     model = hugging_face(SHAPES[name])
     encoder = load_dense(saved(model, SHAPES[name], tmp_path))
