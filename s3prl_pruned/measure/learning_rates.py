@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.superb.results import RESULT_FILE, Result, TriedRate, read_result, write_result
 from s3prl_pruned.superb.run_folder import move_aside
-from s3prl_pruned.superb.tasks import Metric, Task, Value, find_task
+from s3prl_pruned.superb.tasks import TASKS, Task, Value, find_task
 
 LEARNING_RATES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
 """Of every task and upstream: "we tune from 1.0e-1 to 1.0e-7 with log scale" (s3prl issue 498, the benchmark's author;
@@ -54,7 +55,7 @@ def choose(target: Path, learning_rates: Sequence[float]) -> Result:
             f"{target.name}: tries must be of one model, seed and protocol, but are of {sorted(map(str, models))} "
             f"(see {try_folder(target, 0).parent})."
         )
-    better = min if _metric_of(task, next(iter(choosable.values()))).better == "down" else max
+    better = min if _better(next(iter(choosable.values())).name) == "down" else max
     best = better(choosable, key=lambda rate: choosable[rate].percent)
     tried = [
         TriedRate(
@@ -118,17 +119,13 @@ def other_rates(target: Path, learning_rates: Sequence[float]) -> list[float]:
     return sorted(found, reverse=True)
 
 
-def _metric_of(task: Task, value: Value) -> Metric:
-    """The task's metric that a criterion is of; which way is better is known of these only.
-
-    Raises:
-        UserError: there is none of that name.
-    """
-    for metric in task.metrics:
-        if metric.name == value.name:
-            return metric
-    names = [metric.name for metric in task.metrics]
-    raise UserError(f"{task.name}: its criterion must be one of {names}, but is {value.name!r}.")
+def _better(name: str) -> Literal["up", "down"]:
+    """Which way a criterion is better. Some task has a metric of its name: diarization's is the accuracy of its frames."""
+    for task in TASKS.values():
+        for metric in task.metrics:
+            if metric.name == name:
+                return metric.better
+    raise UserError(f"{name}: no task has a metric of this name, so that nothing can be chosen by it.")
 
 
 def _read_try(target: Path, learning_rate: float) -> Result:

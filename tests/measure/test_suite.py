@@ -47,7 +47,8 @@ metric = task.metrics[0]
 worse = 40 * distance * (1 if metric.better == "down" else -1)
 value = lambda dev: Value(name=metric.name, value=min(50 + worse + dev, 99), unit="percent")
 unchanged = task.name == "sv" or rate and float(rate[1]) < 1e-8
-checkpoint = Checkpoint(file="dev-best.ckpt", step=4, rule="best", dev=None if unchanged else value(5))
+dev = Value(name="acc", value=55 - 40 * distance, unit="percent") if task.name == "sd" else value(5)
+checkpoint = Checkpoint(file="dev-best.ckpt", step=4, rule="best", dev=None if unchanged else dev)
 part = Part(
     name="fold1", split="test", num_utterances=3, metrics=[value(0)], printed_by_s3prl=[], checkpoint=checkpoint, seconds=Seconds(evaluate=1)
 )
@@ -148,6 +149,13 @@ def test_speaker_verification_is_searched_by_its_test_metric_as_the_benchmark_ha
     assert [(tried.criterion.name, tried.criterion.percent, tried.chosen) for tried in result.tried_rates] == [
         ("eer", pytest.approx(51), True), ("eer", pytest.approx(54.6), False),
     ]  # fmt: skip
+
+
+def test_diarization_is_searched_by_its_accuracy_on_dev_though_it_is_scored_by_an_error():
+    assert main(suite("sd", learning_rates=(0.1, 0.01))) == 0
+    result = read_result(Path("results/fbank/sd/result.json"))
+    assert [(tried.criterion.name, tried.chosen) for tried in result.tried_rates] == [("acc", False), ("acc", True)]
+    assert [value.name for value in result.metrics] == ["der"]
 
 
 def test_another_choice_moves_the_earlier_aside_and_records_what_else_was_tried():
