@@ -14,7 +14,7 @@ from s3prl_pruned.models.dummies import random_encoder, random_masks, random_spe
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.fast import paths
 from s3prl_pruned.models.fast.cnn import extract_features
-from s3prl_pruned.models.fast.paths import Derived, Path, path_for
+from s3prl_pruned.models.fast.paths import Derived, Path, path_for, reference_path
 from s3prl_pruned.models.fast.positions import convolve
 
 # Small pieces, so that tiny inputs are cut into many: the last one shorter than the others.
@@ -173,6 +173,8 @@ def test_training_gradients_masks_and_exports_take_the_reference(monkeypatch):
             with monkeypatch.context() as patch:
                 patch.setattr(question, lambda: True, raising=False)
                 assert path_for(encoder, x, 20) is None, question
+        with reference_path():
+            assert path_for(encoder, x, 20) is None
         assert path_for(encoder, x.half(), 20) is None
         assert path_for(encoder, x.to("meta"), 20) is None
         with torch.autocast("cpu", torch.bfloat16):

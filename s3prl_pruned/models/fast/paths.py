@@ -1,6 +1,7 @@
 """When the fast paths run, which form of them, and what they keep of a module's weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,18 +38,32 @@ def exporting() -> bool:
     return getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()
 
 
+_reference_only = False
+
+
+@contextmanager
+def reference_path() -> Iterator[None]:
+    """Inside, encoders take the reference path only: training must not depend on which path a teacher's pass takes."""
+    global _reference_only
+    before, _reference_only = _reference_only, True
+    try:
+        yield
+    finally:
+        _reference_only = before
+
+
 def path_for(module: nn.Module, x: Tensor, num_frames: int) -> Path | None:
     """The path that `module` takes for an input; None for the reference.
 
     The fast paths serve inference: in evaluation mode, without gradients, in fp32 or fp64, run as written (neither
-    compiled nor traced). Training therefore always takes one and the same path.
+    compiled nor traced). Training always takes the reference, its teacher too (`reference_path`).
 
     Args:
         module: whose forward asks.
         x: its input.
         num_frames: T of the utterances, padding included.
     """
-    if module.training or torch.is_grad_enabled() or x.device.type not in PATHS:
+    if _reference_only or module.training or torch.is_grad_enabled() or x.device.type not in PATHS:
         return None
     if x.dtype not in (torch.float32, torch.float64) or torch.is_autocast_enabled(x.device.type):
         return None

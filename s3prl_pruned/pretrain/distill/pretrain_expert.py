@@ -25,6 +25,7 @@ from s3prl_pruned.data.sources import open_corpus
 from s3prl_pruned.export.masks import FinalMasks, final_masks
 from s3prl_pruned.gates.attach import GateSet, MaskDraw
 from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.models.fast.paths import reference_path
 from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.objectives.distill import LayerDistillation
 from s3prl_pruned.objectives.matching import match_layers
@@ -241,7 +242,7 @@ class UpstreamPretrainExpert(nn.Module):
     def _states(self, wavs: Tensor, lengths: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
         wavs, lengths = wavs.to(self.device), lengths.to(self.device)
         padded = lengths if bool((lengths < wavs.shape[1]).any()) else None
-        with torch.no_grad():
+        with torch.no_grad(), reference_path():
             features = self.model.teacher.feature_extractor(wavs)
             teacher = self.model.teacher(wavs, padded, features=features)
         frozen = self.upstream_config.student.feature_grad_mult == 0  # the student's CNN stays the teacher's, bit for bit
