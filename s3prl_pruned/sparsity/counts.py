@@ -90,7 +90,7 @@ def num_frames(config: EncoderConfig, num_samples: int) -> int:
 def macs(config: EncoderConfig, spec: CompactSpec, num_samples: int) -> dict[str, int]:
     """Multiply-accumulates by part for one utterance: convolutions, linears and the two products of attention.
 
-    What runs is counted: heads of different sizes are padded to the layer's widest in the two products. Norms,
+    What the reference path runs is counted: heads of different sizes are padded to the layer's widest in the two products. Norms,
     activations, softmax and the bias' additions are not counted, as usual.
     """
     frames, in_channels, cnn, length = num_frames(config, num_samples), 1, 0, num_samples

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from s3prl_pruned.models import families
 from s3prl_pruned.models.dummies import random_spec, tiny_base, tiny_large
 from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.models.fast.paths import reference_path
 from s3prl_pruned.models.spec import CompactSpec, LayerSpec
 from s3prl_pruned.sparsity.counts import macs, num_frames, parameters, prunable_weights, realised_sparsity
 
@@ -119,7 +120,7 @@ PARTS = {
 def counted_by_torch(encoder, num_samples):
     counter = FlopCounterMode(display=False, depth=3)
     # Of the CPU's attention kernels, it only counts the one that is made of matrix products.
-    with counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+    with counter, torch.no_grad(), reference_path(), sdpa_kernel(SDPBackend.MATH):
         encoder(torch.randn(1, num_samples))
     halves = {name: sum(ops.values()) / 2 for name, ops in counter.get_flop_counts().items()}
     parts = {part: halves.get(f"SpeechEncoder.{module}", 0) for part, module in PARTS.items()}
