@@ -5,8 +5,8 @@
 
 Each knob is turned by itself in the operation that it belongs to: `cnn_frames` in the CNN, `block` in the positional
 convolution, `queries` in one layer's attention (WavLM Base, all heads of 13 dimensions). Weights are random and the audio
-is noise. Values take turns (`measure/timing`), ratios are the reference path's time over the value's. Prints a table per
-length, then the entries to copy, and ends with one JSON line.
+is noise. Values take turns (`measure/timing`), ratios are the reference path's time over the value's. Prints a table and
+the fastest values per length, and ends with one JSON line.
 """
 
 import argparse

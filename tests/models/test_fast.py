@@ -128,9 +128,14 @@ def widen(encoder):
     encoder.double()
 
 
-@pytest.mark.parametrize("change", [change_in_place, load_others, widen])
+def replace_one_bias(encoder):
+    conv = encoder.feature_extractor.layers[2].conv
+    conv.bias = torch.nn.Parameter(conv.bias + 1)
+
+
+@pytest.mark.parametrize("change", [change_in_place, load_others, widen, replace_one_bias])
 def test_what_is_kept_of_the_weights_follows_them(change):
-    encoder = random_encoder(tiny_base(), seed=1)
+    encoder = random_encoder(tiny_base(conv_bias=True), seed=1)
     wavs = torch.randn(1, 2000)
     both_paths(encoder, wavs, None)  # fills the memory
     encoder(wavs).hidden_states[-1].square().mean().backward()

@@ -4,39 +4,13 @@ import pytest
 import torch
 
 from s3prl_pruned.config import UserError
+from s3prl_pruned.measure.timing.adapters import torchaudio_model
 from s3prl_pruned.models.dummies import random_encoder, tiny_families
 from s3prl_pruned.models.load import load_dense
 from s3prl_pruned.models.save import save_dense
 
 TOLERANCE = 2e-5
 SHAPES = {name: config for name, config in tiny_families().items() if config.family != "data2vec"}
-
-
-def torchaudio_model(config):
-    import torchaudio
-
-    shape = {
-        "extractor_mode": config.extractor_mode,
-        "extractor_conv_layer_config": [list(layer) for layer in config.conv_layers],
-        "extractor_conv_bias": config.conv_bias,
-        "encoder_embed_dim": config.embed_dim,
-        "encoder_projection_dropout": 0.0,
-        "encoder_pos_conv_kernel": config.pos_conv_kernel,
-        "encoder_pos_conv_groups": config.pos_conv_groups,
-        "encoder_num_layers": config.num_layers,
-        "encoder_num_heads": config.num_heads,
-        "encoder_attention_dropout": 0.0,
-        "encoder_ff_interm_features": config.ffn_dim,
-        "encoder_ff_interm_dropout": 0.0,
-        "encoder_dropout": 0.0,
-        "encoder_layer_norm_first": config.norm_first,
-        "encoder_layer_drop": 0.0,
-        "aux_num_out": None,
-    }
-    if config.family == "wavlm":
-        shape |= {"encoder_num_buckets": config.num_buckets, "encoder_max_distance": config.max_distance}
-        return torchaudio.models.wavlm_model(**shape).eval()
-    return torchaudio.models.wav2vec2_model(**shape).eval()
 
 
 def differences(encoder, model, wav, relative_differences):
@@ -51,7 +25,7 @@ def differences(encoder, model, wav, relative_differences):
 @pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
 def test_all_states_equal_torchaudios_on_weights_from_there(config, tmp_path, waveforms, relative_differences):
     torch.manual_seed(0)
-    model = torchaudio_model(config)
+    model = torchaudio_model(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.3 * torch.randn(parameter.shape)
@@ -62,7 +36,7 @@ def test_all_states_equal_torchaudios_on_weights_from_there(config, tmp_path, wa
 
 @pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
 def test_torchaudio_loads_what_we_write_and_computes_the_same(config, tmp_path, waveforms, relative_differences):
-    encoder, model = random_encoder(config, seed=3), torchaudio_model(config)
+    encoder, model = random_encoder(config, seed=3), torchaudio_model(config).eval()
     save_dense(encoder, tmp_path / "ours.pt", "torchaudio")
     model.load_state_dict(torch.load(tmp_path / "ours.pt", weights_only=True))
     wavs = torch.stack(waveforms(4000))

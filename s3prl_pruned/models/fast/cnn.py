@@ -29,7 +29,8 @@ def extract_features(
     """
     convs = [layer.conv for layer in layers]
     if products is None:
-        products = derived.get("products", [conv.weight for conv in convs[1:]], lambda: [product(conv) for conv in convs[1:]])
+        weights = [parameter for conv in convs[1:] for parameter in conv.parameters()]
+        products = derived.get("products", weights, lambda: [product(conv) for conv in convs[1:]])
     first_rows = derived.get("first", [convs[0].weight], lambda: rows_of(convs[0]))
     kernels, strides = [conv.kernel_size[0] for conv in convs], [conv.stride[0] for conv in convs]
     field, hop, num_frames = 1, 1, wavs.shape[1]

@@ -23,7 +23,7 @@ class Path:
     """Queries that attend at a time: their scores, not T x T, are in memory."""
 
 
-# `python benchmarks/paths.py` measures it and prints it in this form (LOG.md has the runs). A device without an entry
+# `python benchmarks/paths.py` says what is fastest at which length (LOG.md has the runs). A device without an entry
 # takes the reference path: on CUDA nothing has been measured yet.
 PATHS: dict[str, tuple[Path, ...]] = {
     "cpu": (
@@ -79,7 +79,7 @@ class Derived:
     """
 
     def __init__(self):
-        self._kept: dict[Any, tuple[tuple, Any]] = {}
+        self._kept: dict[Any, tuple[list, list[Tensor], Any]] = {}
 
     def get(self, key: Any, weights: list[Tensor], make: Callable[[], Any]) -> Any:
         """What `make()` gives, from memory where the `weights` are as they were then.
@@ -89,10 +89,11 @@ class Derived:
         """
         if any(weight.is_inference() for weight in weights):
             return make()  # they count no changes
-        stamp = tuple((weight.data_ptr(), weight._version, weight.dtype) for weight in weights)
+        # The tensors themselves are kept too: the address of one that is gone may be another's tomorrow.
+        stamp = [(id(weight), weight.data_ptr(), weight._version, weight.dtype) for weight in weights]
         if key not in self._kept or self._kept[key][0] != stamp:
-            self._kept[key] = (stamp, make())
-        return self._kept[key][1]
+            self._kept[key] = (stamp, weights, make())
+        return self._kept[key][2]
 
     def __deepcopy__(self, memo: dict) -> "Derived":
         return Derived()
