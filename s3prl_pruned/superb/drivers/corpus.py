@@ -128,3 +128,32 @@ def write_once(path: Path, content: bytes | str, *, afresh: bool = False) -> Pat
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error}). Set XDG_CACHE_HOME elsewhere.") from error
     return path
+
+
+def find_listing(
+    corpus: Path, names: tuple[str, ...], *, s3prl_root: Path | None, s3prl_file: str, named: str | None, what: str, source: str
+) -> Path:
+    """A list that belongs to the benchmark: what the settings name, else s3prl's, else the corpus' own.
+
+    Args:
+        names: what the list is called in the corpus, the usual name first.
+        s3prl_file: where it is in a checkout of s3prl, below `s3prl_root`.
+        named: path in the settings; one of our own copies does not count.
+        what: "VoxCeleb1's list of trials".
+        source: where it is to be had.
+
+    Raises:
+        UserError: it is in none of these places.
+    """
+    places = [corpus / name for name in names]
+    if s3prl_root is not None:
+        places.insert(0, s3prl_root / s3prl_file)
+    if named is not None and not is_cached(Path(named)):
+        places.insert(0, Path(named))
+    for path in places:
+        if path.is_file():
+            return path
+    raise UserError(
+        f"{corpus}: must hold {what}, {names[0]}, but does not. It is to be had at {source}; or give a checkout of s3prl "
+        "by --s3prl-root."
+    )

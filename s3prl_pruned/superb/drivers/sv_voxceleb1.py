@@ -71,7 +71,15 @@ class SpeakerVerification(Driver):
             raise UserError(f"-t {args.evaluate_split}: sv has the split test only.")
         datarc = config["downstream_expert"]["datarc"]
         corpora.require(corpus, ["dev/wav/", "test/wav/"], layout=f"the folder of {self.task.corpus}")
-        listing = self._listing(corpus, s3prl_root, datarc.get("test_meta_data"))
+        listing = corpora.find_listing(
+            corpus,
+            TRIALS,
+            s3prl_root=s3prl_root,
+            s3prl_file=f"downstream/sv_voxceleb1/{TRIALS[1]}",
+            named=datarc.get("test_meta_data"),
+            what="VoxCeleb1's list of trials",
+            source=TRIALS_SOURCE,
+        )
         trials = _read_trials(listing)
         tested = sorted({name for trial in trials for name in trial[1:]})
         corpora.refuse_missing_files(corpus / "test" / "wav", tested, listing.name)
@@ -141,20 +149,6 @@ class SpeakerVerification(Driver):
         rule = f"lowest EER of {len(parts)} saved checkpoints"
         chosen = replace(lowest, checkpoint=replace(lowest.checkpoint, rule=rule))
         return Combined(metrics=lowest.metrics, chosen=chosen, rule=rule)
-
-    def _listing(self, corpus: Path, s3prl_root: Path | None, named: str | None) -> Path:
-        places = [corpus / name for name in TRIALS]
-        if s3prl_root is not None:
-            places.insert(0, s3prl_root / "downstream" / "sv_voxceleb1" / TRIALS[1])
-        if named is not None and not corpora.is_cached(Path(named)):
-            places.insert(0, Path(named))
-        for path in places:
-            if path.is_file():
-                return path
-        raise UserError(
-            f"{corpus}: must hold VoxCeleb1's list of trials, {TRIALS[0]}, but does not. It is to be had at {TRIALS_SOURCE}; or "
-            "give a checkout of s3prl by --s3prl-root."
-        )
 
     def _refuse_short(self, lengths: dict[str, int]) -> None:
         short = sorted(name for name, length in lengths.items() if length < SHORTEST_TEST)

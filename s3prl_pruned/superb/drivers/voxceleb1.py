@@ -39,7 +39,15 @@ class SpeakerIdentification(Classification):
         self.check_split(args.evaluate_split)
         datarc = config["downstream_expert"]["datarc"]
         corpora.require(corpus, ["dev/wav/", "test/wav/"], layout=f"the folder of {self.task.corpus}")
-        listing = self._listing(corpus, s3prl_root, datarc.get("meta_data"))
+        listing = corpora.find_listing(
+            corpus,
+            LISTS,
+            s3prl_root=s3prl_root,
+            s3prl_file=f"downstream/voxceleb1/{LISTS[1]}",
+            named=datarc.get("meta_data"),
+            what="VoxCeleb1's list of the identification task",
+            source=LIST_SOURCE,
+        )
         files = _find_files(corpus, _read_list(listing), listing)
         read = [
             SplitRead(key=key, folder=key, num_utterances=len(names), sha256=corpora.digest(corpus, names))
@@ -60,20 +68,6 @@ class SpeakerIdentification(Classification):
 
     def adapt(self, experiment: Experiment) -> None:
         experts.keep_voxceleb1_lists_in(Path(experiment.config["downstream_expert"]["datarc"]["meta_data"]).parent)
-
-    def _listing(self, corpus: Path, s3prl_root: Path | None, named: str | None) -> Path:
-        places = [corpus / name for name in LISTS]
-        if s3prl_root is not None:
-            places.insert(0, s3prl_root / "downstream" / "voxceleb1" / LISTS[1])
-        if named is not None and not corpora.is_cached(Path(named)):
-            places.insert(0, Path(named))
-        for path in places:
-            if path.is_file():
-                return path
-        raise UserError(
-            f"{corpus}: must hold VoxCeleb1's list of the identification task, {LISTS[0]}, but does not. It is to be "
-            f"had at {LIST_SOURCE}; or give a checkout of s3prl by --s3prl-root."
-        )
 
 
 def _read_list(path: Path) -> dict[str, list[str]]:
