@@ -31,7 +31,9 @@ def make_parser() -> argparse.ArgumentParser:
     add("--seeds", metavar="N,N", type=numbers(int), default=(1337,), help="seeds; several make a row each (default: 1337)")
     add("--lr-search", action="store_true", help="try the benchmark's learning rates, 1e-1 to 1e-7, and take the best on dev")
     add("--lr", metavar="LR,LR", type=numbers(float), help="learning rates of the search, other than the benchmark's")
-    add("--quick", action="store_true", help="a shortened protocol, and called so in every result (downstream_runs/quick/)")
+    add("--protocol", choices=["quick", "mini"], help="other settings than the benchmark's, and called so in every result, of "
+        "downstream_runs/PROTOCOL/: quick has a tenth of the steps; mini is for the corpora of tools/make_mini_superb.py")
+    add("--quick", dest="protocol", action="store_const", const="quick", help="--protocol quick")
     add("--results", metavar="DIR", type=Path, default=Path("results"), help="folder of the rows (default: %(default)s)")
     add("--paths", metavar="YAML", help="file of `<task>: <corpus>` lines (default: paths.yaml, where there is one)")
     add("--device", metavar="DEV", help="cuda or cpu")
@@ -81,7 +83,7 @@ def main() -> None:
         seeds=args.seeds,
         results=args.results,
         learning_rates=rates if args.lr_search else (),
-        quick=args.quick,
+        protocol=args.protocol,
         override=args.override,
         paths=args.paths,
         options=(*(["--device", args.device] if args.device else []), *typed[split + 1 :]),

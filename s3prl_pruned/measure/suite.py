@@ -23,13 +23,15 @@ from s3prl_pruned.measure.comparison import Candidate
 from s3prl_pruned.measure.learning_rates import UNSEARCHED, refuse_plain_run, try_folder
 from s3prl_pruned.measure.plan import Job
 from s3prl_pruned.measure.run_plan import run
+from s3prl_pruned.superb import settings
+from s3prl_pruned.superb.drivers import driver_of
 from s3prl_pruned.superb.experiment import SETTINGS
 from s3prl_pruned.superb.paths import corpus_of, read_paths
 from s3prl_pruned.superb.results import RESULT_FILE, read_result
 from s3prl_pruned.superb.tasks import TASKS, Task, find_task
 
-QUICK = SETTINGS / "quick"
-"""What a quick run changes of a settings file, in a file of the same name."""
+PROTOCOLS = ("quick", "mini")
+"""Folders of `downstream_runs/`: what each changes of a settings file is in its file of the same name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +44,10 @@ class Suite:
     results: Path = Path("results")
     learning_rates: tuple[float, ...] = ()
     """To be searched; empty: those of the settings."""
-    quick: bool = False
+    protocol: str | None = None
+    """One of `PROTOCOLS`; None: the settings as they are."""
     override: str = ""
-    """`-o` of every call."""
+    """`-o` of every call. What it says of a training is left out where nothing is trained."""
     paths: str | None = None
     """`--paths`: where the corpora lie; None: paths.yaml, where there is one."""
     options: tuple[str, ...] = ()
@@ -87,18 +90,36 @@ class TaskRun:
         embedded = f"embedded_{self.task.name}.yaml"
         return embedded if self.corpus is None and (SETTINGS / embedded).is_file() else f"{self.task.name}.yaml"
 
+    @property
+    def left_out(self) -> list[str]:
+        """What `-o` says of a training, where the task has none."""
+        if driver_of(self.task).trains:
+            return []
+        return [part for part in settings.assignments(self.suite.override) if settings.is_of_training(part)]
+
     def overrides(self) -> str:
-        """`-o`: of the quick protocol, then the user's own."""
-        quick = _flat(load_yaml(QUICK / self.settings_file)) if self.suite.quick else []
-        return ",,".join([*quick, *filter(None, [self.suite.override])])
+        """`-o`: of the protocol, then the user's own."""
+        own = [part for part in settings.assignments(self.suite.override) if part not in self.left_out]
+        return ",,".join([*self._of_protocol(), *own])
+
+    def _of_protocol(self) -> list[str]:
+        if self.suite.protocol is None:
+            return []
+        path = SETTINGS / self.suite.protocol / self.settings_file
+        if not path.is_file():
+            raise UserError(
+                f"--protocol {self.suite.protocol}: has no {path.name}. Name the corpus of {self.task.name} by --paths, whose "
+                f"settings are {self.task.name}.yaml."
+            )
+        return list(_flat(load_yaml(path)))
 
     def config(self) -> dict[str, Any] | None:
         """The settings that will be used; None where the benchmark's are not there."""
         path = SETTINGS / self.settings_file
         if not path.is_file():
             return None
-        changes = [part.strip() for part in self.overrides().split(",,")]
-        return apply_overrides(load_yaml(path), [part for part in changes if part.startswith("config.")])
+        changes = [part for part in settings.assignments(self.overrides()) if part.startswith("config.")]
+        return apply_overrides(load_yaml(path), changes)
 
     def command(self, folder: Path, *overrides: str, options: Sequence[str] = ()) -> tuple[str, ...]:
         """A call that starts, goes on, or finds the run finished."""

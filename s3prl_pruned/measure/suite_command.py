@@ -36,7 +36,7 @@ def main(suite: Suite, *, parallel: int, probe: bool, dry_run: bool, scheduler: 
         raise UserError(f"{Path.cwd()}: must be the root of the clone, but has no run_downstream.py. Change into the clone.")
     task_runs = runs(suite)
     estimates = probe_all(task_runs) if probe else {}
-    note = ", quick protocol: not comparable with SUPERB's numbers" if suite.quick else ""
+    note = f", {suite.protocol} protocol: not comparable with SUPERB's numbers" if suite.protocol else ""
     print(f"{len(task_runs)} tasks into {suite.results}{note}")
     print(plan_text(task_runs, estimates, parallel=parallel), flush=True)
     jobs = [job for task_run in task_runs for job in task_run.jobs(estimates.get(task_run.name))]
@@ -73,6 +73,8 @@ def plan_text(task_runs: Sequence[TaskRun], estimates: dict[str, float], *, para
         state = "finished" if finished == len(own) else f"{finished} of {len(own)} finished" if finished else ""
         if task_run.corpus is None and task_run.settings_file == f"{task_run.task.name}.yaml":
             state = state or "no corpus is named"
+        if task_run.left_out:
+            state += f"{'; ' if state else ''}nothing is trained, so left out: {', '.join(task_run.left_out)}"
         jobs += [job for job in own if not job.finished()]
         lines.append(f"{task_run.name:{width}}{steps or '-':>9}  {len(task_run.rates) or '-':>5}  {time:<20}{state}".rstrip())
     known = [(job, 0.0) for job in jobs if job.seconds]

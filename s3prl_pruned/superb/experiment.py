@@ -66,7 +66,7 @@ def make_experiment(options: argparse.Namespace) -> Experiment:
         raise UserError(f"-m inference: s3prl's {task.name} has none. Give -m evaluate.")
     if options.override:
         accepted = [f"downstream_expert.{path}" for path in (*task.corpus_keys, *driver.optional_settings)]
-        args, config = settings.override(args, config, options.override, accepted=accepted)
+        args, config = settings.override(args, config, options.override, accepted=accepted, trains=driver.trains)
     config = settings.numbers(config)
     args.declared_protocol = config.pop("protocol", None) or getattr(args, "declared_protocol", "custom")
     _check_features(args, driver)

@@ -26,6 +26,9 @@ OPTIONAL_KEYS = {"runner": {"fp16", "evaluate_ratio", "train_dataloader"}}
 FREE_SECTIONS = ("optimizer", "scheduler", "specaug", "downstream_expert.modelrc", "downstream_expert.model")
 """Sections whose keys are the arguments of a class that the settings name."""
 
+TRAINING_SECTIONS = ("runner", "optimizer", "scheduler", "specaug")
+"""Sections that a task without a training does not read; but ``runner.evaluate_ratio`` is of an evaluation."""
+
 PATHS = (
     *(key for task in TASKS.values() for key in task.corpus_keys),
     "datarc.bucket_file",
@@ -94,20 +97,23 @@ def get(config: Config, path: str) -> Any:
 
 
 def override(
-    args: argparse.Namespace, config: Config, text: str, *, accepted: Sequence[str] = ()
+    args: argparse.Namespace, config: Config, text: str, *, accepted: Sequence[str] = (), trains: bool = True
 ) -> tuple[argparse.Namespace, Config]:
     """s3prl's ``-o``: ``config.a.b=value,,args.c=value``, values read as YAML. Arguments are not changed.
 
     Args:
         accepted: dotted paths of settings that are read though the settings do not have them.
+        trains: whether the task has a training.
 
     Raises:
         UserError: on a setting or argument that nothing reads (the nearest is named), or bad YAML.
     """
     args = argparse.Namespace(**vars(args))
-    for assignment in filter(None, (part.strip() for part in text.split(",,"))):
+    for assignment in assignments(text):
         scope, _, path = assignment.partition("=")[0].strip().partition(".")
         if scope == "config":
+            if not trains and is_of_training(assignment):
+                raise UserError(f"-o {assignment}: nothing is trained, so that nothing reads it. Leave it out.")
             if path not in accepted:
                 _refuse_unread_key(config, path)
             config = apply_overrides(config, assignment)
@@ -120,6 +126,18 @@ def override(
                 f"-o {assignment}: must begin with `config.` or `args.`, such as config.optimizer.lr=1.0e-3."
             )
     return args, numbers(config)
+
+
+def assignments(text: str) -> list[str]:
+    """What ``-o`` holds, one by one."""
+    return [part for part in map(str.strip, text.split(",,")) if part]
+
+
+def is_of_training(assignment: str) -> bool:
+    """Whether a part of ``-o`` sets what only a training reads."""
+    scope, _, path = assignment.partition("=")[0].strip().partition(".")
+    section, _, key = path.partition(".")
+    return scope == "config" and section in TRAINING_SECTIONS and key != "evaluate_ratio"
 
 
 def numbers(node: Any) -> Any:

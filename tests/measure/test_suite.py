@@ -1,5 +1,6 @@
 """The suite's plan, its probe, its learning-rate search and its end, with a stand-in for run_downstream.py."""
 
+import argparse
 import json
 import os
 import re
@@ -14,9 +15,10 @@ from s3prl_pruned.measure import suite_command
 from s3prl_pruned.measure.comparison import Candidate
 from s3prl_pruned.measure.learning_rates import LEARNING_RATES, choose
 from s3prl_pruned.measure.probe import OVERRIDE, Probe, read_probe
-from s3prl_pruned.measure.suite import QUICK, SETTINGS, Suite, parse_tasks, probe_all, runs
+from s3prl_pruned.measure.suite import PROTOCOLS, SETTINGS, Suite, parse_tasks, probe_all, runs
 from s3prl_pruned.measure.suite_command import plan_text
 from s3prl_pruned.superb import settings
+from s3prl_pruned.superb.drivers import driver_of
 from s3prl_pruned.superb.results import read_result
 from s3prl_pruned.superb.tasks import TASKS
 
@@ -220,7 +222,7 @@ def test_an_unknown_task_is_refused_and_all_are_ten():
 
 def test_a_quick_suite_says_so_in_every_result_and_leaves_the_users_overrides_the_last_word(capsys):
     Path("my.yaml").write_text("asr: LibriSpeech\n")
-    main(suite("asr,er", quick=True, override="config.runner.total_steps=50", paths="my.yaml"))
+    main(suite("asr,er", protocol="quick", override="config.runner.total_steps=50", paths="my.yaml"))
     out = capsys.readouterr().out
     assert "2 tasks into results, quick protocol: not comparable" in out and "asr: quick protocol, not comparable" in out
     assert {read_result(Path(f"results/fbank/{task}/result.json")).protocol for task in ("asr", "er")} == {"quick"}
@@ -232,7 +234,7 @@ def test_a_quick_suite_says_so_in_every_result_and_leaves_the_users_overrides_th
     )
 
 
-@pytest.mark.parametrize("path", sorted(set(QUICK.glob("*.yaml")) - {QUICK / "qbe.yaml"}), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((SETTINGS / "quick").glob("[!q]*.yaml")), ids=lambda path: path.stem)
 def test_quick_settings_are_shorter_than_those_that_they_change_and_can_be_run(path):
     quick = load_yaml(path)
     assert quick["protocol"] == "quick" and set(quick) == {"protocol", "runner"}
@@ -245,8 +247,32 @@ def test_quick_settings_are_shorter_than_those_that_they_change_and_can_be_run(p
 
 
 def test_every_task_has_quick_settings_and_where_nothing_is_trained_they_are_empty():
-    assert load_yaml(QUICK / "qbe.yaml") == {}
-    assert {path.stem for path in QUICK.glob("*.yaml")} == {*TASKS, "embedded_asr"}
+    assert load_yaml(SETTINGS / "quick" / "qbe.yaml") == {}
+    assert {path.stem for path in (SETTINGS / "quick").glob("*.yaml")} == {*TASKS, "embedded_asr"}
+
+
+def test_every_task_has_mini_settings_that_change_only_what_the_benchmarks_settings_have(clone):
+    assert {path.name for path in SETTINGS.iterdir() if path.is_dir()} == set(PROTOCOLS)
+    (clone / "my.yaml").write_text("".join(f"{task}: corpus\n" for task in TASKS))
+    for task_run in runs(suite("all", protocol="mini", paths="my.yaml")):
+        official = load_yaml(SETTINGS / f"{task_run.task.name}.yaml")
+        trains = driver_of(task_run.task).trains
+        _, config = settings.override(argparse.Namespace(), official, task_run.overrides(), trains=trains)
+        settings.check(config, trains=trains)
+        assert config["protocol"] == "mini" and config == settings.numbers(task_run.config())
+    with pytest.raises(UserError, match="--protocol mini: has no embedded_asr.yaml. Name the corpus of asr by --paths"):
+        runs(suite("asr", protocol="mini"))[0].command(Path("run"))
+
+
+def test_what_a_suite_overrides_of_trainings_is_left_out_where_nothing_is_trained_and_the_plan_says_so(capsys):
+    overrides = "config.runner.total_steps=50,,config.optimizer.lr=1e-3,,config.downstream_expert.datarc.num_workers=0"
+    assert main(suite("ks,qbe", protocol="quick", override=overrides), parallel=1) == 0
+    ks, qbe = (call[-1] for call in calls())
+    assert ks.endswith(overrides) and qbe == "config.downstream_expert.datarc.num_workers=0"
+    out = capsys.readouterr().out
+    assert out.count("nothing is trained, so left out: config.runner.total_steps=50, config.optimizer.lr=1e-3") == 1
+    (qbe,) = runs(suite("qbe", override="config.runner.total_steps=50"))
+    assert probe_all([qbe]) == {} and len(calls()) == 2  # nor is it probed
 
 
 def test_the_plan_shows_steps_rates_times_and_what_is_finished():

@@ -64,6 +64,12 @@ def test_there_is_nothing_to_train_and_no_other_split(qbe):
         qbe("-t", "eval")
 
 
+@pytest.mark.parametrize("text", ["config.runner.total_steps=10", "config.optimizer.lr=1e-3", "config.specaug.adaptive=false"])
+def test_settings_of_a_training_are_refused_since_nothing_reads_them(command, corpus, text):
+    with pytest.raises(UserError, match=f"-o {text}: nothing is trained, so that nothing reads it. Leave it out."):
+        command("-d", "qbe", "--corpus", corpus, "-o", text)
+
+
 def part(layer, split, value):
     metrics = [Value(name="mtwv", value=value, unit="fraction")]
     return Part(
