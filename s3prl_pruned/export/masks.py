@@ -8,8 +8,9 @@ from torch import Tensor
 from s3prl_pruned.gates.attach import GateSet
 from s3prl_pruned.gates.hard_concrete import HardConcrete, keep_probability, soft_value
 from s3prl_pruned.models.compact import compact
+from s3prl_pruned.models.components import input_side, output_side
 from s3prl_pruned.models.encoder import LayerMasks, SpeechEncoder
-from s3prl_pruned.models.spec import CompactSpec, HeadSpec, LayerSpec
+from s3prl_pruned.models.spec import CompactSpec, HeadSpec, LayerSpec, kept_ranks
 from s3prl_pruned.sparsity.counts import realised_sparsity
 from s3prl_pruned.sparsity.lagrangian import SparsityConfig
 
@@ -116,6 +117,7 @@ def _surviving_layer(layer: LayerSpec, mask: LayerMasks) -> LayerSpec:
         heads=tuple(heads),
         feed_forward=feed_forward,
         ffn=kept(layer.ffn, mask.z_int) if feed_forward else (),
+        ranks=kept_ranks(layer.ranks, attention=attention, feed_forward=feed_forward),
     )
 
 
@@ -141,15 +143,15 @@ def fold(encoder: SpeechEncoder, masks: list[LayerMasks], *, in_place: bool = Fa
             _scale_rows(attention.out_proj, mask.z_mha)
         if feed_forward is not None:
             if mask.z_int is not None:
-                feed_forward.fc2.weight.mul_(mask.z_int)
+                input_side(feed_forward.fc2).weight.mul_(mask.z_int)
             _scale_rows(feed_forward.fc2, mask.z_ffn)
     return folded
 
 
-def _scale_rows(linear: torch.nn.Linear, z: Tensor | None) -> None:
+def _scale_rows(linear: torch.nn.Module, z: Tensor | None) -> None:
     if z is not None:
-        linear.weight.mul_(z[:, None])
-        linear.bias.mul_(z)
+        output_side(linear).weight.mul_(z[:, None])
+        output_side(linear).bias.mul_(z)
 
 
 def export_compact(

@@ -20,7 +20,7 @@ from s3prl_pruned.measure.hard_concrete import FILE as HARD_CONCRETE
 from s3prl_pruned.measure.hard_concrete import HardConcreteNumbers
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
 from s3prl_pruned.pretrain.logging import LOG, read_log
-from s3prl_pruned.sparsity.counts import LayerCounts, layer_weights, realised_sparsity
+from s3prl_pruned.sparsity.counts import LayerCounts, layer_weights, map_weights, realised_sparsity
 from s3prl_pruned.superb.results import read_json
 
 BLUE, ORANGE, GREEN, VERMILLION, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#BBBBBB"
@@ -105,13 +105,14 @@ def remaining_parameters(config: EncoderConfig, spec: CompactSpec, note: str | N
     figure = Figure(figsize=(max(7.5, 1.8 + 0.5 * config.num_layers), 4.2), layout="constrained")
     axes = figure.subplots()
     parts = {
-        "query/key": ("qk", SKY, None),
-        "value/output": ("vo", BLUE, "//"),
-        "feed-forward": ("ffn", ORANGE, None),
+        "query/key": (("q_proj", "k_proj"), SKY, None),
+        "value/output": (("v_proj", "out_proj"), BLUE, "//"),
+        "feed-forward": (("fc1", "fc2"), ORANGE, None),
     }
     bottom = np.zeros(config.num_layers)
-    for label, (field, colour, hatch) in parts.items():
-        weights = [_weights(config, layer, field) / 1e6 for layer in spec.layers]
+    for label, (names, colour, hatch) in parts.items():
+        maps = [map_weights(config.embed_dim, LayerCounts.of(layer)) for layer in spec.layers]
+        weights = [sum(weights[name] for name in names) / 1e6 for weights in maps]
         axes.bar(numbers, weights, 0.7, bottom=bottom, color=colour, label=label, hatch=hatch, edgecolor="white", linewidth=0.5)
         bottom = bottom + weights
     whole = layer_weights(config.embed_dim, LayerCounts.of(dense.layers[0])) / 1e6
@@ -125,13 +126,6 @@ def remaining_parameters(config: EncoderConfig, spec: CompactSpec, note: str | N
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
     return figure
-
-
-def _weights(config: EncoderConfig, layer, field: str) -> int:
-    """Weights of one kind of matrices of a layer; `field` is one of LayerCounts'."""
-    counts = LayerCounts(qk=0, vo=0, ffn=0)
-    setattr(counts, field, getattr(LayerCounts.of(layer), field))
-    return layer_weights(config.embed_dim, counts)
 
 
 def remaining_value_dims(config: EncoderConfig, spec: CompactSpec, note: str | None) -> Figure:

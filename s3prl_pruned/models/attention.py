@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from s3prl_pruned.models.components import linear, toeplitz
 from s3prl_pruned.models.fast.attention import attend
 from s3prl_pruned.models.fast.paths import path_for
-from s3prl_pruned.models.spec import EncoderConfig, HeadSpec
+from s3prl_pruned.models.spec import EncoderConfig, HeadSpec, Ranks
 
 
 def padded_width(sizes: list[int]) -> int:
@@ -94,17 +94,17 @@ class SelfAttention(nn.Module):
     The softmax scale stays 1/sqrt(K) of the original head dim, whatever is pruned.
     """
 
-    def __init__(self, config: EncoderConfig, heads: tuple[HeadSpec, ...]):
+    def __init__(self, config: EncoderConfig, heads: tuple[HeadSpec, ...], ranks: Ranks = Ranks()):
         super().__init__()
         self.scale = config.head_dim**-0.5
         self.dropout = config.attention_dropout
         self.qk_heads = RaggedHeads([len(head.qk) for head in heads])
         self.vo_heads = RaggedHeads([len(head.vo) for head in heads])
         num_qk, num_vo = sum(self.qk_heads.sizes), sum(self.vo_heads.sizes)
-        self.q_proj = linear(config.embed_dim, num_qk)
-        self.k_proj = linear(config.embed_dim, num_qk)
-        self.v_proj = linear(config.embed_dim, num_vo)
-        self.out_proj = linear(num_vo, config.embed_dim)
+        self.q_proj = linear(config.embed_dim, num_qk, rank=ranks.q_proj)
+        self.k_proj = linear(config.embed_dim, num_qk, rank=ranks.k_proj)
+        self.v_proj = linear(config.embed_dim, num_vo, rank=ranks.v_proj)
+        self.out_proj = linear(num_vo, config.embed_dim, rank=ranks.out_proj)
         indices = [head.index for head in heads]
         self.gate = PositionGate(config, indices) if config.gated_position and heads else None
         self.heads = Indices(indices)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.models.spec import CompactSpec, LayerSpec
+from s3prl_pruned.models.spec import CompactSpec, LayerSpec, kept_ranks
 
 
 def compact(encoder: SpeechEncoder, spec: CompactSpec) -> SpeechEncoder:
@@ -13,16 +13,18 @@ def compact(encoder: SpeechEncoder, spec: CompactSpec) -> SpeechEncoder:
 
     Args:
         encoder: dense, or already compact; masks in its slots are not looked at.
-        spec: by original index.
+        spec: by original index. Its ranks must be the encoder's: slicing leaves factors' ranks alone.
 
     Raises:
-        UserError: `spec` keeps what `encoder` does not have (any more).
+        UserError: `spec` keeps what `encoder` does not have (any more), or changes a rank.
     """
     small = SpeechEncoder(encoder.config, spec).to(next(encoder.parameters()))
     state = encoder.state_dict()
     for i, (old, new) in enumerate(zip(encoder.spec.layers, spec.layers, strict=True)):
         if (new.attention and not old.attention) or (new.feed_forward and not old.feed_forward):
             raise UserError(f"layer {i} of the spec keeps a sublayer that the encoder does not have.")
+        if new.ranks != kept_ranks(old.ranks, attention=new.attention, feed_forward=new.feed_forward):
+            raise UserError(f"layer {i} of the spec changes ranks: {new.ranks}, but the encoder has {old.ranks}.")
         state.update(_slice_layer(state, f"layers.{i}.", old, new))
     names = small.state_dict().keys()
     small.load_state_dict({name: state[name] for name in names})
@@ -36,18 +38,27 @@ def _slice_layer(state: dict[str, Tensor], prefix: str, old: LayerSpec, new: Lay
         vo = _positions([(h.index, d) for h in old.heads for d in h.vo], [(h.index, d) for h in new.heads for d in h.vo])
         attention = prefix + "attention."
         for name, rows in (("q_proj", qk), ("k_proj", qk), ("v_proj", vo)):
-            for part in ("weight", "bias"):
-                sliced[f"{attention}{name}.{part}"] = state[f"{attention}{name}.{part}"][rows]
-        sliced[attention + "out_proj.weight"] = state[attention + "out_proj.weight"][:, vo]
+            sliced |= _rows(state, attention + name, rows)
+        sliced |= _columns(state, attention + "out_proj", vo)
         if attention + "gate.scale" in state:
             heads = _positions([h.index for h in old.heads], [h.index for h in new.heads])
             sliced[attention + "gate.scale"] = state[attention + "gate.scale"][heads]
     if new.feed_forward:
         dims, feed_forward = _positions(old.ffn, new.ffn), prefix + "feed_forward."
-        for part in ("weight", "bias"):
-            sliced[f"{feed_forward}fc1.{part}"] = state[f"{feed_forward}fc1.{part}"][dims]
-        sliced[feed_forward + "fc2.weight"] = state[feed_forward + "fc2.weight"][:, dims]
+        sliced |= _rows(state, feed_forward + "fc1", dims) | _columns(state, feed_forward + "fc2", dims)
     return sliced
+
+
+def _rows(state: dict[str, Tensor], name: str, rows: Tensor) -> dict[str, Tensor]:
+    """A linear map's outputs; of two factors the second has them."""
+    name = name + ".up" if name + ".up.weight" in state else name
+    return {f"{name}.{part}": state[f"{name}.{part}"][rows] for part in ("weight", "bias")}
+
+
+def _columns(state: dict[str, Tensor], name: str, columns: Tensor) -> dict[str, Tensor]:
+    """A linear map's inputs; of two factors the first has them."""
+    name = name + ".down" if name + ".down.weight" in state else name
+    return {f"{name}.weight": state[f"{name}.weight"][:, columns]}
 
 
 def _positions(old: list | tuple, new: list | tuple) -> Tensor:

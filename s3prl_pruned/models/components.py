@@ -14,14 +14,38 @@ from torch import Tensor, nn
 from s3prl_pruned.models.fast.cnn import extract_features
 from s3prl_pruned.models.fast.paths import Derived, exporting, path_for
 from s3prl_pruned.models.fast.positions import convolve
-from s3prl_pruned.models.spec import EncoderConfig
+from s3prl_pruned.models.spec import EncoderConfig, Ranks
 
 
-def linear(in_features: int, out_features: int) -> nn.Linear:
-    """`nn.Linear` that may be empty on either side, without torch's warning about it."""
+def linear(in_features: int, out_features: int, *, rank: int | None = None, bias: bool = True) -> nn.Module:
+    """`nn.Linear` that may be empty on either side, without torch's warning about it; with a rank, its two factors."""
+    if rank is not None:
+        return LowRankLinear(in_features, out_features, rank)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
-        return nn.Linear(in_features, out_features)
+        return nn.Linear(in_features, out_features, bias=bias)
+
+
+class LowRankLinear(nn.Module):
+    """A linear map as two factors: (..., in_features) -> (..., rank) -> (..., out_features)."""
+
+    def __init__(self, in_features: int, out_features: int, rank: int):
+        super().__init__()
+        self.down = linear(in_features, rank, bias=False)
+        self.up = linear(rank, out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.up(self.down(x))
+
+
+def output_side(module: nn.Module) -> nn.Linear:
+    """The `nn.Linear` whose rows and bias are a linear map's outputs: itself, or the second of its factors."""
+    return module.up if isinstance(module, LowRankLinear) else module
+
+
+def input_side(module: nn.Module) -> nn.Linear:
+    """The `nn.Linear` whose columns are a linear map's inputs: itself, or the first of its factors."""
+    return module.down if isinstance(module, LowRankLinear) else module
 
 
 def normalize_utterances(wavs: Tensor, lengths: Tensor | None) -> Tensor:
@@ -224,10 +248,11 @@ def toeplitz(by_distance: Tensor) -> Tensor:
 class FeedForward(nn.Module):
     """Linear, GELU, linear; (B, T, D) -> (B, T, D). Slots: `z_int` (F,) after GELU, `z_ffn` (1,) on the output."""
 
-    def __init__(self, config: EncoderConfig, num_dims: int):
+    def __init__(self, config: EncoderConfig, num_dims: int, ranks: Ranks = Ranks()):
         super().__init__()
-        self.fc1 = linear(config.embed_dim, num_dims)
-        self.fc2 = linear(num_dims, config.embed_dim)
+        self.num_dims = num_dims
+        self.fc1 = linear(config.embed_dim, num_dims, rank=ranks.fc1)
+        self.fc2 = linear(num_dims, config.embed_dim, rank=ranks.fc2)
         self.activation_dropout = nn.Dropout(config.activation_dropout)
         self.z_int: Tensor | None = None
         self.z_ffn: Tensor | None = None
@@ -240,4 +265,4 @@ class FeedForward(nn.Module):
         return x if self.z_ffn is None else x * self.z_ffn
 
     def extra_repr(self) -> str:
-        return f"dims={self.fc1.out_features}"
+        return f"dims={self.num_dims}"

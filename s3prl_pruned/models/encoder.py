@@ -51,9 +51,9 @@ class EncoderLayer(nn.Module):
     def __init__(self, config: EncoderConfig, spec: LayerSpec):
         super().__init__()
         self.norm_first = config.norm_first
-        self.attention = SelfAttention(config, spec.heads) if spec.attention else None
+        self.attention = SelfAttention(config, spec.heads, spec.ranks) if spec.attention else None
         self.attention_layer_norm = nn.LayerNorm(config.embed_dim)
-        self.feed_forward = FeedForward(config, len(spec.ffn)) if spec.feed_forward else None
+        self.feed_forward = FeedForward(config, len(spec.ffn), spec.ranks) if spec.feed_forward else None
         self.final_layer_norm = nn.LayerNorm(config.embed_dim)
         self.dropout = nn.Dropout(config.dropout)
 

@@ -141,6 +141,28 @@ class HeadSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """Ranks of a layer's linear maps that are held as two factors, (in, rank) and (rank, out); None: held whole."""
+
+    q_proj: int | None = None
+    k_proj: int | None = None
+    v_proj: int | None = None
+    out_proj: int | None = None
+    fc1: int | None = None
+    fc2: int | None = None
+
+
+ATTENTION_MAPS, FEED_FORWARD_MAPS = ("q_proj", "k_proj", "v_proj", "out_proj"), ("fc1", "fc2")
+"""The linear maps whose weights are prunable, by sublayer. All lie between D and some of the layer's own dimensions."""
+
+
+def kept_ranks(ranks: Ranks, *, attention: bool, feed_forward: bool) -> Ranks:
+    """Those of the sublayers that stay."""
+    kept = ATTENTION_MAPS * attention + FEED_FORWARD_MAPS * feed_forward
+    return Ranks(**{name: getattr(ranks, name) for name in kept})
+
+
+@dataclass(frozen=True, kw_only=True)
 class LayerSpec:
     """One Transformer layer: which sublayers, heads and intermediate dimensions stay."""
 
@@ -151,6 +173,8 @@ class LayerSpec:
     """Whether the feed-forward sublayer stays. True without dimensions leaves its output bias alone."""
     ffn: tuple[int, ...]
     """Intermediate dimensions that stay (0..F-1, ascending)."""
+    ranks: Ranks = Ranks()
+    """Of the living sublayers' linear maps."""
 
     @property
     def mask_sizes(self) -> dict[str, int]:
@@ -200,10 +224,20 @@ class CompactSpec:
                 _check_indices(f"layer {i} head {head.index} vo", head.vo, config.head_dim)
             if (layer.heads and not layer.attention) or (layer.ffn and not layer.feed_forward):
                 raise UserError(f"layer {i} of the spec keeps dimensions of a sublayer that it removes.")
+            for names, alive in ((ATTENTION_MAPS, layer.attention), (FEED_FORWARD_MAPS, layer.feed_forward)):
+                ranks = {name: rank for name in names if (rank := getattr(layer.ranks, name)) is not None}
+                if ranks and not alive:
+                    raise UserError(f"layer {i} of the spec has ranks of a sublayer that it removes: {ranks}.")
+                if any(not 1 <= rank <= config.embed_dim for rank in ranks.values()):
+                    raise UserError(f"layer {i} of the spec: ranks must be from 1 to {config.embed_dim}, but are {ranks}.")
 
     def to_dict(self) -> dict:
         """Plain lists and dicts, for JSON. `config.from_dict(CompactSpec, ...)` is the way back."""
-        return asdict(self)
+        data = asdict(self)
+        for layer, plain in zip(self.layers, data["layers"], strict=True):
+            if layer.ranks == Ranks():
+                del plain["ranks"]  # as exports were before factors
+        return data
 
 
 def _check_indices(what: str, indices: tuple[int, ...], size: int) -> None:

@@ -6,9 +6,11 @@ from typing import TypeVar
 from torch import Tensor
 
 from s3prl_pruned.models.attention import padded_width
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, LayerSpec
+from s3prl_pruned.models.spec import ATTENTION_MAPS, FEED_FORWARD_MAPS, CompactSpec, EncoderConfig, LayerSpec, Ranks
 
 Number = TypeVar("Number", int, float, Tensor)
+_MAPS = {"qk": ("q_proj", "k_proj"), "vo": ("v_proj", "out_proj"), "ffn": ("fc1", "fc2")}
+"""The linear maps that a kind of dimension is a side of; the other side is the residual stream."""
 
 
 @dataclass
@@ -21,6 +23,7 @@ class LayerCounts:
     qk: int | Tensor
     vo: int | Tensor
     ffn: int | Tensor
+    ranks: Ranks = Ranks()
 
     @classmethod
     def of(cls, layer: LayerSpec) -> "LayerCounts":
@@ -28,12 +31,25 @@ class LayerCounts:
             qk=sum(len(head.qk) for head in layer.heads),
             vo=sum(len(head.vo) for head in layer.heads),
             ffn=len(layer.ffn),
+            ranks=layer.ranks,
         )
 
 
-def layer_weights(embed_dim: int, counts: LayerCounts) -> int | Tensor:
-    """Prunable weights of a layer, without biases: q, k, v, o and the two feed-forward matrices."""
-    return 2 * embed_dim * (counts.qk + counts.vo + counts.ffn)
+def linear_weights(embed_dim: int, size: int | Tensor, rank: int | None = None) -> int | Tensor:
+    """Weights of a linear map between the residual stream and `size` dimensions, held whole or as two factors."""
+    return embed_dim * size if rank is None else rank * (embed_dim + size)
+
+
+def map_weights(embed_dim: int, counts: LayerCounts) -> dict[str, int | Tensor]:
+    """Prunable weights of a layer, without biases, by linear map."""
+    sizes = {name: getattr(counts, kind) for kind, names in _MAPS.items() for name in names}
+    return {name: linear_weights(embed_dim, size, getattr(counts.ranks, name)) for name, size in sizes.items()}
+
+
+def layer_weights(embed_dim: int, counts: LayerCounts, names: tuple[str, ...] = ATTENTION_MAPS + FEED_FORWARD_MAPS) -> int | Tensor:
+    """Prunable weights of a layer, without biases: q, k, v, o and the two feed-forward matrices, or the named ones."""
+    weights = map_weights(embed_dim, counts)
+    return sum(weights[name] for name in names)
 
 
 def prunable_weights(config: EncoderConfig, spec: CompactSpec) -> int:
@@ -73,11 +89,11 @@ def parameters(config: EncoderConfig, spec: CompactSpec) -> dict[str, int]:
     }  # fmt: skip
     for layer in spec.layers:
         counts = LayerCounts.of(layer)
-        parts["attention"] += layer_weights(dim, LayerCounts(counts.qk, counts.vo, 0))
+        parts["attention"] += layer_weights(dim, counts, ATTENTION_MAPS)
         parts["attention"] += 2 * counts.qk + counts.vo + dim * layer.attention
         if config.gated_position and layer.heads:
             parts["attention"] += config.head_dim * 8 + 8 + len(layer.heads)
-        parts["feed_forward"] += layer_weights(dim, LayerCounts(0, 0, counts.ffn))
+        parts["feed_forward"] += layer_weights(dim, counts, FEED_FORWARD_MAPS)
         parts["feed_forward"] += counts.ffn + dim * layer.feed_forward
     return parts
 
@@ -110,10 +126,10 @@ def macs(config: EncoderConfig, spec: CompactSpec, num_samples: int) -> dict[str
     }  # fmt: skip
     for layer in spec.layers:
         counts = LayerCounts.of(layer)
-        parts["attention"] += frames * layer_weights(dim, LayerCounts(counts.qk, counts.vo, 0))
+        parts["attention"] += frames * layer_weights(dim, counts, ATTENTION_MAPS)
         width = padded_width([len(head.qk) for head in layer.heads]) + padded_width([len(head.vo) for head in layer.heads])
         parts["attention"] += frames * frames * len(layer.heads) * width
         if config.gated_position and config.relative_position:
             parts["attention"] += frames * len(layer.heads) * config.head_dim * 8
-        parts["feed_forward"] += frames * layer_weights(dim, LayerCounts(0, 0, counts.ffn))
+        parts["feed_forward"] += frames * layer_weights(dim, counts, FEED_FORWARD_MAPS)
     return parts
