@@ -34,6 +34,7 @@ class SpeakerDiarization(Driver):
     best_rule = "highest frame accuracy on dev"
     no_best_rule = "the last one, since the frame accuracy on dev never got above 0"
     official_sizes = {"train": 13_900, "dev": 3_000, "test": 3_000}
+    # Lines of metadata/Libri2Mix/ in https://github.com/s3prl/LibriMix, of which its generate_librimix_sd.sh makes the corpus
 
     def check(self, config: dict[str, Any]) -> None:
         if config["downstream_expert"]["scorerc"]["save_predictions"] is not True:
