@@ -33,6 +33,7 @@ def attend(
     size = min(queries_at_a_time, frames)
     scores, weights = query.new_empty(size, frames), query.new_empty(size, frames)
     # In reversed order of the queries, the bias of a row begins one distance later than that of the row above: a view.
+    # The context comes in that order, too.
     query = query.flip(1)
     gates = None if gates is None else gates.flip(2)
     for b in range(batch):
@@ -56,8 +57,6 @@ def attend(
                 if hidden is not None:
                     part.masked_fill_(hidden, float("-inf"))
                 torch.softmax(part, -1, out=weights[:rows])
-                result = weights[:rows] @ values
-                last = frames - start
-                context[b, last - rows : last, vo : vo + vo_size] = result.flip(0)
+                torch.mm(weights[:rows], values, out=context[b, start : start + rows, vo : vo + vo_size])
             qk, vo = qk + qk_size, vo + vo_size
-    return context
+    return context.flip(1)

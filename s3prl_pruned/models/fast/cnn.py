@@ -8,8 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+gelu_ = torch.ops.aten.gelu_
+"""`F.gelu` in place."""
+
 Product = Callable[[Tensor], Tensor]
-"""A convolution without its norm: (frames, C_in), contiguous -> (windows, C_out)."""
+"""A convolution without its norm: (frames, C_in), contiguous -> (windows, C_out). Where kernel and stride are 3 and 2, it is
+asked for a multiple of three windows (`_convolve_by_threes`)."""
 
 
 def extract_features(
@@ -33,9 +37,9 @@ def extract_features(
         products = derived.get("products", weights, lambda: [product(conv) for conv in convs[1:]])
     first_rows = derived.get("first", [convs[0].weight], lambda: rows_of(convs[0]))
     kernels, strides = [conv.kernel_size[0] for conv in convs], [conv.stride[0] for conv in convs]
-    field, hop, num_frames = 1, 1, wavs.shape[1]
+    hop, num_frames = 1, wavs.shape[1]
     for kernel, stride in zip(kernels, strides):
-        field, hop, num_frames = field + (kernel - 1) * hop, hop * stride, (num_frames - kernel) // stride + 1
+        hop, num_frames = hop * stride, (num_frames - kernel) // stride + 1
     features = wavs.new_empty(wavs.shape[0], num_frames, convs[-1].out_channels)
     for wav, out in zip(wavs.contiguous(), features):
         weight, bias = first_rows, convs[0].bias
@@ -44,17 +48,31 @@ def extract_features(
         first = partial(_convolve, weight=weight, bias=bias, kernel=kernels[0], stride=strides[0])
         for start in range(0, num_frames, frames_at_a_time):
             part = out[start : start + frames_at_a_time]  # (frames, C)
-            x = wav[start * hop : (start + len(part) - 1) * hop + field, None]  # (samples, 1)
+            samples = _samples_heard(len(part), kernels, strides)
+            x = wav[start * hop : start * hop + samples]
+            x = F.pad(x, (0, samples - len(x)))[:, None]  # (samples, 1)
             for layer, convolve in zip(layers, (first, *products)):
                 x = convolve(x)
-                x = F.gelu(layer.norm(x) if layer.norm_over == "channels" else x)
-            part.copy_(x)
+                x = gelu_(layer.norm(x) if layer.norm_over == "channels" else x)
+            part.copy_(x[: len(part)])
     return features
 
 
+def _samples_heard(frames: int, kernels: list[int], strides: list[int]) -> int:
+    """Samples from which at least `frames` frames come, with a multiple of three windows where `Product` wants it."""
+    for kernel, stride in zip(reversed(kernels), reversed(strides)):
+        windows = -(-frames // 3) * 3 if (kernel, stride) == (3, 2) else frames
+        frames = (windows - 1) * stride + kernel
+    return frames
+
+
 def product(conv: nn.Conv1d) -> Product:
-    """The convolution with its weights in the order that `_convolve` wants."""
-    return partial(_convolve, weight=rows_of(conv), bias=conv.bias, kernel=conv.kernel_size[0], stride=conv.stride[0])
+    """The convolution with its weights in the order that its products want."""
+    kernel, stride = conv.kernel_size[0], conv.stride[0]
+    if (kernel, stride) == (3, 2):
+        a, b, c = (tap.contiguous() for tap in conv.weight.detach().permute(2, 1, 0))  # (C_in, C_out) each
+        return partial(_convolve_by_threes, taps=(a, b, c), half_sum=(a + c) / 2, half_difference=(a - c) / 2, bias=conv.bias)
+    return partial(_convolve, weight=rows_of(conv), bias=conv.bias, kernel=kernel, stride=stride)
 
 
 def rows_of(conv: nn.Conv1d) -> Tensor:
@@ -83,6 +101,33 @@ def _convolve(x: Tensor, *, weight: Tensor, bias: Tensor | None, kernel: int, st
     split = stride * channels
     y = torch.mm(head, weight[:split]) if bias is None else torch.addmm(bias, head, weight[:split])
     return y.addmm_(windows(x[stride:], tail, stride), weight[split:])
+
+
+def _convolve_by_threes(
+    x: Tensor, *, taps: tuple[Tensor, Tensor, Tensor], half_sum: Tensor, half_difference: Tensor, bias: Tensor | None
+) -> Tensor:
+    """Convolution of kernel 3 and stride 2 in 7 products where `_convolve` has 9: (frames, C_in) -> (windows, C_out).
+
+    The first and the last tap (a, c) see even frames alone, where they are a convolution of stride 1: Winograd's F(3, 2)
+    makes three of its outputs from even frames d0 to d3 in four products (Winograd 1980; Lavin and Gray 2016, section 4):
+
+        m = (d1 + d2) (a + c) / 2        s = (d2 - d1) (a - c) / 2
+        y0 = m + s + (d0 - d2) a         y1 = m - s         y2 = m + s + (d3 - d1) c
+
+    The middle tap's products over odd frames are added to all three. Windows beyond a multiple of three are left out.
+    """
+    threes = ((len(x) - 3) // 2 + 1) // 3
+    a, b, c = taps
+    d0, d1, d2, d3 = (windows(x[2 * k :], 1, 6)[:threes] for k in range(4))  # (threes, C_in), views
+    m, s = torch.mm(d1 + d2, half_sum), torch.mm(d2 - d1, half_difference)
+    y = x.new_empty(threes, 3, b.shape[1])
+    torch.add(m, s, out=y[:, 0])
+    torch.sub(m, s, out=y[:, 1])
+    y[:, 2] = y[:, 0]
+    y[:, 0].addmm_(d0 - d2, a)
+    y[:, 2].addmm_(d3 - d1, c)
+    y = y.flatten(0, 1).addmm_(windows(x[1:], 1, 2)[: 3 * threes], b)
+    return y if bias is None else y.add_(bias)
 
 
 def _fold_norm(norm: nn.GroupNorm, weight: Tensor, heard: Tensor) -> tuple[Tensor, Tensor]:
