@@ -29,7 +29,7 @@ class DryRun:
     free_gib: float
     """On the disk of the run's folder."""
     losses: list[float]
-    """Distillation loss of each step."""
+    """Of each step."""
 
 
 def dry_run(expert, config: RunnerConfig, folder: Path, *, seed: int, steps: int = 4) -> DryRun:
@@ -53,7 +53,7 @@ def dry_run(expert, config: RunnerConfig, folder: Path, *, seed: int, steps: int
         records = trainer.advance(next(batches))  # ends by reading its loss, also on a GPU
         seconds.append(time.perf_counter() - began)
         audio.append(records["audio_seconds"])
-        losses.append(records["distill"])
+        losses.append(records[expert.loss_name])
     timed = slice(1, None) if len(seconds) > 1 else slice(None)
     checkpoint = trainer.size_of_checkpoint() / 2**30
     free = shutil.disk_usage(_existing(folder)).free / 2**30

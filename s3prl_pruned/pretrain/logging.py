@@ -29,10 +29,10 @@ class RunLog:
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
         self.bar = tqdm(total=total_steps, initial=step, unit="step", dynamic_ncols=True, file=sys.stderr)
 
-    def progress(self, records: dict) -> None:
+    def progress(self, records: dict, *, loss: float) -> None:
         """Advance the bar by one step; the bar itself shows the time left."""
         self.bar.set_postfix_str(
-            f"loss {records['distill']:.4g}, target {records['target_sparsity']:.3f}, "
+            f"loss {loss:.4g}, target {records['target_sparsity']:.3f}, "
             f"expected {records['expected_sparsity']:.3f}, {records['audio_seconds_per_second']:.3g} s audio/s, "
             f"{records['memory_gib']:.2f} GiB" + (f", {records['bad_steps']} SKIPPED" if records["bad_steps"] else ""),
             refresh=False,

@@ -62,8 +62,10 @@ def _run(trainer: Trainer, expert, config: RunnerConfig, folder: Path, log: RunL
             step, last = trainer.step, trainer.step == loop.total_steps
             reason = stop.agreed()
             save = step % loop.save_step == 0 or last or reason is not None
+            if save:
+                records |= expert.evaluate()
             if log:
-                log.progress(records)
+                log.progress(records, loss=records[expert.loss_name])
                 if step % loop.log_step == 0 or step == 1 or save:
                     log.write(step, expert.log_records(records))
             if save:

@@ -11,6 +11,7 @@ import logging
 import math
 import platform
 import resource
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,12 +40,13 @@ class Trainer:
         step: optimiser steps done, skipped ones included.
         bad_steps: how many of them were skipped because their loss or gradient was not finite.
         per_step: micro-batches per optimiser step, over all processes.
+        seconds: that the steps done took, without reading data, checkpoints and evaluation.
     """
 
     def __init__(self, expert, config: RunnerConfig, *, seed: int):
         self.expert, self.config, self.seed = expert, config, seed
         self.loop = config.runner
-        self.step, self.bad_steps = 0, 0
+        self.step, self.bad_steps, self.seconds = 0, 0, 0.0
         self.per_step = self.loop.gradient_accumulate_steps * distributed.world_size()
         self.optimizers = build_optimizers(expert, config.optimizer, self.loop.total_steps)
         self._device = expert.device.type
@@ -82,6 +84,7 @@ class Trainer:
             UserError: more than `max_bad_steps` steps had no finite loss and gradient, or memory ran out.
             ProcessLost: another process of the run is gone.
         """
+        began = time.perf_counter()
         self.step += 1
         records: dict[str, float] = {}
         with _memory_error_named(self.config, self._device):
@@ -90,7 +93,7 @@ class Trainer:
                 with torch.autocast(self._device, dtype=self._precision, enabled=self._precision != torch.float32):
                     loss = self.expert(batch, records, self.step)
                 self._scaler.scale(loss).backward()
-            records["audio_seconds"] = sum(wavs.numel() for wavs, _ in batches) / SAMPLE_RATE
+            records["audio_seconds"] = sum(batch[0].numel() for batch in batches) / SAMPLE_RATE
             _sum_over_processes(records)
             self.expert.end_backward(records, loss_scale=self._scaler.get_scale())
             distributed.all_reduce_gradients(self.optimizers.weight_parameters)
@@ -105,16 +108,18 @@ class Trainer:
             self._scaler.update()
             self.expert.on_before_zero_grad()
             self.optimizers.zero_grad()
+        self.seconds += time.perf_counter() - began
+        records["train_seconds"] = self.seconds
         records["memory_gib"] = peak_memory(self._device)
         return records
 
     def _is_usable(self, records: dict[str, float]) -> bool:
         """Whether this step may change anything; counts those that may not, and stops at the limit."""
-        terms = {name: records[name] for name in ("distill", "gradient_norm", "gate_gradient_norm")}
+        terms = {name: records[name] for name in (self.expert.loss_name, "gradient_norm", "gate_gradient_norm")}
         broken = {name: value for name, value in terms.items() if not math.isfinite(value)}
         if not broken:
             return True
-        if "distill" not in broken and self._scaler.is_enabled() and self._scaler.get_scale() > 1:
+        if self.expert.loss_name not in broken and self._scaler.is_enabled() and self._scaler.get_scale() > 1:
             logger.warning("step %d is skipped: its gradient overflows under the loss scale.", self.step)
             return False
         self.bad_steps += 1
@@ -156,6 +161,7 @@ class Trainer:
         state = {
             "Step": self.step,
             "Bad_Steps": self.bad_steps,
+            "Seconds": self.seconds,
             "Micro_Batches_Per_Step": self.per_step,
             "Data_Position": self.step * self.per_step,
             "Seed": self.seed,
@@ -179,7 +185,7 @@ class Trainer:
             self.optimizers.load_state_dict(state["Optimizers"])
             self._scaler.load_state_dict(state["Scaler"])
             self.step, self.bad_steps, generators = state["Step"], state["Bad_Steps"], state["RNG"]
-            self.per_step = state["Micro_Batches_Per_Step"]
+            self.per_step, self.seconds = state["Micro_Batches_Per_Step"], state.get("Seconds", 0.0)
         except (KeyError, RuntimeError, ValueError) as error:
             raise UserError(f"{path}: is no checkpoint of this run ({error!r}).") from error
         if len(generators) == distributed.world_size():

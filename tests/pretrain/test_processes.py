@@ -38,7 +38,7 @@ def losses(folder):
 
 
 def log_without_machine(folder):
-    machine = ("audio_seconds_per_second", "memory_gib", "pairs", "mask_means", "remaining")
+    machine = ("audio_seconds_per_second", "train_seconds", "memory_gib", "pairs", "mask_means", "remaining")
     return [{k: v for k, v in line.items() if k not in machine} for line in read_log(folder)]
 
 

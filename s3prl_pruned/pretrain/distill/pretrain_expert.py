@@ -97,6 +97,9 @@ class UpstreamPretrainExpert(nn.Module):
         family: what the teacher must be, one of `models.spec.FAMILIES`; None takes any.
     """
 
+    loss_name = "distill"
+    """Of the records: what the screen shows, and what must be finite."""
+
     def __init__(self, datarc, upstream_config, device="cuda", multi_gpu: bool = False, *, seed: int = 0, family: str | None = None, **kwargs):
         super().__init__()
         self.device = torch.device(device)
@@ -192,6 +195,10 @@ class UpstreamPretrainExpert(nn.Module):
         """After the optimisers' step."""
         self.model.gates.clamp()
         self.model.student.set_masks(None)
+
+    def evaluate(self) -> dict[str, float]:
+        """Nothing: what a task-agnostic student is worth, its downstream tasks say."""
+        return {}
 
     def log_records(self, records: dict) -> dict:
         """What is written every `log_step`: the records, the matched pairs, the mask averages of Figure 3a, and what
