@@ -1,0 +1,125 @@
+"""During training: the rounds in which heads, rows or single weights go, and what stands between them."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from s3prl_pruned.compressors.config import CompressConfig
+from s3prl_pruned.compressors.heads import l1_scores
+from s3prl_pruned.compressors.magnitude import prune_weights, weight_masks
+from s3prl_pruned.compressors.plan import Plan, refuse_missed
+from s3prl_pruned.compressors.rows import row_scores
+from s3prl_pruned.compressors.units import head_costs, row_costs, weakest
+from s3prl_pruned.models.encoder import LayerMasks, SpeechEncoder
+from s3prl_pruned.sparsity.counts import prunable_weights, sparsity
+
+IN_ROUNDS = ("heads", "rows", "magnitude")
+_SLOTS = {"heads": "z_head", "rows": "z_int"}
+_COSTS = {"heads": head_costs, "rows": row_costs}
+
+
+class Compressor(nn.Module):
+    """Carries a plan out on its student.
+
+    What goes is silenced by masks, so that parameters stay the same for their optimiser: heads and rows by 0 and 1 for the
+    encoder's slots (`masks`; buffers here), single weights inside the encoder (`magnitude.py`). `export.masks` cuts heads
+    and rows away in the end.
+
+    Args:
+        plan: as `make_plan` gave it.
+        config: which techniques.
+        tolerance: how far the sparsity may end from the plan's.
+
+    Raises:
+        UserError: heads or layers are too large pieces to come so near.
+    """
+
+    def __init__(self, plan: Plan, config: CompressConfig, *, tolerance: float):
+        super().__init__()
+        self.config, self.plan, spec = config, plan, plan.student.spec
+        for technique, units in (("heads", [layer.heads for layer in spec.layers]), ("rows", [layer.ffn for layer in spec.layers])):
+            for number, of_layer in enumerate(units):
+                if technique in config.techniques and of_layer:
+                    self.register_buffer(f"{_SLOTS[technique]}_{number}", torch.ones(len(of_layer)))
+        self._refuse_coarse(tolerance)
+
+    def _refuse_coarse(self, tolerance: float) -> None:
+        """See where the last round ends, by scores of zero: which units go makes no difference to that."""
+        started = {name: mask.clone() for name, mask in self.named_buffers()}
+        for technique in _SLOTS:
+            self._remove(technique, [torch.zeros(len(costs)) for costs in self._costs(technique)], 1.0)
+        left = self.plan.goals.get("magnitude", self._left())
+        for name, mask in started.items():
+            self.get_buffer(name).copy_(mask)
+        refuse_missed(sparsity(left, self.plan.student.config), self.plan, tolerance)
+
+    def rounds_before(self, step: int, total_steps: int) -> list[int]:
+        """The rounds (0-based) that come before optimiser step `step` (1-based)."""
+        if not set(IN_ROUNDS) & set(self.config.techniques):
+            return []
+        return [number for number in range(self.config.rounds) if self.config.step_of(number, total_steps) == step]
+
+    def needs_data(self) -> bool:
+        """Whether a round wants `HeadImportance.scores`."""
+        return "heads" in self.config.techniques and self.config.head_scores == "data"
+
+    def prune(self, number: int, head_scores: Callable[[], list[Tensor]]) -> None:
+        """Do round `number` (0-based).
+
+        Args:
+            head_scores: gives `HeadImportance.scores`; called where `needs_data`.
+        """
+        student, techniques, share = self.plan.student, self.config.techniques, (number + 1) / self.config.rounds
+        if "heads" in techniques:
+            self._remove("heads", head_scores() if self.needs_data() else l1_scores(student), share)
+        if "rows" in techniques:
+            self._remove("rows", row_scores(student), share)
+        if "magnitude" in techniques:
+            begin = prunable_weights(student.config, student.spec)
+            prune_weights(student, begin - round(share * (begin - self.plan.goals["magnitude"])), self.masks())
+
+    def _remove(self, technique: str, scores: list[Tensor], share: float) -> None:
+        """Bring heads or rows to where they have to be after this share of the rounds."""
+        if technique not in self.config.techniques:
+            return
+        begin = prunable_weights(self.plan.student.config, self.plan.student.spec)
+        wanted = share * (begin - self.plan.goals[technique])
+        if technique == "rows":
+            wanted -= self._gone("heads")
+        buffers = [self._mask(technique, number) for number in range(len(scores))]
+        scores = [s if z is None else s.masked_fill(z.cpu() == 0, -torch.inf) for s, z in zip(scores, buffers, strict=True)]
+        even = technique == "rows" or self.config.head_scores == "l1"
+        alive = weakest(scores, self._costs(technique), wanted, even=even, keep=int(technique == "heads"))
+        for z, stays in zip(buffers, alive, strict=True):
+            if z is not None:
+                z.copy_(stays)
+
+    def masks(self) -> list[LayerMasks]:
+        """0 and 1 for heads and rows, for the student's slots."""
+        numbers = range(len(self.plan.student.spec.layers))
+        return [LayerMasks(z_head=self._mask("heads", i), z_int=self._mask("rows", i)) for i in numbers]
+
+    def realised_sparsity(self) -> float:
+        """Share of the dense encoder's weights that is gone, or zero, as things stand."""
+        single = weight_masks(self.plan.student)
+        left = sum(int(mask.sum()) for mask in single.values()) if single else self._left()
+        return sparsity(left, self.plan.student.config)
+
+    def _left(self) -> int:
+        """Prunable weights under the masks of heads and rows."""
+        return prunable_weights(self.plan.student.config, self.plan.student.spec) - self._gone("heads") - self._gone("rows")
+
+    def _gone(self, technique: str) -> int:
+        gone = 0
+        for number, costs in enumerate(self._costs(technique)):
+            z = self._mask(technique, number)
+            gone += 0 if z is None else sum(cost for cost, value in zip(costs, z.tolist(), strict=True) if value == 0)
+        return gone
+
+    def _costs(self, technique: str) -> list[list[int]]:
+        student = self.plan.student
+        return [_COSTS[technique](layer, student.config.embed_dim) for layer in student.spec.layers]
+
+    def _mask(self, technique: str, layer: int) -> Tensor | None:
+        return getattr(self, f"{_SLOTS[technique]}_{layer}", None)

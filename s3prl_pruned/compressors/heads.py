@@ -1,0 +1,86 @@
+"""Head pruning: which heads are weak, by their weights or by what the loss says (Lin et al. 2024, section on head pruning).
+
+As in the paper's code (nervjack2/Speech-SSL-Compression, `head_pruning/hp_utils.py`).
+"""
+
+import torch
+from torch import Tensor
+
+from s3prl_pruned.compressors.units import matrix
+from s3prl_pruned.models.components import output_side
+from s3prl_pruned.models.encoder import SpeechEncoder
+
+
+@torch.no_grad()
+def l1_scores(encoder: SpeechEncoder) -> list[Tensor]:
+    """L1 norm of each head's query, key and value weights and biases: per layer (heads,)."""
+    scores = []
+    for layer in encoder.layers:
+        attention = layer.attention
+        if attention is None or not attention.heads.values:
+            scores.append(torch.zeros(0))
+            continue
+        parts = ((attention.q_proj, attention.qk_heads), (attention.k_proj, attention.qk_heads), (attention.v_proj, attention.vo_heads))
+        by_head = 0
+        for module, heads in parts:
+            norms = matrix(module).abs().sum(1) + output_side(module).bias.abs()  # (dims of all heads,)
+            by_head = by_head + torch.stack([part.sum() for part in norms.split(heads.sizes)])
+        scores.append(by_head.cpu())
+    return scores
+
+
+class HeadImportance:
+    """Sum over the data of |gradient x context| for each head: what the loss would change if the head were silent.
+
+    The context is a head's output before the output projection. Its product with the loss's gradient is summed over the
+    head's dimensions, and its absolute value over frames and utterances; a layer's heads are then divided by their L2 norm.
+
+        with HeadImportance(encoder) as importance:
+            for batch in data:
+                importance.add(loss_of(batch))
+    """
+
+    def __init__(self, encoder: SpeechEncoder):
+        self._attentions = [layer.attention if layer.attention and layer.attention.heads.values else None for layer in encoder.layers]
+        self.sums = [torch.zeros(len(a.heads.values) if a else 0, device=encoder.mask_embedding.device) for a in self._attentions]
+        self._contexts: dict[int, Tensor] = {}
+        self._handles: list = []
+
+    def __enter__(self) -> "HeadImportance":
+        for number, attention in enumerate(self._attentions):
+            if attention is not None:
+
+                def listen(_, inputs, number=number):
+                    # Only the first call after `add`: recomputed activations (checkpointing) come by once more.
+                    self._contexts.setdefault(number, inputs[0])
+
+                self._handles.append(attention.out_proj.register_forward_pre_hook(listen))
+        return self
+
+    def __exit__(self, *_) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._contexts.clear()
+
+    def add(self, loss: Tensor) -> None:
+        """Take one batch into account; parameters' gradients are left alone.
+
+        Args:
+            loss: of the encoder's last forward pass.
+        """
+        numbers = list(self._contexts)
+        contexts = [self._contexts[number] for number in numbers]  # (B, T, dims of all heads)
+        gradients = torch.autograd.grad(loss, contexts, allow_unused=True)
+        for number, context, gradient in zip(numbers, contexts, gradients, strict=True):
+            if gradient is not None:  # no pair of layers reaches down to here
+                products = (context.detach() * gradient).split(self._attentions[number].vo_heads.sizes, dim=-1)
+                self.sums[number] += torch.stack([product.sum(-1).abs().sum() for product in products])
+        self._contexts.clear()
+
+    def scores(self, sums: list[Tensor] | None = None) -> list[Tensor]:
+        """Per layer (heads,), of unit L2 norm.
+
+        Args:
+            sums: `self.sums`, summed over processes.
+        """
+        return [(of_layer / of_layer.norm().clamp(min=1e-20)).cpu() for of_layer in (self.sums if sums is None else sums)]

@@ -1,0 +1,101 @@
+"""Low-rank approximation: truncated singular value decompositions of the linear maps (Lin et al. 2024, Eckart and Young)."""
+
+import dataclasses
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from s3prl_pruned.config import UserError
+from s3prl_pruned.models.components import LowRankLinear
+from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.models.spec import ATTENTION_MAPS, FEED_FORWARD_MAPS, CompactSpec, LayerSpec, Ranks
+from s3prl_pruned.sparsity.counts import prunable_weights
+
+_PARTS = {**dict.fromkeys(ATTENTION_MAPS, "attention"), **dict.fromkeys(FEED_FORWARD_MAPS, "feed_forward")}
+
+
+class Decomposed:
+    """The singular value decompositions of an encoder's linear maps, and what ranks cost.
+
+    Raises:
+        UserError: a linear map is held in factors already.
+    """
+
+    @torch.no_grad()
+    def __init__(self, encoder: SpeechEncoder):
+        self.encoder = encoder
+        self.parts: dict[tuple[int, str], tuple[Tensor, Tensor, Tensor]] = {}
+        for key, module in _maps(encoder).items():
+            if isinstance(module, LowRankLinear):
+                raise UserError(f"layer {key[0]}: {key[1]} is held in two factors already. Take `low_rank` to the model it was made of.")
+            self.parts[key] = torch.linalg.svd(module.weight.detach().float(), full_matrices=False)
+        self._energies = {key: s.square().cumsum(0) / s.square().sum() for key, (_, s, _) in self.parts.items()}
+
+    def ranks_by_energy(self, energy: float) -> CompactSpec:
+        """Each map's smallest rank that keeps this share of its squared singular values; whole where factors are no smaller."""
+        return self._spec(lambda key: int((self._energies[key] < energy - 1e-7).sum()) + 1)
+
+    def ranks_by_share(self, share: float) -> CompactSpec:
+        """Each map's rank at which its factors hold this share of its weights (rounded; at least 1)."""
+        return self._spec(lambda key: max(1, round(share * _break_even(self.parts[key]))))
+
+    def ranks_for(self, kept: int, rule: str) -> CompactSpec:
+        """The structure of about `kept` prunable weights.
+
+        Args:
+            rule: `CompressConfig.ranks`.
+        """
+        make = self.ranks_by_energy if rule == "energy" else self.ranks_by_share
+        low, high = 0.0, 1.0
+        for _ in range(50):
+            middle = (low + high) / 2
+            low, high = (low, middle) if self.weights(make(middle)) > kept else (middle, high)
+        return min((make(low), make(high)), key=lambda spec: abs(self.weights(spec) - kept))
+
+    def weights(self, spec: CompactSpec) -> int:
+        """Prunable weights of a structure."""
+        return prunable_weights(self.encoder.config, spec)
+
+    @torch.no_grad()
+    def factored(self, spec: CompactSpec) -> SpeechEncoder:
+        """The encoder with these ranks: the nearest maps of such ranks (in Frobenius norm), each factor with half of the
+        singular values' scale, so that both are of one size for the optimiser."""
+        small = SpeechEncoder(self.encoder.config, spec).to(next(self.encoder.parameters()))
+        state = self.encoder.state_dict()
+        for (number, name), module in _maps(small).items():
+            if isinstance(module, LowRankLinear):
+                prefix, rank = f"layers.{number}.{_PARTS[name]}.{name}.", module.down.out_features
+                u, s, v = self.parts[number, name]
+                state[prefix + "up.weight"] = u[:, :rank] * s[:rank].sqrt()
+                state[prefix + "down.weight"] = s[:rank, None].sqrt() * v[:rank]
+                state[prefix + "up.bias"] = state.pop(prefix + "bias")
+                del state[prefix + "weight"]
+        small.load_state_dict(state)
+        return small.train(self.encoder.training)
+
+    def _spec(self, rank_of: Callable[[tuple[int, str]], int]) -> CompactSpec:
+        def ranks(number: int) -> Ranks:
+            chosen = {name: rank_of((i, name)) for i, name in self.parts if i == number}
+            return Ranks(**{name: rank for name, rank in chosen.items() if rank < _break_even(self.parts[number, name])})
+
+        layers = self.encoder.spec.layers
+        changed: list[LayerSpec] = [dataclasses.replace(layer, ranks=ranks(i)) for i, layer in enumerate(layers)]
+        return dataclasses.replace(self.encoder.spec, layers=tuple(changed))
+
+
+def _maps(encoder: SpeechEncoder) -> dict[tuple[int, str], nn.Module]:
+    """The prunable linear maps that hold any weights, by layer and name."""
+    found = {}
+    for number, layer in enumerate(encoder.layers):
+        for name, part in _PARTS.items():
+            module = getattr(getattr(layer, part), name, None)  # None: the sublayer is gone
+            if module is not None and (isinstance(module, LowRankLinear) or module.weight.numel()):
+                found[number, name] = module
+    return found
+
+
+def _break_even(parts: tuple[Tensor, Tensor, Tensor]) -> float:
+    """The rank at which two factors hold as many weights as the matrix."""
+    rows, columns = parts[0].shape[0], parts[2].shape[1]
+    return rows * columns / (rows + columns)

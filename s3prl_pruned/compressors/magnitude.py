@@ -1,0 +1,89 @@
+"""Unstructured weight pruning: global L1 magnitude over q, k, v, o, fc1 and fc2 of all layers (Lin et al. 2024).
+
+torch's own `torch.nn.utils.prune` holds the masks: a pruned weight is `weight_orig * weight_mask`, whose gradient is zero
+where the mask is. Biases stay (the paper's code prunes them too, `weight_pruning/wp_utils.py`; sparsity counts none here).
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+from s3prl_pruned.models.components import LowRankLinear
+from s3prl_pruned.models.encoder import LayerMasks, SpeechEncoder
+from s3prl_pruned.models.spec import ATTENTION_MAPS, FEED_FORWARD_MAPS
+
+
+def prunable_linears(encoder: SpeechEncoder) -> dict[str, nn.Linear]:
+    """The linear maps whose weights are prunable, by name; of two factors, both."""
+    found = {}
+    for number, layer in enumerate(encoder.layers):
+        for part, names in (("attention", ATTENTION_MAPS), ("feed_forward", FEED_FORWARD_MAPS)):
+            for name in names:
+                module = getattr(getattr(layer, part), name, None)  # None: the sublayer is gone
+                path = f"layers.{number}.{part}.{name}"
+                if isinstance(module, LowRankLinear):
+                    found |= {f"{path}.down": module.down, f"{path}.up": module.up}
+                elif module is not None:
+                    found[path] = module
+    return {path: module for path, module in found.items() if module.weight.numel()}
+
+
+@torch.no_grad()
+def prune_weights(encoder: SpeechEncoder, kept: int, masks: list[LayerMasks] | None = None) -> None:
+    """Prune the weights of smallest magnitude until `kept` are left; those pruned before stay so.
+
+    Args:
+        encoder: changed in place: its parameters stay the same objects.
+        kept: weights that are to be left, of all `prunable_linears`.
+        masks: `z_head` and `z_int` of pruned heads and rows: their weights go before all others.
+    """
+    modules = prunable_linears(encoder)
+    for module in modules.values():
+        if prune.is_pruned(module):
+            prune.remove(module, "weight")  # zeros remain, and go first again
+    silent = _silent(encoder, masks or [LayerMasks()] * len(encoder.layers))
+    importance = {(module, "weight"): module.weight.abs() for module in modules.values()}
+    for path, mask in silent.items():
+        importance[modules[path], "weight"] = importance[modules[path], "weight"] * mask
+    total = sum(module.weight.numel() for module in modules.values())
+    prune.global_unstructured(
+        list(importance), pruning_method=prune.L1Unstructured, importance_scores=importance, amount=max(0, total - kept)
+    )
+
+
+def _silent(encoder: SpeechEncoder, masks: list[LayerMasks]) -> dict[str, Tensor]:
+    """What pruned heads and rows silence: 0/1 by rows (out, 1) or columns (1, in) of the linear maps."""
+    found = {}
+    for number, (layer, mask) in enumerate(zip(encoder.layers, masks, strict=True)):
+        rows, columns = {}, {}
+        if mask.z_head is not None:
+            of_qk, of_vo = layer.attention.qk_heads.sizes, layer.attention.vo_heads.sizes
+            qk, vo = (mask.z_head.repeat_interleave(torch.tensor(sizes, device=mask.z_head.device)) for sizes in (of_qk, of_vo))
+            rows |= {"attention.q_proj": qk, "attention.k_proj": qk, "attention.v_proj": vo}
+            columns["attention.out_proj"] = vo
+        if mask.z_int is not None:
+            rows["feed_forward.fc1"], columns["feed_forward.fc2"] = mask.z_int, mask.z_int
+        for side, by_name, shape in (("up", rows, (-1, 1)), ("down", columns, (1, -1))):
+            for name, z in by_name.items():
+                factored = isinstance(layer.get_submodule(name), LowRankLinear)
+                found[f"layers.{number}.{name}" + f".{side}" * factored] = z.view(shape)
+    return {path: mask for path, mask in found.items() if mask.numel()}
+
+
+def weight_masks(encoder: SpeechEncoder) -> dict[str, Tensor]:
+    """The masks of pruned linear maps (bool, the weights' shapes), by name; empty before the first pruning."""
+    return {path: module.weight_mask.bool() for path, module in prunable_linears(encoder).items() if prune.is_pruned(module)}
+
+
+def set_weight_masks(encoder: SpeechEncoder, masks: dict[str, Tensor]) -> None:
+    """The reverse of `weight_masks`."""
+    for path, mask in masks.items():
+        prune.custom_from_mask(encoder.get_submodule(path), "weight", mask)
+
+
+def plain_state(encoder: SpeechEncoder) -> dict[str, Tensor]:
+    """The state dict with pruned weights as they are used (zeros where pruned), under their own names."""
+    state = encoder.state_dict()
+    for path in weight_masks(encoder):
+        state[f"{path}.weight"] = state.pop(f"{path}.weight_orig") * state.pop(f"{path}.weight_mask")
+    return state

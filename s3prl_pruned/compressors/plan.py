@@ -1,0 +1,111 @@
+"""Before training: can the techniques reach the rate on this encoder, how much has each to remove, and what starts."""
+
+from dataclasses import dataclass
+
+from s3prl_pruned.compressors.config import CompressConfig
+from s3prl_pruned.compressors.low_rank import Decomposed
+from s3prl_pruned.compressors.shallow import first_layers, shallow
+from s3prl_pruned.compressors.units import head_costs, reachable, row_costs
+from s3prl_pruned.config import UserError
+from s3prl_pruned.models.compact import compact
+from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.models.spec import CompactSpec
+from s3prl_pruned.sparsity.counts import prunable_weights, sparsity
+from s3prl_pruned.sparsity.lagrangian import SparsityConfig
+
+_LIMITS = {
+    "layers": "one layer stays",
+    "low_rank": "each linear map keeps rank 1",
+    "heads": "each layer keeps a head",
+    "rows": "attention stays whole",
+    "magnitude": "one weight stays",
+}
+
+
+@dataclass
+class Plan:
+    """What is to become of an encoder."""
+
+    student: SpeechEncoder
+    """A copy, already without what goes at the start (`layers`, `low_rank`)."""
+    goals: dict[str, int]
+    """Prunable weights that are to be left after each technique, in their order."""
+    target: float
+    """Sparsity after the last of them; with `CompressConfig.energy` what comes of that."""
+
+
+def make_plan(encoder: SpeechEncoder, config: CompressConfig, wanted: SparsityConfig) -> Plan:
+    """Check a rate and begin.
+
+    Args:
+        encoder: trained; dense, or pruned already (its CNN not). Not changed.
+        wanted: the rate.
+
+    Raises:
+        UserError: the techniques cannot reach the rate on this encoder, or it has been pruned in a way that they cannot go on
+            with.
+    """
+    shape, start = encoder.config, prunable_weights(encoder.config, encoder.spec)
+    decomposed = Decomposed(encoder) if "low_rank" in config.techniques else None
+    target = wanted.target_sparsity
+    if config.energy is not None:
+        target = sparsity(prunable_weights(shape, decomposed.ranks_by_energy(config.energy)), shape)
+    reach = {name: _reach(name, encoder, decomposed) for name in config.techniques}
+    _refuse_unreachable(target, start, reach, encoder)
+    removes = start - round((1 - target) * prunable_weights(shape, CompactSpec.dense(shape)))
+    shares = config.shares or tuple(reach.values())
+    goals = {name: start - round(removes * sum(shares[: i + 1]) / sum(shares)) for i, name in enumerate(config.techniques)}
+    student = compact(encoder, encoder.spec)  # a copy
+    if "layers" in goals:
+        student = shallow(encoder, _layer_count(encoder, goals["layers"]))
+        decomposed = decomposed and Decomposed(student)
+    if decomposed:
+        student = decomposed.factored(decomposed.ranks_for(goals["low_rank"], config.ranks))
+    return Plan(student, goals, target)
+
+
+def refuse_missed(reached: float, plan: Plan, tolerance: float) -> None:
+    """Raise UserError where what can go comes in pieces too large for the rate."""
+    if abs(reached - plan.target) > tolerance:
+        raise UserError(
+            f"`target_sparsity` is {plan.target:g}, but what {' and '.join(plan.goals)} can remove comes in pieces: the nearest "
+            f"rate is {reached:.4f} on this encoder, and `sparsity.tolerance` is {tolerance}. Give that rate."
+        )
+
+
+def _refuse_unreachable(target: float, start: int, reach: dict[str, int], encoder: SpeechEncoder) -> None:
+    has = sparsity(start, encoder.config)
+    if target <= has and target > 0:
+        raise UserError(
+            f"`target_sparsity` is {target:g}, but the encoder has {has:.4f} already, and the rate is the share of the dense "
+            "encoder's weights that is gone in all. Give a larger one."
+        )
+    # Together they cannot remove more than there is, however much each could alone.
+    most = sparsity(max(start - sum(reach.values()), 1), encoder.config)
+    if target > most + 1e-9:
+        limits = ", ".join(_LIMITS[name] for name in reach)
+        raise UserError(
+            f"`target_sparsity` is {target:g}, but {' and '.join(reach)} reach {has:.4f} to {most:.4f} on this encoder ({limits}). "
+            "Give a rate in this range, or add techniques."
+        )
+
+
+def _reach(name: str, encoder: SpeechEncoder, decomposed: Decomposed | None) -> int:
+    """The most weights that a technique alone can remove."""
+    shape, spec = encoder.config, encoder.spec
+    start = prunable_weights(shape, spec)
+    if name == "layers":
+        return start - prunable_weights(shape, first_layers(spec, 1))
+    if name == "low_rank":
+        return start - prunable_weights(shape, decomposed.ranks_by_share(0.0))
+    if name == "heads":
+        return reachable([head_costs(layer, shape.embed_dim) for layer in spec.layers], keep=1)
+    if name == "rows":
+        return reachable([row_costs(layer, shape.embed_dim) for layer in spec.layers], keep=0)
+    return start - 1
+
+
+def _layer_count(encoder: SpeechEncoder, left: int) -> int:
+    """How many of the first layers hold as nearly as possible `left` weights."""
+    shape, spec = encoder.config, encoder.spec
+    return min(range(1, shape.num_layers + 1), key=lambda n: abs(prunable_weights(shape, first_layers(spec, n)) - left))

@@ -1,0 +1,32 @@
+"""A shallower student: the teacher's first layers (DistilHuBERT, Chang et al. 2022; the 6-layer student of Lin et al. 2024)."""
+
+import dataclasses
+
+import torch
+
+from s3prl_pruned.models.compact import compact
+from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.models.spec import CompactSpec, LayerSpec
+
+_EMPTY = LayerSpec(attention=False, heads=(), feed_forward=False, ffn=())
+
+
+def first_layers(spec: CompactSpec, count: int) -> CompactSpec:
+    """The structure whose layers from `count` on are empty. Its number of hidden states does not change."""
+    return dataclasses.replace(spec, layers=(*spec.layers[:count], *[_EMPTY] * (len(spec.layers) - count)))
+
+
+@torch.no_grad()
+def shallow(encoder: SpeechEncoder, count: int) -> SpeechEncoder:
+    """The encoder with its first `count` layers alone.
+
+    An empty layer keeps its two LayerNorms, which in a Base model are passed through (in a Large one not). Those of the
+    teacher stood behind sublayers that are gone, so that they begin anew: plain normalisation, which changes nothing
+    the second time.
+    """
+    small = compact(encoder, first_layers(encoder.spec, count))
+    for layer in small.layers[count:]:
+        for norm in (layer.attention_layer_norm, layer.final_layer_norm):
+            norm.weight.fill_(1.0)
+            norm.bias.zero_()
+    return small

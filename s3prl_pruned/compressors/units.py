@@ -1,0 +1,67 @@
+"""Which units go: the weakest heads or rows, until a number of weights is gone. And how often a layer's share is counted."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from s3prl_pruned.models.components import LowRankLinear
+from s3prl_pruned.models.spec import LayerSpec
+from s3prl_pruned.sparsity.counts import LayerCounts, layer_weights
+
+
+def weakest(scores: list[Tensor], costs: list[list[int]], wanted: int, *, even: bool, keep: int) -> list[Tensor]:
+    """Remove the units of the smallest scores until as nearly as possible `wanted` weights are gone.
+
+    Args:
+        scores: per layer, one for each unit (n,); -inf for those that are gone already, which stay so.
+        costs: per layer, the weights that each unit holds.
+        wanted: weights that are to be gone in the end, those of units gone before among them.
+        even: take as many from each layer as goes; else whichever are the weakest of all.
+        keep: units that every layer keeps, its best.
+
+    Returns:
+        Per layer a bool mask (n,): True for those that stay.
+    """
+    candidates = []
+    for layer, of_layer in enumerate(scores):
+        order = of_layer.argsort(stable=True).tolist()
+        for rank, unit in enumerate(order[: max(0, len(order) - keep)]):
+            score = float(of_layer[unit])
+            candidates.append(((rank, score) if even else (score,), layer, unit))
+    candidates.sort(key=lambda candidate: candidate[0])
+    gone, chosen = 0, 0
+    for _, layer, unit in candidates:
+        cost = costs[layer][unit]
+        if scores[layer][unit] != -torch.inf and abs(gone + cost - wanted) > abs(gone - wanted):
+            break
+        gone, chosen = gone + cost, chosen + 1
+    alive = [torch.ones(len(of_layer), dtype=torch.bool) for of_layer in scores]
+    for _, layer, unit in candidates[:chosen]:
+        alive[layer][unit] = False
+    return alive
+
+
+def reachable(costs: list[list[int]], *, keep: int) -> int:
+    """The most weights that `weakest` can remove (units of one layer cost the same, or its dearest stay)."""
+    return sum(sum(sorted(of_layer)[: max(0, len(of_layer) - keep)]) for of_layer in costs)
+
+
+def head_costs(layer: LayerSpec, embed_dim: int) -> list[int]:
+    """Weights that go with each head of a layer."""
+    counts = LayerCounts.of(layer)
+    whole = layer_weights(embed_dim, counts)
+    without = [replace(counts, qk=counts.qk - len(head.qk), vo=counts.vo - len(head.vo)) for head in layer.heads]
+    return [whole - layer_weights(embed_dim, rest) for rest in without]
+
+
+def row_costs(layer: LayerSpec, embed_dim: int) -> list[int]:
+    """Weights that go with each intermediate dimension of a layer."""
+    counts = LayerCounts.of(layer)
+    one = layer_weights(embed_dim, counts) - layer_weights(embed_dim, replace(counts, ffn=counts.ffn - 1))
+    return [one] * len(layer.ffn)
+
+
+def matrix(module: torch.nn.Module) -> Tensor:
+    """The weights of a linear map (out, in); of two factors their product."""
+    return module.up.weight @ module.down.weight if isinstance(module, LowRankLinear) else module.weight
