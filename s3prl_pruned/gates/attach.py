@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.gates.hard_concrete import HardConcrete
-from s3prl_pruned.models.encoder import LayerMasks
+from s3prl_pruned.models.encoder import LayerMasks, SpeechEncoder
 from s3prl_pruned.models.spec import CompactSpec
 
 KINDS = ("mha", "qk", "vo", "head", "ffn", "int")
@@ -101,7 +101,23 @@ class MaskDraw:
         self._leaves = {key: z.detach().requires_grad_() for key, z in drawn.items()}
         self.masks = [LayerMasks() for _ in spec.layers]
         for (layer, name), leaf in self._leaves.items():
-            setattr(self.masks[layer], name, leaf)
+            if hasattr(self.masks[layer], name):  # masks of single weights have no slot
+                setattr(self.masks[layer], name, leaf)
+
+    def fill(self, encoder: SpeechEncoder) -> None:
+        """Put the masks into the encoder's slots, for all micro-batches of the step."""
+        encoder.set_masks(self.masks)
+
+    def empty(self, encoder: SpeechEncoder) -> None:
+        """Take them out again."""
+        encoder.set_masks(None)
+
+    def averages(self) -> dict[str, list[float]]:
+        """Mean mask per slot name and layer (Wang et al. 2023, Figure 3a); 0 where a layer has no such slot."""
+        averages: dict[str, list[float]] = {}
+        for (layer, name), z in self._leaves.items():
+            averages.setdefault(name, [0.0] * len(self.masks))[layer] = float(z.detach().mean())
+        return averages
 
     def existing_layers(self) -> list[bool]:
         """Whether each layer exists under this draw: its attention or its feed-forward lives."""
