@@ -16,7 +16,7 @@ import torch
 
 from s3prl_pruned.command_line import command_line
 
-KNOBS = {"cnn_frames": (32, 64, 128, 256), "block": (128, 256, 320, 512), "queries": (64, 128, 256, 512)}
+KNOBS = {"cnn_frames": (33, 66, 132, 264), "block": (128, 256, 320, 512), "queries": (64, 128, 256, 512)}
 
 
 def main() -> None:

@@ -27,8 +27,8 @@ class Path:
 # takes the reference path: on CUDA nothing has been measured yet.
 PATHS: dict[str, tuple[Path, ...]] = {
     "cpu": (
-        Path(max_frames=64, cnn_frames=64, block=128, queries=256),
-        Path(max_frames=None, cnn_frames=64, block=320, queries=256),
+        Path(max_frames=64, cnn_frames=132, block=128, queries=256),
+        Path(max_frames=None, cnn_frames=132, block=320, queries=256),
     ),
 }
 
