@@ -2,7 +2,16 @@
 
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.spec import CompactSpec
-from s3prl_pruned.sparsity.counts import LayerCounts, layer_weights, macs, parameters, prunable_weights, realised_sparsity
+from s3prl_pruned.sparsity.counts import (
+    EncoderCounts,
+    LayerCounts,
+    layer_weights,
+    macs,
+    parameters,
+    prunable_weights,
+    realised_sparsity,
+    weights,
+)
 
 _SECONDS = 5  # length at which the card states MACs
 
@@ -17,7 +26,7 @@ def model_card(encoder: SpeechEncoder, provenance: dict, sha256: str) -> str:
         sha256: of the weights file.
     """
     config, spec, dense = encoder.config, encoder.spec, CompactSpec.dense(encoder.config)
-    note = provenance.get("teacher_note")
+    note, with_cnn = provenance.get("teacher_note"), spec.channels is not None
     counts, dense_counts = parameters(config, spec), parameters(config, dense)
     samples = _SECONDS * 16_000
     work, dense_work = sum(macs(config, spec, samples).values()), sum(macs(config, dense, samples).values())
@@ -25,12 +34,13 @@ def model_card(encoder: SpeechEncoder, provenance: dict, sha256: str) -> str:
         f"# {config.family} encoder, {100 * realised_sparsity(config, spec):.1f} % pruned" + (f" ({note})" if note else ""),
         "",
         "Made by s3prl_pruned after Wang et al. 2023, \"Task-Agnostic Structured Pruning of Speech Representation Models\".",
-        "Sparsity counts the weights (no biases) of the attention and feed-forward matrices.",
+        f"Sparsity counts the weights (no biases) of the attention and feed-forward matrices{' and of the CNN' * with_cnn}.",
+        *_channels(encoder),
         "",
         "| | dense | this model |",
         "|---|---|---|",
         f"| parameters (all, with biases) | {sum(dense_counts.values()):,} | {encoder.num_parameters():,} |",
-        f"| prunable weights | {prunable_weights(config, dense):,} | {prunable_weights(config, spec):,} |",
+        f"| prunable weights | {weights(config, EncoderCounts.dense(config, with_cnn=with_cnn)):,} | {prunable_weights(config, spec):,} |",
         f"| MACs for {_SECONDS} s of audio | {dense_work / 1e9:.3f} G | {work / 1e9:.3f} G |",
         "",
         "| part | dense parameters | parameters |",
@@ -52,6 +62,13 @@ def model_card(encoder: SpeechEncoder, provenance: dict, sha256: str) -> str:
         "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _channels(encoder: SpeechEncoder) -> list[str]:
+    if encoder.spec.channels is None:
+        return []
+    pairs = zip(encoder.spec.channels, encoder.config.conv_layers, strict=True)
+    return [f"Channels of the CNN's layers: {', '.join(f'{len(kept)} of {whole}' for kept, (whole, _, _) in pairs)}."]
 
 
 def _layer_rows(encoder: SpeechEncoder, dense: CompactSpec) -> list[str]:

@@ -1,19 +1,21 @@
 """Gates -> deterministic masks -> folded weights -> a physically smaller encoder."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from s3prl_pruned.gates.attach import GateSet
+from s3prl_pruned.gates.attach import GateSet, arrange
 from s3prl_pruned.gates.hard_concrete import HardConcrete, keep_probability, soft_value
+from s3prl_pruned.gates.self_pinching import SelfPinchingGates
 from s3prl_pruned.models.compact import compact
 from s3prl_pruned.models.components import input_side, output_side
 from s3prl_pruned.models.encoder import LayerMasks, SpeechEncoder
-from s3prl_pruned.models.spec import CompactSpec, HeadSpec, LayerSpec, kept_ranks
-from s3prl_pruned.sparsity.counts import realised_sparsity
+from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, HeadSpec, LayerSpec, kept_ranks
+from s3prl_pruned.sparsity.counts import prunable_weights, realised_sparsity, sparsity
 from s3prl_pruned.sparsity.lagrangian import SparsityConfig
 
+Masks = tuple[list[LayerMasks], dict[int, Tensor]]  # of the layers, and of the CNN's layers (`set_masks`)
 _SHIFT_LIMIT = 20.0  # beyond this every dimension gate is surely open or closed
 
 
@@ -23,6 +25,8 @@ class FinalMasks:
 
     masks: list[LayerMasks]
     """Per layer; survivors hold their soft value, the rest 0."""
+    conv_masks: dict[int, Tensor]
+    """Likewise of the channels, by layer of the CNN; empty where it has no gates."""
     spec: CompactSpec
     """What the masks keep."""
     sparsity: float
@@ -31,25 +35,29 @@ class FinalMasks:
     """Realised sparsity of the bare rounding rule."""
     shift: float
     """Constant added to the dimension gates' log_alpha to meet the target; 0 when none was needed."""
+    matrices: dict[str, Tensor] = field(default_factory=dict)
+    """0/1 masks of single weights, by the parameter's name; they stay where they are, as zeros (`zero_weights`)."""
 
 
 @torch.no_grad()
-def final_masks(gates: GateSet, encoder: SpeechEncoder, config: SparsityConfig) -> FinalMasks:
+def final_masks(gates: GateSet | SelfPinchingGates, encoder: SpeechEncoder, config: SparsityConfig) -> FinalMasks:
     """Deterministic masks of trained gates.
 
-    Per layer and kind, `n - round(n - sum P)` masks with the largest log_alpha stay; a scalar mask lives if and only
-    if P > 0.5. If that misses the target by more than `config.tolerance` and `config.match_target` is set, one common
+    Per layer and kind, `n - round(n - sum P)` masks with the largest log_alpha stay (of a layer of the CNN at least
+    one); a scalar mask lives if and only if P > 0.5. If that misses the target by more than `config.tolerance` and `config.match_target` is set, one common
     constant is added to the dimension gates, found by bisection with the scalar masks fixed.
 
     Args:
         gates: attached to `encoder`'s structure.
-        encoder: the student (its weights are not used).
-        config: target and tolerance.
+        encoder: the student (its weights are used by self-pinching gates alone).
+        config: target and tolerance; self-pinching gates count what they keep in training too, and are left alone.
     """
+    if isinstance(gates, SelfPinchingGates):
+        return _pinched(gates, encoder)
 
-    def realise(shift: float) -> tuple[list[LayerMasks], CompactSpec, float]:
+    def realise(shift: float) -> tuple[Masks, CompactSpec, float]:
         masks = _deterministic(gates, shift)
-        spec = surviving_spec(encoder.spec, masks)
+        spec = surviving_spec(encoder.spec, *masks, shape=encoder.config)
         return masks, spec, realised_sparsity(encoder.config, spec)
 
     masks, spec, rounded = realise(0.0)
@@ -61,54 +69,83 @@ def final_masks(gates: GateSet, encoder: SpeechEncoder, config: SparsityConfig) 
             low, high = (middle, high) if realise(middle)[2] > config.target_sparsity else (low, middle)
         shift = min((low, high), key=lambda s: abs(realise(s)[2] - config.target_sparsity))
         masks, spec, reached = realise(shift)
-    return FinalMasks(masks, spec, reached, rounded, shift)
+    return FinalMasks(*masks, spec, reached, rounded, shift)
 
 
-def _deterministic(gates: GateSet, shift: float) -> list[LayerMasks]:
-    masks = [LayerMasks() for _ in gates.layers]
+def _pinched(gates: SelfPinchingGates, encoder: SpeechEncoder) -> FinalMasks:
+    """The 0/1 masks of training (Xu et al. 2025): what is exported is what was counted."""
+    masks = gates.draw(encoder, gates.config.final_temperature).hard_masks()  # no mask depends on the temperature
+    layers, conv_masks = arrange(masks, gates.spec)
+    spec = surviving_spec(encoder.spec, layers)
+    matrices = {f"layers.{layer}.{name}": z for (layer, name), z in masks.items() if name.endswith(".weight")}
+    kept = prunable_weights(encoder.config, spec) - sum(int((z == 0).sum()) for z in matrices.values())
+    reached = sparsity(kept, encoder.config, with_cnn=spec.channels is not None)
+    return FinalMasks(layers, conv_masks, spec, reached, reached, 0.0, matrices)
+
+
+@torch.no_grad()
+def zero_weights(encoder: SpeechEncoder, matrices: dict[str, Tensor]) -> None:
+    """Set to zero, in place, the weights that `FinalMasks.matrices` masks."""
+    for name, z in matrices.items():
+        encoder.get_parameter(name).mul_(z)
+
+
+def _deterministic(gates: GateSet, shift: float) -> Masks:
+    masks = {}
     for layer, name, gate in gates.items():
         scalar = name in ("z_mha", "z_ffn")
-        setattr(masks[layer], name, _scalar_mask(gate) if scalar else _dim_masks(gate, shift))
-    return masks
+        masks[layer, name] = _scalar_mask(gate) if scalar else _dim_masks(gate, shift, at_least=int(name == "z_conv"))
+    return arrange(masks, gates.spec)
 
 
 def _scalar_mask(gate: HardConcrete) -> Tensor:
     return torch.where(gate.keep_probability() > 0.5, soft_value(gate.log_alpha), 0.0)
 
 
-def _dim_masks(gate: HardConcrete, shift: float) -> Tensor:
+def _dim_masks(gate: HardConcrete, shift: float, *, at_least: int) -> Tensor:
     """Survivors keep the soft value of the *learned* log_alpha: the shift decides who stays, not how loud."""
     num = gate.log_alpha.numel()
-    num_kept = num - round(num - float(keep_probability(gate.log_alpha + shift).sum()))
+    num_kept = max(at_least, num - round(num - float(keep_probability(gate.log_alpha + shift).sum())))
     kept = gate.log_alpha.argsort(descending=True, stable=True)[:num_kept]
     mask = torch.zeros_like(gate.log_alpha)
     mask[kept] = soft_value(gate.log_alpha[kept])
     return mask
 
 
-def surviving_spec(spec: CompactSpec, masks: list[LayerMasks]) -> CompactSpec:
+def surviving_spec(
+    spec: CompactSpec, masks: list[LayerMasks], conv_masks: dict[int, Tensor] | None = None, *, shape: EncoderConfig | None = None
+) -> CompactSpec:
     """What of `spec` has a non-zero mask. Slots that are None keep everything.
 
     A head without value/output dimensions vanishes with its query/key dimensions; a head without query/key
     dimensions stays (it attends by position bias alone).
+
+    Args:
+        masks, conv_masks: as `SpeechEncoder.set_masks`.
+        shape: the encoder's dense shape; only `conv_masks` need it.
     """
-    return CompactSpec(layers=tuple(_surviving_layer(layer, mask) for layer, mask in zip(spec.layers, masks, strict=True)))
+    channels = spec.channels
+    if conv_masks:
+        channels = tuple(_kept(there, conv_masks.get(i)) for i, there in enumerate(spec.channels_of(shape)))
+    layers = tuple(_surviving_layer(layer, mask) for layer, mask in zip(spec.layers, masks, strict=True))
+    return CompactSpec(layers=layers, channels=channels)
+
+
+def _kept(indices: tuple[int, ...], z: Tensor | None) -> tuple[int, ...]:
+    return indices if z is None else tuple(d for d, value in zip(indices, z.tolist(), strict=True) if value != 0)
 
 
 def _surviving_layer(layer: LayerSpec, mask: LayerMasks) -> LayerSpec:
     def alive(z: Tensor | None) -> bool:
         return z is None or bool(z.any())
 
-    def kept(indices: tuple[int, ...], z: Tensor | None) -> tuple[int, ...]:
-        return indices if z is None else tuple(d for d, value in zip(indices, z.tolist(), strict=True) if value != 0)
-
     attention = layer.attention and alive(mask.z_mha)
     feed_forward = layer.feed_forward and alive(mask.z_ffn)
     heads, qk_start, vo_start = [], 0, 0
     for h, head in enumerate(layer.heads):
         qk_end, vo_end = qk_start + len(head.qk), vo_start + len(head.vo)
-        qk = kept(head.qk, None if mask.z_qk is None else mask.z_qk[qk_start:qk_end])
-        vo = kept(head.vo, None if mask.z_vo is None else mask.z_vo[vo_start:vo_end])
+        qk = _kept(head.qk, None if mask.z_qk is None else mask.z_qk[qk_start:qk_end])
+        vo = _kept(head.vo, None if mask.z_vo is None else mask.z_vo[vo_start:vo_end])
         if vo and attention and (mask.z_head is None or mask.z_head[h] != 0):
             heads.append(HeadSpec(index=head.index, qk=qk, vo=vo))
         qk_start, vo_start = qk_end, vo_end
@@ -116,19 +153,23 @@ def _surviving_layer(layer: LayerSpec, mask: LayerMasks) -> LayerSpec:
         attention=attention,
         heads=tuple(heads),
         feed_forward=feed_forward,
-        ffn=kept(layer.ffn, mask.z_int) if feed_forward else (),
+        ffn=_kept(layer.ffn, mask.z_int) if feed_forward else (),
         ranks=kept_ranks(layer.ranks, attention=attention, feed_forward=feed_forward),
     )
 
 
 @torch.no_grad()
-def fold(encoder: SpeechEncoder, masks: list[LayerMasks], *, in_place: bool = False) -> SpeechEncoder:
+def fold(
+    encoder: SpeechEncoder, masks: list[LayerMasks], conv_masks: dict[int, Tensor] | None = None, *, in_place: bool = False
+) -> SpeechEncoder:
     """A copy of `encoder`, slots empty, whose weights carry the masks: the same function as `encoder` with them.
 
     With `in_place` it is `encoder` itself, which saves the memory of a copy.
 
     `z_qk` goes into the query, `z_vo` and `z_head` into the value (weights and biases), `z_int` into the columns of
-    fc2, `z_mha` and `z_ffn` into weight *and* bias of the output projection and fc2.
+    fc2, `z_mha` and `z_ffn` into weight *and* bias of the output projection and fc2, `z_conv` into the weights of whatever
+    reads the channel: the next convolution, or the projection. (A CNN whose norm runs over channels computes the same
+    function only after those of mask 0 are cut away.)
     """
     folded = encoder if in_place else compact(encoder, encoder.spec)  # a copy, without what stands in the slots
     folded.set_masks(None)
@@ -145,6 +186,10 @@ def fold(encoder: SpeechEncoder, masks: list[LayerMasks], *, in_place: bool = Fa
             if mask.z_int is not None:
                 input_side(feed_forward.fc2).weight.mul_(mask.z_int)
             _scale_rows(feed_forward.fc2, mask.z_ffn)
+    readers = [*(layer.conv for layer in folded.feature_extractor.layers[1:]), folded.feature_projection.projection]
+    for i, z in (conv_masks or {}).items():
+        weight = readers[i].weight  # (out, channels, kernel) or (D, channels)
+        weight.mul_(z.view(1, -1, *[1] * (weight.dim() - 2)))
     return folded
 
 
@@ -155,8 +200,13 @@ def _scale_rows(linear: torch.nn.Module, z: Tensor | None) -> None:
 
 
 def export_compact(
-    encoder: SpeechEncoder, masks: list[LayerMasks], spec: CompactSpec, *, in_place: bool = False
+    encoder: SpeechEncoder,
+    masks: list[LayerMasks],
+    spec: CompactSpec,
+    conv_masks: dict[int, Tensor] | None = None,
+    *,
+    in_place: bool = False,
 ) -> SpeechEncoder:
     """The smaller network: masks folded into the weights (of `encoder` itself with `in_place`), then everything that they
     zero cut away."""
-    return compact(fold(encoder, masks, in_place=in_place), spec)
+    return compact(fold(encoder, masks, conv_masks, in_place=in_place), spec)

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from s3prl_pruned.config import UserError
 from s3prl_pruned.gates.hard_concrete import HardConcrete
 from s3prl_pruned.models.encoder import LayerMasks, SpeechEncoder
-from s3prl_pruned.models.spec import CompactSpec
+from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
 
-KINDS = ("mha", "qk", "vo", "head", "ffn", "int")
+LAYER_KINDS = ("mha", "qk", "vo", "head", "ffn", "int")
+KINDS = (*LAYER_KINDS, "conv")
 
 
 @dataclass(kw_only=True)
@@ -18,7 +19,9 @@ class GateConfig:
     """Which masks are learned, and how (Wang et al. 2023, section 3)."""
 
     kinds: tuple[str, ...] = ("mha", "qk", "vo", "ffn", "int")
-    """Masks of eq. 3. The ablation "w/o FAHP" is `[mha, head, ffn, int]`: whole heads in place of qk and vo."""
+    """Masks of eq. 3. The ablation "w/o FAHP" is `[mha, head, ffn, int]`: whole heads in place of qk and vo. `conv` prunes
+    channels of the feature extractor too, which the paper leaves whole (Peng et al. 2023, DPHuBERT); its weights then
+    count in the sparsity (`sparsity/counts.py`)."""
 
     straight_through: bool = True
     """Gradient through the clamp by eq. 4; False is the ablation "w/o STE"."""
@@ -45,9 +48,15 @@ class GateConfig:
 
 
 class GateSet(nn.Module):
-    """One group of hard concrete masks per layer and kind, for the slots of an encoder with structure `spec`."""
+    """One group of hard concrete masks per layer and kind, for the slots of an encoder with structure `spec`.
 
-    def __init__(self, spec: CompactSpec, config: GateConfig):
+    Args:
+        spec: what the encoder has left.
+        config: which masks, and how.
+        shape: the encoder's dense shape; only the kind `conv` needs it.
+    """
+
+    def __init__(self, spec: CompactSpec, config: GateConfig, shape: EncoderConfig | None = None):
         super().__init__()
         self.spec = spec
         self.config = config
@@ -55,14 +64,17 @@ class GateSet(nn.Module):
         for layer in spec.layers:
             sizes = {kind: size for kind, size in layer.mask_sizes.items() if kind in config.kinds and size}
             self.layers.append(nn.ModuleDict({f"z_{kind}": self._gate(size) for kind, size in sizes.items()}))
+        conv = spec.conv_mask_sizes(shape) if "conv" in config.kinds else ()
+        self.cnn = nn.ModuleDict({str(i): self._gate(size) for i, size in enumerate(conv) if size})
 
     def _gate(self, size: int) -> HardConcrete:
         start, straight_through = self.config.initial_log_alpha, self.config.straight_through
         return HardConcrete(size, initial_log_alpha=start, straight_through=straight_through)
 
     def items(self) -> list[tuple[int, str, HardConcrete]]:
-        """(layer, slot name such as `z_qk`, gate), in a fixed order."""
-        return [(i, name, gate) for i, gates in enumerate(self.layers) for name, gate in gates.items()]
+        """(layer, slot name such as `z_qk`, gate), in a fixed order; of `z_conv` the layer is one of the CNN."""
+        layers = [(i, name, gate) for i, gates in enumerate(self.layers) for name, gate in gates.items()]
+        return layers + [(int(i), "z_conv", gate) for i, gate in self.cnn.items()]
 
     def draw(self, generator: torch.Generator) -> "MaskDraw":
         """Draw every mask once, for a whole optimiser step and its global batch.
@@ -86,6 +98,22 @@ class GateSet(nn.Module):
         """P(z > 0) per slot name of one layer."""
         return {name: gate.keep_probability() for name, gate in self.layers[layer].items()}
 
+    def channel_probabilities(self) -> dict[int, Tensor]:
+        """P(z > 0) of the channels, per layer of the CNN that has masks."""
+        return {int(i): gate.keep_probability() for i, gate in self.cnn.items()}
+
+
+def arrange(masks: dict[tuple[int, str], Tensor], spec: CompactSpec) -> tuple[list[LayerMasks], dict[int, Tensor]]:
+    """Masks by layer and slot name, as `SpeechEncoder.set_masks` takes them: of the layers, and of the CNN's layers.
+
+    What names no slot of the encoder (masks of single weights) is left to its owner.
+    """
+    layers = [LayerMasks() for _ in spec.layers]
+    for (layer, name), z in masks.items():
+        if name in vars(layers[0]):
+            setattr(layers[layer], name, z)
+    return layers, {layer: z for (layer, name), z in masks.items() if name == "z_conv"}
+
 
 class MaskDraw:
     """One draw of all masks, cut off from its log_alpha so that the gradient passes once per optimiser step.
@@ -93,20 +121,20 @@ class MaskDraw:
     Eq. 4's clip is not linear. Clipping per micro-batch, per rank or under a loss scale would give different
     gradients from clipping once. So the encoder gets leaf tensors, their gradients accumulate over micro-batches, and
     `backward` sends the step's whole gradient through the clip.
+
+    Attributes:
+        masks, conv_masks: for `SpeechEncoder.set_masks`; `conv_masks` is empty where the CNN has no gates.
     """
 
     def __init__(self, drawn: dict[tuple[int, str], Tensor], spec: CompactSpec):
         self.spec = spec
         self._drawn = drawn
         self._leaves = {key: z.detach().requires_grad_() for key, z in drawn.items()}
-        self.masks = [LayerMasks() for _ in spec.layers]
-        for (layer, name), leaf in self._leaves.items():
-            if hasattr(self.masks[layer], name):  # masks of single weights have no slot
-                setattr(self.masks[layer], name, leaf)
+        self.masks, self.conv_masks = arrange(self._leaves, spec)
 
     def fill(self, encoder: SpeechEncoder) -> None:
         """Put the masks into the encoder's slots, for all micro-batches of the step."""
-        encoder.set_masks(self.masks)
+        encoder.set_masks(self.masks, self.conv_masks)
 
     def empty(self, encoder: SpeechEncoder) -> None:
         """Take them out again."""
@@ -116,7 +144,8 @@ class MaskDraw:
         """Mean mask per slot name and layer (Wang et al. 2023, Figure 3a); 0 where a layer has no such slot."""
         averages: dict[str, list[float]] = {}
         for (layer, name), z in self._leaves.items():
-            averages.setdefault(name, [0.0] * len(self.masks))[layer] = float(z.detach().mean())
+            size = max(self.conv_masks) + 1 if name == "z_conv" else len(self.masks)
+            averages.setdefault(name, [0.0] * size)[layer] = float(z.detach().mean())
         return averages
 
     def existing_layers(self) -> list[bool]:

@@ -34,6 +34,7 @@ _SLOTS = {
     "z_qk": (r"$z_\mathrm{qk}$ (query/key dims)", SKY, ":"),
     "z_vo": (r"$z_\mathrm{vo}$ (value/output dims)", GREEN, ":"),
     "z_head": (r"$z_\mathrm{head}$ (whole heads)", GREEN, "-."),
+    "z_conv": (r"$z_\mathrm{conv}$ (CNN channels)", "black", ":"),
 }
 
 

@@ -26,6 +26,9 @@ def compact(encoder: SpeechEncoder, spec: CompactSpec) -> SpeechEncoder:
         if new.ranks != kept_ranks(old.ranks, attention=new.attention, feed_forward=new.feed_forward):
             raise UserError(f"layer {i} of the spec changes ranks: {new.ranks}, but the encoder has {old.ranks}.")
         state.update(_slice_layer(state, f"layers.{i}.", old, new))
+    channels, kept = encoder.spec.channels_of(encoder.config), spec.channels_of(encoder.config)
+    if kept != channels:
+        state.update(_slice_cnn(state, channels, kept))
     names = small.state_dict().keys()
     small.load_state_dict({name: state[name] for name in names})
     return small.train(encoder.training)
@@ -59,6 +62,23 @@ def _columns(state: dict[str, Tensor], name: str, columns: Tensor) -> dict[str, 
     """A linear map's inputs; of two factors the first has them."""
     name = name + ".down" if name + ".down.weight" in state else name
     return {f"{name}.weight": state[f"{name}.weight"][:, columns]}
+
+
+def _slice_cnn(state: dict[str, Tensor], old: tuple[tuple[int, ...], ...], new: tuple[tuple[int, ...], ...]) -> dict[str, Tensor]:
+    """The feature extractor's layers, and what of the projection reads the last one."""
+    sliced, heard = {}, torch.zeros(1, dtype=torch.long)  # the waveform is one channel
+    for i, (before, after) in enumerate(zip(old, new, strict=True)):
+        kept, prefix = _positions(before, after), f"feature_extractor.layers.{i}."
+        sliced[prefix + "conv.weight"] = state[prefix + "conv.weight"][kept][:, heard]
+        for name in ("conv.bias", "norm.weight", "norm.bias"):
+            if prefix + name in state:
+                sliced[prefix + name] = state[prefix + name][kept]
+        heard = kept
+    for name in ("layer_norm.weight", "layer_norm.bias"):
+        sliced["feature_projection." + name] = state["feature_projection." + name][heard]
+    if "feature_projection.projection.weight" in state:
+        sliced["feature_projection.projection.weight"] = state["feature_projection.projection.weight"][:, heard]
+    return sliced
 
 
 def _positions(old: list | tuple, new: list | tuple) -> Tensor:

@@ -91,8 +91,32 @@ def _normalise_over_time(x: Tensor, norm: nn.GroupNorm) -> Tensor:
     return centred * torch.rsqrt(variance + norm.eps) * norm.weight[:, None] + norm.bias[:, None]
 
 
+def normalise_survivors(norm: nn.LayerNorm, x: Tensor, z: Tensor | None) -> Tensor:
+    """LayerNorm whose mean and variance are those of the channels that survive: (..., C) -> (..., C).
+
+    So a masked model normalises as the smaller one will. The others come out on the survivors' scale, as they would
+    if they came back: that is what their masks' gradient is to be taken of.
+
+    Args:
+        z: (C,) masks, 0 for a channel that is gone; None for a plain LayerNorm.
+    """
+    if z is None:
+        return norm(x)
+    with torch.autocast(x.device.type, enabled=False):
+        x = x if x.dtype == torch.float64 else x.float()  # sums over channels
+        alive = (z != 0).to(x.dtype)
+        share = alive / alive.sum().clamp(min=1)
+        centred = x - (x * share).sum(-1, keepdim=True)
+        variance = (centred.square() * share).sum(-1, keepdim=True)
+        return centred * torch.rsqrt(variance + norm.eps) * norm.weight + norm.bias
+
+
 class ConvLayer(nn.Module):
-    """Convolution, optional norm, GELU: (B, C_in, S_in) -> (B, C_out, S_out)."""
+    """Convolution, optional norm, GELU: (B, C_in, S_in) -> (B, C_out, S_out).
+
+    Slot: `z_conv` (C_out,), which its norm over channels heeds; whoever reads the output multiplies with it, since it is
+    the reader's weights that soft values are folded into (`export/masks.py`).
+    """
 
     def __init__(self, in_channels: int, channels: int, kernel: int, stride: int, *, bias: bool, norm: str | None):
         super().__init__()
@@ -103,13 +127,14 @@ class ConvLayer(nn.Module):
             self.norm: nn.Module | None = nn.GroupNorm(channels, channels)
         else:
             self.norm = nn.LayerNorm(channels) if norm == "channels" else None
+        self.z_conv: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)
         if self.norm_over == "time":
             x = _normalise_over_time(x, self.norm) if exporting() else self.norm(x)
         elif self.norm_over == "channels":
-            x = self.norm(x.transpose(1, 2)).transpose(1, 2)
+            x = normalise_survivors(self.norm, x.transpose(1, 2), self.z_conv).transpose(1, 2)
         return F.gelu(x)
 
 
@@ -117,22 +142,23 @@ class FeatureExtractor(nn.Module):
     """The CNN over the raw waveform: (B, S) -> (B, T, C).
 
     With `group_norm` the first layer normalises over time, so padding changes its output; s3prl pads and does
-    not mask there, and so do we.
+    not mask there, and so do we. `channels` says how many of each layer there are; C is the last layer's.
     """
 
-    def __init__(self, config: EncoderConfig):
+    def __init__(self, config: EncoderConfig, channels: list[int]):
         super().__init__()
         self.grad_mult = config.feature_grad_mult
-        layers, in_channels = [], 1
-        for i, (channels, kernel, stride) in enumerate(config.conv_layers):
+        layers = []
+        for i, (before, here, (_, kernel, stride)) in enumerate(zip([1, *channels], channels, config.conv_layers)):
             norm = "channels" if config.extractor_mode == "layer_norm" else "time" if i == 0 else None
-            layers.append(ConvLayer(in_channels, channels, kernel, stride, bias=config.conv_bias, norm=norm))
-            in_channels = channels
+            layers.append(ConvLayer(before, here, kernel, stride, bias=config.conv_bias, norm=norm))
         self.layers = nn.ModuleList(layers)
         self.num_frames = config.num_frames
         self.derived = Derived()
 
     def forward(self, wavs: Tensor) -> Tensor:
+        if any(layer.z_conv is not None for layer in self.layers):
+            return self._masked(wavs)
         path = path_for(self, wavs, self.num_frames(wavs.shape[-1]))
         if path is not None:
             return extract_features(self.layers, wavs, self.derived, frames_at_a_time=path.cnn_frames)
@@ -144,18 +170,41 @@ class FeatureExtractor(nn.Module):
             x = _ScaleGradient.apply(x, self.grad_mult)
         return x.transpose(1, 2)  # (B, T, C)
 
+    def _masked(self, wavs: Tensor) -> Tensor:
+        """`forward` under masks. `grad_mult` acts on the weights, one by one: the masks get their whole gradient, also
+        where the weights are frozen."""
+        x = wavs.unsqueeze(1)  # (B, 1, S)
+        for layer, reader in zip(self.layers, [*self.layers[1:], None]):
+            weights = {name: self._scaled(parameter) for name, parameter in layer.named_parameters()}
+            x = torch.func.functional_call(layer, weights, (x,))
+            if reader is not None and layer.z_conv is not None:  # the last layer's reader is the projection
+                x = x * layer.z_conv[:, None]
+        return x.transpose(1, 2)  # (B, T, C)
+
+    def _scaled(self, parameter: Tensor) -> Tensor:
+        if not self.training or self.grad_mult == 1:
+            return parameter
+        return _ScaleGradient.apply(parameter, self.grad_mult) if self.grad_mult > 0 else parameter.detach()
+
+    def extra_repr(self) -> str:
+        return f"channels={[layer.conv.out_channels for layer in self.layers]}"
+
 
 class FeatureProjection(nn.Module):
-    """LayerNorm over channels, then a linear map where the widths differ: (B, T, C) -> (B, T, D)."""
+    """LayerNorm over channels, then a linear map where the widths differ: (B, T, C) -> (B, T, D).
 
-    def __init__(self, config: EncoderConfig):
+    Slot: `z_conv` (C,), of the feature extractor's last layer, between norm and map.
+    """
+
+    def __init__(self, config: EncoderConfig, channels: int):
         super().__init__()
-        channels = config.conv_layers[-1][0]
         self.layer_norm = nn.LayerNorm(channels)
-        self.projection = linear(channels, config.embed_dim) if channels != config.embed_dim else None
+        self.projection = linear(channels, config.embed_dim) if config.has_projection else None
+        self.z_conv: Tensor | None = None
 
     def forward(self, features: Tensor) -> Tensor:
-        x = self.layer_norm(features)
+        x = normalise_survivors(self.layer_norm, features, self.z_conv)
+        x = x if self.z_conv is None else x * self.z_conv
         return x if self.projection is None else self.projection(x)
 
 

@@ -86,8 +86,8 @@ def random_encoder(config: EncoderConfig, *, seed: int, spec: CompactSpec | None
     return encoder
 
 
-def random_spec(config: EncoderConfig, *, seed: int) -> CompactSpec:
-    """A ragged structure: sublayers, heads and dimensions go at random.
+def random_spec(config: EncoderConfig, *, seed: int, channels: bool = False) -> CompactSpec:
+    """A ragged structure: sublayers, heads and dimensions go at random, and channels of the CNN where asked for.
 
     Heads without query/key dimensions occur, and sublayers of which the output bias alone is left.
     """
@@ -112,20 +112,34 @@ def random_spec(config: EncoderConfig, *, seed: int) -> CompactSpec:
                 ffn=some(config.ffn_dim) if feed_forward else (),
             )
         )
-    return CompactSpec(layers=tuple(layers))
+    if not channels:
+        return CompactSpec(layers=tuple(layers))
+    sizes = CompactSpec.dense(config).conv_mask_sizes(config)
+    kept = [some(size) or (0,) for size in sizes[:-1]]  # of a layer of the CNN, one channel must stay
+    last = some(sizes[-1]) or (0,) if sizes[-1] else tuple(range(config.embed_dim))
+    return CompactSpec(layers=tuple(layers), channels=(*kept, last))
+
+
+def _mask(size: int, generator: torch.Generator) -> Tensor:
+    rate = torch.rand((), generator=generator)
+    values = 1 - 0.8 * torch.rand(size, generator=generator)
+    return values * (torch.rand(size, generator=generator) < rate)
+
+
+def random_conv_masks(spec: CompactSpec, config: EncoderConfig, *, seed: int) -> dict[int, Tensor]:
+    """As `random_masks`, of the CNN's channels, by layer; one of each layer lives."""
+    generator = torch.Generator().manual_seed(seed)
+    masks = {i: _mask(size, generator) for i, size in enumerate(spec.conv_mask_sizes(config)) if size}
+    for z in masks.values():
+        z[int(torch.randint(len(z), (), generator=generator))] = 0.7
+    return masks
 
 
 def random_masks(spec: CompactSpec, *, seed: int, kinds: tuple[str, ...] = ("mha", "qk", "vo", "ffn", "int")) -> list[LayerMasks]:
     """Soft masks for an encoder of structure `spec`: values in (0.2, 1], a random share of them 0 in each slot."""
     generator = torch.Generator().manual_seed(seed)
-
-    def mask(size: int) -> Tensor:
-        rate = torch.rand((), generator=generator)
-        values = 1 - 0.8 * torch.rand(size, generator=generator)
-        return values * (torch.rand(size, generator=generator) < rate)
-
     masks = []
     for layer in spec.layers:
         sizes = {kind: size for kind, size in layer.mask_sizes.items() if kind in kinds and size}
-        masks.append(LayerMasks(**{f"z_{kind}": mask(size) for kind, size in sizes.items()}))
+        masks.append(LayerMasks(**{f"z_{kind}": _mask(size, generator) for kind, size in sizes.items()}))
     return masks

@@ -85,8 +85,9 @@ class SpeechEncoder(nn.Module):
         self.config = config
         self.spec = spec or CompactSpec.dense(config)
         self.spec.check(config)
-        self.feature_extractor = FeatureExtractor(config)
-        self.feature_projection = FeatureProjection(config)
+        channels = [len(kept) for kept in self.spec.channels_of(config)]
+        self.feature_extractor = FeatureExtractor(config, channels)
+        self.feature_projection = FeatureProjection(config, channels[-1])
         self.mask_embedding = nn.Parameter(torch.empty(config.embed_dim).uniform_())  # used by masked pre-training only
         self.positional_convolution = positional_convolution(config)
         with_bias = config.relative_position and self.spec.has_attention
@@ -158,8 +159,16 @@ class SpeechEncoder(nn.Module):
             return count_frames(lengths, wavs, num_frames)
         return self.config.num_frames(lengths)
 
-    def set_masks(self, masks: list[LayerMasks] | None) -> None:
-        """Fill every layer's slots (None empties them). The tensors are used as they are, gradients included."""
+    def set_masks(self, masks: list[LayerMasks] | None, conv_masks: dict[int, Tensor] | None = None) -> None:
+        """Fill every slot (None empties it). The tensors are used as they are, gradients included.
+
+        Args:
+            masks: one per Transformer layer.
+            conv_masks: `z_conv` (its channels,) by layer of the feature extractor.
+        """
+        for i, layer in enumerate(self.feature_extractor.layers):
+            layer.z_conv = (conv_masks or {}).get(i)
+        self.feature_projection.z_conv = layer.z_conv  # the last layer's
         for layer, mask in zip(self.layers, masks or [LayerMasks()] * len(self.layers), strict=True):
             if layer.attention is not None:
                 for name in ("z_mha", "z_qk", "z_vo", "z_head"):

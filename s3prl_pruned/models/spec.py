@@ -89,6 +89,11 @@ class EncoderConfig:
         """Dimensions of a dense head, K."""
         return self.embed_dim // self.num_heads
 
+    @property
+    def has_projection(self) -> bool:
+        """Whether a linear map stands between the feature extractor and the residual stream (their widths differ)."""
+        return self.conv_layers[-1][0] != self.embed_dim
+
     def num_frames(self, num_samples: int | Tensor) -> int | Tensor:
         """Frames that the feature extractor makes of `num_samples` samples (integers); 0 where there are too few."""
         for _, kernel, stride in self.conv_layers:
@@ -194,10 +199,13 @@ class CompactSpec:
     """The structure that stays of an encoder, by original index; one entry per layer."""
 
     layers: tuple[LayerSpec, ...]
+    channels: tuple[tuple[int, ...], ...] | None = None
+    """Channels of each layer of the feature extractor that stay (ascending, at least one); None where the CNN is not
+    pruned, as in the paper: it is whole then, and not counted in the sparsity (`sparsity/counts.py`)."""
 
     @classmethod
     def dense(cls, config: EncoderConfig) -> "CompactSpec":
-        """Everything stays."""
+        """Everything stays, and the CNN is not pruned."""
         dims = tuple(range(config.head_dim))
         layer = LayerSpec(
             attention=True,
@@ -211,6 +219,16 @@ class CompactSpec:
     def has_attention(self) -> bool:
         """Whether any layer still has an attention head."""
         return any(layer.heads for layer in self.layers)
+
+    def channels_of(self, config: EncoderConfig) -> tuple[tuple[int, ...], ...]:
+        """Channels of each layer of the feature extractor that stay, also where the CNN is not pruned."""
+        return self.channels or tuple(tuple(range(channels)) for channels, _, _ in config.conv_layers)
+
+    def conv_mask_sizes(self, config: EncoderConfig) -> tuple[int, ...]:
+        """How many masks `z_conv` fit each layer of the feature extractor: its channels; 0 for a last layer without a
+        projection behind it, whose channels are the residual stream's."""
+        sizes = [len(channels) for channels in self.channels_of(config)]
+        return (*sizes[:-1], sizes[-1] if config.has_projection else 0)
 
     def check(self, config: EncoderConfig) -> None:
         """Raise UserError unless every index exists in `config`, is ascending and belongs to a living sublayer."""
@@ -230,6 +248,21 @@ class CompactSpec:
                     raise UserError(f"layer {i} of the spec has ranks of a sublayer that it removes: {ranks}.")
                 if any(not 1 <= rank <= config.embed_dim for rank in ranks.values()):
                     raise UserError(f"layer {i} of the spec: ranks must be from 1 to {config.embed_dim}, but are {ranks}.")
+        if self.channels is not None:
+            self._check_channels(config, self.channels)
+
+    def _check_channels(self, config: EncoderConfig, channels: tuple[tuple[int, ...], ...]) -> None:
+        if len(channels) != len(config.conv_layers):
+            raise UserError(f"the spec has {len(channels)} CNN layers, but the encoder has {len(config.conv_layers)}.")
+        for i, (kept, (whole, _, _)) in enumerate(zip(channels, config.conv_layers, strict=True)):
+            _check_indices(f"CNN layer {i} channels", kept, whole)
+            if not kept:
+                raise UserError(f"CNN layer {i} of the spec keeps no channel, and at least one must stay.")
+        if not config.has_projection and len(channels[-1]) < config.embed_dim:
+            raise UserError(
+                f"the spec keeps {len(channels[-1])} channels of the last CNN layer, but without a projection behind it all "
+                f"{config.embed_dim} must stay."
+            )
 
     def to_dict(self) -> dict:
         """Plain lists and dicts, for JSON. `config.from_dict(CompactSpec, ...)` is the way back."""
@@ -237,6 +270,8 @@ class CompactSpec:
         for layer, plain in zip(self.layers, data["layers"], strict=True):
             if layer.ranks == Ranks():
                 del plain["ranks"]  # as exports were before factors
+        if self.channels is None:
+            del data["channels"]  # as exports were before the CNN could be pruned
         return data
 
 

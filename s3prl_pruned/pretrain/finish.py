@@ -6,14 +6,22 @@ from pathlib import Path
 import torch
 
 from s3prl_pruned import checkpoint
+from s3prl_pruned.compressors.compressor import standing_masks
+from s3prl_pruned.compressors.magnitude import nonzero_weights
 from s3prl_pruned.config import UserError, from_dict
 from s3prl_pruned.export.formats import TOLERANCE, model_hash, relative_difference, save_encoder
-from s3prl_pruned.export.masks import FinalMasks, export_compact, final_masks
-from s3prl_pruned.gates.attach import GateSet
+from s3prl_pruned.export.masks import FinalMasks, export_compact, final_masks, surviving_spec, zero_weights
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
 from s3prl_pruned.pretrain.distill.config import ModelConfig
+from s3prl_pruned.sparsity.counts import prunable_weights, sparsity
 from s3prl_pruned.sparsity.expected import expected_sparsity
+
+METHODS = {
+    False: "Wang et al. 2023: distillation with hard concrete masks",
+    True: "Xu et al. 2025: distillation with self-pinching gates, hard 0/1 masks",
+}
+BASIC = "Lin et al. 2024: {}, re-trained by distillation"
 
 
 def masked_student(path: str | Path) -> tuple[SpeechEncoder, FinalMasks, dict]:
@@ -35,25 +43,25 @@ def masked_student(path: str | Path) -> tuple[SpeechEncoder, FinalMasks, dict]:
         raise UserError(f"{path}: is no training checkpoint of run_pretrain.py; it lacks {missing}.")
     shape = from_dict(EncoderConfig, state["Encoder_Config"], f"{path}: Encoder_Config")
     config = from_dict(ModelConfig, state["Upstream_Config"], f"{path}: Upstream_Config")
-    encoder = SpeechEncoder(shape).eval()
-    gates = GateSet(CompactSpec.dense(shape), config.gates)
+    spec = from_dict(CompactSpec, state["Spec"], f"{path}: Spec") if "Spec" in state else CompactSpec.dense(shape)
+    encoder = SpeechEncoder(shape, spec).eval()
     try:
         encoder.load_state_dict(state["Student"], assign=True)  # no second copy
-        gates.load_state_dict(state["Gates"])
+        final, expected = _final(state, config, encoder)
     except RuntimeError as error:
         raise UserError(f"{path}: its weights do not fit its configuration: {error}") from error
-    final = final_masks(gates, encoder, config.sparsity)
-    encoder.set_masks(final.masks)
+    encoder.set_masks(final.masks, final.conv_masks)
+    zero_weights(encoder, final.matrices)
     provenance = {
-        "method": "Wang et al. 2023: distillation with hard concrete masks",
+        "method": METHODS[config.self_pinching is not None] if config.compress is None else BASIC.format(" + ".join(config.compress.techniques)),
         "teacher": {"name": state["Teacher"]["name"], "sha256": state["Teacher"]["sha256"]},
         "teacher_note": state["Teacher"]["note"],
         "step": state["Step"],
         "total_steps": state["Config"]["runner"]["total_steps"],
         "seed": state["Seed"],
         "sparsity": {
-            "target": config.sparsity.target_sparsity,
-            "expected": float(expected_sparsity(gates, shape).detach()),
+            "target": state.get("Target_Sparsity", config.sparsity.target_sparsity),
+            "expected": expected,
             "rounded": final.rounded_sparsity,
             "realised": final.sparsity,
             "shift_of_dimension_gates": final.shift,
@@ -63,6 +71,20 @@ def masked_student(path: str | Path) -> tuple[SpeechEncoder, FinalMasks, dict]:
         "date": datetime.date.today().isoformat(),
     }
     return encoder, final, provenance
+
+
+def _final(state: dict, config: ModelConfig, encoder: SpeechEncoder) -> tuple[FinalMasks, float]:
+    """The masks of a checkpoint, and the sparsity that was expected of them (where they are 0 and 1, what it is)."""
+    if config.compress is not None:
+        masks = standing_masks(state["Gates"], len(encoder.layers))
+        spec = surviving_spec(encoder.spec, masks)
+        left = min(nonzero_weights(encoder), prunable_weights(encoder.config, spec))
+        reached = sparsity(left, encoder.config)
+        return FinalMasks(masks, {}, spec, reached, reached, 0.0), reached
+    gates = config.make_gates(encoder.spec, encoder.config)
+    gates.load_state_dict(state["Gates"])
+    final = final_masks(gates, encoder, config.sparsity)
+    return final, final.sparsity if config.self_pinching else float(expected_sparsity(gates, encoder.config).detach())
 
 
 def compact_student(path: str | Path) -> tuple[SpeechEncoder, dict]:
@@ -79,7 +101,7 @@ def compact_student(path: str | Path) -> tuple[SpeechEncoder, dict]:
     wavs, lengths = torch.randn(2, 16_000, generator=generator) * 0.1, torch.tensor([16_000, 11_000])
     with torch.no_grad():
         expected = student(wavs, lengths).hidden_states
-        small = export_compact(student, final.masks, final.spec, in_place=True)
+        small = export_compact(student, final.masks, final.spec, final.conv_masks, in_place=True)
         difference = relative_difference(small(wavs, lengths).hidden_states, expected)
     if not difference <= TOLERANCE:  # NaN too
         raise UserError(

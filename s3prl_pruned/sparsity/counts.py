@@ -1,6 +1,6 @@
 """Weights, parameters and multiply-accumulates (MACs). One formula each, for integers and expected tensors alike."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from torch import Tensor
@@ -24,15 +24,45 @@ class LayerCounts:
     vo: int | Tensor
     ffn: int | Tensor
     ranks: Ranks = Ranks()
+    heads: int | Tensor = 0
+    """Heads that stay; weights do not depend on them, MACs and time do."""
+    products: int | Tensor = 0
+    """Dimensions of attention's two products over all heads, each head padded to the layer's widest."""
 
     @classmethod
     def of(cls, layer: LayerSpec) -> "LayerCounts":
+        width = padded_width([len(head.qk) for head in layer.heads]) + padded_width([len(head.vo) for head in layer.heads])
         return cls(
             qk=sum(len(head.qk) for head in layer.heads),
             vo=sum(len(head.vo) for head in layer.heads),
             ffn=len(layer.ffn),
             ranks=layer.ranks,
+            heads=len(layer.heads),
+            products=len(layer.heads) * width,
         )
+
+
+@dataclass
+class EncoderCounts:
+    """What stays of an encoder: integers for a structure, scalar tensors for the expectation under gates."""
+
+    layers: list[LayerCounts]
+    channels: list[int | Tensor]
+    """Of each layer of the CNN."""
+    with_cnn: bool
+    """Whether the CNN is pruned, and so counted in the sparsity."""
+
+    @classmethod
+    def of(cls, config: EncoderConfig, spec: CompactSpec) -> "EncoderCounts":
+        return cls(
+            layers=[LayerCounts.of(layer) for layer in spec.layers],
+            channels=[len(kept) for kept in spec.channels_of(config)],
+            with_cnn=spec.channels is not None,
+        )
+
+    @classmethod
+    def dense(cls, config: EncoderConfig, *, with_cnn: bool) -> "EncoderCounts":
+        return replace(cls.of(config, CompactSpec.dense(config)), with_cnn=with_cnn)
 
 
 def linear_weights(embed_dim: int, size: int | Tensor, rank: int | None = None) -> int | Tensor:
@@ -52,33 +82,54 @@ def layer_weights(embed_dim: int, counts: LayerCounts, names: tuple[str, ...] = 
     return sum(weights[name] for name in names)
 
 
+def cnn_weights(config: EncoderConfig, channels: list[Number]) -> Number:
+    """Weights of the convolutions and of the projection that reads them, without biases: products of neighbouring
+    layers' channels (their expectation too, since layers' masks are drawn independently)."""
+    convolutions = sum(
+        before * here * kernel for before, here, (_, kernel, _) in zip([1, *channels], channels, config.conv_layers)
+    )
+    return convolutions + channels[-1] * config.embed_dim * config.has_projection
+
+
+def weights(config: EncoderConfig, counts: EncoderCounts) -> Number:
+    """Weight elements (no biases) of the prunable matrices: the attention's and feed-forward's, and, where the CNN is
+    pruned too, those of its convolutions and of the projection behind it."""
+    layers = sum(layer_weights(config.embed_dim, layer) for layer in counts.layers)
+    return layers + cnn_weights(config, counts.channels) if counts.with_cnn else layers
+
+
 def prunable_weights(config: EncoderConfig, spec: CompactSpec) -> int:
     """Weight elements of the prunable matrices that `spec` keeps; 84,934,656 for dense WavLM Base."""
-    return sum(layer_weights(config.embed_dim, LayerCounts.of(layer)) for layer in spec.layers)
+    return weights(config, EncoderCounts.of(config, spec))
 
 
-def sparsity(kept: Number, config: EncoderConfig) -> Number:
-    """1 - kept / all prunable weights of the dense model. The project's one definition of sparsity."""
-    return 1 - kept / prunable_weights(config, CompactSpec.dense(config))
+def sparsity(kept: Number, config: EncoderConfig, *, with_cnn: bool = False) -> Number:
+    """1 - kept / all prunable weights of the dense model. The project's one definition of sparsity.
+
+    Args:
+        kept: what `weights` gave.
+        with_cnn: whether the CNN is pruned too, and so among both.
+    """
+    return 1 - kept / weights(config, EncoderCounts.dense(config, with_cnn=with_cnn))
 
 
 def realised_sparsity(config: EncoderConfig, spec: CompactSpec) -> float:
-    """Sparsity of a structure, in [0, 1]."""
-    return sparsity(prunable_weights(config, spec), config)
+    """Sparsity of a structure, in [0, 1]; the CNN counts where it is pruned (`spec.channels` is not None)."""
+    return sparsity(prunable_weights(config, spec), config, with_cnn=spec.channels is not None)
 
 
 def parameters(config: EncoderConfig, spec: CompactSpec) -> dict[str, int]:
     """Parameters by part, biases and norms included; they sum to `numel()` of the encoder."""
     dim, heads = config.embed_dim, config.num_heads
-    channels = [1, *(c for c, _, _ in config.conv_layers)]
-    normed = len(config.conv_layers) if config.extractor_mode == "layer_norm" else 1
-    cnn = sum(a * b * kernel for a, b, (_, kernel, _) in zip(channels, channels[1:], config.conv_layers))
-    cnn += sum(channels[1:]) * config.conv_bias + sum(2 * c for c in channels[1 : 1 + normed])
-    last = channels[-1]
+    channels = [len(kept) for kept in spec.channels_of(config)]
+    normed = len(channels) if config.extractor_mode == "layer_norm" else 1
+    projection = channels[-1] * dim * config.has_projection
+    cnn = cnn_weights(config, channels) - projection
+    cnn += sum(channels) * config.conv_bias + sum(2 * c for c in channels[:normed])
     convolution = dim * dim // config.pos_conv_groups * config.pos_conv_kernel + dim
     parts = {
         "cnn": cnn,
-        "projection": 2 * last + (last * dim + dim if last != dim else 0),
+        "projection": 2 * channels[-1] + projection + dim * config.has_projection,
         "mask_embedding": dim,
         # weight normalisation has a scale per kernel position; data2vec's stack has none
         "positional_convolution": convolution * config.pos_conv_depth + config.pos_conv_kernel * (config.pos_conv_depth == 1),
@@ -104,32 +155,34 @@ def num_frames(config: EncoderConfig, num_samples: int) -> int:
 
 
 def macs(config: EncoderConfig, spec: CompactSpec, num_samples: int) -> dict[str, int]:
+    """Multiply-accumulates of a structure by part, for one utterance of `num_samples` samples: `counted_macs`."""
+    return counted_macs(config, EncoderCounts.of(config, spec), num_samples)
+
+
+def counted_macs(config: EncoderConfig, counts: EncoderCounts, num_samples: int) -> dict[str, Number]:
     """Multiply-accumulates by part for one utterance: convolutions, linears and the two products of attention.
 
     What the reference path runs is counted: heads of different sizes are padded to the layer's widest in the two products. Norms,
     activations, softmax and the bias' additions are not counted, as usual.
     """
     frames, in_channels, cnn, length = num_frames(config, num_samples), 1, 0, num_samples
-    for channels, kernel, stride in config.conv_layers:
+    for channels, (_, kernel, stride) in zip(counts.channels, config.conv_layers):
         length = (length - kernel) // stride + 1
         cnn += length * in_channels * channels * kernel
         in_channels = channels
     dim = config.embed_dim
     parts = {
         "cnn": cnn,
-        "projection": frames * in_channels * dim * (in_channels != dim),
+        "projection": frames * in_channels * dim * config.has_projection,
         # an even kernel makes one frame more than is kept
         "positional_convolution": (frames + 1 - config.pos_conv_kernel % 2) * config.pos_conv_depth
         * dim * dim // config.pos_conv_groups * config.pos_conv_kernel,
         "attention": 0,
         "feed_forward": 0,
     }  # fmt: skip
-    for layer in spec.layers:
-        counts = LayerCounts.of(layer)
-        parts["attention"] += frames * layer_weights(dim, counts, ATTENTION_MAPS)
-        width = padded_width([len(head.qk) for head in layer.heads]) + padded_width([len(head.vo) for head in layer.heads])
-        parts["attention"] += frames * frames * len(layer.heads) * width
+    for layer in counts.layers:
+        parts["attention"] += frames * layer_weights(dim, layer, ATTENTION_MAPS) + frames * frames * layer.products
         if config.gated_position and config.relative_position:
-            parts["attention"] += frames * len(layer.heads) * config.head_dim * 8
-        parts["feed_forward"] += frames * layer_weights(dim, counts, FEED_FORWARD_MAPS)
+            parts["attention"] += frames * layer.heads * config.head_dim * 8
+        parts["feed_forward"] += frames * layer_weights(dim, layer, FEED_FORWARD_MAPS)
     return parts

@@ -1,14 +1,14 @@
 """The expected structure under gates, and how far given gates can go."""
 
-import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from s3prl_pruned.gates.attach import GateConfig, GateSet
-from s3prl_pruned.gates.hard_concrete import keep_probability
-from s3prl_pruned.models.spec import EncoderConfig, LayerSpec
-from s3prl_pruned.sparsity.counts import LayerCounts, layer_weights, sparsity
+from s3prl_pruned.gates.self_pinching import PinchedDraw, SelfPinchingConfig
+from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, LayerSpec
+from s3prl_pruned.sparsity.counts import EncoderCounts, LayerCounts, sparsity, weights
 
 
 def expected_counts(layer: LayerSpec, probabilities: dict[str, Tensor]) -> LayerCounts:
@@ -16,7 +16,8 @@ def expected_counts(layer: LayerSpec, probabilities: dict[str, Tensor]) -> Layer
 
     Args:
         layer: the structure that the gates are attached to.
-        probabilities: P(z > 0) per slot name (`z_mha` (1,), `z_qk` (sum of qk dims,), ...); an absent slot is 1.
+        probabilities: P(z > 0) per slot name (`z_mha` (1,), `z_qk` (sum of qk dims,), ...); an absent slot is 1. Of single
+            weights, under `attention_weights` and `ffn_weights`; they count as the share of the dimensions that they are.
 
     Returns:
         LayerCounts of scalar tensors (of ints where no gate acts).
@@ -27,13 +28,16 @@ def expected_counts(layer: LayerSpec, probabilities: dict[str, Tensor]) -> Layer
         if head is not None:
             repeats = torch.tensor(per_head, device=head.device)
             kept = kept * head.repeat_interleave(repeats, output_size=sum(per_head))
-        return _total(kept, sum(per_head)) * _total(probabilities.get("z_mha", 1), 1)
+        return _total(kept, sum(per_head)) * _total(probabilities.get("z_mha", 1), 1) * share("attention_weights")
+
+    def share(kind: str) -> Tensor | int:
+        return probabilities[kind].mean() if kind in probabilities else 1
 
     ffn = _total(probabilities.get("z_int", 1), len(layer.ffn))
     return LayerCounts(
         qk=dims([len(head.qk) for head in layer.heads], "z_qk"),
         vo=dims([len(head.vo) for head in layer.heads], "z_vo"),
-        ffn=ffn * _total(probabilities.get("z_ffn", 1), 1),
+        ffn=ffn * _total(probabilities.get("z_ffn", 1), 1) * share("ffn_weights"),
     )
 
 
@@ -42,24 +46,46 @@ def _total(probability: Tensor | int, num: int) -> Tensor | int:
     return probability.sum() if isinstance(probability, Tensor) else probability * num
 
 
-def expected_sparsity(gates: GateSet, config: EncoderConfig) -> Tensor:
+def expected_encoder(gates: GateSet | PinchedDraw, config: EncoderConfig) -> EncoderCounts:
+    """Expected counts of a whole encoder under its gates, with a gradient to every log_alpha."""
+    channels = gates.channel_probabilities()
+    whole = [len(kept) for kept in gates.spec.channels_of(config)]
+    return EncoderCounts(
+        layers=[expected_counts(layer, gates.keep_probabilities(i)) for i, layer in enumerate(gates.spec.layers)],
+        channels=[channels[i].sum() if i in channels else size for i, size in enumerate(whole)],
+        with_cnn=bool(channels) or gates.spec.channels is not None,
+    )
+
+
+def expected_sparsity(gates: GateSet | PinchedDraw, config: EncoderConfig) -> Tensor:
     """Expected sparsity of an encoder under its gates: a scalar in [0, 1) with a gradient to every log_alpha."""
-    kept = sum(
-        layer_weights(config.embed_dim, expected_counts(layer, gates.keep_probabilities(i)))
-        for i, layer in enumerate(gates.spec.layers)
-    )
-    return sparsity(kept, config)
+    counts = expected_encoder(gates, config)
+    return sparsity(weights(config, counts), config, with_cnn=counts.with_cnn)
 
 
-def reachable_sparsity(config: EncoderConfig, gate_config: GateConfig) -> float:
-    """The largest expected sparsity of a dense model that gates of these kinds reach, all at their lower limit."""
-    lowest = float(keep_probability(torch.tensor(-gate_config.max_log_alpha)))
+def reachable_sparsity(
+    config: EncoderConfig, gate_config: GateConfig | SelfPinchingConfig, spec: CompactSpec | None = None
+) -> float:
+    """The largest expected sparsity that gates of these kinds reach, all at their lower limit.
 
-    def kept(*kinds: str) -> float:
-        return math.prod(lowest for kind in kinds if kind in gate_config.kinds)
+    Args:
+        config: the encoder's dense shape.
+        gate_config: which gates.
+        spec: what the encoder has left; None is everything.
+    """
+    spec = spec or CompactSpec.dense(config)
+    if isinstance(gate_config, SelfPinchingConfig):
+        return _reachable_by_pinching(config, gate_config, spec)
+    lowest = replace(gate_config, initial_log_alpha=-gate_config.max_log_alpha)
+    with torch.no_grad():
+        return float(expected_sparsity(GateSet(spec, lowest, config), config))
 
-    dims = config.num_heads * config.head_dim
-    counts = LayerCounts(
-        qk=dims * kept("mha", "qk", "head"), vo=dims * kept("mha", "vo", "head"), ffn=config.ffn_dim * kept("ffn", "int")
-    )
-    return sparsity(config.num_layers * layer_weights(config.embed_dim, counts), config)
+
+def _reachable_by_pinching(config: EncoderConfig, gate_config: SelfPinchingConfig, spec: CompactSpec) -> float:
+    """Every unit of the kinds gone."""
+    gone = {"head": {"qk": 0, "vo": 0}, "int": {"ffn": 0}}
+    gone |= {"attention_weights": gone["head"], "ffn_weights": gone["int"]}
+    changes = {name: 0 for kind in gate_config.kinds for name in gone[kind]}
+    counts = EncoderCounts.of(config, spec)
+    left = replace(counts, layers=[replace(layer, **changes) for layer in counts.layers])
+    return sparsity(weights(config, left), config, with_cnn=counts.with_cnn)

@@ -33,7 +33,10 @@ def folder(encoder, tmp_path):
 NOTHING = LayerSpec(attention=False, heads=(), feed_forward=False, ffn=())
 
 
-@pytest.mark.parametrize("spec", [None, random_spec(tiny_large(), seed=1), CompactSpec(layers=(NOTHING,) * 3)])
+PRUNED_CNN = random_spec(tiny_large(), seed=2, channels=True)
+
+
+@pytest.mark.parametrize("spec", [None, random_spec(tiny_large(), seed=1), CompactSpec(layers=(NOTHING,) * 3), PRUNED_CNN])
 def test_what_is_saved_is_loaded_to_the_bit(spec, tmp_path):
     encoder = random_encoder(tiny_large(), seed=0, spec=spec)
     save_encoder(tmp_path / "export", encoder, PROVENANCE)
@@ -81,6 +84,23 @@ def test_the_card_states_what_the_model_is(folder, encoder):
     assert "- teacher.name: random" in card and "- step: 3" in card
 
 
+def test_the_card_of_a_pruned_cnn_counts_it(tmp_path):
+    encoder = random_encoder(tiny_large(), seed=0, spec=PRUNED_CNN)
+    save_encoder(tmp_path / "export", encoder, PROVENANCE)
+    card = (tmp_path / "export" / "README.md").read_text()
+    kept = ", ".join(f"{len(k)} of {c}" for k, (c, _, _) in zip(PRUNED_CNN.channels, encoder.config.conv_layers))
+    assert f"Channels of the CNN's layers: {kept}." in card and "matrices and of the CNN." in card
+    state = encoder.state_dict()
+    names = [n for n in state if re.search(r"(q_proj|k_proj|v_proj|out_proj|fc1|fc2|conv|projection.projection)\.weight$", n)]
+    names = [n for n in names if not n.startswith("positional")]
+    row = next(line for line in card.splitlines() if line.startswith("| prunable weights"))
+    assert row.split("|")[3].strip() == f"{sum(state[n].numel() for n in names):,}"
+
+
+def test_exports_with_a_whole_cnn_are_as_they_were_before_it_could_be_pruned(folder):
+    assert json.loads((folder / "config.json").read_text())["spec"].keys() == {"layers"}
+
+
 def test_an_export_is_never_overwritten(folder, encoder):
     before = model_hash(folder)
     with pytest.raises(UserError, match="exists already, and an export never overwrites"):
@@ -116,6 +136,8 @@ def edit(folder, change):
         (lambda c: c["spec"]["layers"][0].update(ffn="all"), r"layers\[0\].ffn: must be a list"),
         (lambda c: c["encoder"].update(ffn_dim=10), "ffn of the spec must be ascending indices below 10"),
         (lambda c: c["encoder"].update(pos_conv_kernel=9), "model.safetensors does not fit config.json"),
+        (lambda c: c["spec"].update(channels=[[0, 1]] * 5), "model.safetensors does not fit config.json"),
+        (lambda c: c["spec"].update(channels=[[0], [1]]), "the spec has 2 CNN layers, but the encoder has 5"),
     ],
 )
 def test_a_configuration_that_does_not_fit_is_refused(change, message, folder):

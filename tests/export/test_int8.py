@@ -95,12 +95,14 @@ def test_a_whole_encoder_stays_near_its_fp32_self(structure):
 
 
 @torch.no_grad()
-def test_ragged_heads_and_empty_sublayers_are_quantised_too():
-    config = tiny_base(embed_dim=64, ffn_dim=96)
+def test_ragged_heads_channels_and_empty_sublayers_are_quantised_too():
+    config = tiny_base(embed_dim=64, ffn_dim=96, conv_layers=((24, 10, 5), (40, 3, 2), (40, 2, 2)))
     for seed in range(4):
-        encoder = random_encoder(config, seed=seed, spec=random_spec(config, seed=seed))
-        states = quantize_int8(encoder)(torch.randn(1, 2000)).hidden_states
-        assert all(torch.isfinite(state).all() for state in states)
+        encoder = random_encoder(config, seed=seed, spec=random_spec(config, seed=seed, channels=seed > 0))
+        wavs = torch.randn(1, 2000)
+        found, expected = quantize_int8(encoder)(wavs).hidden_states, encoder(wavs).hidden_states
+        assert all(torch.isfinite(state).all() for state in found)
+        assert float((found[0] - expected[0]).norm() / expected[0].norm()) < WHOLE_MODEL_ERROR  # CNN and projection
 
 
 def test_the_source_is_left_as_it_is_and_nothing_warns():

@@ -7,15 +7,25 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from s3prl_pruned.config import UserError
 from s3prl_pruned.export.masks import export_compact, fold, surviving_spec
 from s3prl_pruned.models.compact import compact
-from s3prl_pruned.models.dummies import random_encoder, random_masks, random_spec, tiny_base, tiny_large
+from s3prl_pruned.models.dummies import (
+    random_conv_masks,
+    random_encoder,
+    random_masks,
+    random_spec,
+    tiny_base,
+    tiny_families,
+    tiny_large,
+)
 from s3prl_pruned.models.encoder import LayerMasks
 from s3prl_pruned.models.spec import CompactSpec, LayerSpec
 
 FP32, FP64 = 2e-5, 1e-9
 FULL, NO_FAHP = ("mha", "qk", "vo", "ffn", "int"), ("mha", "head", "ffn", "int")
 CONFIGS = {"base": tiny_base(), "large": tiny_large()}
+FAMILIES = tiny_families()
 WAVS = 0.3 * torch.randn(2, 1600, generator=torch.Generator().manual_seed(0))
 BATCHES = [(WAVS[:1], None), (WAVS, torch.tensor([1600, 1111]))]
 
@@ -37,17 +47,18 @@ def largest(relative_differences):
     return compare
 
 
-def export_and_mask(encoder, masks):
+def export_and_mask(encoder, masks, conv_masks=None):
     """The exported encoder, and the dense one with the masks in its slots."""
-    small = export_compact(encoder, masks, surviving_spec(encoder.spec, masks))
-    encoder.set_masks(masks)
+    spec = surviving_spec(encoder.spec, masks, conv_masks, shape=encoder.config)
+    small = export_compact(encoder, masks, spec, conv_masks)
+    encoder.set_masks(masks, conv_masks)
     return small, encoder
 
 
-def check(encoder, masks, largest):
+def check(encoder, masks, largest, conv_masks=None):
     exact = copy.deepcopy(encoder).double()
-    assert largest(*export_and_mask(exact, masks)) <= FP64
-    small, masked = export_and_mask(encoder, masks)
+    assert largest(*export_and_mask(exact, masks, conv_masks)) <= FP64
+    small, masked = export_and_mask(encoder, masks, conv_masks)
     assert largest(small, masked) <= FP32
     return small
 
@@ -63,6 +74,38 @@ def test_random_ragged_soft_masks(largest, seed, config, kinds, pruned_before):
     spec = random_spec(config, seed=seed) if pruned_before else None
     encoder = random_encoder(config, seed=seed, spec=spec)
     check(encoder, random_masks(encoder.spec, seed=seed, kinds=kinds), largest)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 100_000),
+    name=st.sampled_from(sorted(FAMILIES)),
+    kinds=st.sampled_from([FULL, NO_FAHP, ()]),
+    pruned_before=st.booleans(),
+)
+def test_random_ragged_channels_of_every_family(largest, seed, name, kinds, pruned_before):
+    config = FAMILIES[name]
+    encoder = random_encoder(config, seed=seed, spec=random_spec(config, seed=seed, channels=True) if pruned_before else None)
+    masks = random_masks(encoder.spec, seed=seed, kinds=kinds)
+    conv_masks = random_conv_masks(encoder.spec, config, seed=seed)
+    small = check(encoder, masks, largest, conv_masks)
+    kept = [int((z != 0).sum()) for z in conv_masks.values()]
+    assert [layer.conv.out_channels for layer in small.feature_extractor.layers] == kept
+
+
+def test_channels_as_wide_as_the_residual_stream_stay(largest):
+    config = tiny_base(embed_dim=12, num_heads=2)
+    encoder = random_encoder(config, seed=0)
+    small = check(encoder, random_masks(encoder.spec, seed=0), largest, random_conv_masks(encoder.spec, config, seed=0))
+    assert small.feature_projection.projection is None and len(small.spec.channels[-1]) == 12
+
+
+def test_masks_that_leave_no_channel_of_a_layer_are_refused():
+    encoder = random_encoder(tiny_base(), seed=0)
+    conv_masks = random_conv_masks(encoder.spec, encoder.config, seed=0)
+    conv_masks[2].zero_()
+    with pytest.raises(UserError, match="CNN layer 2 of the spec keeps no channel"):
+        export_and_mask(encoder, [LayerMasks()] * 3, conv_masks)
 
 
 def zeroed(name):
@@ -222,9 +265,34 @@ class TestTheComparisonSees:
             layer.attention.scale = 3**-0.5
         assert largest(small, masked) > 1000 * FP32
 
+    def test_norms_over_channels_that_are_gone(self, encoder, largest):
+        """What peers do: in the masked model, statistics over all channels."""
+        small, masked = export_and_mask(encoder, [LayerMasks()] * 3, random_conv_masks(encoder.spec, encoder.config, seed=1))
+        parts = [masked.feature_projection]
+        if encoder.config.extractor_mode == "layer_norm":
+            parts.append(masked.feature_extractor.layers[1])
+        for part in parts:
+            z = part.z_conv
+            assert 0 < (z != 0).sum() < len(z)
+            part.z_conv = z.clamp(min=1e-9)  # hardly heard, but counted
+            assert largest(small, masked) > 1000 * FP32
+            part.z_conv = z
+        assert largest(small, masked) <= FP32
+
+    def test_a_soft_channel_that_is_folded_before_the_projections_norm(self, encoder, largest):
+        """Peers' order: the norm would take the factor out again."""
+        small, masked = export_and_mask(encoder, [LayerMasks()] * 3, random_conv_masks(encoder.spec, encoder.config, seed=1))
+        z = masked.feature_projection.z_conv
+        masked.feature_projection.z_conv = (z != 0).float()
+        masked.feature_extractor.register_forward_hook(lambda module, given, features: features * z)
+        assert largest(small, masked) > 1000 * FP32
+
     def test_every_parameter_of_the_smaller_model(self, encoder, largest):
         masks = soft_masks(encoder, "one head's values")
-        small, masked = export_and_mask(encoder, masks)
+        conv_masks = {i: torch.linspace(0.3, 1, size) for i, size in enumerate(encoder.spec.conv_mask_sizes(encoder.config))}
+        for z in conv_masks.values():  # a norm over one channel alone would hide what is before it
+            z[::3] = 0
+        small, masked = export_and_mask(encoder, masks, conv_masks)
         invisible = [n for n, _ in small.named_parameters() if n == "mask_embedding" or n.endswith("k_proj.bias")]
         blind = []
         for name, parameter in small.named_parameters():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from s3prl_pruned.config import UserError, from_dict
-from s3prl_pruned.gates.attach import KINDS, GateConfig, GateSet
+from s3prl_pruned.gates.attach import KINDS, LAYER_KINDS, GateConfig, GateSet
 from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_base
 from s3prl_pruned.models.spec import CompactSpec, LayerSpec
 
@@ -14,7 +14,7 @@ NO_FAHP = ("mha", "head", "ffn", "int")
 
 
 def gates(spec=DENSE, **changes):
-    return GateSet(spec, GateConfig(**changes))
+    return GateSet(spec, GateConfig(**changes), CONFIG)
 
 
 def spread(gate_set, seed=0):
@@ -30,7 +30,7 @@ def draw(gate_set, seed=0):
     return gate_set.draw(torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("kinds", [GateConfig().kinds, NO_FAHP, KINDS, ("int",)])
+@pytest.mark.parametrize("kinds", [GateConfig().kinds, NO_FAHP, LAYER_KINDS, ("int",)])
 def test_every_mask_of_the_table_has_its_shape(kinds):
     h, k, f = CONFIG.num_heads, CONFIG.head_dim, CONFIG.ffn_dim
     table = {"mha": 1, "qk": h * k, "vo": h * k, "head": h, "ffn": 1, "int": f}  # eq. 3
@@ -39,12 +39,46 @@ def test_every_mask_of_the_table_has_its_shape(kinds):
         assert shapes == {kind: (table[kind],) for kind in kinds}
 
 
+def test_each_layer_of_the_cnn_has_a_mask_per_channel_and_filling_puts_them_where_they_act():
+    step, encoder = draw(spread(gates(kinds=KINDS))), random_encoder(CONFIG, seed=0)
+    assert {i: len(z) for i, z in step.conv_masks.items()} == {i: c for i, (c, _, _) in enumerate(CONFIG.conv_layers)}
+    step.fill(encoder)
+    slots = [layer.z_conv for layer in encoder.feature_extractor.layers]
+    assert all(slot is step.conv_masks[i] for i, slot in enumerate(slots))
+    assert encoder.feature_projection.z_conv is slots[-1]
+    assert step.averages()["z_conv"] == pytest.approx([float(z.detach().mean()) for z in slots])
+    step.empty(encoder)
+    assert {layer.z_conv for layer in encoder.feature_extractor.layers} == {None} == {encoder.feature_projection.z_conv}
+    assert draw(gates()).conv_masks == {}
+
+
+def test_without_a_projection_the_last_channels_have_no_gates():
+    config = tiny_base(embed_dim=12)
+    gate_set = GateSet(CompactSpec.dense(config), GateConfig(kinds=("conv",)), config)
+    assert [(i, name) for i, name, _ in gate_set.items()] == [(i, "z_conv") for i in range(4)]
+
+
+@pytest.mark.parametrize("mult", [0.0, 0.1])
+def test_masks_of_the_cnn_get_their_whole_gradient_whatever_its_weights_get(mult):
+    gradients, wavs = [], 0.3 * torch.randn(2, 900, generator=torch.Generator().manual_seed(0))
+    for feature_grad_mult in (1.0, mult):
+        config = tiny_base(feature_grad_mult=feature_grad_mult)
+        gate_set, encoder = spread(gates(kinds=("conv",))), random_encoder(config, seed=0).train()
+        step = draw(gate_set)
+        step.fill(encoder)
+        encoder(wavs).hidden_states[-1].square().sum().backward()
+        gradients.append((step.gradients(), encoder.feature_extractor.layers[1].conv.weight.grad))
+    (masks, weight), (same, scaled) = gradients
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(masks, same)) and masks[0].abs().sum() > 0
+    assert scaled is None if mult == 0 else torch.allclose(scaled, mult * weight, rtol=1e-4, atol=1e-7)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_gates_fit_a_model_that_is_already_pruned(seed):
-    spec = random_spec(CONFIG, seed=seed)
+    spec = random_spec(CONFIG, seed=seed, channels=seed > 1)
     encoder = random_encoder(CONFIG, seed=0, spec=spec)
-    for kinds in (GateConfig().kinds, NO_FAHP):
-        encoder.set_masks(draw(spread(gates(spec, kinds=kinds))).masks)
+    for kinds in (GateConfig().kinds, NO_FAHP, KINDS):
+        draw(spread(gates(spec, kinds=kinds))).fill(encoder)
         assert torch.isfinite(encoder(torch.randn(1, 800)).hidden_states[-1]).all()
 
 

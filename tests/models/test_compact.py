@@ -40,8 +40,11 @@ def within(spec, config, *, seed):
             ffn=tuple(d for d in old.ffn if d in other.ffn),
         )
 
-    other = random_spec(config, seed=seed)
-    return CompactSpec(layers=tuple(layer(*pair) for pair in zip(spec.layers, other.layers)))
+    other = random_spec(config, seed=seed, channels=spec.channels is not None)
+    channels = spec.channels and tuple(
+        tuple(c for c in old if c in new) or old[:1] for old, new in zip(spec.channels, other.channels)
+    )
+    return CompactSpec(layers=tuple(layer(*pair) for pair in zip(spec.layers, other.layers)), channels=channels)
 
 
 def test_keeping_everything_is_a_copy_that_shares_nothing():
@@ -54,10 +57,10 @@ def test_keeping_everything_is_a_copy_that_shares_nothing():
 
 
 @settings(max_examples=15, deadline=None)
-@given(seed=st.integers(0, 10_000))
-def test_slicing_twice_is_slicing_once(seed):
+@given(seed=st.integers(0, 10_000), channels=st.booleans())
+def test_slicing_twice_is_slicing_once(seed, channels):
     encoder = random_encoder(CONFIG, seed=1)
-    first = random_spec(CONFIG, seed=seed)
+    first = random_spec(CONFIG, seed=seed, channels=channels)
     second = within(first, CONFIG, seed=seed + 1)
     once = compact(encoder, first)
     assert states_equal(compact(once, first), once)
@@ -89,6 +92,28 @@ def test_every_weight_stands_at_its_original_index():
             assert torch.equal(mine.feed_forward.fc2.weight[:, i], dense.feed_forward.fc2.weight[:, d])
             checked += 1
     assert checked > 10
+
+
+@pytest.mark.parametrize("config", [tiny_base(), tiny_large(conv_bias=True)], ids=["base", "large"])
+def test_every_channel_stands_at_its_original_index(config):
+    encoder = random_encoder(config, seed=2)
+    spec = random_spec(config, seed=3, channels=True)
+    small, before = compact(encoder, spec), (0,)
+    assert {len(kept) for kept in spec.channels} != {1}
+    for kept, mine, dense in zip(spec.channels, small.feature_extractor.layers, encoder.feature_extractor.layers, strict=True):
+        for i, c in enumerate(kept):
+            for j, b in enumerate(before):
+                assert torch.equal(mine.conv.weight[i, j], dense.conv.weight[c, b])
+            if config.conv_bias:
+                assert mine.conv.bias[i] == dense.conv.bias[c]
+            if dense.norm is not None:
+                assert mine.norm.weight[i] == dense.norm.weight[c] and mine.norm.bias[i] == dense.norm.bias[c]
+        before = kept
+    mine, dense = small.feature_projection, encoder.feature_projection
+    for i, c in enumerate(before):
+        assert mine.layer_norm.weight[i] == dense.layer_norm.weight[c] and mine.layer_norm.bias[i] == dense.layer_norm.bias[c]
+        assert torch.equal(mine.projection.weight[:, i], dense.projection.weight[:, c])
+    assert torch.equal(mine.projection.bias, dense.projection.bias)
 
 
 def test_type_and_mode_are_kept_and_slots_are_empty():

@@ -41,7 +41,7 @@ def worst(found, expected):
 @given(seed=st.integers(0, 10_000), shape=st.sampled_from(sorted(SHAPES)), samples=st.integers(200, 3000), padded=st.booleans())
 def test_every_structure_and_length_in_float64(seed, shape, samples, padded):
     config = SHAPES[shape]
-    encoder = random_encoder(config, seed=seed, spec=random_spec(config, seed=seed)).double()
+    encoder = random_encoder(config, seed=seed, spec=random_spec(config, seed=seed, channels=seed % 2 == 1)).double()
     lengths = torch.tensor([samples, max(150, samples // 2)]) if padded else None
     wavs = torch.randn(2, samples, generator=torch.Generator().manual_seed(seed)).double()
     assert worst(*both_paths(encoder, wavs, lengths)) < 1e-9
@@ -73,7 +73,7 @@ def test_a_perturbed_weight_is_seen():
 @pytest.mark.parametrize("seconds", [0.025, 0.3, 1.0, 1.4, 5.2])
 def test_true_kernels_at_lengths_on_both_sides_of_the_table(seconds):
     config = families.embedded_size("wavlm")
-    encoder = SpeechEncoder(config, random_spec(config, seed=1)).double().eval()
+    encoder = SpeechEncoder(config, random_spec(config, seed=1, channels=seconds < 1)).double().eval()
     torch.nn.init.normal_(encoder.positional_convolution.conv.bias)
     wavs = torch.randn(1, round(16000 * seconds)).double()
     assert worst(*both_paths(encoder, wavs, None, paths.PATHS)) < 1e-9

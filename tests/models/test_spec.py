@@ -19,9 +19,13 @@ def only(**changes):
     return CompactSpec(layers=(replace(DENSE, **changes),))
 
 
+def channels(*kept):
+    return CompactSpec(layers=(DENSE,), channels=kept)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_a_structure_survives_json(seed):
-    spec = random_spec(tiny_base(), seed=seed)
+    spec = random_spec(tiny_base(), seed=seed, channels=seed > 2)
     for plain in (spec.to_dict(), to_dict(spec)):
         back = from_dict(CompactSpec, json.loads(json.dumps(plain)), "config.json")
         assert back == spec
@@ -47,6 +51,10 @@ def test_a_configuration_survives_json():
         (only(attention=False), "layer 0 of the spec keeps dimensions of a sublayer that it removes"),
         (only(feed_forward=False), "layer 0 of the spec keeps dimensions of a sublayer that it removes"),
         (CompactSpec(layers=(DENSE, DENSE)), "the spec has 2 layers, but the encoder has 1"),
+        (channels((0, 1)), "the spec has 1 CNN layers, but the encoder has 5"),
+        (channels((0, 8), *[(0,)] * 4), "CNN layer 0 channels of the spec must be ascending indices below 8"),
+        (channels((1, 0), *[(0,)] * 4), "CNN layer 0 channels of the spec must be ascending"),
+        (channels(*[(0,)] * 4, ()), "CNN layer 4 of the spec keeps no channel, and at least one must stay"),
     ],
 )
 def test_a_structure_that_does_not_fit_is_refused(spec, message):
@@ -71,6 +79,17 @@ def test_a_structure_that_does_not_fit_is_refused(spec, message):
 def test_a_shape_that_cannot_be_is_refused(changes, message):
     with pytest.raises(UserError, match=message):
         SpeechEncoder(tiny_base(**changes))
+
+
+def test_the_last_channels_stay_where_nothing_could_read_fewer():
+    """As wide as the residual stream, there is no projection."""
+    config = tiny_base(num_layers=1, embed_dim=12)
+    assert CompactSpec.dense(config).conv_mask_sizes(config) == (8, 10, 10, 12, 0)
+    assert CompactSpec.dense(CONFIG).conv_mask_sizes(CONFIG) == (8, 10, 10, 12, 12)
+    layers = CompactSpec.dense(config).layers
+    with pytest.raises(UserError, match="keeps 1 channels of the last CNN layer, but without a projection behind it all 12"):
+        SpeechEncoder(config, CompactSpec(layers=layers, channels=((0,),) * 5))
+    SpeechEncoder(config, CompactSpec(layers=layers, channels=(*((0,),) * 4, tuple(range(12)))))
 
 
 def test_masks_of_a_layer_are_counted_per_kind():

@@ -12,7 +12,15 @@ from s3prl_pruned.models.dummies import random_spec, tiny_base, tiny_large
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.fast.paths import reference_path
 from s3prl_pruned.models.spec import CompactSpec, LayerSpec
-from s3prl_pruned.sparsity.counts import macs, num_frames, parameters, prunable_weights, realised_sparsity
+from s3prl_pruned.sparsity.counts import (
+    EncoderCounts,
+    macs,
+    num_frames,
+    parameters,
+    prunable_weights,
+    realised_sparsity,
+    weights,
+)
 
 NOTHING = LayerSpec(attention=False, heads=(), feed_forward=False, ffn=())
 CONFIGS = [
@@ -50,7 +58,7 @@ def numel_by_part(encoder):
 @settings(max_examples=40, deadline=None)
 @given(config=configs, seed=seeds)
 def test_parameters_by_part_are_those_of_the_model(config, seed):
-    spec = random_spec(config, seed=seed)
+    spec = random_spec(config, seed=seed, channels=seed % 2 == 1)
     counts = parameters(config, spec)
     with torch.device("meta"):
         encoder = SpeechEncoder(config, spec)
@@ -95,6 +103,32 @@ def test_the_papers_own_count():
 
 @settings(max_examples=25, deadline=None)
 @given(config=configs, seed=seeds)
+def test_weights_of_a_pruned_cnn_count_beside_those_of_the_six_matrices(config, seed):
+    spec = random_spec(config, seed=seed, channels=True)
+    counted = []
+    for kept in (spec, CompactSpec(layers=CompactSpec.dense(config).layers)):
+        with torch.device("meta"):
+            modules = dict(SpeechEncoder(config, kept).named_modules())
+        cnn = ("feature_extractor", "feature_projection")
+        parts = [m for n, m in modules.items() if n.startswith(cnn) and isinstance(m, (torch.nn.Conv1d, torch.nn.Linear))]
+        layers = CompactSpec(layers=kept.layers)  # the same layers, the CNN not counted
+        counted.append(prunable_weights(config, layers) + sum(m.weight.numel() for m in parts))
+    assert prunable_weights(config, spec) == counted[0]
+    assert realised_sparsity(config, spec) == pytest.approx(1 - counted[0] / counted[1])
+
+
+def test_base_with_its_cnn_has_another_whole():
+    """84,934,656 of the paper, convolutions 10 x 512 + 4 x 3 x 512^2 + 2 x 2 x 512^2, projection 512 x 768."""
+    base = families.wavlm_base()
+    whole = 84_934_656 + 5_120 + 16 * 512**2 + 512 * 768
+    assert weights(base, EncoderCounts.dense(base, with_cnn=True)) == whole
+    assert weights(base, EncoderCounts.dense(base, with_cnn=False)) == 84_934_656
+    half = CompactSpec(layers=CompactSpec.dense(base).layers, channels=(tuple(range(256)),) * 7)
+    assert realised_sparsity(base, half) == pytest.approx((2_560 + 12 * 512**2 + 256 * 768) / whole)
+
+
+@settings(max_examples=25, deadline=None)
+@given(config=configs, seed=seeds)
 def test_weights_are_those_of_the_six_matrices(config, seed):
     spec = random_spec(config, seed=seed)
     with torch.device("meta"):
@@ -133,7 +167,7 @@ def counted_by_torch(encoder, num_samples):
 @settings(max_examples=25, deadline=None)
 @given(config=configs, seed=seeds, num_samples=st.integers(100, 3000))
 def test_macs_are_those_that_pytorch_counts(config, seed, num_samples):
-    spec = random_spec(config, seed=seed)
+    spec = random_spec(config, seed=seed, channels=seed % 2 == 1)
     encoder = SpeechEncoder(config, spec).eval()
     assert counted_by_torch(encoder, num_samples) == macs(config, spec, num_samples)
 

@@ -5,21 +5,23 @@ from dataclasses import replace
 import pytest
 import torch
 
-from s3prl_pruned.gates.attach import KINDS, GateConfig, GateSet
+from s3prl_pruned.gates.attach import KINDS, LAYER_KINDS, GateConfig, GateSet
 from s3prl_pruned.models import families
 from s3prl_pruned.models.dummies import random_spec, tiny_base
 from s3prl_pruned.models.spec import CompactSpec
-from s3prl_pruned.sparsity.counts import LayerCounts, realised_sparsity
+from s3prl_pruned.sparsity.counts import LayerCounts, prunable_weights, realised_sparsity
 from s3prl_pruned.sparsity.expected import expected_counts, expected_sparsity, reachable_sparsity
 
 CONFIG = tiny_base()
 DENSE = CompactSpec.dense(CONFIG)
+CHANNELS = DENSE.channels_of(CONFIG)
 FULL, NO_FAHP = GateConfig().kinds, ("mha", "head", "ffn", "int")
-MIXTURES = [FULL, NO_FAHP, KINDS, ("mha", "ffn"), ("qk",), ("head", "vo", "int"), ("head",)]
+MIXTURES = [FULL, NO_FAHP, LAYER_KINDS, ("mha", "ffn"), ("qk",), ("head", "vo", "int"), ("head",)]
+WITH_CNN = [KINDS, ("head", "int", "conv"), ("conv",)]
 
 
 def gates(spec=DENSE, *, kinds=FULL, log_alphas=None):
-    gate_set = GateSet(spec, GateConfig(kinds=kinds))
+    gate_set = GateSet(spec, GateConfig(kinds=kinds), CONFIG)
     with torch.no_grad():
         for i, name, gate in gate_set.items():
             gate.log_alpha.copy_(log_alphas(i, name, gate.log_alpha.shape))
@@ -31,26 +33,30 @@ def at_random(seed, scale=1.5):
     return lambda i, name, shape: torch.randn(shape, generator=generator) * scale
 
 
+@pytest.mark.parametrize("with_cnn", [False, True])
 @pytest.mark.parametrize("seed", range(8))
-def test_sure_gates_expect_what_the_structure_that_they_name_has(seed):
+def test_sure_gates_expect_what_the_structure_that_they_name_has(seed, with_cnn):
     """P in {0, 1}: the expected and the realised sparsity of one structure are one number."""
-    kept = random_spec(CONFIG, seed=seed)
+    kept = random_spec(CONFIG, seed=seed, channels=with_cnn)
 
     def sure(i, name, shape):
-        layer, h, k = kept.layers[i], CONFIG.num_heads, CONFIG.head_dim
+        h, k = CONFIG.num_heads, CONFIG.head_dim
+        layer, channels = (kept.layers[0], kept.channels[i]) if name == "z_conv" else (kept.layers[i], ())
         alive = {
+            "z_conv": list(channels),
             "z_mha": [0] if layer.attention else [],
             "z_ffn": [0] if layer.feed_forward else [],
             "z_int": list(layer.ffn),
             "z_qk": [head.index * k + d for head in layer.heads for d in head.qk],
             "z_vo": [head.index * k + d for head in layer.heads for d in head.vo],
         }[name]
-        assert shape == ({"z_mha": 1, "z_ffn": 1, "z_int": CONFIG.ffn_dim}.get(name, h * k),)
+        sizes = {"z_mha": 1, "z_ffn": 1, "z_int": CONFIG.ffn_dim, "z_conv": len(CHANNELS[i])}
+        assert shape == (sizes.get(name, h * k),)
         values = torch.full(shape, -50.0)
         values[alive] = 50.0
         return values
 
-    expected = expected_sparsity(gates(log_alphas=sure), CONFIG)
+    expected = expected_sparsity(gates(kinds=(*FULL, *["conv"] * with_cnn), log_alphas=sure), CONFIG)
     assert float(expected.detach()) == pytest.approx(realised_sparsity(CONFIG, kept), abs=1e-6)
 
 
@@ -86,7 +92,7 @@ def test_expected_counts_are_the_sum_over_single_weights(kinds):
 
 
 def test_the_expectation_is_the_mean_over_draws():
-    gate_set = gates(kinds=KINDS, log_alphas=at_random(1))
+    gate_set = gates(kinds=LAYER_KINDS, log_alphas=at_random(1))
     generator, kept = torch.Generator().manual_seed(0), []
     h, k = CONFIG.num_heads, CONFIG.head_dim
     for _ in range(1500):
@@ -106,7 +112,19 @@ def test_the_expectation_is_the_mean_over_draws():
     assert abs(float(expected_sparsity(gate_set, CONFIG).detach()) - (1 - float(kept.mean()) / whole)) < bound
 
 
-@pytest.mark.parametrize("kinds", MIXTURES, ids="-".join)
+def test_expected_weights_of_the_cnn_are_the_sum_over_single_weights():
+    """P of a weight's two channels multiplied, over every convolution and the projection, in float64."""
+    gate_set = gates(kinds=("conv",), log_alphas=at_random(3))
+    p = [torch.ones(1, dtype=torch.float64), *(gate.keep_probability().detach().double() for _, _, gate in gate_set.items())]
+    p.append(torch.ones(CONFIG.embed_dim, dtype=torch.float64))
+    kernels = [*(kernel for _, kernel, _ in CONFIG.conv_layers), 1]
+    kept = sum(float((after[:, None] * before).sum()) * kernel for before, after, kernel in zip(p, p[1:], kernels))
+    whole = sum(len(after) * len(before) * kernel for before, after, kernel in zip(p, p[1:], kernels))
+    layers = prunable_weights(CONFIG, DENSE)
+    assert float(expected_sparsity(gate_set, CONFIG).detach()) == pytest.approx(1 - (layers + kept) / (layers + whole), abs=1e-6)
+
+
+@pytest.mark.parametrize("kinds", MIXTURES + WITH_CNN, ids="-".join)
 def test_every_gate_feels_the_sparsity(kinds):
     gate_set = gates(kinds=kinds, log_alphas=at_random(2))
     expected_sparsity(gate_set, CONFIG).backward()
@@ -128,7 +146,7 @@ def test_the_expectation_is_computed_where_the_gates_are(kinds):
     assert any(isinstance(n, torch.Tensor) and n.is_meta for n in vars(counts).values())
 
 
-@pytest.mark.parametrize("kinds", MIXTURES, ids="-".join)
+@pytest.mark.parametrize("kinds", MIXTURES + WITH_CNN, ids="-".join)
 @pytest.mark.parametrize("limit", [4.605, 1.0])
 def test_the_reachable_sparsity_is_that_of_gates_at_their_lower_limit(kinds, limit):
     lowest = gates(kinds=kinds, log_alphas=lambda i, name, shape: torch.full(shape, -limit))

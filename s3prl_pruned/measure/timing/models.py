@@ -155,7 +155,7 @@ class Builder:
                 raise UserError(f"{name.text!r}: nothing of a dense model is masked. Take ours:even+masked, or a CompactSpec.")
             encoder = SpeechEncoder(dense.config).eval()
             encoder.load_state_dict(dense.state_dict())
-            encoder.set_masks(masks_of(spec, dense.config))
+            encoder.set_masks(*masks_of(spec, dense.config))
             kept = CompactSpec.dense(dense.config)  # what runs
         else:
             encoder, kept = compact(dense, spec), spec
@@ -284,14 +284,14 @@ def _under_path(encode: Encode, path: str) -> Encode:
 
 def _move_masks(encoder: SpeechEncoder, device: str, dtype: torch.dtype) -> None:
     """Masks are no buffers: they do not follow their encoder by themselves."""
-    for part in (part for layer in encoder.layers for part in (layer.attention, layer.feed_forward) if part is not None):
+    for part in encoder.modules():
         for name, value in vars(part).items():
             if name.startswith("z_") and value is not None:
                 setattr(part, name, value.detach().to(device, dtype))
 
 
-def masks_of(spec: CompactSpec, config: EncoderConfig) -> list[LayerMasks]:
-    """Masks of ones and zeros that make a dense encoder compute what `spec` keeps of it."""
+def masks_of(spec: CompactSpec, config: EncoderConfig) -> tuple[list[LayerMasks], dict[int, Tensor]]:
+    """Masks of ones and zeros that make a dense encoder compute what `spec` keeps of it (`SpeechEncoder.set_masks`)."""
     masks = []
     for layer in spec.layers:
         qk, vo = torch.zeros(2, config.num_heads, config.head_dim)
@@ -302,4 +302,8 @@ def masks_of(spec: CompactSpec, config: EncoderConfig) -> list[LayerMasks]:
         ffn[list(layer.ffn)] = 1
         flags = [torch.tensor([float(flag)]) for flag in (layer.attention, layer.feed_forward)]
         masks.append(LayerMasks(z_mha=flags[0], z_qk=qk.flatten(), z_vo=vo.flatten(), z_ffn=flags[1], z_int=ffn))
-    return masks
+    conv = {}
+    for i, kept in enumerate(spec.channels or ()):
+        conv[i] = torch.zeros(config.conv_layers[i][0])
+        conv[i][list(kept)] = 1
+    return masks, conv

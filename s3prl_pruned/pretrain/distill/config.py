@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass, field
 
+from s3prl_pruned.compressors.config import CompressConfig
 from s3prl_pruned.config import UserError
-from s3prl_pruned.gates.attach import GateConfig
-from s3prl_pruned.models.spec import EncoderConfig
+from s3prl_pruned.gates.attach import GateConfig, GateSet
+from s3prl_pruned.gates.self_pinching import SelfPinchingConfig, SelfPinchingGates
+from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
 from s3prl_pruned.objectives.distill import DistillConfig
+from s3prl_pruned.sparsity.counts import realised_sparsity
 from s3prl_pruned.sparsity.expected import reachable_sparsity
 from s3prl_pruned.sparsity.lagrangian import SparsityConfig
 
@@ -26,7 +29,8 @@ class StudentConfig:
 
     feature_grad_mult: float = 0.1
     """Factor on the gradient into the CNN (DistilHuBERT). The paper is silent. 0 is another, faster recipe: the CNN is
-    frozen, and computed once for teacher and student (`benchmarks/step.py` measures both)."""
+    frozen, and computed once for teacher and student (`benchmarks/step.py` measures both); with gates of the kind `conv`
+    its weights are frozen, but the student's masked pass is its own. Masks always get their whole gradient."""
 
     def validate(self) -> None:
         for name in ("dropout", "attention_dropout", "activation_dropout"):
@@ -47,16 +51,37 @@ class ModelConfig:
     """Dropout and the CNN's gradient."""
     gates: GateConfig = field(default_factory=GateConfig)
     """Masks."""
+    self_pinching: SelfPinchingConfig | None = None
+    """Self-pinching gates (Xu et al. 2025) in the place of `gates`."""
     sparsity: SparsityConfig = field(default_factory=SparsityConfig)
     """Target and schedule."""
+    compress: CompressConfig | None = None
+    """Basic techniques (`compressors/`) in place of gates and their schedule."""
     distill: DistillConfig = field(default_factory=DistillConfig)
     """What is learned from the teacher."""
 
-    def check_target(self, encoder: EncoderConfig) -> None:
-        """Raise UserError when the gates cannot reach the target on this encoder."""
-        reachable = reachable_sparsity(encoder, self.gates)
-        if self.sparsity.target_sparsity > reachable:
-            raise UserError(
-                f"`target_sparsity` is {self.sparsity.target_sparsity}, but gates of the kinds "
-                f"{list(self.gates.kinds)} reach {reachable:.4f} at most on this encoder. Lower it, or add kinds."
-            )
+    def make_gates(self, spec: CompactSpec, shape: EncoderConfig) -> GateSet | SelfPinchingGates:
+        """Gates for an encoder of this dense shape that has `spec` left."""
+        if self.self_pinching is not None:
+            return SelfPinchingGates(spec, self.self_pinching)
+        return GateSet(spec, self.gates, shape)
+
+    def check_target(self, encoder: EncoderConfig, spec: CompactSpec | None = None) -> None:
+        """Raise UserError when the gates cannot reach the target on this encoder, of which `spec` is left."""
+        gates = self.self_pinching or self.gates
+        check_target(self.sparsity.target_sparsity, gates, encoder, spec or CompactSpec.dense(encoder))
+
+
+def check_target(target: float, gates: GateConfig | SelfPinchingConfig, encoder: EncoderConfig, spec: CompactSpec) -> None:
+    """Raise UserError when gates cannot bring an encoder, of which `spec` is left, to a target sparsity."""
+    lowest, highest = realised_sparsity(encoder, spec), reachable_sparsity(encoder, gates, spec)
+    if target > highest:
+        raise UserError(
+            f"`target_sparsity` is {target}, but gates of the kinds {list(gates.kinds)} reach {highest:.4f} at most on this "
+            f"encoder (from {lowest:.4f}). Lower it, or add kinds."
+        )
+    if target < lowest:
+        raise UserError(
+            f"`target_sparsity` is {target}, but this encoder is pruned already and has {lowest:.4f}; gates of the kinds "
+            f"{list(gates.kinds)} reach {lowest:.4f} to {highest:.4f}. Raise it, or start from a dense model."
+        )

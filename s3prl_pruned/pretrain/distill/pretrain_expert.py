@@ -23,14 +23,15 @@ from s3prl_pruned.data.batches import RandomCropBatches
 from s3prl_pruned.data.corpus import embedded_corpus
 from s3prl_pruned.data.sources import open_corpus
 from s3prl_pruned.export.masks import FinalMasks, final_masks
-from s3prl_pruned.gates.attach import GateSet, MaskDraw
+from s3prl_pruned.gates.attach import MaskDraw
+from s3prl_pruned.gates.self_pinching import PinchedDraw, SelfPinchingGates
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.fast.paths import reference_path
-from s3prl_pruned.models.spec import CompactSpec
+from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
 from s3prl_pruned.objectives.distill import LayerDistillation
 from s3prl_pruned.objectives.matching import match_layers
 from s3prl_pruned.pretrain.config import DataConfig
-from s3prl_pruned.pretrain.distill.config import ModelConfig
+from s3prl_pruned.pretrain.distill.config import ModelConfig, StudentConfig
 from s3prl_pruned.pretrain.distill.teachers import Teacher, load_teacher
 from s3prl_pruned.sparsity.counts import num_frames
 from s3prl_pruned.sparsity.expected import expected_sparsity
@@ -48,24 +49,39 @@ _UNITS = {
 """Units of a layer that masks remove, by name in the log."""
 
 
+def remaining_units(kept: CompactSpec, whole: CompactSpec) -> dict[str, list[float]]:
+    """Shares of each layer's units that remain, by kind (0 where there were none)."""
+    pairs = [(after, before) for after, before in zip(kept.layers, whole.layers, strict=True)]
+    return {kind: [count(after) / (count(before) or 1) for after, before in pairs] for kind, count in _UNITS.items()}
+
+
+def student_shape(teacher: SpeechEncoder, config: StudentConfig) -> EncoderConfig:
+    """The teacher's shape with the student's settings of training."""
+    return replace(
+        teacher.config,
+        dropout=config.dropout,
+        attention_dropout=config.attention_dropout,
+        activation_dropout=config.activation_dropout,
+        feature_grad_mult=config.feature_grad_mult,
+    )
+
+
 class DistillForPretrain(nn.Module):
-    """Everything that is trained: the student, W, the gates, the multipliers. And the teacher, which is not."""
+    """Everything that is trained: the student, W, the gates, the multipliers. And the teacher, which is not.
+
+    `shares_features`: whether the student's CNN stays the teacher's, bit for bit, so that one pass serves both.
+    """
 
     def __init__(self, teacher: SpeechEncoder, config: ModelConfig):
         super().__init__()
-        shape = replace(
-            teacher.config,
-            dropout=config.student.dropout,
-            attention_dropout=config.student.attention_dropout,
-            activation_dropout=config.student.activation_dropout,
-            feature_grad_mult=config.student.feature_grad_mult,
-        )
-        config.check_target(shape)
+        shape = student_shape(teacher, config.student)
+        config.check_target(shape, teacher.spec)
         self.teacher = teacher.eval().requires_grad_(False)
-        self.student = SpeechEncoder(shape)
+        self.student = SpeechEncoder(shape, teacher.spec)
         self.student.load_state_dict(teacher.state_dict())
+        self.shares_features = config.student.feature_grad_mult == 0 and "conv" not in config.gates.kinds
         self.distillation = LayerDistillation(num_layers=shape.num_layers, embed_dim=shape.embed_dim, config=config.distill)
-        self.gates = GateSet(CompactSpec.dense(shape), config.gates)
+        self.gates = config.make_gates(teacher.spec, shape)
         self.lagrangian = Lagrangian()
 
     def train(self, mode: bool = True) -> "DistillForPretrain":
@@ -99,6 +115,7 @@ class UpstreamPretrainExpert(nn.Module):
 
     loss_name = "distill"
     """Of the records: what the screen shows, and what must be finite."""
+    make_model = DistillForPretrain
 
     def __init__(self, datarc, upstream_config, device="cuda", multi_gpu: bool = False, *, seed: int = 0, family: str | None = None, **kwargs):
         super().__init__()
@@ -107,7 +124,7 @@ class UpstreamPretrainExpert(nn.Module):
         self.datarc = datarc if isinstance(datarc, DataConfig) else from_dict(DataConfig, datarc, "datarc")
         self.upstream_config = _model_config(upstream_config)
         self.loaded_teacher: Teacher = load_teacher(self.upstream_config.teacher, seed, family=family)
-        self.model = DistillForPretrain(self.loaded_teacher.encoder, self.upstream_config)
+        self.model = self.make_model(self.loaded_teacher.encoder, self.upstream_config)
         self.batches = RandomCropBatches(
             open_corpus(_corpus_root(self.datarc), self.datarc.sets, audio_root=self.datarc.libri_root),
             batch_size=self.datarc.train_batch_size,
@@ -137,9 +154,8 @@ class UpstreamPretrainExpert(nn.Module):
 
     def begin_step(self, step: int, total_steps: int, batches: list[Batch]) -> None:
         """Draw the masks of optimiser step `step` (1-based), the same on every rank, for all its micro-batches."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        draw = self.model.gates.draw(generator)
-        self.model.student.set_masks(draw.masks)
+        draw = self._draw(step, total_steps)
+        draw.fill(self.model.student)
         frames = torch.tensor(sum(self._num_valid(*batch) for batch in batches), device=self.device)
         self._step = _Step(
             draw=draw,
@@ -150,6 +166,12 @@ class UpstreamPretrainExpert(nn.Module):
         if len(batches) > 1:  # one micro-batch is matched in its own forward pass
             with torch.no_grad():
                 self._step.pairs = self._match(sum(self._errors(*self._states(*batch)) for batch in batches))
+
+    def _draw(self, step: int, total_steps: int) -> MaskDraw:
+        gates = self.model.gates
+        if isinstance(gates, SelfPinchingGates):
+            return gates.draw(self.model.student, gates.config.temperature_at(step, total_steps))
+        return gates.draw(torch.Generator().manual_seed(self.seed * 1_000_003 + step))
 
     def forward(self, data: Batch, records: dict[str, float], global_step: int = 0, **kwargs) -> Tensor:
         """Distillation loss of one micro-batch, in units of the global batch: the micro-batches' losses add up.
@@ -178,10 +200,11 @@ class UpstreamPretrainExpert(nn.Module):
             loss_scale: what the distillation loss was multiplied with.
         """
         step = self._step
-        step.draw.backward(distributed.all_reduce_sums(step.draw.gradients()), loss_scale=loss_scale)
-        expected = expected_sparsity(self.model.gates, self.model.student.config)
+        counted = step.draw if isinstance(step.draw, PinchedDraw) else self.model.gates  # the hard count, or the expected
+        expected = expected_sparsity(counted, self.model.student.config)
         penalty = self.model.lagrangian(expected, step.target)
         penalty.backward()
+        step.draw.backward(distributed.all_reduce_sums(step.draw.gradients()), loss_scale=loss_scale)
         lagrangian = self.model.lagrangian
         records.update(
             sparsity_penalty=float(penalty.detach()),
@@ -194,7 +217,7 @@ class UpstreamPretrainExpert(nn.Module):
     def on_before_zero_grad(self) -> None:
         """After the optimisers' step."""
         self.model.gates.clamp()
-        self.model.student.set_masks(None)
+        self._step.draw.empty(self.model.student)
 
     def evaluate(self) -> dict[str, float]:
         """Nothing: what a task-agnostic student is worth, its downstream tasks say."""
@@ -206,18 +229,12 @@ class UpstreamPretrainExpert(nn.Module):
         of the moment is not the run's)."""
         teacher_layers = self.model.distillation.teacher_layers
         pairs = [[teacher_layers[k], j + 1] for k, j in self._step.pairs]
-        masks: dict[str, list[float]] = {}
-        for layer, mask in enumerate(self._step.draw.masks):
-            for name, z in vars(mask).items():
-                if z is not None:
-                    masks.setdefault(name, [0.0] * len(self._step.draw.masks))[layer] = float(z.detach().mean())
+        masks = self._step.draw.averages()
         config = replace(self.upstream_config.sparsity, match_target=False)
         kept = final_masks(self.model.gates, self.model.student, config)
-        whole = self.model.student.spec.layers
-        remaining = {
-            kind: [count(layer) / count(dense) for layer, dense in zip(kept.spec.layers, whole, strict=True)]
-            for kind, count in _UNITS.items()
-        }
+        remaining = remaining_units(kept.spec, self.model.student.spec)
+        if kept.conv_masks:
+            remaining["channels"] = [float((z != 0).float().mean()) for z in kept.conv_masks.values()]
         return {**records, "realised_sparsity": kept.sparsity, "pairs": pairs, "mask_means": masks, "remaining": remaining}
 
     def final_masks(self) -> FinalMasks:
@@ -231,6 +248,7 @@ class UpstreamPretrainExpert(nn.Module):
         all_states["Gates"] = self.model.gates.state_dict()
         all_states["Lagrangian"] = self.model.lagrangian.state_dict()
         all_states["Encoder_Config"] = to_dict(self.model.student.config)
+        all_states["Spec"] = self.model.student.spec.to_dict()
         all_states["Upstream_Config"] = to_dict(self.upstream_config)
         all_states["Teacher"] = {
             "name": self.loaded_teacher.name,
@@ -252,8 +270,7 @@ class UpstreamPretrainExpert(nn.Module):
         with torch.no_grad(), reference_path():
             features = self.model.teacher.feature_extractor(wavs)
             teacher = self.model.teacher(wavs, padded, features=features)
-        frozen = self.upstream_config.student.feature_grad_mult == 0  # the student's CNN stays the teacher's, bit for bit
-        student = self.model.student(wavs, padded, features=features if frozen else None)
+        student = self.model.student(wavs, padded, features=features if self.model.shares_features else None)
         frames = student.hidden_states[0].shape[1]
         valid = torch.arange(frames, device=self.device) < student.frame_lengths[:, None]
         return student.hidden_states, teacher.hidden_states, valid
