@@ -13,7 +13,7 @@ from s3prl_pruned.models import families
 from s3prl_pruned.models.dummies import random_encoder, random_masks, random_spec, tiny_base, tiny_families, tiny_large
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.fast import paths
-from s3prl_pruned.models.fast.cnn import extract_features
+from s3prl_pruned.models.fast.cnn import extract_features, product
 from s3prl_pruned.models.fast.paths import Derived, Path, path_for, reference_path
 from s3prl_pruned.models.fast.positions import convolve
 
@@ -77,6 +77,22 @@ def test_true_kernels_at_lengths_on_both_sides_of_the_table(seconds):
     torch.nn.init.normal_(encoder.positional_convolution.conv.bias)
     wavs = torch.randn(1, round(16000 * seconds)).double()
     assert worst(*both_paths(encoder, wavs, None, paths.PATHS)) < 1e-9
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=st.sampled_from([(3, 2), (2, 2), (4, 2), (3, 1), (5, 5)]),
+    threes=st.integers(1, 9),
+    channels=st.tuples(st.integers(2, 6), st.integers(1, 6)),
+    bias=st.booleans(),
+)
+def test_products_are_the_convolution_for_every_kernel_and_width(shape, threes, channels, bias):
+    kernel, stride = shape
+    conv = torch.nn.Conv1d(*channels, kernel, stride=stride, bias=bias).double()
+    x = torch.randn((3 * threes - 1) * stride + kernel, channels[0]).double()  # as many frames as 3 x threes windows take
+    with torch.no_grad():
+        found, expected = product(conv)(x), conv(x.T).T
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
 @settings(max_examples=60, deadline=None)
