@@ -1,6 +1,7 @@
 """During training: the rounds in which heads, rows or single weights go, and what stands between them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from s3prl_pruned.compressors.plan import Plan, refuse_missed
 from s3prl_pruned.compressors.rows import row_scores
 from s3prl_pruned.compressors.units import head_costs, row_costs, weakest
 from s3prl_pruned.models.encoder import LayerMasks, SpeechEncoder
+from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.sparsity.counts import prunable_weights, sparsity
 
 IN_ROUNDS = ("heads", "rows", "magnitude")
@@ -38,6 +40,7 @@ class Compressor(nn.Module):
     def __init__(self, plan: Plan, config: CompressConfig, *, tolerance: float):
         super().__init__()
         self.config, self.plan, spec = config, plan, plan.student.spec
+        self.register_buffer("rounds_done", torch.zeros((), dtype=torch.long))
         for technique, units in (("heads", [layer.heads for layer in spec.layers]), ("rows", [layer.ffn for layer in spec.layers])):
             for number, of_layer in enumerate(units):
                 if technique in config.techniques and of_layer:
@@ -78,6 +81,7 @@ class Compressor(nn.Module):
         if "magnitude" in techniques:
             begin = prunable_weights(student.config, student.spec)
             prune_weights(student, begin - round(share * (begin - self.plan.goals["magnitude"])), self.masks())
+        self.rounds_done.fill_(number + 1)
 
     def _remove(self, technique: str, scores: list[Tensor], share: float) -> None:
         """Bring heads or rows to where they have to be after this share of the rounds."""
@@ -97,8 +101,39 @@ class Compressor(nn.Module):
 
     def masks(self) -> list[LayerMasks]:
         """0 and 1 for heads and rows, for the student's slots."""
-        numbers = range(len(self.plan.student.spec.layers))
-        return [LayerMasks(z_head=self._mask("heads", i), z_int=self._mask("rows", i)) for i in numbers]
+        return standing_masks(dict(self.named_buffers()), len(self.plan.student.spec.layers))
+
+    def fill(self, encoder: SpeechEncoder) -> None:
+        """Put the masks into the encoder's slots, as a `MaskDraw` does."""
+        encoder.set_masks(self.masks())
+
+    def empty(self, encoder: SpeechEncoder) -> None:
+        """Take them out again."""
+        encoder.set_masks(None)
+
+    def clamp(self) -> None:
+        """Nothing to do, where a `GateSet` has."""
+
+    def existing_layers(self) -> list[bool]:
+        """Whether each layer of the student still has a sublayer."""
+        return [layer.attention or layer.feed_forward for layer in self.plan.student.spec.layers]
+
+    def surviving_spec(self) -> CompactSpec:
+        """The student's structure without the heads and rows that are gone so far."""
+        layers = []
+        for layer, mask in zip(self.plan.student.spec.layers, self.masks(), strict=True):
+            heads, ffn = (
+                units if z is None else tuple(unit for unit, value in zip(units, z.tolist(), strict=True) if value)
+                for units, z in ((layer.heads, mask.z_head), (layer.ffn, mask.z_int))
+            )
+            layers.append(replace(layer, heads=heads, ffn=ffn))
+        return replace(self.plan.student.spec, layers=tuple(layers))
+
+    def scheduled_sparsity(self) -> float:
+        """What the rounds so far had to reach."""
+        begin = sparsity(prunable_weights(self.plan.student.config, self.plan.student.spec), self.plan.student.config)
+        share = float(self.rounds_done) / self.config.rounds if set(IN_ROUNDS) & set(self.config.techniques) else 0.0
+        return begin + share * (self.plan.target - begin)
 
     def realised_sparsity(self) -> float:
         """Share of the dense encoder's weights that is gone, or zero, as things stand."""
@@ -107,8 +142,7 @@ class Compressor(nn.Module):
         return sparsity(left, self.plan.student.config)
 
     def _left(self) -> int:
-        """Prunable weights under the masks of heads and rows."""
-        return prunable_weights(self.plan.student.config, self.plan.student.spec) - self._gone("heads") - self._gone("rows")
+        return prunable_weights(self.plan.student.config, self.surviving_spec())
 
     def _gone(self, technique: str) -> int:
         gone = 0
@@ -123,3 +157,8 @@ class Compressor(nn.Module):
 
     def _mask(self, technique: str, layer: int) -> Tensor | None:
         return getattr(self, f"{_SLOTS[technique]}_{layer}", None)
+
+
+def standing_masks(buffers: Mapping[str, Tensor], num_layers: int) -> list[LayerMasks]:
+    """The masks in a `Compressor`'s buffers, or in its state dict."""
+    return [LayerMasks(z_head=buffers.get(f"z_head_{i}"), z_int=buffers.get(f"z_int_{i}")) for i in range(num_layers)]

@@ -87,3 +87,8 @@ def plain_state(encoder: SpeechEncoder) -> dict[str, Tensor]:
     for path in weight_masks(encoder):
         state[f"{path}.weight"] = state.pop(f"{path}.weight_orig") * state.pop(f"{path}.weight_mask")
     return state
+
+
+def nonzero_weights(encoder: SpeechEncoder) -> int:
+    """Prunable weights that are not zero."""
+    return sum(int(module.weight.count_nonzero()) for module in prunable_linears(encoder).values())

@@ -16,6 +16,10 @@ class DistillConfig:
     num_pairs: int = 4
     """Teacher layers to learn from, evenly spread and always including the last (CoFi: 4)."""
 
+    prediction_heads: bool = False
+    """DistilHuBERT's objective in place of the matched layers' errors: heads on the student's last state predict the
+    teacher's layers (`objectives/prediction_heads.py`). For students compressed by `compress`."""
+
     def validate(self) -> None:
         if self.num_pairs < 1:
             raise UserError(f"`num_pairs` must be at least 1, but is {self.num_pairs}.")

@@ -17,6 +17,7 @@ from s3prl_pruned.export.formats import load_encoder
 from s3prl_pruned.models.spec import FAMILIES, CompactSpec
 from s3prl_pruned.pretrain import runner
 from s3prl_pruned.pretrain.config import RunnerConfig
+from s3prl_pruned.pretrain.distill.compress_expert import CompressPretrainExpert
 from s3prl_pruned.pretrain.distill.config import ModelConfig
 from s3prl_pruned.pretrain.distill.pretrain_expert import UpstreamPretrainExpert
 from s3prl_pruned.pretrain.dry_run import describe, dry_run
@@ -122,7 +123,8 @@ def _train_and_export(run: Run, args: argparse.Namespace, on_checkpoint: Callabl
 
 def _expert(run: Run, args: argparse.Namespace) -> UpstreamPretrainExpert:
     datarc = run.runner.pretrain_expert.datarc
-    return UpstreamPretrainExpert(datarc, run.model, args.device, seed=run.seed, family=_family(args))
+    kind = UpstreamPretrainExpert if run.model.compress is None else CompressPretrainExpert
+    return kind(datarc, run.model, args.device, seed=run.seed, family=_family(args))
 
 
 def _family(args: argparse.Namespace) -> str:
