@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from s3prl_pruned.config import UserError
+from s3prl_pruned.superb import mini_score
 from s3prl_pruned.superb.foreign import References
 from s3prl_pruned.superb.side_by_side import as_markdown, as_wide_text
 from s3prl_pruned.superb.table import (
@@ -37,6 +38,9 @@ def main(argv: list[str] | None = None) -> None:
     if not (options.results or options.published):
         return
     rows, unfinished = _read(options)
+    if options.mini_score is not None:
+        _print_mini_scores(rows, options)
+        return
     # One folder and nothing else: the detailed table, and its files beside the results.
     (root,) = options.results if len(options.results) == 1 else [None]
     if options.format is None and root is not None and root.is_dir() and not options.published:
@@ -59,6 +63,9 @@ def _parser() -> argparse.ArgumentParser:
         "detail, and superb_score.{json,csv} are written there")
     parser.add_argument("--published", action="store_true", help="published models beside them")
     parser.add_argument("--format", choices=list(FORMATS), help="side by side, one line per upstream, to the screen only")
+    parser.add_argument("--mini-score", metavar="FBANK,TEACHER",
+        help="the rows' mini-score in place of the table: 0 is the first of these two rows, 1000 the second. For corpora and "
+        "settings that are not SUPERB's")
     parser.add_argument("--figure", type=Path, metavar="PNG", help="draw the score against the number of parameters")
     parser.add_argument("--quesst14", type=Path, metavar="DIR",
         help="quesst14Database, to score s3prl's own QbE runs (ours are scored when they are run)")
@@ -83,6 +90,15 @@ def _read(options: argparse.Namespace) -> tuple[list[Row], list[Path]]:
             rows.append(row)
         unfinished += begun
     return rows + (published_rows() if options.published else []), unfinished
+
+
+def _print_mini_scores(rows: list[Row], options: argparse.Namespace) -> None:
+    low, comma, high = options.mini_score.partition(",")
+    if not comma or options.format not in (None, "table", "json"):
+        raise UserError(f"--mini-score takes FBANK,TEACHER (two rows' names), and prints a table or JSON, but is {options.mini_score!r}.")
+    found = (*mini_score.mini_scores(rows, low, high), low, high)
+    as_json = options.format == "json"
+    print(json.dumps(mini_score.as_data(*found), indent=2, allow_nan=False) if as_json else mini_score.as_text(*found))
 
 
 def _draw(path: Path, rows: list[Row], *, quiet: bool) -> None:
