@@ -46,18 +46,22 @@ def _cells(row: Row) -> list[str]:
         row.name + mark,
         "-" if row.params_millions is None else f"{row.params_millions:.2f}",
         *(_metrics(row, task) for task in TASKS),
-        *("-" if score is None else f"{score:.1f}" for score in scores),
+        *("-" if score is None else f"{score:.1f}" + "".join(sorted(set(_marks(row).values()))) for score in scores),
     ]
+
+
+def _marks(row: Row) -> dict[str, str]:
+    """By task, what marks its number; a score carries the marks of all."""
+    marks = {UNKNOWN_PROTOCOL: "?", "official": "", row.kind: ""}
+    return {task: marks.get(result.protocol, "*") for task, result in row.results.items()}
 
 
 def _metrics(row: Row, task: str) -> str:
     if task not in row.results:
         return "-"
-    result = row.results[task]
-    given = result.values()
+    given = row.results[task].values()
     numbers = [f"{given[metric.name].percent:.2f}" if metric.name in given else "-" for metric in TASKS[task].metrics]
-    mark = "" if result.protocol in ("official", row.kind) else "?" if result.protocol == UNKNOWN_PROTOCOL else "*"
-    return "/".join(numbers) + mark
+    return "/".join(numbers) + _marks(row)[task]
 
 
 def _footnotes(rows: list[Row]) -> list[str]:

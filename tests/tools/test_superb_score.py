@@ -191,6 +191,15 @@ def test_settings_that_are_not_official_are_marked_at_the_number(tmp_path, capsy
         assert "asr: shortened protocol, not comparable with SUPERB's numbers" in shown
 
 
+def test_a_score_is_marked_where_any_of_its_tasks_is(tmp_path, capsys):
+    for task in WANG:
+        write(tmp_path, task, protocol="mini" if task == "er" else "official")
+        write(tmp_path, task, name="other")
+    main([str(tmp_path), "--format", "table"])
+    other, ours = (line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(("wavlm_pruned ", "other ")))
+    assert ours[-2:] == ["769.6*", "863.6*"] and other[-2:] == ["769.6", "863.6"]
+
+
 def test_markdown_is_a_table_of_equal_rows(tmp_path, capsys):
     write(tmp_path, "asr", name="a|b")
     main([str(tmp_path), "--published", "--format", "markdown"])
