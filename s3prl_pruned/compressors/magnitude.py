@@ -11,6 +11,7 @@ from torch.nn.utils import prune
 from s3prl_pruned.models.components import LowRankLinear
 from s3prl_pruned.models.encoder import LayerMasks, SpeechEncoder
 from s3prl_pruned.models.spec import ATTENTION_MAPS, FEED_FORWARD_MAPS
+from s3prl_pruned.sparsity.counts import prunable_weights
 
 
 def prunable_linears(encoder: SpeechEncoder) -> dict[str, nn.Linear]:
@@ -25,7 +26,7 @@ def prunable_linears(encoder: SpeechEncoder) -> dict[str, nn.Linear]:
                     found |= {f"{path}.down": module.down, f"{path}.up": module.up}
                 elif module is not None:
                     found[path] = module
-    return {path: module for path, module in found.items() if module.weight.numel()}
+    return {path: module for path, module in found.items() if not isinstance(module, nn.Linear) or module.weight.numel()}
 
 
 @torch.no_grad()
@@ -89,6 +90,13 @@ def plain_state(encoder: SpeechEncoder) -> dict[str, Tensor]:
     return state
 
 
-def nonzero_weights(encoder: SpeechEncoder) -> int:
-    """Prunable weights that are not zero."""
-    return sum(int(module.weight.count_nonzero()) for module in prunable_linears(encoder).values())
+def weights_left(encoder: SpeechEncoder) -> int:
+    """Prunable weights that the encoder holds, without those that unstructured pruning has set to zero.
+
+    Not counted in an int8 encoder, where rounding makes zeros of its own.
+    """
+    modules = prunable_linears(encoder).values()
+    if not all(isinstance(module, nn.Linear) for module in modules):
+        return prunable_weights(encoder.config, encoder.spec)
+    zeros = sum(module.weight.numel() - int(module.weight.count_nonzero()) for module in modules)
+    return prunable_weights(encoder.config, encoder.spec) - zeros

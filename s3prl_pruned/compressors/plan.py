@@ -45,6 +45,8 @@ def make_plan(encoder: SpeechEncoder, config: CompressConfig, wanted: SparsityCo
         UserError: the techniques cannot reach the rate on this encoder, or it has been pruned in a way that they cannot go on
             with.
     """
+    if encoder.spec.channels is not None:
+        raise UserError("the encoder's CNN is pruned, which these techniques leave alone and do not count. Take one whose CNN is whole.")
     shape, start = encoder.config, prunable_weights(encoder.config, encoder.spec)
     decomposed = Decomposed(encoder) if "low_rank" in config.techniques else None
     target = wanted.target_sparsity
@@ -65,11 +67,11 @@ def make_plan(encoder: SpeechEncoder, config: CompressConfig, wanted: SparsityCo
 
 
 def refuse_missed(reached: float, plan: Plan, tolerance: float) -> None:
-    """Raise UserError where what can go comes in pieces too large for the rate."""
+    """Raise UserError where what can go comes in pieces too large for the rate, or less of it is left than alone."""
     if abs(reached - plan.target) > tolerance:
         raise UserError(
-            f"`target_sparsity` is {plan.target:g}, but what {' and '.join(plan.goals)} can remove comes in pieces: the nearest "
-            f"rate is {reached:.4f} on this encoder, and `sparsity.tolerance` is {tolerance}. Give that rate."
+            f"`target_sparsity` is {plan.target:g}, but the nearest rate that {' and '.join(plan.goals)} can bring this encoder to "
+            f"is {reached:.4f} (what goes comes in pieces), further off than `sparsity.tolerance`, {tolerance}. Give that rate."
         )
 
 

@@ -1,5 +1,6 @@
 """The model card (`README.md`) of an exported encoder: what it is, where it comes from, what is left per layer."""
 
+from s3prl_pruned.compressors.magnitude import weights_left
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.sparsity.counts import (
@@ -9,10 +10,11 @@ from s3prl_pruned.sparsity.counts import (
     macs,
     parameters,
     prunable_weights,
-    realised_sparsity,
+    sparsity,
     weights,
 )
 
+_METHOD = "Wang et al. 2023, \"Task-Agnostic Structured Pruning of Speech Representation Models\""
 _SECONDS = 5  # length at which the card states MACs
 
 
@@ -26,14 +28,14 @@ def model_card(encoder: SpeechEncoder, provenance: dict, sha256: str) -> str:
         sha256: of the weights file.
     """
     config, spec, dense = encoder.config, encoder.spec, CompactSpec.dense(encoder.config)
-    note, with_cnn = provenance.get("teacher_note"), spec.channels is not None
+    note, with_cnn, left = provenance.get("teacher_note"), spec.channels is not None, weights_left(encoder)
     counts, dense_counts = parameters(config, spec), parameters(config, dense)
     samples = _SECONDS * 16_000
     work, dense_work = sum(macs(config, spec, samples).values()), sum(macs(config, dense, samples).values())
     lines = [
-        f"# {config.family} encoder, {100 * realised_sparsity(config, spec):.1f} % pruned" + (f" ({note})" if note else ""),
+        f"# {config.family} encoder, {100 * sparsity(left, config, with_cnn=with_cnn):.1f} % pruned" + (f" ({note})" if note else ""),
         "",
-        "Made by s3prl_pruned after Wang et al. 2023, \"Task-Agnostic Structured Pruning of Speech Representation Models\".",
+        f"Made by s3prl_pruned after {provenance.get('method', _METHOD)}.",
         f"Sparsity counts the weights (no biases) of the attention and feed-forward matrices{' and of the CNN' * with_cnn}.",
         *_channels(encoder),
         "",
@@ -41,6 +43,7 @@ def model_card(encoder: SpeechEncoder, provenance: dict, sha256: str) -> str:
         "|---|---|---|",
         f"| parameters (all, with biases) | {sum(dense_counts.values()):,} | {encoder.num_parameters():,} |",
         f"| prunable weights | {weights(config, EncoderCounts.dense(config, with_cnn=with_cnn)):,} | {prunable_weights(config, spec):,} |",
+        *_zeros(encoder, left),
         f"| MACs for {_SECONDS} s of audio | {dense_work / 1e9:.3f} G | {work / 1e9:.3f} G |",
         "",
         "| part | dense parameters | parameters |",
@@ -62,6 +65,17 @@ def model_card(encoder: SpeechEncoder, provenance: dict, sha256: str) -> str:
         "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _zeros(encoder: SpeechEncoder, left: int) -> list[str]:
+    """How many weights are zero where they stand; no such weight makes anything faster."""
+    zeros = prunable_weights(encoder.config, encoder.spec) - left
+    if not zeros:
+        return []
+    return [
+        f"| parameters that are not zero | | {encoder.num_parameters() - zeros:,} |",
+        f"| prunable weights that are not zero (the MACs count zeros too) | | {left:,} |",
+    ]
 
 
 def _channels(encoder: SpeechEncoder) -> list[str]:

@@ -53,11 +53,14 @@ def draw_run(folder: Path) -> list[Path]:
     spec = from_dict(CompactSpec, export["spec"], str(folder / "export" / CONFIG))
     note = export["provenance"].get("teacher_note")
     figures = {
-        "mask_averages": mask_averages(read_log(folder), str(folder / LOG), note),
         "remaining_parameters": remaining_parameters(config, spec, note),
         "remaining_value_dims": remaining_value_dims(config, spec, note),
-        "hard_concrete": hard_concrete(_read_hard_concrete(folder / HARD_CONCRETE)),
     }
+    if (export["provenance"].get("recipe") or {}).get("model", {}).get("compress"):  # no gates
+        figures["rounds"] = rounds(read_log(folder), str(folder / LOG), note)
+    else:
+        figures["mask_averages"] = mask_averages(read_log(folder), str(folder / LOG), note)
+        figures["hard_concrete"] = hard_concrete(_read_hard_concrete(folder / HARD_CONCRETE))
     (folder / "figures").mkdir(exist_ok=True)
     paths = []
     for name, figure in figures.items():
@@ -95,6 +98,29 @@ def mask_averages(lines: list[dict], where: str, note: str | None) -> Figure:
     control.set(xlabel="optimiser step", ylabel="sparsity (% of weights)", ylim=(-3, 103))
     control.legend(loc="best", fontsize=9)
     for axes in (masks, control):
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def rounds(lines: list[dict], where: str, note: str | None) -> Figure:
+    """A basic technique's run: the distillation loss, and below it the sparsity that each round brings.
+
+    Args:
+        lines, where, note: as `mask_averages`.
+    """
+    try:
+        steps, losses = [line["step"] for line in lines], [line["distill"] for line in lines]
+        reached = [100 * line["realised_sparsity"] for line in lines]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{where}: every line must hold step, distill and realised_sparsity, but this fails with {error!r}.") from error
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    loss, sparsity = figure.subplots(2, 1, sharex=True)
+    loss.plot(steps, losses, color=VERMILLION, linewidth=1.5)
+    loss.set(ylabel="distillation loss")
+    loss.set_title(_title("Loss and sparsity by round", note))
+    sparsity.plot(steps, reached, color=BLUE, linewidth=2, drawstyle="steps-post")
+    sparsity.set(xlabel="optimiser step", ylabel="sparsity (% of weights)", ylim=(-3, 103))
+    for axes in (loss, sparsity):
         axes.grid(alpha=0.3)
     return figure
 

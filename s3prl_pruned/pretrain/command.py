@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from s3prl_pruned import checkpoint, distributed
+from s3prl_pruned.compressors.magnitude import weights_left
 from s3prl_pruned.config import UserError, apply_overrides, from_dict, load_yaml, to_dict
 from s3prl_pruned.export.formats import load_encoder
 from s3prl_pruned.models.spec import FAMILIES, CompactSpec
@@ -22,7 +23,7 @@ from s3prl_pruned.pretrain.distill.config import ModelConfig
 from s3prl_pruned.pretrain.distill.pretrain_expert import UpstreamPretrainExpert
 from s3prl_pruned.pretrain.dry_run import describe, dry_run
 from s3prl_pruned.pretrain.finish import describe_export, export_checkpoint
-from s3prl_pruned.sparsity.counts import macs, parameters, realised_sparsity
+from s3prl_pruned.sparsity.counts import macs, parameters, prunable_weights
 
 RECIPES = Path(__file__).parents[2] / "upstream_configs"
 UPSTREAMS = tuple(f"{family}_pruned_distill" for family in FAMILIES)
@@ -271,7 +272,7 @@ def _announce(run: Run, args: argparse.Namespace, expert: UpstreamPretrainExpert
     print(f"speech: {datarc.corpus or 'embedded'}{sets}: {batches.num_utterances} utterances, {batches.hours:.2f} h")
     if distributed.world_size() > 1:
         print(f"{distributed.world_size()} processes, {loop.gradient_accumulate_steps} micro-batches each per step")
-    print(f"{loop.total_steps} steps on {args.device}, target sparsity {run.model.sparsity.target_sparsity}, into {run.folder}")
+    print(f"{loop.total_steps} steps on {args.device}, target sparsity {expert.target_sparsity:.4g}, into {run.folder}")
     if loop.fp16 and not loop.bf16 and not args.device.startswith("cuda"):
         print("fp16 is for CUDA; this device computes in fp32")
     if resume_from:
@@ -291,9 +292,10 @@ def _report(run: Run, finished_before: bool = False) -> Path:
     if provenance["teacher_note"]:
         print(f"note: {provenance['teacher_note']}")
     sparsity = provenance["sparsity"]
-    print(f"sparsity: realised {100 * realised_sparsity(config, spec):.2f} %, target {100 * sparsity['target']:.2f} %, expected {100 * sparsity['expected']:.2f} %")  # fmt: skip
-    if abs(realised_sparsity(config, spec) - sparsity["target"]) > run.model.sparsity.tolerance:
+    print(f"sparsity: realised {100 * sparsity['realised']:.2f} %, target {100 * sparsity['target']:.2f} %, expected {100 * sparsity['expected']:.2f} %")  # fmt: skip
+    if abs(sparsity["realised"] - sparsity["target"]) > run.model.sparsity.tolerance:
         print("WARNING: the target is missed: the scalar masks alone decide too much. Train longer, or ramp more slowly (sparsity.warmup_fraction).")  # fmt: skip
-    print(f"parameters: {before:,} -> {after:,}; MACs for 5 s: {work[0]:.3f} G -> {work[1]:.3f} G")
+    zeros = prunable_weights(config, spec) - weights_left(encoder)
+    print(f"parameters: {before:,} -> {after:,}" + f" ({after - zeros:,} not zero; nothing gets faster by that)" * bool(zeros) + f"; MACs for 5 s: {work[0]:.3f} G -> {work[1]:.3f} G")
     print(f"exported to {describe_export(folder)}")
     return run.folder

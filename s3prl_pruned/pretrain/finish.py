@@ -7,7 +7,7 @@ import torch
 
 from s3prl_pruned import checkpoint
 from s3prl_pruned.compressors.compressor import standing_masks
-from s3prl_pruned.compressors.magnitude import nonzero_weights
+from s3prl_pruned.compressors.magnitude import weights_left
 from s3prl_pruned.config import UserError, from_dict
 from s3prl_pruned.export.formats import TOLERANCE, model_hash, relative_difference, save_encoder
 from s3prl_pruned.export.masks import FinalMasks, export_compact, final_masks, surviving_spec, zero_weights
@@ -78,7 +78,7 @@ def _final(state: dict, config: ModelConfig, encoder: SpeechEncoder) -> tuple[Fi
     if config.compress is not None:
         masks = standing_masks(state["Gates"], len(encoder.layers))
         spec = surviving_spec(encoder.spec, masks)
-        left = min(nonzero_weights(encoder), prunable_weights(encoder.config, spec))
+        left = min(weights_left(encoder), prunable_weights(encoder.config, spec))  # what is masked may be zero as well
         reached = sparsity(left, encoder.config)
         return FinalMasks(masks, {}, spec, reached, reached, 0.0), reached
     gates = config.make_gates(encoder.spec, encoder.config)

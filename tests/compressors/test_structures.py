@@ -127,7 +127,7 @@ def test_how_far_the_techniques_reach_in_wavlm_base(technique, most):
         ("heads", 0.5, r"is 0.5, but heads reach 0.0000 to 0.2500 on this encoder \(each layer keeps a head\)"),
         ("rows", 0.7, r"rows reach 0.0000 to 0.5000 on this encoder \(attention stays whole\)"),
         ("layers", 0.9, r"layers reach 0.0000 to 0.7500 on this encoder \(one layer stays\)"),
-        ("layers", 0.4, r"layers can remove comes in pieces: the nearest rate is 0.5000"),
+        ("layers", 0.4, r"the nearest rate that layers can bring this encoder to is 0.5000"),
         ("heads rows", 0.9, r"heads and rows reach 0.0000 to 0.8750"),
         ("low_rank", 0.99, r"low_rank reach 0.0000 to 0.9\d+ on this encoder \(each linear map keeps rank 1\)"),
     ],

@@ -53,6 +53,11 @@ class CompressPretrainExpert(UpstreamPretrainExpert):
 
     make_model = CompressForPretrain
 
+    @property
+    def target_sparsity(self) -> float:
+        """What the run is to reach: what the rate comes to where an energy is given."""
+        return self.model.gates.plan.target
+
     def begin_step(self, step: int, total_steps: int, batches: list[Batch]) -> None:
         """Do the rounds that come before optimiser step `step` (1-based), then put the masks into the student."""
         compressor = self.model.gates
@@ -82,7 +87,7 @@ class CompressPretrainExpert(UpstreamPretrainExpert):
         student = self.model.student
         all_states["Student"] = plain_state(student)
         all_states["Weight_Masks"] = weight_masks(student)
-        all_states["Target_Sparsity"] = self.model.gates.plan.target
+        all_states["Target_Sparsity"] = self.target_sparsity
         return all_states
 
     def load_model(self, all_states: dict) -> None:

@@ -60,6 +60,12 @@ class ModelConfig:
     distill: DistillConfig = field(default_factory=DistillConfig)
     """What is learned from the teacher."""
 
+    def validate(self) -> None:
+        if self.compress is not None and self.self_pinching is not None:
+            raise UserError("`compress` and `self_pinching` are two ways to prune. Give one of them.")
+        if self.compress is None and self.distill.prediction_heads:
+            raise UserError("`distill.prediction_heads` is of students that `compress` makes. Leave it out, or name techniques.")
+
     def make_gates(self, spec: CompactSpec, shape: EncoderConfig) -> GateSet | SelfPinchingGates:
         """Gates for an encoder of this dense shape that has `spec` left."""
         if self.self_pinching is not None:

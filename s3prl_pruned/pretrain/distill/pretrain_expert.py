@@ -137,6 +137,11 @@ class UpstreamPretrainExpert(nn.Module):
         self._step: _Step | None = None
         self.to(self.device)
 
+    @property
+    def target_sparsity(self) -> float:
+        """What the run is to reach."""
+        return self.upstream_config.sparsity.target_sparsity
+
     def get_train_dataloader(self, numbers: Iterable[int] | None = None) -> Iterable[Batch]:
         """The micro-batches of the whole run with these numbers, in this order (without numbers: one epoch)."""
         return torch.utils.data.DataLoader(

@@ -1,0 +1,178 @@
+"""The basic techniques through `run_pretrain.py`: recipe, rounds, checkpoints, export; on the tiny recipe."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from s3prl_pruned.compressors.plan import make_plan
+from s3prl_pruned.config import UserError, from_dict, load_yaml
+from s3prl_pruned.export.formats import load_encoder, model_hash
+from s3prl_pruned.measure.figures import draw_run
+from s3prl_pruned.models.load import load_dense
+from s3prl_pruned.models.spec import CompactSpec
+from s3prl_pruned.objectives.distill import DistillConfig
+from s3prl_pruned.objectives.prediction_heads import PredictionHeads
+from s3prl_pruned.pretrain.command import RECIPES
+from s3prl_pruned.pretrain.config import RunnerConfig
+from s3prl_pruned.pretrain.distill.config import ModelConfig
+from s3prl_pruned.pretrain.distill.teachers import EMBEDDED_TEACHER
+from s3prl_pruned.pretrain.logging import read_log
+from s3prl_pruned.sparsity.counts import realised_sparsity
+from s3prl_pruned.upstream.load import load_model
+
+# of the tiny teacher a head is 5.9 % of the weights, a row 0.5 %
+HEAD = 4 * 24 * 6 / (3 * (4 * 24 * 24 + 2 * 24 * 20))
+
+
+def options(techniques, rate, more=""):
+    return ["-o", f"compress.techniques=[{techniques}],,compress.rounds=2,,sparsity.target_sparsity={rate},,runner.total_steps=4{more}"]
+
+
+@pytest.mark.parametrize(
+    "techniques, rate, more",
+    [
+        ("magnitude", 0.8, ""),
+        ("heads", 3 * HEAD, ""),
+        ("heads", 3 * HEAD, ",,compress.head_scores=l1"),
+        ("rows", 0.2, ""),
+        ("low_rank", 0.5, ""),
+        ("low_rank", 0.5, ",,compress.ranks=budget"),
+        ("layers", 2 / 3, ",,distill.prediction_heads=true"),
+        ("heads,rows", 0.4, ""),
+    ],
+)
+def test_each_technique_ends_as_an_export_of_the_wanted_rate(recipe, tmp_path, techniques, rate, more):
+    run = recipe.train(tmp_path / "run", *options(techniques, rate, more + ",,sparsity.tolerance=0.03"))
+    encoder, provenance = load_encoder(run / "export")
+    assert provenance["method"].startswith("Lin et al. 2024: " + techniques.replace(",", " + "))
+    assert provenance["sparsity"]["realised"] == pytest.approx(rate, abs=0.03)
+    card = (run / "export" / "README.md").read_text()
+    assert card.startswith(f"# wavlm encoder, {100 * provenance['sparsity']['realised']:.1f} % pruned")
+    teacher = load_dense(recipe.teacher)
+    if techniques == "magnitude":  # not smaller, and says so
+        assert encoder.num_parameters() == teacher.num_parameters() and realised_sparsity(encoder.config, encoder.spec) == 0
+        nonzero = sum(int(p.count_nonzero()) for p in encoder.parameters())
+        assert f"| parameters that are not zero | | {nonzero:,} |" in card
+    else:
+        assert encoder.num_parameters() < teacher.num_parameters() and "not zero" not in card
+        assert realised_sparsity(encoder.config, encoder.spec) == provenance["sparsity"]["realised"]
+    lines = read_log(run)
+    assert lines[-1]["realised_sparsity"] == pytest.approx(provenance["sparsity"]["realised"])
+    assert all(line["distill"] > 0 for line in lines)
+    assert len(encoder(torch.randn(1, 4000)).hidden_states) == 4, "L + 1 states, whatever is gone"
+    assert {path.stem for path in draw_run(run)} == {"remaining_parameters", "remaining_value_dims", "rounds"}
+
+
+def test_weights_learn_between_the_rounds_and_the_loss_is_the_students(recipe, tmp_path):
+    run = recipe.train(tmp_path / "run", *options("magnitude", 0.5))
+    before, after = load_dense(recipe.teacher), load_encoder(run / "export")[0]
+    ours, theirs = after.layers[0].attention.q_proj.weight, before.layers[0].attention.q_proj.weight
+    kept = ours != 0
+    assert 0.2 < kept.float().mean() < 0.9 and not torch.equal(ours[kept], theirs[kept])
+
+
+@pytest.mark.parametrize("techniques", ["heads,rows,magnitude", "low_rank,rows"])
+def test_a_resumed_run_is_the_uninterrupted_one(recipe, tmp_path, techniques):
+    """Between two rounds: masks, scores and pruned weights come out of the checkpoint, bit for bit."""
+    more = options(techniques, 0.5, ",,sparsity.tolerance=0.05,,compress.rounds=3,,compress.last_round=0.9")
+    whole = recipe.train(tmp_path / "whole", *more)
+    for step in (1, 2, 3):
+        part = tmp_path / f"from{step}"
+        part.mkdir()
+        for name in ("run.json", f"states-{step}.ckpt"):
+            shutil.copy(whole / name, part / name)
+        recipe.train(part, *more, "-a")
+        assert model_hash(part / "export") == model_hash(whole / "export")
+        assert [line["distill"] for line in read_log(part)] == [line["distill"] for line in read_log(whole)][step:]
+
+
+def test_a_checkpoint_between_rounds_is_an_upstream_and_an_export(recipe, tmp_path):
+    from s3prl_pruned.pretrain.finish import export_checkpoint
+
+    run = recipe.train(tmp_path / "run", *options("heads,rows", 0.4, ",,sparsity.tolerance=0.03"))
+    small = export_checkpoint(run / "states-1.ckpt", tmp_path / "early")
+    early, final = (realised_sparsity(e.config, e.spec) for e in (small, load_encoder(run / "export")[0]))
+    assert 0.1 < early < final
+    masked = load_model(run / "states-1.ckpt").encoder
+    wavs = torch.randn(1, 5000)
+    with torch.no_grad():
+        for a, b in zip(masked(wavs).hidden_states, small(wavs).hidden_states, strict=True):
+            assert (a - b).abs().max() <= 2e-5 * max(1.0, float(b.abs().max()))
+
+
+def test_an_export_goes_through_another_technique(recipe, tmp_path):
+    rows = recipe.train(tmp_path / "rows", *options("rows", 0.2))
+    more = options("magnitude", 0.6)
+    again = recipe.train(tmp_path / "again", *more, "--teacher", str(rows / "export"))
+    encoder, provenance = load_encoder(again / "export")
+    assert encoder.spec == load_encoder(rows / "export")[0].spec and provenance["sparsity"]["realised"] == pytest.approx(0.6, abs=1e-3)
+    with pytest.raises(UserError, match="the encoder has 0.2"):
+        recipe.train(tmp_path / "less", *options("magnitude", 0.1), "--teacher", str(rows / "export"))
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        ("compress.techniques=[heads],,sparsity.target_sparsity=0.5", "heads reach 0.0000 to 0.5294 on this encoder|pieces"),
+        ("compress.techniques=[heads],,sparsity.target_sparsity=0.6", r"heads reach 0.0000 to 0.5294 on this encoder"),
+        ("compress.techniques=[head]", "`techniques` must be some of"),
+        ("distill.prediction_heads=true", "`distill.prediction_heads` is of students that `compress` makes"),
+        ("compress.techniques=[rows],,self_pinching.kinds=[int]", "two ways to prune"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(recipe, tmp_path, overrides, message):
+    with pytest.raises(UserError, match=message):
+        recipe.train(tmp_path / "run", "-o", overrides)
+    assert not (tmp_path / "run").exists()
+
+
+def test_prediction_heads_compute_distilhuberts_loss():
+    """Eq. 1 of Chang et al. 2022 written out; padding does not count, and the teacher's layers are the configured ones."""
+    heads = PredictionHeads(num_layers=6, embed_dim=8, config=DistillConfig(num_pairs=3, prediction_heads=True))
+    assert heads.teacher_layers == [2, 4, 6]
+    student, teacher = ([torch.randn(2, 5, 8) for _ in range(7)] for _ in range(2))
+    valid = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    losses = heads(student, teacher, valid, heads.pairs)
+    for k, layer in enumerate((2, 4, 6)):
+        expected = 0.0
+        for b, t in valid.nonzero().tolist():
+            hidden = F.gelu(heads.shared[0](student[6][b, t]))
+            predicted = heads.heads[k](hidden)
+            cosine = predicted @ teacher[layer][b, t] / (predicted.norm() * teacher[layer][b, t].norm())
+            expected += (predicted - teacher[layer][b, t]).abs().mean() - torch.log(torch.sigmoid(cosine))
+        torch.testing.assert_close(losses[k], expected)
+
+
+def test_the_recipes_can_be_reached_and_differ_from_the_main_method_in_nothing_else():
+    encoder = load_dense(EMBEDDED_TEACHER)
+    main = from_dict(RunnerConfig, load_yaml(RECIPES / "embedded" / "config_runner.yaml"), "embedded")
+    names = {path.parent.name for path in RECIPES.glob("*/config_model.yaml") if "compress" in load_yaml(path)}
+    assert {"magnitude_s80", "heads_s25", "rows_s50", "low_rank_s50", "distil_6l", "combined"} <= names
+    for name in names:
+        model = from_dict(ModelConfig, load_yaml(RECIPES / name / "config_model.yaml"), name)
+        runner = from_dict(RunnerConfig, load_yaml(RECIPES / name / "config_runner.yaml"), name)
+        if not name.endswith("_embedded"):
+            assert model.teacher == "wavlm_base" and runner.runner.total_steps == 200_000
+            continue
+        plan = make_plan(encoder, model.compress, model.sparsity)
+        assert plan.target == model.sparsity.target_sparsity
+        assert runner.runner == main.runner and runner.pretrain_expert == main.pretrain_expert and runner.optimizer.lr == main.optimizer.lr
+        assert plan.student.spec.layers and CompactSpec.dense(encoder.config)
+
+
+def test_head_scores_are_taken_from_other_batches_in_each_round(recipe, tmp_path, monkeypatch):
+    from s3prl_pruned.pretrain.distill.pretrain_expert import UpstreamPretrainExpert
+
+    asked = []
+    plain = UpstreamPretrainExpert.get_train_dataloader
+    monkeypatch.setattr(
+        UpstreamPretrainExpert, "get_train_dataloader", lambda self, numbers=None: (asked.append(numbers), plain(self, numbers))[1]
+    )
+    run = recipe.train(tmp_path / "run", *options("heads", 3 * HEAD, ",,sparsity.tolerance=0.03,,compress.data_share=0.5"))
+    epoch = 4  # seven utterances in batches of two
+    scored = [list(numbers) for numbers in asked if isinstance(numbers, range)]
+    assert scored == [[0, 1], [epoch, epoch + 1]]
+    assert json.loads((run / "run.json").read_text())["model"]["compress"]["data_share"] == 0.5
