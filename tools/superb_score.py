@@ -3,6 +3,7 @@
     python tools/superb_score.py results/
     python tools/superb_score.py results/ --published --format markdown
     python tools/superb_score.py results/ mine.yaml --published --figure score.png
+    python tools/superb_score.py downstream_runs/mini_superb.json --format markdown   # a table that was written as JSON
     python tools/superb_score.py s3prl/result/downstream --quesst14 /data/quesst14Database --rttm data/test/rttm
     python tools/superb_score.py --table1
 """

@@ -9,6 +9,7 @@ from pathlib import Path
 from s3prl_pruned.config import UserError
 from s3prl_pruned.superb import mini_score
 from s3prl_pruned.superb.foreign import References
+from s3prl_pruned.superb.saved import saved_rows
 from s3prl_pruned.superb.side_by_side import as_markdown, as_wide_text
 from s3prl_pruned.superb.table import (
     Row, as_csv, as_data, as_text, given_rows, make_rows, published_rows, table1_text, write_table,
@@ -57,8 +58,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="superb_score.py",
         description="SUPERB metrics and score of each upstream, on the paper's and the leaderboard's scale.",
     )
-    parser.add_argument("results", nargs="*", type=Path, metavar="DIR or YAML",
-        help="results/, one upstream's folder in it, one task's, or s3prl's result/downstream/; or numbers written by hand: "
+    parser.add_argument("results", nargs="*", type=Path, metavar="DIR or FILE",
+        help="results/, one upstream's folder in it, one task's, or s3prl's result/downstream/; or a table that this command "
+        "wrote as JSON; or numbers written by hand, in YAML: "
         "- {model: NAME, params_millions: 26.6, asr: {wer: {value: 10.6, unit: percent}}}. Of one folder alone the table is in "
         "detail, and superb_score.{json,csv} are written there")
     parser.add_argument("--published", action="store_true", help="published models beside them")
@@ -81,6 +83,8 @@ def _read(options: argparse.Namespace) -> tuple[list[Row], list[Path]]:
     for path in options.results:
         if path.suffix.lower() in (".yaml", ".yml"):
             found, begun = given_rows(path), []
+        elif path.suffix.lower() == ".json":
+            found, begun = saved_rows(path)
         else:
             found, begun = make_rows(path, References(quesst14=options.quesst14, diarization=options.rttm))
         for row in found:

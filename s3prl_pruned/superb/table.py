@@ -7,7 +7,7 @@ import io
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.superb.collect import UNKNOWN_PROTOCOL, finished_runs
@@ -18,6 +18,7 @@ from s3prl_pruned.superb.score import SCALES, Score, counted_metrics, normalised
 from s3prl_pruned.superb.tasks import PUBLISHED, TASKS, Value
 
 Kind = Literal["measured", "published", "given"]
+KINDS = get_args(Kind)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +84,7 @@ def _unchecked_row(
         for task in TASKS if task in metrics
     ]  # fmt: skip
     return Row(
-        name=name, sha256=None, results={result.task: result for result in results}, scores=_scores(results),
+        name=name, sha256=None, results={result.task: result for result in results}, scores=row_scores(results),
         notes=notes, kind=kind, params_millions=params_millions,
     )  # fmt: skip
 
@@ -102,13 +103,14 @@ def _row(name: str, results: list[Result]) -> Row:
         name=name,
         sha256=next(iter(models), None),
         results={result.task: result for result in results},
-        scores=_scores(results),
+        scores=row_scores(results),
         notes=_notes(results),
         params_millions=sizes[0] / 1e6 if sizes else None,
     )
 
 
-def _scores(results: list[Result]) -> dict[str, Score]:
+def row_scores(results: list[Result]) -> dict[str, Score]:
+    """The scores of one upstream, by scale."""
     values = {result.task: result.values() for result in results}
     return {scale: superb_score(values, scale) for scale in SCALES}
 

@@ -223,6 +223,39 @@ def test_csv_and_json_go_to_the_screen_whole(tmp_path, capsys):
     assert proposed["scores"]["paper"]["score"] == pytest.approx(769.62, abs=0.01) and proposed["kind"] == "published"
 
 
+def test_a_table_that_was_written_as_json_is_the_same_table_when_it_is_read_again(tmp_path, capsys):
+    upstream = Upstream(name="x", sha256="ab" * 32, num_parameters=26_570_000, teacher_note="tiny")
+    for task in WANG:
+        write(tmp_path / "results", task, upstream=upstream)
+    write(tmp_path / "results", "asr", name="half", protocol="quick")
+    folder = [str(tmp_path / "results"), "--published"]
+    for form in ("markdown", "csv", "json"):
+        main([*folder, "--format", "json"])
+        (tmp_path / "saved.json").write_text(capsys.readouterr().out)
+        main([*folder, "--format", form])
+        first = capsys.readouterr().out
+        main([str(tmp_path / "saved.json"), "--format", form])
+        assert capsys.readouterr().out == first and "half" in first
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"rows"', '"row"', "saved.json: must be a table that superb_score.py wrote as JSON, but is not .KeyError"),
+        ('"percent": 10.61', '"percent": -1', "metrics: wer must be at least 0 percent, but is -1"),
+        ('"percent": 10.61', '"percent": NaN', "value: must be a finite number"),
+        ('"kind": "measured"', '"kind": "believed"', "kind must be one of measured, published, given, but is 'believed'"),
+        ('"asr"', '"ars"', "no such SUPERB task. Did you mean `asr`"),
+    ],
+)
+def test_a_damaged_table_is_one_clear_error(tmp_path, capsys, old, new, message):
+    write(tmp_path / "results", "asr")
+    main([str(tmp_path / "results"), "--format", "json"])
+    (tmp_path / "saved.json").write_text(capsys.readouterr().out.replace(old, new))
+    with pytest.raises(UserError, match=message):
+        main([str(tmp_path / "saved.json")])
+
+
 def test_several_folders_stand_in_one_table_but_a_name_only_once(tmp_path, capsys):
     write(tmp_path / "first", "asr")
     write(tmp_path / "second", "asr", name="other")
