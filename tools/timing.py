@@ -5,10 +5,12 @@
     python tools/timing.py --baseline s3prl:wavlm_base --models ours:conc --random --mixed 4-10 --utterances 8
     python tools/timing.py --baseline s3prl:wavlm_base --models result/pretrain/wavlm_pruned_distill/seed1/export
     python tools/timing.py --table downstream_runs/timing_cpu.json
+    python tools/timing.py --models ours:wavlm_base --lengths 5 --threads 1 --latency-table wavlm_base_5s.json
 
 Runs are interleaved and ratios taken pair by pair. Without --lengths and --mixed the models encode a corpus (the embedded
 speech), one utterance at a time and in length-bucketed batches: the paper's protocol, whose figure is the mean of 5 runs.
-The last line of the output is one JSON document.
+The last line of the output is one JSON document. A latency table is what run_pretrain.py --target speedup=2.5 reads: the
+parts of one shape in several sizes, for one length, on this device.
 """
 
 import argparse
@@ -32,6 +34,9 @@ def main() -> None:
             print("\n".join(str(path) for path in report.write(data, args.output)))
         else:
             print(report.markdown(data), end="")
+        return
+    if args.latency_table:
+        _write_latency_table(args)
         return
     from s3prl_pruned.measure.timing import benchmark
 
@@ -67,6 +72,7 @@ def _arguments() -> argparse.Namespace:
     add("--tf32", action="store_true", help="CUDA: everything a second time with TF32 on; it is off otherwise")
     add("--seed", metavar="N", type=int, default=0, help="of random weights and noise (default: %(default)s)")
     add("--output", metavar="DIR", type=Path, help="also write timing.json, .csv, .md and .png here")
+    add("--latency-table", metavar="FILE", type=Path, help="time the parts of one shape (--models; random weights) instead, and write them as JSON")
     add("--table", metavar="JSON", type=Path, help="time nothing: print the Markdown table of a document written before")
     return parser.parse_args()
 
@@ -98,6 +104,33 @@ def _options(args: argparse.Namespace):
         seed=args.seed,
         tf32=args.tf32,
     )
+
+
+def _write_latency_table(args: argparse.Namespace) -> None:
+    from s3prl_pruned.checkpoint import write_text
+    from s3prl_pruned.config import to_dict
+    from s3prl_pruned.measure.timing.benchmark import check_options
+    from s3prl_pruned.measure.timing.clock import TimingSetting
+    from s3prl_pruned.measure.timing.latency import describe_table, measure_table
+    from s3prl_pruned.measure.timing.models import DTYPES, Builder
+    from s3prl_pruned.measure.timing.names import parse
+
+    options = _options(args)
+    check_options(options)
+    lengths = options.lengths or [5.0]
+    if len(options.models) != 1 or len(lengths) != 1:
+        raise UserError(f"a latency table is of one shape and one length, but these are given: {options.models}, {lengths}.")
+    if args.latency_table.exists():
+        raise UserError(f"{args.latency_table}: exists already, and is never overwritten. Name another file, or move it.")
+    config = Builder(random=True).build(parse(options.models[0])).config
+    if config is None:
+        raise UserError(f"{options.models[0]!r}: its shape is not known. Name one of ours, such as ours:wavlm_base.")
+    setting = TimingSetting(baseline="", device=options.device, threads=options.threads, repeats=options.repeats, seed=options.seed)
+    table = measure_table(
+        config, setting, utterance_seconds=lengths[0], dtype=DTYPES[options.dtype], progress=lambda text: print(text, file=sys.stderr, flush=True)
+    )  # fmt: skip
+    write_text(args.latency_table, json.dumps(to_dict(table)) + "\n")
+    print("\n".join([*describe_table(table), f"written: {args.latency_table}"]))
 
 
 def _numbers(text: str | None, option: str, separator: str) -> list[float]:

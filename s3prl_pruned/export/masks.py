@@ -14,6 +14,7 @@ from s3prl_pruned.models.encoder import LayerMasks, SpeechEncoder
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, HeadSpec, LayerSpec, kept_ranks
 from s3prl_pruned.sparsity.counts import prunable_weights, realised_sparsity, sparsity
 from s3prl_pruned.sparsity.lagrangian import SparsityConfig
+from s3prl_pruned.sparsity.targets import Measure, measure_of
 
 Masks = tuple[list[LayerMasks], dict[int, Tensor]]  # of the layers, and of the CNN's layers (`set_masks`)
 _SHIFT_LIMIT = 20.0  # beyond this every dimension gate is surely open or closed
@@ -35,41 +36,49 @@ class FinalMasks:
     """Realised sparsity of the bare rounding rule."""
     shift: float
     """Constant added to the dimension gates' log_alpha to meet the target; 0 when none was needed."""
+    reached: float
+    """What the target is of, realised, as the share of the dense model that goes: `sparsity`, or that of its MACs or time."""
     matrices: dict[str, Tensor] = field(default_factory=dict)
     """0/1 masks of single weights, by the parameter's name; they stay where they are, as zeros (`zero_weights`)."""
 
 
 @torch.no_grad()
-def final_masks(gates: GateSet | SelfPinchingGates, encoder: SpeechEncoder, config: SparsityConfig) -> FinalMasks:
+def final_masks(
+    gates: GateSet | SelfPinchingGates, encoder: SpeechEncoder, config: SparsityConfig, measure: Measure | None = None
+) -> FinalMasks:
     """Deterministic masks of trained gates.
 
     Per layer and kind, `n - round(n - sum P)` masks with the largest log_alpha stay (of a layer of the CNN at least
-    one); a scalar mask lives if and only if P > 0.5. If that misses the target by more than `config.tolerance` and `config.match_target` is set, one common
-    constant is added to the dimension gates, found by bisection with the scalar masks fixed.
+    one); a scalar mask lives if and only if P > 0.5. If that misses the target by more than `config.tolerance` and
+    `config.match_target` is set, one common constant is added to the dimension gates, found by bisection with the scalar
+    masks fixed.
 
     Args:
         gates: attached to `encoder`'s structure.
         encoder: the student (its weights are used by self-pinching gates alone).
         config: target and tolerance; self-pinching gates count what they keep in training too, and are left alone.
+        measure: what the target is of, where it was made already.
     """
     if isinstance(gates, SelfPinchingGates):
         return _pinched(gates, encoder)
+    measure = measure or measure_of(config, encoder.config)
 
     def realise(shift: float) -> tuple[Masks, CompactSpec, float]:
         masks = _deterministic(gates, shift)
         spec = surviving_spec(encoder.spec, *masks, shape=encoder.config)
-        return masks, spec, realised_sparsity(encoder.config, spec)
+        return masks, spec, measure.of(spec)
 
     masks, spec, rounded = realise(0.0)
-    shift, reached = 0.0, rounded
-    if config.match_target and abs(rounded - config.target_sparsity) > config.tolerance:
-        low, high = -_SHIFT_LIMIT, _SHIFT_LIMIT  # sparsity falls as the shift rises
+    shift, reached, rounded_sparsity = 0.0, rounded, realised_sparsity(encoder.config, spec)
+    if config.match_target and abs(rounded - config.goal) > config.tolerance:
+        low, high = -_SHIFT_LIMIT, _SHIFT_LIMIT  # the less goes, the higher the shift
         for _ in range(60):
             middle = (low + high) / 2
-            low, high = (middle, high) if realise(middle)[2] > config.target_sparsity else (low, middle)
-        shift = min((low, high), key=lambda s: abs(realise(s)[2] - config.target_sparsity))
+            low, high = (middle, high) if realise(middle)[2] > config.goal else (low, middle)
+        shift = min((low, high), key=lambda s: abs(realise(s)[2] - config.goal))
         masks, spec, reached = realise(shift)
-    return FinalMasks(*masks, spec, reached, rounded, shift)
+    realised = realised_sparsity(encoder.config, spec)
+    return FinalMasks(*masks, spec, realised, rounded_sparsity, shift, reached)
 
 
 def _pinched(gates: SelfPinchingGates, encoder: SpeechEncoder) -> FinalMasks:
@@ -80,7 +89,7 @@ def _pinched(gates: SelfPinchingGates, encoder: SpeechEncoder) -> FinalMasks:
     matrices = {f"layers.{layer}.{name}": z for (layer, name), z in masks.items() if name.endswith(".weight")}
     kept = prunable_weights(encoder.config, spec) - sum(int((z == 0).sum()) for z in matrices.values())
     reached = sparsity(kept, encoder.config, with_cnn=spec.channels is not None)
-    return FinalMasks(layers, conv_masks, spec, reached, reached, 0.0, matrices)
+    return FinalMasks(layers, conv_masks, spec, reached, reached, 0.0, reached, matrices)
 
 
 @torch.no_grad()

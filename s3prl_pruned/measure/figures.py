@@ -19,12 +19,18 @@ from s3prl_pruned.export.formats import CONFIG, read_config
 from s3prl_pruned.measure.hard_concrete import FILE as HARD_CONCRETE
 from s3prl_pruned.measure.hard_concrete import HardConcreteNumbers
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
-from s3prl_pruned.pretrain.logging import LOG, read_log
+from s3prl_pruned.pretrain.logging import LOG, controlled, read_log
 from s3prl_pruned.sparsity.counts import LayerCounts, layer_weights, map_weights, realised_sparsity
 from s3prl_pruned.superb.results import read_json
 
 BLUE, ORANGE, GREEN, VERMILLION, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#BBBBBB"
 _PRUNED = "#EEEEEE"
+# What a target is of -> factor on what the log holds, axis label.
+_TARGETS = {
+    "sparsity": (100, "sparsity (% of weights)"),
+    "macs": (100, "MACs that go (%)"),
+    "speedup": (1, "times as fast, by the latency table"),
+}
 
 # slot -> label, colour, line style. Whole sublayers are the paper's Figure 3a; single dimensions stand beside them.
 _SLOTS = {
@@ -34,6 +40,8 @@ _SLOTS = {
     "z_qk": (r"$z_\mathrm{qk}$ (query/key dims)", SKY, ":"),
     "z_vo": (r"$z_\mathrm{vo}$ (value/output dims)", GREEN, ":"),
     "z_head": (r"$z_\mathrm{head}$ (whole heads)", GREEN, "-."),
+    "attention_weights": ("single weights of attention", GREEN, "--"),
+    "ffn_weights": ("single weights of feed-forward", ORANGE, "--"),
     "z_conv": (r"$z_\mathrm{conv}$ (CNN channels)", "black", ":"),
 }
 
@@ -56,10 +64,12 @@ def draw_run(folder: Path) -> list[Path]:
         "remaining_parameters": remaining_parameters(config, spec, note),
         "remaining_value_dims": remaining_value_dims(config, spec, note),
     }
-    if (export["provenance"].get("recipe") or {}).get("model", {}).get("compress"):  # no gates
+    model = (export["provenance"].get("recipe") or {}).get("model", {})
+    if model.get("compress"):  # no gates
         figures["rounds"] = rounds(read_log(folder), str(folder / LOG), note)
-    else:
+    elif model.get("self_pinching") or "ctc" not in model:
         figures["mask_averages"] = mask_averages(read_log(folder), str(folder / LOG), note)
+    if not (model.get("compress") or model.get("self_pinching") or "ctc" in model):
         figures["hard_concrete"] = hard_concrete(_read_hard_concrete(folder / HARD_CONCRETE))
     (folder / "figures").mkdir(exist_ok=True)
     paths = []
@@ -70,7 +80,8 @@ def draw_run(folder: Path) -> list[Path]:
 
 
 def mask_averages(lines: list[dict], where: str, note: str | None) -> Figure:
-    """Figure 3a: averages of the drawn masks over all layers during training; below, the sparsity that drives them.
+    """Figure 3a: averages of the drawn masks over all layers during training; below, the sparsity (MACs, speed-up) that
+    drives them.
 
     Args:
         lines: of `log.jsonl`.
@@ -81,7 +92,9 @@ def mask_averages(lines: list[dict], where: str, note: str | None) -> Figure:
         steps = [line["step"] for line in lines]
         names = sorted(lines[0]["mask_means"], key=list(_SLOTS).index)
         slots = {name: [float(np.mean(line["mask_means"][name])) for line in lines] for name in names}
-        sparsity = {kind: [100 * line[f"{kind}_sparsity"] for line in lines] for kind in ("target", "expected")}
+        of = controlled(lines[0])
+        scale, unit = _TARGETS[of]
+        driven = {kind: [scale * line[f"{kind}_{of}"] for line in lines] for kind in ("target", "expected")}
     except (KeyError, TypeError, IndexError, ValueError) as error:
         raise UserError(f"{where}: every line must hold step, mask_means, target_sparsity and expected_sparsity, "
                         f"but this fails with {error!r}. Is it the log of run_pretrain.py?") from error  # fmt: skip
@@ -93,9 +106,11 @@ def mask_averages(lines: list[dict], where: str, note: str | None) -> Figure:
     masks.set(ylabel="average mask over layers", ylim=(-0.03, 1.03))
     masks.set_title(_title("Masks drawn during training", note))
     masks.legend(loc="best", fontsize=9)
-    control.plot(steps, sparsity["target"], "--", color="black", label="target", linewidth=1.5)
-    control.plot(steps, sparsity["expected"], color=BLUE, label="expected under the gates", linewidth=2)
-    control.set(xlabel="optimiser step", ylabel="sparsity (% of weights)", ylim=(-3, 103))
+    control.plot(steps, driven["target"], "--", color="black", label="target", linewidth=1.5)
+    control.plot(steps, driven["expected"], color=BLUE, label="expected under the gates", linewidth=2)
+    control.set(xlabel="optimiser step", ylabel=unit)
+    if scale == 100:
+        control.set_ylim(-3, 103)
     control.legend(loc="best", fontsize=9)
     for axes in (masks, control):
         axes.grid(alpha=0.3)

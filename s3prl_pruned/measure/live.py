@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from s3prl_pruned.config import UserError
-from s3prl_pruned.pretrain.logging import LOG, read_log
+from s3prl_pruned.pretrain.logging import LOG, controlled, read_log
 
 _LABELS = {"heads": "heads", "qk": "query/key dims", "vo": "value/output dims", "ffn": "feed-forward dims"}
 
@@ -33,6 +33,10 @@ def draw_remaining(folder: Path) -> Path:
     return path
 
 
+def _shown(value: float, of: str) -> str:
+    return f"{value:.2f} x" if of == "speedup" else f"{100 * value:.1f} %"
+
+
 def remaining_structure(line: dict) -> Figure:
     """Layers (rows, the first at the bottom) by kinds of units (columns); numbers and shades are shares that remain.
 
@@ -41,6 +45,7 @@ def remaining_structure(line: dict) -> Figure:
     """
     kinds = [kind for kind in _LABELS if kind in line["remaining"]]
     shares = np.array([line["remaining"][kind] for kind in kinds]).T  # (L, kinds)
+    of = controlled(line)
     figure = Figure(figsize=(6, 1.6 + 0.32 * len(shares)), layout="constrained")
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto", origin="lower")
@@ -51,8 +56,8 @@ def remaining_structure(line: dict) -> Figure:
     axes.set_yticks(range(len(shares)), range(1, len(shares) + 1))
     axes.set_ylabel("layer")
     axes.set_title(
-        f"Remaining units after step {line['step']:,}\nsparsity: target {100 * line['target_sparsity']:.1f} %, expected "
-        f"{100 * line['expected_sparsity']:.1f} %, realised {100 * line['realised_sparsity']:.1f} %",
+        f"Remaining units after step {line['step']:,}\n{of}: "
+        + ", ".join(f"{kind} {_shown(line[f'{kind}_{of}'], of)}" for kind in ("target", "expected", "realised")),
         fontsize=10,
     )
     return figure

@@ -80,7 +80,7 @@ def _final(state: dict, config: ModelConfig, encoder: SpeechEncoder) -> tuple[Fi
         spec = surviving_spec(encoder.spec, masks)
         left = min(weights_left(encoder), prunable_weights(encoder.config, spec))  # what is masked may be zero as well
         reached = sparsity(left, encoder.config)
-        return FinalMasks(masks, {}, spec, reached, reached, 0.0), reached
+        return FinalMasks(masks, {}, spec, reached, reached, 0.0, reached), reached
     gates = config.make_gates(encoder.spec, encoder.config)
     gates.load_state_dict(state["Gates"])
     final = final_masks(gates, encoder, config.sparsity)

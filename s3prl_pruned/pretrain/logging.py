@@ -31,9 +31,10 @@ class RunLog:
 
     def progress(self, records: dict, *, loss: float) -> None:
         """Advance the bar by one step; the bar itself shows the time left."""
+        name = controlled(records)
         self.bar.set_postfix_str(
-            f"loss {loss:.4g}, target {records['target_sparsity']:.3f}, "
-            f"expected {records['expected_sparsity']:.3f}, {records['audio_seconds_per_second']:.3g} s audio/s, "
+            f"loss {loss:.4g}, target {records[f'target_{name}']:.3f}, "
+            f"expected {records[f'expected_{name}']:.3f}, {records['audio_seconds_per_second']:.3g} s audio/s, "
             f"{records['memory_gib']:.2f} GiB" + (f", {records['bad_steps']} SKIPPED" if records["bad_steps"] else ""),
             refresh=False,
         )
@@ -50,6 +51,11 @@ class RunLog:
     def close(self) -> None:
         self.bar.close()
         self.writer.close()
+
+
+def controlled(records: dict) -> str:
+    """What a step's target is of: `sparsity`, `macs` or `speedup` (`sparsity.targets.Measure.name`)."""
+    return next((name for name in ("macs", "speedup") if f"target_{name}" in records), "sparsity")
 
 
 def read_log(folder: str | Path) -> list[dict]:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from s3prl_pruned.gates.attach import GateConfig, GateSet
 from s3prl_pruned.gates.self_pinching import PinchedDraw, SelfPinchingConfig
@@ -46,12 +47,52 @@ def _total(probability: Tensor | int, num: int) -> Tensor | int:
     return probability.sum() if isinstance(probability, Tensor) else probability * num
 
 
-def expected_encoder(gates: GateSet | PinchedDraw, config: EncoderConfig) -> EncoderCounts:
-    """Expected counts of a whole encoder under its gates, with a gradient to every log_alpha."""
+def expected_heads(layer: LayerSpec, probabilities: dict[str, Tensor]) -> tuple[Tensor | int, Tensor | int]:
+    """Expected heads of a layer, and expected dimensions of attention's products, of each head padded to the widest.
+
+    A head lives while its own mask, its attention's and any of its value dimensions do; it is as wide as expected of its
+    dimensions. The widest is that of the largest expectation, which is exact where gates are sure.
+
+    Args:
+        layer, probabilities: as `expected_counts`.
+
+    Returns:
+        `LayerCounts.heads` and `LayerCounts.products`.
+    """
+    if not layer.heads or not probabilities:
+        counts = LayerCounts.of(layer)
+        return counts.heads, counts.products
+    device = next(iter(probabilities.values())).device
+
+    def by_head(sizes: list[int], name: str) -> Tensor:  # (heads, dimensions of the widest), 0 where one has fewer
+        kept = probabilities.get(name)
+        kept = torch.ones(sum(sizes), device=device) if kept is None else kept
+        return pad_sequence(kept.split(sizes), batch_first=True)
+
+    qk, vo = by_head([len(head.qk) for head in layer.heads], "z_qk"), by_head([len(head.vo) for head in layer.heads], "z_vo")
+    alive = (1 - (1 - vo).prod(1)) * probabilities.get("z_head", 1)
+    widths = [(alive * kept.sum(1)).max().clamp(min=1) for kept in (qk, vo)]
+    heads = alive.sum() * _total(probabilities.get("z_mha", 1), 1)
+    return heads, heads * sum(widths)
+
+
+def expected_encoder(gates: GateSet | PinchedDraw, config: EncoderConfig, *, heads: bool = False) -> EncoderCounts:
+    """Expected counts of a whole encoder under its gates, with a gradient to every log_alpha.
+
+    Args:
+        heads: whether heads and products are counted too; sparsity does not need them, MACs and time do.
+    """
+    layers = []
+    for i, layer in enumerate(gates.spec.layers):
+        probabilities = gates.keep_probabilities(i)
+        counts = expected_counts(layer, probabilities)
+        if heads:
+            counts.heads, counts.products = expected_heads(layer, probabilities)
+        layers.append(counts)
     channels = gates.channel_probabilities()
     whole = [len(kept) for kept in gates.spec.channels_of(config)]
     return EncoderCounts(
-        layers=[expected_counts(layer, gates.keep_probabilities(i)) for i, layer in enumerate(gates.spec.layers)],
+        layers=layers,
         channels=[channels[i].sum() if i in channels else size for i, size in enumerate(whole)],
         with_cnn=bool(channels) or gates.spec.channels is not None,
     )

@@ -90,7 +90,7 @@ def run(options: Options, *, progress=lambda text: None) -> dict:
     Raises:
         UserError: an option or a name is wrong, a model cannot be had or run, or models that must agree do not.
     """
-    _check(options)
+    check_options(options)
     names = [parse(text) for text in dict.fromkeys([options.baseline, *options.models])]
     workloads = _workloads(options)
     builder = Builder(random=options.random, device=options.device, precision=options.dtype, seed=options.seed)
@@ -120,7 +120,8 @@ def run(options: Options, *, progress=lambda text: None) -> dict:
 DTYPE_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
-def _check(options: Options) -> None:
+def check_options(options: Options) -> None:
+    """Raise UserError for an option that is wrong by itself."""
     if options.dtype not in DTYPE_NAMES:
         raise UserError(f"`dtype` must be one of {list(DTYPE_NAMES)}, but is {options.dtype!r}. int8 is a model's variant: ours:conc+int8.")
     if options.repeats < 1 or options.threads < 1:

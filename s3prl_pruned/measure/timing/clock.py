@@ -120,7 +120,7 @@ def race(lanes: list[Lane], setting: TimingSetting) -> list[TimingResult]:
     _check(lanes, setting)
     given = same_input(lanes)
     with torch.inference_mode(), torch_threads(setting.threads):
-        times = _interleaved(lanes, setting)
+        times = interleaved(lanes, setting)
     if same_input(lanes) != given:
         raise UserError("the input is not what it was before the runs: one of the models writes into its input. Leave it out.")
     return [_summarise(lane, times[lane.name], times[setting.baseline]) for lane in lanes]
@@ -160,8 +160,8 @@ def _check(lanes: list[Lane], setting: TimingSetting) -> None:
         raise UserError(f"models must be in evaluation mode to be timed, but {training} are not. Call eval() on them.")
 
 
-def _interleaved(lanes: list[Lane], setting: TimingSetting) -> dict[str, list[float]]:
-    """Seconds of each run, per lane; entry i of every lane was measured in repeat i."""
+def interleaved(lanes: list[Lane], setting: TimingSetting) -> dict[str, list[float]]:
+    """Seconds of each run, per lane's name; entry i of every lane was measured in repeat i. Call it in inference mode."""
     for lane in lanes * (_WARM_UP if len(lanes[0].batches) == 1 else 1):  # many batches warm up one another
         _run(lane)
     times: dict[str, list[float]] = {lane.name: [] for lane in lanes}

@@ -11,6 +11,7 @@ from s3prl_pruned.objectives.distill import DistillConfig
 from s3prl_pruned.sparsity.counts import realised_sparsity
 from s3prl_pruned.sparsity.expected import reachable_sparsity
 from s3prl_pruned.sparsity.lagrangian import SparsityConfig
+from s3prl_pruned.sparsity.targets import measure_of
 
 
 @dataclass(kw_only=True)
@@ -60,11 +61,24 @@ class ModelConfig:
     distill: DistillConfig = field(default_factory=DistillConfig)
     """What is learned from the teacher."""
 
+    @property
+    def method(self) -> str:
+        """For cards."""
+        if self.compress is not None:
+            return f"Lin et al. 2024: {' + '.join(self.compress.techniques)}, re-trained by distillation"
+        if self.self_pinching is not None:
+            return "Xu et al. 2025: distillation with self-pinching gates, hard 0/1 masks"
+        return "Wang et al. 2023: distillation with hard concrete masks"
+
     def validate(self) -> None:
         if self.compress is not None and self.self_pinching is not None:
             raise UserError("`compress` and `self_pinching` are two ways to prune. Give one of them.")
         if self.compress is None and self.distill.prediction_heads:
             raise UserError("`distill.prediction_heads` is of students that `compress` makes. Leave it out, or name techniques.")
+        instead = [name for name in ("self_pinching", "compress") if getattr(self, name) is not None]
+        for name in ("target_macs", "target_speedup"):
+            if instead and getattr(self.sparsity, name) is not None:
+                raise UserError(f"`sparsity.{name}` is for `gates`, but `{instead[0]}` is given. Set `target_sparsity` alone.")
 
     def make_gates(self, spec: CompactSpec, shape: EncoderConfig) -> GateSet | SelfPinchingGates:
         """Gates for an encoder of this dense shape that has `spec` left."""
@@ -74,8 +88,17 @@ class ModelConfig:
 
     def check_target(self, encoder: EncoderConfig, spec: CompactSpec | None = None) -> None:
         """Raise UserError when the gates cannot reach the target on this encoder, of which `spec` is left."""
-        gates = self.self_pinching or self.gates
-        check_target(self.sparsity.target_sparsity, gates, encoder, spec or CompactSpec.dense(encoder))
+        spec, measure = spec or CompactSpec.dense(encoder), measure_of(self.sparsity, encoder)
+        if measure.name == "sparsity":
+            return check_target(self.sparsity.target_sparsity, self.self_pinching or self.gates, encoder, spec)
+        lowest, highest = measure.of(spec), measure.reachable(self.gates, spec)
+        if not lowest <= self.sparsity.goal <= highest:
+            name = f"target_{measure.name}"
+            raise UserError(
+                f"`{name}` is {getattr(self.sparsity, name)}, but gates of the kinds {list(self.gates.kinds)} reach "
+                f"{measure.shown(lowest):.3f} to {measure.shown(highest):.3f} on this encoder. Choose one between, or add "
+                "kinds (`conv`: the CNN)."
+            )
 
 
 def check_target(target: float, gates: GateConfig | SelfPinchingConfig, encoder: EncoderConfig, spec: CompactSpec) -> None:

@@ -36,6 +36,7 @@ from s3prl_pruned.pretrain.distill.teachers import Teacher, load_teacher
 from s3prl_pruned.sparsity.counts import num_frames
 from s3prl_pruned.sparsity.expected import expected_sparsity
 from s3prl_pruned.sparsity.lagrangian import Lagrangian
+from s3prl_pruned.sparsity.targets import measure_of
 
 Batch = tuple[Tensor, Tensor]  # wavs (B, S) float32, lengths (B,) int64
 
@@ -83,6 +84,7 @@ class DistillForPretrain(nn.Module):
         self.distillation = LayerDistillation(num_layers=shape.num_layers, embed_dim=shape.embed_dim, config=config.distill)
         self.gates = config.make_gates(teacher.spec, shape)
         self.lagrangian = Lagrangian()
+        self.measure = measure_of(config.sparsity, shape)
 
     def train(self, mode: bool = True) -> "DistillForPretrain":
         """The teacher stays in evaluation mode."""
@@ -141,6 +143,16 @@ class UpstreamPretrainExpert(nn.Module):
     def target_sparsity(self) -> float:
         """What the run is to reach."""
         return self.upstream_config.sparsity.target_sparsity
+
+    @property
+    def aim(self) -> str:
+        """What the run is to reach, in words."""
+        config = self.upstream_config.sparsity
+        if config.target_speedup is not None:
+            return f"target speed-up {config.target_speedup:.4g} by {config.latency_table}"
+        if config.target_macs is not None:
+            return f"target {100 * config.target_macs:.4g} % fewer MACs for {config.utterance_seconds:g} s"
+        return f"target sparsity {self.target_sparsity:.4g}"
 
     def get_train_dataloader(self, numbers: Iterable[int] | None = None) -> Iterable[Batch]:
         """The micro-batches of the whole run with these numbers, in this order (without numbers: one epoch)."""
@@ -206,15 +218,18 @@ class UpstreamPretrainExpert(nn.Module):
         """
         step = self._step
         counted = step.draw if isinstance(step.draw, PinchedDraw) else self.model.gates  # the hard count, or the expected
-        expected = expected_sparsity(counted, self.model.student.config)
+        measure = self.model.measure
+        expected = measure.expected(counted)
         penalty = self.model.lagrangian(expected, step.target)
         penalty.backward()
         step.draw.backward(distributed.all_reduce_sums(step.draw.gradients()), loss_scale=loss_scale)
         lagrangian = self.model.lagrangian
+        if measure.name != "sparsity":
+            with torch.no_grad():
+                records["expected_sparsity"] = float(expected_sparsity(counted, self.model.student.config))
         records.update(
+            {f"expected_{measure.name}": measure.shown(float(expected.detach())), f"target_{measure.name}": measure.shown(step.target)},
             sparsity_penalty=float(penalty.detach()),
-            expected_sparsity=float(expected.detach()),
-            target_sparsity=step.target,
             lambda1=float(lagrangian.lambda1.detach()),
             lambda2=float(lagrangian.lambda2.detach()),
         )
@@ -231,20 +246,22 @@ class UpstreamPretrainExpert(nn.Module):
     def log_records(self, records: dict) -> dict:
         """What is written every `log_step`: the records, the matched pairs, the mask averages of Figure 3a, and what
         the gates keep as they stand, overall and as shares of each layer's units (by the bare rounding rule: the target
-        of the moment is not the run's)."""
+        of the moment is not the run's). What the target is of is realised_macs or realised_speedup, where not sparsity."""
         teacher_layers = self.model.distillation.teacher_layers
         pairs = [[teacher_layers[k], j + 1] for k, j in self._step.pairs]
         masks = self._step.draw.averages()
         config = replace(self.upstream_config.sparsity, match_target=False)
-        kept = final_masks(self.model.gates, self.model.student, config)
+        measure = self.model.measure
+        kept = final_masks(self.model.gates, self.model.student, config, measure)
         remaining = remaining_units(kept.spec, self.model.student.spec)
         if kept.conv_masks:
             remaining["channels"] = [float((z != 0).float().mean()) for z in kept.conv_masks.values()]
-        return {**records, "realised_sparsity": kept.sparsity, "pairs": pairs, "mask_means": masks, "remaining": remaining}
+        realised = {"realised_sparsity": kept.sparsity, f"realised_{measure.name}": measure.shown(kept.reached)}
+        return {**records, **realised, "pairs": pairs, "mask_means": masks, "remaining": remaining}
 
     def final_masks(self) -> FinalMasks:
         """The deterministic masks as the gates stand."""
-        return final_masks(self.model.gates, self.model.student, self.upstream_config.sparsity)
+        return final_masks(self.model.gates, self.model.student, self.upstream_config.sparsity, self.model.measure)
 
     def add_state_to_save(self, all_states: dict) -> dict:
         """s3prl's interface. The teacher is not saved; `Upstream_Config` says which it was."""
@@ -260,10 +277,21 @@ class UpstreamPretrainExpert(nn.Module):
             "sha256": self.loaded_teacher.sha256,
             "note": self.loaded_teacher.note,
         }
+        if (table := self._latency_table()) is not None:
+            all_states["Latency_Table"] = table  # a checkpoint is exported where its file may not be
         return all_states
+
+    def _latency_table(self) -> dict | None:
+        table = getattr(getattr(self.model, "measure", None), "table", None)
+        return table and to_dict(table)
 
     def load_model(self, all_states: dict) -> None:
         """s3prl's interface: the reverse of `add_state_to_save`."""
+        if all_states.get("Latency_Table") != self._latency_table():
+            raise UserError(
+                f"{self.upstream_config.sparsity.latency_table}: holds other times than this run was started with. Put the old "
+                "table back, or start another run (-n NAME)."
+            )
         self.model.student.load_state_dict(all_states["Student"])
         self.model.distillation.load_state_dict(all_states["Distillation"])
         self.model.gates.load_state_dict(all_states["Gates"])

@@ -1,0 +1,222 @@
+"""Expected time on one device, from a table of measured parts (`tools/timing.py --latency-table` writes it).
+
+Parts are interpolated linearly, so that a time has a gradient to the counts that it is of. Where a larger part was measured
+faster than a smaller one, that is noise, and the smaller one's time is taken.
+"""
+
+import bisect
+import itertools
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from s3prl_pruned.config import UserError, from_dict
+from s3prl_pruned.models.spec import EncoderConfig
+from s3prl_pruned.sparsity.counts import EncoderCounts, LayerCounts, Number
+
+FORMAT, FORMAT_VERSION = "s3prl_pruned.latency", 1
+_NOT_ITS_SPEED = ("family", "padding_rule", "dropout", "attention_dropout", "activation_dropout", "feature_grad_mult")
+"""Fields of a shape that take no time in inference."""
+
+
+@dataclass(kw_only=True)
+class Line:
+    """Seconds of a part by one count."""
+
+    counts: tuple[float, ...]
+    """Ascending, at least two."""
+    seconds: tuple[float, ...]
+    """Measured, one per count."""
+
+    def validate(self) -> None:
+        _check_axis("counts", self.counts)
+        _check_seconds(self.seconds, len(self.counts))
+        self.seconds = tuple(itertools.accumulate(self.seconds, max))
+
+    def at(self, count: Number) -> Number:
+        """Seconds at a count, interpolated."""
+        return interpolate(self.counts, self.seconds, count)
+
+
+@dataclass(kw_only=True)
+class Grid:
+    """Seconds of a part by two counts."""
+
+    rows: tuple[float, ...]
+    """The first count; ascending, at least two."""
+    columns: tuple[float, ...]
+    """The second one."""
+    seconds: tuple[tuple[float, ...], ...]
+    """Measured, [row][column]."""
+
+    def validate(self) -> None:
+        _check_axis("rows", self.rows)
+        _check_axis("columns", self.columns)
+        if len(self.seconds) != len(self.rows):
+            raise UserError(f"`seconds` must have a row for each of {len(self.rows)}, but has {len(self.seconds)}.")
+        for row in self.seconds:
+            _check_seconds(row, len(self.columns))
+        rising = [list(itertools.accumulate(row, max)) for row in self.seconds]
+        self.seconds = tuple(itertools.accumulate(map(tuple, rising), lambda a, b: tuple(map(max, a, b))))
+
+    def at(self, row: Number, column: Number) -> Number:
+        """Seconds at two counts, interpolated."""
+        return interpolate(self.rows, [interpolate(self.columns, seconds, column) for seconds in self.seconds], row)
+
+
+@dataclass(kw_only=True)
+class Measurement:
+    """How a table was measured."""
+
+    machine: str
+    """The processor's name."""
+    device: str
+    """torch's."""
+    threads: int
+    """torch's, on a CPU."""
+    dtype: str
+    """Of weights and activations."""
+    repeats: int
+    """Runs of each part; the median counts."""
+    weights: str
+    """Such as "random, seed 0": time does not depend on them."""
+    s3prl_pruned: str
+    """Version."""
+    torch: str
+    """Version."""
+    commit: str | None
+    """Of this project's clone."""
+    date: str
+    """UTC."""
+
+
+@dataclass(kw_only=True)
+class LatencyTable:
+    """What the parts of one shape take on one device, for one utterance, in inference."""
+
+    format: str
+    """`FORMAT`."""
+    format_version: int
+    """`FORMAT_VERSION`."""
+    encoder: EncoderConfig
+    """The dense shape."""
+    utterance_seconds: float
+    """Length of the utterance."""
+    cnn: tuple[Grid, ...]
+    """Of each pair of neighbouring layers: the whole CNN's time by their channels, all other layers at the smallest count of
+    their own axis."""
+    rest: Line
+    """Projection, positional convolution and norms, by channels of the CNN's last layer."""
+    attention: Grid
+    """One attention, by heads and by dimensions of each (query/key as many as value/output)."""
+    feed_forward: Line
+    """One feed-forward, by intermediate dimensions."""
+    whole: float
+    """The whole dense model, measured for comparison with the sum of its parts, seconds."""
+    measured: Measurement
+    """On what, and how."""
+
+    def validate(self) -> None:
+        if (self.format, self.format_version) != (FORMAT, FORMAT_VERSION):
+            raise UserError(
+                f"`format` and `format_version` must be {FORMAT!r} and {FORMAT_VERSION}, but are {self.format!r} and "
+                f"{self.format_version}. Measure again: tools/timing.py --latency-table."
+            )
+        pairs = len(self.encoder.conv_layers) - 1
+        if len(self.cnn) != pairs or pairs < 1:
+            raise UserError(f"`cnn` must hold {pairs} pairs of layers, at least one, but holds {len(self.cnn)}.")
+        _check_seconds((self.whole, self.utterance_seconds), 2)
+
+    def check(self, shape: EncoderConfig) -> None:
+        """Raise UserError unless the table is of an encoder of this dense shape."""
+        differing = [
+            name
+            for name, value in vars(shape).items()
+            if name not in _NOT_ITS_SPEED and value != getattr(self.encoder, name)
+        ]
+        if differing:
+            name = differing[0]
+            raise UserError(
+                f"the latency table is of another shape: its `{name}` is {getattr(self.encoder, name)}, the encoder's is "
+                f"{getattr(shape, name)}. Measure one: tools/timing.py --models ours:<shape> --latency-table FILE."
+            )
+
+    def time(self, counts: EncoderCounts) -> Number:
+        """Seconds of an encoder of which `counts` stay: the sum of its parts.
+
+        The CNN's pairs are summed so that each layer's share counts once: exactly its time, where a layer's time depends on
+        its own channels and those that it reads.
+        """
+        channels = counts.channels
+        cnn = self.cnn[0].at(channels[0], channels[1])
+        for grid, before, here in zip(self.cnn[1:], channels[1:], channels[2:], strict=False):
+            cnn = cnn + grid.at(before, here) - grid.at(before, grid.columns[0])
+        layers = sum(self._attention(layer) + self._feed_forward(layer) for layer in counts.layers)
+        return cnn + self.rest.at(channels[-1]) + layers
+
+    def _attention(self, layer: LayerCounts) -> Number:
+        """No heads take no time, though few would by the measured line."""
+        heads = layer.heads
+        if _plain(heads) <= 0:
+            return 0.0
+        dims = (layer.qk + layer.vo) / (2 * heads)
+        fewest = self.attention.rows[0]
+        if _plain(heads) >= fewest:
+            return self.attention.at(heads, dims)
+        return self.attention.at(fewest, dims) * heads / fewest
+
+    def _feed_forward(self, layer: LayerCounts) -> Number:
+        fewest = self.feed_forward.counts[0]
+        if _plain(layer.ffn) >= fewest:
+            return self.feed_forward.at(layer.ffn)
+        return self.feed_forward.seconds[0] * layer.ffn / fewest
+
+
+def interpolate(axis: Sequence[float], values: Sequence[Number], x: Number) -> Number:
+    """The piecewise linear function through (axis, values) at `x`; its first and last piece go on beyond the ends."""
+    i = min(max(bisect.bisect_right(axis, _plain(x)) - 1, 0), len(axis) - 2)
+    slope = (values[i + 1] - values[i]) / (axis[i + 1] - axis[i])
+    return values[i] + (x - axis[i]) * slope
+
+
+def read_latency_table(path: str | Path) -> LatencyTable:
+    """Read a table.
+
+    Raises:
+        UserError: the file is unreadable, no such table, or damaged.
+    """
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is no latency table ({error}). Measure one: tools/timing.py --latency-table FILE.") from error
+    return latency_table(data, str(path))
+
+
+def latency_table(data: Any, where: str) -> LatencyTable:
+    """A table of plain data, as JSON holds it.
+
+    Raises:
+        UserError: it is none.
+    """
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise UserError(f"{where}: is no latency table (`format` must be {FORMAT!r}). Measure one: tools/timing.py --latency-table FILE.")
+    return from_dict(LatencyTable, data, where)
+
+
+def _plain(x: Number) -> float:
+    return float(x.detach()) if isinstance(x, Tensor) else float(x)
+
+
+def _check_axis(name: str, axis: tuple[float, ...]) -> None:
+    if len(axis) < 2 or axis[0] <= 0 or any(b <= a for a, b in zip(axis, axis[1:])):
+        raise UserError(f"`{name}` must be two or more ascending positive counts, but is {list(axis)}.")
+
+
+def _check_seconds(seconds: tuple[float, ...], size: int) -> None:
+    if len(seconds) != size or not all(0 < value < math.inf for value in seconds):
+        raise UserError(f"seconds must be {size} positive numbers, but are {list(seconds)[:8]}.")

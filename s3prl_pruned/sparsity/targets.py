@@ -1,0 +1,99 @@
+"""What pruning is driven to a target of: sparsity, MACs or time, each as the share of the dense model that goes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from s3prl_pruned.config import UserError
+from s3prl_pruned.data.waveforms import SAMPLE_RATE
+from s3prl_pruned.gates.attach import GateConfig, GateSet
+from s3prl_pruned.gates.self_pinching import PinchedDraw
+from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
+from s3prl_pruned.sparsity.counts import EncoderCounts, Number, counted_macs, sparsity, weights
+from s3prl_pruned.sparsity.expected import expected_encoder
+from s3prl_pruned.sparsity.lagrangian import SparsityConfig
+from s3prl_pruned.sparsity.latency import LatencyTable, read_latency_table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """One of the three, of encoders of one dense shape."""
+
+    name: str
+    """`sparsity`, `macs` or `speedup`; logs hold `target_<name>` and `expected_<name>`."""
+    shape: EncoderConfig
+    """The dense shape."""
+    reduction: Callable[[EncoderCounts], Number]
+    """The share of the dense model that goes where `counts` stay, in [0, 1)."""
+    table: LatencyTable | None = None
+    """Whose times `speedup` means."""
+
+    def of(self, spec: CompactSpec) -> float:
+        """The share that goes of a structure."""
+        return float(self.reduction(EncoderCounts.of(self.shape, spec)))
+
+    def expected(self, gates: GateSet | PinchedDraw) -> Tensor:
+        """The share that is expected to go under gates, a scalar with a gradient to every log_alpha."""
+        return self.reduction(expected_encoder(gates, self.shape, heads=self.name != "sparsity"))
+
+    def reachable(self, gates: GateConfig, spec: CompactSpec) -> float:
+        """The largest expected share that gates of these kinds reach, all at their lower limit.
+
+        Args:
+            spec: what the encoder has left.
+        """
+        lowest = replace(gates, initial_log_alpha=-gates.max_log_alpha)
+        with torch.no_grad():
+            return float(self.expected(GateSet(spec, lowest, self.shape)))
+
+    def shown(self, reduction: float) -> float:
+        """A share as users state it: itself, or a speed-up."""
+        return 1 / (1 - reduction) if self.name == "speedup" else reduction
+
+
+_FIELDS = {"params": "target_sparsity", "macs": "target_macs", "speedup": "target_speedup"}
+
+
+def chosen_target(text: str) -> tuple[str, float]:
+    """Which field of `SparsityConfig` a text such as `params=0.8`, `macs=0.7` or `speedup=2.5` sets, and to what.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    name, _, value = text.partition("=")
+    try:
+        return _FIELDS[name.strip()], float(value)
+    except (KeyError, ValueError):
+        raise UserError(f"`--target` must be params=0.8, macs=0.7 or speedup=2.5 (or another number), but is {text!r}.") from None
+
+
+def measure_of(config: SparsityConfig, shape: EncoderConfig, table: LatencyTable | None = None) -> Measure:
+    """What `config` sets the target of.
+
+    Args:
+        config: target.
+        shape: the encoder's dense shape.
+        table: in place of the file that `config.latency_table` names.
+
+    Raises:
+        UserError: the table cannot be read, or is of another shape; an utterance too short for a frame.
+    """
+    dense = EncoderCounts.dense(shape, with_cnn=False)
+    if config.target_speedup is not None:
+        table = table or read_latency_table(config.latency_table)
+        table.check(shape)
+        whole = table.time(dense)
+        return Measure(name="speedup", shape=shape, reduction=lambda counts: 1 - table.time(counts) / whole, table=table)
+    if config.target_macs is not None:
+        samples = round(SAMPLE_RATE * config.utterance_seconds)
+        if not shape.num_frames(samples):
+            raise UserError(f"`utterance_seconds` must last a frame, but is {config.utterance_seconds}.")
+        work = sum(counted_macs(shape, dense, samples).values())
+        return Measure(
+            name="macs", shape=shape, reduction=lambda counts: 1 - sum(counted_macs(shape, counts, samples).values()) / work
+        )
+    return Measure(
+        name="sparsity", shape=shape, reduction=lambda counts: sparsity(weights(shape, counts), shape, with_cnn=counts.with_cnn)
+    )

@@ -1,0 +1,138 @@
+"""Time interpolated from a table of parts: exact where time is what the table supposes, differentiable, strict about its file."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from s3prl_pruned.config import UserError, to_dict
+from s3prl_pruned.models.dummies import random_spec, tiny_base
+from s3prl_pruned.models.families import hubert_base, wavlm_base
+from s3prl_pruned.models.spec import CompactSpec
+from s3prl_pruned.sparsity.counts import EncoderCounts
+from s3prl_pruned.sparsity.latency import Grid, Line, interpolate, latency_table, read_latency_table
+from tests.latency_tables import HEAD, cnn_time, ffn_time, head_time, rest_time, table_of
+
+CONFIG = tiny_base()
+
+
+def exact(config, spec):
+    """The time of a structure by the invented device's own formulas."""
+    seconds = cnn_time(config, [len(kept) for kept in spec.channels_of(config)])
+    seconds += rest_time(len(spec.channels_of(config)[-1]))
+    for layer in spec.layers:
+        dims = sum(len(head.qk) + len(head.vo) for head in layer.heads)
+        seconds += head_time(len(layer.heads), dims / (2 * len(layer.heads) or 1)) if layer.heads else 0
+        seconds += ffn_time(len(layer.ffn)) if layer.ffn else 0
+    return seconds
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), channels=st.booleans())
+def test_time_that_is_bilinear_in_its_counts_is_found_exactly(seed, channels):
+    spec = random_spec(CONFIG, seed=seed, channels=channels)
+    found = table_of(CONFIG).time(EncoderCounts.of(CONFIG, spec))
+    assert found == pytest.approx(exact(CONFIG, spec), rel=1e-9)
+
+
+def test_every_part_counts():
+    table, dense = table_of(CONFIG), EncoderCounts.dense(CONFIG, with_cnn=False)
+    whole = table.time(dense)
+    assert whole == pytest.approx(exact(CONFIG, CompactSpec.dense(CONFIG)))
+    for i in range(len(dense.channels)):
+        fewer = EncoderCounts(dense.layers, [c - (j == i) for j, c in enumerate(dense.channels)], with_cnn=True)
+        assert table.time(fewer) < whole
+    for name in ("qk", "vo", "ffn", "heads"):
+        fewer = EncoderCounts.dense(CONFIG, with_cnn=False)
+        setattr(fewer.layers[1], name, getattr(fewer.layers[1], name) - 1)
+        assert table.time(fewer) < whole, name
+
+
+def test_the_gradient_is_that_of_the_piece_and_reaches_every_count():
+    table, counts = table_of(CONFIG), EncoderCounts.dense(CONFIG, with_cnn=True)
+    counts.channels = [torch.tensor(0.6 * c, requires_grad=True) for c in counts.channels]
+    for layer in counts.layers:
+        for name, value in (("qk", 11.0), ("vo", 9.0), ("ffn", 7.0), ("heads", 2.5)):
+            setattr(layer, name, torch.tensor(value, requires_grad=True))
+    table.time(counts).backward()
+    assert all(c.grad > 0 for c in counts.channels)
+    for layer in counts.layers:
+        assert layer.qk.grad == layer.vo.grad == pytest.approx(HEAD / 2, rel=1e-5) and layer.ffn.grad > 0
+        assert layer.heads.grad == pytest.approx(3e-4, rel=1e-3)
+
+
+def test_gates_about_to_close_a_layer_are_extrapolated_to_no_time():
+    table, counts = table_of(CONFIG), EncoderCounts.dense(CONFIG, with_cnn=False)
+    times = []
+    for scale in (1e-1, 1e-3, 1e-6, 0.0):
+        for layer in counts.layers:
+            layer.heads, layer.ffn = 4 * scale, 20 * scale
+            layer.qk = layer.vo = 24 * scale
+        times.append(table.time(counts))
+    empty = cnn_time(CONFIG, counts.channels) + rest_time(12)
+    assert times == sorted(times, reverse=True) and times[-1] == pytest.approx(empty) and times[-2] == pytest.approx(empty, rel=1e-4)
+
+
+def test_pieces_between_points_are_straight_and_the_end_pieces_go_on():
+    axis, values = (2.0, 4.0, 10.0), (1.0, 3.0, 6.0)
+    for x, y in ((2, 1), (3, 2), (4, 3), (7, 4.5), (10, 6), (12, 7), (0, -1)):
+        assert interpolate(axis, values, x) == pytest.approx(y)
+        assert float(interpolate(axis, values, torch.tensor(float(x)))) == pytest.approx(y)
+
+
+def test_a_larger_part_that_was_measured_faster_takes_the_smaller_ones_time():
+    line = Line(counts=(1.0, 2.0, 3.0), seconds=(2.0, 1.5, 4.0))
+    line.validate()
+    assert line.seconds == (2.0, 2.0, 4.0)
+    grid = Grid(rows=(1.0, 2.0), columns=(1.0, 2.0), seconds=((3.0, 2.0), (1.0, 5.0)))
+    grid.validate()
+    assert grid.seconds == ((3.0, 3.0), (3.0, 5.0))
+
+
+def test_a_table_survives_its_file(tmp_path):
+    table = table_of(CONFIG)
+    (tmp_path / "table.json").write_text(json.dumps(to_dict(table)))
+    assert read_latency_table(tmp_path / "table.json") == table
+
+
+def change(**values):
+    return lambda data: data.update(values)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (change(format="other"), "is no latency table .`format` must be 's3prl_pruned.latency'"),
+        (change(format_version=2), "`format` and `format_version` must be .* and 1, but are .* and 2"),
+        (lambda d: d["cnn"].pop(), "`cnn` must hold 4 pairs of layers, at least one, but holds 3"),
+        (lambda d: d["rest"].update(seconds=[1.0, -1.0, 2.0]), "rest: seconds must be 3 positive numbers"),
+        (lambda d: d["rest"].update(counts=[3.0, 2.0, 1.0]), "rest: `counts` must be two or more ascending positive counts"),
+        (lambda d: d["attention"]["seconds"].pop(), "attention: `seconds` must have a row for each of 3, but has 2"),
+        (lambda d: d["measured"].pop("threads"), "measured.threads: required, but not given"),
+        (change(speed=1.0), "speed: unknown key"),
+        (change(whole=0.0), "seconds must be 2 positive numbers"),
+    ],
+)
+def test_a_damaged_table_is_refused(edit, message):
+    data = json.loads(json.dumps(to_dict(table_of(CONFIG))))
+    edit(data)
+    with pytest.raises(UserError, match=message):
+        latency_table(data, "table.json")
+
+
+def test_a_file_that_is_no_table_is_refused(tmp_path):
+    for text in ("{", "[1]", "null"):
+        (tmp_path / "x.json").write_text(text)
+        with pytest.raises(UserError, match="x.json: is no latency table"):
+            read_latency_table(tmp_path / "x.json")
+    with pytest.raises(UserError, match="absent.json: is no latency table"):
+        read_latency_table(tmp_path / "absent.json")
+
+
+def test_a_table_serves_encoders_of_its_shape_alone():
+    table = table_of(wavlm_base())
+    table.check(wavlm_base())
+    with pytest.raises(UserError, match="of another shape: its `relative_position` is True, the encoder's is False"):
+        table.check(hubert_base())

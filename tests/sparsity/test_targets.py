@@ -1,0 +1,177 @@
+"""Targets of sparsity, MACs and time: what is expected, what can be reached, and what deterministic masks realise."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from s3prl_pruned.config import UserError, from_dict, to_dict
+from s3prl_pruned.export.masks import final_masks
+from s3prl_pruned.gates.attach import KINDS, GateConfig, GateSet
+from s3prl_pruned.models.dummies import random_spec, tiny_base, tiny_large
+from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.models.families import wavlm_embedded
+from s3prl_pruned.models.spec import CompactSpec
+from s3prl_pruned.sparsity.counts import EncoderCounts, macs, realised_sparsity
+from s3prl_pruned.sparsity.expected import expected_encoder, expected_heads, expected_sparsity
+from s3prl_pruned.sparsity.lagrangian import SparsityConfig
+from s3prl_pruned.sparsity.targets import measure_of
+from tests.latency_tables import table_of
+
+FULL, WITH_CNN = GateConfig().kinds, (*GateConfig().kinds, "conv")
+CONFIGS = {"base": tiny_base(), "large": tiny_large()}
+
+
+def measures(config):
+    table = table_of(config)
+    return {
+        "sparsity": measure_of(SparsityConfig(), config),
+        "macs": measure_of(SparsityConfig(target_macs=0.5, utterance_seconds=0.1), config),
+        "speedup": measure_of(SparsityConfig(target_speedup=2.0, latency_table="given"), config, table),
+    }
+
+
+def sure(config, kept, kinds):
+    """Gates that are certain of a structure."""
+    gates, k = GateSet(CompactSpec.dense(config), GateConfig(kinds=kinds), config), config.head_dim
+    with torch.no_grad():
+        for i, name, gate in gates.items():
+            if name == "z_conv":
+                alive = list(kept.channels[i])
+            else:
+                layer = kept.layers[i]
+                alive = {
+                    "z_mha": [0] if layer.attention else [],
+                    "z_ffn": [0] if layer.feed_forward else [],
+                    "z_int": list(layer.ffn),
+                    "z_qk": [head.index * k + d for head in layer.heads for d in head.qk],
+                    "z_vo": [head.index * k + d for head in layer.heads for d in head.vo],
+                }[name]
+            gate.log_alpha.fill_(-50.0)
+            gate.log_alpha[alive] = 50.0
+    return gates
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000), shape=st.sampled_from(sorted(CONFIGS)), with_cnn=st.booleans())
+def test_sure_gates_expect_the_very_counts_and_shares_of_their_structure(seed, shape, with_cnn):
+    """Heads, widths of ragged heads, MACs and time included."""
+    config = CONFIGS[shape]
+    kept = random_spec(config, seed=seed, channels=with_cnn)
+    gates = sure(config, kept, WITH_CNN if with_cnn else FULL)
+    expected, counted = expected_encoder(gates, config, heads=True), EncoderCounts.of(config, kept)
+    for mine, theirs in zip(expected.layers, counted.layers, strict=True):
+        for name in ("qk", "vo", "ffn", "heads", "products"):
+            assert float(getattr(mine, name)) == pytest.approx(getattr(theirs, name), abs=1e-4), name
+    for measure in measures(config).values():
+        assert float(measure.expected(gates).detach()) == pytest.approx(measure.of(kept), abs=1e-5)
+
+
+def test_shares_are_those_of_macs_and_of_weights():
+    config, spec = tiny_base(), random_spec(tiny_base(), seed=3)
+    dense, found = CompactSpec.dense(config), measures(config)
+    assert found["sparsity"].of(spec) == realised_sparsity(config, spec)
+    work = [sum(macs(config, s, 1600).values()) for s in (spec, dense)]
+    assert found["macs"].of(spec) == pytest.approx(1 - work[0] / work[1])
+    table = table_of(config)
+    times = [table.time(EncoderCounts.of(config, s)) for s in (spec, dense)]
+    assert found["speedup"].shown(found["speedup"].of(spec)) == pytest.approx(times[1] / times[0])
+    assert all(measure.of(dense) == pytest.approx(0) for measure in found.values())
+
+
+@pytest.mark.parametrize("kinds", [FULL, ("mha", "head", "ffn", "int"), KINDS, ("head", "int", "conv")], ids="-".join)
+@pytest.mark.parametrize("name", ["macs", "speedup"])
+def test_every_gate_feels_the_target(name, kinds):
+    """Value dimensions, intermediate ones, channels, heads, sublayers; of attention's padded width, the widest head."""
+    config = tiny_base()
+    gates, generator = GateSet(CompactSpec.dense(config), GateConfig(kinds=kinds), config), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for _, _, gate in gates.items():
+            gate.log_alpha.copy_(torch.randn(gate.log_alpha.shape, generator=generator))
+    measures(config)[name].expected(gates).backward()
+    for _, slot, gate in gates.items():
+        assert (gate.log_alpha.grad < 0).all(), slot
+
+
+def test_expected_heads_are_the_mean_over_draws():
+    layer = random_spec(tiny_base(), seed=12).layers[0]
+    gates = GateSet(CompactSpec(layers=(layer,)), GateConfig(kinds=("mha", "head", "qk", "vo")))
+    generator, sizes = torch.Generator().manual_seed(0), [len(head.vo) for head in layer.heads]
+    with torch.no_grad():
+        for _, name, gate in gates.items():
+            gate.log_alpha.copy_(torch.randn(gate.log_alpha.shape, generator=generator) - 1.0 * (name == "z_vo"))
+    counts = []
+    for _ in range(3000):
+        z = gates.draw(generator).masks[0]
+        values = torch.stack([part.any() for part in z.z_vo.detach().split(sizes)])
+        counts.append(float((values & (z.z_head.detach() > 0)).sum() * (z.z_mha.detach() > 0)))
+    heads, _ = expected_heads(layer, gates.keep_probabilities(0))
+    mean, spread = torch.tensor(counts).mean(), torch.tensor(counts).std() / len(counts) ** 0.5
+    assert abs(float(heads.detach()) - mean) < 4 * spread
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    with torch.device("meta"):
+        return SpeechEncoder(wavlm_embedded())
+
+
+@pytest.mark.parametrize("kinds", [FULL, WITH_CNN], ids="-".join)
+@pytest.mark.parametrize("target", [{"target_macs": 0.4}, {"target_macs": 0.7}, {"target_speedup": 1.8}, {"target_speedup": 3.0}])
+def test_deterministic_masks_meet_the_target_by_one_shift(embedded, target, kinds):
+    config, table = SparsityConfig(**target, latency_table="given"), table_of(embedded.config)
+    measure = measure_of(config, embedded.config, table)
+    gates, generator = GateSet(embedded.spec, GateConfig(kinds=kinds), embedded.config), torch.Generator().manual_seed(1)
+    for _, name, gate in gates.items():
+        gate.log_alpha.data.copy_(torch.randn(gate.log_alpha.shape, generator=generator) - 1)
+        if name in ("z_mha", "z_ffn"):  # no layer is to go, so that any target can be met
+            gate.log_alpha.data.fill_(1.0)
+    bare = final_masks(gates, embedded, SparsityConfig(**target, latency_table="given", match_target=False), measure)
+    final = final_masks(gates, embedded, config, measure)
+    reachable = measure.reachable(GateConfig(kinds=tuple(k for k in kinds if k not in ("mha", "ffn"))), embedded.spec)
+    if config.goal < reachable:
+        assert abs(final.reached - config.goal) <= config.tolerance
+    else:
+        assert final.reached > bare.reached
+    assert final.reached == measure.of(final.spec) and final.sparsity == realised_sparsity(embedded.config, final.spec)
+    assert final.rounded_sparsity == bare.sparsity and (abs(bare.reached - config.goal) > 0.01) == (final.shift != 0)
+
+
+def test_the_target_of_a_speedup_rises_in_saved_time():
+    config = SparsityConfig(target_speedup=2.5, latency_table="x", warmup_fraction=0.5)
+    assert config.goal == pytest.approx(0.6)
+    assert [config.target_at(step, 100) for step in (25, 50, 100)] == pytest.approx([0.3, 0.6, 0.6])
+    assert SparsityConfig(target_macs=0.7).goal == 0.7 and SparsityConfig().goal == 0.8
+
+
+def test_the_default_is_the_papers_sparsity():
+    config = tiny_base()
+    gates = GateSet(CompactSpec.dense(config), GateConfig())
+    assert torch.equal(measure_of(SparsityConfig(), config).expected(gates), expected_sparsity(gates, config))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"target_macs": 1.0}, r"`target_macs` must be in \[0, 1\), but is 1.0"),
+        ({"target_speedup": 0.9, "latency_table": "x"}, "`target_speedup` must be at least 1, but is 0.9"),
+        ({"target_speedup": 2.0}, "`target_speedup` needs a `latency_table`, but it is null. Measure one"),
+        ({"target_speedup": 2.0, "latency_table": "x", "target_macs": 0.5}, "exclude one another"),
+        ({"utterance_seconds": 0}, "`utterance_seconds` must be in"),
+    ],
+)
+def test_wrong_targets_are_refused(data, message):
+    with pytest.raises(UserError, match=message):
+        from_dict(SparsityConfig, data, "config_model.yaml")
+
+
+def test_a_table_of_another_shape_and_an_utterance_without_a_frame_are_refused(tmp_path):
+    (tmp_path / "table.json").write_text(json.dumps(to_dict(table_of(tiny_base()))))
+    config = SparsityConfig(target_speedup=2.0, latency_table=str(tmp_path / "table.json"))
+    assert measure_of(config, tiny_base()).table == table_of(tiny_base())
+    with pytest.raises(UserError, match="of another shape: its `extractor_mode` is group_norm"):
+        measure_of(config, tiny_large())
+    with pytest.raises(UserError, match="`utterance_seconds` must last a frame, but is 0.001"):
+        measure_of(SparsityConfig(target_macs=0.5, utterance_seconds=0.001), tiny_base())
