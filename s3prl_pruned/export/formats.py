@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors
@@ -26,7 +27,12 @@ WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
 
 def save_encoder(
-    folder: str | Path, encoder: SpeechEncoder, provenance: dict, *, progress: Progress | None = None
+    folder: str | Path,
+    encoder: SpeechEncoder,
+    provenance: dict,
+    *,
+    progress: Progress | None = None,
+    files: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write an encoder, dense or compact, with its card.
 
@@ -36,6 +42,7 @@ def save_encoder(
             `export.int8.quantize_int8` is written in int8.
         provenance: JSON data on where the model comes from; `export.card` says which keys the card shows.
         progress: called with the number of bytes just written.
+        files: more files of the folder, such as a CTC head (`pretrain/asr/recognizer.py`).
 
     Raises:
         UserError: the folder exists, or cannot be written.
@@ -59,7 +66,9 @@ def save_encoder(
         write_safetensors(temporary / WEIGHTS, state, progress=progress)
         (temporary / CONFIG).write_text(json.dumps(config) + "\n")
         (temporary / CARD).write_text(model_card(encoder, provenance, model_hash(temporary)))
-        for name in (WEIGHTS, CONFIG, CARD):
+        for name, data in (files or {}).items():
+            (temporary / name).write_bytes(data)
+        for name in (WEIGHTS, CONFIG, CARD, *(files or ())):
             with open(temporary / name, "rb") as file:
                 os.fsync(file.fileno())
         os.rename(temporary, folder)

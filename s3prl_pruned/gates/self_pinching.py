@@ -107,7 +107,7 @@ class SelfPinchingGates(nn.Module):
 
     def __init__(self, spec: CompactSpec, config: SelfPinchingConfig):
         super().__init__()
-        if any(layer.ranks != Ranks() for layer in spec.layers):
+        if config.kinds and any(layer.ranks != Ranks() for layer in spec.layers):
             raise UserError(
                 "self-pinching gates score units by the rows and columns of their matrices, but this model holds some as two "
                 "low-rank factors. Prune first, then factorise."
@@ -255,6 +255,8 @@ class PinchedDraw(MaskDraw):
             gradients: what `gradients` gave, summed over ranks.
             loss_scale: divided out of them.
         """
+        if not self._drawn:
+            return
         counted = [(self._hard[key], leaf.grad) for key, leaf in self._counted.items() if leaf.grad is not None]
         outputs = [*self._drawn.values(), *(z for z, _ in counted)]
         torch.autograd.backward(outputs, [*(grad / loss_scale for grad in gradients), *(grad for _, grad in counted)])

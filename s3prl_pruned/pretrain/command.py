@@ -17,6 +17,9 @@ from s3prl_pruned.config import UserError, apply_overrides, from_dict, load_yaml
 from s3prl_pruned.export.formats import load_encoder
 from s3prl_pruned.models.spec import FAMILIES, CompactSpec
 from s3prl_pruned.pretrain import runner
+from s3prl_pruned.pretrain.asr.config import AsrModelConfig, AsrRunnerConfig
+from s3prl_pruned.pretrain.asr.pretrain_expert import UpstreamPretrainExpert as AsrPretrainExpert
+from s3prl_pruned.pretrain.asr.recognizer import tested
 from s3prl_pruned.pretrain.config import RunnerConfig
 from s3prl_pruned.pretrain.distill.compress_expert import CompressPretrainExpert
 from s3prl_pruned.pretrain.distill.config import ModelConfig
@@ -24,9 +27,9 @@ from s3prl_pruned.pretrain.distill.pretrain_expert import UpstreamPretrainExpert
 from s3prl_pruned.pretrain.dry_run import describe, dry_run
 from s3prl_pruned.pretrain.finish import describe_export, export_checkpoint
 from s3prl_pruned.sparsity.counts import macs, parameters, prunable_weights
+from s3prl_pruned.sparsity.targets import chosen_target
 
 RECIPES = Path(__file__).parents[2] / "upstream_configs"
-UPSTREAMS = tuple(f"{family}_pruned_distill" for family in FAMILIES)
 RUN, EXPORT = "run.json", "export"
 WITHOUT_EFFECT_ON_RESULTS = (
     *(f"runner.runner.{key}" for key in ("log_step", "save_step", "max_keep", "max_bad_steps", "process_timeout")),
@@ -36,15 +39,36 @@ WITHOUT_EFFECT_ON_RESULTS = (
 """Configuration that an unfinished run may go on with in another value."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What `-u <family>_pruned_<objective>` trains for."""
+
+    model: type
+    """What `config_model.yaml` may hold."""
+    runner: type
+    """What `config_runner.yaml` may hold."""
+    default: str
+    """The recipe when none is named."""
+    paper: str
+    """A paper's recipe, for the default's first line; `{}` is the family."""
+
+
+OBJECTIVES = {
+    "distill": Objective(model=ModelConfig, runner=RunnerConfig, default="embedded", paper="{}_base_s80"),
+    "asr": Objective(model=AsrModelConfig, runner=AsrRunnerConfig, default="self_pinching_asr_embedded", paper="self_pinching_asr"),
+}
+UPSTREAMS = tuple(f"{family}_pruned_{objective}" for objective in OBJECTIVES for family in FAMILIES)
+
+
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="run_pretrain.py",
-        description="Distil and prune a speech encoder (Wang et al. 2023). With -u alone: the embedded teacher on the "
-        "embedded speech.",
+        description="Prune a speech encoder: by distillation (Wang et al. 2023, Xu et al. 2025, Lin et al. 2024), or while it "
+        "is fine-tuned for speech recognition (Xu et al. 2025). With -u alone: the embedded teacher on the embedded speech.",
     )
     add = parser.add_argument
     add("-u", "--upstream", required=True, metavar="NAME", help=f"what to train: {', '.join(UPSTREAMS)}")
-    add("--recipe", metavar="NAME", help="folder under upstream_configs/, or a path (default: embedded)")
+    add("--recipe", metavar="NAME", help="folder under upstream_configs/, or a path (default: an embedded one)")
     add("--corpus", metavar="DIR", help="speech: LibriSpeech, any folder of audio, a manifest, s3prl CSVs, or lhotse (default: the recipe's)")
     add("--teacher", metavar="T", help="a name of s3prl's hub (wavlm_base, hubert_large_ll60k, ...), embedded, random, or a checkpoint's path (default: the recipe's)")  # fmt: skip
     add("-g", "--upstream_config", metavar="YAML", help="config_model.yaml (default: the recipe's)")
@@ -53,6 +77,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("-p", "--expdir", metavar="DIR", help="write to DIR instead")
     add("-a", "--auto_resume", action="store_true", help="continue from the newest checkpoint, if there is one")
     add("-e", "--past_exp", metavar="PATH", help="continue the run of this checkpoint or folder, with its own configuration")  # fmt: skip
+    add("--target", metavar="WHAT=X", help="how much is pruned: params=0.8 (share of the prunable weights that goes), macs=0.7 (of the MACs), speedup=2.5 (needs --latency-table)")  # fmt: skip
+    add("--latency-table", metavar="JSON", help="times of the model's parts on your device, by tools/timing.py --latency-table")
     add("-o", "--override", metavar="K=V", help="change single keys, e.g. sparsity.target_sparsity=0.5,,runner.total_steps=100")  # fmt: skip
     add("--dry-run", action="store_true", help="check data, teacher, disk space and a few steps, estimate the time, write nothing")  # fmt: skip
     add("--force", action="store_true", help="move what stands in the folder aside and start anew")
@@ -65,7 +91,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 class Run:
     """A resolved run: what decides its result, and where it stands."""
 
-    model: ModelConfig
+    model: ModelConfig | AsrModelConfig
     runner: RunnerConfig
     seed: int
     recipe: str
@@ -93,8 +119,9 @@ def main(argv: list[str] | None = None, *, on_checkpoint: Callable[[Path], None]
         raise UserError(f"`--device` is {args.device}, but torch {torch.__version__} sees no GPU. Use --device cpu.")
     run = _resolve_past(args) if args.past_exp else _resolve(args)
     args.device = distributed.start(args.device, timeout_seconds=run.runner.runner.process_timeout)
-    if run.recipe == "embedded" and distributed.is_main():
-        print(f"recipe `embedded`: small teacher, small speech corpus, few steps. The paper's: --recipe {_family(args)}_base_s80 --corpus /data/LibriSpeech", flush=True)  # fmt: skip
+    if run.recipe == _objective(args).default and distributed.is_main():
+        paper = _objective(args).paper.format(_family(args))
+        print(f"recipe `{run.recipe}`: small teacher, small speech corpus, few steps. The paper's: --recipe {paper} --corpus /data/LibriSpeech", flush=True)  # fmt: skip
     try:
         return _train_and_export(run, args, on_checkpoint)
     finally:
@@ -107,7 +134,7 @@ def _train_and_export(run: Run, args: argparse.Namespace, on_checkpoint: Callabl
     args.auto_resume |= distributed.restarted()
     resume_from = distributed.from_main(lambda: _prepare_folder(run, args))
     if distributed.from_main(lambda: resume_from is None and (run.folder / EXPORT).exists()):
-        return _report(run, finished_before=True) if distributed.is_main() else None
+        return _report(run, args.device, finished_before=True) if distributed.is_main() else None
     expert = _expert(run, args)
     if distributed.is_main():
         _announce(run, args, expert, resume_from)
@@ -119,18 +146,25 @@ def _train_and_export(run: Run, args: argparse.Namespace, on_checkpoint: Callabl
         return None
     last = checkpoint.checkpoint_path(run.folder, run.runner.runner.total_steps)
     export_checkpoint(last, run.folder / EXPORT)
-    return _report(run)
+    return _report(run, args.device)
 
 
-def _expert(run: Run, args: argparse.Namespace) -> UpstreamPretrainExpert:
+def _expert(run: Run, args: argparse.Namespace) -> UpstreamPretrainExpert | AsrPretrainExpert:
     datarc = run.runner.pretrain_expert.datarc
-    kind = UpstreamPretrainExpert if run.model.compress is None else CompressPretrainExpert
+    if isinstance(run.model, AsrModelConfig):
+        kind = AsrPretrainExpert
+    else:
+        kind = UpstreamPretrainExpert if run.model.compress is None else CompressPretrainExpert
     return kind(datarc, run.model, args.device, seed=run.seed, family=_family(args))
 
 
 def _family(args: argparse.Namespace) -> str:
-    """What `-u <family>_pruned_distill` names; the teacher must be one of it."""
-    return args.upstream.removesuffix("_pruned_distill")
+    """What `-u <family>_pruned_<objective>` names; the teacher must be one of it."""
+    return args.upstream.split("_pruned_")[0]
+
+
+def _objective(args: argparse.Namespace) -> Objective:
+    return OBJECTIVES[args.upstream.split("_pruned_")[1]]
 
 
 def _dry_run(run: Run, args: argparse.Namespace) -> None:
@@ -143,7 +177,8 @@ def _dry_run(run: Run, args: argparse.Namespace) -> None:
 
 
 def _resolve(args: argparse.Namespace) -> Run:
-    recipe = args.recipe or "embedded"
+    objective = _objective(args)
+    recipe = args.recipe or objective.default
     folder = Path(recipe) if Path(recipe).is_dir() else RECIPES / recipe
     if not folder.is_dir():
         known = sorted(path.name for path in RECIPES.iterdir() if path.is_dir())
@@ -154,8 +189,8 @@ def _resolve(args: argparse.Namespace) -> Run:
     data = _with_options(data, args)
     run_folder = Path(args.expdir) if args.expdir else Path("result/pretrain") / args.upstream / (args.expname or folder.name)
     return Run(
-        model=from_dict(ModelConfig, data["model"], str(model_file)),
-        runner=from_dict(RunnerConfig, data["runner"], str(runner_file)),
+        model=from_dict(objective.model, data["model"], str(model_file)),
+        runner=from_dict(objective.runner, data["runner"], str(runner_file)),
         seed=args.seed,
         recipe=folder.name,
         folder=run_folder,
@@ -163,14 +198,25 @@ def _resolve(args: argparse.Namespace) -> Run:
 
 
 def _with_options(data: dict, args: argparse.Namespace) -> dict:
-    """`model` and `runner` with `--teacher`, `--corpus` and `-o`, each `key=value` in the file whose key it is."""
+    """`model` and `runner` with `--teacher`, `--corpus`, `--target` and `-o`, each `key=value` in the file whose key it is."""
     data = copy.deepcopy(data)
     if args.teacher:
         data["model"]["teacher"] = args.teacher
+    if args.target:
+        section = data["model"].setdefault("sparsity", {})
+        for other in ("target_macs", "target_speedup"):
+            section.pop(other, None)
+        name, value = chosen_target(args.target)
+        section[name] = value
+    if args.latency_table:
+        data["model"].setdefault("sparsity", {})["latency_table"] = args.latency_table
     if args.corpus:
         datarc = data["runner"].setdefault("pretrain_expert", {}).setdefault("datarc", {})
-        datarc.update(corpus=args.corpus, sets=_sets_in(Path(args.corpus), datarc.get("sets")))
-    model_keys = set(ModelConfig.__dataclass_fields__)
+        datarc.update(corpus=args.corpus, sets=_sets_in(Path(args.corpus), datarc.get("sets"), "train"))
+        for key, prefix in (("dev_sets", "dev"), ("test_sets", "test")):
+            if key in datarc:
+                datarc[key] = _sets_in(Path(args.corpus), datarc[key], prefix)
+    model_keys = set(_objective(args).model.__dataclass_fields__)
     for item in (args.override or "").split(",,"):
         item = item.strip().removeprefix("config.")  # s3prl's prefix
         if item:
@@ -179,22 +225,23 @@ def _with_options(data: dict, args: argparse.Namespace) -> dict:
     return data
 
 
-def _sets_in(corpus: Path, sets: list[str] | None) -> list[str] | None:
-    """The recipe's `sets` where the corpus has one of them; else its `train*` folders; else everything."""
+def _sets_in(corpus: Path, sets: list[str] | None, prefix: str) -> list[str] | None:
+    """The recipe's `sets` where the corpus has one of them; else its folders of this prefix; else None."""
     if not sets or not corpus.is_dir() or any((corpus / name).is_dir() or (corpus / f"{name}.csv").is_file() for name in sets):
         return sets
-    return sorted(path.name for path in corpus.glob("train*") if path.is_dir()) or None
+    return sorted(path.name for path in corpus.glob(f"{prefix}*") if path.is_dir()) or None
 
 
 def _resolve_past(args: argparse.Namespace) -> Run:
     """`-e`: the run that a checkpoint or folder belongs to, with the configuration that it was started with."""
     folder = Path(args.past_exp)
     folder = folder if folder.is_dir() else folder.parent
-    record = _read_run(folder)
+    objective = _objective(args)
+    record = _read_run(folder, objective)
     data = _with_options(record, args)
     run = Run(
-        model=from_dict(ModelConfig, data["model"], str(folder / RUN)),
-        runner=from_dict(RunnerConfig, data["runner"], str(folder / RUN)),
+        model=from_dict(objective.model, data["model"], str(folder / RUN)),
+        runner=from_dict(objective.runner, data["runner"], str(folder / RUN)),
         seed=record["seed"],
         recipe=record["recipe"],
         folder=folder,
@@ -207,10 +254,10 @@ def _resolve_past(args: argparse.Namespace) -> Run:
     return run
 
 
-def _read_run(folder: Path) -> dict:
+def _read_run(folder: Path, objective: Objective) -> dict:
     try:
         record = json.loads((folder / RUN).read_text())
-        for key, kind in (("model", ModelConfig), ("runner", RunnerConfig)):  # with defaults for fields newer than it
+        for key, kind in (("model", objective.model), ("runner", objective.runner)):  # with defaults for fields newer than it
             record[key] = to_dict(from_dict(kind, record[key], str(folder / RUN)))
         record["seed"], record["recipe"]
         return record
@@ -233,7 +280,7 @@ def _prepare_folder(run: Run, args: argparse.Namespace) -> Path | None:
         run.folder.rename(aside)
         print(f"moved {run.folder} aside, to {aside}")
         return None
-    _refuse_difference(run.identity(), _read_run(run.folder), run.folder)
+    _refuse_difference(run.identity(), _read_run(run.folder, _objective(args)), run.folder)
     if (run.folder / EXPORT).exists():
         return None
     found = checkpoint.newest(run.folder)
@@ -272,7 +319,7 @@ def _announce(run: Run, args: argparse.Namespace, expert: UpstreamPretrainExpert
     print(f"speech: {datarc.corpus or 'embedded'}{sets}: {batches.num_utterances} utterances, {batches.hours:.2f} h")
     if distributed.world_size() > 1:
         print(f"{distributed.world_size()} processes, {loop.gradient_accumulate_steps} micro-batches each per step")
-    print(f"{loop.total_steps} steps on {args.device}, target sparsity {expert.target_sparsity:.4g}, into {run.folder}")
+    print(f"{loop.total_steps} steps on {args.device}, {expert.aim}, into {run.folder}")
     if loop.fp16 and not loop.bf16 and not args.device.startswith("cuda"):
         print("fp16 is for CUDA; this device computes in fp32")
     if resume_from:
@@ -280,8 +327,35 @@ def _announce(run: Run, args: argparse.Namespace, expert: UpstreamPretrainExpert
     sys.stdout.flush()
 
 
-def _report(run: Run, finished_before: bool = False) -> Path:
-    """Print what came out, from the export's own files."""
+def _advice(model: ModelConfig | AsrModelConfig) -> str:
+    """How to come nearer to the target sparsity."""
+    if isinstance(model, AsrModelConfig):
+        return "Train longer, or raise sparsity.size_weight or optimizer.gate_lr."
+    if model.self_pinching is not None:
+        return "Train longer, or raise optimizer.gate_lr or optimizer.multiplier_lr."
+    return "The scalar masks alone decide too much: train longer, or ramp more slowly (sparsity.warmup_fraction)."
+
+
+def _reached(run: Run, figures: dict) -> list[str]:
+    """What was the target, and what became of it."""
+    of = next((name for name in ("macs", "speedup") if name in figures), "sparsity")
+    reached = figures if of == "sparsity" else figures[of]
+    target, realised, expected = (reached[kind] for kind in ("target", "realised", "expected"))
+    lines = [f"sparsity: realised {100 * figures['realised']:.2f} %, expected {100 * figures['expected']:.2f} %"]
+    if of == "sparsity":
+        lines = [f"sparsity: realised {100 * realised:.2f} %, target {100 * target:.2f} %, expected {100 * expected:.2f} %"]
+    elif of == "macs":
+        lines.append(f"MACs for {reached['utterance_seconds']:g} s: realised -{100 * realised:.2f} %, target -{100 * target:.2f} %, expected -{100 * expected:.2f} %")  # fmt: skip
+    else:
+        lines.append(f"speed-up by the latency table ({reached['measured']['machine']}): realised {realised:.3f}, target {target:.3f}, expected {expected:.3f}")  # fmt: skip
+        target, realised = 1 - 1 / target, 1 - 1 / realised  # the tolerance is of the share that goes
+    if abs(realised - target) > run.model.sparsity.tolerance:
+        lines.append(f"WARNING: the target is missed. {_advice(run.model)}")
+    return lines
+
+
+def _report(run: Run, device: str, *, finished_before: bool = False) -> Path:
+    """Print what came out, from the export's own files. A recogniser is tested first, unless it was."""
     folder = run.folder / EXPORT
     encoder, provenance = load_encoder(folder)
     config, spec, dense = encoder.config, encoder.spec, CompactSpec.dense(encoder.config)
@@ -291,11 +365,11 @@ def _report(run: Run, finished_before: bool = False) -> Path:
     work = [sum(macs(config, s, 80_000).values()) / 1e9 for s in (dense, spec)]
     if provenance["teacher_note"]:
         print(f"note: {provenance['teacher_note']}")
-    sparsity = provenance["sparsity"]
-    print(f"sparsity: realised {100 * sparsity['realised']:.2f} %, target {100 * sparsity['target']:.2f} %, expected {100 * sparsity['expected']:.2f} %")  # fmt: skip
-    if abs(sparsity["realised"] - sparsity["target"]) > run.model.sparsity.tolerance:
-        print("WARNING: the target is missed: the scalar masks alone decide too much. Train longer, or ramp more slowly (sparsity.warmup_fraction).")  # fmt: skip
+    print("\n".join(_reached(run, provenance["sparsity"])))
     zeros = prunable_weights(config, spec) - weights_left(encoder)
     print(f"parameters: {before:,} -> {after:,}" + f" ({after - zeros:,} not zero; nothing gets faster by that)" * bool(zeros) + f"; MACs for 5 s: {work[0]:.3f} G -> {work[1]:.3f} G")
+    if isinstance(run.model, AsrModelConfig) and run.runner.pretrain_expert.datarc.test_sets:
+        result = tested(run.folder, folder, run.runner.pretrain_expert.datarc, device)
+        print(f"WER on {' '.join(run.runner.pretrain_expert.datarc.test_sets)}: {100 * result['wer']:.2f} % ({result['edits']} of {result['words']} words), greedy")  # fmt: skip
     print(f"exported to {describe_export(folder)}")
     return run.folder

@@ -8,20 +8,23 @@ import torch
 from s3prl_pruned import checkpoint
 from s3prl_pruned.compressors.compressor import standing_masks
 from s3prl_pruned.compressors.magnitude import weights_left
-from s3prl_pruned.config import UserError, from_dict
+from s3prl_pruned.config import UserError, from_dict, to_dict
 from s3prl_pruned.export.formats import TOLERANCE, model_hash, relative_difference, save_encoder
 from s3prl_pruned.export.masks import FinalMasks, export_compact, final_masks, surviving_spec, zero_weights
+from s3prl_pruned.gates.self_pinching import SelfPinchingGates
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
+from s3prl_pruned.objectives.ctc import Characters
+from s3prl_pruned.pretrain.asr.config import AsrModelConfig
+from s3prl_pruned.pretrain.asr.recognizer import head_files
 from s3prl_pruned.pretrain.distill.config import ModelConfig
 from s3prl_pruned.sparsity.counts import prunable_weights, sparsity
 from s3prl_pruned.sparsity.expected import expected_sparsity
+from s3prl_pruned.sparsity.latency import latency_table
+from s3prl_pruned.sparsity.targets import measure_of
 
-METHODS = {
-    False: "Wang et al. 2023: distillation with hard concrete masks",
-    True: "Xu et al. 2025: distillation with self-pinching gates, hard 0/1 masks",
-}
-BASIC = "Lin et al. 2024: {}, re-trained by distillation"
+CONFIGS = {"distill": ModelConfig, "asr": AsrModelConfig}
+"""What `Upstream_Config` of a checkpoint is, by its `Objective`."""
 
 
 def masked_student(path: str | Path) -> tuple[SpeechEncoder, FinalMasks, dict]:
@@ -42,18 +45,19 @@ def masked_student(path: str | Path) -> tuple[SpeechEncoder, FinalMasks, dict]:
     if missing:
         raise UserError(f"{path}: is no training checkpoint of run_pretrain.py; it lacks {missing}.")
     shape = from_dict(EncoderConfig, state["Encoder_Config"], f"{path}: Encoder_Config")
-    config = from_dict(ModelConfig, state["Upstream_Config"], f"{path}: Upstream_Config")
+    kind = CONFIGS[state.get("Objective", "distill")]
+    config = from_dict(kind, state["Upstream_Config"], f"{path}: Upstream_Config")
     spec = from_dict(CompactSpec, state["Spec"], f"{path}: Spec") if "Spec" in state else CompactSpec.dense(shape)
     encoder = SpeechEncoder(shape, spec).eval()
     try:
         encoder.load_state_dict(state["Student"], assign=True)  # no second copy
-        final, expected = _final(state, config, encoder)
+        final, figures = _final(state, config, encoder, str(path))
     except RuntimeError as error:
         raise UserError(f"{path}: its weights do not fit its configuration: {error}") from error
     encoder.set_masks(final.masks, final.conv_masks)
     zero_weights(encoder, final.matrices)
     provenance = {
-        "method": METHODS[config.self_pinching is not None] if config.compress is None else BASIC.format(" + ".join(config.compress.techniques)),
+        "method": config.method,
         "teacher": {"name": state["Teacher"]["name"], "sha256": state["Teacher"]["sha256"]},
         "teacher_note": state["Teacher"]["note"],
         "step": state["Step"],
@@ -61,11 +65,12 @@ def masked_student(path: str | Path) -> tuple[SpeechEncoder, FinalMasks, dict]:
         "seed": state["Seed"],
         "sparsity": {
             "target": state.get("Target_Sparsity", config.sparsity.target_sparsity),
-            "expected": expected,
+            "expected": figures.pop("expected"),
             "rounded": final.rounded_sparsity,
             "realised": final.sparsity,
             "shift_of_dimension_gates": final.shift,
-        },
+        }
+        | figures,
         "recipe": {"model": state["Upstream_Config"], "runner": state["Config"]},
         "versions": state["Versions"],
         "date": datetime.date.today().isoformat(),
@@ -73,18 +78,33 @@ def masked_student(path: str | Path) -> tuple[SpeechEncoder, FinalMasks, dict]:
     return encoder, final, provenance
 
 
-def _final(state: dict, config: ModelConfig, encoder: SpeechEncoder) -> tuple[FinalMasks, float]:
-    """The masks of a checkpoint, and the sparsity that was expected of them (where they are 0 and 1, what it is)."""
-    if config.compress is not None:
+def _final(state: dict, config: ModelConfig | AsrModelConfig, encoder: SpeechEncoder, where: str) -> tuple[FinalMasks, dict]:
+    """The masks of a checkpoint, and figures of them: the sparsity that was `expected` (where they are 0 and 1, what it is),
+    and those of the target where it was of MACs or time (`target`, of the sparsity, is None then)."""
+    if isinstance(config, ModelConfig) and config.compress is not None:
         masks = standing_masks(state["Gates"], len(encoder.layers))
         spec = surviving_spec(encoder.spec, masks)
         left = min(weights_left(encoder), prunable_weights(encoder.config, spec))  # what is masked may be zero as well
         reached = sparsity(left, encoder.config)
-        return FinalMasks(masks, {}, spec, reached, reached, 0.0, reached), reached
+        return FinalMasks(masks, {}, spec, reached, reached, 0.0, reached), {"expected": reached}
     gates = config.make_gates(encoder.spec, encoder.config)
     gates.load_state_dict(state["Gates"])
-    final = final_masks(gates, encoder, config.sparsity)
-    return final, final.sparsity if config.self_pinching else float(expected_sparsity(gates, encoder.config).detach())
+    if isinstance(gates, SelfPinchingGates):
+        final = final_masks(gates, encoder, config.sparsity)
+        return final, {"expected": final.sparsity}
+    table = latency_table(state["Latency_Table"], where) if "Latency_Table" in state else None
+    measure = measure_of(config.sparsity, encoder.config, table)
+    final = final_masks(gates, encoder, config.sparsity, measure)
+    figures = {"expected": float(expected_sparsity(gates, encoder.config).detach())}
+    if measure.name == "sparsity":
+        return final, figures
+    of = {"target": config.sparsity.goal, "expected": float(measure.expected(gates).detach()), "realised": final.reached}
+    of = {name: measure.shown(share) for name, share in of.items()}
+    if measure.table is None:
+        of["utterance_seconds"] = config.sparsity.utterance_seconds
+    else:
+        of |= {"utterance_seconds": measure.table.utterance_seconds, "measured": to_dict(measure.table.measured)}
+    return final, {**figures, "target": None, measure.name: of}
 
 
 def compact_student(path: str | Path) -> tuple[SpeechEncoder, dict]:
@@ -112,7 +132,7 @@ def compact_student(path: str | Path) -> tuple[SpeechEncoder, dict]:
 
 
 def export_checkpoint(path: str | Path, folder: str | Path) -> SpeechEncoder:
-    """Export a training checkpoint as a smaller encoder.
+    """Export a training checkpoint as a smaller encoder, with its CTC head beside it where it has one.
 
     Args:
         path: a `states-*.ckpt`.
@@ -122,7 +142,9 @@ def export_checkpoint(path: str | Path, folder: str | Path) -> SpeechEncoder:
         UserError: anything of `compact_student` (nothing is written then) and `save_encoder`.
     """
     small, provenance = compact_student(path)
-    save_encoder(folder, small, provenance)
+    state = checkpoint.load_checkpoint(path, mapped=True)
+    files = head_files(state["Head"], Characters(state["Characters"])) if "Head" in state else {}
+    save_encoder(folder, small, provenance, files=files)
     return small
 
 

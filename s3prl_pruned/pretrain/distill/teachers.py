@@ -46,13 +46,14 @@ class Teacher:
     """Such as "random teacher"; travels into every card, table and screen that comes of it."""
 
 
-def load_teacher(source: str, seed: int = 0, *, family: str | None = None) -> Teacher:
+def load_teacher(source: str, seed: int = 0, *, family: str | None = None, objective: str = "distill") -> Teacher:
     """Find and load a teacher.
 
     Args:
         source: see `ModelConfig.teacher`.
         seed: of the random weights, for `random`.
         family: what it must be, one of `models.spec.FAMILIES`; None takes any (and makes a random WavLM).
+        objective: what it is for, for the advice in messages.
 
     Raises:
         UserError: no such source, its file is damaged or of another architecture, or it is of another family.
@@ -61,9 +62,10 @@ def load_teacher(source: str, seed: int = 0, *, family: str | None = None) -> Te
     found = teacher.encoder.config.family
     if family not in (None, found):
         named = [name for name in _HUB if name.startswith(family)]
+        recipe = f"{family}_base_s80" if objective == "distill" else "self_pinching_asr"
         raise UserError(
             f"`teacher` must be a {family} encoder, but {source!r} is a {found}. Name one (--teacher {named[0]}, or a "
-            f"checkpoint's path), take a recipe (--recipe {family}_base_s80), or train -u {found}_pruned_distill."
+            f"checkpoint's path), take a recipe (--recipe {recipe}), or train -u {found}_pruned_{objective}."
         )
     return teacher
 

@@ -1,0 +1,97 @@
+"""What `config_model.yaml` and `config_runner.yaml` may hold for ASR fine-tuning with pruning (Xu et al. 2025)."""
+
+from dataclasses import dataclass, field
+
+from s3prl_pruned.config import UserError
+from s3prl_pruned.gates.self_pinching import SelfPinchingConfig, SelfPinchingGates
+from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
+from s3prl_pruned.objectives.ctc import LETTERS, Characters
+from s3prl_pruned.pretrain.config import DataConfig, ExpertConfig, RunnerConfig
+from s3prl_pruned.pretrain.distill.config import StudentConfig, check_target
+from s3prl_pruned.sparsity.band import BandConfig
+
+
+@dataclass(kw_only=True)
+class CtcConfig:
+    """The recogniser on top of the encoder's last hidden state."""
+
+    characters: str | None = LETTERS
+    """What can be written, each character once (default: LibriSpeech's letters); null takes what the training transcripts
+    hold."""
+
+    dropout: float = 0.0
+    """Of the states that the head reads."""
+
+    def validate(self) -> None:
+        if self.characters is not None:
+            Characters(self.characters)
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"`dropout` must be in [0, 1), but is {self.dropout}.")
+
+
+@dataclass(kw_only=True)
+class AsrModelConfig:
+    """The whole of `config_model.yaml`. Defaults: -65 % of the parameters of a Base model."""
+
+    teacher: str | None = None
+    """The encoder that is fine-tuned: as in distillation, where it is the teacher too; null is the family's Base model.
+    `--teacher` sets it. It may be pruned already."""
+    student: StudentConfig = field(default_factory=StudentConfig)
+    """Dropout and the CNN's gradient."""
+    ctc: CtcConfig = field(default_factory=CtcConfig)
+    """Alphabet and head."""
+    self_pinching: SelfPinchingConfig | None = field(default_factory=SelfPinchingConfig)
+    """Gates; null fine-tunes without pruning (the second stage of prune-then-fine-tune)."""
+    sparsity: BandConfig = field(default_factory=BandConfig)
+    """The band that the sparsity is held in; without gates it is not looked at."""
+
+    @property
+    def method(self) -> str:
+        """For cards."""
+        if self.self_pinching is None:
+            return "CTC fine-tuning, nothing pruned by it"
+        return "Xu et al. 2025: CTC fine-tuning with self-pinching gates in one pass, hard 0/1 masks"
+
+    def make_gates(self, spec: CompactSpec, shape: EncoderConfig | None = None) -> SelfPinchingGates:
+        """Gates for an encoder that has `spec` left; with `self_pinching: null` of no kind, which keep everything."""
+        return SelfPinchingGates(spec, self.self_pinching or SelfPinchingConfig(kinds=()))
+
+    def check_target(self, encoder: EncoderConfig, spec: CompactSpec) -> None:
+        """Raise UserError when the gates cannot reach the target on an encoder of which `spec` is left."""
+        if self.self_pinching is not None:
+            check_target(self.sparsity.target_sparsity, self.self_pinching, encoder, spec)
+
+
+@dataclass(kw_only=True)
+class AsrDataConfig(DataConfig):
+    """Labelled speech (`pretrain_expert: datarc:`): folders of a corpus in LibriSpeech's layout, `*.trans.txt` with them.
+
+    Batches are padded here, since a transcript belongs to a whole utterance: those longer than `max_seconds` are left out.
+    """
+
+    dev_sets: tuple[str, ...] | None = None
+    """Folders whose word error rate is measured at every `save_step`; null measures none."""
+
+    test_sets: tuple[str, ...] | None = None
+    """Folders whose word error rate is measured at the end, with the exported model; null measures none."""
+
+    def validate(self) -> None:
+        super().validate()
+        if not self.sets:
+            raise UserError("`sets` must name the folders with labelled training speech, such as [train-clean-100].")
+
+
+@dataclass(kw_only=True)
+class AsrExpertConfig(ExpertConfig):
+    """s3prl's `pretrain_expert:` block."""
+
+    datarc: AsrDataConfig
+    """The data."""
+
+
+@dataclass(kw_only=True)
+class AsrRunnerConfig(RunnerConfig):
+    """The whole of `config_runner.yaml`."""
+
+    pretrain_expert: AsrExpertConfig
+    """The data."""

@@ -1,0 +1,132 @@
+"""An encoder with its CTC head: greedy transcription, word errors, and the head's files beside an exported encoder."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from s3prl_pruned.checkpoint import write_text
+from s3prl_pruned.config import UserError
+from s3prl_pruned.data.waveforms import normalize_waveform
+from s3prl_pruned.export.formats import load_encoder
+from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.objectives.ctc import Characters, CtcHead, WordErrors, greedy
+from s3prl_pruned.pretrain.asr.config import AsrDataConfig
+from s3prl_pruned.pretrain.asr.data import Labelled, corpus_root, read_sets, transcripts
+
+HEAD, ALPHABET = "ctc_head.safetensors", "ctc_head.json"
+TEST = "test.json"
+
+
+@dataclass
+class Recognizer:
+    """An encoder (dense, masked or pruned), the head on its last hidden state, and the alphabet."""
+
+    encoder: SpeechEncoder
+    head: CtcHead
+    characters: Characters
+
+    @torch.no_grad()
+    def transcribe(self, wav: Tensor) -> str:
+        """What is said in one utterance, greedily.
+
+        Args:
+            wav: (S,) float32 as recorded, 16 kHz; at least 400 samples.
+        """
+        device = self.head.projection.weight.device
+        if self.encoder.config.normalize_waveform:
+            wav = normalize_waveform(wav)
+        logits = self.head(self.encoder(wav[None].to(device)).hidden_states[-1])
+        (outputs,) = greedy(logits, torch.tensor([logits.shape[1]]))
+        return self.characters.decode(outputs)
+
+    def recognize(
+        self, labelled: Sequence[Labelled], progress: Callable[[Iterable], Iterable] = lambda items: items
+    ) -> tuple[WordErrors, dict[str, str]]:
+        """Word errors on labelled speech, and the hypotheses by utterance; in evaluation mode, one by one, unpadded."""
+        modes = [(module, module.training) for module in (self.encoder, self.head)]
+        for module, _ in modes:
+            module.eval()
+        errors, hypotheses = WordErrors(), {}
+        for item in progress(labelled):
+            text = hypotheses[item.utterance.id] = self.transcribe(item.utterance.read())
+            errors += WordErrors.between(text, item.transcript)
+        for module, training in modes:
+            module.train(training)
+        return errors, hypotheses
+
+
+def head_files(head: dict[str, Tensor], characters: Characters) -> dict[str, bytes]:
+    """What stands beside the encoder in the export's folder, by file name; `head` is its state dict."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in head.items()}
+    return {HEAD: safetensors.torch.save(state), ALPHABET: json.dumps({"characters": characters.text}).encode() + b"\n"}
+
+
+def load_recognizer(folder: str | Path) -> Recognizer:
+    """Read an export of `-u <family>_pruned_asr`.
+
+    Returns:
+        On the CPU, in evaluation mode.
+
+    Raises:
+        UserError: it is no such export, or damaged.
+    """
+    folder = Path(folder)
+    encoder, _ = load_encoder(folder, for_inference=True)
+    try:
+        characters = Characters(json.loads((folder / ALPHABET).read_text())["characters"])
+        state = safetensors.torch.load_file(folder / HEAD)
+        head = CtcHead(encoder.config.embed_dim, characters.num_outputs)
+        head.load_state_dict(state)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"{folder}: holds no CTC head that fits ({error}). -u <family>_pruned_asr writes {HEAD} and {ALPHABET} beside "
+            "the encoder; copy the folder again."
+        ) from error
+    return Recognizer(encoder, head.eval(), characters)
+
+
+def tested(folder: Path, export: Path, datarc: AsrDataConfig, device: str = "cpu") -> dict:
+    """The word errors of a run's export on its test sets: measured once, then read from `test.json`.
+
+    Args:
+        folder: of the run.
+        export: folder of the exported recogniser.
+        datarc: names the test sets.
+        device: torch device.
+
+    Returns:
+        `wer` (a fraction), `edits`, `words`, and `utterances`: by id, `reference` and `hypothesis`.
+    """
+    if not (folder / TEST).exists():
+        from tqdm import tqdm
+
+        recognizer, labelled = load_recognizer(export), read_sets(corpus_root(datarc), datarc.test_sets)
+        recognizer.encoder.to(device), recognizer.head.to(device)
+        errors, hypotheses = recognizer.recognize(labelled, lambda items: tqdm(items, desc="test", delay=2))
+        texts = {key: {"reference": text, "hypothesis": hypotheses[key]} for key, text in transcripts(labelled).items()}
+        data = {"wer": errors.rate, "edits": errors.edits, "words": errors.words, "utterances": texts}
+        write_text(folder / TEST, json.dumps(data, indent=1) + "\n")
+    return read_test(folder)
+
+
+def read_test(folder: str | Path) -> dict:
+    """What `tested` kept.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    path = Path(folder) / TEST
+    try:
+        data = json.loads(path.read_text())
+        data["wer"], data["edits"], data["words"], data["utterances"]
+        return data
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: is no test result of an ASR run ({error!r}). Give the folder of a finished run.") from error
