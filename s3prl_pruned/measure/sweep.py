@@ -5,16 +5,14 @@
 A run stands in `<folder>/<recipe>-<rate>[-seed<N>]/`, its results in `<folder>/results/`: `tools/tradeoff.py` joins them.
 """
 
-import dataclasses
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from s3prl_pruned.config import UserError
-from s3prl_pruned.export.formats import CONFIG
 from s3prl_pruned.measure.comparison import Candidate
 from s3prl_pruned.measure.plan import Job
-from s3prl_pruned.measure.suite import Suite, runs
+from s3prl_pruned.measure.pruning_jobs import pruning_job, task_jobs
+from s3prl_pruned.measure.suite import Suite
 from s3prl_pruned.superb.tasks import Task
 
 
@@ -70,16 +68,10 @@ class Sweep:
     def _pruning(self, recipe: str, rate: float, seed: int) -> Job:
         if not 0 <= rate < 1:
             raise UserError(f"a rate must be in [0, 1), but {recipe} has {rate:g}.")
-        folder = self.run_folder(recipe, rate, seed)
         override = ",,".join(filter(None, [self.override, f"sparsity.target_sparsity={rate!r}"]))
-        command = (
-            sys.executable, "run_pretrain.py", "-u", self.upstream, "--recipe", recipe, "-a", "-p", str(folder), "--seed", str(seed),
-            *self.options, "-o", override,
-        )  # fmt: skip
-        # Called also when finished: the call refuses what stands of another configuration.
-        return Job(
-            name=folder.name, command=command, log=folder.with_name(f"{folder.name}.log"), done=folder / "export" / CONFIG, recheck=True,
-            threads=self.threads,
+        return pruning_job(
+            self.run_folder(recipe, rate, seed), recipe=recipe, seed=seed, upstream=self.upstream, override=override,
+            options=self.options, threads=self.threads,
         )  # fmt: skip
 
     def _tasks(self, pruning: dict[Path, Job]) -> list[Job]:
@@ -92,13 +84,7 @@ class Sweep:
             candidates=(*self.beside, *candidates), tasks=self.tasks, seeds=self.seeds, results=self.results, protocol=self.protocol,
             override=self.task_override, paths=self.paths, threads=self.threads,
         )  # fmt: skip
-        jobs = []
-        for task_run in runs(suite):
-            checkpoint = (task_run.candidate.checkpoint or "").replace("{seed}", str(task_run.seed))
-            before = pruning.get(Path(checkpoint).parent)
-            for job in task_run.jobs():
-                jobs.append(dataclasses.replace(job, after=(*job.after, before.name)) if before else job)
-        return jobs
+        return task_jobs(suite, pruning)
 
 
 def parse_recipes(texts: list[str], targets: tuple[float, ...]) -> dict[str, tuple[float, ...]]:
