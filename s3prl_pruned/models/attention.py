@@ -173,6 +173,19 @@ class SelfAttention(nn.Module):
         context = self.vo_heads.merge(context)
         return context if self.z_vo is None else context * self.z_vo
 
+    def weights(self, x: Tensor, position_bias: Tensor | None = None, padding: Tensor | None = None) -> Tensor:
+        """What `forward` weighs the values with, for analysis: (B, H, T, T), [b, h, query, key]; each query's sum to 1.
+
+        Args:
+            x, position_bias, padding: as `forward`.
+        """
+        if position_bias is not None and position_bias.dim() == 2:
+            position_bias = toeplitz(position_bias)
+        query = self.q_proj(x) if self.z_qk is None else self.q_proj(x) * self.z_qk
+        scores = self.qk_heads.split(query) @ self.qk_heads.split(self.k_proj(x)).transpose(-1, -2) * self.scale
+        bias = self._score_bias(x, position_bias, padding)
+        return (scores if bias is None else scores + bias).softmax(-1)
+
     def _score_bias(self, x: Tensor, position_bias: Tensor | None, padding: Tensor | None) -> Tensor | None:
         """What is added to the scores: (B, H, T, T), (B, 1, 1, T) or None."""
         bias = None
