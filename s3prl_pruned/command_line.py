@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import sys
 from collections.abc import Callable
 
@@ -22,16 +23,21 @@ class Interrupted(Exception):
 
 
 def command_line(main: Callable[[], object]) -> None:
-    """Run `main` and exit: 0 done, 2 an error that the user can mend, 130 or 75 interrupted after saving (`Interrupted`)."""
+    """Run `main` and exit: 0 done, 2 an error that the user can mend, 130 or 75 interrupted after saving (`Interrupted`), 141
+    when who reads the output stops reading."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         main()
+        sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except Interrupted as stop:
         print(f"interrupted: {stop}", file=sys.stderr)
         sys.exit(stop.exit_code)
+    except BrokenPipeError:  # such as `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
+        sys.exit(141)  # a shell's code for a process that SIGPIPE ended
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

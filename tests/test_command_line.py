@@ -1,6 +1,8 @@
 """What a command line makes of an exception: one line on stderr, and the exit code."""
 
 import errno
+import subprocess
+import sys
 
 import pytest
 
@@ -35,3 +37,12 @@ def test_any_other_error_keeps_its_traceback(error):
 
     with pytest.raises(type(error)):
         command_line(main)
+
+
+def test_a_reader_that_stops_reading_gets_no_traceback():
+    code = "from s3prl_pruned.command_line import command_line; command_line(lambda: [print('x' * 1000) for _ in range(1000)])"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline() == b"x" * 1000 + b"\n"
+    process.stdout.close()
+    assert process.wait() == 141
+    assert process.stderr.read() == b""
