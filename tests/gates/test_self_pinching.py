@@ -267,3 +267,32 @@ def test_the_temperature_falls_by_a_cosine_from_a_half_to_a_hundredth():
 def test_wrong_configurations_are_refused(data, message):
     with pytest.raises(UserError, match=message):
         from_dict(SelfPinchingConfig, data, "config_model.yaml")
+
+
+@pytest.mark.parametrize("kinds", [("head", "int"), WEIGHTS])
+def test_the_gradients_of_two_ranks_sum_to_those_of_one_process(kinds, monkeypatch):
+    """Each rank has half of the batch; leaves are summed before `backward`, weights after it, as the trainer does."""
+    whole = step_gradients([4], kinds=kinds)
+    wavs = 0.3 * torch.randn(4, 1500, generator=torch.Generator().manual_seed(0))
+    ranks = []
+    for half in wavs.split(2):
+        encoder, gate_set = random_encoder(CONFIG, seed=0).train(), gates(kinds=kinds, threshold=0.4)
+        draw = gate_set.draw(encoder, 0.1)
+        draw.fill(encoder)
+        (encoder(half).hidden_states[-1].square().sum() * 0.02).backward()
+        (3.0 * sum(z.mean() for i in range(3) for z in draw.keep_probabilities(i).values())).backward()
+        ranks.append((encoder, gate_set, draw))
+    monkeypatch.setattr("s3prl_pruned.distributed.world_size", lambda: 2)
+    summed = [sum(parts) for parts in zip(*(draw.gradients() for _, _, draw in ranks))]
+    for encoder, _, draw in ranks:
+        draw.backward(summed)
+        draw.empty(encoder)
+    (one, thresholds, _), (two, others, _) = ranks
+    found = {name: p.grad + dict(two.named_parameters())[name].grad for name, p in one.named_parameters() if p.grad is not None}
+    for name, gradient in whole.items():
+        if name.startswith("gates."):
+            same = [dict(g.named_parameters())[name.removeprefix("gates.")].grad for g in (thresholds, others)]
+            assert torch.equal(*same), "every rank takes the same step"
+            torch.testing.assert_close(same[0], gradient, rtol=1e-3, atol=1e-5, msg=name)
+        else:
+            torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-5, msg=name)

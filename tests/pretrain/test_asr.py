@@ -1,0 +1,324 @@
+"""ASR fine-tuning and pruning in one pass: a run from labelled speech to a recogniser, and what is refused."""
+
+import json
+import shutil
+
+import editdistance
+import pytest
+import torch
+import yaml
+
+from s3prl_pruned.checkpoint import load_checkpoint
+from s3prl_pruned.config import UserError, from_dict, load_yaml
+from s3prl_pruned.data.manifest import Utterance
+from s3prl_pruned.export.formats import load_encoder, model_hash
+from s3prl_pruned.models import families
+from s3prl_pruned.models.spec import CompactSpec
+from s3prl_pruned.objectives.ctc import Characters, CtcHead, frames_needed
+from s3prl_pruned.pretrain.asr.config import AsrDataConfig, AsrModelConfig, AsrRunnerConfig
+from s3prl_pruned.pretrain.asr.data import Labelled, LabelledBatches, read_sets
+from s3prl_pruned.pretrain.asr.pretrain_expert import UpstreamPretrainExpert
+from s3prl_pruned.pretrain.asr.recognizer import Recognizer, load_recognizer, read_test
+from s3prl_pruned.pretrain.command import RECIPES, main
+from s3prl_pruned.pretrain.finish import masked_student
+from s3prl_pruned.pretrain.logging import read_log
+from s3prl_pruned.sparsity.counts import parameters
+from tests.synthetic_corpus import make_corpus
+from tests.tiny_run import tiny_wavlm
+
+MODEL = {"sparsity": {"target_sparsity": 0.6, "tolerance": 0.05}}
+RUNNER = {
+    "runner": {"total_steps": 4, "log_step": 1, "save_step": 2, "max_keep": 20},
+    "optimizer": {"lr": 1e-2, "gate_lr": 0.2},
+    "pretrain_expert": {
+        "datarc": {
+            **{"sets": ["train-clean-100"], "dev_sets": ["dev-clean"], "test_sets": ["test-clean"]},
+            **{"train_batch_size": 2, "min_seconds": 0.3, "num_workers": 0},
+        }
+    },
+}
+
+
+class Asr:
+    """A folder with corpus (noise, so that nothing recognised means anything) and recipe, and the command line."""
+
+    def __init__(self, root, teacher):
+        self.root, self.teacher, self.corpus, self.recipe = root, teacher, make_corpus(root / "corpus"), root / "recipe"
+        self.recipe.mkdir()
+        (self.recipe / "config_model.yaml").write_text(yaml.safe_dump(MODEL))
+        (self.recipe / "config_runner.yaml").write_text(yaml.safe_dump(RUNNER))
+
+    def train(self, folder, *more):
+        where = ["--teacher", str(self.teacher), "--corpus", str(self.corpus), "-p", str(folder), "--device", "cpu"]
+        return main(["-u", "wavlm_pruned_asr", "--recipe", str(self.recipe), *where, *more])
+
+
+@pytest.fixture(scope="module")
+def asr(recipe, tmp_path_factory):
+    return Asr(tmp_path_factory.mktemp("asr"), recipe.teacher)
+
+
+@pytest.fixture(scope="module")
+def run(asr):
+    return asr.train(asr.root / "run")
+
+
+def test_the_exported_recogniser_writes_what_the_masked_model_of_training_writes(asr, run):
+    recognizer = load_recognizer(run / "export")
+    student, _, provenance = masked_student(run / "states-4.ckpt")
+    state = load_checkpoint(run / "states-4.ckpt")
+    head = CtcHead(student.config.embed_dim, 29)
+    head.load_state_dict(state["Head"])
+    assert all(torch.equal(value, recognizer.head.state_dict()[name]) for name, value in head.state_dict().items())
+    with torch.no_grad():  # one head for both that makes many letters of noise
+        head.projection.weight.normal_(generator=torch.Generator().manual_seed(0))
+        state_of_noise = student(0.1 * torch.randn(1, 16_000)).hidden_states[-1].mean((0, 1))
+        head.projection.bias.copy_(-head.projection.weight @ state_of_noise)
+        recognizer.head.load_state_dict(head.state_dict())
+    masked = Recognizer(student, head.eval(), Characters(state["Characters"]))
+    labelled = read_sets(asr.corpus, ["dev-clean", "train-clean-100"])
+    written = [recognizer.transcribe(item.utterance.read()) for item in labelled]
+    assert written == [masked.transcribe(item.utterance.read()) for item in labelled]
+    assert len(set(written)) > 1 and all(set(text) <= set(recognizer.characters.text) for text in written)
+    assert recognizer.encoder.num_parameters() < student.num_parameters()
+    assert "CTC fine-tuning with self-pinching gates" in provenance["method"]
+
+
+def test_word_errors_are_on_dev_in_the_log_and_on_test_in_the_end(run):
+    lines = read_log(run)
+    assert [line["step"] for line in lines if "dev_wer" in line] == [2, 4]
+    result = read_test(run)
+    assert len(result["utterances"]) == 3 and result["words"] == 1 + 2 + 3
+    edits = sum(
+        editdistance.eval(texts["hypothesis"].split(), texts["reference"].split()) for texts in result["utterances"].values()
+    )
+    assert result["edits"] == edits and result["wer"] == edits / 6
+
+
+def test_a_finished_run_called_again_tests_what_was_not_tested_and_trains_nothing(asr, run, capsys):
+    before, kept = (run / "states-4.ckpt").stat().st_mtime_ns, (run / "test.json").read_text()
+    (run / "test.json").unlink()
+    asr.train(run)
+    assert "finished already" in (printed := capsys.readouterr().out) and "WER on test-clean: " in printed
+    assert (run / "test.json").read_text() == kept and (run / "states-4.ckpt").stat().st_mtime_ns == before
+
+
+def test_a_resumed_run_ends_as_one_in_one_piece(asr, run, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(run, again)
+    shutil.rmtree(again / "export")
+    for name in ("states-4.ckpt", "test.json"):
+        (again / name).unlink()
+    asr.train(again, "-a")
+    assert model_hash(again / "export") == model_hash(run / "export")
+    assert (again / "export" / "ctc_head.safetensors").read_bytes() == (run / "export" / "ctc_head.safetensors").read_bytes()
+    assert [line["ctc"] for line in read_log(again)] == [line["ctc"] for line in read_log(run)]
+
+
+# --- one optimiser step -------------------------------------------------------------------------------------------------
+
+
+def step_of(asr, batches, target):
+    config = from_dict(AsrModelConfig, {"teacher": str(asr.teacher), "sparsity": {"target_sparsity": target, "tolerance": 0.02}}, "x")
+    for name in ("dropout", "attention_dropout", "activation_dropout"):
+        setattr(config.student, name, 0.0)
+    datarc = {**RUNNER["pretrain_expert"]["datarc"], "corpus": str(asr.corpus)}
+    expert = UpstreamPretrainExpert(datarc, config, "cpu", seed=0, family="wavlm")
+    expert.model.train()
+    with torch.no_grad():
+        for threshold in expert.model.gates.parameters():
+            threshold.fill_(0.5)
+    records = {}
+    expert.begin_step(5, 10, batches)
+    for batch in batches:
+        expert(batch, records, 5).backward()
+    expert.end_backward(records)
+    return records, {name: p.grad.clone() for name, p in expert.model.named_parameters() if p.grad is not None}
+
+
+def labelled_batch():
+    generator = torch.Generator().manual_seed(0)
+    wavs = torch.randn(4, 8_000, generator=generator) * 0.1
+    targets = torch.randint(1, 29, (4, 6), generator=generator)
+    return wavs, torch.full((4,), 8_000), targets, torch.tensor([6, 5, 4, 3])
+
+
+def test_accumulating_two_part_batches_equals_one_whole_batch(asr):
+    whole = labelled_batch()
+    parts = [tuple(x[:1] for x in whole), tuple(x[1:] for x in whole)]
+    (once, gradients), (twice, others) = step_of(asr, [whole], 0.9), step_of(asr, parts, 0.9)
+    assert twice == pytest.approx(once, rel=1e-5) and gradients.keys() == others.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(others[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
+    assert {"head.projection.weight", "gates.layers.0.int"} <= gradients.keys()
+
+
+def test_the_size_pulls_the_thresholds_up_under_the_band_down_over_it_and_not_inside(asr):
+    batch = labelled_batch()
+    standing = step_of(asr, [batch], 0.9)[0]["expected_sparsity"]
+    assert 0.1 < standing < 0.8
+    found = {name: step_of(asr, [batch], target) for name, target in (("under", 0.9), ("inside", standing), ("over", 0.01))}
+    assert found["under"][0]["size_penalty"] == pytest.approx(1 - standing)
+    assert found["inside"][0]["size_penalty"] == 0
+    assert found["over"][0]["size_penalty"] == pytest.approx(-(1 - standing))
+    name = "gates.layers.1.int"
+    inside = float(found["inside"][1][name])
+    assert float(found["under"][1][name]) < inside < float(found["over"][1][name])  # descent raises t under the band
+    assert float(found["under"][1][name]) + float(found["over"][1][name]) == pytest.approx(2 * inside, rel=1e-3)
+    assert inside != 0, "CTC reaches the thresholds too"
+
+
+# --- data -----------------------------------------------------------------------------------------------------------------
+
+
+def batches_of(labelled, **changes):
+    datarc = from_dict(AsrDataConfig, {**RUNNER["pretrain_expert"]["datarc"], **changes}, "x")
+    return LabelledBatches(labelled, Characters(), tiny_wavlm(), datarc, seed=3)
+
+
+def test_batches_are_whole_utterances_with_their_transcripts_and_a_function_of_their_number(asr):
+    labelled = read_sets(asr.corpus, ["train-clean-100"])
+    batches, same = batches_of(labelled), batches_of(labelled)
+    texts = {tuple(Characters().encode(item.transcript)): item.utterance.num_samples for item in labelled}
+    seen = []
+    for index in reversed(range(len(batches))):
+        wavs, lengths, targets, target_lengths = batches.batch(index)
+        for wav, length, target, size in zip(wavs, lengths.tolist(), targets, target_lengths.tolist()):
+            assert texts[tuple(target[:size].tolist())] in {length, 8_000, 11_200} and not wav[length:].any()
+            seen.append(length)
+        assert all(torch.equal(a, b) for a, b in zip(batches.batch(index), same.batch(index)))
+    assert sorted(seen) == [8_000 + 800 * i for i in range(5)]
+
+
+def test_utterances_too_long_or_too_short_for_their_words_are_left_out_with_a_warning(asr, caplog):
+    labelled = read_sets(asr.corpus, ["train-clean-100"])
+    assert batches_of(labelled, max_seconds=0.6).num_utterances == 3  # 8,000, 8,800 and 9,600 samples
+    assert "2 of 5 training utterances are left out" in caplog.text
+    frames = tiny_wavlm().num_frames(8_000)
+    fits = next(n for n in range(99) if frames_needed(Characters().encode("A" * n)) > frames) - 1
+    for length, kept in ((fits, 1), (fits + 1, 0)):
+        utterance = Utterance("x", labelled[0].utterance.path, 8_000)
+        extra = [labelled[1], Labelled(utterance, "A" * length)]
+        assert batches_of(extra).num_utterances == 1 + kept
+    with pytest.raises(UserError, match="none of the 5 training utterances has a transcript that fits"):
+        batches_of(labelled, max_seconds=0.45, min_seconds=0.4)
+
+
+def test_characters_outside_the_vocabulary_are_listed_over_all_sets(asr, tmp_path):
+    corpus = tmp_path / "corpus"
+    shutil.copytree(asr.corpus, corpus)
+    for split, old, new in (("train-clean-100", "ONE", "ÖNE"), ("dev-clean", "TWO", "TWO2"), ("test-clean", "ONE", "ÕNE")):
+        (listing,) = (corpus / split).glob("*/*/*.trans.txt")
+        listing.write_text(listing.read_text().replace(old, new))
+    with pytest.raises(UserError, match="transcripts hold 3 characters outside the vocabulary") as refusal:
+        asr.train(tmp_path / "run", "--corpus", str(corpus))
+    for found in ("'2' in 2, such as dev-clean/2-7-0001", "'Ö' in 5, such as train-clean-100/1-7-0000", "'Õ' in 3"):
+        assert found in str(refusal.value)
+    with pytest.raises(UserError, match="hold 2 characters outside"):  # of the training transcripts
+        asr.train(tmp_path / "run", "--corpus", str(corpus), "-o", "ctc.characters=null")
+    assert not (tmp_path / "run").exists()
+
+
+# --- already pruned, out of reach, other families ---------------------------------------------------------------------------
+
+
+def test_a_pruned_model_is_fine_tuned_without_gates_and_keeps_its_structure(asr, run, tmp_path):
+    pruned, _ = load_encoder(run / "export")
+    options = "self_pinching=null,,runner.total_steps=2,,ctc.characters=null"
+    folder = asr.train(tmp_path / "run", "--teacher", str(run / "export"), "-o", options)
+    encoder, provenance = load_encoder(folder / "export")
+    assert encoder.spec == pruned.spec and provenance["method"].startswith("CTC fine-tuning, nothing pruned")
+    before, after = pruned.state_dict(), encoder.state_dict()
+    assert any(not torch.equal(before[name], after[name]) for name in before if "layers" in name), "it was trained"
+    assert load_recognizer(folder / "export").characters.text == " 'DENOPSTW"
+    assert read_log(folder)[-1]["expected_sparsity"] == pytest.approx(provenance["sparsity"]["realised"])
+
+
+def test_a_pruned_model_is_pruned_further_but_not_to_less(asr, run, tmp_path):
+    with pytest.raises(UserError, match=r"is pruned already and has 0\.\d+; gates of the kinds \['head', 'int'\] reach"):
+        asr.train(tmp_path / "less", "--teacher", str(run / "export"), "-o", "sparsity.target_sparsity=0.01")
+    more = asr.train(tmp_path / "more", "--teacher", str(run / "export"), "-o", "sparsity.target_sparsity=0.95,,runner.total_steps=2")
+    before, after = (load_encoder(folder / "export")[0] for folder in (run, more))
+    assert after.num_parameters() <= before.num_parameters()
+
+
+def test_a_rate_out_of_reach_names_the_range(asr, tmp_path):
+    with pytest.raises(UserError, match=r"is 0.9, but gates of the kinds \['head'\] reach 0\.\d+ at most .*\(from 0.0000\)"):
+        asr.train(tmp_path / "run", "-o", "self_pinching.kinds=[head],,sparsity.target_sparsity=0.9")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-u", "hubert_pruned_asr"], "must be a hubert encoder, but 'embedded' is a wavlm.*or train -u wavlm_pruned_asr"),
+        (["-u", "wav2vec2_pruned_asr", "--recipe", "self_pinching_asr"], "no corpus is given. Add --corpus /data/LibriSpeech"),
+        (["-u", "wavlm_pruned_tts"], "`-u` must be one of .*'wavlm_pruned_asr'.* but is 'wavlm_pruned_tts'"),
+        (["-u", "wavlm_pruned_asr", "-o", "pretrain_expert.datarc.sets=null"], "`sets` must name the folders"),
+        (["-u", "wavlm_pruned_asr", "-o", "ctc.dropout=1"], r"`dropout` must be in \[0, 1\), but is 1"),
+    ],
+)
+def test_wrong_calls_are_refused_with_what_to_do(arguments, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        main([*arguments, "-p", str(tmp_path / "run"), "--device", "cpu"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_export_without_a_head_and_a_damaged_head_are_named(run, tmp_path):
+    folder = tmp_path / "export"
+    shutil.copytree(run / "export", folder)
+    (folder / "ctc_head.safetensors").write_bytes(b"half")
+    with pytest.raises(UserError, match="holds no CTC head that fits"):
+        load_recognizer(folder)
+    (folder / "ctc_head.safetensors").unlink()
+    with pytest.raises(UserError, match="holds no CTC head that fits"):
+        load_recognizer(folder)
+    with pytest.raises(UserError, match="is no test result of an ASR run"):
+        read_test(folder)
+
+
+# --- recipes --------------------------------------------------------------------------------------------------------------
+
+
+def recipe_of(name):
+    model = from_dict(AsrModelConfig, load_yaml(RECIPES / name / "config_model.yaml"), name)
+    return model, from_dict(AsrRunnerConfig, load_yaml(RECIPES / name / "config_runner.yaml"), name)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "removed"),
+    [("self_pinching_asr", families.wav2vec2_base, 0.65), ("self_pinching_asr_hubert_large_s60", families.hubert_large, 0.60)],
+)
+def test_the_recipes_targets_are_the_papers_shares_of_all_parameters(name, shape, removed):
+    model, runner = recipe_of(name)
+    config = shape()
+    dense = CompactSpec.dense(config)
+    kept = 1 - model.sparsity.target_sparsity
+    ffn = tuple(range(round(config.ffn_dim * kept)))
+    layers = []
+    for number, layer in enumerate(dense.layers):  # heads thinned as evenly as whole heads allow
+        heads = round((number + 1) * config.num_heads * kept) - round(number * config.num_heads * kept)
+        layers.append(type(layer)(attention=True, heads=layer.heads[:heads], feed_forward=True, ffn=ffn))
+    before, after = (sum(parameters(config, spec).values()) for spec in (dense, CompactSpec(layers=tuple(layers))))
+    assert 1 - after / before == pytest.approx(removed, abs=0.003)
+    assert runner.optimizer.gate_lr == 1e-4 and runner.pretrain_expert.datarc.sets == ("train-clean-100",)
+    assert runner.pretrain_expert.datarc.test_sets == ("test-clean",) and model.self_pinching.kinds == ("head", "int")
+
+
+def test_the_second_stages_differ_from_the_one_pass_recipes_in_the_gates_only():
+    for one, two in (("self_pinching_asr", "finetune_asr"), ("self_pinching_asr_embedded", "finetune_asr_embedded")):
+        (model, runner), (plain, stage) = recipe_of(one), recipe_of(two)
+        assert model.self_pinching is not None and plain.self_pinching is None
+        plain.self_pinching, plain.sparsity, stage.optimizer.gate_lr = model.self_pinching, model.sparsity, runner.optimizer.gate_lr
+        assert plain == model and stage == runner
+
+
+def test_the_head_starts_from_the_seed_and_random_encoders_are_called_so(asr, tmp_path):
+    heads = []
+    for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
+        torch.manual_seed(len(heads))  # what happened before in the process must not matter
+        options = "optimizer.lr=1e-9,,runner.total_steps=1,,sparsity.target_sparsity=0.5"
+        run = asr.train(tmp_path / folder, "--seed", str(seed), "--teacher", "random", "-o", options)
+        heads.append(load_recognizer(run / "export").head.projection.weight)
+    assert torch.allclose(heads[0], heads[1], atol=1e-6) and not torch.allclose(heads[0], heads[2], atol=1e-3)
+    config = json.loads((run / "export" / "config.json").read_text())
+    assert config["provenance"]["teacher_note"] == "random teacher"
