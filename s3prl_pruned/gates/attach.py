@@ -1,6 +1,6 @@
 """Gates for the mask slots of an encoder: which, drawn how, and where their gradient is clipped."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,26 @@ from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
 
 LAYER_KINDS = ("mha", "qk", "vo", "head", "ffn", "int")
 KINDS = (*LAYER_KINDS, "conv")
+
+
+@dataclass(kw_only=True)
+class InitialLogAlpha:
+    """Start of the masks of single kinds, where it is not the common one (null)."""
+
+    mha: float | None = None
+    """Whole attentions."""
+    qk: float | None = None
+    """Query/key dimensions."""
+    vo: float | None = None
+    """Value/output dimensions."""
+    head: float | None = None
+    """Whole heads."""
+    ffn: float | None = None
+    """Whole feed-forwards."""
+    int: float | None = None
+    """Intermediate dimensions; CoFi and DPHuBERT: 0."""
+    conv: float | None = None
+    """Channels of the feature extractor."""
 
 
 @dataclass(kw_only=True)
@@ -31,6 +51,9 @@ class GateConfig:
     and FFN dims at 0, which halves the FFN's activations. At 4.605 P(z > 0) is 0.998 and 95 % of the draws are exactly
     1: the student starts as nearly the teacher as a gate that still has a gradient can."""
 
+    initial_by_kind: InitialLogAlpha = field(default_factory=InitialLogAlpha)
+    """Another start for some kinds. CoFi's and DPHuBERT's choice is `{int: 0}`: the student is not the teacher at first."""
+
     max_log_alpha: float = 4.605
     """|log_alpha| is clamped to this after each step (CoFi; logit of 0.99), so that no decision becomes final."""
 
@@ -40,11 +63,19 @@ class GateConfig:
             raise UserError(f"`kinds` must be distinct masks out of {list(KINDS)}, but is {list(self.kinds)}.")
         if not 0 < self.max_log_alpha:
             raise UserError(f"`max_log_alpha` must be positive, but is {self.max_log_alpha}.")
-        if abs(self.initial_log_alpha) > self.max_log_alpha:
-            raise UserError(
-                f"`initial_log_alpha` must be within +-`max_log_alpha` ({self.max_log_alpha}), "
-                f"but is {self.initial_log_alpha}."
-            )
+        starts = {f"initial_by_kind.{kind}": self.start_of(kind) for kind in KINDS}
+        for name, start in {"initial_log_alpha": self.initial_log_alpha, **starts}.items():
+            if abs(start) > self.max_log_alpha:
+                raise UserError(f"`{name}` must be within +-`max_log_alpha` ({self.max_log_alpha}), but is {start}.")
+
+    def start_of(self, kind: str) -> float:
+        """Initial log_alpha of a kind."""
+        own = getattr(self.initial_by_kind, kind)
+        return self.initial_log_alpha if own is None else own
+
+    def closed(self) -> "GateConfig":
+        """The same gates, all at their lower limit."""
+        return replace(self, initial_log_alpha=-self.max_log_alpha, initial_by_kind=InitialLogAlpha())
 
 
 class GateSet(nn.Module):
@@ -63,12 +94,12 @@ class GateSet(nn.Module):
         self.layers = nn.ModuleList()
         for layer in spec.layers:
             sizes = {kind: size for kind, size in layer.mask_sizes.items() if kind in config.kinds and size}
-            self.layers.append(nn.ModuleDict({f"z_{kind}": self._gate(size) for kind, size in sizes.items()}))
+            self.layers.append(nn.ModuleDict({f"z_{kind}": self._gate(kind, size) for kind, size in sizes.items()}))
         conv = spec.conv_mask_sizes(shape) if "conv" in config.kinds else ()
-        self.cnn = nn.ModuleDict({str(i): self._gate(size) for i, size in enumerate(conv) if size})
+        self.cnn = nn.ModuleDict({str(i): self._gate("conv", size) for i, size in enumerate(conv) if size})
 
-    def _gate(self, size: int) -> HardConcrete:
-        start, straight_through = self.config.initial_log_alpha, self.config.straight_through
+    def _gate(self, kind: str, size: int) -> HardConcrete:
+        start, straight_through = self.config.start_of(kind), self.config.straight_through
         return HardConcrete(size, initial_log_alpha=start, straight_through=straight_through)
 
     def items(self) -> list[tuple[int, str, HardConcrete]]:

@@ -1,12 +1,14 @@
-"""Layer-wise distillation: mean squared error between paired hidden states (Wang et al. 2023, eq. 5)."""
+"""Layer-wise distillation: an error between paired hidden states (Wang et al. 2023, eq. 5; others' errors and pairs)."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s3prl_pruned.config import UserError
-from s3prl_pruned.objectives.matching import teacher_layers
+from s3prl_pruned.objectives.matching import fixed_states, teacher_layers
 
 
 @dataclass(kw_only=True)
@@ -16,6 +18,25 @@ class DistillConfig:
     num_pairs: int = 4
     """Teacher layers to learn from, evenly spread and always including the last (CoFi: 4)."""
 
+    pairing: Literal["learned", "fixed"] = "learned"
+    """`learned`: each teacher layer takes the nearest existing student layer, through one map shared by all (CoFi, the
+    paper). `fixed`: each takes the student's state of the same number, the input of layer 1 among them (0, 4, 8, 12 of 12),
+    through two maps with biases, one for state 0 and one shared by the others (DPHuBERT, its `run.sh`; its state 0 is the
+    one before the positional convolution, ours s3prl's, after it)."""
+
+    loss: Literal["mse", "l1_cosine"] = "mse"
+    """Error of a pair, a mean over frames. `mse`: mean squared error over dimensions (the paper). `l1_cosine`: mean absolute
+    error over dimensions, and what `cosine` makes of the angle (DistilHuBERT, DPHuBERT)."""
+
+    l1_weight: float = 1.0
+    """Of the absolute error in `l1_cosine` (DistilHuBERT, DPHuBERT: 1)."""
+
+    cosine_weight: float = 1.0
+    """Of the cosine's term in `l1_cosine` (DistilHuBERT, DPHuBERT: 1)."""
+
+    cosine: Literal["log_sigmoid", "raw"] = "log_sigmoid"
+    """Of a cosine similarity c: -log sigmoid(c) (Chang et al. 2022, DistilHuBERT, eq. 1) or -c (DPHuBERT's `run.sh`)."""
+
     prediction_heads: bool = False
     """DistilHuBERT's objective in place of the matched layers' errors: heads on the student's last state predict the
     teacher's layers (`objectives/prediction_heads.py`). For students compressed by `compress`."""
@@ -23,58 +44,89 @@ class DistillConfig:
     def validate(self) -> None:
         if self.num_pairs < 1:
             raise UserError(f"`num_pairs` must be at least 1, but is {self.num_pairs}.")
+        for name in ("l1_weight", "cosine_weight"):
+            if getattr(self, name) < 0:
+                raise UserError(f"`{name}` must be at least 0, but is {getattr(self, name)}.")
+        if self.l1_weight == self.cosine_weight == 0:
+            raise UserError("`l1_weight` and `cosine_weight` are both 0, which leaves no loss. Raise one.")
 
 
 class LayerDistillation(nn.Module):
-    """Errors between paired teacher and student states, through one shared linear map W.
+    """Errors between paired teacher and student states, through linear maps that start as the identity.
 
-    W maps student states (D,) to teacher states (D,), starts as the identity and is shared by all pairs (CoFi).
+    Learned pairs share one map W of student states (D,) to teacher states (D,) (CoFi); fixed ones have two, with biases.
+
+    Attributes:
+        teacher_layers: the teacher's states that are learned from, ascending.
+        pairs: those of every step, as `match_layers` gives them; None where they are learned.
     """
 
     def __init__(self, *, num_layers: int, embed_dim: int, config: DistillConfig):
         super().__init__()
         if config.num_pairs > num_layers:
             raise UserError(f"`num_pairs` must be at most the teacher's {num_layers} layers, but is {config.num_pairs}.")
-        self.teacher_layers = teacher_layers(num_layers, config.num_pairs)
-        self.projection = nn.Linear(embed_dim, embed_dim, bias=False)
-        nn.init.eye_(self.projection.weight)
+        self.config, fixed = config, config.pairing == "fixed"
+        self.teacher_layers = (fixed_states if fixed else teacher_layers)(num_layers, config.num_pairs)
+        self.pairs = [(k, state - 1) for k, state in enumerate(self.teacher_layers)] if fixed else None
+        self.projection = _identity(embed_dim, bias=fixed)
+        self.input_projection = _identity(embed_dim, bias=True) if fixed and self.teacher_layers[0] == 0 else None
 
     @torch.no_grad()
     def errors(self, student: list[Tensor], teacher: list[Tensor], valid: Tensor) -> Tensor:
-        """Summed squared errors of every possible pair, for matching; arguments and scale as `forward`.
+        """Summed errors of every possible pair, for matching; arguments and scale as `forward`.
 
         Returns:
             (number of pairs, L) fp32: [k, j] is teacher state `teacher_layers[k]` against student state j + 1.
         """
         every = [(k, j) for k in range(len(self.teacher_layers)) for j in range(len(student) - 1)]
-        return self._squared_errors(student, teacher, valid, every).view(len(self.teacher_layers), -1)
+        return self._errors(student, teacher, valid, every).view(len(self.teacher_layers), -1)
 
     def forward(
         self, student: list[Tensor], teacher: list[Tensor], valid: Tensor, pairs: list[tuple[int, int]]
     ) -> Tensor:
-        """Summed squared errors of the matched pairs, divided by D.
+        """Errors of the pairs, summed over frames (squared and absolute ones are means over D).
 
-        Divided by the global batch's valid frames they are the MSEs of eq. 5; the caller divides, because only it
-        knows the other micro-batches and ranks.
+        Divided by the global batch's valid frames they are the MSEs of eq. 5 (or the mean of the other error); the caller
+        divides, because only it knows the other micro-batches and ranks.
 
         Args:
-            student: L + 1 states (B, T, D); the first (the input of layer 1) is not used.
+            student: L + 1 states (B, T, D); learned pairs do not use the first (the input of layer 1).
             teacher: L + 1 states (B, T, D).
             valid: (B, T) bool, True on frames that are not padding.
-            pairs: what `match_layers` gave.
+            pairs: what `match_layers` gave, or the fixed `self.pairs`.
 
         Returns:
             (len(pairs),) fp32, with a gradient; empty (and summing to 0) when there is no pair.
         """
-        return self._squared_errors(student, teacher, valid, pairs)
+        return self._errors(student, teacher, valid, pairs)
 
-    def _squared_errors(
+    def _errors(
         self, student: list[Tensor], teacher: list[Tensor], valid: Tensor, pairs: list[tuple[int, int]]
     ) -> Tensor:
         with torch.autocast(valid.device.type, enabled=False):
             targets = {k: teacher[self.teacher_layers[k]].float()[valid] for k, _ in pairs}  # (N, D), N valid frames
-            mapped = {j: self.projection(student[j + 1].float()[valid]) for _, j in pairs}
-            errors = [(mapped[j] - targets[k]).square().sum() for k, j in pairs]
+            mapped = {j: self._map(j)(student[j + 1].float()[valid]) for _, j in pairs}
+            errors = [self._error(mapped[j], targets[k]) for k, j in pairs]
             if not errors:  # empty, but differentiable: a step in which no layer exists trains nothing
                 return self.projection.weight.flatten()[:0]
             return torch.stack(errors) / self.projection.in_features
+
+    def _map(self, j: int) -> nn.Linear:
+        return self.projection if j >= 0 or self.input_projection is None else self.input_projection
+
+    def _error(self, mapped: Tensor, target: Tensor) -> Tensor:
+        """Error of (N, D) against (N, D), summed over frames, times D: a scalar."""
+        if self.config.loss == "mse":
+            return (mapped - target).square().sum()
+        cosine = F.cosine_similarity(mapped, target, dim=-1)  # (N,)
+        angle = -F.logsigmoid(cosine) if self.config.cosine == "log_sigmoid" else -cosine
+        absolute = (mapped - target).abs().sum()
+        return self.config.l1_weight * absolute + self.config.cosine_weight * target.shape[1] * angle.sum()
+
+
+def _identity(size: int, *, bias: bool) -> nn.Linear:
+    linear = nn.Linear(size, size, bias=bias)
+    nn.init.eye_(linear.weight)
+    if bias:
+        nn.init.zeros_(linear.bias)
+    return linear

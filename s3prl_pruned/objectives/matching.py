@@ -1,9 +1,17 @@
-"""Which student layer learns from which teacher layer (Xia et al. 2022, CoFi; Wang et al. 2023, section 3.3)."""
+"""Which student layer learns from which teacher layer (Xia et al. 2022, CoFi; Wang et al. 2023, section 3.3; or fixed)."""
 
 
 def teacher_layers(num_layers: int, num_pairs: int) -> list[int]:
     """Teacher states to learn from: round(L * {1..n} / n), e.g. [3, 6, 9, 12] of 12. State i is layer i's output."""
     return [round(num_layers * k / num_pairs) for k in range(1, num_pairs + 1)]
+
+
+def fixed_states(num_layers: int, num_pairs: int) -> list[int]:
+    """States of teacher and student that learn from each other where pairs are fixed: the first layer's input, the last
+    layer's output, and evenly between, e.g. [0, 4, 8, 12] of 12 (Peng et al. 2023, DPHuBERT); of one pair the last."""
+    if num_pairs == 1:
+        return [num_layers]
+    return [round(num_layers * k / (num_pairs - 1)) for k in range(num_pairs)]
 
 
 def match_layers(errors: list[list[float]], exists: list[bool]) -> list[tuple[int, int]]:

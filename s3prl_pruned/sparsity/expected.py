@@ -117,9 +117,8 @@ def reachable_sparsity(
     spec = spec or CompactSpec.dense(config)
     if isinstance(gate_config, SelfPinchingConfig):
         return _reachable_by_pinching(config, gate_config, spec)
-    lowest = replace(gate_config, initial_log_alpha=-gate_config.max_log_alpha)
     with torch.no_grad():
-        return float(expected_sparsity(GateSet(spec, lowest, config), config))
+        return float(expected_sparsity(GateSet(spec, gate_config.closed(), config), config))
 
 
 def _reachable_by_pinching(config: EncoderConfig, gate_config: SelfPinchingConfig, spec: CompactSpec) -> float:

@@ -1,7 +1,7 @@
 """What pruning is driven to a target of: sparsity, MACs or time, each as the share of the dense model that goes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -44,9 +44,8 @@ class Measure:
         Args:
             spec: what the encoder has left.
         """
-        lowest = replace(gates, initial_log_alpha=-gates.max_log_alpha)
         with torch.no_grad():
-            return float(self.expected(GateSet(spec, lowest, self.shape)))
+            return float(self.expected(GateSet(spec, gates.closed(), self.shape)))
 
     def shown(self, reduction: float) -> float:
         """A share as users state it: itself, or a speed-up."""

@@ -89,6 +89,17 @@ def test_at_the_start_the_student_is_nearly_the_teacher():
     assert float((z == 0).float().mean()) < 0.01
 
 
+def test_kinds_may_start_apart():
+    """CoFi and DPHuBERT: intermediate dimensions at 0, where P(z > 0) is 1 / (1 + 11^(-2/3)); all else open."""
+    config = from_dict(GateConfig, {"kinds": list(KINDS), "initial_by_kind": {"int": 0.0, "conv": 2.0}}, "here")
+    gate_set = GateSet(DENSE, config, CONFIG)
+    starts = {name: set(gate.log_alpha.tolist()) for _, name, gate in gate_set.items()}
+    assert starts.pop("z_int") == {0.0} and starts.pop("z_conv") == {2.0}
+    assert all(start == pytest.approx([4.605]) for start in map(list, starts.values())) and len(starts) == 5
+    kept = [float(gate.keep_probability().mean().detach()) for _, name, gate in gate_set.items() if name == "z_int"]
+    assert kept == pytest.approx([1 / (1 + 11 ** (-2 / 3))] * 3)
+
+
 def test_the_same_generator_state_draws_the_same_masks():
     gate_set = spread(gates())
     one, same, other = draw(gate_set, 3), draw(gate_set, 3), draw(gate_set, 4)
@@ -167,6 +178,8 @@ def test_clamping_keeps_every_decision_reversible():
         ({"kinds": []}, "`kinds` must be distinct"),
         ({"kinds": ["int", "int"]}, "`kinds` must be distinct"),
         ({"max_log_alpha": 0.0}, "`max_log_alpha` must be positive, but is 0.0"),
+        ({"initial_by_kind": {"int": -5.0}}, r"`initial_by_kind.int` must be within .*\(4.605\), but is -5.0"),
+        ({"initial_by_kind": {"ints": 0.0}}, "initial_by_kind.ints: unknown key. Did you mean `int`"),
         ({"initial_log_alpha": 10.0}, r"`initial_log_alpha` must be within .*\(4.605\), but is 10.0"),
         ({"kind": ["mha"]}, "kind: unknown key. Did you mean `kinds`"),
     ],

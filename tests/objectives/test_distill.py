@@ -1,5 +1,7 @@
 """The distillation loss against the mean squared error written out in float64, padded frames left out."""
 
+import math
+
 import pytest
 import torch
 
@@ -20,8 +22,8 @@ def states():
     return random(), random()
 
 
-def objective(num_pairs=4, *, identity=False):
-    distillation = LayerDistillation(num_layers=L, embed_dim=D, config=DistillConfig(num_pairs=num_pairs))
+def objective(num_pairs=4, *, identity=False, **changes):
+    distillation = LayerDistillation(num_layers=L, embed_dim=D, config=DistillConfig(num_pairs=num_pairs, **changes))
     if not identity:
         torch.nn.init.normal_(distillation.projection.weight, generator=torch.Generator().manual_seed(1))
     return distillation
@@ -57,6 +59,67 @@ def test_the_loss_is_the_mean_squared_error_of_each_pair(states, identity):
         mean_squared_error(weight, student[j + 1], teacher[distillation.teacher_layers[k]]) for k, j in pairs
     ]
     assert losses.tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def l1_minus_cosine(student, teacher, *, l1, cosine, log_sigmoid):
+    """Of one pair, frame by frame in float64 (Chang et al. 2022, eq. 1; without the logarithm DPHuBERT's)."""
+    terms = []
+    for b in range(B):
+        for t in range(T):
+            if VALID[b, t]:
+                x, y = student[b, t].double(), teacher[b, t].double()
+                similarity = float(x @ y / (x.norm() * y.norm()))
+                angle = math.log(1 + math.exp(-similarity)) if log_sigmoid else -similarity
+                terms.append(l1 * float((x - y).abs().mean()) + cosine * angle)
+    return sum(terms) / len(terms)
+
+
+@pytest.mark.parametrize("log_sigmoid", [True, False])
+@pytest.mark.parametrize(("l1", "cosine"), [(1.0, 1.0), (0.5, 2.0), (0.0, 1.0), (1.0, 0.0)])
+def test_absolute_error_and_cosine_are_the_peers(states, log_sigmoid, l1, cosine):
+    student, teacher = states
+    changes = {"l1_weight": l1, "cosine_weight": cosine, "cosine": "log_sigmoid" if log_sigmoid else "raw"}
+    distillation = objective(loss="l1_cosine", **changes)
+    pairs = [(3, 5), (2, 2), (0, 1)]
+    losses = distillation(student, teacher, VALID, pairs) / VALID.sum()
+    weight = distillation.projection.weight.detach()
+    expected = [
+        l1_minus_cosine(student[j + 1] @ weight.T, teacher[distillation.teacher_layers[k]], l1=l1, cosine=cosine, log_sigmoid=log_sigmoid)
+        for k, j in pairs
+    ]
+    assert losses.tolist() == pytest.approx(expected, rel=1e-5)
+    errors = distillation.errors(student, teacher, VALID) / VALID.sum()
+    assert [float(errors[k, j]) for k, j in pairs] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["mse", "l1_cosine"])
+def test_fixed_pairs_are_states_of_the_same_number_through_two_maps(states, loss):
+    """Of state 0, its own; of all others, one (DPHuBERT's run.sh: `0.4,8,12`)."""
+    student, teacher = states
+    distillation = objective(pairing="fixed", loss=loss, identity=True)
+    assert distillation.teacher_layers == [0, 2, 4, 6] and distillation.pairs == [(0, -1), (1, 1), (2, 3), (3, 5)]
+    same = distillation(teacher, teacher, VALID, distillation.pairs) / VALID.sum()
+    assert same.tolist() == pytest.approx([0.0 if loss == "mse" else math.log(1 + math.exp(-1))] * 4, abs=1e-6)
+    with torch.no_grad():
+        distillation.input_projection.bias += 3.0
+        distillation.projection.weight *= 2
+    moved = [state + 3.0 if i == 0 else 2 * state for i, state in enumerate(student)]
+    plain = objective(pairing="fixed", loss=loss, identity=True)
+    assert torch.allclose(
+        distillation(student, teacher, VALID, distillation.pairs), plain(moved, teacher, VALID, plain.pairs), rtol=1e-4
+    )
+    assert sorted(name for name, _ in distillation.named_parameters()) == [
+        f"{module}.{part}" for module in ("input_projection", "projection") for part in ("bias", "weight")
+    ]
+
+
+def test_fixed_pairs_train_the_input_of_the_first_layer_too(states):
+    student, teacher = states
+    student = [state.requires_grad_() for state in student]
+    distillation = objective(pairing="fixed")
+    distillation(student, teacher, VALID, distillation.pairs).sum().backward()
+    assert [state.grad is not None for state in student] == [True, False, True, False, True, False, True]
+    assert objective(1, pairing="fixed").pairs == [(0, 5)] and objective().pairs is None
 
 
 def test_errors_are_those_of_every_possible_pair_in_order(states):
@@ -133,6 +196,10 @@ def test_the_gradient_reaches_student_and_map_but_not_the_input_of_layer_1(state
     [
         (lambda: from_dict(DistillConfig, {"num_pairs": 0}, "here"), "`num_pairs` must be at least 1, but is 0"),
         (lambda: objective(7), "`num_pairs` must be at most the teacher's 6 layers, but is 7"),
+        (lambda: from_dict(DistillConfig, {"loss": "l2"}, "here"), "loss: must be one of mse, l1_cosine, but is 'l2'"),
+        (lambda: from_dict(DistillConfig, {"pairing": "free"}, "here"), "pairing: must be one of learned, fixed"),
+        (lambda: from_dict(DistillConfig, {"l1_weight": -1}, "here"), "`l1_weight` must be at least 0, but is -1"),
+        (lambda: from_dict(DistillConfig, {"l1_weight": 0, "cosine_weight": 0}, "here"), "are both 0, which leaves no loss"),
     ],
 )
 def test_a_wrong_number_of_pairs_is_refused(build, message):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3prl_pruned.objectives.matching import match_layers, teacher_layers
+from s3prl_pruned.objectives.matching import fixed_states, match_layers, teacher_layers
 
 
 def test_the_papers_teacher_layers():
@@ -12,6 +12,13 @@ def test_the_papers_teacher_layers():
     assert teacher_layers(24, 4) == [6, 12, 18, 24]
     assert teacher_layers(4, 4) == [1, 2, 3, 4]
     assert teacher_layers(12, 1) == [12]
+
+
+def test_fixed_states_are_dphuberts():
+    assert fixed_states(12, 4) == [0, 4, 8, 12]
+    assert fixed_states(24, 4) == [0, 8, 16, 24]
+    assert fixed_states(6, 4) == [0, 2, 4, 6]
+    assert fixed_states(6, 2) == [0, 6] and fixed_states(6, 1) == [6]
 
 
 @given(num_layers=st.integers(1, 60), data=st.data())

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from s3prl_pruned.checkpoint import write_text
-from s3prl_pruned.config import UserError, from_dict, load_yaml
+from s3prl_pruned.config import UserError, apply_overrides, from_dict, load_yaml
 from s3prl_pruned.export.formats import load_encoder, model_hash
 from s3prl_pruned.pretrain.command import RECIPES, _resolve, parse_arguments
 from s3prl_pruned.pretrain.config import RunnerConfig
@@ -186,9 +186,10 @@ def test_learning_rate_and_target_rise_over_7_percent_and_then_fall_or_stay():
 # --- one optimiser step ------------------------------------------------------------------------------------------
 
 
-def step_of(recipe, micro_batches):
+def step_of(recipe, micro_batches, changes):
     """Loss and gradients of one optimiser step over given micro-batches."""
-    model = from_dict(ModelConfig, yaml.safe_load((recipe.recipe / "config_model.yaml").read_text()), "tiny")
+    model = yaml.safe_load((recipe.recipe / "config_model.yaml").read_text())
+    model = from_dict(ModelConfig, apply_overrides(model, changes), "tiny")
     model.teacher = str(recipe.teacher)
     model.student.dropout = model.student.attention_dropout = model.student.activation_dropout = 0.0
     expert = UpstreamPretrainExpert({"corpus": str(recipe.corpus), "min_seconds": 0.3}, model, "cpu", seed=0)
@@ -207,12 +208,20 @@ def step_of(recipe, micro_batches):
     return records, {name: p.grad.clone() for name, p in expert.model.named_parameters() if p.grad is not None}
 
 
-def test_accumulating_two_half_batches_equals_one_whole_batch(recipe):
+SWITCHES = {
+    "the paper's": [],
+    "pruned CNN, towards MACs": ["gates.kinds=[mha,qk,vo,ffn,int,conv]", "sparsity.target_macs=0.7"],
+    "DPHuBERT's": ["gates.kinds=[head,int,conv]", "distill.loss=l1_cosine", "distill.cosine=raw", "distill.pairing=fixed"],
+}
+
+
+@pytest.mark.parametrize("changes", SWITCHES.values(), ids=SWITCHES)
+def test_accumulating_two_half_batches_equals_one_whole_batch(recipe, changes):
     assert MODEL["distill"]["num_pairs"] == 2
     generator = torch.Generator().manual_seed(0)
     wavs, lengths = torch.randn(4, 6_000, generator=generator) * 0.1, torch.full((4,), 6_000)
-    whole, whole_gradients = step_of(recipe, [(wavs, lengths)])
-    halves, halves_gradients = step_of(recipe, [(wavs[:1], lengths[:1]), (wavs[1:], lengths[1:])])
+    whole, whole_gradients = step_of(recipe, [(wavs, lengths)], changes)
+    halves, halves_gradients = step_of(recipe, [(wavs[:1], lengths[:1]), (wavs[1:], lengths[1:])], changes)
     assert whole.keys() == halves.keys()
     for name, value in whole.items():
         assert halves[name] == pytest.approx(value, rel=1e-5), name
@@ -222,6 +231,13 @@ def test_accumulating_two_half_batches_equals_one_whole_batch(recipe):
     for name, gradient in whole_gradients.items():
         error = (halves_gradients[name] - gradient).norm()
         assert error <= 1e-5 * gradient.norm() + rounding, name
+
+
+def test_fixed_pairs_are_those_of_every_line_of_the_log(recipe, tmp_path):
+    run = recipe.train(tmp_path / "run", "-o", ",,".join(SWITCHES["DPHuBERT's"]))
+    lines = read_log(run)
+    assert [line["pairs"] for line in lines] == [[[0, 0], [3, 3]]] * 3
+    assert all(line["distill"] == pytest.approx(line["distill_layer_0"] + line["distill_layer_3"]) for line in lines)
 
 
 def test_another_familys_name_is_refused_on_the_command_line(tmp_path):

@@ -7,7 +7,6 @@ As `pretrain_expert.py`, with a `Compressor` where the gates are:
     end_backward     nothing is learned about what goes: its sparsity is recorded
 """
 
-import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -95,14 +94,6 @@ class CompressPretrainExpert(UpstreamPretrainExpert):
         super().load_model(all_states)
         set_weight_masks(self.model.student, {name: mask.to(self.device) for name, mask in all_states["Weight_Masks"].items()})
 
-    def _match(self, errors: Tensor) -> list[tuple[int, int]]:
-        fixed = getattr(self.model.distillation, "pairs", None)
-        return super()._match(errors) if fixed is None else fixed
-
-    def _errors(self, student: list[Tensor], teacher: list[Tensor], valid: Tensor) -> Tensor:
-        fixed = getattr(self.model.distillation, "pairs", None)
-        return super()._errors(student, teacher, valid) if fixed is None else torch.zeros(())
-
     def _head_scores(self, number: int) -> list[Tensor]:
         """`HeadImportance` over the configured share of an epoch, another one for each round; without dropout."""
         config, student = self.upstream_config.compress, self.model.student
@@ -114,8 +105,7 @@ class CompressPretrainExpert(UpstreamPretrainExpert):
         with HeadImportance(student) as importance:
             for batch in tqdm(self.get_train_dataloader(own), total=len(own), desc=f"head scores, round {number + 1}", delay=5, leave=False):
                 states = self._states(*batch)
-                fixed = getattr(self.model.distillation, "pairs", None)
-                pairs = fixed or match_layers(self._errors(*states).tolist(), self.model.gates.existing_layers())
+                pairs = self.model.distillation.pairs or match_layers(self._errors(*states).tolist(), self.model.gates.existing_layers())
                 importance.add(self.model.distillation(*states, pairs).sum())  # every frame counts alike
         student.train()
         return importance.scores(distributed.all_reduce_sums(importance.sums))

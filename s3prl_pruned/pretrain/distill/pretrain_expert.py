@@ -178,9 +178,9 @@ class UpstreamPretrainExpert(nn.Module):
             draw=draw,
             target=self.upstream_config.sparsity.target_at(step, total_steps),
             global_frames=int(distributed.all_reduce_sum(frames)),
-            pairs=None,
+            pairs=self.model.distillation.pairs,
         )
-        if len(batches) > 1:  # one micro-batch is matched in its own forward pass
+        if self._step.pairs is None and len(batches) > 1:  # one micro-batch is matched in its own forward pass
             with torch.no_grad():
                 self._step.pairs = self._match(sum(self._errors(*self._states(*batch)) for batch in batches))
 

@@ -1,0 +1,134 @@
+"""Runs driven to a target of MACs or of time: what the export reaches, what its files say, what is refused."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from s3prl_pruned.config import UserError, to_dict
+from s3prl_pruned.export.formats import load_encoder, model_hash
+from s3prl_pruned.measure.figures import mask_averages
+from s3prl_pruned.measure.live import draw_remaining
+from s3prl_pruned.models.spec import CompactSpec
+from s3prl_pruned.pretrain.finish import export_checkpoint
+from s3prl_pruned.pretrain.logging import read_log
+from s3prl_pruned.sparsity.counts import EncoderCounts, macs
+from tests.latency_tables import table_of
+from tests.pretrain.test_interruption import trajectory
+from tests.tiny_run import tiny_wavlm
+
+ROOT = Path(__file__).resolve().parents[2]
+KINDS = ("-o", "gates.kinds=[mha,qk,vo,ffn,int,conv],,sparsity.tolerance=0.03")  # a head of 4 is much of so small a model
+
+
+@pytest.fixture(scope="module")
+def table(recipe):
+    path = recipe.root / "table.json"
+    path.write_text(json.dumps(to_dict(table_of(tiny_wavlm()))))
+    return path
+
+
+@pytest.fixture(scope="module")
+def faster(recipe, table):
+    return recipe.train(recipe.root / "faster", *KINDS, "--target", "speedup=1.6", "--latency-table", str(table))
+
+
+@pytest.fixture(scope="module")
+def lighter(recipe):
+    return recipe.train(recipe.root / "lighter", *KINDS, "--target", "macs=0.6")
+
+
+def test_the_export_saves_the_macs_that_were_asked_for(lighter):
+    encoder, provenance = load_encoder(lighter / "export")
+    work = [sum(macs(encoder.config, spec, 80_000).values()) for spec in (encoder.spec, CompactSpec.dense(encoder.config))]
+    found = provenance["sparsity"]["macs"]
+    assert 1 - work[0] / work[1] == pytest.approx(found["realised"]) == pytest.approx(0.6, abs=0.03)
+    assert found["target"] == 0.6 and found["utterance_seconds"] == 5 and provenance["sparsity"]["target"] is None
+    assert "- sparsity.macs.target: 0.6" in (lighter / "export" / "README.md").read_text()
+
+
+def test_the_export_is_as_much_faster_by_the_table_as_was_asked_for(faster):
+    encoder, provenance = load_encoder(faster / "export")
+    table = table_of(tiny_wavlm())
+    times = [table.time(EncoderCounts.of(encoder.config, s)) for s in (CompactSpec.dense(encoder.config), encoder.spec)]
+    found = provenance["sparsity"]["speedup"]
+    assert times[0] / times[1] == pytest.approx(found["realised"])
+    assert 1 - 1 / found["realised"] == pytest.approx(1 - 1 / 1.6, abs=0.03)
+    assert found["measured"]["machine"] == "invented"
+
+
+def test_the_log_holds_the_target_in_its_own_unit_and_the_pictures_are_drawn(faster, lighter):
+    for folder, of, last in ((faster, "speedup", 1.6), (lighter, "macs", 0.6)):
+        line = read_log(folder)[-1]
+        assert line[f"target_{of}"] == pytest.approx(last) and line[f"expected_{of}"] >= (of == "speedup")
+        assert f"realised_{of}" in line and 0 <= line["expected_sparsity"] < 1 and "target_sparsity" not in line
+        assert draw_remaining(folder).is_file()
+        assert mask_averages(read_log(folder), "log", None).axes[1].get_ylabel() in ("MACs that go (%)", "times as fast, by the latency table")
+
+
+def test_a_checkpoint_is_exported_where_the_table_is_not(faster, table, tmp_path):
+    away = table.rename(table.with_name("away.json"))
+    try:
+        shutil.copy(faster / "states-3.ckpt", tmp_path)
+        export_checkpoint(tmp_path / "states-3.ckpt", tmp_path / "export")
+    finally:
+        away.rename(table)
+    assert model_hash(tmp_path / "export") == model_hash(faster / "export")
+
+
+def test_a_resumed_run_takes_the_same_steps(recipe, faster, table, tmp_path):
+    shutil.copytree(faster, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "export")
+    (tmp_path / "run" / "states-3.ckpt").unlink()
+    recipe.train(tmp_path / "run", *KINDS, "--target", "speedup=1.6", "--latency-table", str(table), "-a")
+    assert trajectory(tmp_path / "run") == trajectory(faster)
+
+
+def test_a_run_goes_on_with_the_times_that_it_was_started_with(recipe, faster, tmp_path):
+    shutil.copytree(faster, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "export")
+    (tmp_path / "run" / "states-3.ckpt").unlink()
+    other = to_dict(table_of(tiny_wavlm()))
+    other["rest"]["seconds"] = [2 * seconds for seconds in other["rest"]["seconds"]]
+    path = recipe.root / "table.json"
+    kept = path.read_text()
+    path.write_text(json.dumps(other))
+    try:
+        with pytest.raises(UserError, match="table.json: holds other times than this run was started with"):
+            recipe.train(tmp_path / "run", *KINDS, "--target", "speedup=1.6", "--latency-table", str(path), "-a")
+    finally:
+        path.write_text(kept)
+
+
+def test_params_is_the_papers_sparsity(recipe, tmp_path):
+    run = recipe.train(tmp_path / "run", "--target", "params=0.5", "-o", "sparsity.tolerance=0.03")
+    assert load_encoder(run / "export")[1]["sparsity"]["target"] == 0.5
+    assert json.loads((run / "run.json").read_text())["model"]["sparsity"]["target_sparsity"] == 0.5
+
+
+def test_the_screen_says_what_became_of_the_target(recipe, tmp_path):
+    command = [sys.executable, ROOT / "run_pretrain.py", *recipe.arguments(tmp_path / "run", *KINDS, "--target", "macs=0.6")]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    assert "target 60 % fewer MACs for 5 s" in result.stdout and "MACs for 5 s: realised -" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--target", "size=0.8"), "`--target` must be params=0.8, macs=0.7 or speedup=2.5"),
+        (("--target", "macs"), "`--target` must be"),
+        (("--target", "macs=0.99"), r"`target_macs` is 0.99, but gates of the kinds .* reach 0.000 to 0\.\d+ on this encoder"),
+        (("--target", "speedup=2"), "`target_speedup` needs a `latency_table`"),
+        (("--target", "speedup=50", "--latency-table", "TABLE"), r"`target_speedup` is 50.0, but gates .* reach 1.000 to \d\.\d+"),
+        (("--target", "speedup=2", "--latency-table", "nowhere.json"), "nowhere.json: is no latency table"),
+        (("--target", "macs=0.5", "-o", "self_pinching={}"), "`sparsity.target_macs` is for `gates`, but `self_pinching` is given"),
+    ],
+)
+def test_what_cannot_be_reached_or_read_is_refused(recipe, table, tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        recipe.train(tmp_path / "run", *(str(table) if option == "TABLE" else option for option in options))
+    assert not (tmp_path / "run").exists()
