@@ -1,0 +1,140 @@
+"""Experiments: the rows of a table or figure as one plan, from pruning runs to SUPERB tasks.
+
+    YAML -> Experiment -> jobs: run_pretrain.py per row and seed, run_downstream.py per row, seed and task
+         -> run here (run_plan.py) or written as job scripts -> experiment_table.py makes JSON and Markdown of what stands
+
+Task seed N goes with pruning run N. Everything of an experiment stands in one folder: `pretrain/<row>-seed<N>/export`,
+`results/<row>-seed<N>/<task>/result.json`.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from s3prl_pruned.config import UserError, from_dict, load_yaml
+from s3prl_pruned.measure.comparison import Candidate
+from s3prl_pruned.measure.plan import Job
+from s3prl_pruned.measure.pruning_jobs import pruning_job, task_jobs
+from s3prl_pruned.measure.suite import PROTOCOLS, Suite, parse_tasks
+from s3prl_pruned.superb.experiment import SETTINGS
+
+EXPERIMENTS = SETTINGS / "experiments"
+
+
+@dataclass(kw_only=True)
+class ExperimentRow:
+    """One upstream: of s3prl's hub, or pruned for this experiment."""
+
+    name: str
+    upstream: str | None = None
+    """A name on s3prl's hub, such as `fbank`; or what follows."""
+    recipe: str | None = None
+    """`--recipe` of the pruning runs."""
+    override: str = ""
+    """`-o` of them."""
+    second_stage: str | None = None
+    """`--recipe` of a second run that starts from the first one's export."""
+
+    def validate(self) -> None:
+        if (self.upstream is None) == (self.recipe is None):
+            raise UserError(f"row {self.name!r}: must name either `upstream` or `recipe`, but they are {self.upstream} and {self.recipe}.")
+        if self.upstream is not None and (self.override or self.second_stage):
+            raise UserError(f"row {self.name!r}: `override` and `second_stage` are of pruning runs, but `upstream` is {self.upstream}.")
+
+
+@dataclass(kw_only=True)
+class Experiment:
+    """What `downstream_runs/experiments/*.yaml` hold."""
+
+    title: str
+    claim: str
+    """What the paper says, in a sentence."""
+    rows: list[ExperimentRow]
+    low: str = "fbank"
+    """The row that is 0 on the mini-score."""
+    high: str = "teacher"
+    """The row that is 1000."""
+    tasks: list[str]
+    """Short names."""
+    protocol: str | None = "mini"
+    """The tasks' settings, as `tools/superb_suite.py --protocol`; null: the benchmark's."""
+    seeds: list[int] = field(default_factory=lambda: [1, 2, 3])
+    steps: int
+    """Optimiser steps of each pruning run, all its stages together."""
+    second_stage_share: float = 1 / 3
+    """Of the steps, where a row has a second stage (DPHuBERT: 25k of 75k)."""
+
+    def validate(self) -> None:
+        names = [row.name for row in self.rows]
+        if len(set(names)) < len(names) or not {self.low, self.high} <= set(names):
+            raise UserError(f"rows must differ in name and have {self.low!r} and {self.high!r} among them, but are {names}.")
+        if not self.tasks or not self.seeds or self.steps < 1:
+            raise UserError(f"`tasks`, `seeds` and `steps` must not be empty, but are {self.tasks}, {self.seeds}, {self.steps}.")
+        if self.protocol not in (None, *PROTOCOLS):
+            raise UserError(f"`protocol` must be null or one of {list(PROTOCOLS)}, but is {self.protocol!r}.")
+        if not 0 < self.second_stage_share < 1:
+            raise UserError(f"`second_stage_share` must be in (0, 1), but is {self.second_stage_share}.")
+
+
+def load_experiment(name: str) -> Experiment:
+    """By its name, or from a file.
+
+    Raises:
+        UserError: there is none such, or it says something impossible.
+    """
+    path = Path(name) if Path(name).is_file() else EXPERIMENTS / f"{name}.yaml"
+    if not path.is_file():
+        raise UserError(f"{name}: no such experiment. Known: {sorted(known.stem for known in EXPERIMENTS.glob('*.yaml'))}, or a file.")
+    return from_dict(Experiment, load_yaml(path), str(path))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """An experiment in a folder."""
+
+    experiment: Experiment
+    folder: Path
+    paths: str | None = None
+    """As `tools/superb_suite.py --paths`: where the corpora lie."""
+
+    def export(self, row: ExperimentRow, seed: int | str) -> Path:
+        """The finished model of a pruned row; `{seed}` as seed gives the pattern of all seeds."""
+        return self._stages(row)[-1][1] / f"{row.name}-seed{seed}" / "export"
+
+    def _stages(self, row: ExperimentRow) -> list[tuple[str, Path, int]]:
+        """(recipe, folder, steps) of each pruning run of a row, in their order."""
+        steps = self.experiment.steps
+        second = round(steps * self.experiment.second_stage_share) if row.second_stage else 0
+        stages = [(row.recipe, self.folder / "pretrain", steps - second)]
+        return [*stages, (row.second_stage, self.folder / "second_stage", second)] if second else stages
+
+    def suite(self) -> Suite:
+        """The tasks of all rows."""
+        experiment = self.experiment
+        candidates = [
+            Candidate(row.name, row.upstream or "wavlm_pruned_local", None if row.upstream else str(self.export(row, "{seed}")))
+            for row in experiment.rows
+        ]
+        return Suite(
+            candidates=tuple(candidates), tasks=parse_tasks(",".join(experiment.tasks)), seeds=tuple(experiment.seeds),
+            results=self.folder / "results", protocol=experiment.protocol, paths=self.paths,
+        )  # fmt: skip
+
+    def jobs(self) -> list[Job]:
+        """Pruning, then the tasks of what was pruned; FBANK's and the teacher's wait for nothing."""
+        pruned = [row for row in self.experiment.rows if row.recipe]
+        pruning = [job for seed in self.experiment.seeds for row in pruned for job in self._pruning(row, seed)]
+        return [*pruning, *task_jobs(self.suite(), {job.done.parents[1]: job for job in pruning})]
+
+    def _pruning(self, row: ExperimentRow, seed: int) -> list[Job]:
+        jobs: list[Job] = []
+        for recipe, folder, steps in self._stages(row):
+            first = not jobs
+            jobs.append(
+                pruning_job(
+                    folder / f"{row.name}-seed{seed}", name=f"{folder.name}/{row.name}-seed{seed}", recipe=recipe, seed=seed,
+                    override=",,".join(filter(None, [f"runner.total_steps={steps}", row.override * first])),
+                    options=() if first else ("--student", str(jobs[-1].done.parent)),
+                    after=() if first else (jobs[-1].name,),
+                )
+            )  # fmt: skip
+        return jobs

@@ -1,0 +1,137 @@
+"""What an experiment gave: means and spread over seeds, sizes, mini-scores; as plain data and as Markdown."""
+
+from dataclasses import replace
+from statistics import mean, stdev
+
+from s3prl_pruned.config import UserError
+from s3prl_pruned.export.formats import load_encoder
+from s3prl_pruned.measure.experiment import ExperimentRow, Planned
+from s3prl_pruned.measure.suite import runs
+from s3prl_pruned.sparsity.counts import macs, realised_sparsity
+from s3prl_pruned.superb.mini_score import mini_scores
+from s3prl_pruned.superb.results import RESULT_FILE, Result, read_result
+from s3prl_pruned.superb.table import Row
+from s3prl_pruned.superb.tasks import TASKS
+
+_SECONDS = 5
+
+
+def collect(planned: Planned) -> dict:
+    """Read what is finished.
+
+    Returns:
+        Plain data: per row the metrics of each seed in percent, sizes, and mini-scores (of the seeds' mean, and of each
+        seed against the means of the two rows that it is normalised by). Rows lack what is not finished.
+
+    Raises:
+        UserError: nothing is finished.
+    """
+    experiment = planned.experiment
+    found: dict[str, dict[int, dict[str, Result]]] = {row.name: {} for row in experiment.rows}
+    for task_run in runs(planned.suite()):
+        path = task_run.folder / RESULT_FILE
+        if path.is_file():
+            found[task_run.candidate.name].setdefault(task_run.seed, {})[task_run.task.name] = read_result(path)
+    if not any(found.values()):
+        raise UserError(f"{planned.folder}: no task is finished.")
+    scores, left_out = _scores(planned, found)
+    return {
+        "title": experiment.title,
+        "claim": experiment.claim,
+        "protocol": experiment.protocol,
+        "steps": experiment.steps,
+        "mini_score": {"low": experiment.low, "high": experiment.high, "left_out": left_out},
+        "rows": [
+            {
+                "name": row.name,
+                "recipe": row.recipe,
+                "override": row.override,
+                "second_stage": row.second_stage,
+                "upstream": row.upstream,
+                **_sizes(planned, row, found[row.name]),
+                "seeds": sorted(found[row.name]),
+                "metrics": _metrics(found[row.name]),
+                "mini_score": scores.get(row.name),
+            }
+            for row in experiment.rows
+        ],
+    }
+
+
+def _metrics(by_seed: dict[int, dict[str, Result]]) -> dict[str, dict[str, list[float]]]:
+    """By task and metric, percent, in the order of the seeds."""
+    metrics: dict[str, dict[str, list[float]]] = {}
+    for seed in sorted(by_seed):
+        for task, result in by_seed[seed].items():
+            for value in result.metrics:
+                metrics.setdefault(task, {}).setdefault(value.name, []).append(value.percent)
+    return metrics
+
+
+def _sizes(planned: Planned, row: ExperimentRow, by_seed: dict[int, dict[str, Result]]) -> dict[str, float]:
+    """Means over the seeds' exports; of an upstream that is not pruned here what its results say."""
+    if row.upstream:
+        said = [result.upstream.num_parameters for by_task in by_seed.values() for result in by_task.values()]
+        return {"params": float(said[0])} if said and said[0] else {}
+    exports = [planned.export(row, seed) for seed in planned.experiment.seeds]
+    encoders = [load_encoder(export)[0] for export in exports if export.is_dir()]
+    if not encoders:
+        return {}
+    return {
+        "params": mean(encoder.num_parameters() for encoder in encoders),
+        "macs": mean(sum(macs(e.config, e.spec, _SECONDS * 16_000).values()) for e in encoders),
+        "sparsity": mean(realised_sparsity(encoder.config, encoder.spec) for encoder in encoders),
+    }
+
+
+def _scores(planned: Planned, found: dict[str, dict[int, dict[str, Result]]]) -> tuple[dict, list[str]]:
+    experiment = planned.experiment
+    means = {name: _mean_row(name, by_seed) for name, by_seed in found.items()}
+    if not (means[experiment.low].results and means[experiment.high].results):
+        return {}, [f"{experiment.low} or {experiment.high} is not finished"]
+    scored, left_out = mini_scores(list(means.values()), experiment.low, experiment.high)
+    scores = {}
+    for score in scored:
+        ends = [means[name] for name in (experiment.low, experiment.high)]
+        seeds = [Row(name=f"{score.name} seed {seed}", sha256=None, results=by_task, scores={}) for seed, by_task in found[score.name].items()]
+        each = mini_scores([*ends, *seeds], experiment.low, experiment.high)[0][2:]
+        scores[score.name] = {"score": score.total, "terms": score.terms, "seeds": [one.total for one in each]}
+    return scores, left_out
+
+
+def _mean_row(name: str, by_seed: dict[int, dict[str, Result]]) -> Row:
+    """The seeds' mean of every task that all of them have."""
+    tasks = set.intersection(*(set(by_task) for by_task in by_seed.values())) if by_seed else set()
+    results = {}
+    for task in tasks:
+        every = [by_task[task] for by_task in by_seed.values()]
+        metrics = [
+            replace(value, value=mean(result.values()[value.name].percent for result in every), unit="percent") for value in every[0].metrics
+        ]
+        results[task] = replace(every[0], metrics=metrics)
+    return Row(name=name, sha256=None, results=results, scores={})
+
+
+def as_markdown(data: dict) -> str:
+    """A line per row: mean +- standard deviation over seeds, percent; then what does not count."""
+    columns = [
+        (task, metric.name) for task in TASKS for metric in TASKS[task].metrics
+        if any(metric.name in row["metrics"].get(task, {}) for row in data["rows"])
+    ]  # fmt: skip
+    header = ["", "params M", "MACs, 5 s", *(f"{task.upper()} {name.upper()}" for task, name in columns), "mini-score"]
+    lines = [header, ["---", *["---:"] * (len(header) - 1)]]
+    for row in data["rows"]:
+        size = [f"{row['params'] / 1e6:.2f}" if "params" in row else "", f"{row['macs'] / 1e9:.3f} G" if "macs" in row else ""]
+        cells = [_spread(row["metrics"].get(task, {}).get(name, []), 1) for task, name in columns]
+        score = row["mini_score"] or {}
+        total = [] if score.get("score") is None else [seed for seed in score["seeds"] if seed is not None]
+        lines.append([row["name"], *size, *cells, _spread(total, 0)])
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    left_out = "".join(f"\n- not in the mini-score: {reason}" for reason in data["mini_score"]["left_out"])
+    return f"{table}\n{left_out}".rstrip()
+
+
+def _spread(values: list[float], digits: int) -> str:
+    if not values:
+        return "-"
+    return f"{mean(values):.{digits}f}" + (f" +- {stdev(values):.{digits}f}" if len(values) > 1 else "")

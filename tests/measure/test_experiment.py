@@ -1,0 +1,126 @@
+"""Experiments: the plan of a table, and the table of what is finished."""
+
+import json
+
+import pytest
+
+from s3prl_pruned.config import UserError, from_dict
+from s3prl_pruned.export.formats import save_encoder
+from s3prl_pruned.measure.experiment import EXPERIMENTS, Experiment, Planned, load_experiment
+from s3prl_pruned.measure.experiment_figure import draw_scores
+from s3prl_pruned.measure.experiment_table import as_markdown, collect
+from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_base
+from s3prl_pruned.sparsity.counts import macs, realised_sparsity
+from s3prl_pruned.superb.results import RESULT_FILE, Result, Upstream, write_result
+from s3prl_pruned.superb.tasks import TASKS, Value
+
+ROWS = [
+    {"name": "fbank", "upstream": "fbank"},
+    {"name": "teacher", "upstream": "wavlm_embedded"},
+    {"name": "small", "recipe": "embedded", "override": "sparsity.target_sparsity=0.5"},
+    {"name": "twice", "recipe": "embedded", "second_stage": "embedded"},
+]
+
+
+def experiment(**changes):
+    data = {"title": "t", "claim": "c", "rows": ROWS, "tasks": ["asr", "sid"], "seeds": [1, 2], "steps": 90, **changes}
+    return from_dict(Experiment, data, "test")
+
+
+def paths(tmp_path):
+    """Corpora of all tasks, so that the mini protocol's settings are taken."""
+    (tmp_path / "paths.yaml").write_text("".join(f"{task}: {tmp_path}\n" for task in TASKS))
+    return str(tmp_path / "paths.yaml")
+
+
+def planned(tmp_path, **changes):
+    return Planned(experiment=experiment(**changes), folder=tmp_path, paths=paths(tmp_path))
+
+
+def test_tasks_wait_for_their_own_models_last_stage(tmp_path):
+    jobs = {job.name: job for job in planned(tmp_path).jobs()}
+    assert len(jobs) == 2 * (1 + 2) + 2 * 4 * 2  # pruning: one stage and two; four rows with two tasks
+    assert jobs["fbank-seed1/asr"].after == () and jobs["teacher-seed2/sid"].after == ()
+    assert jobs["small-seed2/asr"].after == ("pretrain/small-seed2",)
+    assert jobs["twice-seed1/sid"].after == ("second_stage/twice-seed1",)
+    assert jobs["second_stage/twice-seed1"].after == ("pretrain/twice-seed1",)
+    assert str(tmp_path / "second_stage/twice-seed2/export") in jobs["twice-seed2/asr"].command
+
+
+def test_all_stages_together_have_the_experiments_steps(tmp_path):
+    jobs = {job.name: job.command for job in planned(tmp_path).jobs()}
+    assert jobs["pretrain/small-seed1"][-1] == "runner.total_steps=90,,sparsity.target_sparsity=0.5"
+    assert jobs["pretrain/twice-seed1"][-1] == "runner.total_steps=60" and jobs["second_stage/twice-seed1"][-1] == "runner.total_steps=30"
+    student = jobs["second_stage/twice-seed1"].index("--student")
+    assert jobs["second_stage/twice-seed1"][student + 1] == str(tmp_path / "pretrain/twice-seed1/export")
+
+
+def finish(tmp_path, row, seed, task, percent):
+    metrics = [Value(name=metric.name, value=percent, unit="percent") for metric in TASKS[task].metrics]
+    folder = tmp_path / "results" / f"{row}-seed{seed}" / task
+    folder.mkdir(parents=True)
+    upstream = Upstream(name=row, num_parameters=None if row == "fbank" else 5_000_000)
+    result = Result(task=task, split="test", num_utterances=1, metrics=metrics, printed_by_s3prl=[], protocol="mini", upstream=upstream)
+    write_result(folder / RESULT_FILE, result)
+
+
+def test_the_table_worked_by_hand(tmp_path):
+    rates = {"fbank": (50, 40), "teacher": (20, 10), "small": (33, 18)}  # WER by seed: means 45, 15, 25.5
+    for row, of_seeds in rates.items():
+        for seed, rate in zip((1, 2), of_seeds):
+            finish(tmp_path, row, seed, "asr", rate)
+    spec = random_spec(tiny_base(), seed=0)
+    encoder = random_encoder(tiny_base(), seed=0, spec=spec)
+    save_encoder(tmp_path / "pretrain" / "small-seed1" / "export", encoder, {"method": "test"})
+
+    data = collect(planned(tmp_path, tasks=["asr"]))
+    fbank, teacher, small, twice = data["rows"]
+    assert small["metrics"] == {"asr": {"wer": [33, 18]}} and small["seeds"] == [1, 2] and twice["metrics"] == {}
+    assert fbank["mini_score"]["score"] == 0 and teacher["mini_score"]["score"] == 1000
+    assert small["mini_score"]["score"] == pytest.approx(650)  # 19.5 of 30 points
+    assert small["mini_score"]["seeds"] == pytest.approx([400, 900])  # 12 and 27 of 30
+    assert small["params"] == encoder.num_parameters()
+    assert small["macs"] == sum(macs(tiny_base(), spec, 80_000).values())
+    assert small["sparsity"] == realised_sparsity(tiny_base(), spec)
+    assert "params" not in fbank and teacher["params"] == 5e6 and "macs" not in teacher
+    line = next(line for line in as_markdown(data).splitlines() if line.startswith("| small"))
+    assert line.endswith("| 25.5 +- 10.6 | 650 +- 354 |")  # 7.5 * sqrt(2), 250 * sqrt(2)
+    assert draw_scores(json.loads(json.dumps(data)), tmp_path / "figure.png").stat().st_size > 1000
+    assert draw_scores({**data, "rows": [fbank, twice]}, tmp_path / "none.png") is None and not (tmp_path / "none.png").exists()
+
+
+def test_what_is_not_finished_is_said(tmp_path):
+    with pytest.raises(UserError, match="no task is finished"):
+        collect(planned(tmp_path))
+    finish(tmp_path, "small", 1, "asr", 30)
+    data = collect(planned(tmp_path))
+    assert data["mini_score"]["left_out"] == ["fbank or teacher is not finished"] and data["rows"][2]["mini_score"] is None
+    finish(tmp_path, "fbank", 1, "asr", 50)
+    finish(tmp_path, "teacher", 1, "asr", 10)
+    assert "sid: fbank or teacher has no result" in collect(planned(tmp_path))["mini_score"]["left_out"]
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"rows": [*ROWS, ROWS[0]]}, "rows must differ in name"),
+        ({"high": "wavlm"}, "rows must differ in name and have 'fbank' and 'wavlm' among them"),
+        ({"rows": [*ROWS, {"name": "x"}]}, "row 'x': must name either `upstream` or `recipe`"),
+        ({"rows": [*ROWS, {"name": "x", "upstream": "fbank", "override": "a=1"}]}, "are of pruning runs"),
+        ({"protocol": "official"}, "`protocol` must be null or one of"),
+        ({"seeds": []}, "must not be empty"),
+    ],
+)
+def test_impossible_experiments_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        experiment(**changes)
+
+
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_committed_experiments_can_be_planned(path, tmp_path):
+    assert Planned(experiment=load_experiment(path.stem), folder=tmp_path, paths=paths(tmp_path)).jobs()
+
+
+def test_an_unknown_experiment_names_the_known_ones():
+    with pytest.raises(UserError, match="Known: .*table1"):
+        load_experiment("table9")

@@ -1,0 +1,61 @@
+"""Run an experiment of the paper in miniature: prune, run tasks, make its table.
+
+    python tools/make_mini_superb.py --output data/mini_superb
+    python tools/experiment.py table1 --paths data/mini_superb/paths.yaml --jobs 2
+    python tools/experiment.py table1 --table            # what is finished so far
+
+Writes downstream_runs/NAME.json and NAME.png. The same call goes on after an interruption.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from s3prl_pruned.command_line import command_line
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("experiment", help="a name of downstream_runs/experiments/, or a YAML file")
+    add("--paths", metavar="YAML", help="where the corpora lie (default: paths.yaml)")
+    add("--output", metavar="DIR", type=Path, help="folder of runs and results (default: result/experiments/NAME)")
+    add("--jobs", metavar="N", type=int, default=1, help="calls at a time (default: %(default)s)")
+    add("--dry-run", action="store_true", help="list the calls and end")
+    add("--scheduler", choices=["slurm", "shell"], help="write job scripts instead of running")
+    add("--jobs-dir", metavar="DIR", type=Path, default=Path("experiment_jobs"), help="new folder of the scripts (default: %(default)s)")
+    add("--table", action="store_true", help="run nothing: make the table of what is finished")
+    add("--json", metavar="FILE", type=Path, help="where the table's data go, and beside them the figure (default: downstream_runs/NAME.json)")
+    args = parser.parse_args()
+
+    from s3prl_pruned.measure import experiment_table, run_plan
+    from s3prl_pruned.measure.experiment_figure import draw_scores
+    from s3prl_pruned.measure.experiment import Planned, load_experiment
+    from s3prl_pruned.measure.job_scripts import write_scripts
+    from s3prl_pruned.superb.experiment import SETTINGS
+    from s3prl_pruned.superb.results import write_json
+
+    name = Path(args.experiment).stem
+    planned = Planned(experiment=load_experiment(args.experiment), folder=args.output or Path("result/experiments") / name, paths=args.paths)
+    failures = None
+    if not args.table:
+        jobs = planned.jobs()
+        if args.dry_run:
+            print("\n".join(f"{'finished' if job.finished() else 'to do':<9} {job.name}" for job in jobs))
+            return
+        if args.scheduler:
+            print(f"{len(jobs)} jobs written. Start them by: bash {write_scripts(jobs, args.jobs_dir, args.scheduler, name=name)}")
+            return
+        failures = run_plan.run(jobs, parallel=args.jobs)
+    data = experiment_table.collect(planned)
+    path = args.json or SETTINGS / f"{name}.json"
+    write_json(path, data)
+    written = [path, draw_scores(data, path.with_suffix(".png"))]
+    print(f"{data['title']}\n\n{experiment_table.as_markdown(data)}\n\nwritten:", *filter(None, written))
+    if failures and failures.failures:
+        print(failures.failures_text(), file=sys.stderr)
+        sys.exit(failures.exit_code)
+
+
+if __name__ == "__main__":
+    command_line(main)
