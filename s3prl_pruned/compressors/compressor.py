@@ -40,6 +40,7 @@ class Compressor(nn.Module):
     def __init__(self, plan: Plan, config: CompressConfig, *, tolerance: float):
         super().__init__()
         self.config, self.plan, spec = config, plan, plan.student.spec
+        self._realised: dict[int, float] = {}  # by the number of rounds done
         self.register_buffer("rounds_done", torch.zeros((), dtype=torch.long))
         for technique, units in (("heads", [layer.heads for layer in spec.layers]), ("rows", [layer.ffn for layer in spec.layers])):
             for number, of_layer in enumerate(units):
@@ -82,6 +83,7 @@ class Compressor(nn.Module):
             begin = prunable_weights(student.config, student.spec)
             prune_weights(student, begin - round(share * (begin - self.plan.goals["magnitude"])), self.masks())
         self.rounds_done.fill_(number + 1)
+        self._realised.clear()
 
     def _remove(self, technique: str, scores: list[Tensor], share: float) -> None:
         """Bring heads or rows to where they have to be after this share of the rounds."""
@@ -136,10 +138,13 @@ class Compressor(nn.Module):
         return begin + share * (self.plan.target - begin)
 
     def realised_sparsity(self) -> float:
-        """Share of the dense encoder's weights that is gone, or zero, as things stand."""
-        single = weight_masks(self.plan.student)
-        left = sum(int(mask.sum()) for mask in single.values()) if single else self._left()
-        return sparsity(left, self.plan.student.config)
+        """Share of the dense encoder's weights that is gone, or zero, as things stand. Counted once between two rounds."""
+        done = int(self.rounds_done)
+        if done not in self._realised:
+            single = weight_masks(self.plan.student)
+            left = sum(int(mask.sum()) for mask in single.values()) if single else self._left()
+            self._realised = {done: sparsity(left, self.plan.student.config)}
+        return self._realised[done]
 
     def _left(self) -> int:
         return prunable_weights(self.plan.student.config, self.surviving_spec())

@@ -19,6 +19,7 @@ from s3prl_pruned.measure.timing.clock import TimingSetting, compare
 from s3prl_pruned.measure.timing.document import document, versions
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.spec import EncoderConfig
+from s3prl_pruned.pretrain.asr.recognizer import TEST, read_test
 from s3prl_pruned.sparsity.counts import macs, prunable_weights, sparsity
 from s3prl_pruned.superb.mini_score import mini_scores
 from s3prl_pruned.superb.table import Row, make_rows
@@ -151,6 +152,8 @@ def _entry(folder: Path, encoder: SpeechEncoder, provenance: dict) -> Entry:
         note=provenance.get("teacher_note"),
     )  # fmt: skip
     entry.path, entry.steps = str(folder), provenance.get("step")
+    if (run / TEST).is_file():  # of -u <family>_pruned_asr, with its own CTC head
+        entry.qualities["CTC wer"] = Quality(value=100 * read_test(run)["wer"], better="down", protocol="fine-tuned whole")
     return entry
 
 
@@ -229,6 +232,8 @@ def _add_qualities(entries: list[Entry], rows: list[Row]) -> list[str]:
             value = statistics.fmean(quality.value for quality in several)
             entry.qualities[name] = Quality(value=value, better=several[0].better, protocol=protocols[0], runs=len(several))
     without = [entry.name for entry in entries if not entry.qualities]
+    if any("CTC wer" in entry.qualities for entry in entries):
+        notes.append("CTC wer: of recognisers fine-tuned as a whole, on their own test sets; not to be compared with frozen encoders' asr wer")
     if without:
         notes.append(f"no result is of these weights: {', '.join(without)}")
     return notes

@@ -125,11 +125,23 @@ def explanation(data: dict) -> list[str]:
         f"Rate: share of the dense encoder's prunable weights that is gone or zero. MACs and time: {data['seconds_of_audio']:g} s of "
         f"audio. Speed: against the dense encoder. {front[0].upper()}{front[1:]}.",
     ]
+    if ranges := _ranges(data):
+        lines.append(f"Parameters not zero, in millions, by method: {'; '.join(ranges)}. Compare methods at equal size only where these overlap.")
     if any(entry["nonzero_parameters"] != entry["parameters"] for entry in data["entries"]):
         lines.append("Weights that are zero where they stand save no time: nothing here leaves them out, and none is claimed.")
     if protocols and protocols != ["official"]:
         lines.append(f"Protocols: {', '.join(protocols)}; what is not official compares these rows with one another and with nothing else.")
     return lines + [note[0].upper() + note[1:] + ("" if note.endswith(".") else ".") for note in data["notes"]]
+
+
+def _ranges(data: dict) -> list[str]:
+    """The sizes at which each method stands, where there are several methods."""
+    sizes: dict[str, list[float]] = {}
+    for entry in data["entries"]:
+        if entry["method"] != "dense":
+            sizes.setdefault(entry["method"], []).append(entry["nonzero_parameters"] / 1e6)
+    spans = {method: (min(own), max(own)) for method, own in sizes.items()}
+    return [f"{method} {low:.2f}" + f" to {high:.2f}" * (high > low) for method, (low, high) in spans.items()] if len(spans) > 1 else []
 
 
 def quality_against_costs(data: dict, name: str) -> Figure:

@@ -102,7 +102,8 @@ def test_unstructured_sparsity_is_told_as_zeros_and_saves_no_macs(data):
     assert sparse["parameters"] == dense["parameters"] and sparse["macs"] == dense["macs"]
     assert dense["parameters"] - sparse["nonzero_parameters"] == 9792 - 3000  # prunable weights of the tiny shape
     assert sparse["rate"] == pytest.approx(1 - 3000 / 9792)
-    assert "none is claimed" in tradeoff_report.markdown(data)
+    text = tradeoff_report.markdown(data)
+    assert "none is claimed" in text and "Compare methods at equal size only where these overlap" in text
 
 
 def test_the_mini_score_is_between_fbank_and_the_teacher(data):
@@ -164,6 +165,15 @@ def test_figures_of_two_protocols_are_not_compared():
     assert front(entries, "parameters") == "AB"
 
 
+def test_a_recognisers_own_test_result_is_read_beside_its_export(made, tmp_path):
+    folder = tmp_path / "result/asr"
+    export(folder / "export", random_encoder(CONFIG, seed=5), self_pinching={"kinds": ["int"]})
+    (folder / "test.json").write_text(json.dumps({"wer": 0.125, "edits": 1, "words": 8, "utterances": {}}))
+    found = gather([tmp_path / "result"], [], repeats=0)
+    assert by_name(found)["asr"]["qualities"]["CTC wer"] == {"value": 12.5, "better": "down", "protocol": "fine-tuned whole", "runs": 1}
+    assert any(note.startswith("CTC wer: of recognisers fine-tuned as a whole") for note in found["notes"])
+
+
 def test_several_protocols_of_one_figure_are_refused(made, tmp_path):
     root, hashes = made
     result(tmp_path / "results/a/asr", hashes["ragged"], 20.0)
@@ -215,7 +225,8 @@ def test_the_command_joins_draws_and_prints_again(made, tmp_path):
     assert again.stdout == (tmp_path / "out/tradeoff.md").read_text() and again.stdout in first.stdout
     refused = call(root / "result", "--repeats", 0, "--output", tmp_path / "out")
     assert refused.returncode == 2 and "exists already" in refused.stderr
-    assert call("--table", root / "results/fbank/asr/result.json").returncode == 2
+    with pytest.raises(UserError, match="must be the JSON document of tools/tradeoff.py, but lacks"):
+        tradeoff_report.check_document({"task": "asr"}, "result.json")
 
 
 @pytest.mark.parametrize(
