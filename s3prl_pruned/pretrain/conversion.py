@@ -1,5 +1,6 @@
 """Any model of this project or of a public format into any other: what `tools/export.py` and its neighbour do."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from s3prl_pruned.models.load import load_dense, named_config
 from s3prl_pruned.models.save import FORMATS, save_dense
 from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.models.tensor_files import Progress
+from s3prl_pruned.pretrain.asr.recognizer import head_files
 from s3prl_pruned.pretrain.finish import compact_student
 
 TARGETS = ("folder", "onnx", *FORMATS)
@@ -51,7 +53,7 @@ def convert(source: str | Path, path: str | Path, target: str, *, shape: str | N
                 del encoder  # its memory is needed for checking the file
                 draft.finish()
         else:
-            write_target(path, target, encoder, provenance, progress=bar.update)
+            write_target(path, target, encoder, provenance, progress=bar.update, files=head_files(source))
     return about
 
 
@@ -88,7 +90,13 @@ def load_source(path: str | Path, *, shape: str | None = None) -> tuple[SpeechEn
 
 
 def write_target(
-    path: str | Path, target: str, encoder: SpeechEncoder, provenance: dict, *, progress: Progress | None = None
+    path: str | Path,
+    target: str,
+    encoder: SpeechEncoder,
+    provenance: dict,
+    *,
+    progress: Progress | None = None,
+    files: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write a model; whole or not at all, and never over something else.
 
@@ -99,13 +107,14 @@ def write_target(
         encoder: dense or compact.
         provenance: for the card.
         progress: called with the number of bytes just written.
+        files: more files of a `folder`: a CTC head.
 
     Raises:
         UserError: the format cannot hold the encoder, or the export differs from it.
     """
     dense = encoder.spec == CompactSpec.dense(encoder.config)
     if target == "folder":
-        save_encoder(path, encoder, provenance, progress=progress)
+        save_encoder(path, encoder, provenance, progress=progress, files=files)
     elif target == "onnx":
         save_onnx(path, encoder, progress=progress)
     elif target == "huggingface" and not dense:

@@ -14,7 +14,6 @@ from s3prl_pruned.export.masks import FinalMasks, export_compact, final_masks, s
 from s3prl_pruned.gates.self_pinching import SelfPinchingGates
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
-from s3prl_pruned.objectives.ctc import Characters
 from s3prl_pruned.pretrain.asr.config import AsrModelConfig
 from s3prl_pruned.pretrain.asr.recognizer import head_files
 from s3prl_pruned.pretrain.distill.config import ModelConfig
@@ -142,9 +141,7 @@ def export_checkpoint(path: str | Path, folder: str | Path) -> SpeechEncoder:
         UserError: anything of `compact_student` (nothing is written then) and `save_encoder`.
     """
     small, provenance = compact_student(path)
-    state = checkpoint.load_checkpoint(path, mapped=True)
-    files = head_files(state["Head"], Characters(state["Characters"])) if "Head" in state else {}
-    save_encoder(folder, small, provenance, files=files)
+    save_encoder(folder, small, provenance, files=head_files(path))
     return small
 
 

@@ -6,7 +6,6 @@ import shutil
 import editdistance
 import pytest
 import torch
-import yaml
 
 from s3prl_pruned.checkpoint import load_checkpoint
 from s3prl_pruned.config import UserError, from_dict, load_yaml
@@ -20,38 +19,12 @@ from s3prl_pruned.pretrain.asr.data import Labelled, LabelledBatches, read_sets
 from s3prl_pruned.pretrain.asr.pretrain_expert import UpstreamPretrainExpert
 from s3prl_pruned.pretrain.asr.recognizer import Recognizer, load_recognizer, read_test
 from s3prl_pruned.pretrain.command import RECIPES, main
+from s3prl_pruned.pretrain.conversion import convert
 from s3prl_pruned.pretrain.finish import masked_student
 from s3prl_pruned.pretrain.logging import read_log
 from s3prl_pruned.sparsity.counts import parameters
-from tests.synthetic_corpus import make_corpus
+from tests.tiny_asr import RUNNER, Asr
 from tests.tiny_run import tiny_wavlm
-
-MODEL = {"sparsity": {"target_sparsity": 0.6, "tolerance": 0.05}}
-RUNNER = {
-    "runner": {"total_steps": 4, "log_step": 1, "save_step": 2, "max_keep": 20},
-    "optimizer": {"lr": 1e-2, "gate_lr": 0.2},
-    "pretrain_expert": {
-        "datarc": {
-            **{"sets": ["train-clean-100"], "dev_sets": ["dev-clean"], "test_sets": ["test-clean"]},
-            **{"train_batch_size": 2, "min_seconds": 0.3, "num_workers": 0},
-        }
-    },
-}
-
-
-class Asr:
-    """A folder with corpus (noise, so that nothing recognised means anything) and recipe, and the command line."""
-
-    def __init__(self, root, teacher):
-        self.root, self.teacher, self.corpus, self.recipe = root, teacher, make_corpus(root / "corpus"), root / "recipe"
-        self.recipe.mkdir()
-        (self.recipe / "config_model.yaml").write_text(yaml.safe_dump(MODEL))
-        (self.recipe / "config_runner.yaml").write_text(yaml.safe_dump(RUNNER))
-
-    def train(self, folder, *more):
-        where = ["--teacher", str(self.teacher), "--corpus", str(self.corpus), "-p", str(folder), "--device", "cpu"]
-        return main(["-u", "wavlm_pruned_asr", "--recipe", str(self.recipe), *where, *more])
-
 
 @pytest.fixture(scope="module")
 def asr(recipe, tmp_path_factory):
@@ -101,6 +74,11 @@ def test_a_finished_run_called_again_tests_what_was_not_tested_and_trains_nothin
     asr.train(run)
     assert "finished already" in (printed := capsys.readouterr().out) and "WER on test-clean: " in printed
     assert (run / "test.json").read_text() == kept and (run / "states-4.ckpt").stat().st_mtime_ns == before
+
+
+def test_a_dry_run_takes_steps_and_writes_nothing(asr, tmp_path, capsys):
+    asr.train(tmp_path / "run", "--dry-run")
+    assert "first losses: " in capsys.readouterr().out and not (tmp_path / "run").exists()
 
 
 def test_a_resumed_run_ends_as_one_in_one_piece(asr, run, tmp_path):
@@ -261,6 +239,16 @@ def test_wrong_calls_are_refused_with_what_to_do(arguments, message, tmp_path):
     with pytest.raises(UserError, match=message):
         main([*arguments, "-p", str(tmp_path / "run"), "--device", "cpu"])
     assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_and_an_export_are_converted_with_their_head(run, tmp_path):
+    head = (run / "export" / "ctc_head.safetensors").read_bytes()
+    convert(run / "states-4.ckpt", tmp_path / "again", "folder")
+    convert(run / "export", tmp_path / "int8", "folder", int8=True)
+    wav = 0.1 * torch.randn(16_000)
+    for folder in ("again", "int8"):
+        assert (tmp_path / folder / "ctc_head.safetensors").read_bytes() == head
+        assert set(load_recognizer(tmp_path / folder).transcribe(wav)) <= set(Characters().text)
 
 
 def test_an_export_without_a_head_and_a_damaged_head_are_named(run, tmp_path):

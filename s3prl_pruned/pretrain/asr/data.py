@@ -80,7 +80,9 @@ class LabelledBatches(RandomCropBatches):
         seed: a whole number, 0 or more.
     """
 
-    def __init__(self, labelled: Sequence[Labelled], characters: Characters, config: EncoderConfig, datarc: AsrDataConfig, *, seed: int):
+    def __init__(
+        self, labelled: Sequence[Labelled], characters: Characters, config: EncoderConfig, datarc: AsrDataConfig, *, seed: int
+    ):
         self._targets = {item.utterance.id: characters.encode(item.transcript) for item in labelled}
         most = round(datarc.max_seconds * SAMPLE_RATE)
 

@@ -79,7 +79,9 @@ class UpstreamPretrainExpert(nn.Module):
     loss_name = "ctc"
     """Of the records: what the screen shows, and what must be finite."""
 
-    def __init__(self, datarc, upstream_config, device="cuda", multi_gpu: bool = False, *, seed: int = 0, family: str = "wavlm", **kwargs):
+    def __init__(
+        self, datarc, upstream_config, device="cuda", multi_gpu: bool = False, *, seed: int = 0, family: str = "wavlm", **kwargs
+    ):
         super().__init__()
         self.device = torch.device(device)
         self.seed = seed

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from s3prl_pruned.checkpoint import write_text
+from s3prl_pruned.checkpoint import load_checkpoint, write_text
 from s3prl_pruned.config import UserError
 from s3prl_pruned.data.waveforms import normalize_waveform
 from s3prl_pruned.export.formats import load_encoder
@@ -61,10 +61,21 @@ class Recognizer:
         return errors, hypotheses
 
 
-def head_files(head: dict[str, Tensor], characters: Characters) -> dict[str, bytes]:
-    """What stands beside the encoder in the export's folder, by file name; `head` is its state dict."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in head.items()}
-    return {HEAD: safetensors.torch.save(state), ALPHABET: json.dumps({"characters": characters.text}).encode() + b"\n"}
+def head_files(source: str | Path) -> dict[str, bytes]:
+    """What stands, or is to stand, beside an exported encoder: the CTC head and its alphabet, by file name.
+
+    Args:
+        source: a training checkpoint (`states-*.ckpt`) or an exported folder; without a head there are no files.
+    """
+    source = Path(source)
+    if source.is_dir():
+        return {name: (source / name).read_bytes() for name in (HEAD, ALPHABET) if (source / name).is_file()}
+    state = load_checkpoint(source, mapped=True) if source.name.endswith(".ckpt") else {}
+    if "Head" not in state:
+        return {}
+    head = {name: tensor.contiguous() for name, tensor in state["Head"].items()}
+    alphabet = json.dumps({"characters": state["Characters"]}) + "\n"
+    return {HEAD: safetensors.torch.save(head), ALPHABET: alphabet.encode()}
 
 
 def load_recognizer(folder: str | Path) -> Recognizer:
