@@ -83,7 +83,7 @@ class Int8FeatureExtractor(nn.Module):
         if path is None:
             raise UserError("int8 serves inference on a CPU only: call it under torch.inference_mode(), on fp32 audio, in eval().")
         return extract_features(
-            self.fp32.layers, wavs, self.fp32.derived, frames_at_a_time=path.cnn_frames, products=self.products
+            self.fp32.layers, wavs, self.fp32.derived, frames_at_a_time=path.cnn_frames // 2, products=self.products
         )
 
 

@@ -31,7 +31,7 @@ def attend(
     batch, frames, _ = query.shape
     context = torch.empty_like(value)
     size = min(queries_at_a_time, frames)
-    scores, weights = query.new_empty(size, frames), query.new_empty(size, frames)
+    scores = query.new_empty(size, frames)
     # In reversed order of the queries, the bias of a row begins one distance later than that of the row above: a view.
     # The context comes in that order, too.
     query = query.flip(1)
@@ -56,7 +56,7 @@ def attend(
                     part.addmm_(asked, keys, alpha=scale)
                 if hidden is not None:
                     part.masked_fill_(hidden, float("-inf"))
-                torch.softmax(part, -1, out=weights[:rows])
-                torch.mm(weights[:rows], values, out=context[b, start : start + rows, vo : vo + vo_size])
+                torch.softmax(part, -1, out=part)  # row by row: in place, and half as much in the cache
+                torch.mm(part, values, out=context[b, start : start + rows, vo : vo + vo_size])
             qk, vo = qk + qk_size, vo + vo_size
     return context.flip(1)
