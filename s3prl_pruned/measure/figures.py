@@ -65,11 +65,12 @@ def draw_run(folder: Path) -> list[Path]:
         "remaining_value_dims": remaining_value_dims(config, spec, note),
     }
     model = (export["provenance"].get("recipe") or {}).get("model", {})
-    if model.get("compress"):  # no gates
+    without_gates = model.get("compress") or model.get("student_export")
+    if without_gates:
         figures["rounds"] = rounds(read_log(folder), str(folder / LOG), note)
     elif model.get("self_pinching") or "ctc" not in model:
         figures["mask_averages"] = mask_averages(read_log(folder), str(folder / LOG), note)
-    if not (model.get("compress") or model.get("self_pinching") or "ctc" in model):
+    if not (without_gates or model.get("self_pinching") or "ctc" in model):
         figures["hard_concrete"] = hard_concrete(_read_hard_concrete(folder / HARD_CONCRETE))
     (folder / "figures").mkdir(exist_ok=True)
     paths = []
@@ -118,7 +119,7 @@ def mask_averages(lines: list[dict], where: str, note: str | None) -> Figure:
 
 
 def rounds(lines: list[dict], where: str, note: str | None) -> Figure:
-    """A basic technique's run: the distillation loss, and below it the sparsity that each round brings.
+    """A run without gates (a basic technique, a second stage): the distillation loss, and below it the sparsity, by round.
 
     Args:
         lines, where, note: as `mask_averages`.

@@ -172,6 +172,8 @@ def method_name(provenance: dict) -> str:
     recipe = (provenance.get("recipe") or {}).get("model") or {}
     compress, gates = recipe.get("compress"), recipe.get("gates")
     precision = " + int8" if "int8_error" in provenance else ""
+    if "first_stage" in provenance:
+        return f"{method_name(provenance['first_stage'])}, second stage" + precision
     if compress:
         detail = {"heads": f" ({compress.get('head_scores')})", "low_rank": f" ({compress.get('ranks')})"}
         return " + ".join(name + detail.get(name, "") for name in compress["techniques"]) + precision

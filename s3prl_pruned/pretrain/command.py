@@ -24,6 +24,7 @@ from s3prl_pruned.pretrain.config import RunnerConfig
 from s3prl_pruned.pretrain.distill.compress_expert import CompressPretrainExpert
 from s3prl_pruned.pretrain.distill.config import ModelConfig
 from s3prl_pruned.pretrain.distill.pretrain_expert import UpstreamPretrainExpert
+from s3prl_pruned.pretrain.distill.second_stage_expert import SecondStagePretrainExpert
 from s3prl_pruned.pretrain.dry_run import describe, dry_run
 from s3prl_pruned.pretrain.finish import describe_export, export_checkpoint
 from s3prl_pruned.sparsity.counts import macs, parameters, prunable_weights
@@ -77,6 +78,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("-p", "--expdir", metavar="DIR", help="write to DIR instead")
     add("-a", "--auto_resume", action="store_true", help="continue from the newest checkpoint, if there is one")
     add("-e", "--past_exp", metavar="PATH", help="continue the run of this checkpoint or folder, with its own configuration")  # fmt: skip
+    add("--student", metavar="EXPORT", help="an exported student to distil again without masks, with a recipe whose name ends in _stage2")
     add("--target", metavar="WHAT=X", help="how much is pruned: params=0.8 (share of the prunable weights that goes), macs=0.7 (of the MACs), speedup=2.5 (needs --latency-table)")  # fmt: skip
     add("--latency-table", metavar="JSON", help="times of the model's parts on your device, by tools/timing.py --latency-table")
     add("-o", "--override", metavar="K=V", help="change single keys, e.g. sparsity.target_sparsity=0.5,,runner.total_steps=100")  # fmt: skip
@@ -153,6 +155,8 @@ def _expert(run: Run, args: argparse.Namespace) -> UpstreamPretrainExpert | AsrP
     datarc = run.runner.pretrain_expert.datarc
     if isinstance(run.model, AsrModelConfig):
         kind = AsrPretrainExpert
+    elif run.model.student_export is not None:
+        kind = SecondStagePretrainExpert
     else:
         kind = UpstreamPretrainExpert if run.model.compress is None else CompressPretrainExpert
     return kind(datarc, run.model, args.device, seed=run.seed, family=_family(args))
@@ -198,10 +202,12 @@ def _resolve(args: argparse.Namespace) -> Run:
 
 
 def _with_options(data: dict, args: argparse.Namespace) -> dict:
-    """`model` and `runner` with `--teacher`, `--corpus`, `--target` and `-o`, each `key=value` in the file whose key it is."""
+    """`model` and `runner` with `--teacher`, `--student`, `--corpus`, `--target`, ... and `-o`, each `key=value` in the file whose key it is."""
     data = copy.deepcopy(data)
     if args.teacher:
         data["model"]["teacher"] = args.teacher
+    if args.student:
+        data["model"]["student_export"] = args.student
     if args.target:
         section = data["model"].setdefault("sparsity", {})
         for other in ("target_macs", "target_speedup"):

@@ -12,12 +12,12 @@ from s3prl_pruned.config import UserError, from_dict, to_dict
 from s3prl_pruned.export.formats import TOLERANCE, model_hash, relative_difference, save_encoder
 from s3prl_pruned.export.masks import FinalMasks, export_compact, final_masks, surviving_spec, zero_weights
 from s3prl_pruned.gates.self_pinching import SelfPinchingGates
-from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.models.encoder import LayerMasks, SpeechEncoder
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
 from s3prl_pruned.pretrain.asr.config import AsrModelConfig
 from s3prl_pruned.pretrain.asr.recognizer import head_files
 from s3prl_pruned.pretrain.distill.config import ModelConfig
-from s3prl_pruned.sparsity.counts import prunable_weights, sparsity
+from s3prl_pruned.sparsity.counts import prunable_weights, realised_sparsity, sparsity
 from s3prl_pruned.sparsity.expected import expected_sparsity
 from s3prl_pruned.sparsity.latency import latency_table
 from s3prl_pruned.sparsity.targets import measure_of
@@ -70,6 +70,7 @@ def masked_student(path: str | Path) -> tuple[SpeechEncoder, FinalMasks, dict]:
             "shift_of_dimension_gates": final.shift,
         }
         | figures,
+        **({"first_stage": state["First_Stage"]} if "First_Stage" in state else {}),
         "recipe": {"model": state["Upstream_Config"], "runner": state["Config"]},
         "versions": state["Versions"],
         "date": datetime.date.today().isoformat(),
@@ -84,8 +85,12 @@ def _final(state: dict, config: ModelConfig | AsrModelConfig, encoder: SpeechEnc
         masks = standing_masks(state["Gates"], len(encoder.layers))
         spec = surviving_spec(encoder.spec, masks)
         left = min(weights_left(encoder), prunable_weights(encoder.config, spec))  # what is masked may be zero as well
-        reached = sparsity(left, encoder.config)
+        reached = sparsity(left, encoder.config, with_cnn=spec.channels is not None)
         return FinalMasks(masks, {}, spec, reached, reached, 0.0, reached), {"expected": reached}
+    if isinstance(config, ModelConfig) and config.student_export is not None:
+        reached = realised_sparsity(encoder.config, encoder.spec)
+        nothing = [LayerMasks() for _ in encoder.layers]
+        return FinalMasks(nothing, {}, encoder.spec, reached, reached, 0.0, reached), {"expected": reached}
     gates = config.make_gates(encoder.spec, encoder.config)
     gates.load_state_dict(state["Gates"])
     if isinstance(gates, SelfPinchingGates):

@@ -50,6 +50,9 @@ class ModelConfig:
     (random weights in the embedded teacher's shape), or the path of a checkpoint in any public format. `--teacher` sets it."""
     student: StudentConfig = field(default_factory=StudentConfig)
     """Dropout and the CNN's gradient."""
+    student_export: str | None = None
+    """Second stage (Peng et al. 2023, DPHuBERT): the folder of an exported student, which is distilled again as it is, without
+    masks; `gates` and `sparsity` are left out then. `--student` sets it. null: the student starts as the teacher."""
     gates: GateConfig = field(default_factory=GateConfig)
     """Masks."""
     self_pinching: SelfPinchingConfig | None = None
@@ -64,6 +67,8 @@ class ModelConfig:
     @property
     def method(self) -> str:
         """For cards."""
+        if self.student_export is not None:
+            return "second stage (Peng et al. 2023, DPHuBERT): a pruned student distilled again, without masks"
         if self.compress is not None:
             return f"Lin et al. 2024: {' + '.join(self.compress.techniques)}, re-trained by distillation"
         if self.self_pinching is not None:
@@ -75,6 +80,13 @@ class ModelConfig:
             raise UserError("`compress` and `self_pinching` are two ways to prune. Give one of them.")
         if self.compress is None and self.distill.prediction_heads:
             raise UserError("`distill.prediction_heads` is of students that `compress` makes. Leave it out, or name techniques.")
+        pruning = {"gates": GateConfig(), "sparsity": SparsityConfig(), "self_pinching": None, "compress": None}
+        idle = [name for name, default in pruning.items() if getattr(self, name) != default]
+        if self.student_export is not None and idle:
+            raise UserError(
+                f"`student_export` is given, so nothing is pruned, and `{idle[0]}` would have no effect. Leave it out: take a "
+                "recipe whose name ends in _stage2."
+            )
         instead = [name for name in ("self_pinching", "compress") if getattr(self, name) is not None]
         for name in ("target_macs", "target_speedup"):
             if instead and getattr(self.sparsity, name) is not None:

@@ -1,0 +1,240 @@
+"""A second stage distils an exported student again as it is: same structure, other weights, both stages on record."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from s3prl_pruned import checkpoint
+from s3prl_pruned.config import UserError, from_dict, load_yaml
+from s3prl_pruned.export.formats import load_encoder, model_hash, save_encoder
+from s3prl_pruned.measure.figures import draw_run
+from s3prl_pruned.measure.hard_concrete import write_hard_concrete
+from s3prl_pruned.measure.live import draw_remaining
+from s3prl_pruned.measure.tradeoff import method_name
+from s3prl_pruned.models import families
+from s3prl_pruned.models.dummies import random_encoder, random_spec
+from s3prl_pruned.models.spec import CompactSpec, HeadSpec, LayerSpec
+from s3prl_pruned.objectives.distill import LayerDistillation
+from s3prl_pruned.pretrain.command import RECIPES
+from s3prl_pruned.pretrain.config import RunnerConfig
+from s3prl_pruned.pretrain.distill.config import ModelConfig
+from s3prl_pruned.pretrain.distill.second_stage_expert import SecondStagePretrainExpert
+from s3prl_pruned.pretrain.logging import read_log
+from s3prl_pruned.sparsity.counts import EncoderCounts, parameters, realised_sparsity, weights
+from s3prl_pruned.upstream.expert import UpstreamExpert
+from tests.pretrain.test_interruption import trajectory
+from tests.tiny_run import tiny_wavlm
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = ("-o", "runner.total_steps=4")
+
+
+@pytest.fixture(scope="module")
+def first(recipe):
+    """A pruned student: heads, dimensions and channels of the CNN."""
+    return recipe.train(recipe.root / "first", "-o", "gates.kinds=[mha,qk,vo,ffn,int,conv]") / "export"
+
+
+@pytest.fixture(scope="module")
+def second(recipe, first):
+    return recipe.train(recipe.root / "second", *STEPS, "--student", str(first))
+
+
+def test_structure_is_kept_and_weights_are_trained(first, second):
+    before, after = load_encoder(first)[0], load_encoder(second / "export")[0]
+    assert after.spec == before.spec and after.spec.channels is not None
+    assert after.num_parameters() == before.num_parameters()
+    old, new = before.state_dict(), after.state_dict()
+    same = {name for name in old if torch.equal(old[name], new[name])}
+    assert not any("q_proj" in name or "fc1" in name or "feature_extractor" in name for name in same)
+
+
+def test_the_student_starts_as_the_export_and_nothing_is_masked(recipe, first):
+    config = from_dict(ModelConfig, {**yaml.safe_load((recipe.recipe / "config_model.yaml").read_text()), "teacher": str(recipe.teacher), "student_export": str(first)}, "tiny")  # fmt: skip
+    expert = SecondStagePretrainExpert({"corpus": str(recipe.corpus), "min_seconds": 0.3}, config, "cpu", seed=0)
+    wavs = 0.1 * torch.randn(1, 6000, generator=torch.Generator().manual_seed(0))
+    expert.begin_step(1, 10, [(wavs, torch.tensor([6000]))])
+    expert.model.eval()
+    with torch.no_grad():
+        states = [encoder(wavs).hidden_states for encoder in (expert.model.student, load_encoder(first)[0])]
+    assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
+    assert list(expert.model.gates.parameters()) == list(expert.model.lagrangian.parameters()) == []
+
+
+def test_the_loss_falls_below_that_of_the_first_stages_end(recipe, first, tmp_path):
+    run = recipe.train(tmp_path / "run", "-o", "runner.total_steps=30,,optimizer.lr=3e-3", "--student", str(first))
+    losses = [line["distill"] for line in read_log(run)]
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+def test_the_export_names_both_stages(first, second):
+    provenance, before = load_encoder(second / "export")[1], load_encoder(first)[1]
+    assert provenance["first_stage"] == {"sha256": model_hash(first), **before}
+    assert "second stage" in provenance["method"] and provenance["recipe"]["model"]["student_export"] == str(first)
+    assert provenance["sparsity"]["realised"] == provenance["sparsity"]["target"] == before["sparsity"]["realised"]
+    card = (second / "export" / "README.md").read_text()
+    assert f"- first_stage.sha256: {model_hash(first)}" in card and "- first_stage.method: Wang et al. 2023" in card
+    assert method_name(provenance) == "hard concrete (mha, qk, vo, ffn, int, conv), second stage"
+
+
+def test_a_resumed_run_takes_the_same_steps(recipe, first, second, tmp_path):
+    shutil.copytree(second, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "export")
+    for step in (3, 4):
+        (tmp_path / "run" / f"states-{step}.ckpt").unlink()
+    recipe.train(tmp_path / "run", *STEPS, "--student", str(first), "-a")
+    assert trajectory(tmp_path / "run") == trajectory(second)
+    assert model_hash(tmp_path / "run" / "export") == model_hash(second / "export")
+
+
+def test_a_run_goes_on_from_the_export_that_it_was_started_from_alone(recipe, first, tmp_path):
+    shutil.copytree(first, tmp_path / "student")
+    options = ("-p", str(tmp_path / "run"), "--student", str(tmp_path / "student"))
+    recipe.train(tmp_path / "run", *options)
+    shutil.rmtree(tmp_path / "run" / "export")
+    (tmp_path / "run" / "states-3.ckpt").unlink()
+    encoder, provenance = load_encoder(first)
+    shutil.rmtree(tmp_path / "student")
+    with torch.no_grad():
+        encoder.mask_embedding += 1
+    save_encoder(tmp_path / "student", encoder, provenance)
+    with pytest.raises(UserError, match="student: is not the export any more that this run was started from"):
+        recipe.train(tmp_path / "run", *options, "-a")
+
+
+def test_log_pictures_and_upstream_work(first, second):
+    line, encoder = read_log(second)[-1], load_encoder(first)[0]
+    found = realised_sparsity(encoder.config, encoder.spec)
+    assert line["realised_sparsity"] == line["expected_sparsity"] == line["target_sparsity"] == found
+    assert "mask_means" not in line and len(line["pairs"]) >= 1 and line["bad_steps"] == 0
+    write_hard_concrete(second)
+    assert {"rounds.png", "remaining_parameters.png"} <= {path.name for path in draw_run(second)}
+    assert draw_remaining(second).is_file()
+    with torch.no_grad():
+        assert len(UpstreamExpert(second / "export").eval()([torch.randn(6000)])["hidden_states"]) == 4
+
+
+def test_an_untouched_cnn_that_stays_frozen_is_computed_once(recipe, tmp_path):
+    frozen = "student.feature_grad_mult=0"
+    student = recipe.train(tmp_path / "first", "-o", frozen) / "export"
+    run = recipe.train(tmp_path / "second", "-o", frozen, "--student", str(student))
+    state = checkpoint.load_checkpoint(run / "latest")
+    teacher = {name: value for name, value in load_encoder(student)[0].state_dict().items() if name.startswith("feature_extractor")}
+    assert all(torch.equal(state["Student"][name], value) for name, value in teacher.items())
+    for export, shares in ((student, True), (recipe.root / "first" / "export", False)):
+        if export.exists():
+            config = ModelConfig(teacher=str(recipe.teacher), student_export=str(export))
+            config.distill.num_pairs = 2
+            config.student.feature_grad_mult = 0.0
+            expert = SecondStagePretrainExpert({"corpus": str(recipe.corpus), "min_seconds": 0.3}, config, "cpu")
+            assert expert.model.shares_features == shares
+
+
+def test_the_screen_names_the_student(recipe, first, tmp_path):
+    command = [sys.executable, ROOT / "run_pretrain.py", *recipe.arguments(tmp_path / "run", "--student", str(first))]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    assert f"second stage without masks, from {first} (sparsity 0." in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--student", "nowhere"), "nowhere: is no exported encoder.* run the first stage"),
+        (("--student", "FIRST", "-o", "sparsity.target_sparsity=0.5"), "nothing is pruned, and `sparsity` would have no effect"),
+        (("--student", "FIRST", "--target", "macs=0.5"), "`sparsity` would have no effect"),
+        (("--student", "FIRST", "-o", "gates.kinds=[int]"), "`gates` would have no effect"),
+        (("--student", "FIRST", "--teacher", "random"), "of one dense shape, but `conv_layers` of the student's is"),
+    ],
+)
+def test_what_makes_no_second_stage_is_refused(recipe, first, tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        recipe.train(tmp_path / "run", *(str(first) if option == "FIRST" else option for option in options))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_half_pruned_shape_of_random_weights_serves_too(recipe, tmp_path):
+    """Any export will do, also one with empty layers."""
+    config = tiny_wavlm()
+    save_encoder(tmp_path / "x", random_encoder(config, seed=1, spec=random_spec(config, seed=6, channels=True)), {"teacher_note": None})
+    run = recipe.train(tmp_path / "run", "--student", str(tmp_path / "x"))
+    assert json.loads((run / "run.json").read_text())["model"]["student_export"] == str(tmp_path / "x")
+    assert [line["step"] for line in read_log(run)] == [1, 2, 3]
+
+
+# --- the recipes ---------------------------------------------------------------------------------------------------------
+
+
+def recipe_of(name):
+    folder = RECIPES / name
+    model = from_dict(ModelConfig, load_yaml(folder / "config_model.yaml"), name)
+    return model, from_dict(RunnerConfig, load_yaml(folder / "config_runner.yaml"), name)
+
+
+STAGED = sorted(path.name for path in RECIPES.glob("*_stage2"))
+
+
+@pytest.mark.parametrize("name", STAGED)
+def test_a_second_stage_continues_its_first_one(name):
+    """By the path at which the first one's export stands when nothing else is said, and towards the same."""
+    (before, _), (after, runner) = recipe_of(name.removesuffix("_stage2")), recipe_of(name)
+    family = "hubert" if "hubert_base" in name else "wavlm"
+    assert after.student_export == f"result/pretrain/{family}_pruned_distill/{name.removesuffix('_stage2')}/export"
+    assert (after.teacher, after.distill, after.student) == (before.teacher, before.distill, before.student)
+    assert runner.runner.total_steps > 0 and before.student_export is None
+
+
+def test_dphubert_has_its_own_numbers():
+    """pyf98/DPHuBERT, run.sh, and its paper's second step."""
+    model, runner = recipe_of("dphubert_base")
+    assert set(model.gates.kinds) == {"head", "int", "conv"} and not model.gates.straight_through
+    assert model.gates.start_of("int") == 0 and model.gates.start_of("conv") == model.gates.start_of("head") == 4.605
+    assert runner.runner.total_steps * model.sparsity.warmup_fraction == 5_000
+    assert runner.runner.total_steps * runner.optimizer.warmup_proportion == pytest.approx(15_000)
+    assert (runner.runner.total_steps, runner.runner.gradient_clipping, runner.optimizer.lr) == (50_000, 10.0, 2e-4)
+    assert runner.optimizer.gate_lr == runner.optimizer.multiplier_lr == 0.02 and runner.optimizer.weight_decay == 0
+    datarc = runner.pretrain_expert.datarc
+    assert datarc.max_batch_seconds * runner.runner.gradient_accumulate_steps == 640
+    distillation = LayerDistillation(num_layers=12, embed_dim=4, config=model.distill)
+    assert distillation.teacher_layers == [0, 4, 8, 12] and model.distill.cosine == "raw"
+    _, second = recipe_of("dphubert_base_stage2")
+    assert (second.runner.total_steps, second.optimizer.lr) == (25_000, 1e-4)
+    assert second.runner.total_steps * second.optimizer.warmup_proportion == 5_000
+
+
+def test_dphuberts_target_leaves_a_quarter_of_all_parameters():
+    """23.59 M of them, as published: whole heads, dimensions and channels thinned alike until the target is met."""
+    shape, target = families.hubert_base(), recipe_of("dphubert_base")[0].sparsity.target_sparsity
+    dims, low, high = tuple(range(shape.head_dim)), 0, 511
+
+    def thinned(units):
+        layer = LayerSpec(
+            attention=True,
+            heads=tuple(HeadSpec(index=i, qk=dims, vo=dims) for i in range(round(12 * units / 512))),
+            feed_forward=True,
+            ffn=tuple(range(6 * units)),
+        )
+        return CompactSpec(layers=(layer,) * 12, channels=(tuple(range(units)),) * 7)
+
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if realised_sparsity(shape, thinned(middle)) > target else (low, middle)
+    assert sum(parameters(shape, thinned(high)).values()) / 1e6 == pytest.approx(23.59, abs=1.0)
+
+
+@pytest.mark.parametrize("name", ["dphubert_embedded", "best_embedded"])
+def test_both_stages_take_the_steps_of_the_embedded_recipe_and_leave_its_parameters(name):
+    (model, first), (_, second), (proposed, whole) = (recipe_of(x) for x in (name, f"{name}_stage2", "embedded"))
+    assert first.runner.total_steps + second.runner.total_steps == whole.runner.total_steps
+    assert first.pretrain_expert == second.pretrain_expert == whole.pretrain_expert
+    shape = families.wavlm_embedded()
+    dense = [weights(shape, EncoderCounts.dense(shape, with_cnn=with_cnn)) for with_cnn in (False, True)]
+    kept = (1 - model.sparsity.target_sparsity) * dense[1]
+    whole_cnn = dense[1] - dense[0]
+    assert kept == pytest.approx((1 - proposed.sparsity.target_sparsity) * dense[0] + whole_cnn, rel=0.005)
