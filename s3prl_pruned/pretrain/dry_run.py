@@ -46,6 +46,7 @@ def dry_run(expert, config: RunnerConfig, folder: Path, *, seed: int, steps: int
         UserError: audio is missing, the disk too small for the checkpoints kept, or anything of `Trainer.advance`.
     """
     refuse_missing_files(expert.batches.utterances, where="the training corpus", look_at=0)
+    expert.rehearsal = True
     trainer = Trainer(expert, config, seed=seed)
     batches, seconds, audio, losses = trainer.batches(), [], [], []
     for _ in range(min(steps, config.runner.total_steps)):

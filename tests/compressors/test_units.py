@@ -82,7 +82,7 @@ def test_l1_scores_are_written_out_sums(spec):
 
 @pytest.mark.parametrize("spec", [None, factored(CONFIG)], ids=["dense", "factors"])
 def test_row_scores_are_written_out_sums(spec):
-    encoder = random_encoder(CONFIG, seed=1, spec=spec)
+    encoder = random_encoder(CONFIG, seed=1, spec=spec).requires_grad_(False)
     scores = row_scores(encoder)
     unit = torch.eye(CONFIG.embed_dim)
     for layer, of_layer in zip(encoder.layers, scores, strict=True):

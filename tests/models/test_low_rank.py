@@ -7,8 +7,10 @@ import torch
 
 from s3prl_pruned.config import UserError, from_dict
 from s3prl_pruned.export.formats import load_encoder, save_encoder
-from s3prl_pruned.export.masks import export_compact, surviving_spec
+from s3prl_pruned.export.huggingface import save_huggingface
 from s3prl_pruned.export.int8 import quantize_int8
+from s3prl_pruned.export.masks import export_compact, surviving_spec
+from s3prl_pruned.export.onnx import save_onnx
 from s3prl_pruned.measure.timing.work import macs_by_torch
 from s3prl_pruned.models.compact import compact
 from s3prl_pruned.models.components import LowRankLinear, linear
@@ -93,6 +95,15 @@ def test_factors_are_saved_loaded_and_quantised(tmp_path):
         for ours, theirs in zip(loaded(wavs).hidden_states, encoder(wavs).hidden_states):
             assert torch.equal(ours, theirs)
         assert torch.isfinite(quantize_int8(encoder)(wavs).hidden_states[-1]).all()
+
+
+@pytest.mark.slow
+def test_factors_are_what_transformers_and_onnx_runtime_compute_too(tmp_path):
+    """Both exports load themselves elsewhere and compare; one that differs is not written."""
+    encoder = random_encoder(tiny_base(), seed=1, spec=factored(tiny_base()))
+    save_huggingface(tmp_path / "folder", encoder, {})
+    save_onnx(tmp_path / "model.onnx", encoder)
+    assert load_encoder(tmp_path / "folder")[0].spec == encoder.spec
 
 
 def test_structures_without_factors_are_written_as_before():

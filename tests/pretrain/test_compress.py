@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,6 +26,7 @@ from s3prl_pruned.pretrain.logging import read_log
 from s3prl_pruned.sparsity.counts import realised_sparsity
 from s3prl_pruned.upstream.load import load_model
 
+ROOT = Path(__file__).resolve().parents[2]
 # of the tiny teacher a head is 5.9 % of the weights, a row 0.5 %
 HEAD = 4 * 24 * 6 / (3 * (4 * 24 * 24 + 2 * 24 * 20))
 
@@ -161,6 +165,27 @@ def test_the_recipes_can_be_reached_and_differ_from_the_main_method_in_nothing_e
         assert plan.target == model.sparsity.target_sparsity
         assert runner.runner == main.runner and runner.pretrain_expert == main.pretrain_expert and runner.optimizer.lr == main.optimizer.lr
         assert plan.student.spec.layers and CompactSpec.dense(encoder.config)
+
+
+def test_a_dry_run_scores_heads_on_one_batch_and_says_so(recipe, tmp_path, caplog):
+    assert recipe.train(tmp_path / "run", *options("heads", 3 * HEAD, ",,sparsity.tolerance=0.03,,compress.data_share=1.0"), "--dry-run") is None
+    assert "Each of 2 rounds takes head scores from 4 batches; this one from a single batch" in caplog.text
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_prune_the_heads_that_one_does(recipe, tmp_path):
+    """Each scores its share of the batches; masks, and so the export's structure, are the same."""
+    quiet = ",,student.dropout=0,,student.attention_dropout=0,,student.activation_dropout=0,,sparsity.tolerance=0.03"
+    more = options("heads", 4 * HEAD, quiet)
+    one = recipe.train(tmp_path / "one", *more[:1], more[1] + ",,runner.gradient_accumulate_steps=2")
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(ROOT / "run_pretrain.py")]
+    done = subprocess.run([*line, *recipe.arguments(tmp_path / "two", *more)], capture_output=True, text=True, cwd=ROOT, timeout=240)
+    assert done.returncode == 0, done.stderr
+    first, second = (load_encoder(run / "export")[0] for run in (one, tmp_path / "two"))
+    assert first.spec == second.spec
+    for name, value in first.state_dict().items():
+        torch.testing.assert_close(value, second.state_dict()[name], rtol=0, atol=1e-4, msg=name)
 
 
 def test_head_scores_are_taken_from_other_batches_in_each_round(recipe, tmp_path, monkeypatch):

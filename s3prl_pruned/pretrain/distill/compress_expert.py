@@ -7,6 +7,8 @@ As `pretrain_expert.py`, with a `Compressor` where the gates are:
     end_backward     nothing is learned about what goes: its sparsity is recorded
 """
 
+import logging
+
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -21,6 +23,8 @@ from s3prl_pruned.objectives.matching import match_layers
 from s3prl_pruned.objectives.prediction_heads import PredictionHeads
 from s3prl_pruned.pretrain.distill.config import ModelConfig
 from s3prl_pruned.pretrain.distill.pretrain_expert import Batch, UpstreamPretrainExpert, remaining_units, student_shape
+
+logger = logging.getLogger(__name__)
 
 
 class CompressForPretrain(nn.Module):
@@ -51,6 +55,8 @@ class CompressPretrainExpert(UpstreamPretrainExpert):
     """s3prl's interface; arguments as `UpstreamPretrainExpert`. `upstream_config.compress` must be given."""
 
     make_model = CompressForPretrain
+    rehearsal = False
+    """Set by a dry run: one batch gives the head scores."""
 
     @property
     def target_sparsity(self) -> float:
@@ -98,7 +104,11 @@ class CompressPretrainExpert(UpstreamPretrainExpert):
         """`HeadImportance` over the configured share of an epoch, another one for each round; without dropout."""
         config, student = self.upstream_config.compress, self.model.student
         epoch = self.batches.batches_per_epoch
-        chosen = range(number * epoch, number * epoch + max(1, round(config.data_share * epoch)))
+        count = max(1, round(config.data_share * epoch))
+        if self.rehearsal:
+            logger.warning("Each of %d rounds takes head scores from %d batches; this one from a single batch, and no estimate heeds them.", config.rounds, count)  # fmt: skip
+            count = 1
+        chosen = range(number * epoch, number * epoch + count)
         own = chosen[distributed.rank() :: distributed.world_size()]
         student.eval()
         self.model.gates.fill(student)
