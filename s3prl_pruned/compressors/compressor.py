@@ -80,8 +80,8 @@ class Compressor(nn.Module):
         if "rows" in techniques:
             self._remove("rows", row_scores(student), share)
         if "magnitude" in techniques:
-            begin = prunable_weights(student.config, student.spec)
-            prune_weights(student, begin - round(share * (begin - self.plan.goals["magnitude"])), self.masks())
+            removes = round(share * (self.plan.begin - self.plan.goals["magnitude"]))
+            prune_weights(student, self.plan.begin - removes, self.masks())
         self.rounds_done.fill_(number + 1)
         self._realised.clear()
 
@@ -133,7 +133,7 @@ class Compressor(nn.Module):
 
     def scheduled_sparsity(self) -> float:
         """What the rounds so far had to reach."""
-        begin = sparsity(prunable_weights(self.plan.student.config, self.plan.student.spec), self.plan.student.config)
+        begin = sparsity(self.plan.begin, self.plan.student.config)
         share = float(self.rounds_done) / self.config.rounds if set(IN_ROUNDS) & set(self.config.techniques) else 0.0
         return begin + share * (self.plan.target - begin)
 

@@ -13,6 +13,8 @@ from s3prl_pruned.models.encoder import LayerMasks, SpeechEncoder
 from s3prl_pruned.models.spec import ATTENTION_MAPS, FEED_FORWARD_MAPS
 from s3prl_pruned.sparsity.counts import prunable_weights
 
+_BY_CHANCE = 1e-4  # share of zeros up to which they are not pruning's
+
 
 def prunable_linears(encoder: SpeechEncoder) -> dict[str, nn.Linear]:
     """The linear maps whose weights are prunable, by name; of two factors, both."""
@@ -93,10 +95,11 @@ def plain_state(encoder: SpeechEncoder) -> dict[str, Tensor]:
 def weights_left(encoder: SpeechEncoder) -> int:
     """Prunable weights that the encoder holds, without those that unstructured pruning has set to zero.
 
-    Not counted in an int8 encoder, where rounding makes zeros of its own.
+    Not counted where they are too few to be of pruning (the embedded teacher, which was stored in fp16, has two), nor in an
+    int8 encoder, where rounding makes zeros of its own.
     """
-    modules = prunable_linears(encoder).values()
+    whole, modules = prunable_weights(encoder.config, encoder.spec), prunable_linears(encoder).values()
     if not all(isinstance(module, nn.Linear) for module in modules):
-        return prunable_weights(encoder.config, encoder.spec)
+        return whole
     zeros = sum(module.weight.numel() - int(module.weight.count_nonzero()) for module in modules)
-    return prunable_weights(encoder.config, encoder.spec) - zeros
+    return whole - zeros if zeros > _BY_CHANCE * whole else whole

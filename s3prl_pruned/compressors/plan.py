@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from s3prl_pruned.compressors.config import CompressConfig
 from s3prl_pruned.compressors.low_rank import Decomposed
+from s3prl_pruned.compressors.magnitude import weights_left
 from s3prl_pruned.compressors.shallow import first_layers, shallow
 from s3prl_pruned.compressors.units import head_costs, reachable, row_costs
 from s3prl_pruned.config import UserError
@@ -28,6 +29,8 @@ class Plan:
 
     student: SpeechEncoder
     """A copy, already without what goes at the start (`layers`, `low_rank`)."""
+    begin: int
+    """Its prunable weights that are not zero."""
     goals: dict[str, int]
     """Prunable weights that are to be left after each technique, in their order."""
     target: float
@@ -47,12 +50,14 @@ def make_plan(encoder: SpeechEncoder, config: CompressConfig, wanted: SparsityCo
     """
     if encoder.spec.channels is not None:
         raise UserError("the encoder's CNN is pruned, which these techniques leave alone and do not count. Take one whose CNN is whole.")
-    shape, start = encoder.config, prunable_weights(encoder.config, encoder.spec)
+    shape, start = encoder.config, weights_left(encoder)
+    if start < prunable_weights(shape, encoder.spec) and "magnitude" not in config.techniques:
+        raise UserError("weights of the encoder are pruned one by one, and only `magnitude` keeps them zero in training. Add it to `techniques`.")
     decomposed = Decomposed(encoder) if "low_rank" in config.techniques else None
     target = wanted.target_sparsity
     if config.energy is not None:
         target = sparsity(prunable_weights(shape, decomposed.ranks_by_energy(config.energy)), shape)
-    reach = {name: _reach(name, encoder, decomposed) for name in config.techniques}
+    reach = {name: start - 1 if name == "magnitude" else _reach(name, encoder, decomposed) for name in config.techniques}
     _refuse_unreachable(target, start, reach, encoder)
     removes = start - round((1 - target) * prunable_weights(shape, CompactSpec.dense(shape)))
     shares = config.shares or tuple(reach.values())
@@ -63,7 +68,7 @@ def make_plan(encoder: SpeechEncoder, config: CompressConfig, wanted: SparsityCo
         decomposed = decomposed and Decomposed(student)
     if decomposed:
         student = decomposed.factored(decomposed.ranks_for(goals["low_rank"], config.ranks))
-    return Plan(student, goals, target)
+    return Plan(student, weights_left(student), goals, target)
 
 
 def refuse_missed(reached: float, plan: Plan, tolerance: float) -> None:
@@ -104,7 +109,7 @@ def _reach(name: str, encoder: SpeechEncoder, decomposed: Decomposed | None) -> 
         return reachable([head_costs(layer, shape.embed_dim) for layer in spec.layers], keep=1)
     if name == "rows":
         return reachable([row_costs(layer, shape.embed_dim) for layer in spec.layers], keep=0)
-    return start - 1
+    raise AssertionError(name)
 
 
 def _layer_count(encoder: SpeechEncoder, left: int) -> int:

@@ -3,7 +3,9 @@
 import numpy as np
 import torch
 
-from s3prl_pruned.compressors.magnitude import plain_state, prunable_linears, prune_weights, set_weight_masks, weight_masks
+from s3prl_pruned.compressors.magnitude import (
+    plain_state, prunable_linears, prune_weights, set_weight_masks, weight_masks, weights_left,
+)  # fmt: skip
 from s3prl_pruned.models.dummies import random_encoder, tiny_base
 from s3prl_pruned.models.encoder import LayerMasks
 from s3prl_pruned.models.spec import CompactSpec
@@ -88,6 +90,16 @@ def test_weights_of_pruned_heads_and_rows_go_first():
     assert not found["layers.1.attention.q_proj"][6:12].any() and not found["layers.1.attention.out_proj"][:, 6:12].any()
     assert not found["layers.1.feed_forward.fc1"][3].any() and not found["layers.1.feed_forward.fc2"][:, 3].any()
     assert found["layers.0.attention.q_proj"].all()
+
+
+def test_a_zero_by_chance_is_not_pruning():
+    encoder = random_encoder(tiny_base(ffn_dim=2000), seed=0)
+    total = prunable_weights(encoder.config, encoder.spec)
+    with torch.no_grad():
+        encoder.layers[0].feed_forward.fc1.weight[0, :3] = 0
+        assert weights_left(encoder) == total
+        encoder.layers[0].feed_forward.fc1.weight[:100] = 0
+    assert weights_left(encoder) == total - 100 * 24
 
 
 def test_both_factors_of_a_low_rank_map_are_pruned():

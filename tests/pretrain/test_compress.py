@@ -117,6 +117,21 @@ def test_an_export_goes_through_another_technique(recipe, tmp_path):
         recipe.train(tmp_path / "less", *options("magnitude", 0.1), "--teacher", str(rows / "export"))
 
 
+def test_single_weights_that_are_pruned_stay_so_in_a_further_run_or_it_is_refused(recipe, tmp_path):
+    first = recipe.train(tmp_path / "first", *options("magnitude", 0.6))
+    zeros = load_encoder(first / "export")[0].layers[1].feed_forward.fc1.weight == 0
+    teacher = ["--teacher", str(first / "export")]
+    more = recipe.train(tmp_path / "more", *options("magnitude", 0.7), *teacher)
+    assert (load_encoder(more / "export")[0].layers[1].feed_forward.fc1.weight[zeros] == 0).all()
+    assert [round(line["realised_sparsity"], 3) for line in read_log(more)] == [0.65, 0.65, 0.7, 0.7]
+    with pytest.raises(UserError, match="the encoder has 0.6000 already"):
+        recipe.train(tmp_path / "less", *options("magnitude", 0.5), *teacher)
+    with pytest.raises(UserError, match="pruned one by one, and only `magnitude` keeps them zero"):
+        recipe.train(tmp_path / "rows", *options("rows", 0.7), *teacher)
+    with pytest.raises(UserError, match="a second stage, which knows no masks, would train their zeros away"):
+        recipe.train(tmp_path / "second", "--student", str(first / "export"))
+
+
 @pytest.mark.parametrize(
     "overrides, message",
     [

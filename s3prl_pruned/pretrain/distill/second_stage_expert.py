@@ -9,6 +9,7 @@ from dataclasses import fields, replace
 import torch
 from torch import nn
 
+from s3prl_pruned.compressors.magnitude import weights_left
 from s3prl_pruned.config import UserError
 from s3prl_pruned.export.formats import load_encoder, model_hash
 from s3prl_pruned.gates.attach import GateSet
@@ -17,7 +18,7 @@ from s3prl_pruned.models.spec import EncoderConfig
 from s3prl_pruned.objectives.distill import LayerDistillation
 from s3prl_pruned.pretrain.distill.config import ModelConfig
 from s3prl_pruned.pretrain.distill.pretrain_expert import UpstreamPretrainExpert, remaining_units, student_shape
-from s3prl_pruned.sparsity.counts import realised_sparsity
+from s3prl_pruned.sparsity.counts import prunable_weights, realised_sparsity
 
 _OF_TRAINING = ("dropout", "attention_dropout", "activation_dropout", "feature_grad_mult")
 
@@ -34,6 +35,11 @@ class SecondStageForPretrain(nn.Module):
         exported, provenance = _load(config.student_export)
         shape = student_shape(teacher, config.student)
         _check_shape(exported.config, shape, config.student_export)
+        if weights_left(exported) < prunable_weights(exported.config, exported.spec):
+            raise UserError(
+                f"{config.student_export}: weights of it are pruned one by one, and a second stage, which knows no masks, would train "
+                "their zeros away. Take an export of a structured method."
+            )
         self.first_stage = {"sha256": model_hash(config.student_export), **provenance}
         self.teacher = teacher.eval().requires_grad_(False)
         self.student = SpeechEncoder(shape, exported.spec)
