@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import gelu
 
 from s3prl_pruned.models.components import FeedForward
-from s3prl_pruned.models.dummies import random_encoder, random_masks, random_spec, tiny_base, tiny_large
+from s3prl_pruned.models.dummies import random_conv_masks, random_encoder, random_masks, random_spec, tiny_base, tiny_large
 from s3prl_pruned.models.encoder import SpeechEncoder, count_frames
 from s3prl_pruned.models.spec import CompactSpec, LayerSpec
 from s3prl_pruned.sparsity.counts import num_frames
@@ -134,3 +134,30 @@ def test_masks_for_another_number_of_layers_are_refused():
     encoder = SpeechEncoder(tiny_base())
     with pytest.raises(ValueError, match="shorter|longer"):
         encoder.set_masks(random_masks(CompactSpec.dense(tiny_base(num_layers=2)), seed=0))
+
+
+@pytest.mark.parametrize("config", [tiny_base(), tiny_large(conv_bias=True)], ids=["base", "large"])
+def test_a_masked_cnn_stays_near_itself_in_half_precision(config):
+    encoder = random_encoder(config, seed=0)
+    conv_masks = random_conv_masks(encoder.spec, config, seed=2)
+    encoder.set_masks(None, conv_masks)
+    wavs = 0.3 * torch.randn(1, 1600, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        exact = encoder.feature_projection(encoder.feature_extractor(wavs))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = encoder.feature_projection(encoder.feature_extractor(wavs)).float()
+    assert 0 < (found - exact).norm() / exact.norm() < 0.05
+
+
+def test_masks_of_ones_on_the_cnn_change_nothing_and_an_emptied_slot_is_empty():
+    for config in (tiny_base(), tiny_large()):
+        encoder = random_encoder(config, seed=0).double()
+        wavs = torch.randn(1, 1600, generator=torch.Generator().manual_seed(0)).double()
+        with torch.no_grad():
+            plain = encoder(wavs).hidden_states
+            encoder.set_masks(None, {i: torch.ones(c).double() for i, (c, _, _) in enumerate(config.conv_layers)})
+            masked = encoder(wavs).hidden_states
+            encoder.set_masks(None)
+            again = encoder(wavs).hidden_states
+        assert max(float((a - b).abs().max()) for a, b in zip(plain, masked)) < 1e-9
+        assert all(torch.equal(a, b) for a, b in zip(plain, again))
