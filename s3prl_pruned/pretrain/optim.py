@@ -11,6 +11,7 @@ class Optimizers:
 
     Args:
         weights: what the schedule, the weight decay and the gradient clipping act on.
+        head: weights with a peak learning rate of their own, `config.head_lr`; may be empty.
         gates: log_alpha; may be empty.
         multipliers: of the Lagrangian, maximised; may be empty.
         config: learning rates and AdamW's constants.
@@ -21,6 +22,7 @@ class Optimizers:
         self,
         *,
         weights: list[nn.Parameter],
+        head: list[nn.Parameter],
         gates: list[nn.Parameter],
         multipliers: list[nn.Parameter],
         config: OptimizerConfig,
@@ -28,10 +30,12 @@ class Optimizers:
     ):
         self.config = config
         self.total_steps = total_steps
+        groups = [{"params": group} for group in (weights, head) if group]
+        self._peaks = [config.lr, getattr(config, "head_lr", None) or config.lr][: len(groups)]
         self.weights = torch.optim.AdamW(
-            weights, lr=config.lr, betas=tuple(config.betas), eps=config.eps, weight_decay=config.weight_decay, fused=True
+            groups, lr=config.lr, betas=tuple(config.betas), eps=config.eps, weight_decay=config.weight_decay, fused=True
         )
-        self.weight_parameters, self._gate_parameters = weights, gates
+        self.weight_parameters, self._gate_parameters = weights + head, gates
         self._all = [self.weights]
         if gates:
             self._all.append(torch.optim.AdamW(gates, lr=config.gate_lr, weight_decay=0.0))
@@ -39,11 +43,11 @@ class Optimizers:
             self._all.append(torch.optim.Adam(multipliers, lr=config.multiplier_lr, maximize=True))
 
     def set_step(self, step: int) -> float:
-        """Set the weights' learning rate of optimiser step `step` (1-based) and return it."""
-        rate = self.config.lr * self.config.lr_factor(step, self.total_steps)
-        for group in self.weights.param_groups:
-            group["lr"] = rate
-        return rate
+        """Set the weights' learning rates of optimiser step `step` (1-based); returns that of all but the head."""
+        factor = self.config.lr_factor(step, self.total_steps)
+        for group, peak in zip(self.weights.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * factor
+        return self.config.lr * factor
 
     def clip(self, max_norm: float) -> float:
         """Clip the weights' gradient; returns its norm before."""
@@ -71,12 +75,15 @@ class Optimizers:
 
 
 def build_optimizers(expert: nn.Module, config: OptimizerConfig, total_steps: int) -> Optimizers:
-    """Sort an expert's trainable parameters into the three groups by the module that owns them."""
+    """Sort an expert's trainable parameters into groups by the module that owns them (`head`: an ASR model's)."""
     model = expert.model
+    head = [p for name, part in model.named_children() if name == "head" for p in part.parameters()]
     gates = list(model.gates.parameters())
     multipliers = list(model.lagrangian.parameters())
-    special = {id(p) for p in gates + multipliers}
+    special = {id(p) for p in head + gates + multipliers}
     weights = [p for p in model.parameters() if p.requires_grad and id(p) not in special]
-    grouped = [id(p) for p in weights + gates + multipliers]
+    grouped = [id(p) for p in weights + head + gates + multipliers]
     assert len(grouped) == len(set(grouped)) == sum(p.requires_grad for p in model.parameters())
-    return Optimizers(weights=weights, gates=gates, multipliers=multipliers, config=config, total_steps=total_steps)
+    return Optimizers(
+        weights=weights, head=head, gates=gates, multipliers=multipliers, config=config, total_steps=total_steps
+    )

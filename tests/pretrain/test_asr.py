@@ -22,6 +22,7 @@ from s3prl_pruned.pretrain.command import RECIPES, main
 from s3prl_pruned.pretrain.conversion import convert
 from s3prl_pruned.pretrain.finish import masked_student
 from s3prl_pruned.pretrain.logging import read_log
+from s3prl_pruned.pretrain.optim import build_optimizers
 from s3prl_pruned.sparsity.counts import parameters
 from tests.tiny_asr import RUNNER, Asr
 from tests.tiny_run import tiny_wavlm
@@ -144,6 +145,19 @@ def test_the_size_pulls_the_thresholds_up_under_the_band_down_over_it_and_not_in
     assert float(found["under"][1][name]) < inside < float(found["over"][1][name])  # descent raises t under the band
     assert float(found["under"][1][name]) + float(found["over"][1][name]) == pytest.approx(2 * inside, rel=1e-3)
     assert inside != 0, "CTC reaches the thresholds too"
+
+
+def test_the_head_has_a_learning_rate_of_its_own_on_the_common_schedule(asr):
+    config = from_dict(AsrModelConfig, {"teacher": str(asr.teacher), "sparsity": {"target_sparsity": 0.5}}, "x")
+    runner = from_dict(AsrRunnerConfig, {**RUNNER, "optimizer": {"lr": 1e-3, "head_lr": 1e-2, "warmup_proportion": 0.5}}, "x")
+    expert = UpstreamPretrainExpert({**RUNNER["pretrain_expert"]["datarc"], "corpus": str(asr.corpus)}, config, "cpu", family="wavlm")
+    optimizers = build_optimizers(expert, runner.optimizer, 10)
+    assert optimizers.set_step(2) == pytest.approx(1e-3 * 2 / 5)
+    head = {id(p) for p in expert.model.head.parameters()}
+    rates = {id(p): group["lr"] for group in optimizers.weights.param_groups for p in group["params"]}
+    assert [rates[i] for i in head] == pytest.approx([1e-2 * 2 / 5] * 2)
+    assert [rate for i, rate in rates.items() if i not in head] == pytest.approx([1e-3 * 2 / 5] * (len(rates) - 2))
+    assert len(rates) == len(list(expert.model.student.parameters())) + 2
 
 
 # --- data -----------------------------------------------------------------------------------------------------------------

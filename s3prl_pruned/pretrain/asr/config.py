@@ -6,7 +6,7 @@ from s3prl_pruned.config import UserError
 from s3prl_pruned.gates.self_pinching import SelfPinchingConfig, SelfPinchingGates
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
 from s3prl_pruned.objectives.ctc import LETTERS, Characters
-from s3prl_pruned.pretrain.config import DataConfig, ExpertConfig, RunnerConfig
+from s3prl_pruned.pretrain.config import DataConfig, ExpertConfig, OptimizerConfig, RunnerConfig
 from s3prl_pruned.pretrain.distill.config import StudentConfig, check_target
 from s3prl_pruned.sparsity.band import BandConfig
 
@@ -90,8 +90,23 @@ class AsrExpertConfig(ExpertConfig):
 
 
 @dataclass(kw_only=True)
+class AsrOptimizerConfig(OptimizerConfig):
+    """`optimizer:`, with a pace for the head."""
+
+    head_lr: float | None = None
+    """Peak learning rate of the CTC head, which starts from nothing, on `lr`'s schedule; null is `lr`."""
+
+    def validate(self) -> None:
+        super().validate()
+        if self.head_lr is not None and self.head_lr <= 0:
+            raise UserError(f"`head_lr` must be positive, but is {self.head_lr}.")
+
+
+@dataclass(kw_only=True)
 class AsrRunnerConfig(RunnerConfig):
     """The whole of `config_runner.yaml`."""
 
+    optimizer: AsrOptimizerConfig = field(default_factory=AsrOptimizerConfig)
+    """The optimisers."""
     pretrain_expert: AsrExpertConfig
     """The data."""
