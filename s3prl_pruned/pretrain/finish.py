@@ -15,7 +15,7 @@ from s3prl_pruned.gates.self_pinching import SelfPinchingGates
 from s3prl_pruned.models.encoder import LayerMasks, SpeechEncoder
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
 from s3prl_pruned.pretrain.asr.config import AsrModelConfig
-from s3prl_pruned.pretrain.asr.recognizer import head_files
+from s3prl_pruned.pretrain.asr.recognizer import HEAD_NOTE, head_files
 from s3prl_pruned.pretrain.distill.config import ModelConfig
 from s3prl_pruned.sparsity.counts import prunable_weights, realised_sparsity, sparsity
 from s3prl_pruned.sparsity.expected import expected_sparsity
@@ -71,6 +71,7 @@ def masked_student(path: str | Path) -> tuple[SpeechEncoder, FinalMasks, dict]:
         }
         | figures,
         **({"first_stage": state["First_Stage"]} if "First_Stage" in state else {}),
+        **({"ctc_head": HEAD_NOTE} if "Head" in state else {}),
         "recipe": {"model": state["Upstream_Config"], "runner": state["Config"]},
         "versions": state["Versions"],
         "date": datetime.date.today().isoformat(),

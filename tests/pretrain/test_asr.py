@@ -56,6 +56,7 @@ def test_the_exported_recogniser_writes_what_the_masked_model_of_training_writes
     assert len(set(written)) > 1 and all(set(text) <= set(recognizer.characters.text) for text in written)
     assert recognizer.encoder.num_parameters() < student.num_parameters()
     assert "CTC fine-tuning with self-pinching gates" in provenance["method"]
+    assert "load_recognizer(<this folder>).transcribe(wav)" in (run / "export" / "README.md").read_text()
 
 
 def test_word_errors_are_on_dev_in_the_log_and_on_test_in_the_end(run):

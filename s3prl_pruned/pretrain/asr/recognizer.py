@@ -20,6 +20,8 @@ from s3prl_pruned.pretrain.asr.config import AsrDataConfig
 from s3prl_pruned.pretrain.asr.data import Labelled, corpus_root, read_sets, transcripts
 
 HEAD, ALPHABET = "ctc_head.safetensors", "ctc_head.json"
+HEAD_NOTE = f"{HEAD}; s3prl_pruned.pretrain.asr.recognizer.load_recognizer(<this folder>).transcribe(wav) writes what is said"
+"""For cards."""
 TEST = "test.json"
 
 
