@@ -27,6 +27,7 @@ from s3prl_pruned.pretrain.distill.pretrain_expert import UpstreamPretrainExpert
 from s3prl_pruned.pretrain.distill.second_stage_expert import SecondStagePretrainExpert
 from s3prl_pruned.pretrain.dry_run import describe, dry_run
 from s3prl_pruned.pretrain.finish import describe_export, export_checkpoint
+from s3prl_pruned.pretrain.report import target_lines
 from s3prl_pruned.sparsity.counts import macs, parameters, prunable_weights
 from s3prl_pruned.sparsity.targets import chosen_target
 
@@ -333,33 +334,6 @@ def _announce(run: Run, args: argparse.Namespace, expert: UpstreamPretrainExpert
     sys.stdout.flush()
 
 
-def _advice(model: ModelConfig | AsrModelConfig) -> str:
-    """How to come nearer to the target sparsity."""
-    if isinstance(model, AsrModelConfig):
-        return "Train longer, or raise sparsity.size_weight or optimizer.gate_lr."
-    if model.self_pinching is not None:
-        return "Train longer, or raise optimizer.gate_lr or optimizer.multiplier_lr."
-    return "The scalar masks alone decide too much: train longer, or ramp more slowly (sparsity.warmup_fraction)."
-
-
-def _reached(run: Run, figures: dict) -> list[str]:
-    """What was the target, and what became of it."""
-    of = next((name for name in ("macs", "speedup") if name in figures), "sparsity")
-    reached = figures if of == "sparsity" else figures[of]
-    target, realised, expected = (reached[kind] for kind in ("target", "realised", "expected"))
-    lines = [f"sparsity: realised {100 * figures['realised']:.2f} %, expected {100 * figures['expected']:.2f} %"]
-    if of == "sparsity":
-        lines = [f"sparsity: realised {100 * realised:.2f} %, target {100 * target:.2f} %, expected {100 * expected:.2f} %"]
-    elif of == "macs":
-        lines.append(f"MACs for {reached['utterance_seconds']:g} s: realised -{100 * realised:.2f} %, target -{100 * target:.2f} %, expected -{100 * expected:.2f} %")  # fmt: skip
-    else:
-        lines.append(f"speed-up by the latency table ({reached['measured']['machine']}): realised {realised:.3f}, target {target:.3f}, expected {expected:.3f}")  # fmt: skip
-        target, realised = 1 - 1 / target, 1 - 1 / realised  # the tolerance is of the share that goes
-    if abs(realised - target) > run.model.sparsity.tolerance:
-        lines.append(f"WARNING: the target is missed. {_advice(run.model)}")
-    return lines
-
-
 def _report(run: Run, device: str, *, finished_before: bool = False) -> Path:
     """Print what came out, from the export's own files. A recogniser is tested first, unless it was."""
     folder = run.folder / EXPORT
@@ -371,7 +345,7 @@ def _report(run: Run, device: str, *, finished_before: bool = False) -> Path:
     work = [sum(macs(config, s, 80_000).values()) / 1e9 for s in (dense, spec)]
     if provenance["teacher_note"]:
         print(f"note: {provenance['teacher_note']}")
-    print("\n".join(_reached(run, provenance["sparsity"])))
+    print("\n".join(target_lines(run.model, provenance["sparsity"])))
     zeros = prunable_weights(config, spec) - weights_left(encoder)
     print(f"parameters: {before:,} -> {after:,}" + f" ({after - zeros:,} not zero; nothing gets faster by that)" * bool(zeros) + f"; MACs for 5 s: {work[0]:.3f} G -> {work[1]:.3f} G")
     if isinstance(run.model, AsrModelConfig) and run.runner.pretrain_expert.datarc.test_sets:

@@ -25,7 +25,7 @@ from s3prl_pruned.objectives.ctc import Characters, CtcHead, ctc_loss
 from s3prl_pruned.pretrain.asr.config import AsrDataConfig, AsrModelConfig
 from s3prl_pruned.pretrain.asr.data import LabelledBatch, LabelledBatches, corpus_root, read_sets, transcripts
 from s3prl_pruned.pretrain.asr.recognizer import Recognizer
-from s3prl_pruned.pretrain.distill.pretrain_expert import remaining_units, student_shape
+from s3prl_pruned.pretrain.distill.model import remaining_units, student_shape
 from s3prl_pruned.pretrain.distill.teachers import Teacher, load_teacher
 from s3prl_pruned.sparsity.expected import expected_sparsity
 

@@ -22,7 +22,8 @@ from s3prl_pruned.objectives.distill import LayerDistillation
 from s3prl_pruned.objectives.matching import match_layers
 from s3prl_pruned.objectives.prediction_heads import PredictionHeads
 from s3prl_pruned.pretrain.distill.config import ModelConfig
-from s3prl_pruned.pretrain.distill.pretrain_expert import Batch, UpstreamPretrainExpert, remaining_units, student_shape
+from s3prl_pruned.pretrain.distill.model import remaining_units, student_shape
+from s3prl_pruned.pretrain.distill.pretrain_expert import Batch, UpstreamPretrainExpert
 
 logger = logging.getLogger(__name__)
 

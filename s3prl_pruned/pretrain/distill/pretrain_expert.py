@@ -25,72 +25,16 @@ from s3prl_pruned.data.sources import open_corpus
 from s3prl_pruned.export.masks import FinalMasks, final_masks
 from s3prl_pruned.gates.attach import MaskDraw
 from s3prl_pruned.gates.self_pinching import PinchedDraw, SelfPinchingGates
-from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.fast.paths import reference_path
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
-from s3prl_pruned.objectives.distill import LayerDistillation
 from s3prl_pruned.objectives.matching import match_layers
 from s3prl_pruned.pretrain.config import DataConfig
-from s3prl_pruned.pretrain.distill.config import ModelConfig, StudentConfig
+from s3prl_pruned.pretrain.distill.config import ModelConfig
+from s3prl_pruned.pretrain.distill.model import DistillForPretrain, remaining_units
 from s3prl_pruned.pretrain.distill.teachers import Teacher, load_teacher
 from s3prl_pruned.sparsity.counts import num_frames
 from s3prl_pruned.sparsity.expected import expected_sparsity
-from s3prl_pruned.sparsity.lagrangian import Lagrangian
-from s3prl_pruned.sparsity.targets import measure_of
 
 Batch = tuple[Tensor, Tensor]  # wavs (B, S) float32, lengths (B,) int64
-
-
-_UNITS = {
-    "heads": lambda layer: len(layer.heads),
-    "qk": lambda layer: sum(len(head.qk) for head in layer.heads),
-    "vo": lambda layer: sum(len(head.vo) for head in layer.heads),
-    "ffn": lambda layer: len(layer.ffn),
-}
-"""Units of a layer that masks remove, by name in the log."""
-
-
-def remaining_units(kept: CompactSpec, whole: CompactSpec) -> dict[str, list[float]]:
-    """Shares of each layer's units that remain, by kind (0 where there were none)."""
-    pairs = [(after, before) for after, before in zip(kept.layers, whole.layers, strict=True)]
-    return {kind: [count(after) / (count(before) or 1) for after, before in pairs] for kind, count in _UNITS.items()}
-
-
-def student_shape(teacher: SpeechEncoder, config: StudentConfig) -> EncoderConfig:
-    """The teacher's shape with the student's settings of training."""
-    return replace(
-        teacher.config,
-        dropout=config.dropout,
-        attention_dropout=config.attention_dropout,
-        activation_dropout=config.activation_dropout,
-        feature_grad_mult=config.feature_grad_mult,
-    )
-
-
-class DistillForPretrain(nn.Module):
-    """Everything that is trained: the student, W, the gates, the multipliers. And the teacher, which is not.
-
-    `shares_features`: whether the student's CNN stays the teacher's, bit for bit, so that one pass serves both.
-    """
-
-    def __init__(self, teacher: SpeechEncoder, config: ModelConfig):
-        super().__init__()
-        shape = student_shape(teacher, config.student)
-        config.check_target(shape, teacher.spec)
-        self.teacher = teacher.eval().requires_grad_(False)
-        self.student = SpeechEncoder(shape, teacher.spec)
-        self.student.load_state_dict(teacher.state_dict())
-        self.shares_features = config.student.feature_grad_mult == 0 and "conv" not in config.gates.kinds
-        self.distillation = LayerDistillation(num_layers=shape.num_layers, embed_dim=shape.embed_dim, config=config.distill)
-        self.gates = config.make_gates(teacher.spec, shape)
-        self.lagrangian = Lagrangian()
-        self.measure = measure_of(config.sparsity, shape)
-
-    def train(self, mode: bool = True) -> "DistillForPretrain":
-        """The teacher stays in evaluation mode."""
-        super().train(mode)
-        self.teacher.eval()
-        return self
 
 
 @dataclass

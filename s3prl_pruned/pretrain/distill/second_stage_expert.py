@@ -17,7 +17,8 @@ from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.spec import EncoderConfig
 from s3prl_pruned.objectives.distill import LayerDistillation
 from s3prl_pruned.pretrain.distill.config import ModelConfig
-from s3prl_pruned.pretrain.distill.pretrain_expert import UpstreamPretrainExpert, remaining_units, student_shape
+from s3prl_pruned.pretrain.distill.model import remaining_units, student_shape
+from s3prl_pruned.pretrain.distill.pretrain_expert import UpstreamPretrainExpert
 from s3prl_pruned.sparsity.counts import prunable_weights, realised_sparsity
 
 _OF_TRAINING = ("dropout", "attention_dropout", "activation_dropout", "feature_grad_mult")
