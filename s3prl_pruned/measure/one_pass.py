@@ -12,6 +12,7 @@ from s3prl_pruned.config import UserError
 from s3prl_pruned.export.formats import load_encoder
 from s3prl_pruned.measure.significance import MatchedPairs, mapsswe
 from s3prl_pruned.pretrain import command
+from s3prl_pruned.pretrain.resolve import EXPORT
 from s3prl_pruned.pretrain.asr.recognizer import read_test
 from s3prl_pruned.pretrain.logging import read_log
 
@@ -98,7 +99,7 @@ def compare(setting: Setting, root: Path, *, train: Callable[[list[str]], Path] 
     target = f",,sparsity.target_sparsity={setting.target_sparsity}"
     one = run("one_pass", "asr", setting.one_pass, setting.steps, override=target)
     first = run("prune", "distill", setting.prune, setting.prune_steps, override=target)
-    teacher = ("--teacher", str(first / command.EXPORT))
+    teacher = ("--teacher", str(first / EXPORT))
     second = run("finetune", "asr", setting.finetune, setting.steps - setting.prune_steps, *teacher)
     results = [read_test(folder)["utterances"] for folder in (one, second)]
     references, *hypotheses = (
@@ -115,7 +116,7 @@ def compare(setting: Setting, root: Path, *, train: Callable[[list[str]], Path] 
 
 def _way(name: str, runs: list[Path]) -> Way:
     last = [read_log(run)[-1] for run in runs]
-    encoder, provenance = load_encoder(runs[-1] / command.EXPORT)
+    encoder, provenance = load_encoder(runs[-1] / EXPORT)
     return Way(
         name=name,
         runs=[str(run) for run in runs],

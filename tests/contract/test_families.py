@@ -12,7 +12,8 @@ from s3prl_pruned.models.families import wavlm_base
 from s3prl_pruned.models.load import load_dense
 from s3prl_pruned.models.save import FORMATS, save_dense
 from s3prl_pruned.models.spec import FAMILIES
-from s3prl_pruned.pretrain.command import OBJECTIVES, RECIPES, UPSTREAMS, main
+from s3prl_pruned.pretrain.command import main
+from s3prl_pruned.pretrain.resolve import OBJECTIVES, RECIPES, UPSTREAMS
 from s3prl_pruned.pretrain.distill.teachers import _HUB, load_teacher
 
 SHAPES = tiny_families()

@@ -18,7 +18,8 @@ from s3prl_pruned.pretrain.asr.config import AsrDataConfig, AsrModelConfig, AsrR
 from s3prl_pruned.pretrain.asr.data import Labelled, LabelledBatches, read_sets
 from s3prl_pruned.pretrain.asr.pretrain_expert import UpstreamPretrainExpert
 from s3prl_pruned.pretrain.asr.recognizer import Recognizer, load_recognizer, read_test
-from s3prl_pruned.pretrain.command import RECIPES, main
+from s3prl_pruned.pretrain.command import main
+from s3prl_pruned.pretrain.resolve import RECIPES
 from s3prl_pruned.pretrain.conversion import convert
 from s3prl_pruned.pretrain.finish import masked_student
 from s3prl_pruned.pretrain.logging import read_log

@@ -18,7 +18,7 @@ from s3prl_pruned.models.load import load_dense
 from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.objectives.distill import DistillConfig
 from s3prl_pruned.objectives.prediction_heads import PredictionHeads
-from s3prl_pruned.pretrain.command import RECIPES
+from s3prl_pruned.pretrain.resolve import RECIPES
 from s3prl_pruned.pretrain.config import RunnerConfig
 from s3prl_pruned.pretrain.distill.config import ModelConfig
 from s3prl_pruned.pretrain.distill.teachers import EMBEDDED_TEACHER

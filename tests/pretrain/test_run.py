@@ -12,7 +12,7 @@ import yaml
 from s3prl_pruned.checkpoint import write_text
 from s3prl_pruned.config import UserError, apply_overrides, from_dict, load_yaml
 from s3prl_pruned.export.formats import load_encoder, model_hash
-from s3prl_pruned.pretrain.command import RECIPES, _resolve, parse_arguments
+from s3prl_pruned.pretrain.resolve import RECIPES, parse_arguments, resolve
 from s3prl_pruned.pretrain.config import RunnerConfig
 from s3prl_pruned.pretrain.distill.config import ModelConfig
 from s3prl_pruned.pretrain.distill.pretrain_expert import UpstreamPretrainExpert
@@ -249,13 +249,13 @@ def test_another_familys_name_is_refused_on_the_command_line(tmp_path):
 
 def test_any_folder_of_audio_serves_though_the_recipe_names_sets(recipe, tmp_path):
     options = parse_arguments(["-u", "wavlm_pruned_distill", "--corpus", str(recipe.corpus)])
-    assert _resolve(options).runner.pretrain_expert.datarc.sets is None
+    assert resolve(options).runner.pretrain_expert.datarc.sets is None
     for name in ("train-clean-100", "dev-clean"):
         (tmp_path / name).mkdir()
     options.corpus = str(tmp_path)  # LibriSpeech under the embedded recipe: never its dev and test
-    assert _resolve(options).runner.pretrain_expert.datarc.sets == ("train-clean-100",)
+    assert resolve(options).runner.pretrain_expert.datarc.sets == ("train-clean-100",)
     options.recipe = "wavlm_base_s80"
-    assert "train-other-500" in _resolve(options).runner.pretrain_expert.datarc.sets
+    assert "train-other-500" in resolve(options).runner.pretrain_expert.datarc.sets
 
 
 def test_a_corpus_folder_without_audio_is_named(tmp_path):

@@ -21,7 +21,7 @@ from s3prl_pruned.models import families
 from s3prl_pruned.models.dummies import random_encoder, random_spec
 from s3prl_pruned.models.spec import CompactSpec, HeadSpec, LayerSpec
 from s3prl_pruned.objectives.distill import LayerDistillation
-from s3prl_pruned.pretrain.command import RECIPES
+from s3prl_pruned.pretrain.resolve import RECIPES
 from s3prl_pruned.pretrain.config import RunnerConfig
 from s3prl_pruned.pretrain.distill.config import ModelConfig
 from s3prl_pruned.pretrain.distill.second_stage_expert import SecondStagePretrainExpert

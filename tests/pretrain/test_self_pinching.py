@@ -9,7 +9,7 @@ from s3prl_pruned.compressors.magnitude import weights_left
 from s3prl_pruned.config import UserError, from_dict, load_yaml
 from s3prl_pruned.export.formats import load_encoder, model_hash
 from s3prl_pruned.models import families
-from s3prl_pruned.pretrain.command import RECIPES
+from s3prl_pruned.pretrain.resolve import RECIPES
 from s3prl_pruned.pretrain.config import RunnerConfig
 from s3prl_pruned.pretrain.distill.config import ModelConfig
 from s3prl_pruned.pretrain.finish import masked_student
