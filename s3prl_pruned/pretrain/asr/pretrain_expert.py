@@ -111,11 +111,6 @@ class UpstreamPretrainExpert(nn.Module):
 
     @property
     def aim(self) -> str:
-        """The same in words."""
-        return f"target sparsity {self.target_sparsity:.4g}"
-
-    @property
-    def aim(self) -> str:
         """What the run is to reach, in words."""
         if self.upstream_config.self_pinching is None:
             return f"nothing is pruned (sparsity {self.target_sparsity:.4g})"
