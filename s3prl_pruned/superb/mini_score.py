@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from s3prl_pruned.config import UserError
 from s3prl_pruned.superb.score import counted_metrics
 from s3prl_pruned.superb.table import Row
-from s3prl_pruned.superb.tasks import Metric
+from s3prl_pruned.superb.tasks import TASKS, Metric
 
 COUNTED = ("pr", "asr", "ks", "qbe", "sid", "sv", "sd")
 """Tasks of MINI-SUPERB with real speech and real labels; its IC, SF and ER are synthetic."""
@@ -44,8 +44,8 @@ def mini_scores(rows: list[Row], low: str, high: str) -> tuple[list[MiniScore], 
         high: the name of the row that is 1000, the teacher's.
 
     Returns:
-        One per row, in their order, and the tasks of `COUNTED` that do not count, with the reason: one of the two rows lacks
-        them, or the teacher is no better than FBANK there, so that they cannot tell how much of it is kept.
+        One per row, in their order, and the tasks that do not count, with the reason: one of the two rows lacks them, the
+        teacher is no better than FBANK there, so that they cannot tell how much of it is kept, or they are not of `COUNTED`.
 
     Raises:
         UserError: no such row, no task counts, or a task was run under different protocols.
@@ -63,6 +63,7 @@ def mini_scores(rows: list[Row], low: str, high: str) -> tuple[list[MiniScore], 
             left_out.append(f"{task}: {high} is no better than {low}")
         else:
             counted.append(task)
+    left_out += [f"{task}: synthetic speech in MINI-SUPERB" for task in TASKS if task not in COUNTED and task in bottom.results]
     if not counted:
         raise UserError(f"no task counts for a mini-score between {low!r} and {high!r}: {'; '.join(left_out)}.")
     return [_score(row, bottom, top, counted) for row in rows], left_out
