@@ -57,7 +57,8 @@ def test_onnx_runtime_computes_the_states_at_any_batch_and_length(name, tmp_path
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_family_is_exported(name, tmp_path, relative_differences):
-    encoder = random_encoder(SHAPES[name], seed=1, spec=random_spec(SHAPES[name], seed=2, channels="large" in name))
+    # A LayerNorm over one channel says nothing of its input, and layers then blow up rounding: seed 7 keeps three or more.
+    encoder = random_encoder(SHAPES[name], seed=1, spec=random_spec(SHAPES[name], seed=7, channels="large" in name))
     onnx.save_onnx(tmp_path / "x.onnx", encoder)
     check(tmp_path / "x.onnx", encoder, relative_differences)
 
