@@ -8,16 +8,13 @@ One optimiser step, as `pretrain/runner.py` drives it:
     on_before_zero_grad   keep the thresholds where they decide something
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from s3prl_pruned import distributed
-from s3prl_pruned.config import from_dict, load_yaml, to_dict
+from s3prl_pruned.config import from_dict, to_dict
 from s3prl_pruned.export.masks import FinalMasks, final_masks
 from s3prl_pruned.gates.self_pinching import PinchedDraw
 from s3prl_pruned.models.encoder import SpeechEncoder
@@ -27,6 +24,7 @@ from s3prl_pruned.pretrain.asr.data import LabelledBatch, LabelledBatches, corpu
 from s3prl_pruned.pretrain.asr.recognizer import Recognizer
 from s3prl_pruned.pretrain.distill.model import remaining_units, student_shape
 from s3prl_pruned.pretrain.distill.teachers import Teacher, load_teacher
+from s3prl_pruned.pretrain.expert import Expert, model_config
 from s3prl_pruned.sparsity.expected import expected_sparsity
 
 BASE_MODELS = {
@@ -64,7 +62,7 @@ class _Step:
     global_characters: int
 
 
-class UpstreamPretrainExpert(nn.Module):
+class UpstreamPretrainExpert(Expert):
     """s3prl's interface (`pretrain/runner.py` there): device, forward, load_model, add_state_to_save, ...
 
     Args:
@@ -86,7 +84,7 @@ class UpstreamPretrainExpert(nn.Module):
         self.device = torch.device(device)
         self.seed = seed
         self.datarc = datarc if isinstance(datarc, AsrDataConfig) else from_dict(AsrDataConfig, datarc, "datarc")
-        self.upstream_config = _model_config(upstream_config)
+        self.upstream_config = model_config(upstream_config, AsrModelConfig)
         root = corpus_root(self.datarc)
         training = read_sets(root, self.datarc.sets)
         self.dev, self.test = read_sets(root, self.datarc.dev_sets), read_sets(root, self.datarc.test_sets)
@@ -115,21 +113,6 @@ class UpstreamPretrainExpert(nn.Module):
         if self.upstream_config.self_pinching is None:
             return f"nothing is pruned (sparsity {self.target_sparsity:.4g})"
         return f"target sparsity {self.target_sparsity:.4g} +- {self.upstream_config.sparsity.tolerance:g}"
-
-    def get_train_dataloader(self, numbers: Iterable[int] | None = None) -> Iterable[LabelledBatch]:
-        """The micro-batches of the whole run with these numbers, in this order (without numbers: one epoch)."""
-        return torch.utils.data.DataLoader(
-            self.batches,
-            batch_size=None,
-            sampler=range(len(self.batches)) if numbers is None else numbers,
-            num_workers=self.datarc.num_workers,
-            generator=torch.Generator(),  # it would draw from the global one, whose state a resumed run has restored
-        )
-
-    def checkpoint_activations(self) -> None:
-        """Keep only the layers' inputs for the backward pass, and compute the layers again there."""
-        for layer in self.model.student.layers:
-            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
     def begin_step(self, step: int, total_steps: int, batches: list[LabelledBatch]) -> None:
         """Compute the masks of optimiser step `step` (1-based), the same on every rank, for all its micro-batches."""
@@ -216,11 +199,7 @@ class UpstreamPretrainExpert(nn.Module):
         all_states["Spec"] = self.model.student.spec.to_dict()
         all_states["Upstream_Config"] = to_dict(self.upstream_config)
         all_states["Target_Sparsity"] = self.target_sparsity
-        all_states["Teacher"] = {
-            "name": self.loaded_teacher.name,
-            "sha256": self.loaded_teacher.sha256,
-            "note": self.loaded_teacher.note,
-        }
+        all_states["Teacher"] = self.teacher_record()
         return all_states
 
     def load_model(self, all_states: dict) -> None:
@@ -228,11 +207,3 @@ class UpstreamPretrainExpert(nn.Module):
         self.model.student.load_state_dict(all_states["Student"])
         self.model.head.load_state_dict(all_states["Head"])
         self.model.gates.load_state_dict(all_states["Gates"])
-
-
-def _model_config(source) -> AsrModelConfig:
-    if isinstance(source, AsrModelConfig):
-        return source
-    if isinstance(source, dict):
-        return from_dict(AsrModelConfig, source, "upstream_config")
-    return from_dict(AsrModelConfig, load_yaml(source), str(source))

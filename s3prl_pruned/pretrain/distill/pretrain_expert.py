@@ -8,17 +8,14 @@ One optimiser step, as `pretrain/runner.py` drives it:
     on_before_zero_grad   clamp log_alpha
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch import Tensor
 
 from s3prl_pruned import distributed
-from s3prl_pruned.config import UserError, from_dict, load_yaml, to_dict
+from s3prl_pruned.config import UserError, from_dict, to_dict
 from s3prl_pruned.data.batches import RandomCropBatches
 from s3prl_pruned.data.corpus import embedded_corpus
 from s3prl_pruned.data.sources import open_corpus
@@ -31,6 +28,7 @@ from s3prl_pruned.pretrain.config import DataConfig
 from s3prl_pruned.pretrain.distill.config import ModelConfig
 from s3prl_pruned.pretrain.distill.model import DistillForPretrain, remaining_units
 from s3prl_pruned.pretrain.distill.teachers import Teacher, load_teacher
+from s3prl_pruned.pretrain.expert import Expert, model_config
 from s3prl_pruned.sparsity.counts import num_frames
 from s3prl_pruned.sparsity.expected import expected_sparsity
 
@@ -47,7 +45,7 @@ class _Step:
     pairs: list[tuple[int, int]] | None
 
 
-class UpstreamPretrainExpert(nn.Module):
+class UpstreamPretrainExpert(Expert):
     """s3prl's interface (`pretrain/runner.py` there): device, forward, load_model, add_state_to_save, ...
 
     Args:
@@ -68,7 +66,7 @@ class UpstreamPretrainExpert(nn.Module):
         self.device = torch.device(device)
         self.seed = seed
         self.datarc = datarc if isinstance(datarc, DataConfig) else from_dict(DataConfig, datarc, "datarc")
-        self.upstream_config = _model_config(upstream_config)
+        self.upstream_config = model_config(upstream_config, ModelConfig)
         self.loaded_teacher: Teacher = load_teacher(self.upstream_config.teacher, seed, family=family)
         self.model = self.make_model(self.loaded_teacher.encoder, self.upstream_config)
         self.batches = RandomCropBatches(
@@ -97,21 +95,6 @@ class UpstreamPretrainExpert(nn.Module):
         if config.target_macs is not None:
             return f"target {100 * config.target_macs:.4g} % fewer MACs for {config.utterance_seconds:g} s"
         return f"target sparsity {self.target_sparsity:.4g}"
-
-    def get_train_dataloader(self, numbers: Iterable[int] | None = None) -> Iterable[Batch]:
-        """The micro-batches of the whole run with these numbers, in this order (without numbers: one epoch)."""
-        return torch.utils.data.DataLoader(
-            self.batches,
-            batch_size=None,
-            sampler=range(len(self.batches)) if numbers is None else numbers,
-            num_workers=self.datarc.num_workers,
-            generator=torch.Generator(),  # it would draw from the global one, whose state a resumed run has restored
-        )
-
-    def checkpoint_activations(self) -> None:
-        """Keep only the layers' inputs for the backward pass, and compute the layers again there."""
-        for layer in self.model.student.layers:
-            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
     def begin_step(self, step: int, total_steps: int, batches: list[Batch]) -> None:
         """Draw the masks of optimiser step `step` (1-based), the same on every rank, for all its micro-batches."""
@@ -216,11 +199,7 @@ class UpstreamPretrainExpert(nn.Module):
         all_states["Encoder_Config"] = to_dict(self.model.student.config)
         all_states["Spec"] = self.model.student.spec.to_dict()
         all_states["Upstream_Config"] = to_dict(self.upstream_config)
-        all_states["Teacher"] = {
-            "name": self.loaded_teacher.name,
-            "sha256": self.loaded_teacher.sha256,
-            "note": self.loaded_teacher.note,
-        }
+        all_states["Teacher"] = self.teacher_record()
         if (table := self._latency_table()) is not None:
             all_states["Latency_Table"] = table  # a checkpoint is exported where its file may not be
         return all_states
@@ -273,11 +252,3 @@ def _corpus_root(datarc: DataConfig) -> Path:
             f"`sets` names folders of a corpus, {list(datarc.sets)}, but no corpus is given. Add --corpus /data/LibriSpeech"
         )
     return root
-
-
-def _model_config(source) -> ModelConfig:
-    if isinstance(source, ModelConfig):
-        return source
-    if isinstance(source, dict):
-        return from_dict(ModelConfig, source, "upstream_config")
-    return from_dict(ModelConfig, load_yaml(source), str(source))
