@@ -28,33 +28,29 @@ def main() -> None:
     add("--json", metavar="FILE", type=Path, help="where the table's data go, and beside them the figure (default: downstream_runs/NAME.json)")
     args = parser.parse_args()
 
-    from s3prl_pruned.measure import experiment_table, run_plan
+    from s3prl_pruned.measure import experiment_table
+    from s3prl_pruned.measure.carry_out import carry_out, say_failures
     from s3prl_pruned.measure.experiment_figure import draw_scores
     from s3prl_pruned.measure.experiment import Planned, load_experiment
-    from s3prl_pruned.measure.job_scripts import write_scripts
     from s3prl_pruned.superb.experiment import SETTINGS
     from s3prl_pruned.superb.results import write_json
 
     name = Path(args.experiment).stem
     planned = Planned(experiment=load_experiment(args.experiment), folder=args.output or Path("result/experiments") / name, paths=args.paths)
-    failures = None
+    report = None
     if not args.table:
         jobs = planned.jobs()
-        if args.dry_run:
-            print("\n".join(f"{'finished' if job.finished() else 'to do':<9} {job.name}" for job in jobs))
+        report = carry_out(jobs, name=name, parallel=args.jobs, dry_run=args.dry_run, scheduler=args.scheduler, jobs_dir=args.jobs_dir)
+        if report is None:
             return
-        if args.scheduler:
-            print(f"{len(jobs)} jobs written. Start them by: bash {write_scripts(jobs, args.jobs_dir, args.scheduler, name=name)}")
-            return
-        failures = run_plan.run(jobs, parallel=args.jobs)
     data = experiment_table.collect(planned)
     path = args.json or SETTINGS / f"{name}.json"
     write_json(path, data)
     written = [path, draw_scores(data, path.with_suffix(".png"))]
     print(f"{data['title']}\n\n{experiment_table.as_markdown(data)}\n\nwritten:", *filter(None, written))
-    if failures and failures.failures:
-        print(failures.failures_text(), file=sys.stderr)
-        sys.exit(failures.exit_code)
+    if report:
+        say_failures(report, len(jobs))
+        sys.exit(report.exit_code)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@
 """
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 
@@ -51,9 +50,8 @@ def main() -> None:
         parser.error("--jobs and --threads must be at least 1")
 
     from s3prl_pruned.config import UserError
-    from s3prl_pruned.measure import run_plan
+    from s3prl_pruned.measure.carry_out import carry_out, say_failures
     from s3prl_pruned.measure.comparison import Candidate
-    from s3prl_pruned.measure.job_scripts import write_scripts
     from s3prl_pruned.measure.suite import PROTOCOLS, parse_tasks
     from s3prl_pruned.measure.sweep import Sweep, parse_rates, parse_recipes
 
@@ -76,20 +74,14 @@ def main() -> None:
         paths=args.paths,
         threads=args.threads,
     )
-    if not Path("run_pretrain.py").is_file():
-        raise UserError(f"{Path.cwd()}: must be the root of the clone, but has no run_pretrain.py. Change into the clone.")
     jobs = sweep.jobs()
-    if args.dry_run:
-        print("\n".join(f"{'finished' if job.finished() else 'to do':<9} {job.name}: {shlex.join(job.command[1:])}" for job in jobs))
+    report = carry_out(
+        jobs, name="sweep", parallel=args.jobs, dry_run=args.dry_run, scheduler=args.scheduler, jobs_dir=args.jobs_dir
+    )
+    if report is None:
         return
-    if args.scheduler:
-        print(f"{len(jobs)} jobs written. Start them by: bash {write_scripts(jobs, args.jobs_dir, args.scheduler, name='sweep')}")
-        return
-    report = run_plan.run(jobs, parallel=args.jobs)
     print(f"report: python tools/tradeoff.py {sweep.folder}" + f" {sweep.results}" * bool(sweep.tasks))
-    if report.failures:
-        print(report.failures_text(), file=sys.stderr)
-        print(f"{len(report.failures)} of {len(jobs)} jobs are not finished; the same call tries them again.", file=sys.stderr)
+    say_failures(report, len(jobs))
     sys.exit(report.exit_code)
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from s3prl_pruned.config import UserError
-from s3prl_pruned.measure.job_scripts import Scheduler, write_scripts
+from s3prl_pruned.measure.carry_out import require_clone, say_failures, write_and_say
+from s3prl_pruned.measure.job_scripts import Scheduler
 from s3prl_pruned.measure.plan import Job, duration, remaining_seconds
 from s3prl_pruned.measure.run_plan import run
 from s3prl_pruned.measure.suite import Suite, TaskRun, probe_all, runs
@@ -32,8 +32,7 @@ def main(suite: Suite, *, parallel: int, probe: bool, dry_run: bool, scheduler: 
         UserError: the plan cannot be made, or results cannot be scored.
         Interrupted: by a signal.
     """
-    if not Path("run_downstream.py").is_file():
-        raise UserError(f"{Path.cwd()}: must be the root of the clone, but has no run_downstream.py. Change into the clone.")
+    require_clone("run_downstream.py")
     task_runs = runs(suite)
     estimates = probe_all(task_runs) if probe else {}
     note = f", {suite.protocol} protocol: not comparable with SUPERB's numbers" if suite.protocol else ""
@@ -43,17 +42,14 @@ def main(suite: Suite, *, parallel: int, probe: bool, dry_run: bool, scheduler: 
     if dry_run:
         return 0
     if scheduler:
-        script = write_scripts([*jobs, _score(suite, jobs)], jobs_dir, scheduler, name="superb")
-        print(f"{len(jobs) + 1} jobs written. Start them by: bash {script}")
+        write_and_say([*jobs, _score(suite, jobs)], jobs_dir, scheduler, name="superb")
         return 0
     report = run(jobs, parallel=parallel)
     if any((task_run.folder / RESULT_FILE).is_file() for task_run in task_runs):
         score_command.main([str(suite.results)])
         if text := closing_text(task_runs):
             print(f"\n{text}", flush=True)
-    if report.failures:
-        print(report.failures_text(), file=sys.stderr)
-        print(f"{len(report.failures)} of {len(jobs)} jobs are not finished; the same call tries them again.", file=sys.stderr)
+    say_failures(report, len(jobs))
     return report.exit_code
 
 
