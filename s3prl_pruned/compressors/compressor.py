@@ -1,7 +1,6 @@
 """During training: the rounds in which heads, rows or single weights go, and what stands between them."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +11,7 @@ from s3prl_pruned.compressors.magnitude import prune_weights, weight_masks
 from s3prl_pruned.compressors.plan import Plan, refuse_missed
 from s3prl_pruned.compressors.rows import row_scores
 from s3prl_pruned.compressors.units import head_costs, row_costs, weakest
+from s3prl_pruned.models.compact import surviving_spec
 from s3prl_pruned.models.encoder import LayerMasks, SpeechEncoder
 from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.sparsity.counts import prunable_weights, sparsity
@@ -122,14 +122,7 @@ class Compressor(nn.Module):
 
     def surviving_spec(self) -> CompactSpec:
         """The student's structure without the heads and rows that are gone so far."""
-        layers = []
-        for layer, mask in zip(self.plan.student.spec.layers, self.masks(), strict=True):
-            heads, ffn = (
-                units if z is None else tuple(unit for unit, value in zip(units, z.tolist(), strict=True) if value)
-                for units, z in ((layer.heads, mask.z_head), (layer.ffn, mask.z_int))
-            )
-            layers.append(replace(layer, heads=heads, ffn=ffn))
-        return replace(self.plan.student.spec, layers=tuple(layers))
+        return surviving_spec(self.plan.student.spec, self.masks())
 
     def scheduled_sparsity(self) -> float:
         """What the rounds so far had to reach."""

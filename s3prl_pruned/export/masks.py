@@ -8,10 +8,10 @@ from torch import Tensor
 from s3prl_pruned.gates.attach import GateSet, arrange
 from s3prl_pruned.gates.hard_concrete import HardConcrete, keep_probability, soft_value
 from s3prl_pruned.gates.self_pinching import SelfPinchingGates
-from s3prl_pruned.models.compact import compact
+from s3prl_pruned.models.compact import compact, surviving_spec
 from s3prl_pruned.models.components import input_side, output_side
 from s3prl_pruned.models.encoder import LayerMasks, SpeechEncoder
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, HeadSpec, LayerSpec, kept_ranks
+from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.sparsity.counts import prunable_weights, realised_sparsity, sparsity
 from s3prl_pruned.sparsity.lagrangian import SparsityConfig
 from s3prl_pruned.sparsity.targets import Measure, measure_of
@@ -119,52 +119,6 @@ def _dim_masks(gate: HardConcrete, shift: float, *, at_least: int) -> Tensor:
     mask = torch.zeros_like(gate.log_alpha)
     mask[kept] = soft_value(gate.log_alpha[kept])
     return mask
-
-
-def surviving_spec(
-    spec: CompactSpec, masks: list[LayerMasks], conv_masks: dict[int, Tensor] | None = None, *, shape: EncoderConfig | None = None
-) -> CompactSpec:
-    """What of `spec` has a non-zero mask. Slots that are None keep everything.
-
-    A head without value/output dimensions vanishes with its query/key dimensions; a head without query/key
-    dimensions stays (it attends by position bias alone).
-
-    Args:
-        masks, conv_masks: as `SpeechEncoder.set_masks`.
-        shape: the encoder's dense shape; only `conv_masks` need it.
-    """
-    channels = spec.channels
-    if conv_masks:
-        channels = tuple(_kept(there, conv_masks.get(i)) for i, there in enumerate(spec.channels_of(shape)))
-    layers = tuple(_surviving_layer(layer, mask) for layer, mask in zip(spec.layers, masks, strict=True))
-    return CompactSpec(layers=layers, channels=channels)
-
-
-def _kept(indices: tuple[int, ...], z: Tensor | None) -> tuple[int, ...]:
-    return indices if z is None else tuple(d for d, value in zip(indices, z.tolist(), strict=True) if value != 0)
-
-
-def _surviving_layer(layer: LayerSpec, mask: LayerMasks) -> LayerSpec:
-    def alive(z: Tensor | None) -> bool:
-        return z is None or bool(z.any())
-
-    attention = layer.attention and alive(mask.z_mha)
-    feed_forward = layer.feed_forward and alive(mask.z_ffn)
-    heads, qk_start, vo_start = [], 0, 0
-    for h, head in enumerate(layer.heads):
-        qk_end, vo_end = qk_start + len(head.qk), vo_start + len(head.vo)
-        qk = _kept(head.qk, None if mask.z_qk is None else mask.z_qk[qk_start:qk_end])
-        vo = _kept(head.vo, None if mask.z_vo is None else mask.z_vo[vo_start:vo_end])
-        if vo and attention and (mask.z_head is None or mask.z_head[h] != 0):
-            heads.append(HeadSpec(index=head.index, qk=qk, vo=vo))
-        qk_start, vo_start = qk_end, vo_end
-    return LayerSpec(
-        attention=attention,
-        heads=tuple(heads),
-        feed_forward=feed_forward,
-        ffn=_kept(layer.ffn, mask.z_int) if feed_forward else (),
-        ranks=kept_ranks(layer.ranks, attention=attention, feed_forward=feed_forward),
-    )
 
 
 @torch.no_grad()

@@ -10,7 +10,8 @@ from s3prl_pruned.compressors.compressor import standing_masks
 from s3prl_pruned.compressors.magnitude import weights_left
 from s3prl_pruned.config import UserError, from_dict, to_dict
 from s3prl_pruned.export.formats import TOLERANCE, model_hash, relative_difference, save_encoder
-from s3prl_pruned.export.masks import FinalMasks, export_compact, final_masks, surviving_spec, zero_weights
+from s3prl_pruned.export.masks import FinalMasks, export_compact, final_masks, zero_weights
+from s3prl_pruned.models.compact import surviving_spec
 from s3prl_pruned.gates.self_pinching import SelfPinchingGates
 from s3prl_pruned.models.encoder import LayerMasks, SpeechEncoder
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig

@@ -5,7 +5,8 @@ import torch
 
 from s3prl_pruned.compressors.config import CompressConfig
 from s3prl_pruned.compressors.magnitude import plain_state
-from s3prl_pruned.export.masks import export_compact, surviving_spec
+from s3prl_pruned.export.masks import export_compact
+from s3prl_pruned.models.compact import surviving_spec
 from s3prl_pruned.models.dummies import random_encoder
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.sparsity.counts import realised_sparsity

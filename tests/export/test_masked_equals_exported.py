@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s3prl_pruned.config import UserError
-from s3prl_pruned.export.masks import export_compact, fold, surviving_spec
-from s3prl_pruned.models.compact import compact
+from s3prl_pruned.export.masks import export_compact, fold
+from s3prl_pruned.models.compact import compact, surviving_spec
 from s3prl_pruned.models.dummies import (
     random_conv_masks,
     random_encoder,

@@ -9,10 +9,10 @@ from s3prl_pruned.config import UserError, from_dict
 from s3prl_pruned.export.formats import load_encoder, save_encoder
 from s3prl_pruned.export.huggingface import save_huggingface
 from s3prl_pruned.export.int8 import quantize_int8
-from s3prl_pruned.export.masks import export_compact, surviving_spec
+from s3prl_pruned.export.masks import export_compact
 from s3prl_pruned.export.onnx import save_onnx
 from s3prl_pruned.measure.timing.work import macs_by_torch
-from s3prl_pruned.models.compact import compact
+from s3prl_pruned.models.compact import compact, surviving_spec
 from s3prl_pruned.models.components import LowRankLinear, linear
 from s3prl_pruned.models.dummies import random_encoder, random_masks, tiny_base, tiny_families
 from s3prl_pruned.models.spec import CompactSpec, Ranks
