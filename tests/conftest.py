@@ -1,7 +1,14 @@
 """What tests of several packages share."""
 
+import os
+
 import pytest
 import torch
+from hypothesis import settings
+
+# The same draws in every run, so that a run that was green stays green; `make slow` draws anew (HYPOTHESIS_PROFILE=default).
+settings.register_profile("same_draws", derandomize=True, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same_draws"))
 
 
 def relative_differences(ours, theirs):

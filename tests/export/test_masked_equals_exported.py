@@ -38,8 +38,7 @@ def largest(relative_differences):
     def compare(ours, theirs):
         differences = []
         for wavs, lengths in BATCHES:
-            wavs = wavs.to(next(ours.parameters()).dtype)
-            states = [encoder(wavs, lengths).hidden_states for encoder in (ours, theirs)]
+            states = [encoder(wavs.to(next(encoder.parameters()).dtype), lengths).hidden_states for encoder in (ours, theirs)]
             assert len(states[0]) == ours.config.num_layers + 1
             differences += relative_differences(*states)
         return max(differences)
@@ -56,10 +55,11 @@ def export_and_mask(encoder, masks, conv_masks=None):
 
 
 def check(encoder, masks, largest, conv_masks=None):
-    exact = copy.deepcopy(encoder).double()
-    assert largest(*export_and_mask(exact, masks, conv_masks)) <= FP64
+    exact_small, exact_masked = export_and_mask(copy.deepcopy(encoder).double(), masks, conv_masks)
+    assert largest(exact_small, exact_masked) <= FP64
     small, masked = export_and_mask(encoder, masks, conv_masks)
-    assert largest(small, masked) <= FP32
+    # LayerNorm over two channels amplifies rounding, that of the masked encoder just as well (3 times at most in 300 draws).
+    assert largest(small, masked) <= FP32 + 4 * largest(masked, exact_masked)
     return small
 
 

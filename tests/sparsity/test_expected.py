@@ -11,6 +11,7 @@ from s3prl_pruned.models.dummies import random_spec, tiny_base
 from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.sparsity.counts import LayerCounts, prunable_weights, realised_sparsity
 from s3prl_pruned.sparsity.expected import expected_counts, expected_sparsity, reachable_sparsity
+from tests.sure_gates import kept_units
 
 CONFIG = tiny_base()
 DENSE = CompactSpec.dense(CONFIG)
@@ -41,19 +42,10 @@ def test_sure_gates_expect_what_the_structure_that_they_name_has(seed, with_cnn)
 
     def sure(i, name, shape):
         h, k = CONFIG.num_heads, CONFIG.head_dim
-        layer, channels = (kept.layers[0], kept.channels[i]) if name == "z_conv" else (kept.layers[i], ())
-        alive = {
-            "z_conv": list(channels),
-            "z_mha": [0] if layer.attention else [],
-            "z_ffn": [0] if layer.feed_forward else [],
-            "z_int": list(layer.ffn),
-            "z_qk": [head.index * k + d for head in layer.heads for d in head.qk],
-            "z_vo": [head.index * k + d for head in layer.heads for d in head.vo],
-        }[name]
         sizes = {"z_mha": 1, "z_ffn": 1, "z_int": CONFIG.ffn_dim, "z_conv": len(CHANNELS[i])}
         assert shape == (sizes.get(name, h * k),)
         values = torch.full(shape, -50.0)
-        values[alive] = 50.0
+        values[kept_units(kept, CONFIG, i, name)] = 50.0
         return values
 
     expected = expected_sparsity(gates(kinds=(*FULL, *["conv"] * with_cnn), log_alphas=sure), CONFIG)

@@ -19,6 +19,7 @@ from s3prl_pruned.sparsity.expected import expected_encoder, expected_heads, exp
 from s3prl_pruned.sparsity.lagrangian import SparsityConfig
 from s3prl_pruned.sparsity.targets import measure_of
 from tests.latency_tables import table_of
+from tests.sure_gates import kept_units
 
 FULL, WITH_CNN = GateConfig().kinds, (*GateConfig().kinds, "conv")
 CONFIGS = {"base": tiny_base(), "large": tiny_large()}
@@ -35,22 +36,11 @@ def measures(config):
 
 def sure(config, kept, kinds):
     """Gates that are certain of a structure."""
-    gates, k = GateSet(CompactSpec.dense(config), GateConfig(kinds=kinds), config), config.head_dim
+    gates = GateSet(CompactSpec.dense(config), GateConfig(kinds=kinds), config)
     with torch.no_grad():
         for i, name, gate in gates.items():
-            if name == "z_conv":
-                alive = list(kept.channels[i])
-            else:
-                layer = kept.layers[i]
-                alive = {
-                    "z_mha": [0] if layer.attention else [],
-                    "z_ffn": [0] if layer.feed_forward else [],
-                    "z_int": list(layer.ffn),
-                    "z_qk": [head.index * k + d for head in layer.heads for d in head.qk],
-                    "z_vo": [head.index * k + d for head in layer.heads for d in head.vo],
-                }[name]
             gate.log_alpha.fill_(-50.0)
-            gate.log_alpha[alive] = 50.0
+            gate.log_alpha[kept_units(kept, config, i, name)] = 50.0
     return gates
 
 
