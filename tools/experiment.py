@@ -19,7 +19,7 @@ def main() -> None:
     add = parser.add_argument
     add("experiment", help="a name of downstream_runs/experiments/, or a YAML file")
     add("--paths", metavar="YAML", help="where the corpora lie (default: paths.yaml)")
-    add("--output", metavar="DIR", type=Path, help="folder of runs and results (default: result/experiments/NAME)")
+    add("--output", metavar="DIR", type=Path, default=Path("result/experiments"), help="folder of runs and results; rows of one name are the same runs in all experiments that share it (default: %(default)s)")
     add("--jobs", metavar="N", type=int, default=1, help="calls at a time (default: %(default)s)")
     add("--dry-run", action="store_true", help="list the calls and end")
     add("--scheduler", choices=["slurm", "shell"], help="write job scripts instead of running")
@@ -36,7 +36,7 @@ def main() -> None:
     from s3prl_pruned.superb.results import write_json
 
     name = Path(args.experiment).stem
-    planned = Planned(experiment=load_experiment(args.experiment), folder=args.output or Path("result/experiments") / name, paths=args.paths)
+    planned = Planned(experiment=load_experiment(args.experiment), folder=args.output, paths=args.paths)
     report = None
     if not args.table:
         jobs = planned.jobs()

@@ -36,6 +36,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--quick", dest="protocol", action="store_const", const="quick", help="--protocol quick")
     add("--results", metavar="DIR", type=Path, default=Path("results"), help="folder of the rows (default: %(default)s)")
     add("--paths", metavar="YAML", help="file of `<task>: <corpus>` lines (default: paths.yaml, where there is one)")
+    add("--cache-features", action="store_true", help="keep features on disk, for every task that sees the same waveforms twice")
     add("--device", metavar="DEV", help="cuda or cpu")
     add("-o", "--override", metavar="K=V,,K=V", default="", help="change settings of every task")
     add("--jobs", metavar="N", type=int, default=1, help="calls at a time (default: %(default)s)")
@@ -86,6 +87,7 @@ def main() -> None:
         protocol=args.protocol,
         override=args.override,
         paths=args.paths,
+        cache_features=args.cache_features,
         options=(*(["--device", args.device] if args.device else []), *typed[split + 1 :]),
         threads=args.threads,
     )

@@ -32,6 +32,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--protocol", metavar="NAME", help="settings of the tasks, as in tools/superb_suite.py")
     add("--task-override", metavar="K=V", default="", help="-o of every run_downstream.py")
     add("--paths", metavar="YAML", help="where the tasks' corpora lie")
+    add("--cache-features", action="store_true", help="of the tasks, as in tools/superb_suite.py")
     add("--folder", metavar="DIR", type=Path, default=Path("result/sweep"), help="of runs and results (default: %(default)s)")
     add("--jobs", metavar="N", type=int, default=1, help="calls at a time (default: %(default)s)")
     add("--threads", metavar="N", type=int, default=1, help="CPU threads of each (default: %(default)s)")
@@ -72,6 +73,7 @@ def main() -> None:
         protocol=args.protocol,
         task_override=args.task_override,
         paths=args.paths,
+        cache_features=args.cache_features,
         threads=args.threads,
     )
     jobs = sweep.jobs()

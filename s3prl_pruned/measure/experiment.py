@@ -60,6 +60,8 @@ class Experiment:
     seeds: list[int] = field(default_factory=lambda: [1, 2, 3])
     steps: int
     """Optimiser steps of each pruning run, all its stages together."""
+    cache_features: bool = True
+    """Of the tasks, as `tools/superb_suite.py --cache-features`."""
     second_stage_share: float = 1 / 3
     """Of the steps, where a row has a second stage (DPHuBERT: 25k of 75k)."""
 
@@ -117,13 +119,16 @@ class Planned:
         return Suite(
             candidates=tuple(candidates), tasks=parse_tasks(",".join(experiment.tasks)), seeds=tuple(experiment.seeds),
             results=self.folder / "results", protocol=experiment.protocol, paths=self.paths,
+            cache_features=experiment.cache_features,
         )  # fmt: skip
 
     def jobs(self) -> list[Job]:
-        """Pruning, then the tasks of what was pruned; FBANK's and the teacher's wait for nothing."""
-        pruned = [row for row in self.experiment.rows if row.recipe]
-        pruning = [job for seed in self.experiment.seeds for row in pruned for job in self._pruning(row, seed)]
-        return [*pruning, *task_jobs(self.suite(), {job.done.parents[1]: job for job in pruning})]
+        """Seed by seed pruning, then the tasks of what was pruned; FBANK's and the teacher's wait for nothing."""
+        seeds = self.experiment.seeds
+        pruning = {seed: [job for row in self.experiment.rows if row.recipe for job in self._pruning(row, seed)] for seed in seeds}
+        tasks = task_jobs(self.suite(), {job.done.parents[1]: job for of_seed in pruning.values() for job in of_seed})
+        each = len(tasks) // len(seeds)  # their seeds vary slowest
+        return [job for i, seed in enumerate(seeds) for job in (*pruning[seed], *tasks[i * each : (i + 1) * each])]
 
     def _pruning(self, row: ExperimentRow, seed: int) -> list[Job]:
         jobs: list[Job] = []

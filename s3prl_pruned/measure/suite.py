@@ -50,6 +50,8 @@ class Suite:
     """`-o` of every call. What it says of a training is left out where nothing is trained."""
     paths: str | None = None
     """`--paths`: where the corpora lie; None: paths.yaml, where there is one."""
+    cache_features: bool = False
+    """`--cache-features` for every task that can keep them."""
     options: tuple[str, ...] = ()
     """Further options of every call."""
     threads: int = 1
@@ -121,14 +123,19 @@ class TaskRun:
         changes = [part for part in settings.assignments(self.overrides()) if part.startswith("config.")]
         return apply_overrides(load_yaml(path), changes)
 
+    def _can_keep_features(self) -> bool:
+        config = self.config()
+        return config is not None and driver_of(self.task).random_waveforms(config) is None
+
     def command(self, folder: Path, *overrides: str, options: Sequence[str] = ()) -> tuple[str, ...]:
         """A call that starts, goes on, or finds the run finished."""
         text = ",,".join(filter(None, [self.overrides(), *overrides]))
         override = ["-o", text] if text else []
+        keep = ["--cache-features"] if self.suite.cache_features and self._can_keep_features() else []
         paths = ["--paths", self.suite.paths] if self.suite.paths else []
         return (
             sys.executable, "run_downstream.py", *self.candidate.options(self.seed), "-d", self.task.name, *options, "-a",
-            "-p", str(folder), "--seed", str(self.seed), *paths, *self.suite.options, *override,
+            "-p", str(folder), "--seed", str(self.seed), *paths, *keep, *self.suite.options, *override,
         )  # fmt: skip
 
     def jobs(self, seconds: float | None = None) -> list[Job]:

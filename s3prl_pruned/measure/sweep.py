@@ -40,6 +40,8 @@ class Sweep:
     """`-o` of every task."""
     paths: str | None = None
     """Of the tasks: where the corpora lie."""
+    cache_features: bool = False
+    """Of the tasks, as `tools/superb_suite.py --cache-features`."""
     threads: int = 1
 
     @property
@@ -82,7 +84,7 @@ class Sweep:
         ]  # fmt: skip
         suite = Suite(
             candidates=(*self.beside, *candidates), tasks=self.tasks, seeds=self.seeds, results=self.results, protocol=self.protocol,
-            override=self.task_override, paths=self.paths, threads=self.threads,
+            override=self.task_override, paths=self.paths, cache_features=self.cache_features, threads=self.threads,
         )  # fmt: skip
         return task_jobs(suite, pruning)
 

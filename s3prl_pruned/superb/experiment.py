@@ -69,7 +69,7 @@ def make_experiment(options: argparse.Namespace) -> Experiment:
         args, config = settings.override(args, config, options.override, accepted=accepted, trains=driver.trains)
     config = settings.numbers(config)
     args.declared_protocol = config.pop("protocol", None) or getattr(args, "declared_protocol", "custom")
-    _check_features(args, driver)
+    _check_features(args, driver, config)
     settings.check(config, trains=driver.trains)
     driver.check(config)
     corpus, embedded = _corpus(options, paths, task, config)
@@ -134,7 +134,7 @@ def _s3prl_arguments(options: argparse.Namespace) -> argparse.Namespace:
     return argparse.Namespace(**{key: value for key, value in vars(options).items() if key not in OURS})
 
 
-def _check_features(args: argparse.Namespace, driver: Driver) -> None:
+def _check_features(args: argparse.Namespace, driver: Driver, config: dict[str, Any]) -> None:
     """Settle --single-utterance and --cache-features.
 
     Raises:
@@ -144,9 +144,10 @@ def _check_features(args: argparse.Namespace, driver: Driver) -> None:
     args.single_utterance = getattr(args, "single_utterance", False) or args.cache_features
     if args.single_utterance and args.upstream_trainable:
         raise UserError("--single-utterance and --cache-features are for a frozen upstream. Leave -f out.")
-    if args.cache_features and driver.random_waveforms:
+    at_random = driver.random_waveforms(config)
+    if args.cache_features and at_random:
         raise UserError(
-            f"--cache-features: {driver.task.name} {driver.random_waveforms}, so that no features come twice. Give "
+            f"--cache-features: {driver.task.name} {at_random}, so that no features come twice. Give "
             "--single-utterance alone, or neither."
         )
 

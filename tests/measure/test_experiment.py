@@ -45,6 +45,8 @@ def test_tasks_wait_for_their_own_models_last_stage(tmp_path):
     assert jobs["twice-seed1/sid"].after == ("second_stage/twice-seed1",)
     assert jobs["second_stage/twice-seed1"].after == ("pretrain/twice-seed1",)
     assert str(tmp_path / "second_stage/twice-seed2/export") in jobs["twice-seed2/asr"].command
+    assert "--cache-features" in jobs["fbank-seed1/asr"].command
+    assert ["seed1" in name for name in jobs] == [True] * 11 + [False] * 11  # a seed is whole before the next begins
 
 
 def test_all_stages_together_have_the_experiments_steps(tmp_path):

@@ -91,8 +91,6 @@ class Driver:
     """Said where ``best`` was never written."""
     criterion: tuple[str, Unit] | None = ("acc", "fraction")
     """Name and unit of the value by which s3prl's expert takes the best checkpoint; None where it takes none."""
-    random_waveforms: str | None = None
-    """What the task does to waveforms at random, so that no two epochs see the same; None where it does nothing."""
     optional_settings: tuple[str, ...] = ()
     """Paths below ``downstream_expert`` that ``-o`` may set though our settings lack them, besides the corpus'."""
     official_sizes: dict[str, int] = {}
@@ -100,6 +98,10 @@ class Driver:
 
     def __init__(self, task: Task) -> None:
         self.task = task
+
+    def random_waveforms(self, config: dict[str, Any]) -> str | None:
+        """What the task does to waveforms at random, so that no two epochs see the same; None where it does nothing."""
+        return None
 
     def check(self, config: dict[str, Any]) -> None:
         """Refuse settings that this task cannot run with, beyond ``settings.check``.

@@ -30,9 +30,11 @@ class KeywordSpotting(Classification):
     equal weight, and puts the noise into both; the sizes here are with the noise.
     """
 
-    random_waveforms = "cuts its seconds of silence from the noise at random"
     official_sizes = {"train": 51_094, "dev": 6_804, "test": 3_081}
     # 51,088 and 6,798 words, by the archive's own lists, and its 6 recordings of noise
+
+    def random_waveforms(self, config: dict[str, Any]) -> str | None:
+        return "cuts its seconds of silence from the noise at random"
 
     def prepare(
         self, args: argparse.Namespace, config: dict[str, Any], *, corpus: Path, s3prl_root: Path | None

@@ -21,6 +21,7 @@ from s3prl_pruned.data.waveforms import SAMPLE_RATE
 from s3prl_pruned.superb.checkpoints import numbered_checkpoints
 from s3prl_pruned.superb.drivers import corpus as corpora
 from s3prl_pruned.superb.drivers.base import Combined, Driver, Evaluation, Score, part_of
+from s3prl_pruned.superb.drivers.voxceleb1 import random_crops
 from s3prl_pruned.superb.metrics.eer import PREDICTIONS, score_predictions
 from s3prl_pruned.superb.results import Part, SplitRead
 from s3prl_pruned.superb.tasks import Value
@@ -47,11 +48,13 @@ class SpeakerVerification(Driver):
     """
 
     criterion = None
-    random_waveforms = "crops training utterances at random (datarc.max_timestep)"
     optional_settings = ("datarc.test_meta_data",)
     official_sizes = {"dev/wav": 148_642, "test/wav": 4_715, "trials": 37_720}
     # Trials, and the files that they name, counted in s3prl's voxceleb1_test_v2.txt. dev/wav: all of SID's list
     # (138,361 + 6,904 + 8,251 files) but the 4,874 of the test speakers.
+
+    def random_waveforms(self, config: dict[str, Any]) -> str | None:
+        return random_crops(config)
 
     def check(self, config: dict[str, Any]) -> None:
         runner = config["runner"]

@@ -29,9 +29,11 @@ class SpeakerIdentification(Classification):
     """s3prl searches the corpus for every file of the list, and keeps what it finds beside its code, whatever the
     corpus. Here the search is one walk, and its result is kept by the corpus and the list."""
 
-    random_waveforms = "crops training utterances at random (datarc.max_timestep)"
     optional_settings = ("datarc.meta_data",)
     official_sizes = {"train": 138_361, "dev": 6_904, "test": 8_251}
+
+    def random_waveforms(self, config: dict[str, Any]) -> str | None:
+        return random_crops(config)
 
     def prepare(
         self, args: argparse.Namespace, config: dict[str, Any], *, corpus: Path, s3prl_root: Path | None
@@ -68,6 +70,12 @@ class SpeakerIdentification(Classification):
 
     def adapt(self, experiment: Experiment) -> None:
         experts.keep_voxceleb1_lists_in(Path(experiment.config["downstream_expert"]["datarc"]["meta_data"]).parent)
+
+
+def random_crops(config: dict[str, Any]) -> str | None:
+    """`Driver.random_waveforms` of both tasks on VoxCeleb1: s3prl crops where `max_timestep` is not null."""
+    cropped = config["downstream_expert"]["datarc"].get("max_timestep") is not None
+    return "crops training utterances at random (datarc.max_timestep)" if cropped else None
 
 
 def _read_list(path: Path) -> dict[str, list[str]]:

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from s3prl_pruned import compat
-from s3prl_pruned.config import UserError
+from s3prl_pruned.config import UserError, apply_overrides, load_yaml
 from s3prl_pruned.superb import settings
 from s3prl_pruned.superb.drivers import DRIVERS, driver_of
+from s3prl_pruned.superb.experiment import SETTINGS
 from s3prl_pruned.superb.features import SingleUtterances, extract_singly
 from s3prl_pruned.superb.results import read_result
 from s3prl_pruned.superb.tasks import TASKS
@@ -125,7 +126,15 @@ def test_tasks_that_change_waveforms_at_random_refuse_to_keep_features_and_say_w
     make_speech_commands(workplace)
     with pytest.raises(UserError, match="--cache-features: ks cuts its seconds of silence from the noise at random, so that"):
         command("-d", "ks", "--corpus", ".", "--cache-features")
-    assert {name for name in DRIVERS if driver_of(TASKS[name]).random_waveforms} == {"ks", "sid", "sv"}
+    configs = {name: load_yaml(SETTINGS / f"{name}.yaml") for name in DRIVERS}
+    random = {name: driver_of(TASKS[name]).random_waveforms(config) for name, config in configs.items()}
+    assert {name for name, why in random.items() if why} == {"ks", "sid", "sv"}
+
+
+@pytest.mark.parametrize("name", ["sid", "sv"])
+def test_speakers_utterances_that_are_not_cropped_keep_their_features(name):
+    config = apply_overrides(load_yaml(SETTINGS / f"{name}.yaml"), ["config.downstream_expert.datarc.max_timestep=null"])
+    assert driver_of(TASKS[name]).random_waveforms(config) is None
 
 
 def test_a_trained_upstream_has_no_features_to_keep(command):
