@@ -24,6 +24,7 @@ def main() -> None:
     add("--dry-run", action="store_true", help="list the calls and end")
     add("--scheduler", choices=["slurm", "shell"], help="write job scripts instead of running")
     add("--jobs-dir", metavar="DIR", type=Path, default=Path("experiment_jobs"), help="new folder of the scripts (default: %(default)s)")
+    add("--time", metavar="N", type=int, default=0, help="time all exports beside the dense encoder, N runs of each, when the table is made")
     add("--table", action="store_true", help="run nothing: make the table of what is finished")
     add("--json", metavar="FILE", type=Path, help="where the table's data go, and beside them the figure (default: downstream_runs/NAME.json)")
     args = parser.parse_args()
@@ -44,6 +45,8 @@ def main() -> None:
         if report is None:
             return
     data = experiment_table.collect(planned)
+    if args.time:
+        experiment_table.add_speeds(planned, data, repeats=args.time)
     path = args.json or SETTINGS / f"{name}.json"
     write_json(path, data)
     written = [path, draw_scores(data, path.with_suffix(".png"))]

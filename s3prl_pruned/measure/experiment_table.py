@@ -7,6 +7,10 @@ from s3prl_pruned.config import UserError
 from s3prl_pruned.export.formats import load_encoder
 from s3prl_pruned.measure.experiment import ExperimentRow, Planned
 from s3prl_pruned.measure.suite import runs
+from s3prl_pruned.measure.timing.clock import TimingSetting, compare
+from s3prl_pruned.measure.timing.document import document
+from s3prl_pruned.measure.tradeoff import dense_shape
+from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.sparsity.counts import macs, realised_sparsity
 from s3prl_pruned.superb.mini_score import mini_scores
 from s3prl_pruned.superb.results import RESULT_FILE, Result, read_result
@@ -112,23 +116,53 @@ def _mean_row(name: str, by_seed: dict[int, dict[str, Result]]) -> Row:
     return Row(name=name, sha256=None, results=results, scores={})
 
 
+def add_speeds(planned: Planned, data: dict, *, repeats: int, threads: int = 1) -> None:
+    """Time all exports beside the dense encoder, in one interleaved run on 5 s of audio.
+
+    Args:
+        data: of `collect`; rows get `speed`, the dense encoder's time over theirs for each seed, and the whole `timing`.
+    """
+    encoders = {
+        (row.name, seed): load_encoder(planned.export(row, seed), for_inference=True)[0]
+        for row in planned.experiment.rows if row.recipe
+        for seed in planned.experiment.seeds if planned.export(row, seed).is_dir()
+    }  # fmt: skip
+    shapes = {dense_shape(encoder.config) for encoder in encoders.values()}
+    if len(shapes) != 1:
+        raise UserError(f"exports are timed against the dense encoder that all of them come from, but they come from {len(shapes)}.")
+    models = {"dense": SpeechEncoder(shapes.pop()).eval(), **{f"{name}-seed{seed}": encoder for (name, seed), encoder in encoders.items()}}
+    setting = TimingSetting(baseline="dense", threads=threads, repeats=repeats)
+    results = compare(models, setting, seconds=_SECONDS)
+    ratios = {key: result.ratio for key, result in zip(encoders, results[1:], strict=True)}
+    for row in data["rows"]:
+        row["speed"] = [ratio for (name, _), ratio in ratios.items() if name == row["name"]]
+    data["timing"] = document(setting, results)
+
+
 def as_markdown(data: dict) -> str:
     """A line per row: mean +- standard deviation over seeds, percent; then what does not count."""
     columns = [
         (task, metric.name) for task in TASKS for metric in TASKS[task].metrics
         if any(metric.name in row["metrics"].get(task, {}) for row in data["rows"])
     ]  # fmt: skip
-    header = ["", "params M", "MACs, 5 s", *(f"{task.upper()} {name.upper()}" for task, name in columns), "mini-score"]
+    header = ["", "params M", "MACs, 5 s", *["speed, 5 s"] * ("timing" in data), *(f"{task.upper()} {name.upper()}" for task, name in columns), "mini-score"]
     lines = [header, ["---", *["---:"] * (len(header) - 1)]]
     for row in data["rows"]:
         size = [f"{row['params'] / 1e6:.2f}" if "params" in row else "", f"{row['macs'] / 1e9:.3f} G" if "macs" in row else ""]
         cells = [_spread(row["metrics"].get(task, {}).get(name, []), 1) for task, name in columns]
         score = row["mini_score"] or {}
         total = [] if score.get("score") is None else [seed for seed in score["seeds"] if seed is not None]
+        if "timing" in data:
+            size.append(_spread(row["speed"], 2))
         lines.append([row["name"], *size, *cells, _spread(total, 0)])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     left_out = "".join(f"\n- not in the mini-score: {reason}" for reason in data["mini_score"]["left_out"])
-    return f"{table}\n{left_out}".rstrip()
+    return f"{table}\n{left_out}{_noise(data)}".rstrip()
+
+
+def _noise(data: dict) -> str:
+    noisy = data.get("timing", {}).get("noisy")
+    return f"\n- TOO NOISY a machine when these were timed: {', '.join(noisy)}" if noisy else ""
 
 
 def _spread(values: list[float], digits: int) -> str:

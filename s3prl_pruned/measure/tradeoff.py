@@ -116,7 +116,7 @@ def _models(roots: Sequence[Path]) -> list[tuple[Entry, SpeechEncoder]]:
         encoder, provenance = load_encoder(folder, for_inference=True)
         exports.append((_entry(folder, encoder, provenance), encoder))
         teacher = provenance.get("teacher") or {}
-        dense.setdefault((_shape(encoder.config), teacher.get("sha256")), (teacher.get("name"), provenance.get("teacher_note")))
+        dense.setdefault((dense_shape(encoder.config), teacher.get("sha256")), (teacher.get("name"), provenance.get("teacher_note")))
     if not exports:
         raise UserError(f"{', '.join(map(str, roots))}: no exported model is there. Make one with run_pretrain.py.")
     names = [entry.name for entry, _ in exports]
@@ -131,7 +131,7 @@ def _models(roots: Sequence[Path]) -> list[tuple[Entry, SpeechEncoder]]:
     return wholes + exports
 
 
-def _shape(config: EncoderConfig) -> EncoderConfig:
+def dense_shape(config: EncoderConfig) -> EncoderConfig:
     """Without the settings of training: one dense encoder serves all students of one teacher."""
     return replace(config, dropout=0.0, attention_dropout=0.0, activation_dropout=0.0, feature_grad_mult=1.0)
 

@@ -8,8 +8,9 @@ from s3prl_pruned.config import UserError, from_dict
 from s3prl_pruned.export.formats import save_encoder
 from s3prl_pruned.measure.experiment import EXPERIMENTS, Experiment, Planned, load_experiment
 from s3prl_pruned.measure.experiment_figure import draw_scores
-from s3prl_pruned.measure.experiment_table import as_markdown, collect
+from s3prl_pruned.measure.experiment_table import add_speeds, as_markdown, collect
 from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_base
+from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.sparsity.counts import macs, realised_sparsity
 from s3prl_pruned.superb.results import RESULT_FILE, Result, Upstream, write_result
 from s3prl_pruned.superb.tasks import TASKS, Value
@@ -85,8 +86,13 @@ def test_the_table_worked_by_hand(tmp_path):
     assert small["macs"] == sum(macs(tiny_base(), spec, 80_000).values())
     assert small["sparsity"] == realised_sparsity(tiny_base(), spec)
     assert "params" not in fbank and teacher["params"] == 5e6 and "macs" not in teacher
+    add_speeds(planned(tmp_path, tasks=["asr"]), data, repeats=3)
+    assert [len(row["speed"]) for row in data["rows"]] == [0, 0, 1, 0]
+    dense, only = data["timing"]["results"]
+    assert dense["params"] == SpeechEncoder(tiny_base()).num_parameters() and only["params"] == encoder.num_parameters()
+    assert small["speed"] == [only["ratio"]] and only["seconds"] > 0
     line = next(line for line in as_markdown(data).splitlines() if line.startswith("| small"))
-    assert line.endswith("| 25.5 +- 10.6 | 650 +- 354 |")  # 7.5 * sqrt(2), 250 * sqrt(2)
+    assert line.endswith(f"| {only['ratio']:.2f} | 25.5 +- 10.6 | 650 +- 354 |")  # 7.5 * sqrt(2), 250 * sqrt(2)
     assert draw_scores(json.loads(json.dumps(data)), tmp_path / "figure.png").stat().st_size > 1000
     assert draw_scores({**data, "rows": [fbank, twice]}, tmp_path / "none.png") is None and not (tmp_path / "none.png").exists()
 
