@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from s3prl_pruned.models.components import LowRankLinear
+from s3prl_pruned.models.linear import LowRankLinear
 from s3prl_pruned.models.spec import LayerSpec
 from s3prl_pruned.sparsity.counts import LayerCounts, layer_weights
 

@@ -32,6 +32,7 @@ _SOURCES = (
     "models/fast/cnn.py",
     "models/fast/positions.py",
     "models/fast/attention.py",
+    "models/linear.py",
     "models/components.py",
     "models/attention.py",
     "models/encoder.py",

@@ -9,7 +9,7 @@ from s3prl_pruned.gates.attach import GateSet, arrange
 from s3prl_pruned.gates.hard_concrete import HardConcrete, keep_probability, soft_value
 from s3prl_pruned.gates.self_pinching import SelfPinchingGates
 from s3prl_pruned.models.compact import compact, surviving_spec
-from s3prl_pruned.models.components import input_side, output_side
+from s3prl_pruned.models.linear import input_side, output_side
 from s3prl_pruned.models.encoder import LayerMasks, SpeechEncoder
 from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.sparsity.counts import prunable_weights, realised_sparsity, sparsity

@@ -4,9 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from s3prl_pruned.models.components import linear, toeplitz
+from s3prl_pruned.models.components import toeplitz
 from s3prl_pruned.models.fast.attention import attend
 from s3prl_pruned.models.fast.paths import path_for
+from s3prl_pruned.models.linear import linear
 from s3prl_pruned.models.spec import EncoderConfig, HeadSpec, Ranks
 
 
