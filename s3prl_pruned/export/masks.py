@@ -1,5 +1,6 @@
 """Gates -> deterministic masks -> folded weights -> a physically smaller encoder."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -9,12 +10,12 @@ from s3prl_pruned.gates.attach import GateSet, arrange
 from s3prl_pruned.gates.hard_concrete import HardConcrete, keep_probability, soft_value
 from s3prl_pruned.gates.self_pinching import SelfPinchingGates
 from s3prl_pruned.models.compact import compact, surviving_spec
-from s3prl_pruned.models.linear import input_side, output_side
 from s3prl_pruned.models.encoder import LayerMasks, SpeechEncoder
+from s3prl_pruned.models.linear import input_side, output_side
 from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.sparsity.counts import prunable_weights, realised_sparsity, sparsity
 from s3prl_pruned.sparsity.lagrangian import SparsityConfig
-from s3prl_pruned.sparsity.targets import Measure, measure_of
+from s3prl_pruned.sparsity.targets import Measure, cnn_measure_of, measure_of
 
 Masks = tuple[list[LayerMasks], dict[int, Tensor]]  # of the layers, and of the CNN's layers (`set_masks`)
 _SHIFT_LIMIT = 20.0  # beyond this every dimension gate is surely open or closed
@@ -36,6 +37,8 @@ class FinalMasks:
     """Realised sparsity of the bare rounding rule."""
     shift: float
     """Constant added to the dimension gates' log_alpha to meet the target; 0 when none was needed."""
+    cnn_shift: float
+    """Likewise of the channels' gates, where the CNN has a target of its own; else `shift`."""
     reached: float
     """What the target is of, realised, as the share of the dense model that goes: `sparsity`, or that of its MACs or time."""
     matrices: dict[str, Tensor] = field(default_factory=dict)
@@ -51,7 +54,7 @@ def final_masks(
     Per layer and kind, `n - round(n - sum P)` masks with the largest log_alpha stay (of a layer of the CNN at least
     one); a scalar mask lives if and only if P > 0.5. If that misses the target by more than `config.tolerance` and
     `config.match_target` is set, one common constant is added to the dimension gates, found by bisection with the scalar
-    masks fixed.
+    masks fixed. Where the CNN has a target of its own, its gates are shifted to that first, by a constant of their own.
 
     Args:
         gates: attached to `encoder`'s structure.
@@ -63,22 +66,35 @@ def final_masks(
         return _pinched(gates, encoder)
     measure = measure or measure_of(config, encoder.config)
 
-    def realise(shift: float) -> tuple[Masks, CompactSpec, float]:
-        masks = _deterministic(gates, shift)
-        spec = surviving_spec(encoder.spec, *masks, shape=encoder.config)
-        return masks, spec, measure.of(spec)
+    cnn = cnn_measure_of(config, encoder.config)
 
-    masks, spec, rounded = realise(0.0)
-    shift, reached, rounded_sparsity = 0.0, rounded, realised_sparsity(encoder.config, spec)
-    if config.match_target and abs(rounded - config.goal) > config.tolerance:
-        low, high = -_SHIFT_LIMIT, _SHIFT_LIMIT  # the less goes, the higher the shift
-        for _ in range(60):
-            middle = (low + high) / 2
-            low, high = (middle, high) if realise(middle)[2] > config.goal else (low, middle)
-        shift = min((low, high), key=lambda s: abs(realise(s)[2] - config.goal))
-        masks, spec, reached = realise(shift)
+    def structure(shift: float, cnn_shift: float) -> tuple[Masks, CompactSpec]:
+        masks = _deterministic(gates, shift, cnn_shift)
+        return masks, surviving_spec(encoder.spec, *masks, shape=encoder.config)
+
+    def matched(share_at: Callable[[float], float], goal: float) -> float:
+        near = not config.match_target or abs(share_at(0.0) - goal) <= config.tolerance
+        return 0.0 if near else _shift_to(goal, share_at)
+
+    cnn_shift = matched(lambda shift: cnn.of(structure(0.0, shift)[1]), config.target_cnn) if cnn else 0.0
+
+    def whole(shift: float) -> tuple[Masks, CompactSpec]:
+        return structure(shift, cnn_shift if cnn else shift)
+
+    shift = matched(lambda shift: measure.of(whole(shift)[1]), config.goal)
+    masks, spec = whole(shift)
+    rounded = realised_sparsity(encoder.config, structure(0.0, 0.0)[1])
     realised = realised_sparsity(encoder.config, spec)
-    return FinalMasks(*masks, spec, realised, rounded_sparsity, shift, reached)
+    return FinalMasks(*masks, spec, realised, rounded, shift, cnn_shift if cnn else shift, measure.of(spec))
+
+
+def _shift_to(goal: float, share_at: Callable[[float], float]) -> float:
+    """The shift whose share comes nearest to `goal`, by bisection: the less goes, the higher the shift."""
+    low, high = -_SHIFT_LIMIT, _SHIFT_LIMIT
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if share_at(middle) > goal else (low, middle)
+    return min((low, high), key=lambda shift: abs(share_at(shift) - goal))
 
 
 def _pinched(gates: SelfPinchingGates, encoder: SpeechEncoder) -> FinalMasks:
@@ -89,7 +105,7 @@ def _pinched(gates: SelfPinchingGates, encoder: SpeechEncoder) -> FinalMasks:
     matrices = {f"layers.{layer}.{name}": z for (layer, name), z in masks.items() if name.endswith(".weight")}
     kept = prunable_weights(encoder.config, spec) - sum(int((z == 0).sum()) for z in matrices.values())
     reached = sparsity(kept, encoder.config, with_cnn=spec.channels is not None)
-    return FinalMasks(layers, conv_masks, spec, reached, reached, 0.0, reached, matrices)
+    return FinalMasks(layers, conv_masks, spec, reached, reached, 0.0, 0.0, reached, matrices)
 
 
 @torch.no_grad()
@@ -99,11 +115,14 @@ def zero_weights(encoder: SpeechEncoder, matrices: dict[str, Tensor]) -> None:
         encoder.get_parameter(name).mul_(z)
 
 
-def _deterministic(gates: GateSet, shift: float) -> Masks:
+def _deterministic(gates: GateSet, shift: float, cnn_shift: float) -> Masks:
     masks = {}
     for layer, name, gate in gates.items():
-        scalar = name in ("z_mha", "z_ffn")
-        masks[layer, name] = _scalar_mask(gate) if scalar else _dim_masks(gate, shift, at_least=int(name == "z_conv"))
+        if name in ("z_mha", "z_ffn"):
+            masks[layer, name] = _scalar_mask(gate)
+        else:
+            conv = name == "z_conv"
+            masks[layer, name] = _dim_masks(gate, cnn_shift if conv else shift, at_least=int(conv))
     return arrange(masks, gates.spec)
 
 

@@ -21,7 +21,7 @@ from s3prl_pruned.pretrain.distill.config import ModelConfig
 from s3prl_pruned.sparsity.counts import prunable_weights, realised_sparsity, sparsity
 from s3prl_pruned.sparsity.expected import expected_sparsity
 from s3prl_pruned.sparsity.latency import latency_table
-from s3prl_pruned.sparsity.targets import measure_of
+from s3prl_pruned.sparsity.targets import cnn_measure_of, measure_of
 
 CONFIGS = {"distill": ModelConfig, "asr": AsrModelConfig}
 """What `Upstream_Config` of a checkpoint is, by its `Objective`."""
@@ -88,11 +88,11 @@ def _final(state: dict, config: ModelConfig | AsrModelConfig, encoder: SpeechEnc
         spec = surviving_spec(encoder.spec, masks)
         left = min(weights_left(encoder), prunable_weights(encoder.config, spec))  # what is masked may be zero as well
         reached = sparsity(left, encoder.config, with_cnn=spec.channels is not None)
-        return FinalMasks(masks, {}, spec, reached, reached, 0.0, reached), {"expected": reached}
+        return FinalMasks(masks, {}, spec, reached, reached, 0.0, 0.0, reached), {"expected": reached}
     if isinstance(config, ModelConfig) and config.student_export is not None:
         reached = realised_sparsity(encoder.config, encoder.spec)
         nothing = [LayerMasks() for _ in encoder.layers]
-        return FinalMasks(nothing, {}, encoder.spec, reached, reached, 0.0, reached), {"expected": reached}
+        return FinalMasks(nothing, {}, encoder.spec, reached, reached, 0.0, 0.0, reached), {"expected": reached}
     gates = config.make_gates(encoder.spec, encoder.config)
     gates.load_state_dict(state["Gates"])
     if isinstance(gates, SelfPinchingGates):
@@ -102,6 +102,11 @@ def _final(state: dict, config: ModelConfig | AsrModelConfig, encoder: SpeechEnc
     measure = measure_of(config.sparsity, encoder.config, table)
     final = final_masks(gates, encoder, config.sparsity, measure)
     figures = {"expected": float(expected_sparsity(gates, encoder.config).detach())}
+    if (cnn := cnn_measure_of(config.sparsity, encoder.config)) is not None:
+        figures["cnn"] = {
+            "target": config.sparsity.target_cnn, "expected": float(cnn.expected(gates).detach()), "realised": cnn.of(final.spec),
+            "shift_of_channel_gates": final.cnn_shift,
+        }  # fmt: skip
     if measure.name == "sparsity":
         return final, figures
     of = {"target": config.sparsity.goal, "expected": float(measure.expected(gates).detach()), "realised": final.reached}

@@ -29,6 +29,10 @@ class SparsityConfig:
     latency_table: str | None = None
     """JSON that `tools/timing.py --latency-table` wrote on the device; `--latency-table` sets it."""
 
+    target_cnn: float | None = None
+    """Beside the target: share of the CNN's multiply-accumulates that goes, in [0, 1), held by multipliers of its own. Needs
+    gates of the kind `conv`. Counted by weights the CNN is too cheap to be pruned much, and counted by MACs too dear."""
+
     warmup_fraction: float = 0.07
     """Share of the steps over which the target rises linearly from 0 (paper, section 4.2)."""
 
@@ -46,6 +50,8 @@ class SparsityConfig:
             raise UserError(f"`target_macs` must be in [0, 1), but is {self.target_macs}.")
         if self.target_speedup is not None and self.target_speedup < 1:
             raise UserError(f"`target_speedup` must be at least 1, but is {self.target_speedup}.")
+        if self.target_cnn is not None and not 0 <= self.target_cnn < 1:
+            raise UserError(f"`target_cnn` must be in [0, 1), but is {self.target_cnn}.")
         if self.target_macs is not None and self.target_speedup is not None:
             raise UserError("`target_macs` and `target_speedup` exclude one another. Leave one null.")
         if self.target_speedup is not None and self.latency_table is None:
@@ -68,17 +74,26 @@ class SparsityConfig:
             return 1 - 1 / self.target_speedup
         return self.target_sparsity if self.target_macs is None else self.target_macs
 
-    def target_at(self, step: int, total_steps: int) -> float:
-        """Target of optimiser step `step` (1-based), as `goal`: it rises linearly."""
+    def target_at(self, step: int, total_steps: int, goal: float | None = None) -> float:
+        """Target of optimiser step `step` (1-based), as `goal`: it rises linearly.
+
+        Args:
+            goal: another one that rises with it, such as `target_cnn`.
+        """
         warmup = self.warmup_fraction * total_steps
-        return self.goal * min(1.0, step / warmup if warmup else 1.0)
+        return (self.goal if goal is None else goal) * min(1.0, step / warmup if warmup else 1.0)
 
 
 class Lagrangian(nn.Module):
-    """`lambda1 (p_hat - p) + lambda2 (p_hat - p)^2`; the multipliers start at 0 and are *maximised*."""
+    """`lambda1 (p_hat - p) + lambda2 (p_hat - p)^2`; the multipliers start at 0 and are *maximised*.
 
-    def __init__(self):
+    Args:
+        cnn: whether the CNN has a target of its own, and `self.cnn` its multipliers.
+    """
+
+    def __init__(self, *, cnn: bool = False):
         super().__init__()
+        self.cnn = Lagrangian() if cnn else None
         self.lambda1 = nn.Parameter(torch.zeros(()))
         self.lambda2 = nn.Parameter(torch.zeros(()))
 

@@ -1,4 +1,4 @@
-"""What pruning is driven to a target of: sparsity, MACs or time, each as the share of the dense model that goes."""
+"""What pruning is driven to a target of: sparsity, MACs or time, each as the share of the dense model that goes; and the CNN's MACs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ from s3prl_pruned.sparsity.latency import LatencyTable, read_latency_table
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """One of the three, of encoders of one dense shape."""
+    """One of these, of encoders of one dense shape."""
 
     name: str
-    """`sparsity`, `macs` or `speedup`; logs hold `target_<name>` and `expected_<name>`."""
+    """`sparsity`, `macs`, `speedup` or `cnn`; logs hold `target_<name>` and `expected_<name>`."""
     shape: EncoderConfig
     """The dense shape."""
     reduction: Callable[[EncoderCounts], Number]
@@ -86,13 +86,23 @@ def measure_of(config: SparsityConfig, shape: EncoderConfig, table: LatencyTable
         whole = table.time(dense)
         return Measure(name="speedup", shape=shape, reduction=lambda counts: 1 - table.time(counts) / whole, table=table)
     if config.target_macs is not None:
-        samples = round(SAMPLE_RATE * config.utterance_seconds)
-        if not shape.num_frames(samples):
-            raise UserError(f"`utterance_seconds` must last a frame, but is {config.utterance_seconds}.")
-        work = sum(counted_macs(shape, dense, samples).values())
-        return Measure(
-            name="macs", shape=shape, reduction=lambda counts: 1 - sum(counted_macs(shape, counts, samples).values()) / work
-        )
+        macs = _macs_of(config, shape)
+        return Measure(name="macs", shape=shape, reduction=lambda counts: 1 - sum(macs(counts).values()) / sum(macs(dense).values()))
     return Measure(
         name="sparsity", shape=shape, reduction=lambda counts: sparsity(weights(shape, counts), shape, with_cnn=counts.with_cnn)
     )
+
+
+def cnn_measure_of(config: SparsityConfig, shape: EncoderConfig) -> Measure | None:
+    """What `config.target_cnn` is the target of; None where there is none."""
+    if config.target_cnn is None:
+        return None
+    macs, dense = _macs_of(config, shape), EncoderCounts.dense(shape, with_cnn=True)
+    return Measure(name="cnn", shape=shape, reduction=lambda counts: 1 - macs(counts)["cnn"] / macs(dense)["cnn"])
+
+
+def _macs_of(config: SparsityConfig, shape: EncoderConfig) -> Callable[[EncoderCounts], dict[str, Number]]:
+    samples = round(SAMPLE_RATE * config.utterance_seconds)
+    if not shape.num_frames(samples):
+        raise UserError(f"`utterance_seconds` must last a frame, but is {config.utterance_seconds}.")
+    return lambda counts: counted_macs(shape, counts, samples)

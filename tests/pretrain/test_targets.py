@@ -23,6 +23,8 @@ from tests.tiny_run import tiny_wavlm
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = ("-o", "gates.kinds=[mha,qk,vo,ffn,int,conv],,sparsity.tolerance=0.03")  # a head of 4 is much of so small a model
 
+CNN = ("-o", "gates.kinds=[mha,qk,vo,ffn,int,conv],,sparsity.tolerance=0.1,,sparsity.target_cnn=0.5")
+
 
 @pytest.fixture(scope="module")
 def table(recipe):
@@ -48,6 +50,30 @@ def test_the_export_saves_the_macs_that_were_asked_for(lighter):
     assert 1 - work[0] / work[1] == pytest.approx(found["realised"]) == pytest.approx(0.6, abs=0.03)
     assert found["target"] == 0.6 and found["utterance_seconds"] == 5 and provenance["sparsity"]["target"] is None
     assert "- sparsity.macs.target: 0.6" in (lighter / "export" / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def thin(recipe):
+    return recipe.train(recipe.root / "thin", *CNN, "--target", "params=0.6")
+
+
+def test_the_cnn_reaches_a_target_of_its_own_beside_the_other(thin):
+    encoder, provenance = load_encoder(thin / "export")
+    work = [macs(encoder.config, spec, 80_000)["cnn"] for spec in (encoder.spec, CompactSpec.dense(encoder.config))]
+    found = provenance["sparsity"]["cnn"]
+    assert 1 - work[0] / work[1] == pytest.approx(found["realised"]) == pytest.approx(0.5, abs=0.1)
+    assert provenance["sparsity"]["realised"] == pytest.approx(0.6, abs=0.1) and found["target"] == 0.5
+    line = read_log(thin)[-1]
+    assert line["target_cnn"] == 0.5 and 0 <= line["expected_cnn"] < 1 and line["target_sparsity"] == 0.6
+
+
+def test_the_multipliers_of_the_cnn_go_on_too(recipe, thin, tmp_path):
+    shutil.copytree(thin, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "export")
+    (tmp_path / "run" / "states-3.ckpt").unlink()
+    recipe.train(tmp_path / "run", *CNN, "--target", "params=0.6", "-a")
+    assert trajectory(tmp_path / "run") == trajectory(thin)
+    assert model_hash(tmp_path / "run" / "export") == model_hash(thin / "export")
 
 
 def test_the_export_is_as_much_faster_by_the_table_as_was_asked_for(faster):
@@ -110,10 +136,11 @@ def test_params_is_the_papers_sparsity(recipe, tmp_path):
 
 
 def test_the_screen_says_what_became_of_the_target(recipe, tmp_path):
-    command = [sys.executable, ROOT / "run_pretrain.py", *recipe.arguments(tmp_path / "run", *KINDS, "--target", "macs=0.6")]
+    command = [sys.executable, ROOT / "run_pretrain.py", *recipe.arguments(tmp_path / "run", *CNN, "--target", "macs=0.6")]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 0, result.stderr
-    assert "target 60 % fewer MACs for 5 s" in result.stdout and "MACs for 5 s: realised -" in result.stdout
+    assert "the CNN's MACs: realised -" in result.stdout
+    assert "target 60 % fewer MACs for 5 s, 50 % fewer MACs in the CNN" in result.stdout and "MACs for 5 s: realised -" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -124,6 +151,8 @@ def test_the_screen_says_what_became_of_the_target(recipe, tmp_path):
         (("--target", "macs=0.99"), r"`target_macs` is 0.99, but gates of the kinds .* reach 0.000 to 0\.\d+ on this encoder"),
         (("--target", "speedup=2"), "`target_speedup` needs a `latency_table`"),
         (("--target", "speedup=50", "--latency-table", "TABLE"), r"`target_speedup` is 50.0, but gates .* reach 1.000 to \d\.\d+"),
+        (("-o", "sparsity.target_cnn=0.5"), r"`target_cnn` is 0.5, but gates of the kinds .* reach 0.000 to 0.000 on this encoder"),
+        (("-o", "sparsity.target_cnn=1.0"), r"`target_cnn` must be in \[0, 1\), but is 1.0"),
         (("--target", "speedup=2", "--latency-table", "nowhere.json"), "nowhere.json: is no latency table"),
         (("--target", "macs=0.5", "-o", "self_pinching={}"), "`sparsity.target_macs` is for `gates`, but `self_pinching` is given"),
     ],

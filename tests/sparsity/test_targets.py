@@ -1,6 +1,7 @@
 """Targets of sparsity, MACs and time: what is expected, what can be reached, and what deterministic masks realise."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.sparsity.counts import EncoderCounts, macs, realised_sparsity
 from s3prl_pruned.sparsity.expected import expected_encoder, expected_heads, expected_sparsity
 from s3prl_pruned.sparsity.lagrangian import SparsityConfig
-from s3prl_pruned.sparsity.targets import measure_of
+from s3prl_pruned.sparsity.targets import cnn_measure_of, measure_of
 from tests.latency_tables import table_of
 from tests.sure_gates import kept_units
 
@@ -127,6 +128,29 @@ def test_deterministic_masks_meet_the_target_by_one_shift(embedded, target, kind
         assert final.reached > bare.reached
     assert final.reached == measure.of(final.spec) and final.sparsity == realised_sparsity(embedded.config, final.spec)
     assert final.rounded_sparsity == bare.sparsity and (abs(bare.reached - config.goal) > 0.01) == (final.shift != 0)
+
+
+def test_the_cnns_own_target_is_of_its_macs_and_felt_by_channels_alone():
+    config, spec = tiny_base(), random_spec(tiny_base(), seed=3, channels=True)
+    cnn = cnn_measure_of(SparsityConfig(target_cnn=0.5, utterance_seconds=0.1), config)
+    work = [macs(config, s, 1600)["cnn"] for s in (spec, CompactSpec.dense(config))]
+    assert cnn.of(spec) == pytest.approx(1 - work[0] / work[1])
+    gates = GateSet(CompactSpec.dense(config), GateConfig(kinds=WITH_CNN), config)
+    cnn.expected(gates).backward()
+    for _, slot, gate in gates.items():
+        assert (gate.log_alpha.grad < 0).all() if slot == "z_conv" else gate.log_alpha.grad is None
+
+
+def test_channels_are_shifted_to_their_own_target_and_the_rest_to_the_other(embedded):
+    gates, generator = GateSet(embedded.spec, GateConfig(kinds=WITH_CNN), embedded.config), torch.Generator().manual_seed(1)
+    for _, name, gate in gates.items():
+        gate.log_alpha.data.copy_(torch.randn(gate.log_alpha.shape, generator=generator) - 1 + 2 * (name in ("z_mha", "z_ffn", "z_conv")))
+    config = SparsityConfig(target_sparsity=0.85, target_cnn=0.6)
+    final, bare = (final_masks(gates, embedded, c) for c in (config, replace(config, match_target=False)))
+    cnn = cnn_measure_of(config, embedded.config)
+    assert abs(cnn.of(bare.spec) - 0.6) > 0.05 and abs(bare.sparsity - 0.85) > 0.05 and bare.shift == bare.cnn_shift == 0
+    assert abs(cnn.of(final.spec) - 0.6) <= 0.01 and abs(final.sparsity - 0.85) <= 0.01
+    assert final.cnn_shift < 0 and final.shift != final.cnn_shift
 
 
 def test_the_target_of_a_speedup_rises_in_saved_time():

@@ -11,7 +11,7 @@ from s3prl_pruned.objectives.distill import DistillConfig
 from s3prl_pruned.sparsity.counts import realised_sparsity
 from s3prl_pruned.sparsity.expected import reachable_sparsity
 from s3prl_pruned.sparsity.lagrangian import SparsityConfig
-from s3prl_pruned.sparsity.targets import measure_of
+from s3prl_pruned.sparsity.targets import Measure, cnn_measure_of, measure_of
 
 
 @dataclass(kw_only=True)
@@ -88,7 +88,7 @@ class ModelConfig:
                 "recipe whose name ends in _stage2."
             )
         instead = [name for name in ("self_pinching", "compress") if getattr(self, name) is not None]
-        for name in ("target_macs", "target_speedup"):
+        for name in ("target_macs", "target_speedup", "target_cnn"):
             if instead and getattr(self.sparsity, name) is not None:
                 raise UserError(f"`sparsity.{name}` is for `gates`, but `{instead[0]}` is given. Set `target_sparsity` alone.")
 
@@ -99,12 +99,18 @@ class ModelConfig:
         return GateSet(spec, self.gates, shape)
 
     def check_target(self, encoder: EncoderConfig, spec: CompactSpec | None = None) -> None:
-        """Raise UserError when the gates cannot reach the target on this encoder, of which `spec` is left."""
+        """Raise UserError when the gates cannot reach the targets on this encoder, of which `spec` is left."""
         spec, measure = spec or CompactSpec.dense(encoder), measure_of(self.sparsity, encoder)
         if measure.name == "sparsity":
-            return check_target(self.sparsity.target_sparsity, self.self_pinching or self.gates, encoder, spec)
+            check_target(self.sparsity.target_sparsity, self.self_pinching or self.gates, encoder, spec)
+        else:
+            self._check_reach(measure, self.sparsity.goal, spec)
+        if self.sparsity.target_cnn is not None:
+            self._check_reach(cnn_measure_of(self.sparsity, encoder), self.sparsity.target_cnn, spec)
+
+    def _check_reach(self, measure: Measure, goal: float, spec: CompactSpec) -> None:
         lowest, highest = measure.of(spec), measure.reachable(self.gates, spec)
-        if not lowest <= self.sparsity.goal <= highest:
+        if not lowest <= goal <= highest:
             name = f"target_{measure.name}"
             raise UserError(
                 f"`{name}` is {getattr(self.sparsity, name)}, but gates of the kinds {list(self.gates.kinds)} reach "

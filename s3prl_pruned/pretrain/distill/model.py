@@ -9,7 +9,7 @@ from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
 from s3prl_pruned.objectives.distill import LayerDistillation
 from s3prl_pruned.pretrain.distill.config import ModelConfig, StudentConfig
 from s3prl_pruned.sparsity.lagrangian import Lagrangian
-from s3prl_pruned.sparsity.targets import measure_of
+from s3prl_pruned.sparsity.targets import cnn_measure_of, measure_of
 
 _UNITS = {
     "heads": lambda layer: len(layer.heads),
@@ -53,8 +53,8 @@ class DistillForPretrain(nn.Module):
         self.shares_features = config.student.feature_grad_mult == 0 and "conv" not in config.gates.kinds
         self.distillation = LayerDistillation(num_layers=shape.num_layers, embed_dim=shape.embed_dim, config=config.distill)
         self.gates = config.make_gates(teacher.spec, shape)
-        self.lagrangian = Lagrangian()
-        self.measure = measure_of(config.sparsity, shape)
+        self.measure, self.cnn_measure = measure_of(config.sparsity, shape), cnn_measure_of(config.sparsity, shape)
+        self.lagrangian = Lagrangian(cnn=self.cnn_measure is not None)
 
     def train(self, mode: bool = True) -> "DistillForPretrain":
         """The teacher stays in evaluation mode."""

@@ -20,7 +20,7 @@ from s3prl_pruned.data.batches import RandomCropBatches
 from s3prl_pruned.data.corpus import embedded_corpus
 from s3prl_pruned.data.sources import open_corpus
 from s3prl_pruned.export.masks import FinalMasks, final_masks
-from s3prl_pruned.gates.attach import MaskDraw
+from s3prl_pruned.gates.attach import GateSet, MaskDraw
 from s3prl_pruned.gates.self_pinching import PinchedDraw, SelfPinchingGates
 from s3prl_pruned.models.fast.paths import reference_path
 from s3prl_pruned.objectives.matching import match_layers
@@ -31,6 +31,8 @@ from s3prl_pruned.pretrain.distill.teachers import Teacher, load_teacher
 from s3prl_pruned.pretrain.expert import Expert, model_config
 from s3prl_pruned.sparsity.counts import num_frames
 from s3prl_pruned.sparsity.expected import expected_sparsity
+from s3prl_pruned.sparsity.lagrangian import Lagrangian
+from s3prl_pruned.sparsity.targets import Measure
 
 Batch = tuple[Tensor, Tensor]  # wavs (B, S) float32, lengths (B,) int64
 
@@ -41,6 +43,7 @@ class _Step:
 
     draw: MaskDraw
     target: float
+    cnn_target: float
     global_frames: int
     pairs: list[tuple[int, int]] | None
 
@@ -91,10 +94,12 @@ class UpstreamPretrainExpert(Expert):
         """What the run is to reach, in words."""
         config = self.upstream_config.sparsity
         if config.target_speedup is not None:
-            return f"target speed-up {config.target_speedup:.4g} by {config.latency_table}"
-        if config.target_macs is not None:
-            return f"target {100 * config.target_macs:.4g} % fewer MACs for {config.utterance_seconds:g} s"
-        return f"target sparsity {self.target_sparsity:.4g}"
+            aim = f"target speed-up {config.target_speedup:.4g} by {config.latency_table}"
+        elif config.target_macs is not None:
+            aim = f"target {100 * config.target_macs:.4g} % fewer MACs for {config.utterance_seconds:g} s"
+        else:
+            aim = f"target sparsity {self.target_sparsity:.4g}"
+        return aim if config.target_cnn is None else f"{aim}, {100 * config.target_cnn:.4g} % fewer MACs in the CNN"
 
     def begin_step(self, step: int, total_steps: int, batches: list[Batch]) -> None:
         """Draw the masks of optimiser step `step` (1-based), the same on every rank, for all its micro-batches."""
@@ -104,6 +109,7 @@ class UpstreamPretrainExpert(Expert):
         self._step = _Step(
             draw=draw,
             target=self.upstream_config.sparsity.target_at(step, total_steps),
+            cnn_target=self.upstream_config.sparsity.target_at(step, total_steps, self.upstream_config.sparsity.target_cnn or 0.0),
             global_frames=int(distributed.all_reduce_sum(frames)),
             pairs=self.model.distillation.pairs,
         )
@@ -143,23 +149,31 @@ class UpstreamPretrainExpert(Expert):
             records: terms are added under their names.
             loss_scale: what the distillation loss was multiplied with.
         """
-        step = self._step
-        counted = step.draw if isinstance(step.draw, PinchedDraw) else self.model.gates  # the hard count, or the expected
-        measure = self.model.measure
-        expected = measure.expected(counted)
-        penalty = self.model.lagrangian(expected, step.target)
-        penalty.backward()
+        step, model = self._step, self.model
+        counted = step.draw if isinstance(step.draw, PinchedDraw) else model.gates  # the hard count, or the expected
+        if model.cnn_measure:
+            self._hold(model.cnn_measure, model.lagrangian.cnn, counted, step.cnn_target, records)
+        penalty = self._hold(model.measure, model.lagrangian, counted, step.target, records)
         step.draw.backward(distributed.all_reduce_sums(step.draw.gradients()), loss_scale=loss_scale)
-        lagrangian = self.model.lagrangian
-        if measure.name != "sparsity":
+        if model.measure.name != "sparsity":
             with torch.no_grad():
-                records["expected_sparsity"] = float(expected_sparsity(counted, self.model.student.config))
+                records["expected_sparsity"] = float(expected_sparsity(counted, model.student.config))
         records.update(
-            {f"expected_{measure.name}": measure.shown(float(expected.detach())), f"target_{measure.name}": measure.shown(step.target)},
             sparsity_penalty=float(penalty.detach()),
-            lambda1=float(lagrangian.lambda1.detach()),
-            lambda2=float(lagrangian.lambda2.detach()),
+            lambda1=float(model.lagrangian.lambda1.detach()),
+            lambda2=float(model.lagrangian.lambda2.detach()),
         )
+
+    @staticmethod
+    def _hold(measure: Measure, lagrangian: Lagrangian, counted: GateSet | PinchedDraw, target: float, records: dict) -> Tensor:
+        """The penalty of what is `counted` against its target, after its backward pass."""
+        expected = measure.expected(counted)
+        penalty = lagrangian(expected, target)
+        penalty.backward()
+        records.update(
+            {f"expected_{measure.name}": measure.shown(float(expected.detach())), f"target_{measure.name}": measure.shown(target)}
+        )
+        return penalty
 
     def on_before_zero_grad(self) -> None:
         """After the optimisers' step."""
