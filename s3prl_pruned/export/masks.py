@@ -15,7 +15,8 @@ from s3prl_pruned.models.linear import input_side, output_side
 from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.sparsity.counts import prunable_weights, realised_sparsity, sparsity
 from s3prl_pruned.sparsity.lagrangian import SparsityConfig
-from s3prl_pruned.sparsity.targets import Measure, cnn_measure_of, measure_of
+from s3prl_pruned.sparsity.latency import LatencyTable
+from s3prl_pruned.sparsity.targets import cnn_measure_of, measure_of
 
 Masks = tuple[list[LayerMasks], dict[int, Tensor]]  # of the layers, and of the CNN's layers (`set_masks`)
 _SHIFT_LIMIT = 20.0  # beyond this every dimension gate is surely open or closed
@@ -47,7 +48,7 @@ class FinalMasks:
 
 @torch.no_grad()
 def final_masks(
-    gates: GateSet | SelfPinchingGates, encoder: SpeechEncoder, config: SparsityConfig, measure: Measure | None = None
+    gates: GateSet | SelfPinchingGates, encoder: SpeechEncoder, config: SparsityConfig, table: LatencyTable | None = None
 ) -> FinalMasks:
     """Deterministic masks of trained gates.
 
@@ -60,13 +61,11 @@ def final_masks(
         gates: attached to `encoder`'s structure.
         encoder: the student (its weights are used by self-pinching gates alone).
         config: target and tolerance; self-pinching gates count what they keep in training too, and are left alone.
-        measure: what the target is of, where it was made already.
+        table: in place of the file that `config.latency_table` names.
     """
     if isinstance(gates, SelfPinchingGates):
         return _pinched(gates, encoder)
-    measure = measure or measure_of(config, encoder.config)
-
-    cnn = cnn_measure_of(config, encoder.config)
+    measure, cnn = (of(config, encoder.config, table) for of in (measure_of, cnn_measure_of))
 
     def structure(shift: float, cnn_shift: float) -> tuple[Masks, CompactSpec]:
         masks = _deterministic(gates, shift, cnn_shift)

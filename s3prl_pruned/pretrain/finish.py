@@ -100,12 +100,12 @@ def _final(state: dict, config: ModelConfig | AsrModelConfig, encoder: SpeechEnc
         return final, {"expected": final.sparsity}
     table = latency_table(state["Latency_Table"], where) if "Latency_Table" in state else None
     measure = measure_of(config.sparsity, encoder.config, table)
-    final = final_masks(gates, encoder, config.sparsity, measure)
+    final = final_masks(gates, encoder, config.sparsity, table)
     figures = {"expected": float(expected_sparsity(gates, encoder.config).detach())}
-    if (cnn := cnn_measure_of(config.sparsity, encoder.config)) is not None:
+    if (cnn := cnn_measure_of(config.sparsity, encoder.config, table)) is not None:
         figures["cnn"] = {
             "target": config.sparsity.target_cnn, "expected": float(cnn.expected(gates).detach()), "realised": cnn.of(final.spec),
-            "shift_of_channel_gates": final.cnn_shift,
+            "shift_of_channel_gates": final.cnn_shift, "of": "time by the latency table" if cnn.table else "MACs",
         }  # fmt: skip
     if measure.name == "sparsity":
         return final, figures

@@ -24,7 +24,7 @@ def target_lines(model: ModelConfig | AsrModelConfig, figures: dict) -> list[str
         target, realised = 1 - 1 / target, 1 - 1 / realised  # the tolerance is of the share that goes
     missed = abs(realised - target) > model.sparsity.tolerance
     if (cnn := figures.get("cnn")) is not None:
-        lines.append("the CNN's MACs: " + ", ".join(f"{kind} -{100 * cnn[kind]:.2f} %" for kind in ("realised", "target", "expected")))
+        lines.append(f"the CNN's {cnn['of']}: " + ", ".join(f"{kind} -{100 * cnn[kind]:.2f} %" for kind in ("realised", "target", "expected")))
         missed |= abs(cnn["realised"] - cnn["target"]) > model.sparsity.tolerance
     if missed:
         lines.append(f"WARNING: the target is missed. {_advice(model)}")

@@ -30,8 +30,9 @@ class SparsityConfig:
     """JSON that `tools/timing.py --latency-table` wrote on the device; `--latency-table` sets it."""
 
     target_cnn: float | None = None
-    """Beside the target: share of the CNN's multiply-accumulates that goes, in [0, 1), held by multipliers of its own. Needs
-    gates of the kind `conv`. Counted by weights the CNN is too cheap to be pruned much, and counted by MACs too dear."""
+    """Beside the target: share of the CNN's time by `latency_table` that goes (without a table, of its MACs), in [0, 1), held
+    by multipliers of its own. Needs gates of the kind `conv`. Among the weights the CNN is too cheap to be pruned much, among
+    the MACs too dear; and its first layer takes time by its activations rather than its MACs."""
 
     warmup_fraction: float = 0.07
     """Share of the steps over which the target rises linearly from 0 (paper, section 4.2)."""

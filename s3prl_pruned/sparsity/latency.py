@@ -147,17 +147,20 @@ class LatencyTable:
             )
 
     def time(self, counts: EncoderCounts) -> Number:
-        """Seconds of an encoder of which `counts` stay: the sum of its parts.
-
-        The CNN's pairs are summed so that each layer's share counts once: exactly its time, where a layer's time depends on
-        its own channels and those that it reads.
-        """
-        channels = counts.channels
-        cnn = self.cnn[0].at(channels[0], channels[1])
-        for grid, before, here in zip(self.cnn[1:], channels[1:], channels[2:], strict=False):
-            cnn = cnn + grid.at(before, here) - grid.at(before, grid.columns[0])
+        """Seconds of an encoder of which `counts` stay: the sum of its parts."""
         layers = sum(self._attention(layer) + self._feed_forward(layer) for layer in counts.layers)
-        return cnn + self.rest.at(channels[-1]) + layers
+        return self.cnn_time(counts.channels) + self.rest.at(counts.channels[-1]) + layers
+
+    def cnn_time(self, channels: list[Number]) -> Number:
+        """Seconds of the CNN.
+
+        Its pairs are summed so that each layer's share counts once: exactly its time, where a layer's time depends on its
+        own channels and those that it reads.
+        """
+        seconds = self.cnn[0].at(channels[0], channels[1])
+        for grid, before, here in zip(self.cnn[1:], channels[1:], channels[2:], strict=False):
+            seconds = seconds + grid.at(before, here) - grid.at(before, grid.columns[0])
+        return seconds
 
     def _attention(self, layer: LayerCounts) -> Number:
         """No heads take no time, though few would by the measured line."""

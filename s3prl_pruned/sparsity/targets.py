@@ -81,8 +81,7 @@ def measure_of(config: SparsityConfig, shape: EncoderConfig, table: LatencyTable
     """
     dense = EncoderCounts.dense(shape, with_cnn=False)
     if config.target_speedup is not None:
-        table = table or read_latency_table(config.latency_table)
-        table.check(shape)
+        table = _table_of(config, shape, table)
         whole = table.time(dense)
         return Measure(name="speedup", shape=shape, reduction=lambda counts: 1 - table.time(counts) / whole, table=table)
     if config.target_macs is not None:
@@ -93,12 +92,29 @@ def measure_of(config: SparsityConfig, shape: EncoderConfig, table: LatencyTable
     )
 
 
-def cnn_measure_of(config: SparsityConfig, shape: EncoderConfig) -> Measure | None:
-    """What `config.target_cnn` is the target of; None where there is none."""
+def cnn_measure_of(config: SparsityConfig, shape: EncoderConfig, table: LatencyTable | None = None) -> Measure | None:
+    """What `config.target_cnn` is the target of; None where there is none.
+
+    Args and errors: as `measure_of`.
+    """
     if config.target_cnn is None:
         return None
-    macs, dense = _macs_of(config, shape), EncoderCounts.dense(shape, with_cnn=True)
+    dense = EncoderCounts.dense(shape, with_cnn=True)
+    table = _table_of(config, shape, table)
+    if table is not None:
+        seconds = table.cnn_time(dense.channels)
+        return Measure(name="cnn", shape=shape, reduction=lambda counts: 1 - table.cnn_time(counts.channels) / seconds, table=table)
+    macs = _macs_of(config, shape)
     return Measure(name="cnn", shape=shape, reduction=lambda counts: 1 - macs(counts)["cnn"] / macs(dense)["cnn"])
+
+
+def _table_of(config: SparsityConfig, shape: EncoderConfig, table: LatencyTable | None) -> LatencyTable | None:
+    """The table in use, of this shape; None where none is named."""
+    if table is None and config.latency_table is not None:
+        table = read_latency_table(config.latency_table)
+    if table is not None:
+        table.check(shape)
+    return table
 
 
 def _macs_of(config: SparsityConfig, shape: EncoderConfig) -> Callable[[EncoderCounts], dict[str, Number]]:

@@ -67,6 +67,15 @@ def test_the_cnn_reaches_a_target_of_its_own_beside_the_other(thin):
     assert line["target_cnn"] == 0.5 and 0 <= line["expected_cnn"] < 1 and line["target_sparsity"] == 0.6
 
 
+def test_with_a_table_the_cnns_target_is_of_its_time(recipe, table, tmp_path):
+    run = recipe.train(tmp_path / "run", *CNN, "--latency-table", str(table))
+    assert load_encoder(run / "export")[1]["sparsity"]["cnn"]["of"] == "time by the latency table"
+    table = table_of(tiny_wavlm())
+    encoder, provenance = load_encoder(run / "export")
+    times = [table.cnn_time(EncoderCounts.of(encoder.config, s).channels) for s in (encoder.spec, CompactSpec.dense(encoder.config))]
+    assert 1 - times[0] / times[1] == pytest.approx(provenance["sparsity"]["cnn"]["realised"])
+
+
 def test_the_multipliers_of_the_cnn_go_on_too(recipe, thin, tmp_path):
     shutil.copytree(thin, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "export")

@@ -19,7 +19,7 @@ from s3prl_pruned.sparsity.counts import EncoderCounts, macs, realised_sparsity
 from s3prl_pruned.sparsity.expected import expected_encoder, expected_heads, expected_sparsity
 from s3prl_pruned.sparsity.lagrangian import SparsityConfig
 from s3prl_pruned.sparsity.targets import cnn_measure_of, measure_of
-from tests.latency_tables import table_of
+from tests.latency_tables import cnn_time, table_of
 from tests.sure_gates import kept_units
 
 FULL, WITH_CNN = GateConfig().kinds, (*GateConfig().kinds, "conv")
@@ -119,8 +119,8 @@ def test_deterministic_masks_meet_the_target_by_one_shift(embedded, target, kind
         gate.log_alpha.data.copy_(torch.randn(gate.log_alpha.shape, generator=generator) - 1)
         if name in ("z_mha", "z_ffn"):  # no layer is to go, so that any target can be met
             gate.log_alpha.data.fill_(1.0)
-    bare = final_masks(gates, embedded, SparsityConfig(**target, latency_table="given", match_target=False), measure)
-    final = final_masks(gates, embedded, config, measure)
+    bare = final_masks(gates, embedded, SparsityConfig(**target, latency_table="given", match_target=False), table)
+    final = final_masks(gates, embedded, config, table)
     reachable = measure.reachable(GateConfig(kinds=tuple(k for k in kinds if k not in ("mha", "ffn"))), embedded.spec)
     if config.goal < reachable:
         assert abs(final.reached - config.goal) <= config.tolerance
@@ -139,6 +139,13 @@ def test_the_cnns_own_target_is_of_its_macs_and_felt_by_channels_alone():
     cnn.expected(gates).backward()
     for _, slot, gate in gates.items():
         assert (gate.log_alpha.grad < 0).all() if slot == "z_conv" else gate.log_alpha.grad is None
+
+
+def test_with_a_latency_table_the_cnns_target_is_of_its_time():
+    config, spec = tiny_base(), random_spec(tiny_base(), seed=3, channels=True)
+    cnn = cnn_measure_of(SparsityConfig(target_cnn=0.5, latency_table="given"), config, table_of(config))
+    times = [cnn_time(config, EncoderCounts.of(config, s).channels) for s in (spec, CompactSpec.dense(config))]
+    assert cnn.of(spec) == pytest.approx(1 - times[0] / times[1]) and cnn.of(CompactSpec.dense(config)) == 0
 
 
 def test_channels_are_shifted_to_their_own_target_and_the_rest_to_the_other(embedded):

@@ -32,6 +32,7 @@ from s3prl_pruned.pretrain.expert import Expert, model_config
 from s3prl_pruned.sparsity.counts import num_frames
 from s3prl_pruned.sparsity.expected import expected_sparsity
 from s3prl_pruned.sparsity.lagrangian import Lagrangian
+from s3prl_pruned.sparsity.latency import LatencyTable
 from s3prl_pruned.sparsity.targets import Measure
 
 Batch = tuple[Tensor, Tensor]  # wavs (B, S) float32, lengths (B,) int64
@@ -99,7 +100,8 @@ class UpstreamPretrainExpert(Expert):
             aim = f"target {100 * config.target_macs:.4g} % fewer MACs for {config.utterance_seconds:g} s"
         else:
             aim = f"target sparsity {self.target_sparsity:.4g}"
-        return aim if config.target_cnn is None else f"{aim}, {100 * config.target_cnn:.4g} % fewer MACs in the CNN"
+        of = "fewer MACs in" if config.latency_table is None else "less time for"
+        return aim if config.target_cnn is None else f"{aim}, {100 * config.target_cnn:.4g} % {of} the CNN"
 
     def begin_step(self, step: int, total_steps: int, batches: list[Batch]) -> None:
         """Draw the masks of optimiser step `step` (1-based), the same on every rank, for all its micro-batches."""
@@ -193,7 +195,7 @@ class UpstreamPretrainExpert(Expert):
         masks = self._step.draw.averages()
         config = replace(self.upstream_config.sparsity, match_target=False)
         measure = self.model.measure
-        kept = final_masks(self.model.gates, self.model.student, config, measure)
+        kept = final_masks(self.model.gates, self.model.student, config, self._latency_table())
         remaining = remaining_units(kept.spec, self.model.student.spec)
         if kept.conv_masks:
             remaining["channels"] = [float((z != 0).float().mean()) for z in kept.conv_masks.values()]
@@ -202,7 +204,7 @@ class UpstreamPretrainExpert(Expert):
 
     def final_masks(self) -> FinalMasks:
         """The deterministic masks as the gates stand."""
-        return final_masks(self.model.gates, self.model.student, self.upstream_config.sparsity, self.model.measure)
+        return final_masks(self.model.gates, self.model.student, self.upstream_config.sparsity, self._latency_table())
 
     def add_state_to_save(self, all_states: dict) -> dict:
         """s3prl's interface. The teacher is not saved; `Upstream_Config` says which it was."""
@@ -215,16 +217,17 @@ class UpstreamPretrainExpert(Expert):
         all_states["Upstream_Config"] = to_dict(self.upstream_config)
         all_states["Teacher"] = self.teacher_record()
         if (table := self._latency_table()) is not None:
-            all_states["Latency_Table"] = table  # a checkpoint is exported where its file may not be
+            all_states["Latency_Table"] = to_dict(table)  # a checkpoint is exported where its file may not be
         return all_states
 
-    def _latency_table(self) -> dict | None:
-        table = getattr(getattr(self.model, "measure", None), "table", None)
-        return table and to_dict(table)
+    def _latency_table(self) -> LatencyTable | None:
+        measures = (getattr(self.model, name, None) for name in ("measure", "cnn_measure"))
+        return next((measure.table for measure in measures if measure and measure.table), None)
 
     def load_model(self, all_states: dict) -> None:
         """s3prl's interface: the reverse of `add_state_to_save`."""
-        if all_states.get("Latency_Table") != self._latency_table():
+        table = self._latency_table()
+        if all_states.get("Latency_Table") != (table and to_dict(table)):
             raise UserError(
                 f"{self.upstream_config.sparsity.latency_table}: holds other times than this run was started with. Put the old "
                 "table back, or start another run (-n NAME)."
