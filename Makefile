@@ -27,7 +27,7 @@ test: $(TESTABLE)
 
 slow: $(TESTABLE)
 	$(BIN)/python -m pytest -m slow --timeout=3600
-	HYPOTHESIS_PROFILE=default $(BIN)/python -m pytest tests/export tests/models tests/gates tests/sparsity
+	HYPOTHESIS_PROFILE=new_draws $(BIN)/python -m pytest $$(grep -l "^@given" -r tests)
 
 # torch goes first, so that nothing else chooses its build.
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt

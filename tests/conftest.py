@@ -6,8 +6,9 @@ import pytest
 import torch
 from hypothesis import settings
 
-# The same draws in every run, so that a run that was green stays green; `make slow` draws anew (HYPOTHESIS_PROFILE=default).
+# The same draws in every run, so that a run that was green stays green; `make slow` draws anew.
 settings.register_profile("same_draws", derandomize=True, deadline=None)
+settings.register_profile("new_draws", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same_draws"))
 
 

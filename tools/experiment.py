@@ -28,6 +28,8 @@ def main() -> None:
     add("--table", action="store_true", help="run nothing: make the table of what is finished")
     add("--json", metavar="FILE", type=Path, help="where the table's data go, and beside them the figure (default: downstream_runs/NAME.json)")
     args = parser.parse_args()
+    if args.time < 0 or args.jobs < 1:
+        parser.error("--time must be at least 0, and --jobs at least 1")
 
     from s3prl_pruned.measure import experiment_table
     from s3prl_pruned.measure.carry_out import carry_out, say_failures
@@ -44,6 +46,7 @@ def main() -> None:
         report = carry_out(jobs, name=name, parallel=args.jobs, dry_run=args.dry_run, scheduler=args.scheduler, jobs_dir=args.jobs_dir)
         if report is None:
             return
+        say_failures(report, len(jobs))
     data = experiment_table.collect(planned)
     if args.time:
         experiment_table.add_speeds(planned, data, repeats=args.time)
@@ -52,7 +55,6 @@ def main() -> None:
     written = [path, draw_scores(data, path.with_suffix(".png"))]
     print(f"{data['title']}\n\n{experiment_table.as_markdown(data)}\n\nwritten:", *filter(None, written))
     if report:
-        say_failures(report, len(jobs))
         sys.exit(report.exit_code)
 
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from s3prl_pruned.compressors.units import matrix
-from s3prl_pruned.models.linear import output_side
 from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.models.linear import output_side
 
 
 @torch.no_grad()

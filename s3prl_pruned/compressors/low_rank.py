@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from s3prl_pruned.config import UserError
-from s3prl_pruned.models.linear import LowRankLinear
 from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.models.linear import LowRankLinear
 from s3prl_pruned.models.spec import ATTENTION_MAPS, FEED_FORWARD_MAPS, CompactSpec, LayerSpec, Ranks
 from s3prl_pruned.sparsity.counts import prunable_weights
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from s3prl_pruned.models.linear import LowRankLinear
 from s3prl_pruned.models.encoder import LayerMasks, SpeechEncoder
+from s3prl_pruned.models.linear import LowRankLinear
 from s3prl_pruned.models.spec import ATTENTION_MAPS, FEED_FORWARD_MAPS
 from s3prl_pruned.sparsity.counts import prunable_weights
 

@@ -82,7 +82,7 @@ def final_masks(
 
     shift = matched(lambda shift: measure.of(whole(shift)[1]), config.goal)
     masks, spec = whole(shift)
-    rounded = realised_sparsity(encoder.config, structure(0.0, 0.0)[1])
+    rounded = realised_sparsity(encoder.config, structure(0.0, 0.0)[1] if shift or cnn_shift else spec)
     realised = realised_sparsity(encoder.config, spec)
     return FinalMasks(*masks, spec, realised, rounded, shift, cnn_shift if cnn else shift, measure.of(spec))
 

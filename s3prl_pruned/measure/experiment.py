@@ -3,8 +3,8 @@
     YAML -> Experiment -> jobs: run_pretrain.py per row and seed, run_downstream.py per row, seed and task
          -> run here (run_plan.py) or written as job scripts -> experiment_table.py makes JSON and Markdown of what stands
 
-Task seed N goes with pruning run N. Everything of an experiment stands in one folder: `pretrain/<row>-seed<N>/export`,
-`results/<row>-seed<N>/<task>/result.json`.
+Task seed N goes with pruning run N. Everything stands in one folder, `pretrain/<row>-seed<N>/export` and
+`results/<row>-seed<N>/<task>/result.json`; experiments that share it share rows of one name.
 """
 
 from dataclasses import dataclass, field
@@ -61,7 +61,8 @@ class Experiment:
     steps: int
     """Optimiser steps of each pruning run, all its stages together."""
     cache_features: bool = True
-    """Of the tasks, as `tools/superb_suite.py --cache-features`."""
+    """Of the tasks, as `tools/superb_suite.py --cache-features`: about 1.2 GB per model of the embedded teacher's shape for MINI-SUPERB's
+    PR, SID, SV and QbE, which nothing removes."""
     second_stage_share: float = 1 / 3
     """Of the steps, where a row has a second stage (DPHuBERT: 25k of 75k)."""
 
@@ -100,14 +101,15 @@ class Planned:
 
     def export(self, row: ExperimentRow, seed: int | str) -> Path:
         """The finished model of a pruned row; `{seed}` as seed gives the pattern of all seeds."""
-        return self._stages(row)[-1][1] / f"{row.name}-seed{seed}" / "export"
+        return self.stages(row)[-1][1] / f"{row.name}-seed{seed}" / "export"
 
-    def _stages(self, row: ExperimentRow) -> list[tuple[str, Path, int]]:
-        """(recipe, folder, steps) of each pruning run of a row, in their order."""
+    def stages(self, row: ExperimentRow) -> list[tuple[str, Path, str]]:
+        """(recipe, folder, `-o`) of each pruning run of a row, in their order."""
         steps = self.experiment.steps
         second = round(steps * self.experiment.second_stage_share) if row.second_stage else 0
-        stages = [(row.recipe, self.folder / "pretrain", steps - second)]
-        return [*stages, (row.second_stage, self.folder / "second_stage", second)] if second else stages
+        first = ",,".join(filter(None, [f"runner.total_steps={steps - second}", row.override]))
+        stages = [(row.recipe, self.folder / "pretrain", first)]
+        return [*stages, (row.second_stage, self.folder / "second_stage", f"runner.total_steps={second}")] if second else stages
 
     def suite(self) -> Suite:
         """The tasks of all rows."""
@@ -119,7 +121,7 @@ class Planned:
         return Suite(
             candidates=tuple(candidates), tasks=parse_tasks(",".join(experiment.tasks)), seeds=tuple(experiment.seeds),
             results=self.folder / "results", protocol=experiment.protocol, paths=self.paths,
-            cache_features=experiment.cache_features,
+            cache_features=experiment.cache_features, numbered=True,
         )  # fmt: skip
 
     def jobs(self) -> list[Job]:
@@ -132,12 +134,12 @@ class Planned:
 
     def _pruning(self, row: ExperimentRow, seed: int) -> list[Job]:
         jobs: list[Job] = []
-        for recipe, folder, steps in self._stages(row):
+        for recipe, folder, override in self.stages(row):
             first = not jobs
             jobs.append(
                 pruning_job(
                     folder / f"{row.name}-seed{seed}", name=f"{folder.name}/{row.name}-seed{seed}", recipe=recipe, seed=seed,
-                    override=",,".join(filter(None, [f"runner.total_steps={steps}", row.override * first])),
+                    override=override,
                     options=() if first else ("--student", str(jobs[-1].done.parent)),
                     after=() if first else (jobs[-1].name,),
                 )

@@ -1,9 +1,10 @@
 """What an experiment gave: means and spread over seeds, sizes, mini-scores; as plain data and as Markdown."""
 
 from dataclasses import replace
+from pathlib import Path
 from statistics import mean, stdev
 
-from s3prl_pruned.config import UserError
+from s3prl_pruned.config import UserError, apply_overrides
 from s3prl_pruned.export.formats import load_encoder
 from s3prl_pruned.measure.experiment import ExperimentRow, Planned
 from s3prl_pruned.measure.suite import runs
@@ -28,9 +29,13 @@ def collect(planned: Planned) -> dict:
         seed against the means of the two rows that it is normalised by). Rows lack what is not finished.
 
     Raises:
-        UserError: nothing is finished.
+        UserError: nothing is finished, or an export was made by other settings than its row's (`check_settings`).
     """
     experiment = planned.experiment
+    for row in filter(lambda row: row.recipe, experiment.rows):
+        for export in (planned.export(row, seed) for seed in experiment.seeds):
+            if export.is_dir():
+                check_settings(planned, row, export)
     found: dict[str, dict[int, dict[str, Result]]] = {row.name: {} for row in experiment.rows}
     for task_run in runs(planned.suite()):
         path = task_run.folder / RESULT_FILE
@@ -60,6 +65,21 @@ def collect(planned: Planned) -> dict:
             for row in experiment.rows
         ],
     }
+
+
+def check_settings(planned: Planned, row: ExperimentRow, export: Path) -> None:
+    """Raise UserError where an export's stages, steps or overrides are not those of its row: rows share runs by name."""
+    stages = [load_encoder(export)[1]]
+    while "first_stage" in stages[0]:
+        stages.insert(0, stages[0]["first_stage"])
+    wanted = [override.split(",,") for _, _, override in planned.stages(row)]
+    if len(stages) != len(wanted):
+        raise UserError(f"{export}: was made in {len(stages)} stages, but row {row.name!r} has {len(wanted)}. Name another folder (--output).")
+    for made, overrides in zip((stage["recipe"] for stage in stages), wanted):
+        for item in overrides:
+            data = made["model" if item.split(".")[0] in made["model"] else "runner"]
+            if apply_overrides(data, item) != data:
+                raise UserError(f"{export}: was not made with {item}, which row {row.name!r} asks for. Name another folder (--output).")
 
 
 def _metrics(by_seed: dict[int, dict[str, Result]]) -> dict[str, dict[str, list[float]]]:
@@ -127,8 +147,10 @@ def add_speeds(planned: Planned, data: dict, *, repeats: int, threads: int = 1) 
         for row in planned.experiment.rows if row.recipe
         for seed in planned.experiment.seeds if planned.export(row, seed).is_dir()
     }  # fmt: skip
+    if not encoders:
+        return
     shapes = {dense_shape(encoder.config) for encoder in encoders.values()}
-    if len(shapes) != 1:
+    if len(shapes) > 1:
         raise UserError(f"exports are timed against the dense encoder that all of them come from, but they come from {len(shapes)}.")
     models = {"dense": SpeechEncoder(shapes.pop()).eval(), **{f"{name}-seed{seed}": encoder for (name, seed), encoder in encoders.items()}}
     setting = TimingSetting(baseline="dense", threads=threads, repeats=repeats)

@@ -50,6 +50,8 @@ class Suite:
     """`-o` of every call. What it says of a training is left out where nothing is trained."""
     paths: str | None = None
     """`--paths`: where the corpora lie; None: paths.yaml, where there is one."""
+    numbered: bool = False
+    """Whether rows carry their seed even where there is one."""
     cache_features: bool = False
     """`--cache-features` for every task that can keep them."""
     options: tuple[str, ...] = ()
@@ -179,7 +181,7 @@ def runs(suite: Suite) -> list[TaskRun]:
     found = [
         TaskRun(
             suite=suite, candidate=candidate, seed=seed, task=task,
-            row=candidate.name if len(suite.seeds) == 1 else f"{candidate.name}-seed{seed}",
+            row=f"{candidate.name}-seed{seed}" if suite.numbered or len(suite.seeds) > 1 else candidate.name,
         )
         for seed in suite.seeds for candidate in suite.candidates for task in suite.tasks
     ]  # fmt: skip

@@ -11,8 +11,8 @@ from s3prl_pruned.compressors.magnitude import weights_left
 from s3prl_pruned.config import UserError, from_dict, to_dict
 from s3prl_pruned.export.formats import TOLERANCE, model_hash, relative_difference, save_encoder
 from s3prl_pruned.export.masks import FinalMasks, export_compact, final_masks, zero_weights
-from s3prl_pruned.models.compact import surviving_spec
 from s3prl_pruned.gates.self_pinching import SelfPinchingGates
+from s3prl_pruned.models.compact import surviving_spec
 from s3prl_pruned.models.encoder import LayerMasks, SpeechEncoder
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
 from s3prl_pruned.pretrain.asr.config import AsrModelConfig
@@ -82,7 +82,7 @@ def masked_student(path: str | Path) -> tuple[SpeechEncoder, FinalMasks, dict]:
 
 def _final(state: dict, config: ModelConfig | AsrModelConfig, encoder: SpeechEncoder, where: str) -> tuple[FinalMasks, dict]:
     """The masks of a checkpoint, and figures of them: the sparsity that was `expected` (where they are 0 and 1, what it is),
-    and those of the target where it was of MACs or time (`target`, of the sparsity, is None then)."""
+    those of the target where it was of MACs or time (`target`, of the sparsity, is None then), and of the CNN's own (`cnn`)."""
     if isinstance(config, ModelConfig) and config.compress is not None:
         masks = standing_masks(state["Gates"], len(encoder.layers))
         spec = surviving_spec(encoder.spec, masks)

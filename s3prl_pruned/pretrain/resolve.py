@@ -66,7 +66,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("-a", "--auto_resume", action="store_true", help="continue from the newest checkpoint, if there is one")
     add("-e", "--past_exp", metavar="PATH", help="continue the run of this checkpoint or folder, with its own configuration")  # fmt: skip
     add("--student", metavar="EXPORT", help="an exported student to distil again without masks, with a recipe whose name ends in _stage2")
-    add("--target", metavar="WHAT=X", help="how much is pruned: params=0.8 (share of the prunable weights that goes), macs=0.7 (of the MACs), speedup=2.5 (needs --latency-table)")  # fmt: skip
+    add("--target", metavar="WHAT=X", help="how much is pruned: params=0.8 (share of the prunable weights that goes), macs=0.7 (of the MACs), speedup=2.5 (needs --latency-table); a recipe's target_cnn holds beside it")  # fmt: skip
     add("--latency-table", metavar="JSON", help="times of the model's parts on your device, by tools/timing.py --latency-table")
     add("-o", "--override", metavar="K=V", help="change single keys, e.g. sparsity.target_sparsity=0.5,,runner.total_steps=100")  # fmt: skip
     add("--dry-run", action="store_true", help="check data, teacher, disk space and a few steps, estimate the time, write nothing")  # fmt: skip

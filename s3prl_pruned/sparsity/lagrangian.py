@@ -20,7 +20,7 @@ class SparsityConfig:
     macs=0.7` sets it."""
 
     utterance_seconds: float = 5.0
-    """Length of the utterance whose MACs `target_macs` means (attention's grow with its square)."""
+    """Length of the utterance whose MACs `target_macs` and `target_cnn` mean (attention's grow with its square)."""
 
     target_speedup: float | None = None
     """In place of `target_sparsity`: how many times as fast as the dense model, at least 1, by the times in
@@ -39,7 +39,8 @@ class SparsityConfig:
 
     match_target: bool = True
     """Where rounding leaves the exported model more than `tolerance` off the target, shift the dimension gates by one
-    common constant until it is not (`export.masks.final_masks`). False gives the bare rounding rule."""
+    common constant (the channels', where `target_cnn` is given, by their own) until it is not (`export.masks.final_masks`).
+    False gives the bare rounding rule."""
 
     tolerance: float = 0.01
     """See `match_target`; an absolute difference of sparsities, or of the share of MACs or time that goes."""

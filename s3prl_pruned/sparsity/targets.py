@@ -1,4 +1,4 @@
-"""What pruning is driven to a target of: sparsity, MACs or time, each as the share of the dense model that goes; and the CNN's MACs."""
+"""What pruning is driven to a target of: sparsity, MACs or time, each as the share of the dense model that goes; and the CNN's own."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,16 +26,16 @@ class Measure:
     shape: EncoderConfig
     """The dense shape."""
     reduction: Callable[[EncoderCounts], Number]
-    """The share of the dense model that goes where `counts` stay, in [0, 1)."""
+    """The share of the dense model that goes where `counts` stay, in [0, 1); `cnn`: of the dense CNN."""
     table: LatencyTable | None = None
-    """Whose times `speedup` means."""
+    """Whose times `speedup` means, and `cnn` where there is one."""
 
     def of(self, spec: CompactSpec) -> float:
         """The share that goes of a structure."""
         return float(self.reduction(EncoderCounts.of(self.shape, spec)))
 
     def expected(self, gates: GateSet | PinchedDraw) -> Tensor:
-        """The share that is expected to go under gates, a scalar with a gradient to every log_alpha."""
+        """The share that is expected to go under gates, a scalar with a gradient to every log_alpha (`cnn`: to the channels')."""
         return self.reduction(expected_encoder(gates, self.shape, heads=self.name != "sparsity"))
 
     def reachable(self, gates: GateConfig, spec: CompactSpec) -> float:
@@ -86,7 +86,8 @@ def measure_of(config: SparsityConfig, shape: EncoderConfig, table: LatencyTable
         return Measure(name="speedup", shape=shape, reduction=lambda counts: 1 - table.time(counts) / whole, table=table)
     if config.target_macs is not None:
         macs = _macs_of(config, shape)
-        return Measure(name="macs", shape=shape, reduction=lambda counts: 1 - sum(macs(counts).values()) / sum(macs(dense).values()))
+        whole = sum(macs(dense).values())
+        return Measure(name="macs", shape=shape, reduction=lambda counts: 1 - sum(macs(counts).values()) / whole)
     return Measure(
         name="sparsity", shape=shape, reduction=lambda counts: sparsity(weights(shape, counts), shape, with_cnn=counts.with_cnn)
     )
@@ -105,7 +106,8 @@ def cnn_measure_of(config: SparsityConfig, shape: EncoderConfig, table: LatencyT
         seconds = table.cnn_time(dense.channels)
         return Measure(name="cnn", shape=shape, reduction=lambda counts: 1 - table.cnn_time(counts.channels) / seconds, table=table)
     macs = _macs_of(config, shape)
-    return Measure(name="cnn", shape=shape, reduction=lambda counts: 1 - macs(counts)["cnn"] / macs(dense)["cnn"])
+    work = macs(dense)["cnn"]
+    return Measure(name="cnn", shape=shape, reduction=lambda counts: 1 - macs(counts)["cnn"] / work)
 
 
 def _table_of(config: SparsityConfig, shape: EncoderConfig, table: LatencyTable | None) -> LatencyTable | None:

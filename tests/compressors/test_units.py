@@ -10,9 +10,9 @@ from torch.utils.checkpoint import checkpoint
 from s3prl_pruned.compressors.heads import HeadImportance, l1_scores
 from s3prl_pruned.compressors.rows import row_scores
 from s3prl_pruned.compressors.units import head_costs, row_costs, weakest
-from s3prl_pruned.models.linear import output_side
 from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_base
 from s3prl_pruned.models.encoder import LayerMasks
+from s3prl_pruned.models.linear import output_side
 from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.sparsity.counts import prunable_weights
 from tests.models.test_low_rank import factored

@@ -74,7 +74,8 @@ def test_the_table_worked_by_hand(tmp_path):
             finish(tmp_path, row, seed, "asr", rate)
     spec = random_spec(tiny_base(), seed=0)
     encoder = random_encoder(tiny_base(), seed=0, spec=spec)
-    save_encoder(tmp_path / "pretrain" / "small-seed1" / "export", encoder, {"method": "test"})
+    made = {"model": {"sparsity": {"target_sparsity": 0.5}}, "runner": {"runner": {"total_steps": 90}}}
+    save_encoder(tmp_path / "pretrain" / "small-seed1" / "export", encoder, {"method": "test", "recipe": made})
 
     data = collect(planned(tmp_path, tasks=["asr"]))
     fbank, teacher, small, twice = data["rows"]
@@ -94,6 +95,9 @@ def test_the_table_worked_by_hand(tmp_path):
     line = next(line for line in as_markdown(data).splitlines() if line.startswith("| small"))
     assert line.endswith(f"| {only['ratio']:.2f} | 25.5 +- 10.6 | 650 +- 354 |")  # 7.5 * sqrt(2), 250 * sqrt(2)
     assert draw_scores(json.loads(json.dumps(data)), tmp_path / "figure.png").stat().st_size > 1000
+    for changes, message in (({"steps": 60}, "runner.total_steps=60"), ({"rows": [*ROWS[:2], {**ROWS[2], "override": "sparsity.target_sparsity=0.6"}]}, "0.6")):
+        with pytest.raises(UserError, match=f"was not made with .*{message}, which row 'small' asks for"):
+            collect(planned(tmp_path, tasks=["asr"], **changes))
     assert draw_scores({**data, "rows": [fbank, twice]}, tmp_path / "none.png") is None and not (tmp_path / "none.png").exists()
 
 

@@ -13,8 +13,8 @@ from s3prl_pruned.export.masks import export_compact
 from s3prl_pruned.export.onnx import save_onnx
 from s3prl_pruned.measure.timing.work import macs_by_torch
 from s3prl_pruned.models.compact import compact, surviving_spec
-from s3prl_pruned.models.linear import LowRankLinear, linear
 from s3prl_pruned.models.dummies import random_encoder, random_masks, tiny_base, tiny_families
+from s3prl_pruned.models.linear import LowRankLinear, linear
 from s3prl_pruned.models.spec import CompactSpec, Ranks
 from s3prl_pruned.sparsity.counts import macs, parameters, prunable_weights, realised_sparsity
 

@@ -73,7 +73,7 @@ def test_with_a_table_the_cnns_target_is_of_its_time(recipe, table, tmp_path):
     table = table_of(tiny_wavlm())
     encoder, provenance = load_encoder(run / "export")
     times = [table.cnn_time(EncoderCounts.of(encoder.config, s).channels) for s in (encoder.spec, CompactSpec.dense(encoder.config))]
-    assert 1 - times[0] / times[1] == pytest.approx(provenance["sparsity"]["cnn"]["realised"])
+    assert 1 - times[0] / times[1] == pytest.approx(provenance["sparsity"]["cnn"]["realised"]) == pytest.approx(0.5, abs=0.1)
 
 
 def test_the_multipliers_of_the_cnn_go_on_too(recipe, thin, tmp_path):
