@@ -21,7 +21,7 @@ COST_TITLES = {
     "seconds": "time (ms)",
 }
 _SCALES = {"parameters": 1e-6, "nonzero_parameters": 1e-6, "macs": 1e-9, "seconds": 1e3}
-_STYLES = [(BLUE, "o"), (VERMILLION, "s"), (GREEN, "^"), (ORANGE, "D"), (SKY, "v"), ("#CC79A7", "P"), ("#000000", "X"), ("#888888", "*")]
+_STYLES = [(BLUE, "o"), (VERMILLION, "s"), (GREEN, "^"), (ORANGE, "D"), (SKY, "v"), ("#CC79A7", "P"), ("#000000", "X"), ("#888888", "*"), ("#8C510A", "p")]
 _CSS = (
     "body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:1200px;padding:0 1em}table{border-collapse:collapse;"
     "font-size:13px}td,th{border:1px solid #ccc;padding:3px 8px;text-align:right;white-space:nowrap}td:first-child,td:nth-child(2),"
