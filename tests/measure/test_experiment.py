@@ -50,6 +50,10 @@ def test_tasks_wait_for_their_own_models_last_stage(tmp_path):
     assert ["seed1" in name for name in jobs] == [True] * 11 + [False] * 11  # a seed is whole before the next begins
 
 
+def test_rows_of_one_seed_stand_where_rows_of_several_do(tmp_path):
+    assert {"fbank-seed1/asr", "pretrain/small-seed1"} <= {job.name for job in planned(tmp_path, seeds=[1]).jobs()}
+
+
 def test_all_stages_together_have_the_experiments_steps(tmp_path):
     jobs = {job.name: job.command for job in planned(tmp_path).jobs()}
     assert jobs["pretrain/small-seed1"][-1] == "runner.total_steps=90,,sparsity.target_sparsity=0.5"
