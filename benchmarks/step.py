@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2, help="utterances (default: 2)")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each (default: 5)")
     parser.add_argument("--layers", type=int, default=12, help="of the encoder, a multiple of 2 (default: 12, WavLM Base)")
+    parser.add_argument("--closed", type=float, default=0.0, help="share of the dimensions whose gates are closed: 0 as at the start of a run, 0.8 as from the end of the paper's ramp on (default: 0)")  # fmt: skip
     parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of ours; the straightforward step stays fp32 (default: fp32)")  # fmt: skip
     args = parser.parse_args()
@@ -99,23 +100,33 @@ def contestants(args: argparse.Namespace, folder: Path) -> dict:
 
     def ours(model: ModelConfig, runner: RunnerConfig):
         expert = UpstreamPretrainExpert({"corpus": str(folder / "noise")}, model, args.device, seed=0)
+        close(expert.model.gates, args.closed)
         trainer = Trainer(expert, runner, seed=0)
         return lambda batch: trainer.advance([batch])["distill"]
 
     frozen = replace(model, student=replace(student, feature_grad_mult=0.0))
     checkpointing = replace(runner, runner=replace(runner.runner, gradient_checkpointing=True))
     return {
-        "straightforward (s3prl's WavLM)": Straightforward(model, runner, folder, args.device).step,
+        "straightforward (s3prl's WavLM)": Straightforward(model, runner, folder, args).step,
         "(a) ours, same mathematics": ours(model, runner),
         "(b) ours, CNN frozen and shared": ours(frozen, runner),
         "(c) as (a), gradient checkpointing": ours(model, checkpointing),
     }
 
 
+def close(gates, share: float) -> None:
+    """Close a share of the fine gates, at random; whole sublayers stay open."""
+    generator = torch.Generator().manual_seed(0)
+    for _, name, gate in gates.items():
+        if name in ("z_qk", "z_vo", "z_int"):
+            closed = torch.rand(gate.log_alpha.shape, generator=generator) < share
+            gate.log_alpha.data[closed] = -gates.config.max_log_alpha
+
+
 class Straightforward:
     """The step as one would write it with s3prl's own WavLM; gates, objective and Lagrangian are the same functions."""
 
-    def __init__(self, model, runner, folder: Path, device: str):
+    def __init__(self, model, runner, folder: Path, args: argparse.Namespace):
         from s3prl.upstream.wavlm.expert import UpstreamExpert
 
         from s3prl_pruned.gates.attach import GateSet
@@ -124,6 +135,7 @@ class Straightforward:
         from s3prl_pruned.objectives.distill import LayerDistillation
         from s3prl_pruned.sparsity.lagrangian import Lagrangian
 
+        device = args.device
         self.model, self.runner, self.device, self.count = model, runner, device, 0
         self.shape = load_dense(folder / "teacher.pt").config
         self.teacher, self.student = (UpstreamExpert(str(folder / "teacher.pt")).model.to(device).eval() for _ in range(2))
@@ -132,6 +144,7 @@ class Straightforward:
         self.call = _States(self.student)
         self.distillation = LayerDistillation(num_layers=self.shape.num_layers, embed_dim=self.shape.embed_dim, config=model.distill).to(device)  # fmt: skip
         self.gates = GateSet(CompactSpec.dense(self.shape), model.gates).to(device)
+        close(self.gates, args.closed)
         self.lagrangian = Lagrangian().to(device)
         adam = runner.optimizer
         self.weights = [*self.student.parameters(), *self.distillation.parameters()]

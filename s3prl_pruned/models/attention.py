@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from s3prl_pruned.models.closed_units import Split, no_gradient_through
 from s3prl_pruned.models.components import toeplitz
 from s3prl_pruned.models.fast.attention import attend
 from s3prl_pruned.models.fast.paths import path_for
@@ -51,6 +52,7 @@ class RaggedHeads(nn.Module):
             gather += [*range(start, start + size), *[total] * (self.width - size)]
         keep = [position for position, source in enumerate(gather) if source < total]
         self.gather, self.keep = Indices(gather), Indices(keep)
+        self.head_of = Indices([head for head, size in enumerate(sizes) for _ in range(size)])
 
     def split(self, x: Tensor) -> Tensor:
         """(B, T, sum of sizes) -> (B, H, T, width)."""
@@ -62,6 +64,10 @@ class RaggedHeads(nn.Module):
         """(B, H, T, width) -> (B, T, sum of sizes)."""
         x = x.transpose(1, 2).flatten(2)
         return x if self.even else x.index_select(-1, self.keep())
+
+    def spread(self, z: Tensor) -> Tensor:
+        """One value per head, (H,), for each of its dimensions: (sum of sizes,)."""
+        return z.index_select(0, self.head_of())
 
 
 class PositionGate(nn.Module):
@@ -85,6 +91,10 @@ class PositionGate(nn.Module):
             x = x.index_select(1, self.heads())
         a, b = torch.sigmoid(self.projection(x).unflatten(-1, (2, 4)).sum(-1)).chunk(2, dim=-1)  # (B, H, T, 1) each
         return a * (b * self.scale.view(-1, 1, 1) - 1.0) + 2.0
+
+
+def _project(projection: nn.Module, x: Tensor, split: Split | None) -> Tensor:
+    return projection(x) if split is None else split.outputs(projection, x)
 
 
 class SelfAttention(nn.Module):
@@ -124,17 +134,19 @@ class SelfAttention(nn.Module):
                 None for none.
             padding: (B, T) bool, True where a frame is padding and must not be attended to; None for none.
         """
+        with no_gradient_through(self.z_mha):
+            x = self._map(x, position_bias, padding)
+        return x if self.z_mha is None else x * self.z_mha
+
+    def _map(self, x: Tensor, position_bias: Tensor | None, padding: Tensor | None) -> Tensor:
         path = None if self._masked() else path_for(self, x, x.shape[1])
         if not self.vo_heads.sizes:
-            context = x[..., :0]
-        elif path is not None and (position_bias is None or position_bias.dim() == 2):
-            context = self._attend_by_head(x, position_bias, padding, path.queries)
-        else:
-            if position_bias is not None and position_bias.dim() == 2:
-                position_bias = toeplitz(position_bias)
-            context = self._attend(x, position_bias, padding)
-        x = self.out_proj(context)
-        return x if self.z_mha is None else x * self.z_mha
+            return self.out_proj(x[..., :0])
+        if path is not None and (position_bias is None or position_bias.dim() == 2):
+            return self.out_proj(self._attend_by_head(x, position_bias, padding, path.queries))
+        if position_bias is not None and position_bias.dim() == 2:
+            position_bias = toeplitz(position_bias)
+        return self._attend(x, position_bias, padding)
 
     def _masked(self) -> bool:
         return any(mask is not None for mask in (self.z_qk, self.z_vo, self.z_head))
@@ -158,7 +170,10 @@ class SelfAttention(nn.Module):
         )
 
     def _attend(self, x: Tensor, position_bias: Tensor | None, padding: Tensor | None) -> Tensor:
-        query, key, value = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        z_vo = self.vo_heads.spread(self.z_head) if self.z_vo is None and self.z_head is not None else self.z_vo
+        # A closed query/key dimension adds nothing to a score, so that neither its query nor its key has a gradient.
+        queries, values = Split.of(self.z_qk), Split.of(z_vo)
+        query, key, value = _project(self.q_proj, x, queries), _project(self.k_proj, x, queries), _project(self.v_proj, x, values)
         if self.z_qk is not None:
             query = query * self.z_qk
         context = F.scaled_dot_product_attention(
@@ -169,10 +184,12 @@ class SelfAttention(nn.Module):
             dropout_p=self.dropout if self.training else 0.0,
             scale=self.scale,
         )  # (B, H, T, width)
-        if self.z_head is not None:
+        if self.z_vo is not None and self.z_head is not None:
             context = context * self.z_head.view(1, -1, 1, 1)
         context = self.vo_heads.merge(context)
-        return context if self.z_vo is None else context * self.z_vo
+        if values is not None:
+            return values.inputs(self.out_proj, *values.parted(context), z_vo)
+        return self.out_proj(context if z_vo is None else context * z_vo)
 
     def weights(self, x: Tensor, position_bias: Tensor | None = None, padding: Tensor | None = None) -> Tensor:
         """What `forward` weighs the values with, for analysis: (B, H, T, T), [b, h, query, key]; each query's sum to 1.

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from s3prl_pruned.models.closed_units import Split, no_gradient_through
 from s3prl_pruned.models.fast.cnn import extract_features, gelu_
 from s3prl_pruned.models.fast.paths import Derived, exporting, path_for
 from s3prl_pruned.models.fast.positions import convolve
@@ -276,12 +277,19 @@ class FeedForward(nn.Module):
         self.z_ffn: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
+        with no_gradient_through(self.z_ffn):
+            x = self._map(x)
+        return x if self.z_ffn is None else x * self.z_ffn
+
+    def _map(self, x: Tensor) -> Tensor:
+        if (split := Split.of(self.z_int)) is not None:
+            units = (self.activation_dropout(F.gelu(part)) for part in split.output_parts(self.fc1, x))
+            return split.inputs(self.fc2, *units, self.z_int)
         x = self.fc1(x)
         x = F.gelu(x) if path_for(self, x, x.shape[1]) is None else gelu_(x)
         if self.z_int is not None:
             x = x * self.z_int
-        x = self.fc2(self.activation_dropout(x))
-        return x if self.z_ffn is None else x * self.z_ffn
+        return self.fc2(self.activation_dropout(x))
 
     def extra_repr(self) -> str:
         return f"dims={self.num_dims}"

@@ -1,0 +1,127 @@
+"""Training with masks that are exactly 0: nothing is sent back through what they take away.
+
+A unit whose mask is 0 (a closed unit) adds nothing to its layer's output and passes no gradient on; only the mask itself
+has one (Wang et al. 2023, eq. 4 lets it through the clamp). So a closed unit's value is computed once, without a graph,
+for its mask's gradient, and the open ones are computed as in the smaller network that they are. The gradients are those
+of masks multiplied onto activations, and at the target sparsity most of the backward pass is gone (`benchmarks/step.py`).
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from s3prl_pruned.models.linear import LowRankLinear, input_side, output_side
+
+SHARE_THAT_PAYS = {"cpu": 0.4}
+"""Closed units, of all, from which on splitting saves more than it costs (LOG.md), by device. A device without an entry
+computes everything: on CUDA nothing has been measured yet."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which units of a mask are open and which closed: indices, int64."""
+
+    open: Tensor
+    closed: Tensor
+
+    @staticmethod
+    def of(z: Tensor | None) -> Split | None:
+        """The split of masks (N,); None where it would not pay: no masks, no gradients, compiled, or few closed units."""
+        if not _is_trained_with(z):
+            return None
+        is_open = z.detach() != 0
+        if int(is_open.sum()) >= (1 - SHARE_THAT_PAYS[z.device.type]) * len(z):
+            return None
+        return Split(is_open.nonzero().flatten(), is_open.logical_not().nonzero().flatten())
+
+    def outputs(self, projection: nn.Module, x: Tensor) -> Tensor:
+        """A linear map whose outputs are the units, (..., D) -> (..., N); gradients pass through the open ones only."""
+        x, side = _before_units(projection, x)
+        return _OpenOutputs.apply(x, side.weight, side.bias, self.open)
+
+    def output_parts(self, projection: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The same in two parts, as `parted` gives them: less work where nobody needs the units in their order."""
+        x, side = _before_units(projection, x)
+        opened = _rows(side, self.open, x)
+        with torch.no_grad():
+            return opened, _rows(side, self.closed, x)
+
+    def parted(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(..., N) -> the open units and the closed, (..., n) each, the closed without a graph."""
+        return x.index_select(-1, self.open), x.detach().index_select(-1, self.closed)
+
+    def inputs(self, projection: nn.Module, opened: Tensor, closed: Tensor, z: Tensor) -> Tensor:
+        """A linear map whose inputs are the units, masked: what `projection(units * z)` is, (..., D).
+
+        Args:
+            opened, closed: the units, as `parted` gives them.
+            z: (N,), all masks.
+        """
+        side = input_side(projection)
+        y = F.linear(opened * z.index_select(0, self.open), side.weight.index_select(1, self.open), side.bias)
+        columns = side.weight.detach().index_select(1, self.closed)
+        y = _AddClosed.apply(y, z.index_select(0, self.closed), closed.detach(), columns)
+        return projection.up(y) if isinstance(projection, LowRankLinear) else y
+
+
+def no_gradient_through(z: Tensor | None) -> AbstractContextManager:
+    """Surrounds a sublayer before its own mask (1,) is multiplied on: without a graph where that is 0 in training."""
+    return torch.no_grad() if _is_trained_with(z) and not z.detach().any() else nullcontext()
+
+
+def _is_trained_with(z: Tensor | None) -> bool:
+    if z is None or z.device.type not in SHARE_THAT_PAYS:
+        return False
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def _before_units(projection: nn.Module, x: Tensor) -> tuple[Tensor, nn.Linear]:
+    return (projection.down(x) if isinstance(projection, LowRankLinear) else x), output_side(projection)
+
+
+def _rows(side: nn.Linear, index: Tensor, x: Tensor) -> Tensor:
+    return F.linear(x, side.weight.index_select(0, index), None if side.bias is None else side.bias.index_select(0, index))
+
+
+class _OpenOutputs(torch.autograd.Function):
+    """`F.linear` for outputs of which only those in `index` have a gradient."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, index: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight, index)
+        ctx.with_bias = bias is not None
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        x, weight, index = ctx.saved_tensors
+        grad = grad.index_select(-1, index)  # (..., n)
+        rows, frames = grad.flatten(0, -2), x.flatten(0, -2).to(grad.dtype)
+        of_weight = torch.zeros_like(weight).index_copy_(0, index, (rows.T @ frames).to(weight.dtype))
+        of_bias = weight.new_zeros(len(weight)).index_copy_(0, index, rows.sum(0).to(weight.dtype)) if ctx.with_bias else None
+        of_x = grad @ weight.index_select(0, index).to(grad.dtype) if ctx.needs_input_grad[0] else None
+        return None if of_x is None else of_x.to(x.dtype), of_weight, of_bias, None
+
+
+class _AddClosed(torch.autograd.Function):
+    """y + (values * z) @ columns^T for z = 0, which is y; and the gradient of z, (g @ columns * values) summed over frames."""
+
+    @staticmethod
+    def forward(ctx, y: Tensor, z: Tensor, values: Tensor, columns: Tensor) -> Tensor:
+        ctx.save_for_backward(values, columns)
+        ctx.dtype = z.dtype
+        return y.view_as(y)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        values, columns = ctx.saved_tensors
+        through = grad @ columns.to(grad.dtype)  # (..., n)
+        return grad, (through.to(ctx.dtype) * values).flatten(0, -2).sum(0), None, None

@@ -1,0 +1,127 @@
+"""What closed units are spared in training changes no value and no gradient."""
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from s3prl_pruned.models import closed_units
+from s3prl_pruned.models.closed_units import Split, no_gradient_through
+from s3prl_pruned.models.compact import surviving_spec
+from s3prl_pruned.models.dummies import random_encoder, random_masks, tiny_base, tiny_families
+from s3prl_pruned.models.spec import CompactSpec, Ranks
+
+COARSE = ("z_mha", "z_ffn")
+RANKS = Ranks(q_proj=3, k_proj=5, v_proj=2, out_proj=7, fc1=4, fc2=6)
+
+
+def gradients(encoder, masks, wavs: Tensor) -> dict[str, Tensor]:
+    """Of every weight and every mask, and the last state, after one pass back."""
+    encoder.zero_grad()
+    leaves = [{name: z.clone().requires_grad_() for name, z in vars(mask).items() if z is not None} for mask in masks]
+    encoder.set_masks([type(mask)(**leaf) for mask, leaf in zip(masks, leaves, strict=True)])
+    last = encoder(wavs).hidden_states[-1]
+    last.square().sum().backward()
+    encoder.set_masks(None)
+    found = {name: p.grad for name, p in encoder.named_parameters()}
+    found.update({f"{i}.{name}": z.grad for i, leaf in enumerate(leaves) for name, z in leaf.items()})
+    return {"state": last.detach(), **{name: torch.zeros(()) if grad is None else grad for name, grad in found.items()}}
+
+
+def worst(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """Largest difference, of the largest value of its tensor."""
+    return max(float((found[k] - v).abs().max() / v.abs().max().clamp(min=1e-3)) for k, v in expected.items() if v.numel())
+
+
+def masked(seed: int, kinds=("mha", "qk", "vo", "ffn", "int"), ranks=Ranks(), config=None):
+    """A ragged encoder in float64 with masks, of which some are closed, whole sublayers too."""
+    config = config or tiny_base()
+    spec = CompactSpec.dense(config)
+    spec = surviving_spec(spec, random_masks(spec, seed=seed, kinds=("qk", "vo", "int")))
+    spec = dataclasses.replace(spec, layers=tuple(dataclasses.replace(layer, ranks=ranks) for layer in spec.layers))
+    encoder = random_encoder(config, seed=seed, spec=spec)
+    masks = random_masks(spec, seed=seed + 1, kinds=kinds)
+    masks = [type(mask)(**{name: z if z is None else z.double() for name, z in vars(mask).items()}) for mask in masks]
+    return encoder.double().train(), masks, torch.randn(2, 1500, dtype=torch.float64)
+
+
+@pytest.fixture
+def always(monkeypatch):
+    monkeypatch.setitem(closed_units.SHARE_THAT_PAYS, "cpu", 1e-9)
+
+
+def computing_everything(encoder, masks, wavs):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(closed_units, "SHARE_THAT_PAYS", {})
+        return gradients(encoder, masks, wavs)
+
+
+@given(seed=st.integers(0, 500), heads=st.booleans(), factored=st.booleans())
+@settings(max_examples=25)
+def test_gradients_are_those_of_masks_on_activations(seed, heads, factored):
+    kinds = ("mha", "head", "ffn", "int") if heads else ("mha", "qk", "vo", "ffn", "int")
+    encoder, masks, wavs = masked(seed, kinds, RANKS if factored else Ranks())
+    expected = computing_everything(encoder, masks, wavs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(closed_units.SHARE_THAT_PAYS, "cpu", 1e-9)
+        assert worst(gradients(encoder, masks, wavs), expected) < 1e-10
+
+
+@pytest.mark.parametrize("name", tiny_families())
+def test_so_they_are_in_every_family(name, always):
+    encoder, masks, wavs = masked(4, config=tiny_families()[name])
+    assert worst(gradients(encoder, masks, wavs), computing_everything(encoder, masks, wavs)) < 1e-10
+
+
+def test_a_closed_unit_without_its_masks_gradient_would_be_noticed(monkeypatch, always):
+    encoder, masks, wavs = masked(0)
+    expected = computing_everything(encoder, masks, wavs)
+    monkeypatch.setattr(closed_units._AddClosed, "apply", lambda y, *rest: y)
+    assert worst(gradients(encoder, masks, wavs), expected) > 0.1
+
+
+def test_closed_units_have_no_graph_and_closed_sublayers_none_at_all(always):
+    encoder, masks, wavs = masked(0)
+    masks[0].z_ffn.zero_(), masks[1].z_ffn.fill_(1.0)
+    masks[1].z_int[:7], masks[1].z_int[7:] = 0.0, 1.0
+    found = gradients(encoder, masks, wavs)
+    assert found["layers.0.feed_forward.fc1.weight"].numel() == 1  # no gradient arrived
+    assert found["0.z_ffn"].abs() > 0
+    rows = found["layers.1.feed_forward.fc1.weight"].abs().sum(1)
+    assert (rows[:7] == 0).all() and (rows[7:] > 0).all()
+    assert (found["1.z_int"][:7].abs() > 0).all()
+
+
+def test_only_where_it_pays(monkeypatch):
+    z = torch.ones(100)
+    z[:40] = 0.0
+    assert Split.of(None) is None and Split.of(z) is None and Split.of(torch.ones(0)) is None
+    z[40] = 0.0
+    split = Split.of(z)
+    assert split.closed.tolist() == list(range(41)) and split.open.tolist() == list(range(41, 100))
+    with torch.no_grad():
+        assert Split.of(z) is None
+    with no_gradient_through(torch.zeros(1)):
+        assert not torch.is_grad_enabled()
+    for mask in (None, torch.tensor([0.01])):
+        with no_gradient_through(mask):
+            assert torch.is_grad_enabled()
+    monkeypatch.setattr(closed_units, "SHARE_THAT_PAYS", {"cuda": 0.1})
+    assert Split.of(z) is None
+    with no_gradient_through(torch.zeros(1)):
+        assert torch.is_grad_enabled()
+
+
+def test_in_bfloat16_too(always):
+    encoder, masks, wavs = masked(0)
+    encoder, wavs = encoder.float(), wavs.float()
+    masks = [type(mask)(**{name: z if z is None else z.float() for name, z in vars(mask).items()}) for mask in masks]
+    exact = computing_everything(encoder, masks, wavs)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded, found = computing_everything(encoder, masks, wavs), gradients(encoder, masks, wavs)
+    gates = [name for name in exact if ".z_" in name]
+    assert worst({k: found[k] for k in gates}, {k: exact[k] for k in gates}) < 2 * worst({k: rounded[k] for k in gates}, {k: exact[k] for k in gates}) + 0.02
+    assert all(found[name].dtype == torch.float32 for name in gates)
