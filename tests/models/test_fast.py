@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from s3prl_pruned.models import families
 from s3prl_pruned.models.dummies import random_encoder, random_masks, random_spec, tiny_base, tiny_families, tiny_large
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.models.fast import paths
+from s3prl_pruned.models.fast import cnn, paths
 from s3prl_pruned.models.fast.cnn import extract_features, product
 from s3prl_pruned.models.fast.paths import Derived, Path, path_for, reference_path
 from s3prl_pruned.models.fast.positions import convolve
@@ -28,6 +28,7 @@ def both_paths(encoder, wavs, lengths, pieces=PIECES):
     for table in (pieces, {}):
         with pytest.MonkeyPatch.context() as patch, torch.no_grad():
             patch.setattr(paths, "PATHS", table)
+            patch.setattr(cnn, "WIDE", 1)  # by threes, however narrow
             results.append(encoder(wavs, lengths).hidden_states)
     return results
 
@@ -85,12 +86,14 @@ def test_true_kernels_at_lengths_on_both_sides_of_the_table(seconds):
     threes=st.integers(1, 9),
     channels=st.tuples(st.integers(2, 6), st.integers(1, 6)),
     bias=st.booleans(),
+    wide=st.sampled_from([1, 100]),
 )
-def test_products_are_the_convolution_for_every_kernel_and_width(shape, threes, channels, bias):
+def test_products_are_the_convolution_for_every_kernel_and_width(shape, threes, channels, bias, wide):
     kernel, stride = shape
     conv = torch.nn.Conv1d(*channels, kernel, stride=stride, bias=bias).double()
     x = torch.randn((3 * threes - 1) * stride + kernel, channels[0]).double()  # as many frames as 3 x threes windows take
-    with torch.no_grad():
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(cnn, "WIDE", wide)
         found, expected = product(conv)(x), conv(x.T).T
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
