@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, stdev, variance
 
 from s3prl_pruned.config import UserError, apply_overrides
 from s3prl_pruned.export.formats import load_encoder
@@ -113,14 +113,22 @@ def _scores(planned: Planned, found: dict[str, dict[int, dict[str, Result]]]) ->
     means = {name: _mean_row(name, by_seed) for name, by_seed in found.items()}
     if not (means[experiment.low].results and means[experiment.high].results):
         return {}, [f"{experiment.low} or {experiment.high} is not finished"]
-    scored, left_out = mini_scores(list(means.values()), experiment.low, experiment.high)
+    spreads = _spreads(_metrics(found[experiment.low]), _metrics(found[experiment.high]))
+    scored, left_out = mini_scores(list(means.values()), experiment.low, experiment.high, spreads=spreads)
     scores = {}
     for score in scored:
         ends = [means[name] for name in (experiment.low, experiment.high)]
         seeds = [Row(name=f"{score.name} seed {seed}", sha256=None, results=by_task, scores={}) for seed, by_task in found[score.name].items()]
-        each = mini_scores([*ends, *seeds], experiment.low, experiment.high)[0][2:]
+        each = mini_scores([*ends, *seeds], experiment.low, experiment.high, spreads=spreads)[0][2:]
         scores[score.name] = {"score": score.total, "terms": score.terms, "seeds": [one.total for one in each]}
     return scores, left_out
+
+
+def _spreads(*rows: dict[str, dict[str, list[float]]]) -> dict[tuple[str, str], float]:
+    """Pooled standard deviation over seeds of each task and metric that has several seeds in every row."""
+    names = [(task, name) for task, metrics in rows[0].items() for name in metrics]
+    values = {(task, name): [row.get(task, {}).get(name, []) for row in rows] for task, name in names}
+    return {key: mean(variance(seeds) for seeds in of_rows) ** 0.5 for key, of_rows in values.items() if min(map(len, of_rows)) > 1}
 
 
 def _mean_row(name: str, by_seed: dict[int, dict[str, Result]]) -> Row:

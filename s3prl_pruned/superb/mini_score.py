@@ -8,6 +8,7 @@ much of what the teacher is better by a smaller model keeps, on these corpora, a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from s3prl_pruned.config import UserError
@@ -35,17 +36,21 @@ class MiniScore:
         return None if self.missing or not self.terms else sum(self.terms.values()) / len(self.terms)
 
 
-def mini_scores(rows: list[Row], low: str, high: str) -> tuple[list[MiniScore], list[str]]:
+def mini_scores(
+    rows: list[Row], low: str, high: str, *, spreads: Mapping[tuple[str, str], float] | None = None
+) -> tuple[list[MiniScore], list[str]]:
     """The mini-score of every row between two of them.
 
     Args:
         rows: as `table.make_rows` gave them.
         low: the name of the row that is 0, FBANK's.
         high: the name of the row that is 1000, the teacher's.
+        spreads: of each task and metric, standard deviation over seeds of those two rows, in percent, where it is known.
 
     Returns:
         One per row, in their order, and the tasks that do not count, with the reason: one of the two rows lacks them, the
-        teacher is no better than FBANK there, so that they cannot tell how much of it is kept, or they are not of `COUNTED`.
+        teacher is not better than FBANK by two spreads (or at all), so that they cannot tell how much of it is kept, or they
+        are not of `COUNTED`.
 
     Raises:
         UserError: no such row, no task counts, or a task was run under different protocols.
@@ -59,14 +64,25 @@ def mini_scores(rows: list[Row], low: str, high: str) -> tuple[list[MiniScore], 
     for task in COUNTED:
         if task not in bottom.results or task not in top.results:
             left_out.append(f"{task}: {low} or {high} has no result")
-        elif not all(_room(metric, task, bottom, top) > 0 for metric in counted_metrics(task, "leaderboard")):
-            left_out.append(f"{task}: {high} is no better than {low}")
+        elif reason := _indistinct(task, bottom, top, spreads or {}):
+            left_out.append(reason)
         else:
             counted.append(task)
     left_out += [f"{task}: synthetic speech in MINI-SUPERB" for task in TASKS if task not in COUNTED and task in bottom.results]
     if not counted:
         raise UserError(f"no task counts for a mini-score between {low!r} and {high!r}: {'; '.join(left_out)}.")
     return [_score(row, bottom, top, counted) for row in rows], left_out
+
+
+def _indistinct(task: str, bottom: Row, top: Row, spreads: Mapping[tuple[str, str], float]) -> str | None:
+    """Why a task cannot tell the two rows from one another; None where it can."""
+    for metric in counted_metrics(task, "leaderboard"):
+        room, spread = _room(metric, task, bottom, top), spreads.get((task, metric.name), 0.0)
+        if room <= 0:
+            return f"{task}: {top.name} is no better than {bottom.name}"
+        if room < 2 * spread:
+            return f"{task}: {top.name} is better than {bottom.name} by {room:.1f} only, and their seeds spread by {spread:.1f}"
+    return None
 
 
 def _score(row: Row, bottom: Row, top: Row, counted: list[str]) -> MiniScore:

@@ -105,6 +105,17 @@ def test_the_table_worked_by_hand(tmp_path):
     assert draw_scores({**data, "rows": [fbank, twice]}, tmp_path / "none.png") is None and not (tmp_path / "none.png").exists()
 
 
+def test_a_task_whose_ends_differ_by_less_than_their_seeds_is_left_out(tmp_path):
+    for row, of_seeds in {"fbank": (50, 40), "teacher": (45, 25)}.items():
+        for seed, rate in zip((1, 2), of_seeds):
+            finish(tmp_path, row, seed, "sv", rate)
+            finish(tmp_path, row, seed, "asr", rate if row == "fbank" else 10)
+    data = collect(planned(tmp_path, tasks=["asr", "sv"]))  # variances 50 and 200: 11.2 in the mean
+    assert "sv: teacher is better than fbank by 10.0 only, and their seeds spread by 11.2" in data["mini_score"]["left_out"]
+    assert list(data["rows"][0]["mini_score"]["terms"]) == ["asr"]
+    assert data["rows"][1]["metrics"]["sv"] == {"eer": [45, 25]}
+
+
 def test_what_is_not_finished_is_said(tmp_path):
     with pytest.raises(UserError, match="no task is finished"):
         collect(planned(tmp_path))

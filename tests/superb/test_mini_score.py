@@ -47,6 +47,14 @@ def test_a_task_on_which_the_teacher_is_no_better_is_left_out_and_named():
         assert list(scores[1].terms) == ["asr"] and "sd: t is no better than f" in left_out
 
 
+def test_a_task_within_two_spreads_is_left_out():
+    rows = [row("f", asr=40.0, sv=30.0), row("t", asr=10.0, sv=20.0)]
+    for spread, counted in ((4.9, ["asr", "sv"]), (5.1, ["asr"])):
+        scores, left_out = mini_scores(rows, "f", "t", spreads={("sv", "eer"): spread})
+        assert list(scores[1].terms) == counted
+    assert "sv: t is better than f by 10.0 only, and their seeds spread by 5.1" in left_out
+
+
 def test_synthetic_tasks_do_not_count():
     scores, left_out = mini_scores([row("f", asr=40.0, er=10.0), row("t", asr=10.0, er=90.0)], "f", "t")
     assert list(scores[0].terms) == ["asr"] and left_out[-1] == "er: synthetic speech in MINI-SUPERB"
