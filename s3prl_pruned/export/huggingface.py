@@ -33,6 +33,7 @@ _SOURCES = (
     "models/fast/positions.py",
     "models/fast/attention.py",
     "models/linear.py",
+    "models/closed_units.py",
     "models/components.py",
     "models/attention.py",
     "models/encoder.py",

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from s3prl_pruned.models.closed_units import Split, no_gradient_through
+from s3prl_pruned.models.closed_units import Split, gated
 from s3prl_pruned.models.components import toeplitz
 from s3prl_pruned.models.fast.attention import attend
 from s3prl_pruned.models.fast.paths import path_for
@@ -134,9 +134,7 @@ class SelfAttention(nn.Module):
                 None for none.
             padding: (B, T) bool, True where a frame is padding and must not be attended to; None for none.
         """
-        with no_gradient_through(self.z_mha):
-            x = self._map(x, position_bias, padding)
-        return x if self.z_mha is None else x * self.z_mha
+        return gated(self, self._map, self.z_mha, x, position_bias, padding)
 
     def _map(self, x: Tensor, position_bias: Tensor | None, padding: Tensor | None) -> Tensor:
         path = None if self._masked() else path_for(self, x, x.shape[1])
@@ -172,7 +170,7 @@ class SelfAttention(nn.Module):
     def _attend(self, x: Tensor, position_bias: Tensor | None, padding: Tensor | None) -> Tensor:
         z_vo = self.vo_heads.spread(self.z_head) if self.z_vo is None and self.z_head is not None else self.z_vo
         # A closed query/key dimension adds nothing to a score, so that neither its query nor its key has a gradient.
-        queries, values = Split.of(self.z_qk), Split.of(z_vo)
+        queries, values = Split.of(self.z_qk, self.q_proj, self.k_proj), Split.of(z_vo, self.v_proj, self.out_proj)
         query, key, value = _project(self.q_proj, x, queries), _project(self.k_proj, x, queries), _project(self.v_proj, x, values)
         if self.z_qk is not None:
             query = query * self.z_qk

@@ -6,9 +6,7 @@ for its mask's gradient, and the open ones are computed as in the smaller networ
 of masks multiplied onto activations, and at the target sparsity most of the backward pass is gone (`benchmarks/step.py`).
 """
 
-from __future__ import annotations
-
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -31,9 +29,14 @@ class Split:
     closed: Tensor
 
     @staticmethod
-    def of(z: Tensor | None) -> Split | None:
-        """The split of masks (N,); None where it would not pay: no masks, no gradients, compiled, or few closed units."""
-        if not _is_trained_with(z):
+    def of(z: Tensor | None, *maps: nn.Module) -> "Split | None":
+        """The split of masks (N,); None where it would not pay: no masks, no gradients, compiled, or few closed units.
+
+        Args:
+            maps: the linear maps into and out of the units. Hooks run when they are called, which `Split` does not do
+                (`torch.nn.utils.prune` has some): there is no split of a map with hooks.
+        """
+        if not _is_trained_with(z) or any(module._forward_pre_hooks for each in maps for module in each.modules()):
             return None
         is_open = z.detach() != 0
         if int(is_open.sum()) >= (1 - SHARE_THAT_PAYS[z.device.type]) * len(z):
@@ -70,9 +73,19 @@ class Split:
         return projection.up(y) if isinstance(projection, LowRankLinear) else y
 
 
-def no_gradient_through(z: Tensor | None) -> AbstractContextManager:
-    """Surrounds a sublayer before its own mask (1,) is multiplied on: without a graph where that is 0 in training."""
-    return torch.no_grad() if _is_trained_with(z) and not z.detach().any() else nullcontext()
+def gated(sublayer: nn.Module, compute: Callable[..., Tensor], z: Tensor | None, *inputs: Tensor | None) -> Tensor:
+    """`compute(*inputs) * z` for a sublayer's own mask (1,); where that is 0 in training, nothing goes back through it.
+
+    Its parameters and inputs get gradients of zero then, as from a product with 0, so that an optimiser moves them as it would.
+    """
+    if z is None:
+        return compute(*inputs)
+    if not _is_trained_with(z) or z.detach().any():
+        return compute(*inputs) * z
+    with torch.no_grad():
+        y = compute(*inputs)
+    behind = [tensor for tensor in (*inputs, *sublayer.parameters()) if tensor is not None and tensor.requires_grad]
+    return _ClosedSublayer.apply(y, z, *behind)
 
 
 def _is_trained_with(z: Tensor | None) -> bool:
@@ -108,6 +121,21 @@ class _OpenOutputs(torch.autograd.Function):
         of_bias = weight.new_zeros(len(weight)).index_copy_(0, index, rows.sum(0).to(weight.dtype)) if ctx.with_bias else None
         of_x = grad @ weight.index_select(0, index).to(grad.dtype) if ctx.needs_input_grad[0] else None
         return None if of_x is None else of_x.to(x.dtype), of_weight, of_bias, None
+
+
+class _ClosedSublayer(torch.autograd.Function):
+    """y * z for z = 0, and the gradient of z; of all that y was made of, zeros."""
+
+    @staticmethod
+    def forward(ctx, y: Tensor, z: Tensor, *behind: Tensor) -> Tensor:
+        ctx.save_for_backward(y, z, *behind)
+        return y * z
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        y, z, *behind = ctx.saved_tensors
+        return None, (grad * y).sum().to(z.dtype).view_as(z), *(torch.zeros_like(tensor) for tensor in behind)
 
 
 class _AddClosed(torch.autograd.Function):

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from s3prl_pruned.models.closed_units import Split, no_gradient_through
+from s3prl_pruned.models.closed_units import Split, gated
 from s3prl_pruned.models.fast.cnn import extract_features, gelu_
 from s3prl_pruned.models.fast.paths import Derived, exporting, path_for
 from s3prl_pruned.models.fast.positions import convolve
@@ -277,12 +277,10 @@ class FeedForward(nn.Module):
         self.z_ffn: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        with no_gradient_through(self.z_ffn):
-            x = self._map(x)
-        return x if self.z_ffn is None else x * self.z_ffn
+        return gated(self, self._map, self.z_ffn, x)
 
     def _map(self, x: Tensor) -> Tensor:
-        if (split := Split.of(self.z_int)) is not None:
+        if (split := Split.of(self.z_int, self.fc1, self.fc2)) is not None:
             units = (self.activation_dropout(F.gelu(part)) for part in split.output_parts(self.fc1, x))
             return split.inputs(self.fc2, *units, self.z_int)
         x = self.fc1(x)

@@ -4,12 +4,13 @@ import dataclasses
 
 import pytest
 import torch
+import torch.nn.utils.prune
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from s3prl_pruned.models import closed_units
-from s3prl_pruned.models.closed_units import Split, no_gradient_through
+from s3prl_pruned.models.closed_units import Split, gated
 from s3prl_pruned.models.compact import surviving_spec
 from s3prl_pruned.models.dummies import random_encoder, random_masks, tiny_base, tiny_families
 from s3prl_pruned.models.spec import CompactSpec, Ranks
@@ -19,20 +20,22 @@ RANKS = Ranks(q_proj=3, k_proj=5, v_proj=2, out_proj=7, fc1=4, fc2=6)
 
 
 def gradients(encoder, masks, wavs: Tensor) -> dict[str, Tensor]:
-    """Of every weight and every mask, and the last state, after one pass back."""
+    """Of every weight that has one and of every mask (`MaskDraw.gradients`: 0 where none came), and the last state."""
     encoder.zero_grad()
     leaves = [{name: z.clone().requires_grad_() for name, z in vars(mask).items() if z is not None} for mask in masks]
     encoder.set_masks([type(mask)(**leaf) for mask, leaf in zip(masks, leaves, strict=True)])
     last = encoder(wavs).hidden_states[-1]
     last.square().sum().backward()
     encoder.set_masks(None)
-    found = {name: p.grad for name, p in encoder.named_parameters()}
-    found.update({f"{i}.{name}": z.grad for i, leaf in enumerate(leaves) for name, z in leaf.items()})
-    return {"state": last.detach(), **{name: torch.zeros(()) if grad is None else grad for name, grad in found.items()}}
+    found = {name: p.grad for name, p in encoder.named_parameters() if p.grad is not None}
+    for i, leaf in enumerate(leaves):
+        found.update({f"{i}.{name}": torch.zeros_like(z) if z.grad is None else z.grad for name, z in leaf.items()})
+    return {"state": last.detach(), **found}
 
 
 def worst(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
-    """Largest difference, of the largest value of its tensor."""
+    """Largest difference, of the largest value of its tensor. What has a gradient has one here, if only of zeros."""
+    assert found.keys() >= expected.keys() and not any(found[k].any() for k in found.keys() - expected.keys())
     return max(float((found[k] - v).abs().max() / v.abs().max().clamp(min=1e-3)) for k, v in expected.items() if v.numel())
 
 
@@ -83,16 +86,23 @@ def test_a_closed_unit_without_its_masks_gradient_would_be_noticed(monkeypatch, 
     assert worst(gradients(encoder, masks, wavs), expected) > 0.1
 
 
-def test_closed_units_have_no_graph_and_closed_sublayers_none_at_all(always):
+def test_nothing_goes_back_through_what_is_closed(always):
     encoder, masks, wavs = masked(0)
     masks[0].z_ffn.zero_(), masks[1].z_ffn.fill_(1.0)
     masks[1].z_int[:7], masks[1].z_int[7:] = 0.0, 1.0
     found = gradients(encoder, masks, wavs)
-    assert found["layers.0.feed_forward.fc1.weight"].numel() == 1  # no gradient arrived
-    assert found["0.z_ffn"].abs() > 0
+    assert (found["layers.0.feed_forward.fc1.weight"] == 0).all() and found["0.z_ffn"].abs() > 0
     rows = found["layers.1.feed_forward.fc1.weight"].abs().sum(1)
     assert (rows[:7] == 0).all() and (rows[7:] > 0).all()
     assert (found["1.z_int"][:7].abs() > 0).all()
+
+
+def test_maps_with_hooks_are_called():
+    """torch's pruning makes a map's weight anew in a hook."""
+    z, fc1, fc2 = torch.zeros(9), torch.nn.Linear(4, 9), torch.nn.Linear(9, 4)
+    assert Split.of(z, fc1, fc2) is not None
+    torch.nn.utils.prune.random_unstructured(fc2, "weight", amount=0.5)
+    assert Split.of(z, fc1, fc2) is None
 
 
 def test_only_where_it_pays(monkeypatch):
@@ -104,15 +114,22 @@ def test_only_where_it_pays(monkeypatch):
     assert split.closed.tolist() == list(range(41)) and split.open.tolist() == list(range(41, 100))
     with torch.no_grad():
         assert Split.of(z) is None
-    with no_gradient_through(torch.zeros(1)):
-        assert not torch.is_grad_enabled()
-    for mask in (None, torch.tensor([0.01])):
-        with no_gradient_through(mask):
-            assert torch.is_grad_enabled()
     monkeypatch.setattr(closed_units, "SHARE_THAT_PAYS", {"cuda": 0.1})
     assert Split.of(z) is None
-    with no_gradient_through(torch.zeros(1)):
-        assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("mask, graph", [(0.0, False), (0.3, True), (None, True)])
+def test_a_closed_sublayer_is_computed_without_a_graph(mask, graph):
+    seen = []
+    layer = torch.nn.Linear(3, 3)
+    z = None if mask is None else torch.tensor([mask], requires_grad=True)
+    x = torch.randn(2, 3, requires_grad=True)
+    y = gated(layer, lambda x, _: seen.append(torch.is_grad_enabled()) or layer(x), z, x, None)
+    torch.testing.assert_close(y, layer(x) * (1.0 if mask is None else mask))
+    y.sum().backward()
+    assert seen == [graph] and bool(layer.weight.grad.any()) == graph == bool(x.grad.any())
+    if z is not None:
+        assert float(z.grad) == pytest.approx(float(layer(x).detach().sum()), rel=1e-5)
 
 
 def test_in_bfloat16_too(always):

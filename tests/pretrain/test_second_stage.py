@@ -228,13 +228,20 @@ def test_dphuberts_target_leaves_a_quarter_of_all_parameters():
     assert sum(parameters(shape, thinned(high)).values()) / 1e6 == pytest.approx(23.59, abs=1.0)
 
 
-@pytest.mark.parametrize("names", [("dphubert_embedded", "dphubert_embedded_stage2"), ("best_embedded",)])
-def test_all_stages_take_the_steps_of_the_embedded_recipe_and_leave_its_parameters(names):
-    (proposed, whole), *stages = (recipe_of(name) for name in ("embedded", *names))
+@pytest.mark.parametrize(
+    "main, names, shape",
+    [
+        ("embedded", ("dphubert_embedded", "dphubert_embedded_stage2"), families.wavlm_embedded()),
+        ("embedded", ("best_embedded",), families.wavlm_embedded()),
+        ("wavlm_base_s80", ("best_base",), families.wavlm_base()),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_all_stages_take_the_steps_of_the_papers_recipe_and_leave_its_parameters(main, names, shape):
+    (proposed, whole), *stages = (recipe_of(name) for name in (main, *names))
     model = stages[0][0]
     assert sum(runner.runner.total_steps for _, runner in stages) == whole.runner.total_steps
     assert all(runner.pretrain_expert == whole.pretrain_expert for _, runner in stages)
-    shape = families.wavlm_embedded()
     dense = [weights(shape, EncoderCounts.dense(shape, with_cnn=with_cnn)) for with_cnn in (False, True)]
     kept = (1 - model.sparsity.target_sparsity) * dense[1]
     whole_cnn = dense[1] - dense[0]
