@@ -168,9 +168,10 @@ class SelfAttention(nn.Module):
         )
 
     def _attend(self, x: Tensor, position_bias: Tensor | None, padding: Tensor | None) -> Tensor:
-        z_vo = self.vo_heads.spread(self.z_head) if self.z_vo is None and self.z_head is not None else self.z_vo
-        # A closed query/key dimension adds nothing to a score, so that neither its query nor its key has a gradient.
-        queries, values = Split.of(self.z_qk, self.q_proj, self.k_proj), Split.of(z_vo, self.v_proj, self.out_proj)
+        z_vo = self._with_heads(self.z_vo, self.vo_heads, x)
+        # A query/key dimension that adds nothing to the scores of a living head has no gradient, nor has its key.
+        queries = Split.of(self._with_heads(self.z_qk, self.qk_heads, x), self.q_proj, self.k_proj)
+        values = Split.of(z_vo, self.v_proj, self.out_proj)
         query, key, value = _project(self.q_proj, x, queries), _project(self.k_proj, x, queries), _project(self.v_proj, x, values)
         if self.z_qk is not None:
             query = query * self.z_qk
@@ -182,12 +183,17 @@ class SelfAttention(nn.Module):
             dropout_p=self.dropout if self.training else 0.0,
             scale=self.scale,
         )  # (B, H, T, width)
-        if self.z_vo is not None and self.z_head is not None:
-            context = context * self.z_head.view(1, -1, 1, 1)
         context = self.vo_heads.merge(context)
         if values is not None:
             return values.inputs(self.out_proj, *values.parted(context), z_vo)
         return self.out_proj(context if z_vo is None else context * z_vo)
+
+    def _with_heads(self, z: Tensor | None, heads: RaggedHeads, x: Tensor) -> Tensor | None:
+        """Masks of dimensions, flat, times `z_head` of their heads; None for neither."""
+        if self.z_head is None:
+            return z
+        of_heads = heads.spread(self.z_head).to(torch.promote_types(self.z_head.dtype, x.dtype))
+        return of_heads if z is None else of_heads * z
 
     def weights(self, x: Tensor, position_bias: Tensor | None = None, padding: Tensor | None = None) -> Tensor:
         """What `forward` weighs the values with, for analysis: (B, H, T, T), [b, h, query, key]; each query's sum to 1.
