@@ -1,6 +1,7 @@
 """One training step, ours against the straightforward one, side by side in one process.
 
     OMP_NUM_THREADS=1 python benchmarks/step.py              # WavLM Base's shape, 2 x 5 s, minutes
+    OMP_NUM_THREADS=1 python benchmarks/step.py --closed 0.8 # as at the target sparsity
     python benchmarks/step.py --rounds 2 --layers 2          # a look at whether it runs
 
 The straightforward step is what one would write first in s3prl: its WavLM as teacher in fp32 and again as student,
@@ -8,6 +9,7 @@ masks multiplied onto the student's weights, torch's AdamW as it comes, the CNN 
 mathematics: the losses of the first steps are asserted to agree. (b) ours with the CNN frozen and computed once for
 teacher and student (`student.feature_grad_mult: 0`): another recipe, whose distillation loss is shown beside (a)'s.
 (c) as (a) with gradient checkpointing. Weights are random and the audio is noise: timings only, no result of training.
+With --closed, gates of dimensions are closed at random, as no run's are, and sublayers stay open.
 Steps take turns, so that a busy machine slows all alike; ratios are taken round by round. On a CPU the process's own
 time is counted (all its threads), not the time it waits for a busy machine. Ends with one JSON line.
 """
@@ -114,7 +116,7 @@ def contestants(args: argparse.Namespace, folder: Path) -> dict:
     }
 
 
-def close(gates, share: float) -> None:
+def close(gates: torch.nn.Module, share: float) -> None:
     """Close a share of the fine gates, at random; whole sublayers stay open."""
     generator = torch.Generator().manual_seed(0)
     for _, name, gate in gates.items():

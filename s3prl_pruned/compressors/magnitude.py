@@ -60,8 +60,7 @@ def _silent(encoder: SpeechEncoder, masks: list[LayerMasks]) -> dict[str, Tensor
     for number, (layer, mask) in enumerate(zip(encoder.layers, masks, strict=True)):
         rows, columns = {}, {}
         if mask.z_head is not None:
-            of_qk, of_vo = layer.attention.qk_heads.sizes, layer.attention.vo_heads.sizes
-            qk, vo = (mask.z_head.repeat_interleave(torch.tensor(sizes, device=mask.z_head.device)) for sizes in (of_qk, of_vo))
+            qk, vo = (heads.spread(mask.z_head) for heads in (layer.attention.qk_heads, layer.attention.vo_heads))
             rows |= {"attention.q_proj": qk, "attention.k_proj": qk, "attention.v_proj": vo}
             columns["attention.out_proj"] = vo
         if mask.z_int is not None:

@@ -160,8 +160,7 @@ def fold(
             _scale_rows(attention.q_proj, mask.z_qk)
             _scale_rows(attention.v_proj, mask.z_vo)
             if mask.z_head is not None:
-                sizes = torch.tensor(attention.vo_heads.sizes, dtype=torch.long, device=mask.z_head.device)
-                _scale_rows(attention.v_proj, mask.z_head.repeat_interleave(sizes))
+                _scale_rows(attention.v_proj, attention.vo_heads.spread(mask.z_head))
             _scale_rows(attention.out_proj, mask.z_mha)
         if feed_forward is not None:
             if mask.z_int is not None:

@@ -39,7 +39,8 @@ class GateConfig:
     """Which masks are learned, and how (Wang et al. 2023, section 3)."""
 
     kinds: tuple[str, ...] = ("mha", "qk", "vo", "ffn", "int")
-    """Masks of eq. 3. The ablation "w/o FAHP" is `[mha, head, ffn, int]`: whole heads in place of qk and vo. `conv` prunes
+    """Masks of eq. 3. The ablation "w/o FAHP" is `[mha, head, ffn, int]`: whole heads in place of qk and vo; beside them, a
+    dimension's mask is the product of its own and its head's. `conv` prunes
     channels of the feature extractor too, which the paper leaves whole (Peng et al. 2023, DPHuBERT); its weights then
     count in the sparsity (`sparsity/counts.py`)."""
 

@@ -13,7 +13,7 @@ from s3prl_pruned.measure.timing.document import document
 from s3prl_pruned.measure.tradeoff import dense_shape
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.sparsity.counts import macs, realised_sparsity
-from s3prl_pruned.superb.mini_score import mini_scores
+from s3prl_pruned.superb.mini_score import counted_tasks, mini_scores
 from s3prl_pruned.superb.results import RESULT_FILE, Result, read_result
 from s3prl_pruned.superb.table import Row
 from s3prl_pruned.superb.tasks import TASKS
@@ -114,7 +114,10 @@ def _scores(planned: Planned, found: dict[str, dict[int, dict[str, Result]]]) ->
     if not (means[experiment.low].results and means[experiment.high].results):
         return {}, [f"{experiment.low} or {experiment.high} is not finished"]
     spreads = _spreads(_metrics(found[experiment.low]), _metrics(found[experiment.high]))
-    scored, left_out = mini_scores(list(means.values()), experiment.low, experiment.high, spreads=spreads)
+    counted, left_out = counted_tasks(means[experiment.low], means[experiment.high], spreads)
+    if not counted:
+        return {}, left_out
+    scored, _ = mini_scores(list(means.values()), experiment.low, experiment.high, spreads=spreads)
     scores = {}
     for score in scored:
         ends = [means[name] for name in (experiment.low, experiment.high)]

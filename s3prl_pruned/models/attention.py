@@ -101,7 +101,7 @@ class SelfAttention(nn.Module):
     """Multi-head self-attention with gate slots; (B, T, D) -> (B, T, D).
 
     Slots (Wang et al. 2023, eq. 3), None or a tensor: `z_qk` and `z_vo`, flat over the surviving dimensions of all
-    heads; `z_head` (H,), the ablation without fine-grained pruning; `z_mha` (1,), on the output after its bias.
+    heads; `z_head` (H,), whole heads, in the ablation in place of those two and elsewhere times them; `z_mha` (1,), on the output after its bias.
     The softmax scale stays 1/sqrt(K) of the original head dim, whatever is pruned.
     """
 
@@ -169,7 +169,7 @@ class SelfAttention(nn.Module):
 
     def _attend(self, x: Tensor, position_bias: Tensor | None, padding: Tensor | None) -> Tensor:
         z_vo = self._with_heads(self.z_vo, self.vo_heads, x)
-        # A query/key dimension that adds nothing to the scores of a living head has no gradient, nor has its key.
+        # Where a dimension or its head is closed, no gradient reaches query or key.
         queries = Split.of(self._with_heads(self.z_qk, self.qk_heads, x), self.q_proj, self.k_proj)
         values = Split.of(z_vo, self.v_proj, self.out_proj)
         query, key, value = _project(self.q_proj, x, queries), _project(self.k_proj, x, queries), _project(self.v_proj, x, values)
@@ -189,7 +189,7 @@ class SelfAttention(nn.Module):
         return self.out_proj(context if z_vo is None else context * z_vo)
 
     def _with_heads(self, z: Tensor | None, heads: RaggedHeads, x: Tensor) -> Tensor | None:
-        """Masks of dimensions, flat, times `z_head` of their heads; None for neither."""
+        """Masks of dimensions, flat, times `z_head` of their heads, in fp64 where `x` is; None for neither."""
         if self.z_head is None:
             return z
         of_heads = heads.spread(self.z_head).to(torch.promote_types(self.z_head.dtype, x.dtype))

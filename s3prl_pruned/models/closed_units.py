@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from s3prl_pruned.models.linear import LowRankLinear, input_side, output_side
 
 SHARE_THAT_PAYS = {"cpu": 0.4}
-"""Closed units, of all, from which on splitting saves more than it costs (LOG.md), by device. A device without an entry
+"""Closed units, of all, above which splitting saves more than it costs in fp32 (LOG.md), by device. A device without an entry
 computes everything: on CUDA nothing has been measured yet."""
 
 
@@ -33,10 +33,10 @@ class Split:
         """The split of masks (N,); None where it would not pay: no masks, no gradients, compiled, or few closed units.
 
         Args:
-            maps: the linear maps into and out of the units. Hooks run when they are called, which `Split` does not do
-                (`torch.nn.utils.prune` has some): there is no split of a map with hooks.
+            maps: the linear maps into and out of the units. `Split` takes their weights without calling them: there is none
+                of maps that compute something else when called (of other types, or with hooks, as torch's pruning has).
         """
-        if not _is_trained_with(z) or any(module._forward_pre_hooks for each in maps for module in each.modules()):
+        if not _is_trained_with(z) or not all(_is_plain(each) for each in maps):
             return None
         is_open = z.detach() != 0
         if int(is_open.sum()) >= (1 - SHARE_THAT_PAYS[z.device.type]) * len(z):
@@ -68,8 +68,9 @@ class Split:
         """
         side = input_side(projection)
         y = F.linear(opened * z.index_select(0, self.open), side.weight.index_select(1, self.open), side.bias)
-        columns = side.weight.detach().index_select(1, self.closed)
-        y = _AddClosed.apply(y, z.index_select(0, self.closed), closed.detach(), columns)
+        if z.requires_grad:
+            columns = side.weight.detach().index_select(1, self.closed)
+            y = _AddClosed.apply(y, z.index_select(0, self.closed), closed.detach(), columns)
         return projection.up(y) if isinstance(projection, LowRankLinear) else y
 
 
@@ -94,6 +95,12 @@ def _is_trained_with(z: Tensor | None) -> bool:
     return torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
+def _is_plain(projection: nn.Module) -> bool:
+    plain = (nn.Linear, LowRankLinear)
+    hooks = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+    return all(type(module) in plain and not any(getattr(module, name) for name in hooks) for module in projection.modules())
+
+
 def _before_units(projection: nn.Module, x: Tensor) -> tuple[Tensor, nn.Linear]:
     return (projection.down(x) if isinstance(projection, LowRankLinear) else x), output_side(projection)
 
@@ -108,7 +115,6 @@ class _OpenOutputs(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, index: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight, index)
-        ctx.with_bias = bias is not None
         return F.linear(x, weight, bias)
 
     @staticmethod
@@ -117,10 +123,14 @@ class _OpenOutputs(torch.autograd.Function):
         x, weight, index = ctx.saved_tensors
         grad = grad.index_select(-1, index)  # (..., n)
         rows, frames = grad.flatten(0, -2), x.flatten(0, -2).to(grad.dtype)
-        of_weight = torch.zeros_like(weight).index_copy_(0, index, (rows.T @ frames).to(weight.dtype))
-        of_bias = weight.new_zeros(len(weight)).index_copy_(0, index, rows.sum(0).to(weight.dtype)) if ctx.with_bias else None
-        of_x = grad @ weight.index_select(0, index).to(grad.dtype) if ctx.needs_input_grad[0] else None
-        return None if of_x is None else of_x.to(x.dtype), of_weight, of_bias, None
+        of_x = of_weight = of_bias = None
+        if ctx.needs_input_grad[0]:
+            of_x = (grad @ weight.index_select(0, index).to(grad.dtype)).to(x.dtype)
+        if ctx.needs_input_grad[1]:
+            of_weight = torch.zeros_like(weight).index_copy_(0, index, (rows.T @ frames).to(weight.dtype))
+        if ctx.needs_input_grad[2]:
+            of_bias = weight.new_zeros(len(weight)).index_copy_(0, index, rows.sum(0).to(weight.dtype))
+        return of_x, of_weight, of_bias, None
 
 
 class _ClosedSublayer(torch.autograd.Function):

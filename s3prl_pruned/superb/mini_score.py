@@ -3,7 +3,8 @@
     mini-score = 1000 / N * sum over N tasks of (m - m_low) / (m_high - m_low)
 
 `low` is FBANK's row and `high` the teacher's, in place of the benchmark's constants: 0 is FBANK, 1000 the teacher. It says how
-much of what the teacher is better by a smaller model keeps, on these corpora, and is comparable with nothing else.
+much of what the teacher is better by a smaller model keeps, on these corpora, and is comparable with nothing else. Where the
+two rows have several seeds (experiments), tasks that do not tell them apart are left out.
 """
 
 from __future__ import annotations
@@ -60,18 +61,24 @@ def mini_scores(
         if name not in by_name:
             raise UserError(f"the mini-score is to be between {low!r} and {high!r}, but there is no row {name!r}, only {list(by_name)}.")
     bottom, top = by_name[low], by_name[high]
+    counted, left_out = counted_tasks(bottom, top, spreads or {})
+    if not counted:
+        raise UserError(f"no task counts for a mini-score between {low!r} and {high!r}: {'; '.join(left_out)}.")
+    return [_score(row, bottom, top, counted) for row in rows], left_out
+
+
+def counted_tasks(bottom: Row, top: Row, spreads: Mapping[tuple[str, str], float]) -> tuple[list[str], list[str]]:
+    """The tasks that count between two rows, and those that do not with the reason; `spreads` as `mini_scores` takes them."""
     left_out, counted = [], []
     for task in COUNTED:
         if task not in bottom.results or task not in top.results:
-            left_out.append(f"{task}: {low} or {high} has no result")
-        elif reason := _indistinct(task, bottom, top, spreads or {}):
+            left_out.append(f"{task}: {bottom.name} or {top.name} has no result")
+        elif reason := _indistinct(task, bottom, top, spreads):
             left_out.append(reason)
         else:
             counted.append(task)
     left_out += [f"{task}: synthetic speech in MINI-SUPERB" for task in TASKS if task not in COUNTED and task in bottom.results]
-    if not counted:
-        raise UserError(f"no task counts for a mini-score between {low!r} and {high!r}: {'; '.join(left_out)}.")
-    return [_score(row, bottom, top, counted) for row in rows], left_out
+    return counted, left_out
 
 
 def _indistinct(task: str, bottom: Row, top: Row, spreads: Mapping[tuple[str, str], float]) -> str | None:

@@ -116,6 +116,15 @@ def test_a_task_whose_ends_differ_by_less_than_their_seeds_is_left_out(tmp_path)
     assert data["rows"][1]["metrics"]["sv"] == {"eer": [45, 25]}
 
 
+def test_a_table_without_a_task_that_counts_has_no_scores(tmp_path):
+    for row in ("fbank", "teacher"):
+        for seed in (1, 2):
+            finish(tmp_path, row, seed, "sv", 20 + 10 * seed)
+    data = collect(planned(tmp_path, tasks=["sv"]))
+    assert data["rows"][0]["metrics"] == {"sv": {"eer": [30, 40]}} and data["rows"][0]["mini_score"] is None
+    assert "sv: teacher is no better than fbank" in data["mini_score"]["left_out"]
+
+
 def test_what_is_not_finished_is_said(tmp_path):
     with pytest.raises(UserError, match="no task is finished"):
         collect(planned(tmp_path))

@@ -12,9 +12,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("closed", ["0", "0.8"])
-def test_it_asserts_equal_losses_and_ends_with_json(closed):
-    line = [sys.executable, ROOT / "benchmarks" / "step.py", "--rounds", "1", "--layers", "2", "--seconds", "1", "--closed", closed]
+def test_it_asserts_equal_losses_and_ends_with_json():
+    line = [sys.executable, ROOT / "benchmarks" / "step.py", "--rounds", "1", "--layers", "2", "--seconds", "1", "--closed", "0.5"]
     result = subprocess.run(line, capture_output=True, text=True, timeout=280, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert result.returncode == 0, result.stderr
     steps = json.loads(result.stdout.splitlines()[-1])["steps"]

@@ -56,7 +56,7 @@ def path_for(module: nn.Module, x: Tensor, num_frames: int) -> Path | None:
     """The path that `module` takes for an input; None for the reference.
 
     The fast paths serve inference: in evaluation mode, without gradients, in fp32 or fp64, run as written (neither
-    compiled nor traced). Training always takes the reference, its teacher too (`reference_path`).
+    compiled nor traced). Training never takes them, nor does its teacher (`reference_path`).
 
     Args:
         module: whose forward asks.
