@@ -157,6 +157,14 @@ def test_the_committed_experiments_can_be_planned(path, tmp_path):
     assert Planned(experiment=load_experiment(path.stem), folder=tmp_path, paths=paths(tmp_path)).jobs()
 
 
+def test_rows_of_one_name_are_the_same_in_all_committed_experiments():
+    found: dict[str, list] = {}
+    for path in sorted(EXPERIMENTS.glob("*.yaml")):
+        for row in load_experiment(str(path)).rows:
+            found.setdefault(row.name, []).append(row)
+    assert len(found["proposed"]) > 3 and all(row == rows[0] for rows in found.values() for row in rows)
+
+
 def test_an_unknown_experiment_names_the_known_ones():
     with pytest.raises(UserError, match="Known: .*table1"):
         load_experiment("table9")
