@@ -69,7 +69,9 @@ def inputs():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kinds", [(), ("mha", "qk", "vo"), ("mha", "head")], ids=["none", "fine", "heads"])
+@pytest.mark.parametrize(
+    "kinds", [(), ("mha", "qk", "vo"), ("mha", "head"), ("mha", "head", "qk", "vo")], ids=["none", "fine", "heads", "both"]
+)
 @pytest.mark.parametrize("heads", HEADS.values(), ids=HEADS)
 def test_attention_equals_the_softmax_formula_head_by_head(heads, kinds, inputs):
     x, bias, padding = inputs
