@@ -8,7 +8,7 @@ The straightforward step is what one would write first in s3prl: its WavLM as te
 masks multiplied onto the student's weights, torch's AdamW as it comes, the CNN trained. (a) ours with the same
 mathematics: the losses of the first steps are asserted to agree. (b) ours with the CNN frozen and computed once for
 teacher and student (`student.feature_grad_mult: 0`): another recipe, whose distillation loss is shown beside (a)'s.
-(c) as (a) with gradient checkpointing. Weights are random and the audio is noise: timings only, no result of training.
+(c) as (a) with gradient checkpointing. (d) with --compile: as (a), the layers of both encoders under torch.compile. Weights are random and the audio is noise: timings only, no result of training.
 With --closed, gates of dimensions are closed at random, as no run's are, and sublayers stay open.
 Steps take turns, so that a busy machine slows all alike; ratios are taken round by round. On a CPU the process's own
 time is counted (all its threads), not the time it waits for a busy machine. Ends with one JSON line.
@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="of each (default: 5)")
     parser.add_argument("--layers", type=int, default=12, help="of the encoder, a multiple of 2 (default: 12, WavLM Base)")
     parser.add_argument("--closed", type=float, default=0.0, help="share of the dimensions whose gates are closed: 0 as at the start of a run, 0.8 as from the end of the paper's ramp on (default: 0)")  # fmt: skip
+    parser.add_argument("--compile", action="store_true", help="a step with compiled layers beside the others")
     parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of ours; the straightforward step stays fp32 (default: fp32)")  # fmt: skip
     args = parser.parse_args()
@@ -50,18 +51,25 @@ def measure(args: argparse.Namespace, folder: Path) -> None:
     batch = (wavs, torch.full((args.batch,), wavs.shape[1]))
     times: dict[str, list[float]] = {name: [] for name in steps}
     losses: dict[str, list[float]] = {name: [] for name in steps}
-    clock = time.process_time if args.device == "cpu" else time.perf_counter  # a step ends by reading its loss
     for _ in range(args.rounds + 1):
         for name, step in steps.items():
-            began = clock()
+            began = clock(args.device)
             losses[name].append(step(batch))
-            times[name].append(clock() - began)
+            times[name].append(clock(args.device) - began)
     reference, *ours = steps
     if args.precision == "fp32":
-        for name in (ours[0], ours[2]):
+        for name in (ours[0], *ours[2:]):
             for one, other in zip(losses[name], losses[reference], strict=True):
                 assert abs(one - other) <= 1e-4 * abs(other), f"{name}: {losses[name]} against {losses[reference]}"
     report(args, times, losses, reference)
+
+
+def clock(device: str) -> float:
+    """Seconds: the process's own on a CPU; on a GPU the wall's, once it has done what it was given."""
+    if device == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def report(args: argparse.Namespace, times: dict, losses: dict, reference: str) -> None:
@@ -100,19 +108,24 @@ def contestants(args: argparse.Namespace, folder: Path) -> dict:
     model.distill.num_pairs = min(4, args.layers)
     runner = RunnerConfig(runner=LoopConfig(fp16=False, bf16=args.precision == "bf16", total_steps=1000))
 
-    def ours(model: ModelConfig, runner: RunnerConfig):
+    def ours(model: ModelConfig, runner: RunnerConfig, *, compiled: bool = False):
         expert = UpstreamPretrainExpert({"corpus": str(folder / "noise")}, model, args.device, seed=0)
         close(expert.model.gates, args.closed)
+        if compiled:
+            for layer in (*expert.model.teacher.layers, *expert.model.student.layers):
+                layer.compile()
         trainer = Trainer(expert, runner, seed=0)
         return lambda batch: trainer.advance([batch])["distill"]
 
     frozen = replace(model, student=replace(student, feature_grad_mult=0.0))
     checkpointing = replace(runner, runner=replace(runner.runner, gradient_checkpointing=True))
+    compiled = {"(d) as (a), layers compiled": ours(model, runner, compiled=True)} if args.compile else {}
     return {
         "straightforward (s3prl's WavLM)": Straightforward(model, runner, folder, args).step,
         "(a) ours, same mathematics": ours(model, runner),
         "(b) ours, CNN frozen and shared": ours(frozen, runner),
         "(c) as (a), gradient checkpointing": ours(model, checkpointing),
+        **compiled,
     }
 
 
