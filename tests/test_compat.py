@@ -39,14 +39,16 @@ def python(code: str, *, path: Path | None = None) -> subprocess.CompletedProces
     )
 
 
-def fake_torchaudio(folder: Path, *, failure: str) -> Path:
-    """A package ``torchaudio`` whose extension fails to load with the message ``failure``."""
+def fake_torchaudio(folder: Path, *, failure: str, error: str = "OSError") -> Path:
+    """A package ``torchaudio`` whose extension fails to load with the message ``failure``, or its own check of it does."""
     (folder / "torchaudio" / "_extension").mkdir(parents=True)
     (folder / "torchaudio" / "__init__.py").write_text("from . import _extension\nloaded = True\n")
     (folder / "torchaudio" / "_extension" / "__init__.py").write_text(
         textwrap.dedent(
             f"""
             failure = {failure!r}
+            if {error == "RuntimeError"}:
+                raise RuntimeError(failure)
             if failure:
                 try:
                     raise OSError(failure)
@@ -68,13 +70,19 @@ def test_import_of_compat_changes_nothing():
     assert result.returncode == 0, result.stderr
 
 
-def test_torchaudio_that_lacks_cuda_libraries_is_imported_without_its_extension(tmp_path):
-    folder = fake_torchaudio(tmp_path, failure="libc10_cuda.so: cannot open shared object file")
+OTHER_CUDA = "Detected that PyTorch and TorchAudio were compiled with different CUDA versions. PyTorch has CUDA version 13.2 ..."
+
+
+@pytest.mark.parametrize(
+    "failure, error", [("libc10_cuda.so: cannot open shared object file", "OSError"), (OTHER_CUDA, "RuntimeError")], ids=["cpu", "cuda"]
+)
+def test_torchaudio_of_another_cuda_is_imported_without_its_extension(failure, error, tmp_path):
+    folder = fake_torchaudio(tmp_path, failure=failure, error=error)
     result = python(
         """
         try:  # a first attempt by somebody else leaves submodules behind
             import torchaudio
-        except OSError:
+        except (OSError, RuntimeError):
             pass
         from s3prl_pruned import compat
         assert compat.torchaudio_extension() is True
@@ -87,9 +95,9 @@ def test_torchaudio_that_lacks_cuda_libraries_is_imported_without_its_extension(
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("failure", ["libfoo.so: undefined symbol: bar", ""])
-def test_torchaudio_that_works_or_fails_otherwise_is_left_alone(tmp_path, failure):
-    folder = fake_torchaudio(tmp_path, failure=failure)
+@pytest.mark.parametrize("failure, error", [("libfoo.so: undefined symbol: bar", "OSError"), ("bar", "RuntimeError"), ("", "OSError")])
+def test_torchaudio_that_works_or_fails_otherwise_is_left_alone(tmp_path, failure, error):
+    folder = fake_torchaudio(tmp_path, failure=failure, error=error)
     result = python(
         """
         from s3prl_pruned import compat
@@ -100,7 +108,7 @@ def test_torchaudio_that_works_or_fails_otherwise_is_left_alone(tmp_path, failur
         path=folder,
     )
     if failure:
-        assert result.returncode == 1 and "Could not load this library" in result.stderr
+        assert result.returncode == 1 and {"OSError": "Could not load this library", "RuntimeError": failure}[error] in result.stderr
     else:
         assert result.returncode == 0, result.stderr
 

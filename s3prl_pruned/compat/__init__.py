@@ -22,8 +22,8 @@ from typing import Any, Callable
 
 logger = logging.getLogger(__name__)
 
-CUDA_LIBRARIES = ("libc10_cuda", "libtorch_cuda", "libcudart", "libcublas", "libcudnn")
-"""What a torchaudio built for CUDA asks for and a CPU torch does not have."""
+OTHER_CUDA = ("libc10_cuda", "libtorch_cuda", "libcudart", "libcublas", "libcudnn", "compiled with different CUDA versions")
+"""In what torchaudio says where it was built for a CUDA that torch was not: libraries that a CPU torch lacks, or its own check."""
 
 
 def apply() -> list[str]:
@@ -39,11 +39,12 @@ def apply() -> list[str]:
 
 
 def torchaudio_extension() -> bool:
-    """Let ``import torchaudio`` work beside a CPU torch.
+    """Let ``import torchaudio`` work beside a torch built for the CPU, or for another CUDA.
 
     The package index's x86-64 wheels of torchaudio 2.9 and newer link CUDA libraries, so that
     beside a CPU torch the import itself fails: ``OSError: Could not load this library`` caused by
-    ``libc10_cuda.so: cannot open shared object file``. The compiled extension only serves RNN-T
+    ``libc10_cuda.so: cannot open shared object file``; beside torch 2.15, whose wheels are of CUDA 13.2, the last
+    torchaudio (2.11, CUDA 13.0) raises ``RuntimeError``. The compiled extension only serves RNN-T
     losses, forced alignment and a faster lfilter; all else is Python. It is therefore marked as
     absent, only when the import fails for that very reason. Any other failure is not ours to hide.
     """
@@ -52,8 +53,8 @@ def torchaudio_extension() -> bool:
     try:
         importlib.import_module("torchaudio")
         return False
-    except OSError as error:
-        if not _lacks_cuda_library(error):
+    except (OSError, RuntimeError) as error:
+        if not _is_of_other_cuda(error):
             raise
     for name in [name for name in sys.modules if name.split(".")[0] == "torchaudio"]:
         del sys.modules[name]  # the failed import leaves its submodules behind
@@ -192,9 +193,9 @@ def _keep_isinstance() -> None:
     """In place of ``s3prl.utility.helper.hack_isinstance``: leaves the builtin alone."""
 
 
-def _lacks_cuda_library(error: BaseException | None) -> bool:
+def _is_of_other_cuda(error: BaseException | None) -> bool:
     while error is not None:
-        if any(library in str(error) for library in CUDA_LIBRARIES):
+        if any(sign in str(error) for sign in OTHER_CUDA):
             return True
         error = error.__cause__ or error.__context__
     return False
