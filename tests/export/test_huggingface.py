@@ -32,7 +32,7 @@ sys.meta_path.insert(0, Absent())
 import safetensors.torch, torch, types
 try:
     import torchaudio
-except OSError:  # its compiled part does not load beside this torch; transformers' extractor only imports it
+except (OSError, RuntimeError):  # its compiled part does not load beside this torch; transformers' extractor only imports it
     sys.modules["torchaudio._extension"] = types.SimpleNamespace(
         _IS_TORCHAUDIO_EXT_AVAILABLE=False, _IS_ALIGN_AVAILABLE=False, fail_if_no_align=lambda function: function
     )
