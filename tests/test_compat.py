@@ -74,9 +74,15 @@ OTHER_CUDA = "Detected that PyTorch and TorchAudio were compiled with different 
 
 
 @pytest.mark.parametrize(
-    "failure, error", [("libc10_cuda.so: cannot open shared object file", "OSError"), (OTHER_CUDA, "RuntimeError")], ids=["cpu", "cuda"]
+    "failure, error",
+    [
+        ("libc10_cuda.so: cannot open shared object file", "OSError"),
+        (OTHER_CUDA, "RuntimeError"),
+        ("_torchaudio.abi3.so: undefined symbol: aoti_torch_abi_version", "OSError"),
+    ],
+    ids=["cpu", "cuda", "older"],
 )
-def test_torchaudio_of_another_cuda_is_imported_without_its_extension(failure, error, tmp_path):
+def test_torchaudio_for_another_torch_is_imported_without_its_extension(failure, error, tmp_path):
     folder = fake_torchaudio(tmp_path, failure=failure, error=error)
     result = python(
         """

@@ -22,8 +22,13 @@ from typing import Any, Callable
 
 logger = logging.getLogger(__name__)
 
-OTHER_CUDA = ("libc10_cuda", "libtorch_cuda", "libcudart", "libcublas", "libcudnn", "compiled with different CUDA versions")
-"""In what torchaudio says where it was built for a CUDA that torch was not: libraries that a CPU torch lacks, or its own check."""
+OTHER_TORCH = (
+    *("libc10_cuda", "libtorch_cuda", "libcudart", "libcublas", "libcudnn"),
+    "compiled with different CUDA versions",
+    "aoti_torch_abi_version",
+)
+"""In what torchaudio says where it was built for another torch: CUDA libraries that a CPU torch lacks, its own check of CUDA's
+versions, what an older torch does not export (seen with 2.6)."""
 
 
 def apply() -> list[str]:
@@ -39,14 +44,15 @@ def apply() -> list[str]:
 
 
 def torchaudio_extension() -> bool:
-    """Let ``import torchaudio`` work beside a torch built for the CPU, or for another CUDA.
+    """Let ``import torchaudio`` work beside a torch that it was not built for.
 
     The package index's x86-64 wheels of torchaudio 2.9 and newer link CUDA libraries, so that
     beside a CPU torch the import itself fails: ``OSError: Could not load this library`` caused by
-    ``libc10_cuda.so: cannot open shared object file``; beside torch 2.15, whose wheels are of CUDA 13.2, the last
-    torchaudio (2.11, CUDA 13.0) raises ``RuntimeError``. The compiled extension only serves RNN-T
-    losses, forced alignment and a faster lfilter; all else is Python. It is therefore marked as
-    absent, only when the import fails for that very reason. Any other failure is not ours to hide.
+    ``libc10_cuda.so: cannot open shared object file``; beside torch 2.15, whose wheels are of CUDA
+    13.2, torchaudio 2.11 (13.0) raises ``RuntimeError``; beside torch 2.6 a symbol is undefined.
+    The compiled extension only serves RNN-T losses, forced alignment and a faster lfilter; all
+    else is Python. It is therefore marked as absent, only when the import fails for
+    that very reason. Any other failure is not ours to hide.
     """
     if "torchaudio" in sys.modules or importlib.util.find_spec("torchaudio") is None:
         return False
@@ -54,7 +60,7 @@ def torchaudio_extension() -> bool:
         importlib.import_module("torchaudio")
         return False
     except (OSError, RuntimeError) as error:
-        if not _is_of_other_cuda(error):
+        if not _is_of_other_torch(error):
             raise
     for name in [name for name in sys.modules if name.split(".")[0] == "torchaudio"]:
         del sys.modules[name]  # the failed import leaves its submodules behind
@@ -193,9 +199,9 @@ def _keep_isinstance() -> None:
     """In place of ``s3prl.utility.helper.hack_isinstance``: leaves the builtin alone."""
 
 
-def _is_of_other_cuda(error: BaseException | None) -> bool:
+def _is_of_other_torch(error: BaseException | None) -> bool:
     while error is not None:
-        if any(sign in str(error) for sign in OTHER_CUDA):
+        if any(sign in str(error) for sign in OTHER_TORCH):
             return True
         error = error.__cause__ or error.__context__
     return False
