@@ -8,10 +8,11 @@ The straightforward step is what one would write first in s3prl: its WavLM as te
 masks multiplied onto the student's weights, torch's AdamW as it comes, the CNN trained. (a) ours with the same
 mathematics: the losses of the first steps are asserted to agree. (b) ours with the CNN frozen and computed once for
 teacher and student (`student.feature_grad_mult: 0`): another recipe, whose distillation loss is shown beside (a)'s.
-(c) as (a) with gradient checkpointing. (d) with --compile: as (a), the layers of both encoders under torch.compile. Weights are random and the audio is noise: timings only, no result of training.
+(c) as (a) with gradient checkpointing. (d) with --compile: as (a), the layers of both encoders under torch.compile; closed
+units are computed then, not spared. Weights are random and the audio is noise: timings only, no result of training.
 With --closed, gates of dimensions are closed at random, as no run's are, and sublayers stay open.
 Steps take turns, so that a busy machine slows all alike; ratios are taken round by round. On a CPU the process's own
-time is counted (all its threads), not the time it waits for a busy machine. Ends with one JSON line.
+time is counted (all its threads), not the time it waits for a busy machine; on a GPU the wall's. Ends with one JSON line.
 """
 
 import argparse
@@ -68,7 +69,8 @@ def clock(device: str) -> float:
     """Seconds: the process's own on a CPU; on a GPU the wall's, once it has done what it was given."""
     if device == "cpu":
         return time.process_time()
-    torch.cuda.synchronize(device)
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
     return time.perf_counter()
 
 

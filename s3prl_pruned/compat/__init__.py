@@ -2,7 +2,7 @@
 
 ``apply()`` is called by our command lines and by ``s3prl_pruned.register()``, never at import. Each
 workaround is one function, applies itself only where the real thing is missing, and says why it
-is there and for which versions. Seen with Python 3.11, torch 2.13.0 (CPU), torchaudio 2.11.0,
+is there and for which versions. Seen with Python 3.10 and 3.11, torch 2.6 to 2.15, torchaudio 2.11.0,
 huggingface_hub 2.4.0, s3prl 0.4.18.
 
 Two more gaps need no patch: s3prl needs ``tensorboardX`` and, for its ASR, ``pandas`` and
@@ -22,13 +22,12 @@ from typing import Any, Callable
 
 logger = logging.getLogger(__name__)
 
-OTHER_TORCH = (
-    *("libc10_cuda", "libtorch_cuda", "libcudart", "libcublas", "libcudnn"),
-    "compiled with different CUDA versions",
-    "aoti_torch_abi_version",
-)
-"""In what torchaudio says where it was built for another torch: CUDA libraries that a CPU torch lacks, its own check of CUDA's
-versions, what an older torch does not export (seen with 2.6)."""
+OTHER_TORCH = {
+    OSError: ("libc10_cuda", "libtorch_cuda", "libcudart", "libcublas", "libcudnn", "aoti_torch_abi_version"),
+    RuntimeError: ("compiled with different CUDA versions",),
+}
+"""In what torchaudio says where it was built for another torch: libraries that a CPU torch lacks, a symbol that an older one
+lacks (seen with 2.6), or its own check of CUDA's versions."""
 
 
 def apply() -> list[str]:
@@ -201,7 +200,7 @@ def _keep_isinstance() -> None:
 
 def _is_of_other_torch(error: BaseException | None) -> bool:
     while error is not None:
-        if any(sign in str(error) for sign in OTHER_TORCH):
+        if any(sign in str(error) for kind, signs in OTHER_TORCH.items() if isinstance(error, kind) for sign in signs):
             return True
         error = error.__cause__ or error.__context__
     return False
