@@ -20,7 +20,7 @@ def test_it_asserts_equal_losses_and_ends_with_json():
     straightforward, same, frozen, checkpointing, compiled = steps.values()
     assert same["losses"] == pytest.approx(straightforward["losses"], rel=1e-4)
     assert checkpointing["losses"] == same["losses"]
-    assert compiled["losses"] == pytest.approx(same["losses"], rel=1e-4)
+    assert compiled["losses"] == pytest.approx(same["losses"], rel=1e-5)
     assert frozen["losses"][0] == pytest.approx(same["losses"][0], rel=1e-6), "before the first step the recipes agree"
     assert frozen["losses"][1] != same["losses"][1], "then the CNN moves in one of them"
     assert all(row["seconds"] > 0 for row in steps.values())
