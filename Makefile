@@ -1,10 +1,15 @@
 # make run    install into .venv, then prune, transfer and score on the embedded default
-# make test   install what tests need, and run them; make slow runs those that take minutes
+# make test   install what tests need, and run them; make slow runs those that take minutes, and make hosts
+# make hosts  the contract tests and a downstream training in the other host, in .venv-espnet
+# make wheel  build the source archive and the wheel into dist/, and use the wheel away from the clone
+# make lint   ruff (rules and format) and mypy
 #
 # A second call reuses .venv; delete that folder to install anew. PYTHON chooses the interpreter,
-# TORCH the build of torch, such as TORCH=torch==2.11.0 beside an older CUDA driver.
+# TORCH the build of torch, such as TORCH=torch==2.11.0 beside an older CUDA driver. HOST is the s3prl to run in: s3prl, or
+# espnet for its maintained fork (in another VENV; both write the same module). `make hosts` tries the fork in .venv-espnet.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+HOST := s3prl
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +18,11 @@ TESTABLE := $(VENV)/.testable
 PIP := $(BIN)/python -m pip install -c constraints.txt
 HOW := $(if $(wildcard $(INSTALLED)),reused as it stands,made)
 
-.PHONY: run install test slow
+# Every contract and workaround, and one downstream training, under the other host; pip check says that pip keeps it.
+HOST_TESTS := tests/contract tests/test_compat.py tests/test_compat_experts.py tests/test_compat_hosts.py tests/test_main.py \
+    tests/superb/running/test_run.py
+
+.PHONY: run install lint test slow wheel hosts test-host
 
 run: install
 	$(BIN)/python tools/quickstart.py
@@ -25,17 +34,35 @@ test: $(TESTABLE)
 	@echo "Environment: $(VENV) ($(HOW))"
 	$(BIN)/python -m pytest
 
+lint: $(TESTABLE)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
 slow: $(TESTABLE)
 	$(BIN)/python -m pytest -m slow --timeout=3600
 	HYPOTHESIS_PROFILE=new_draws $(BIN)/python -m pytest $$(grep -l "^@given" -r tests)
+	$(MAKE) hosts
+
+wheel: $(TESTABLE)
+	rm -rf dist
+	$(BIN)/python -m build
+	.ci/check_wheel dist/*.whl $(VENV)
+
+hosts:
+	$(MAKE) VENV=.venv-espnet HOST=espnet test-host
+
+test-host: $(TESTABLE)
+	$(BIN)/python -m pip check
+	$(BIN)/python -m pytest $(HOST_TESTS)
 
 # torch goes first, so that nothing else chooses its build.
-$(INSTALLED): setup.cfg pyproject.toml constraints.txt
+$(INSTALLED): setup.cfg setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) "$(TORCH)"
-	$(PIP) -e .
+	$(PIP) -e ".[$(HOST)]"
 	@touch $@
 
 $(TESTABLE): $(INSTALLED)
-	$(PIP) -e ".[test]"
+	$(PIP) -e ".[$(HOST),test]"
 	@touch $@

@@ -6,7 +6,7 @@
 Without `ckpt`, `wavlm_pruned` takes the newest export under `result/pretrain/` of the working directory.
 """
 
-from s3prl_pruned.upstream.hubconf import (  # noqa: F401
+from s3prl_pruned.upstream.hubconf import (  # noqa: F401 torch.hub looks for them here
     data2vec_pruned,
     data2vec_pruned_local,
     data2vec_pruned_url,

@@ -1,12 +1,12 @@
-"""Which form of the fast paths is fastest at which length: what `models/fast/paths.py`'s table is made from.
+"""Which form of the fast paths is fastest at which length: what `models/accelerate/paths.py`'s table is made from.
 
     OMP_NUM_THREADS=1 python benchmarks/paths.py             # minutes, on a quiet machine
     python benchmarks/paths.py --lengths 1 --repeats 2       # a look at whether it runs
 
 Each knob is turned by itself in the operation that it belongs to: `cnn_frames` in the CNN, `block` in the positional
-convolution, `queries` in one layer's attention (WavLM Base, all heads of 13 dimensions). Weights are random and the audio
-is noise. Values take turns (`measure/timing`), ratios are the reference path's time over the value's. Prints a table and
-the fastest values per length, and ends with one JSON line.
+convolution, `queries` in one layer's attention (WavLM Base, all heads of 13 dimensions). Weights are random and the
+audio is noise. Values take turns (`timing/`), ratios are the reference path's time over the value's. Prints a
+table and the fastest values per length, and ends with one JSON line.
 """
 
 import argparse
@@ -15,42 +15,59 @@ import json
 import torch
 
 from s3prl_pruned.command_line import command_line
+from s3prl_pruned.tables import Column, Table
 
 KNOBS = {"cnn_frames": (33, 66, 132, 264), "block": (128, 256, 320, 512), "queries": (64, 128, 256, 512)}
 
+COLUMNS = [
+    Column("length_s", "length", align="right", show="{:g} s"),
+    Column("knob"),
+    Column("value", align="right"),
+    Column("seconds", "time", align="right", show=lambda seconds: f"{1000 * seconds:.2f} ms"),
+    Column("ratio", align="right", show="{:.2f}"),
+    Column("spread", "+-", align="right", show="{:.2f}"),
+]
+
 
 def main() -> None:
+    """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", default="1,2,5,15,30", help="seconds (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=15, help="runs of each value (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="torch's threads (default: %(default)s)")
     args = parser.parse_args()
-    from s3prl_pruned.measure.timing.clock import TimingSetting, compare
+    from s3prl_pruned.timing.clock import TimingSetting, compare
 
     setting = TimingSetting(baseline="reference", repeats=args.repeats, threads=args.threads)
     found = []
     for seconds in map(float, args.lengths.split(",")):
-        best = {}
-        for knob, lanes in contestants(seconds).items():
-            results = compare(lanes, setting, seconds=seconds)
+        best, rows = {}, []
+        for knob, models in models_by_knob(seconds).items():
+            results = compare(models, setting, seconds=seconds)
             for result in results:
-                found.append({"knob": knob, "value": result.name, "length_s": seconds, "seconds": result.seconds, "ratio": result.ratio})
-                print(f"{seconds:5g} s  {knob:10}  {result.name:>9}  {1000 * result.seconds:8.2f} ms  {result.ratio:5.2f} +- {result.ratio_spread:.2f}")
+                timed = {"seconds": result.seconds, "ratio": result.ratio}
+                found.append({"knob": knob, "value": result.name, "length_s": seconds, **timed})
+                rows.append({**found[-1], "spread": result.ratio_spread})
             best[knob] = max(results, key=lambda result: result.ratio).name
+        print(Table(COLUMNS, rows).text())
         print(f"{seconds:5g} s  fastest: " + ", ".join(f"{knob}={value}" for knob, value in best.items()), flush=True)
-    print(json.dumps({"device": setting.device, "threads": args.threads, "torch": str(torch.__version__), "results": found}))
+    print(
+        json.dumps(
+            {"device": setting.device, "threads": args.threads, "torch": str(torch.__version__), "results": found}
+        )
+    )
 
 
-def contestants(seconds: float) -> dict:
+def models_by_knob(seconds: float) -> dict:
     """By knob and value, the operation on noise of this length; `reference` is the module's own forward pass."""
-    from s3prl_pruned.measure.timing.shapes import even
+    from s3prl_pruned.models.accelerate import accelerate, paths
+    from s3prl_pruned.models.accelerate.cnn import extract_features
+    from s3prl_pruned.models.accelerate.positions import convolve
     from s3prl_pruned.models.encoder import SpeechEncoder
     from s3prl_pruned.models.families import wavlm_base
-    from s3prl_pruned.models.fast import paths
-    from s3prl_pruned.models.fast.cnn import extract_features
-    from s3prl_pruned.models.fast.positions import convolve
+    from s3prl_pruned.timing.shapes import even
 
-    encoder = SpeechEncoder(wavlm_base(), even(wavlm_base())).eval()
+    encoder = accelerate(SpeechEncoder(wavlm_base(), even(wavlm_base())).eval())
     cnn, positions, attention = encoder.feature_extractor, encoder.positional_convolution, encoder.layers[0].attention
     wavs = 0.1 * torch.randn(1, round(16_000 * seconds))
     x = torch.randn(1, encoder.config.num_frames(wavs.shape[1]), encoder.config.embed_dim)
@@ -69,7 +86,7 @@ def contestants(seconds: float) -> dict:
     fast = {
         "cnn_frames": lambda value: lambda _: extract_features(cnn.layers, wavs, cnn.derived, frames_at_a_time=value),
         "block": lambda value: lambda _: convolve(positions.conv, x, positions.derived, block=value),
-        "queries": lambda value: lambda _: attention._attend_by_head(x, by_distance, None, value),
+        "queries": lambda value: lambda _: attention.context_by_head(x, by_distance, None, value),
     }
     slow = {
         "cnn_frames": lambda: cnn(wavs),

@@ -1,9 +1,11 @@
-"""How much of the embedded teacher's states a linear map finds in those of a smaller model: for choosing between recipes.
+"""How much of the embedded teacher's states a linear map finds in those of a smaller model.
+
+For choosing between recipes.
 
     python benchmarks/readout.py result/pretrain/wavlm_pruned_distill/embedded/export [EXPORT ...]
 
-R2 of a ridge regression from all states of a model, side by side, to each of the teacher's: fitted on utterances of the embedded
-corpus' `train`, measured on its `dev`. Unlike a task it has no training of its own with a seed, and unlike the
+R2 of a ridge regression from all states of a model, side by side, to each of the teacher's: fitted on utterances of the
+embedded corpus' `train`, measured on its `dev`. Unlike a task it has no training of its own with a seed, and unlike the
 distillation loss it is the same whatever loss, pairs or maps a model was trained with.
 """
 
@@ -14,17 +16,21 @@ import torch
 from torch import Tensor
 
 from s3prl_pruned.command_line import command_line
+from s3prl_pruned.tables import Column, Table
 
 
 def main() -> None:
+    """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("exports", nargs="+", type=Path, help="folders of models pruned from the embedded teacher")
-    parser.add_argument("--utterances", type=int, default=60, help="of each split, spread over it (default: %(default)s)")
+    parser.add_argument(
+        "--utterances", type=int, default=60, help="of each split, spread over it (default: %(default)s)"
+    )
     args = parser.parse_args()
     from s3prl_pruned.data.corpus import embedded_corpus, read_split
     from s3prl_pruned.data.waveforms import read_waveform
-    from s3prl_pruned.export.formats import load_encoder
-    from s3prl_pruned.models.load import load_dense
+    from s3prl_pruned.formats.folder import load_encoder
+    from s3prl_pruned.formats.registry import read
     from s3prl_pruned.pretrain.distill.teachers import EMBEDDED_TEACHER
 
     splits = {}
@@ -32,13 +38,18 @@ def main() -> None:
         utterances = read_split(embedded_corpus(), split)
         chosen = utterances[:: max(1, len(utterances) // args.utterances)][: args.utterances]
         splits[split] = [read_waveform(utterance.path) for utterance in chosen]
-    teacher = load_dense(EMBEDDED_TEACHER).eval()
+    teacher = read(EMBEDDED_TEACHER).encoder.eval()
     wanted = {split: states(teacher, wavs) for split, wavs in splits.items()}
-    print(f"{'teacher state':<40}" + "".join(f"{k:>8}" for k in range(len(wanted["dev"]))) + f"{'mean':>8}")
+    rows = []
     for export in args.exports:
         found = {split: torch.cat(states(load_encoder(export)[0], wavs), 1) for split, wavs in splits.items()}
-        scores = [r_squared(found["train"], a, found["dev"], b) for a, b in zip(wanted["train"], wanted["dev"], strict=True)]
-        print(f"{str(export)[-39:]:<40}" + "".join(f"{score:8.3f}" for score in (*scores, sum(scores) / len(scores))), flush=True)
+        scores = [
+            r_squared(found["train"], a, found["dev"], b) for a, b in zip(wanted["train"], wanted["dev"], strict=True)
+        ]
+        rows.append([str(export)[-39:], *scores, sum(scores) / len(scores)])
+    states_of_teacher = [str(k) for k in range(len(wanted["dev"]))]
+    columns = [Column(name, align="right", show="{:.3f}") for name in (*states_of_teacher, "mean")]
+    print(Table(["teacher state", *columns], rows).text())
 
 
 @torch.no_grad()
@@ -52,6 +63,10 @@ def r_squared(x: Tensor, y: Tensor, new_x: Tensor, new_y: Tensor, *, ridge: floa
     """R2 on (new_x, new_y) of a ridge regression fitted on (x, y); (frames, dimensions) each.
 
     Args:
+        x: what is given.
+        y: what is predicted.
+        new_x: as `x`, unseen.
+        new_y: as `y`, unseen.
         ridge: penalty, of the mean variance of x.
     """
     x_mean, y_mean = x.mean(0), y.mean(0)

@@ -8,11 +8,12 @@ The straightforward step is what one would write first in s3prl: its WavLM as te
 masks multiplied onto the student's weights, torch's AdamW as it comes, the CNN trained. (a) ours with the same
 mathematics: the losses of the first steps are asserted to agree. (b) ours with the CNN frozen and computed once for
 teacher and student (`student.feature_grad_mult: 0`): another recipe, whose distillation loss is shown beside (a)'s.
-(c) as (a) with gradient checkpointing. (d) with --compile: as (a), the layers of both encoders under torch.compile; closed
-units are computed then, not spared. Weights are random and the audio is noise: timings only, no result of training.
-With --closed, gates of dimensions are closed at random, as no run's are, and sublayers stay open.
+(c) as (a) with gradient checkpointing. (d) with --compile: as (a), the layers of both encoders under torch.compile;
+closed units are computed then, not spared. Weights are random and the audio is noise: timings only, no result of
+training. With --closed, gates of dimensions are closed at random, as no run's are, and sublayers stay open.
 Steps take turns, so that a busy machine slows all alike; ratios are taken round by round. On a CPU the process's own
-time is counted (all its threads), not the time it waits for a busy machine; on a GPU the wall's. Ends with one JSON line.
+time is counted (all its threads), not the time it waits for a busy machine; on a GPU the wall's. Ends with one JSON
+line.
 """
 
 import argparse
@@ -27,18 +28,33 @@ from pathlib import Path
 import torch
 
 from s3prl_pruned.command_line import command_line
+from s3prl_pruned.tables import Column, Table
 
 
 def main() -> None:
+    """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds (default: 5)")
     parser.add_argument("--batch", type=int, default=2, help="utterances (default: 2)")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each (default: 5)")
-    parser.add_argument("--layers", type=int, default=12, help="of the encoder, a multiple of 2 (default: 12, WavLM Base)")
-    parser.add_argument("--closed", type=float, default=0.0, help="share of the dimensions whose gates are closed: 0 as at the start of a run, 0.8 as from the end of the paper's ramp on (default: 0)")  # fmt: skip
+    parser.add_argument(
+        "--layers", type=int, default=12, help="of the encoder, a multiple of 2 (default: 12, WavLM Base)"
+    )
+    parser.add_argument(
+        "--closed",
+        type=float,
+        default=0.0,
+        help="share of the dimensions whose gates are closed: 0 as at the start of a run, 0.8 as from the end of the "
+        "paper's ramp on (default: 0)",
+    )
     parser.add_argument("--compile", action="store_true", help="a step with compiled layers beside the others")
     parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of ours; the straightforward step stays fp32 (default: fp32)")  # fmt: skip
+    parser.add_argument(
+        "--precision",
+        choices=["fp32", "bf16"],
+        default="fp32",
+        help="of ours; the straightforward step stays fp32 (default: fp32)",
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # s3prl uses torch's old weight_norm
@@ -46,7 +62,8 @@ def main() -> None:
 
 
 def measure(args: argparse.Namespace, folder: Path) -> None:
-    steps = contestants(args, folder)
+    """Time all kinds of step, interleaved, and print what came out."""
+    steps = steps_by_name(args, folder)
     generator = torch.Generator().manual_seed(0)
     wavs = 0.1 * torch.randn(args.batch, round(args.seconds * 16_000), generator=generator)
     batch = (wavs, torch.full((args.batch,), wavs.shape[1]))
@@ -75,9 +92,18 @@ def clock(device: str) -> float:
 
 
 def report(args: argparse.Namespace, times: dict, losses: dict, reference: str) -> None:
-    print(f"\n{args.layers} layers, {args.batch} x {args.seconds:g} s of noise, random weights, {args.device}, {torch.get_num_threads()} thread(s), ours in {args.precision}, {args.rounds} rounds")  # fmt: skip
-    print(f"{'step':<34}{'median s':>9}{'speed-up':>10}{'lowest':>8}{'highest':>8}{'last loss':>12}")
-    result = {"bench": "step", **vars(args), "threads": torch.get_num_threads(), "torch": str(torch.__version__), "steps": {}}
+    """A table, and one JSON line."""
+    print(
+        f"\n{args.layers} layers, {args.batch} x {args.seconds:g} s of noise, random weights, {args.device}, "
+        f"{torch.get_num_threads()} thread(s), ours in {args.precision}, {args.rounds} rounds"
+    )
+    result = {
+        "bench": "step",
+        **vars(args),
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        "steps": {},
+    }
     for name, seconds in times.items():
         seconds, base = seconds[1:], times[reference][1:]  # the first round makes buffers
         ratios = [b / s for b, s in zip(base, seconds, strict=True)]
@@ -86,15 +112,23 @@ def report(args: argparse.Namespace, times: dict, losses: dict, reference: str) 
             "highest": max(ratios), "losses": losses[name],
         }  # fmt: skip
         result["steps"][name] = row
-        print(f"{name:<34}{row['seconds']:>9.3f}{row['speed_up']:>10.2f}{row['lowest']:>8.2f}{row['highest']:>8.2f}{losses[name][-1]:>12.5f}")  # fmt: skip
+    columns = [
+        Column("step"),
+        Column("seconds", "median s", align="right", show="{:.3f}"),
+        Column("speed_up", "speed-up", align="right", show="{:.2f}"),
+        Column("lowest", align="right", show="{:.2f}"),
+        Column("highest", align="right", show="{:.2f}"),
+        Column("losses", "last loss", align="right", show=lambda losses: f"{losses[-1]:.5f}"),
+    ]
+    print(Table(columns, [{"step": name, **row} for name, row in result["steps"].items()]).text())
     print(json.dumps(result))
 
 
-def contestants(args: argparse.Namespace, folder: Path) -> dict:
+def steps_by_name(args: argparse.Namespace, folder: Path) -> dict:
     """Each a function of a batch that takes one optimiser step and returns its distillation loss."""
+    from benchmarks.synthetic_audio import write_synthetic_corpus
     from s3prl_pruned import compat
-    from s3prl_pruned.data.dummies import write_synthetic_corpus
-    from s3prl_pruned.models.convert import official_checkpoint
+    from s3prl_pruned.formats import microsoft
     from s3prl_pruned.models.dummies import random_encoder
     from s3prl_pruned.models.families import wavlm_base
     from s3prl_pruned.pretrain.config import LoopConfig, RunnerConfig
@@ -103,7 +137,10 @@ def contestants(args: argparse.Namespace, folder: Path) -> dict:
     from s3prl_pruned.pretrain.trainer import Trainer
 
     compat.apply()
-    torch.save(official_checkpoint(random_encoder(replace(wavlm_base(), num_layers=args.layers), seed=0)), folder / "teacher.pt")
+    torch.save(
+        microsoft.checkpoint(random_encoder(replace(wavlm_base(), num_layers=args.layers), seed=0)),
+        folder / "teacher.pt",
+    )
     write_synthetic_corpus(folder / "noise")
     student = StudentConfig(dropout=0.0, attention_dropout=0.0, activation_dropout=0.0)
     model = ModelConfig(teacher=str(folder / "teacher.pt"), student=student)
@@ -146,20 +183,24 @@ class Straightforward:
     def __init__(self, model, runner, folder: Path, args: argparse.Namespace):
         from s3prl.upstream.wavlm.expert import UpstreamExpert
 
+        from s3prl_pruned.formats.registry import read
         from s3prl_pruned.gates.attach import GateSet
-        from s3prl_pruned.models.load import load_dense
         from s3prl_pruned.models.spec import CompactSpec
         from s3prl_pruned.objectives.distill import LayerDistillation
         from s3prl_pruned.sparsity.lagrangian import Lagrangian
 
         device = args.device
         self.model, self.runner, self.device, self.count = model, runner, device, 0
-        self.shape = load_dense(folder / "teacher.pt").config
-        self.teacher, self.student = (UpstreamExpert(str(folder / "teacher.pt")).model.to(device).eval() for _ in range(2))
+        self.shape = read(folder / "teacher.pt").encoder.config
+        self.teacher, self.student = (
+            UpstreamExpert(str(folder / "teacher.pt")).model.to(device).eval() for _ in range(2)
+        )
         self.teacher.requires_grad_(False)
         self.student.feature_grad_mult = model.student.feature_grad_mult
         self.call = _States(self.student)
-        self.distillation = LayerDistillation(num_layers=self.shape.num_layers, embed_dim=self.shape.embed_dim, config=model.distill).to(device)  # fmt: skip
+        self.distillation = LayerDistillation(
+            num_layers=self.shape.num_layers, embed_dim=self.shape.embed_dim, config=model.distill
+        ).to(device)
         self.gates = GateSet(CompactSpec.dense(self.shape), model.gates).to(device)
         close(self.gates, args.closed)
         self.lagrangian = Lagrangian().to(device)
@@ -171,7 +212,8 @@ class Straightforward:
             torch.optim.Adam(self.lagrangian.parameters(), lr=adam.multiplier_lr, maximize=True),
         ]
 
-    def step(self, batch) -> float:
+    def step(self, batch: tuple[torch.Tensor, torch.Tensor]) -> float:
+        """One optimiser step; returns its loss."""
         from s3prl_pruned.objectives.matching import match_layers
         from s3prl_pruned.sparsity.expected import expected_sparsity
 
@@ -186,7 +228,7 @@ class Straightforward:
         pairs = match_layers(self.distillation.errors(student, teacher, valid).tolist(), draw.existing_layers())
         loss = self.distillation(student, teacher, valid, pairs).sum() / valid.sum()
         loss.backward()
-        draw.backward(draw.gradients())
+        draw.backward(draw.gradient())
         expected = expected_sparsity(self.gates, self.shape)
         self.lagrangian(expected, self.model.sparsity.target_at(self.count, total)).backward()
         for group in self.optimizers[0].param_groups:
@@ -201,13 +243,14 @@ class Straightforward:
     def _masked(self, masks) -> dict[str, torch.Tensor]:
         """The student's parameters with every mask multiplied onto weights and biases."""
         result = {f"wavlm.{name}": value for name, value in self.student.named_parameters()}
-        for i, mask in enumerate(masks):
+        for i in range(self.shape.num_layers):
             layer = f"wavlm.encoder.layers.{i}"
+            z_mha, z_qk, z_vo, z_ffn, z_int = (masks[i, f"z_{kind}"] for kind in ("mha", "qk", "vo", "ffn", "int"))
             scales = {
-                "self_attn.q_proj": (mask.z_qk[:, None], mask.z_qk),
-                "self_attn.v_proj": (mask.z_vo[:, None], mask.z_vo),
-                "self_attn.out_proj": (mask.z_mha, mask.z_mha),
-                "fc2": (mask.z_int[None, :] * mask.z_ffn, mask.z_ffn),
+                "self_attn.q_proj": (z_qk[:, None], z_qk),
+                "self_attn.v_proj": (z_vo[:, None], z_vo),
+                "self_attn.out_proj": (z_mha, z_mha),
+                "fc2": (z_int[None, :] * z_ffn, z_ffn),
             }
             for name, (weight, bias) in scales.items():
                 result[f"{layer}.{name}.weight"] = result[f"{layer}.{name}.weight"] * weight

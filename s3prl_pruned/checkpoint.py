@@ -14,7 +14,7 @@ import shutil
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -70,7 +70,7 @@ def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
 def size(state: dict[str, Any]) -> int:
     """Bytes that ``save_checkpoint`` would write."""
     counter = _Counter()
-    torch.save(state, counter)
+    torch.save(state, cast("IO[bytes]", counter))
     return counter.size
 
 
@@ -82,7 +82,7 @@ class _Counter(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
-    def write(self, data) -> int:
+    def write(self, data: Any) -> int:
         length = memoryview(data).nbytes
         self.size += length
         return length
@@ -185,8 +185,9 @@ def rotate(folder: str | Path, max_keep: int) -> None:
 
 def _by_step(folder: str | Path) -> list[Path]:
     """The folder's checkpoints, highest step first."""
-    paths = [path for path in Path(folder).glob("states-*.ckpt") if _NAME.fullmatch(path.name)]
-    return sorted(paths, key=lambda path: int(_NAME.fullmatch(path.name)[1]), reverse=True)
+    found = ((path, _NAME.fullmatch(path.name)) for path in Path(folder).glob("states-*.ckpt"))
+    steps = {path: int(name[1]) for path, name in found if name}
+    return sorted(steps, key=steps.__getitem__, reverse=True)
 
 
 def _is_whole(path: Path) -> bool:

@@ -18,13 +18,15 @@ default in place. Nothing read from a file or a command line is ever evaluated.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import difflib
 import math
 import types
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Sequence, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -43,7 +45,8 @@ def from_dict(cls: type[T], data: dict[str, Any], where: str) -> T:
 
     Field types may be ``int``, ``float``, ``bool``, ``str``, ``Literal[...]``, ``X | None``,
     ``list[X]``, ``tuple[X, ...]``, ``tuple[X, Y]`` and nested dataclasses. Where the dataclass
-    defines ``validate()``, it is called after construction, innermost first.
+    defines a static ``renew(data)``, it is called first, and gives data in a former spelling in
+    today's. Where it defines ``validate()``, that is called after construction, innermost first.
 
     Args:
         cls: a dataclass type.
@@ -64,11 +67,7 @@ def to_dict(obj: Any) -> dict[str, Any]:
     """
     if not dataclasses.is_dataclass(obj) or isinstance(obj, type):
         raise TypeError(f"to_dict takes a dataclass instance, but got {obj!r}.")
-    return {
-        field.name: _plain(getattr(obj, field.name))
-        for field in dataclasses.fields(obj)
-        if field.init
-    }
+    return {field.name: _plain(getattr(obj, field.name)) for field in dataclasses.fields(obj) if field.init}
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
@@ -82,9 +81,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     if data is None:
         return {}
     if not isinstance(data, dict):
-        raise UserError(
-            f"{path}: must hold `key: value` lines, but holds a {type(data).__name__}: {_show(data)}."
-        )
+        raise UserError(f"{path}: must hold `key: value` lines, but holds a {type(data).__name__}: {_show(data)}.")
     return data
 
 
@@ -98,6 +95,18 @@ def load_yaml_list(path: str | Path) -> list[dict[str, Any]]:
     if not isinstance(data, list) or not all(isinstance(entry, dict) for entry in data):
         raise UserError(f"{path}: must hold entries of `- key: value` lines, but holds {_show(data)}.")
     return data
+
+
+def laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """A copy of ``below`` with what ``above`` holds: mappings key by key, any other value (lists, too) as a whole."""
+    result = copy.deepcopy(below)
+    for key, value in above.items():
+        under = result.get(key)
+        if isinstance(under, dict) and isinstance(value, dict):
+            result[key] = laid_over(under, value)
+        else:
+            result[key] = copy.deepcopy(value)
+    return result
 
 
 def apply_overrides(data: dict[str, Any], overrides: str | Sequence[str]) -> dict[str, Any]:
@@ -178,9 +187,12 @@ def _parse_yaml(text: str, where: str) -> Any:
         raise UserError(f"{where}: is not valid YAML ({reason}).") from error
 
 
-def _dataclass(cls: type[T], data: Any, where: str, path: str) -> T:
+def _dataclass(cls: type, data: Any, where: str, path: str) -> Any:
     if not isinstance(data, dict):
         raise _error(where, path, "must be a section of `key: value` lines", data)
+    with _told_where(where, path):
+        renew = getattr(cls, "renew", None)
+        data = data if renew is None else renew(data)
     hints = get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     for key in data:
@@ -191,13 +203,18 @@ def _dataclass(cls: type[T], data: Any, where: str, path: str) -> T:
         if name not in values and _has_no_default(field):
             raise UserError(f"{_at(where, _join(path, name))}: required, but not given. Add this key.")
     result = cls(**values)
-    validate = getattr(result, "validate", None)
-    if validate is not None:
-        try:
-            validate()
-        except UserError as error:
-            raise UserError(f"{_at(where, path)}: {error}") from error
+    if hasattr(result, "validate"):
+        with _told_where(where, path):
+            result.validate()
     return result
+
+
+@contextlib.contextmanager
+def _told_where(where: str, path: str) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{_at(where, path)}: {error}") from error
 
 
 def _value(hint: Any, value: Any, where: str, path: str) -> Any:
@@ -205,7 +222,7 @@ def _value(hint: Any, value: Any, where: str, path: str) -> Any:
     origin, args = get_origin(hint), get_args(hint)
     if hint in _SCALARS:
         return _SCALARS[hint](value, where, path)
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return _dataclass(hint, value, where, path)
     if origin is Literal:
         return _literal(args, value, where, path)
@@ -226,7 +243,7 @@ def _sequence(origin: type, args: tuple, value: Any, where: str, path: str) -> l
         hints = args
     else:
         hints = (args[0],) * len(value)
-    items = zip(hints, value)
+    items = zip(hints, value, strict=True)
     return origin(_value(h, v, where, f"{path}[{i}]") for i, (h, v) in enumerate(items))
 
 

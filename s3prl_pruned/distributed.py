@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -91,11 +91,6 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     return total
 
 
-def all_reduce_mean(tensor: torch.Tensor) -> torch.Tensor:
-    """The mean of a floating-point ``tensor`` over all processes, as ``all_reduce_sum``."""
-    return all_reduce_sum(tensor) / world_size() if _many() else tensor
-
-
 def all_reduce_sums(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     """``all_reduce_sum`` of several tensors of one type, in one message."""
     if not _many() or not tensors:
@@ -132,21 +127,22 @@ def from_main(function: Callable[[], T]) -> T:
     """Call ``function`` on the main process alone; every process gets its result, or its UserError."""
     if not _many():
         return function()
-    result = [None, None]
+    outcome: list[tuple[T | None, str | None]] = [(None, None)]
     if is_main():
         try:
-            result[0] = function()
+            outcome = [(function(), None)]
         except UserError as error:
-            result[1] = str(error)
+            outcome = [(None, str(error))]
     with _losses_named():
-        dist.broadcast_object_list(result, src=0, device=torch.device("cpu"))
-    if result[1] is not None:
-        raise UserError(result[1])
-    return result[0]
+        dist.broadcast_object_list(outcome, src=0, device=torch.device("cpu"))
+    ((result, refusal),) = outcome
+    if refusal is not None:
+        raise UserError(refusal)
+    return cast(T, result)
 
 
 @contextmanager
-def _losses_named():
+def _losses_named() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # DistBackendError and gloo's own

@@ -39,7 +39,9 @@ def table_of(config: EncoderConfig) -> LatencyTable:
         def at(a: float, b: float) -> float:
             return cnn_time(config, [*least[:i], a, b, *least[i + 2 :]])
 
-        return Grid(rows=axes[i], columns=axes[i + 1], seconds=tuple(tuple(at(a, b) for b in axes[i + 1]) for a in axes[i]))
+        return Grid(
+            rows=axes[i], columns=axes[i + 1], seconds=tuple(tuple(at(a, b) for b in axes[i + 1]) for a in axes[i])
+        )
 
     heads, dims, ffn = axis(config.num_heads), axis(config.head_dim), axis(config.ffn_dim)
     return LatencyTable(
@@ -53,7 +55,8 @@ def table_of(config: EncoderConfig) -> LatencyTable:
         feed_forward=Line(counts=ffn, seconds=tuple(map(ffn_time, ffn))),
         whole=1.0,
         measured=Measurement(
-            machine="invented", device="cpu", threads=1, dtype="float32", repeats=1, weights="none", s3prl_pruned="0", torch="0",
+            machine="invented", device="cpu", threads=1, dtype="float32", repeats=1, weights="none",
+            s3prl_pruned="0", torch="0",
             commit=None, date="never",
         ),
     )  # fmt: skip

@@ -1,4 +1,7 @@
-"""Sources of MINI-SUPERB for tests: no network, no espeak-ng. Chords stand for voices, so no score on them means anything."""
+"""Sources of MINI-SUPERB for tests: no network, no espeak-ng.
+
+Chords stand for voices, so no score on them means anything.
+"""
 
 import hashlib
 from pathlib import Path
@@ -6,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from s3prl_pruned.data.mini_superb.clips import Clip
-from s3prl_pruned.data.mini_superb.sources import Sources
+from benchmarks.mini_superb.clips import Clip
+from benchmarks.mini_superb.sources import Sources
 
 VOICES = [
     *("kajongg/female1 kajongg/female2 kajongg/male1 tuxpaint/be tuxpaint/bg".split()),  # of TEST_VOICES

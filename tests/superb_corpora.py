@@ -1,4 +1,7 @@
-"""Corpora in the official layouts of SUPERB's tasks, for tests: synthetic noise, so that no number made of it means anything."""
+"""Corpora in the official layouts of SUPERB's tasks, for tests.
+
+Synthetic noise, so that no number made of it means anything.
+"""
 
 import csv
 from pathlib import Path
@@ -22,7 +25,7 @@ UTTERANCE_LEVEL = {
 
 
 def tiny(**more) -> str:
-    """``-o`` for a tiny model and four steps of the tasks that classify utterances; ``batch_size=2`` sets a datarc key."""
+    """``-o`` for a tiny model and four steps of a task that classifies; ``batch_size=2`` sets a datarc key."""
     settings = UTTERANCE_LEVEL | {f"config.downstream_expert.datarc.{key}": value for key, value in more.items()}
     return ",,".join(f"{key}={value}" for key, value in settings.items())
 
@@ -34,7 +37,7 @@ def write_noise(path: Path, rng: np.random.Generator, *, seconds: float = 0.3, s
 
 
 def make_speech_commands(root: Path) -> Path:
-    """Both archives of Speech Commands v0.01: 12 words of each of three speakers, a recording of noise, 12 test files."""
+    """Both archives of Speech Commands v0.01: 12 words of each of three speakers, noise, and 12 test files."""
     rng = np.random.default_rng(1)
     train, test = root / "speech_commands_v0.01", root / "speech_commands_test_set_v0.01"
     for word in [*KEYWORDS, "bed", "cat"]:
@@ -71,12 +74,14 @@ def make_fluent_commands(root: Path) -> Path:
             rows.append([index, path, f"{'ab'[index % 2]}1", "turn, please", *intents[index % len(intents)]])
         (root / "data").mkdir(exist_ok=True)
         with (root / "data" / f"{name}_data.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([["", "path", "speakerId", "transcription", "action", "object", "location"], *rows])
+            csv.writer(file).writerows(
+                [["", "path", "speakerId", "transcription", "action", "object", "location"], *rows]
+            )
     return root
 
 
 def make_iemocap(root: Path, *, sessions: int = 5) -> Path:
-    """Five sessions with two dialogues each; one utterance of every emotion, of which s3prl takes five as four classes."""
+    """Five sessions of two dialogues; one utterance of every emotion, of which s3prl takes five as four classes."""
     rng = np.random.default_rng(4)
     for session in range(1, sessions + 1):
         folder = root / f"Session{session}"
@@ -86,7 +91,10 @@ def make_iemocap(root: Path, *, sessions: int = 5) -> Path:
             for index, emotion in enumerate(["neu", "fru", "exc", "ang", "sad", "hap", "xxx"]):
                 name = f"{dialogue}_F{index:03d}"
                 write_noise(folder / "sentences" / "wav" / dialogue / f"{name}.wav", rng)
-                lines += [f"[{index}.0000 - {index}.5000]\t{name}\t{emotion}\t[2.5, 2.5, 2.5]\n", "C-E1:\tNeutral;\t()\n"]
+                lines += [
+                    f"[{index}.0000 - {index}.5000]\t{name}\t{emotion}\t[2.5, 2.5, 2.5]\n",
+                    "C-E1:\tNeutral;\t()\n",
+                ]
             (folder / "dialog" / "EmoEvaluation" / f"{dialogue}.txt").write_text("".join(lines))
             # As in the archive; it is not text.
             (folder / "dialog" / "EmoEvaluation" / f"._{dialogue}.txt").write_bytes(b"\x00\x05\x16\x07\xff")

@@ -1,8 +1,11 @@
-"""MINI-SUPERB of fake sources for the tests of drivers: the official layouts in seconds. Synthetic, so that no number means anything."""
+"""MINI-SUPERB of fake sources for the tests of drivers: the official layouts in seconds.
+
+Synthetic, so that no number means anything.
+"""
 
 from pathlib import Path
 
-from s3prl_pruned.data.mini_superb.build import PATHS, make_mini_superb
+from benchmarks.mini_superb.build import PATHS, make_mini_superb
 from tests.mini_superb_sources import FakeSources
 
 STEPS = "total_steps=2 save_step=1 eval_step=1 log_step=1 gradient_accumulate_steps=1"

@@ -2,7 +2,7 @@
 
 
 def kept_units(kept, config, layer, slot):
-    """Positions, in a dense encoder's slot `slot` of layer `layer` (of `z_conv` one of the CNN), of what the spec `kept` keeps."""
+    """Positions of what the spec `kept` keeps, in a dense encoder's slot of a layer (of `z_conv` one of the CNN)."""
     if slot == "z_conv":
         return list(kept.channels[layer])
     of, k = kept.layers[layer], config.head_dim

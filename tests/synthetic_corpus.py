@@ -19,7 +19,13 @@ SHORT_SETTINGS = ",,".join(
         "config.downstream_expert.modelrc.project_dim=8",
         *(
             f"config.downstream_expert.modelrc.RNNs.{key}=[{value}]"
-            for key, value in dict(dim=8, dropout=0.0, layer_norm="false", proj="false", sample_rate=1).items()
+            for key, value in {
+                "dim": 8,
+                "dropout": 0.0,
+                "layer_norm": "false",
+                "proj": "false",
+                "sample_rate": 1,
+            }.items()
         ),
     ]
 )

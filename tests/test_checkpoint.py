@@ -91,9 +91,7 @@ def test_a_write_that_the_system_cuts_off_leaves_the_previous_checkpoint_whole(t
         except UserError as error:
             print(error)
     """
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60
-    )
+    result = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60)
     assert "could not be saved ([Errno 27] File too large)" in result.stdout, result.stderr
     assert "Free space or name another folder" in result.stdout
     assert_previous_is_whole(path, previous)

@@ -20,6 +20,7 @@ import torch
 
 from s3prl_pruned import compat
 from s3prl_pruned.compat import audio, sox
+from s3prl_pruned.compat.hosts import DISTRIBUTIONS
 from s3prl_pruned.config import UserError
 
 REPO = Path(__file__).parents[1]
@@ -34,13 +35,11 @@ SV_CHAIN = [  # s3prl/downstream/sv_voxceleb1/dataset.py
 def python(code: str, *, path: Path | None = None) -> subprocess.CompletedProcess:
     """Run code in a fresh interpreter, with ``path`` before everything else on ``sys.path``."""
     prefix = f"import sys; sys.path[:0] = {[str(path)] if path else []} + [{str(REPO)!r}]\n"
-    return subprocess.run(
-        [sys.executable, "-c", prefix + textwrap.dedent(code)], capture_output=True, text=True
-    )
+    return subprocess.run([sys.executable, "-c", prefix + textwrap.dedent(code)], capture_output=True, text=True)
 
 
 def fake_torchaudio(folder: Path, *, failure: str, error: str = "OSError") -> Path:
-    """A package ``torchaudio`` whose extension fails to load with the message ``failure``, or its own check of it does."""
+    """A package ``torchaudio`` whose extension, or its own check of it, fails with the message ``failure``."""
     (folder / "torchaudio" / "_extension").mkdir(parents=True)
     (folder / "torchaudio" / "__init__.py").write_text("from . import _extension\nloaded = True\n")
     (folder / "torchaudio" / "_extension" / "__init__.py").write_text(
@@ -70,7 +69,9 @@ def test_import_of_compat_changes_nothing():
     assert result.returncode == 0, result.stderr
 
 
-OTHER_CUDA = "Detected that PyTorch and TorchAudio were compiled with different CUDA versions. PyTorch has CUDA version 13.2 ..."
+OTHER_CUDA = (
+    "Detected that PyTorch and TorchAudio were compiled with different CUDA versions. PyTorch has CUDA version 13.2 ..."
+)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,10 @@ def test_torchaudio_for_another_torch_is_imported_without_its_extension(failure,
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("failure, error", [("libfoo.so: undefined symbol: bar", "OSError"), ("libcudnn failed", "RuntimeError"), ("", "OSError")])
+@pytest.mark.parametrize(
+    "failure, error",
+    [("libfoo.so: undefined symbol: bar", "OSError"), ("libcudnn failed", "RuntimeError"), ("", "OSError")],
+)
 def test_torchaudio_that_works_or_fails_otherwise_is_left_alone(tmp_path, failure, error):
     folder = fake_torchaudio(tmp_path, failure=failure, error=error)
     result = python(
@@ -114,7 +118,11 @@ def test_torchaudio_that_works_or_fails_otherwise_is_left_alone(tmp_path, failur
         path=folder,
     )
     if failure:
-        assert result.returncode == 1 and {"OSError": "Could not load this library", "RuntimeError": "RuntimeError: libcudnn failed"}[error] in result.stderr
+        assert (
+            result.returncode == 1
+            and {"OSError": "Could not load this library", "RuntimeError": "RuntimeError: libcudnn failed"}[error]
+            in result.stderr
+        )
     else:
         assert result.returncode == 0, result.stderr
 
@@ -144,7 +152,7 @@ def test_what_a_torchaudio_has_is_not_replaced(monkeypatch):
     assert not compat.sox_effects()
     assert theirs.load("x") == theirs.info("x") == theirs.set_audio_backend("sox_io") == "theirs"
 
-    theirs.list_audio_backends = lambda: []  # installed, but nothing to decode with
+    theirs.list_audio_backends = list  # installed, but nothing to decode with
     assert compat.audio_reading()
     assert theirs.load is audio.load and theirs.info is audio.info
     assert not compat.audio_reading()
@@ -214,6 +222,15 @@ def test_builtin_isinstance_survives_s3prls_hack():
     helper.hack_isinstance()
     assert builtins.isinstance is genuine
     assert isinstance(defaultdict(), dict)  # s3prl's replacement says False
+
+
+def test_a_host_without_that_hack_is_left_alone(monkeypatch):
+    compat.apply()
+    from s3prl.utility import helper
+
+    monkeypatch.delattr(helper, "hack_isinstance")
+    assert not compat.builtin_isinstance()
+    assert not hasattr(helper, "hack_isinstance")
 
 
 @pytest.mark.parametrize(
@@ -322,12 +339,26 @@ def test_an_effect_that_would_be_skipped_is_an_error(effect, message):
         sox.apply_effects_tensor(torch.zeros(1, 100), 16000, [effect])
 
 
-def test_what_s3prl_needs_and_does_not_declare_is_declared_by_us():
+def declared(lines):
+    """Names of distributions in requirements, in small letters."""
+    return {re.match(r"[\w-]+", line)[0].lower() for line in lines if line and not line.startswith("#")}
+
+
+def test_what_the_host_needs_and_does_not_declare_is_declared_by_us():
     parser = configparser.ConfigParser()
     parser.read(REPO / "setup.cfg")
-    ours = {re.match(r"[\w-]+", line)[0].lower() for line in parser["options"]["install_requires"].split("\n") if line}
-    theirs = {
-        re.match(r"[\w-]+", line)[0].lower() for line in importlib.metadata.requires("s3prl") if "extra ==" not in line
-    }
+    ours = declared(parser["options"]["install_requires"].split("\n"))
+    theirs = declared(line for line in importlib.metadata.requires(compat.host().name) if "extra ==" not in line)
     undeclared = {"tensorboardx", "pandas", "editdistance"}
     assert undeclared <= ours and not undeclared & theirs
+
+
+def test_a_host_is_asked_for_by_an_extra_and_never_by_the_package_itself():
+    """Else pip lays one host's files over the other's."""
+    parser = configparser.ConfigParser()
+    parser.read(REPO / "setup.cfg")
+    extras = {name: declared(lines.split("\n")) for name, lines in parser["options.extras_require"].items()}
+    for name, extra in DISTRIBUTIONS.items():
+        assert extras.pop(extra) == {name}
+    assert not set(DISTRIBUTIONS) & declared(parser["options"]["install_requires"].split("\n")).union(*extras.values())
+    assert set(DISTRIBUTIONS) <= declared((REPO / "constraints.txt").read_text().split("\n"))

@@ -1,6 +1,7 @@
 """s3prl's experts are imported without packages that they hardly use, and train on several processes on any device."""
 
 import importlib.util
+import re
 import sys
 import types
 
@@ -56,8 +57,48 @@ def test_a_package_that_is_installed_is_not_replaced(monkeypatch):
 def test_a_package_that_an_expert_needs_is_named_with_what_to_install(monkeypatch):
     forget(monkeypatch, "s3prl.downstream.fluent_commands")
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(UserError, match=r"s3prl's fluent_commands needs the package pandas.*pip install s3prl_pruned\[superb\]"):
+    with pytest.raises(
+        UserError, match=r"s3prl's fluent_commands needs the package pandas.*pip install s3prl_pruned\[superb\]"
+    ):
         experts.import_expert("fluent_commands")
+
+
+def test_a_workaround_that_does_not_fit_the_host_is_an_error_and_no_silent_nothing(monkeypatch, tmp_path):
+    expert = experts.import_expert("voxceleb1").DownstreamExpert
+    monkeypatch.delattr(sys.modules["s3prl.downstream.voxceleb1.dataset"], "CACHE_PATH")
+    rule = (
+        re.escape(f"{compat.host()}: this task needs a workaround that does not fit this host")
+        + r".*voxceleb1\.dataset has no `CACHE_PATH`"
+    )
+    with pytest.raises(UserError, match=rule):
+        experts.keep_voxceleb1_lists_in(tmp_path)
+    monkeypatch.setattr(expert, "__init__", lambda self, settings: None)
+    with pytest.raises(UserError, match="voxceleb1's expert takes no `downstream_expert`"):
+        experts.keep_settings_of("voxceleb1")
+
+
+def test_an_expert_that_follows_its_device_already_is_left_alone(monkeypatch):
+    def forward(self, mode, features):
+        return features
+
+    expert = experts.import_expert("sv_voxceleb1").DownstreamExpert
+    monkeypatch.setattr(expert, "forward", forward)
+    experts.let_sv_voxceleb1_follow_its_device()
+    assert expert.forward is forward
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"device_ids": [None], "find_unused_parameters": True}, {}], ids=["as today", "as it may be"]
+)
+def test_the_wrapper_for_several_processes_takes_what_a_host_gives_it(monkeypatch, arguments):
+    import s3prl.downstream.runner
+
+    given = []
+    monkeypatch.setattr("torch.nn.parallel.DistributedDataParallel", lambda model, **options: given.append(options))
+    monkeypatch.setattr(s3prl.downstream.runner, "DDP", None)
+    experts.train_on_all_processes()
+    s3prl.downstream.runner.DDP(torch.nn.Linear(1, 1), **arguments)
+    assert given == [{"device_ids": None, "find_unused_parameters": bool(arguments), "broadcast_buffers": False}]
 
 
 def shares(epoch, *, seed=3, weights=(1.0,) * 10):

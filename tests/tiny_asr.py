@@ -11,8 +11,12 @@ RUNNER = {
     "optimizer": {"lr": 1e-2, "gate_lr": 0.2},
     "pretrain_expert": {
         "datarc": {
-            **{"sets": ["train-clean-100"], "dev_sets": ["dev-clean"], "test_sets": ["test-clean"]},
-            **{"train_batch_size": 2, "min_seconds": 0.3, "num_workers": 0},
+            "sets": ["train-clean-100"],
+            "dev_sets": ["dev-clean"],
+            "test_sets": ["test-clean"],
+            "train_batch_size": 2,
+            "min_seconds": 0.3,
+            "num_workers": 0,
         }
     },
 }

@@ -7,8 +7,8 @@ import soundfile
 import torch
 import yaml
 
-from s3prl_pruned.data.dummies import synthetic_noise, synthetic_tone
-from s3prl_pruned.models.convert import official_checkpoint
+from benchmarks.synthetic_audio import synthetic_noise, synthetic_tone
+from s3prl_pruned.formats import microsoft
 from s3prl_pruned.models.dummies import random_encoder, tiny_base
 from s3prl_pruned.models.families import wavlm_base
 from s3prl_pruned.models.spec import EncoderConfig
@@ -42,7 +42,7 @@ class TinyRecipe:
 
     def __init__(self, root: Path):
         self.root, self.teacher, self.corpus, self.recipe = root, root / "teacher.pt", root / "corpus", root / "tiny"
-        torch.save(official_checkpoint(random_encoder(tiny_wavlm(), seed=0)), self.teacher)
+        torch.save(microsoft.checkpoint(random_encoder(tiny_wavlm(), seed=0)), self.teacher)
         self.corpus.mkdir()
         for number in range(7):
             samples = 6_400 + 800 * number

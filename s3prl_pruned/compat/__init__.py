@@ -1,9 +1,10 @@
-"""The only place with workarounds for s3prl 0.4.18 on today's torch, torchaudio, huggingface_hub.
+"""The only place with workarounds for s3prl on today's torch, torchaudio, huggingface_hub.
 
 ``apply()`` is called by our command lines and by ``s3prl_pruned.register()``, never at import. Each
-workaround is one function, applies itself only where the real thing is missing, and says why it
-is there and for which versions. Seen with Python 3.10 and 3.11, torch 2.6 to 2.15, torchaudio 2.11.0,
-huggingface_hub 2.4.0, s3prl 0.4.18.
+workaround is one function, looks whether the real thing is missing, applies itself only then, and says why it
+is there. None asks for a version: what a docstring says of versions is where the gap was seen. Seen with Python
+3.10 and 3.11, torch 2.6 to 2.15, torchaudio 2.11.0, huggingface_hub 2.4.0, and two hosts (``compat/hosts.py``): s3prl
+0.4.18 and espnet-s3prl 2026.5.14.
 
 Two more gaps need no patch: s3prl needs ``tensorboardX`` and, for its ASR, ``pandas`` and
 ``editdistance`` without declaring them (our setup.cfg does), and ``python -m s3prl.run_pretrain``
@@ -18,7 +19,12 @@ import importlib.util
 import logging
 import sys
 import types
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
+
+from s3prl_pruned.compat.hosts import Host, host, installed_hosts
+
+__all__ = ["WORKAROUNDS", "Host", "apply", "host", "installed_hosts"]
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +32,10 @@ OTHER_TORCH = {
     OSError: ("libc10_cuda", "libtorch_cuda", "libcudart", "libcublas", "libcudnn", "aoti_torch_abi_version"),
     RuntimeError: ("compiled with different CUDA versions",),
 }
-"""In what torchaudio says where it was built for another torch: libraries that a CPU torch lacks, a symbol that an older one
-lacks (seen with 2.6), or its own check of CUDA's versions."""
+"""In what torchaudio says where it was built for another torch.
+
+Libraries that a CPU torch lacks, a symbol that an older one lacks (seen with 2.6), or its own check of CUDA's versions.
+"""
 
 
 def apply() -> list[str]:
@@ -35,7 +43,11 @@ def apply() -> list[str]:
 
     Returns:
         The names of the workarounds that this call applied, in order; empty the second time.
+
+    Raises:
+        UserError: if no s3prl is installed, or two of them over one another.
     """
+    host()
     applied = [name for name, workaround in WORKAROUNDS.items() if workaround()]
     if applied:
         logger.debug("s3prl workarounds applied: %s", ", ".join(applied))
@@ -64,9 +76,11 @@ def torchaudio_extension() -> bool:
     for name in [name for name in sys.modules if name.split(".")[0] == "torchaudio"]:
         del sys.modules[name]  # the failed import leaves its submodules behind
     extension = types.ModuleType("torchaudio._extension")
-    extension._IS_TORCHAUDIO_EXT_AVAILABLE = False
-    extension._IS_ALIGN_AVAILABLE = False
-    extension.fail_if_no_align = lambda function: _Gone("torchaudio's forced alignment")
+    vars(extension).update(
+        _IS_TORCHAUDIO_EXT_AVAILABLE=False,
+        _IS_ALIGN_AVAILABLE=False,
+        fail_if_no_align=lambda function: _Gone("torchaudio's forced alignment"),
+    )
     sys.modules["torchaudio._extension"] = extension
     importlib.import_module("torchaudio")
     return True
@@ -82,7 +96,7 @@ def set_audio_backend() -> bool:
     torchaudio = _torchaudio()
     if torchaudio is None or hasattr(torchaudio, "set_audio_backend"):
         return False
-    torchaudio.set_audio_backend = lambda backend: None
+    vars(torchaudio)["set_audio_backend"] = lambda backend: None
     return True
 
 
@@ -97,7 +111,7 @@ def sox_effects() -> bool:
     from s3prl_pruned.compat import sox
 
     sys.modules["torchaudio.sox_effects"] = sox
-    torchaudio.sox_effects = sox
+    vars(torchaudio)["sox_effects"] = sox
     return True
 
 
@@ -158,12 +172,12 @@ def builtin_isinstance() -> bool:
     ``s3prl/utility/helper.py`` swaps the builtin of the whole process for DDP before torch 1.8. With
     it ``isinstance(defaultdict(), dict)`` is False, which breaks code that has nothing to do with s3prl.
     """
-    if importlib.util.find_spec("s3prl") is None:
+    if not _imports("s3prl.utility.helper"):
         return False
     helper = importlib.import_module("s3prl.utility.helper")
-    if helper.hack_isinstance is _keep_isinstance:
+    if getattr(helper, "hack_isinstance", _keep_isinstance) is _keep_isinstance:
         return False
-    helper.hack_isinstance = _keep_isinstance
+    vars(helper)["hack_isinstance"] = _keep_isinstance
     return True
 
 

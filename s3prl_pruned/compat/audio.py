@@ -46,7 +46,9 @@ def load(
         num_frames: most samples to read, -1 for all.
         normalize: must be True; integers are not handed out.
         channels_first: (C, S) when True, else (S, C).
-        format, buffer_size, backend: ignored; soundfile looks at the file itself.
+        format: ignored; soundfile looks at the file itself.
+        buffer_size: ignored.
+        backend: ignored.
 
     Returns:
         The audio and its sample rate in Hz.
@@ -68,8 +70,16 @@ def load(
     return (wav.T.contiguous() if channels_first else wav), sample_rate
 
 
-def info(uri: str | os.PathLike, format: str | None = None, **ignored) -> AudioMetaData:
+def info(
+    uri: str | os.PathLike, format: str | None = None, buffer_size: int = 4096, backend: str | None = None
+) -> AudioMetaData:
     """Length, rate and channels of a file, from its header.
+
+    Args:
+        uri: path of the file.
+        format: ignored; soundfile looks at the file itself.
+        buffer_size: ignored.
+        backend: ignored.
 
     Raises:
         UserError: on a file that is missing or cannot be decoded.

@@ -1,6 +1,6 @@
 """Import and run s3prl's downstream experts without the packages that they import and hardly use.
 
-s3prl's package declares none of them. What stands in here does all that an expert asks of it, or
+No host's package declares them. What stands in here does all that an expert asks of it, or
 raises when used; it is in ``sys.modules`` only while the expert is imported, and never in place of a package
 that is installed.
 """
@@ -12,16 +12,19 @@ import copy
 import functools
 import importlib
 import importlib.util
+import inspect
 import os
 import sys
 import types
+from collections.abc import Callable, Iterator, Sized
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, cast
 from unittest import mock
 
 import torch
-from torch.utils.data import DistributedSampler, Sampler
+from torch.utils.data import Dataset, DistributedSampler, Sampler
 
+from s3prl_pruned.compat.hosts import host
 from s3prl_pruned.config import UserError
 
 
@@ -49,17 +52,22 @@ def keep_voxceleb1_lists_in(folder: Path) -> None:
     It keeps them as ``.cache/{train,dev,test}.pkl`` beside its code, whatever the corpus: the second corpus on a
     machine gets the first one's files, or those of a folder that is gone.
     """
-    dataset = importlib.import_module("s3prl.downstream.voxceleb1.dataset")
-    dataset.CACHE_PATH = os.fspath(folder)
+    _replace(importlib.import_module("s3prl.downstream.voxceleb1.dataset"), "CACHE_PATH", os.fspath(folder))
 
 
 def keep_settings_of(downstream: str) -> None:
-    """Give an expert a copy of the settings, so that what it notes in them (``diarization``: its frame shift) does not get into
-    checkpoints as if it had been asked for."""
+    """Give an expert a copy of the settings.
+
+    What it notes in them (``diarization``: its frame shift) does not get into checkpoints as if it had been asked for.
+    """
     expert = importlib.import_module(f"s3prl.downstream.{downstream}.expert").DownstreamExpert
     theirs = expert.__init__
     if hasattr(theirs, "__wrapped__"):
         return
+    _require(
+        "downstream_expert" in inspect.signature(theirs).parameters,
+        f"{downstream}'s expert takes no `downstream_expert`",
+    )
 
     @functools.wraps(theirs)
     def initialise(self: Any, *args: Any, downstream_expert: dict, **kwargs: Any) -> None:
@@ -69,19 +77,24 @@ def keep_settings_of(downstream: str) -> None:
 
 
 def keep_sv_voxceleb1_lengths_in(file: Path) -> None:
-    """Let s3prl's ``sv_voxceleb1`` read the lengths of its training files from ``<folder>/.wav_lengths/Voxceleb1_length.pt``.
+    """Let s3prl's ``sv_voxceleb1`` read the lengths of its training files from a ``.wav_lengths/Voxceleb1_length.pt``.
 
     It keeps that file beside its code, whatever the corpus, and finds its code by ``__file__``.
     """
     dataset = importlib.import_module("s3prl.downstream.sv_voxceleb1.dataset")
+    names = dataset.SpeakerVerifi_train.__init__.__code__.co_names
+    _require("__file__" in names, "sv_voxceleb1's dataset does not find its lengths by `__file__`")
     dataset.__file__ = os.fspath(file.parents[1] / "dataset.py")
 
 
 def let_sv_voxceleb1_follow_its_device() -> None:
-    """Let s3prl's ``sv_voxceleb1`` put its mask where its features are: it calls ``.cuda()``, whatever ``--device`` says."""
+    """Let s3prl's ``sv_voxceleb1`` put its mask where its features are.
+
+    It calls ``.cuda()``, whatever ``--device`` says. A host whose expert does not call it is left alone.
+    """
     expert = importlib.import_module("s3prl.downstream.sv_voxceleb1.expert").DownstreamExpert
     theirs = expert.forward
-    if hasattr(theirs, "__wrapped__"):
+    if hasattr(theirs, "__wrapped__") or "cuda" not in theirs.__code__.co_names:
         return
 
     @functools.wraps(theirs)
@@ -101,8 +114,8 @@ def read_ctc_corpora_by(create_dataset: Callable) -> None:
     """
     data = importlib.import_module("s3prl.downstream.ctc.data")
     expert = importlib.import_module("s3prl.downstream.ctc.expert")
-    data.create_dataset = create_dataset
-    expert.load_dataset = lambda split, tokenizer, corpus: data.load_dataset(split, tokenizer, dict(corpus))
+    _replace(data, "create_dataset", create_dataset)
+    _replace(expert, "load_dataset", lambda split, tokenizer, corpus: data.load_dataset(split, tokenizer, dict(corpus)))
 
 
 def train_on_all_processes() -> None:
@@ -115,10 +128,15 @@ def train_on_all_processes() -> None:
     """
     from torch.nn.parallel import DistributedDataParallel
 
-    runner = importlib.import_module("s3prl.downstream.runner")
-    runner.DDP = lambda model, device_ids, find_unused_parameters: DistributedDataParallel(
-        model, find_unused_parameters=find_unused_parameters, broadcast_buffers=False
-    )
+    def wrap(model: torch.nn.Module, *, find_unused_parameters: bool = False, **theirs: Any) -> DistributedDataParallel:
+        return DistributedDataParallel(
+            model,
+            **{**theirs, "device_ids": None},
+            find_unused_parameters=find_unused_parameters,
+            broadcast_buffers=False,
+        )
+
+    _replace(importlib.import_module("s3prl.downstream.runner"), "DDP", wrap)
 
 
 class LastStep(Exception):
@@ -136,7 +154,8 @@ def stop_after(runner: Any, num_steps: int) -> None:
         optimizer = make(models)
         zero_grad, left = optimizer.zero_grad, num_steps
 
-        def zero_grad_and_count(*args: Any, **kwargs: Any) -> None:  # called once a step, even where the gradient is NaN
+        # Called once a step, even where the gradient is NaN.
+        def zero_grad_and_count(*args: Any, **kwargs: Any) -> None:
             nonlocal left
             zero_grad(*args, **kwargs)
             left -= 1
@@ -157,7 +176,8 @@ class DistributedSamplerWrapper(DistributedSampler):
     """
 
     def __init__(self, sampler: Sampler, num_replicas: int | None = None, rank: int | None = None):
-        super().__init__(range(len(sampler)), num_replicas=num_replicas, rank=rank, shuffle=False)
+        drawn = cast(Dataset, range(len(cast(Sized, sampler))))  # all that is asked of it is its length
+        super().__init__(drawn, num_replicas=num_replicas, rank=rank, shuffle=False)
         self.sampler = sampler
 
     def __iter__(self) -> Iterator[int]:
@@ -165,6 +185,23 @@ class DistributedSamplerWrapper(DistributedSampler):
             torch.manual_seed(torch.initial_seed() + self.epoch)
             drawn = list(self.sampler)
         return iter([drawn[position] for position in super().__iter__()])
+
+
+def _replace(module: types.ModuleType, name: str, ours: object) -> None:
+    """Put ours in place of what the host's module has under this name.
+
+    Where it has nothing, nothing would read ours: an error.
+    """
+    _require(hasattr(module, name), f"{module.__name__} has no `{name}`")
+    setattr(module, name, ours)
+
+
+def _require(found: bool, gap: str) -> None:
+    if not found:
+        raise UserError(
+            f"{host()}: this task needs a workaround that does not fit this host ({gap}). Install one that was tested: "
+            "`pip install s3prl==0.4.18` or `pip install espnet-s3prl==2026.5.14`."
+        )
 
 
 def _absent(name: str) -> Callable:

@@ -1,6 +1,6 @@
 """The four SoX effects that s3prl's tasks ask for, for a torchaudio without ``sox_effects``.
 
-torchaudio dropped ``sox_effects`` in 2.9. s3prl 0.4.18 calls it with these chains:
+torchaudio dropped ``sox_effects`` in 2.9. Both hosts call it with these chains:
 
     KS, QbE   channels 1, rate 16000, gain -3.0
     SV        the same, then silence 1 0.1 0.1% -1 0.1 0.1%
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import os
-from typing import Callable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -164,7 +164,7 @@ def _silence(wav: torch.Tensor, sample_rate: int, arguments: list[str]) -> tuple
 
 
 def _rms(samples: np.ndarray, window: int) -> np.ndarray:
-    """RMS of the last ``window`` samples at each sample, with zeros before the first. (S,) -> (S,)"""
+    """RMS of the last ``window`` samples at each sample, with zeros before the first. (S,) -> (S,)."""
     energy = np.concatenate([np.zeros(window), np.cumsum(samples**2)])
     return np.sqrt(np.maximum(energy[window:] - energy[:-window], 0.0) / window)
 
@@ -172,7 +172,9 @@ def _rms(samples: np.ndarray, window: int) -> np.ndarray:
 def _first_run(mask: np.ndarray, length: int) -> int | None:
     """The first i with ``mask[i : i + length]`` all True, None where there is none."""
     counts = np.concatenate([[0], np.cumsum(mask)])
-    hits = np.flatnonzero(counts[length:] - counts[:-length] == length) if length < len(counts) else []
+    if length >= len(counts):
+        return None
+    hits = np.flatnonzero(counts[length:] - counts[:-length] == length)
     return int(hits[0]) if len(hits) else None
 
 

@@ -1,6 +1,6 @@
 """During training: the rounds in which heads, rows or single weights go, and what stands between them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from s3prl_pruned.compressors.plan import Plan, refuse_missed
 from s3prl_pruned.compressors.rows import row_scores
 from s3prl_pruned.compressors.units import head_costs, row_costs, weakest
 from s3prl_pruned.models.compact import surviving_spec
-from s3prl_pruned.models.encoder import LayerMasks, SpeechEncoder
+from s3prl_pruned.models.masks import Masks
 from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.sparsity.counts import prunable_weights, sparsity
 
@@ -24,32 +24,40 @@ _COSTS = {"heads": head_costs, "rows": row_costs}
 class Compressor(nn.Module):
     """Carries a plan out on its student.
 
-    What goes is silenced by masks, so that parameters stay the same for their optimiser: heads and rows by 0 and 1 for the
-    encoder's slots (`masks`; buffers here), single weights inside the encoder (`magnitude.py`). `export.masks` cuts heads
-    and rows away in the end.
+    What goes is silenced by masks, so that parameters stay the same for their optimiser: heads and rows by 0 and 1 for
+    the encoder's slots (`masks`; buffers here), single weights inside the encoder (`magnitude.py`). `export.masks` cuts
+    heads and rows away in the end.
 
     Args:
         plan: as `make_plan` gave it.
         config: which techniques.
-        tolerance: how far the sparsity may end from the plan's.
-
-    Raises:
-        UserError: heads or layers are too large pieces to come so near.
     """
 
-    def __init__(self, plan: Plan, config: CompressConfig, *, tolerance: float):
+    rounds_done: Tensor
+    """How many, a scalar."""
+
+    def __init__(self, plan: Plan, config: CompressConfig):
         super().__init__()
         self.config, self.plan, spec = config, plan, plan.student.spec
         self._realised: dict[int, float] = {}  # by the number of rounds done
         self.register_buffer("rounds_done", torch.zeros((), dtype=torch.long))
-        for technique, units in (("heads", [layer.heads for layer in spec.layers]), ("rows", [layer.ffn for layer in spec.layers])):
+        for technique, units in (
+            ("heads", [layer.heads for layer in spec.layers]),
+            ("rows", [layer.ffn for layer in spec.layers]),
+        ):
             for number, of_layer in enumerate(units):
                 if technique in config.techniques and of_layer:
                     self.register_buffer(f"{_SLOTS[technique]}_{number}", torch.ones(len(of_layer)))
-        self._refuse_coarse(tolerance)
 
-    def _refuse_coarse(self, tolerance: float) -> None:
-        """See where the last round ends, by scores of zero: which units go makes no difference to that."""
+    def refuse_coarse(self, tolerance: float) -> None:
+        """See where the last round ends, by scores of zero: which units go makes no difference to that.
+
+        Args:
+            tolerance: how far the sparsity may end from the plan's.
+
+        Raises:
+            UserError: heads or layers are too large pieces to come so near.
+        """
         started = {name: mask.clone() for name, mask in self.named_buffers()}
         for technique in _SLOTS:
             self._remove(technique, [torch.zeros(len(costs)) for costs in self._costs(technique)], 1.0)
@@ -69,9 +77,10 @@ class Compressor(nn.Module):
         return "heads" in self.config.techniques and self.config.head_scores == "data"
 
     def prune(self, number: int, head_scores: Callable[[], list[Tensor]]) -> None:
-        """Do round `number` (0-based).
+        """Do a round.
 
         Args:
+            number: which, 0-based.
             head_scores: gives `HeadImportance.scores`; called where `needs_data`.
         """
         student, techniques, share = self.plan.student, self.config.techniques, (number + 1) / self.config.rounds
@@ -94,31 +103,20 @@ class Compressor(nn.Module):
         if technique == "rows":
             wanted -= self._gone("heads")
         buffers = [self._mask(technique, number) for number in range(len(scores))]
-        scores = [s if z is None else s.masked_fill(z.cpu() == 0, -torch.inf) for s, z in zip(scores, buffers, strict=True)]
+        scores = [
+            s if z is None else s.masked_fill(z.cpu() == 0, -torch.inf) for s, z in zip(scores, buffers, strict=True)
+        ]
         even = technique == "rows" or self.config.head_scores == "l1"
         alive = weakest(scores, self._costs(technique), wanted, even=even, keep=int(technique == "heads"))
         for z, stays in zip(buffers, alive, strict=True):
             if z is not None:
                 z.copy_(stays)
 
-    def masks(self) -> list[LayerMasks]:
+    def masks(self) -> Masks:
         """0 and 1 for heads and rows, for the student's slots."""
-        return standing_masks(dict(self.named_buffers()), len(self.plan.student.spec.layers))
-
-    def fill(self, encoder: SpeechEncoder) -> None:
-        """Put the masks into the encoder's slots, as a `MaskDraw` does."""
-        encoder.set_masks(self.masks())
-
-    def empty(self, encoder: SpeechEncoder) -> None:
-        """Take them out again."""
-        encoder.set_masks(None)
-
-    def clamp(self) -> None:
-        """Nothing to do, where a `GateSet` has."""
-
-    def existing_layers(self) -> list[bool]:
-        """Whether each layer of the student still has a sublayer."""
-        return [layer.attention or layer.feed_forward for layer in self.plan.student.spec.layers]
+        slots = [(i, name) for i in range(len(self.plan.student.spec.layers)) for name in _SLOTS.values()]
+        buffers = {slot: self._buffers.get(f"{slot[1]}_{slot[0]}") for slot in slots}
+        return Masks.of({slot: z for slot, z in buffers.items() if z is not None})
 
     def surviving_spec(self) -> CompactSpec:
         """The student's structure without the heads and rows that are gone so far."""
@@ -131,7 +129,7 @@ class Compressor(nn.Module):
         return begin + share * (self.plan.target - begin)
 
     def realised_sparsity(self) -> float:
-        """Share of the dense encoder's weights that is gone, or zero, as things stand. Counted once between two rounds."""
+        """Share of the dense encoder's weights that is gone, or zero, as things stand."""
         done = int(self.rounds_done)
         if done not in self._realised:
             single = weight_masks(self.plan.student)
@@ -155,8 +153,3 @@ class Compressor(nn.Module):
 
     def _mask(self, technique: str, layer: int) -> Tensor | None:
         return getattr(self, f"{_SLOTS[technique]}_{layer}", None)
-
-
-def standing_masks(buffers: Mapping[str, Tensor], num_layers: int) -> list[LayerMasks]:
-    """The masks in a `Compressor`'s buffers, or in its state dict."""
-    return [LayerMasks(z_head=buffers.get(f"z_head_{i}"), z_int=buffers.get(f"z_int_{i}")) for i in range(num_layers)]

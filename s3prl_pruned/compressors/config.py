@@ -1,4 +1,4 @@
-"""What `compress:` of `config_model.yaml` may hold. Settings: Lin et al. 2024, as far as their paper or code says them."""
+"""What `compress:` of `config_model.yaml` may hold. Settings: Lin et al. 2024, where their paper or code says them."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,50 +6,60 @@ from typing import Literal
 from s3prl_pruned.config import UserError
 
 TECHNIQUES = ("layers", "low_rank", "heads", "rows", "magnitude")
-"""From coarse to fine. `layers` and `low_rank` are done before training starts, the others in rounds during training."""
+"""From coarse to fine. `layers` and `low_rank` are done before training starts, the others in rounds during
+training."""
 
 
 @dataclass(kw_only=True)
 class CompressConfig:
     """Which techniques compress the student, in place of gates.
 
-    How far is said by `sparsity.target_sparsity`, as for gates.
+    How far is said by `sparsity.target`, as for gates.
     """
 
     techniques: tuple[str, ...]
-    """One or more of `TECHNIQUES`, in their order. Several are a combination, each working on what those before it left."""
+    """One or more of `TECHNIQUES`, in their order. Several are a combination, each working on what those before it
+    left."""
 
     shares: tuple[float, ...] | None = None
-    """How much of what is removed each of several techniques removes, such as [1, 2]. None: in proportion to what each can
-    remove, so that all go equally far. The paper's abstract says that a simple combination is better, not how it divides."""
+    """How much of what is removed each of several techniques removes, such as [1, 2]. None: in proportion to what each
+    can remove, so that all go equally far. The paper's abstract says that a simple combination is better, not how it
+    divides."""
 
     rounds: int = 10
-    """Steps in which heads, rows or weights go, evenly many in each, with re-training between them. Lin et al. fix what goes
-    in a step (12 heads; 128 rows of each layer; sparsities such as 0.2, 0.4, ...); for a given rate that is their number."""
+    """Steps in which heads, rows or weights go, evenly many in each, with re-training between them. Lin et al. fix what
+    goes in a step (12 heads; 128 rows of each layer; sparsities such as 0.2, 0.4, ...); for a given rate that is their
+    number."""
 
     last_round: float = 0.5
-    """Share of the run's steps after which the last round is done; the first is before the first step. The rest re-trains."""
+    """Share of the run's steps after which the last round is done; the first is before the first step. The rest
+    re-trains."""
 
     head_scores: Literal["data", "l1"] = "data"
-    """What the weakest heads are by: `data`, |gradient x context| (over all layers); `l1`, the norm of their weights (as
-    many from each layer)."""
+    """What the weakest heads are by: `data`, |gradient x context| (over all layers); `l1`, the norm of their weights
+    (as many from each layer)."""
 
     data_share: float = 0.25
     """Share of an epoch that `head_scores: data` are taken over before each round (Lin et al.: 25 %)."""
 
     ranks: Literal["energy", "budget"] = "energy"
-    """How a low-rank rate is divided. `energy`: all linear maps keep the same share of their squared singular values, found
-    so that the rate is met. `budget`: all keep the same share of their weights."""
+    """How a low-rank rate is divided. `energy`: all linear maps keep the same share of their squared singular values,
+    found so that the rate is met. `budget`: all keep the same share of their weights."""
 
     energy: float | None = None
-    """The share of `ranks: energy` itself; the rate is then what comes of it, and `target_sparsity` is not heeded."""
+    """The share of `ranks: energy` itself; the rate is then what comes of it, and `sparsity.target` is not heeded."""
 
     def validate(self) -> None:
+        """Raise UserError for what cannot be carried out."""
         places = [TECHNIQUES.index(name) for name in self.techniques if name in TECHNIQUES]
         if not places or len(places) < len(self.techniques) or sorted(set(places)) != places:
-            raise UserError(f"`techniques` must be some of {list(TECHNIQUES)} in this order, but is {list(self.techniques)}.")
+            raise UserError(
+                f"`techniques` must be some of {list(TECHNIQUES)} in this order, but is {list(self.techniques)}."
+            )
         if self.shares is not None and (len(self.shares) != len(places) or min(self.shares) <= 0):
-            raise UserError(f"`shares` must be a positive number for each of {list(self.techniques)}, but is {list(self.shares)}.")
+            raise UserError(
+                f"`shares` must be a positive number for each of {list(self.techniques)}, but is {list(self.shares)}."
+            )
         if self.rounds < 1:
             raise UserError(f"`rounds` must be at least 1, but is {self.rounds}.")
         if not 0 <= self.last_round < 1:
@@ -59,8 +69,12 @@ class CompressConfig:
         if self.energy is not None and not 0 < self.energy < 1:
             raise UserError(f"`energy` must be in (0, 1), but is {self.energy}.")
         if self.energy is not None and (self.techniques != ("low_rank",) or self.ranks != "energy"):
-            raise UserError("`energy` is of `techniques: [low_rank]` alone, with `ranks: energy`. Leave it out, or the others.")
+            raise UserError(
+                "`energy` is of `techniques: [low_rank]` alone, with `ranks: energy`. Leave it out, or the others."
+            )
 
     def step_of(self, number: int, total_steps: int) -> int:
         """The optimiser step (1-based) before which round `number` (0-based) is done."""
-        return 1 + round(number / max(1, self.rounds - 1) * self.last_round * (total_steps - 1)) if self.rounds > 1 else 1
+        return (
+            1 + round(number / max(1, self.rounds - 1) * self.last_round * (total_steps - 1)) if self.rounds > 1 else 1
+        )

@@ -1,10 +1,11 @@
-"""Head pruning: which heads are weak, by their weights or by what the loss says (Lin et al. 2024, section on head pruning).
+"""Head pruning: which heads are weak, by their weights or by what the loss says (Lin et al. 2024).
 
 As in the paper's code (nervjack2/Speech-SSL-Compression, `head_pruning/hp_utils.py`).
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from s3prl_pruned.compressors.units import matrix
 from s3prl_pruned.models.encoder import SpeechEncoder
@@ -20,12 +21,16 @@ def l1_scores(encoder: SpeechEncoder) -> list[Tensor]:
         if attention is None or not attention.heads.values:
             scores.append(torch.zeros(0))
             continue
-        parts = ((attention.q_proj, attention.qk_heads), (attention.k_proj, attention.qk_heads), (attention.v_proj, attention.vo_heads))
-        by_head = 0
+        parts = (
+            (attention.q_proj, attention.qk_heads),
+            (attention.k_proj, attention.qk_heads),
+            (attention.v_proj, attention.vo_heads),
+        )
+        by_part = []
         for module, heads in parts:
             norms = matrix(module).abs().sum(1) + output_side(module).bias.abs()  # (dims of all heads,)
-            by_head = by_head + torch.stack([part.sum() for part in norms.split(heads.sizes)])
-        scores.append(by_head.cpu())
+            by_part.append(torch.stack([part.sum() for part in norms.split(heads.sizes)]))
+        scores.append(sum(by_part, start=torch.zeros_like(by_part[0])).cpu())
     return scores
 
 
@@ -33,7 +38,8 @@ class HeadImportance:
     """Sum over the data of |gradient x context| for each head: what the loss would change if the head were silent.
 
     The context is a head's output before the output projection. Its product with the loss's gradient is summed over the
-    head's dimensions, and its absolute value over frames and utterances; a layer's heads are then divided by their L2 norm.
+    head's dimensions, and its absolute value over frames and utterances; a layer's heads are then divided by their L2
+    norm.
 
         with HeadImportance(encoder) as importance:
             for batch in data:
@@ -41,23 +47,28 @@ class HeadImportance:
     """
 
     def __init__(self, encoder: SpeechEncoder):
-        self._attentions = [layer.attention if layer.attention and layer.attention.heads.values else None for layer in encoder.layers]
-        self.sums = [torch.zeros(len(a.heads.values) if a else 0, device=encoder.mask_embedding.device) for a in self._attentions]
+        self._attentions = [
+            layer.attention if layer.attention is not None and layer.attention.heads.values else None
+            for layer in encoder.layers
+        ]
+        self.sums = [
+            torch.zeros(len(a.heads.values) if a else 0, device=encoder.mask_embedding.device) for a in self._attentions
+        ]
         self._contexts: dict[int, Tensor] = {}
-        self._handles: list = []
+        self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> "HeadImportance":
         for number, attention in enumerate(self._attentions):
             if attention is not None:
 
-                def listen(_, inputs, number=number):
+                def listen(_: nn.Module, inputs: tuple[Tensor, ...], number: int = number) -> None:
                     # Only the first call after `add`: recomputed activations (checkpointing) come by once more.
                     self._contexts.setdefault(number, inputs[0])
 
                 self._handles.append(attention.out_proj.register_forward_pre_hook(listen))
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
         self._contexts.clear()
@@ -72,8 +83,9 @@ class HeadImportance:
         contexts = [self._contexts[number] for number in numbers]  # (B, T, dims of all heads)
         gradients = torch.autograd.grad(loss, contexts, allow_unused=True)
         for number, context, gradient in zip(numbers, contexts, gradients, strict=True):
-            if gradient is not None:  # no pair of layers reaches down to here
-                products = (context.detach() * gradient).split(self._attentions[number].vo_heads.sizes, dim=-1)
+            attention = self._attentions[number]
+            if attention is not None and gradient is not None:  # None: no pair of layers reaches down to here
+                products = (context.detach() * gradient).split(attention.vo_heads.sizes, dim=-1)
                 self.sums[number] += torch.stack([product.sum(-1).abs().sum() for product in products])
         self._contexts.clear()
 
@@ -81,6 +93,8 @@ class HeadImportance:
         """Per layer (heads,), of unit L2 norm.
 
         Args:
-            sums: `self.sums`, summed over processes.
+            sums: `self.sums`, summed over processes; None takes them as they are.
         """
-        return [(of_layer / of_layer.norm().clamp(min=1e-20)).cpu() for of_layer in (self.sums if sums is None else sums)]
+        return [
+            (of_layer / of_layer.norm().clamp(min=1e-20)).cpu() for of_layer in (self.sums if sums is None else sums)
+        ]

@@ -1,4 +1,4 @@
-"""Low-rank approximation: truncated singular value decompositions of the linear maps (Lin et al. 2024, Eckart and Young)."""
+"""Low-rank approximation: truncated singular value decompositions of the linear maps (Lin et al. 2024)."""
 
 import dataclasses
 from collections.abc import Callable
@@ -28,12 +28,18 @@ class Decomposed:
         self.parts: dict[tuple[int, str], tuple[Tensor, Tensor, Tensor]] = {}
         for key, module in _maps(encoder).items():
             if isinstance(module, LowRankLinear):
-                raise UserError(f"layer {key[0]}: {key[1]} is held in two factors already. Take `low_rank` to the model it was made of.")
+                raise UserError(
+                    f"layer {key[0]}: {key[1]} is held in two factors already. Take `low_rank` to the model it was "
+                    "made of."
+                )
             self.parts[key] = torch.linalg.svd(module.weight.detach().float(), full_matrices=False)
         self._energies = {key: s.square().cumsum(0) / s.square().sum() for key, (_, s, _) in self.parts.items()}
 
     def ranks_by_energy(self, energy: float) -> CompactSpec:
-        """Each map's smallest rank that keeps this share of its squared singular values; whole where factors are no smaller."""
+        """Each map's smallest rank that keeps this share of its squared singular values.
+
+        A map stays whole where factors are no smaller.
+        """
         return self._spec(lambda key: int((self._energies[key] < energy - 1e-7).sum()) + 1)
 
     def ranks_by_share(self, share: float) -> CompactSpec:
@@ -44,6 +50,7 @@ class Decomposed:
         """The structure of about `kept` prunable weights.
 
         Args:
+            kept: how many.
             rule: `CompressConfig.ranks`.
         """
         make = self.ranks_by_energy if rule == "energy" else self.ranks_by_share
@@ -59,8 +66,10 @@ class Decomposed:
 
     @torch.no_grad()
     def factored(self, spec: CompactSpec) -> SpeechEncoder:
-        """The encoder with these ranks: the nearest maps of such ranks (in Frobenius norm), each factor with half of the
-        singular values' scale, so that both are of one size for the optimiser."""
+        """The encoder with these ranks: the nearest maps of such ranks, in Frobenius norm (Eckart and Young).
+
+        Each factor has half of the singular values' scale, so that both are of one size for the optimiser.
+        """
         small = SpeechEncoder(self.encoder.config, spec).to(next(self.encoder.parameters()))
         state = self.encoder.state_dict()
         for (number, name), module in _maps(small).items():
@@ -77,14 +86,16 @@ class Decomposed:
     def _spec(self, rank_of: Callable[[tuple[int, str]], int]) -> CompactSpec:
         def ranks(number: int) -> Ranks:
             chosen = {name: rank_of((i, name)) for i, name in self.parts if i == number}
-            return Ranks(**{name: rank for name, rank in chosen.items() if rank < _break_even(self.parts[number, name])})
+            return Ranks(
+                **{name: rank for name, rank in chosen.items() if rank < _break_even(self.parts[number, name])}
+            )
 
         layers = self.encoder.spec.layers
         changed: list[LayerSpec] = [dataclasses.replace(layer, ranks=ranks(i)) for i, layer in enumerate(layers)]
         return dataclasses.replace(self.encoder.spec, layers=tuple(changed))
 
 
-def _maps(encoder: SpeechEncoder) -> dict[tuple[int, str], nn.Module]:
+def _maps(encoder: SpeechEncoder) -> dict[tuple[int, str], nn.Linear | LowRankLinear]:
     """The prunable linear maps that hold any weights, by layer and name."""
     found = {}
     for number, layer in enumerate(encoder.layers):

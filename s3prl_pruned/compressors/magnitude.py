@@ -1,15 +1,19 @@
 """Unstructured weight pruning: global L1 magnitude over q, k, v, o, fc1 and fc2 of all layers (Lin et al. 2024).
 
-torch's own `torch.nn.utils.prune` holds the masks: a pruned weight is `weight_orig * weight_mask`, whose gradient is zero
-where the mask is. Biases stay (the paper's code prunes them too, `weight_pruning/wp_utils.py`; sparsity counts none here).
+torch's own `torch.nn.utils.prune` holds the masks: a pruned weight is `weight_orig * weight_mask`, whose gradient is
+zero where the mask is. Biases stay (the paper's code prunes them too, `weight_pruning/wp_utils.py`; sparsity counts
+none here).
 """
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from s3prl_pruned.models.encoder import LayerMasks, SpeechEncoder
+from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.linear import LowRankLinear
+from s3prl_pruned.models.masks import Slot, masks_of_layer
 from s3prl_pruned.models.spec import ATTENTION_MAPS, FEED_FORWARD_MAPS
 from s3prl_pruned.sparsity.counts import prunable_weights
 
@@ -18,7 +22,7 @@ _BY_CHANCE = 1e-4  # share of zeros up to which they are not pruning's
 
 def prunable_linears(encoder: SpeechEncoder) -> dict[str, nn.Linear]:
     """The linear maps whose weights are prunable, by name; of two factors, both."""
-    found = {}
+    found: dict[str, nn.Linear] = {}
     for number, layer in enumerate(encoder.layers):
         for part, names in (("attention", ATTENTION_MAPS), ("feed_forward", FEED_FORWARD_MAPS)):
             for name in names:
@@ -28,11 +32,13 @@ def prunable_linears(encoder: SpeechEncoder) -> dict[str, nn.Linear]:
                     found |= {f"{path}.down": module.down, f"{path}.up": module.up}
                 elif module is not None:
                     found[path] = module
-    return {path: module for path, module in found.items() if not isinstance(module, nn.Linear) or module.weight.numel()}
+    return {
+        path: module for path, module in found.items() if not isinstance(module, nn.Linear) or module.weight.numel()
+    }
 
 
 @torch.no_grad()
-def prune_weights(encoder: SpeechEncoder, kept: int, masks: list[LayerMasks] | None = None) -> None:
+def prune_weights(encoder: SpeechEncoder, kept: int, masks: Mapping[Slot, Tensor] | None = None) -> None:
     """Prune the weights of smallest magnitude until `kept` are left; those pruned before stay so.
 
     Args:
@@ -44,7 +50,7 @@ def prune_weights(encoder: SpeechEncoder, kept: int, masks: list[LayerMasks] | N
     for module in modules.values():
         if prune.is_pruned(module):
             prune.remove(module, "weight")  # zeros remain, and go first again
-    silent = _silent(encoder, masks or [LayerMasks()] * len(encoder.layers))
+    silent = _silent(encoder, masks or {})
     importance = {(module, "weight"): module.weight.abs() for module in modules.values()}
     for path, mask in silent.items():
         importance[modules[path], "weight"] = importance[modules[path], "weight"] * mask
@@ -54,27 +60,34 @@ def prune_weights(encoder: SpeechEncoder, kept: int, masks: list[LayerMasks] | N
     )
 
 
-def _silent(encoder: SpeechEncoder, masks: list[LayerMasks]) -> dict[str, Tensor]:
+def _silent(encoder: SpeechEncoder, masks: Mapping[Slot, Tensor]) -> dict[str, Tensor]:
     """What pruned heads and rows silence: 0/1 by rows (out, 1) or columns (1, in) of the linear maps."""
     found = {}
-    for number, (layer, mask) in enumerate(zip(encoder.layers, masks, strict=True)):
-        rows, columns = {}, {}
-        if mask.z_head is not None:
-            qk, vo = (heads.spread(mask.z_head) for heads in (layer.attention.qk_heads, layer.attention.vo_heads))
+    for number, layer in enumerate(encoder.layers):
+        rows: dict[str, Tensor] = {}
+        columns: dict[str, Tensor] = {}
+        mask = masks_of_layer(masks, number)
+        if "z_head" in mask:
+            assert layer.attention is not None
+            qk, vo = (heads.spread(mask["z_head"]) for heads in (layer.attention.qk_heads, layer.attention.vo_heads))
             rows |= {"attention.q_proj": qk, "attention.k_proj": qk, "attention.v_proj": vo}
             columns["attention.out_proj"] = vo
-        if mask.z_int is not None:
-            rows["feed_forward.fc1"], columns["feed_forward.fc2"] = mask.z_int, mask.z_int
+        if "z_int" in mask:
+            rows["feed_forward.fc1"], columns["feed_forward.fc2"] = mask["z_int"], mask["z_int"]
         for side, by_name, shape in (("up", rows, (-1, 1)), ("down", columns, (1, -1))):
             for name, z in by_name.items():
                 factored = isinstance(layer.get_submodule(name), LowRankLinear)
                 found[f"layers.{number}.{name}" + f".{side}" * factored] = z.view(shape)
-    return {path: mask for path, mask in found.items() if mask.numel()}
+    return {path: z for path, z in found.items() if z.numel()}
 
 
 def weight_masks(encoder: SpeechEncoder) -> dict[str, Tensor]:
     """The masks of pruned linear maps (bool, the weights' shapes), by name; empty before the first pruning."""
-    return {path: module.weight_mask.bool() for path, module in prunable_linears(encoder).items() if prune.is_pruned(module)}
+    return {
+        path: module.get_buffer("weight_mask").bool()
+        for path, module in prunable_linears(encoder).items()
+        if prune.is_pruned(module)
+    }
 
 
 def set_weight_masks(encoder: SpeechEncoder, masks: dict[str, Tensor]) -> None:
@@ -94,8 +107,8 @@ def plain_state(encoder: SpeechEncoder) -> dict[str, Tensor]:
 def weights_left(encoder: SpeechEncoder) -> int:
     """Prunable weights that the encoder holds, without those that unstructured pruning has set to zero.
 
-    Not counted where they are too few to be of pruning (the embedded teacher, which was stored in fp16, has two), nor in an
-    int8 encoder, where rounding makes zeros of its own.
+    Not counted where they are too few to be of pruning (the embedded teacher, which was stored in fp16, has two), nor
+    in an int8 encoder, where rounding makes zeros of its own.
     """
     whole, modules = prunable_weights(encoder.config, encoder.spec), prunable_linears(encoder).values()
     if not all(isinstance(module, nn.Linear) for module in modules):

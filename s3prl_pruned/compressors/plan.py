@@ -42,26 +42,38 @@ def make_plan(encoder: SpeechEncoder, config: CompressConfig, wanted: SparsityCo
 
     Args:
         encoder: trained; dense, or pruned already (its CNN not). Not changed.
+        config: which techniques.
         wanted: the rate.
 
     Raises:
-        UserError: the techniques cannot reach the rate on this encoder, or it has been pruned in a way that they cannot go on
-            with.
+        UserError: the techniques cannot reach the rate on this encoder, or it has been pruned in a way that they cannot
+            go on with.
     """
     if encoder.spec.channels is not None:
-        raise UserError("the encoder's CNN is pruned, which these techniques leave alone and do not count. Take one whose CNN is whole.")
+        raise UserError(
+            "the encoder's CNN is pruned, which these techniques leave alone and do not count. Take one whose CNN is "
+            "whole."
+        )
     shape, start = encoder.config, weights_left(encoder)
     if start < prunable_weights(shape, encoder.spec) and "magnitude" not in config.techniques:
-        raise UserError("weights of the encoder are pruned one by one, and only `magnitude` keeps them zero in training. Add it to `techniques`.")
+        raise UserError(
+            "weights of the encoder are pruned one by one, and only `magnitude` keeps them zero in training. Add it to "
+            "`techniques`."
+        )
     decomposed = Decomposed(encoder) if "low_rank" in config.techniques else None
-    target = wanted.target_sparsity
+    target = wanted.goal
     if config.energy is not None:
+        assert decomposed is not None
         target = sparsity(prunable_weights(shape, decomposed.ranks_by_energy(config.energy)), shape)
-    reach = {name: start - 1 if name == "magnitude" else _reach(name, encoder, decomposed) for name in config.techniques}
+    reach = {
+        name: start - 1 if name == "magnitude" else _reach(name, encoder, decomposed) for name in config.techniques
+    }
     _refuse_unreachable(target, start, reach, encoder)
     removes = start - round((1 - target) * prunable_weights(shape, CompactSpec.dense(shape)))
     shares = config.shares or tuple(reach.values())
-    goals = {name: start - round(removes * sum(shares[: i + 1]) / sum(shares)) for i, name in enumerate(config.techniques)}
+    goals = {
+        name: start - round(removes * sum(shares[: i + 1]) / sum(shares)) for i, name in enumerate(config.techniques)
+    }
     student = compact(encoder, encoder.spec)  # a copy
     if "layers" in goals:
         student = shallow(encoder, _layer_count(encoder, goals["layers"]))
@@ -75,8 +87,9 @@ def refuse_missed(reached: float, plan: Plan, tolerance: float) -> None:
     """Raise UserError where what can go comes in pieces too large for the rate, or less of it is left than alone."""
     if abs(reached - plan.target) > tolerance:
         raise UserError(
-            f"`target_sparsity` is {plan.target:g}, but the nearest rate that {' and '.join(plan.goals)} can bring this encoder to "
-            f"is {reached:.4f} (what goes comes in pieces), further off than `sparsity.tolerance`, {tolerance}. Give that rate."
+            f"`sparsity.target.share` is {plan.target:g}, but the nearest rate that {' and '.join(plan.goals)} can "
+            f"bring this encoder to is {reached:.4f} (what goes comes in pieces), further off than "
+            f"`sparsity.tolerance`, {tolerance}. Give that rate."
         )
 
 
@@ -84,16 +97,16 @@ def _refuse_unreachable(target: float, start: int, reach: dict[str, int], encode
     has = sparsity(start, encoder.config)
     if target <= has and target > 0:
         raise UserError(
-            f"`target_sparsity` is {target:g}, but the encoder has {has:.4f} already, and the rate is the share of the dense "
-            "encoder's weights that is gone in all. Give a larger one."
+            f"`sparsity.target.share` is {target:g}, but the encoder has {has:.4f} already, and the rate is the share "
+            "of the dense encoder's weights that is gone in all. Give a larger one."
         )
     # Together they cannot remove more than there is, however much each could alone.
     most = sparsity(max(start - sum(reach.values()), 1), encoder.config)
     if target > most + 1e-9:
         limits = ", ".join(_LIMITS[name] for name in reach)
         raise UserError(
-            f"`target_sparsity` is {target:g}, but {' and '.join(reach)} reach {has:.4f} to {most:.4f} on this encoder ({limits}). "
-            "Give a rate in this range, or add techniques."
+            f"`sparsity.target.share` is {target:g}, but {' and '.join(reach)} reach {has:.4f} to {most:.4f} on this "
+            f"encoder ({limits}). Give a rate in this range, or add techniques."
         )
 
 
@@ -104,6 +117,7 @@ def _reach(name: str, encoder: SpeechEncoder, decomposed: Decomposed | None) -> 
     if name == "layers":
         return start - prunable_weights(shape, first_layers(spec, 1))
     if name == "low_rank":
+        assert decomposed is not None
         return start - prunable_weights(shape, decomposed.ranks_by_share(0.0))
     if name == "heads":
         return reachable([head_costs(layer, shape.embed_dim) for layer in spec.layers], keep=1)

@@ -1,4 +1,7 @@
-"""Row pruning: which intermediate dimensions of a feed-forward are weak (Lin et al. 2024; their `row_pruning/rp_utils.py`)."""
+"""Row pruning: which intermediate dimensions of a feed-forward are weak (Lin et al. 2024).
+
+As in the paper's code (nervjack2/Speech-SSL-Compression, `row_pruning/rp_utils.py`).
+"""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""A shallower student: the teacher's first layers (DistilHuBERT, Chang et al. 2022; the 6-layer student of Lin et al. 2024)."""
+"""A shallower student: the teacher's first layers (DistilHuBERT, Chang et al. 2022; 6 layers in Lin et al. 2024)."""
 
 import dataclasses
 
@@ -25,7 +25,7 @@ def shallow(encoder: SpeechEncoder, count: int) -> SpeechEncoder:
     the second time.
     """
     small = compact(encoder, first_layers(encoder.spec, count))
-    for layer in small.layers[count:]:
+    for layer in list(small.layers)[count:]:
         for norm in (layer.attention_layer_norm, layer.final_layer_norm):
             norm.weight.fill_(1.0)
             norm.bias.zero_()

@@ -1,16 +1,16 @@
-"""Which units go: the weakest heads or rows, until a number of weights is gone. And how often a layer's share is counted."""
+"""Which units go: the weakest heads or rows, until a number of weights is gone."""
 
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from s3prl_pruned.models.linear import LowRankLinear
 from s3prl_pruned.models.spec import LayerSpec
 from s3prl_pruned.sparsity.counts import LayerCounts, layer_weights
 
 
-def weakest(scores: list[Tensor], costs: list[list[int]], wanted: int, *, even: bool, keep: int) -> list[Tensor]:
+def weakest(scores: list[Tensor], costs: list[list[int]], wanted: float, *, even: bool, keep: int) -> list[Tensor]:
     """Remove the units of the smallest scores until as nearly as possible `wanted` weights are gone.
 
     Args:
@@ -50,18 +50,18 @@ def reachable(costs: list[list[int]], *, keep: int) -> int:
 def head_costs(layer: LayerSpec, embed_dim: int) -> list[int]:
     """Weights that go with each head of a layer."""
     counts = LayerCounts.of(layer)
-    whole = layer_weights(embed_dim, counts)
+    whole = int(layer_weights(embed_dim, counts))
     without = [replace(counts, qk=counts.qk - len(head.qk), vo=counts.vo - len(head.vo)) for head in layer.heads]
-    return [whole - layer_weights(embed_dim, rest) for rest in without]
+    return [whole - int(layer_weights(embed_dim, rest)) for rest in without]
 
 
 def row_costs(layer: LayerSpec, embed_dim: int) -> list[int]:
     """Weights that go with each intermediate dimension of a layer."""
     counts = LayerCounts.of(layer)
     one = layer_weights(embed_dim, counts) - layer_weights(embed_dim, replace(counts, ffn=counts.ffn - 1))
-    return [one] * len(layer.ffn)
+    return [int(one)] * len(layer.ffn)
 
 
-def matrix(module: torch.nn.Module) -> Tensor:
+def matrix(module: nn.Linear | LowRankLinear) -> Tensor:
     """The weights of a linear map (out, in); of two factors their product."""
     return module.up.weight @ module.down.weight if isinstance(module, LowRankLinear) else module.weight

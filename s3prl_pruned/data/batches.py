@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -132,25 +132,27 @@ class RandomCropBatches:
         epoch, position = divmod(index, self.batches_per_epoch)
         if epoch != self._epoch[0]:
             self._epoch = (epoch, self._permute(epoch))
-        return [self._corpus[self._kept[i]] for i in self._epoch[1][position]]
+        return [self._corpus[i] for i in self._kept[self._epoch[1][position]].tolist()]
 
     @property
     def utterances(self) -> list[Utterance]:
         """What is trained on: everything that is long enough."""
-        return [self._corpus[i] for i in self._kept]
+        return [self._corpus[i] for i in self._kept.tolist()]
 
     @property
     def left_out(self) -> list[Utterance]:
         """The utterances shorter than ``min_seconds``."""
-        return [self._corpus[i] for i in np.setdiff1d(np.arange(len(self._corpus)), self._kept)]
+        return [self._corpus[i] for i in np.setdiff1d(np.arange(len(self._corpus)), self._kept).tolist()]
 
     def __len__(self) -> int:
         """The number of batches of one epoch; ``batch`` takes any number."""
         return self.batches_per_epoch
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """``batch(index)``, so that a torch ``DataLoader(self, batch_size=None,
-        sampler=range(step, total_steps), num_workers=...)`` can read ahead."""
+        """``batch(index)``, for torch's loader to read ahead.
+
+        ``DataLoader(self, batch_size=None, sampler=range(step, total_steps), num_workers=...)``.
+        """
         return self.batch(index)
 
     def _permute(self, epoch: int) -> list[np.ndarray]:

@@ -16,9 +16,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Collection, Mapping
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.data.manifest import AUDIO_SUFFIXES
@@ -34,7 +34,7 @@ SHARED_RUN = 5
 LARGEST_HELD_OUT_FAMILY = 4
 """Prompts. Larger families of similar texts stay in ``train``: one of them would be most of a list."""
 
-_DIGITS = dict(zip("0123456789", "ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE".split()))
+_DIGITS = dict(zip("0123456789", "ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE".split(), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ def embedded_corpus() -> Path:
     if not (root / "corpus.json").is_file():
         raise UserError(
             f"{root}: the embedded corpus must lie here, but does not. Install the package from a "
-            "clone, or run `python tools/prepare_embedded_speech.py`."
+            "clone, or run `python -m benchmarks.speech.embedded`."
         )
     return root
 
@@ -150,9 +150,7 @@ def _runs(text: str) -> set[tuple[str, ...]]:
     return runs | {words}
 
 
-def assign_splits(
-    texts: Mapping[str, str], *, seed: int, keep_in_train: Collection[str] = ()
-) -> dict[str, str]:
+def assign_splits(texts: Mapping[str, str], *, seed: int, keep_in_train: Collection[str] = ()) -> dict[str, str]:
     """Deal prompts to ``train``, ``dev`` and ``test``, about 8 : 1 : 1, by families of text.
 
     Families are ordered by the length of their text; of every ten neighbours, one goes to ``dev``
@@ -167,15 +165,13 @@ def assign_splits(
     families = text_families(texts)
     splits = {name: "train" for family in families for name in family}
     free = [
-        family
-        for family in families
-        if len(family) <= LARGEST_HELD_OUT_FAMILY and not set(family) & set(keep_in_train)
+        family for family in families if len(family) <= LARGEST_HELD_OUT_FAMILY and not set(family) & set(keep_in_train)
     ]
     free.sort(key=lambda family: (sum(len(texts[name]) for name in family), family))
     for start in range(0, len(free), 10):
         block = sorted(free[start : start + 10], key=lambda family: _rank(texts[family[0]], seed))
-        for split, family in zip(("dev", "test"), block):
-            splits.update({name: split for name in family})
+        for split, family in zip(("dev", "test"), block, strict=False):
+            splits.update(dict.fromkeys(family, split))
     return splits
 
 

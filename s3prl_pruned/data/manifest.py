@@ -73,7 +73,7 @@ def scan_corpus(
             f"were found{place}. Give the folder that holds it."
         )
     utterances, bad = [], {}
-    for length, path in zip(progress(_map(_length_or_error, paths, jobs), total=len(paths)), paths):
+    for length, path in zip(progress(_map(_length_or_error, paths, jobs), total=len(paths)), paths, strict=True):
         if isinstance(length, UserError):
             bad[str(path)] = str(length)
             continue
@@ -96,7 +96,7 @@ def refuse_missing_files(utterances: Sequence[Utterance], *, where: str, look_at
     stride = max(1, len(utterances) // look_at) if look_at else 1
     paths = sorted({utterances[i].path for i in range(0, len(utterances), stride)})
     there = _map(Path.is_file, paths, jobs)
-    bad = {str(path): f"{path}: no such file." for path, found in zip(paths, there) if not found}
+    bad = {str(path): f"{path}: no such file." for path, found in zip(paths, there, strict=True) if not found}
     refuse_many_bad(bad, total=len(paths), max_fraction=0.01, where=where)
     if bad:
         logger.warning("%s: %d of %d files looked for are missing:\n%s", where, len(bad), len(paths), _first(bad))
@@ -107,8 +107,7 @@ def refuse_many_bad(bad: dict[str, str], *, total: int, max_fraction: float, whe
     if len(bad) > max_fraction * total:
         raise UserError(
             f"{where}: {len(bad)} of {total} audio files cannot be read, and at most "
-            f"{100 * max_fraction:g} % may be left out. Repair or remove them; the first are:\n"
-            + _first(bad)
+            f"{100 * max_fraction:g} % may be left out. Repair or remove them; the first are:\n" + _first(bad)
         )
 
 
@@ -138,9 +137,7 @@ def _folders(root: Path, splits: Sequence[str] | None) -> list[Path]:
     for split in splits:
         if not (root / split).is_dir():
             there = sorted(path.name for path in root.iterdir() if path.is_dir())
-            raise UserError(
-                f"{root}: has no split {split!r}. Its folders are: {', '.join(there) or 'none'}."
-            )
+            raise UserError(f"{root}: has no split {split!r}. Its folders are: {', '.join(there) or 'none'}.")
     return [root / split for split in splits]
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-
-from tqdm import tqdm
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.data.batches import corpus_lengths
-from s3prl_pruned.data.manifest import refuse_missing_files, scan_corpus
+from s3prl_pruned.data.manifest import Utterance, refuse_missing_files, scan_corpus
 from s3prl_pruned.data.sources import open_corpus, write_manifest
 from s3prl_pruned.data.waveforms import SAMPLE_RATE
+from s3prl_pruned.progress import progress
 
 
 def prepare(
@@ -44,10 +43,10 @@ def prepare(
         raise UserError(f"{output}: is there already. Remove it, or give another name.")
     if Path(source).is_dir() and not any(Path(source).glob("*.csv")) and not any(Path(source).glob("cuts.*.jsonl*")):
 
-        def bar(results, total):
-            return tqdm(results, total=total, unit="file", mininterval=0.5)
+        def bar(results: Iterator[int | UserError], total: int) -> Iterable[int | UserError]:
+            return progress(results, total=total, unit="file", mininterval=0.5)
 
-        utterances = scan_corpus(source, splits, jobs=jobs, progress=bar)
+        utterances: Sequence[Utterance] = scan_corpus(source, splits, jobs=jobs, progress=bar)
     else:
         utterances = open_corpus(source, splits, audio_root=audio_root)
         refuse_missing_files(utterances, where=str(source), look_at=0, jobs=jobs)

@@ -46,6 +46,7 @@ def open_corpus(
         return scan_corpus(source, splits)
     if not source.exists():
         raise UserError(f"{source}: no such corpus. Give a folder of audio, or a manifest (tools/prepare_data.py).")
+    found: Sequence[Utterance]
     if splits and not any(source.glob("*.csv")):
         raise UserError(f"{source}: `sets` {list(splits)} names sub-folders or CSVs, and this has none. Leave it out.")
     if source.is_dir() and any(source.glob("*.csv")):
@@ -59,14 +60,16 @@ def open_corpus(
         ours = b'"path"' in lines[0] and b'"recording"' not in lines[0]
         found = Manifest(source, lines) if ours else list(_read_lhotse(source, lines, audio_root))
     else:
-        raise UserError(f"{source}: must be a folder, .csv, .jsonl or .jsonl.gz. tools/prepare_data.py makes a manifest.")
+        raise UserError(
+            f"{source}: must be a folder, .csv, .jsonl or .jsonl.gz. tools/prepare_data.py makes a manifest."
+        )
     if not len(found):
         raise UserError(f"{source}: holds no utterance.")
     refuse_missing_files(found, where=str(source))
     return found
 
 
-class Manifest(Sequence):
+class Manifest(Sequence[Utterance]):
     """A manifest of ours, its lines parsed when they are asked for: 300,000 of them open in a fraction of a second.
 
     One JSON object a line: `num_samples` at 16 kHz, `id`, `path` (absolute, or relative to the manifest's folder), and
@@ -83,7 +86,7 @@ class Manifest(Sequence):
     def __len__(self) -> int:
         return len(self._lines)
 
-    def __getitem__(self, index: int) -> Utterance:
+    def __getitem__(self, index: int) -> Utterance:  # type: ignore[override]  # no slices: nothing asks for them
         data = self._parse(index)
         try:
             return Utterance(
@@ -165,7 +168,9 @@ def _read_csv(path: Path, audio_root: str | Path | None) -> Iterator[Utterance]:
             try:
                 length = int(row["length"])
             except (TypeError, ValueError) as error:
-                raise UserError(f"{path}: line {reader.line_num}: `length` must be a whole number, but is {row['length']!r}.") from error
+                raise UserError(
+                    f"{path}: line {reader.line_num}: `length` must be a whole number, but is {row['length']!r}."
+                ) from error
             yield Utterance(Path(row["file_path"]).with_suffix("").as_posix(), root / row["file_path"], length)
 
 
@@ -177,7 +182,9 @@ def _read_lhotse(path: Path, lines: list[bytes], audio_root: str | Path | None) 
             data = json.loads(line)
             recording = data.get("recording", data if "sources" in data else None)
             if recording is None or data.get("type", "MonoCut") != "MonoCut":
-                raise UserError(f"{where}: must be a lhotse MonoCut or Recording, but is {data.get('type', 'something else')!r}.")
+                raise UserError(
+                    f"{where}: must be a lhotse MonoCut or Recording, but is {data.get('type', 'something else')!r}."
+                )
             place = Path(audio_root or "") / _lhotse_file(recording, where)
             piece = None
             if recording is not data:
@@ -195,7 +202,9 @@ def _lhotse_file(recording: dict, where: str) -> str:
     sources = recording["sources"]
     if len(sources) != 1 or sources[0]["type"] != "file":
         kinds = [source["type"] for source in sources]
-        raise UserError(f"{where}: must have one source of the type 'file', but has {kinds}. Save the audio to files first.")
+        raise UserError(
+            f"{where}: must have one source of the type 'file', but has {kinds}. Save the audio to files first."
+        )
     if len(recording.get("channel_ids") or [0]) > 1:
         raise UserError(f"{where}: must be mono, but has channels {recording['channel_ids']}. Save it as mono first.")
     others = [t["name"] for t in recording.get("transforms") or [] if t["name"] != "Resample"]  # we resample ourselves
@@ -209,7 +218,9 @@ def _read_shar(folder: Path) -> Iterator[Utterance]:
     for cuts in sorted(folder.glob("cuts.*.jsonl*")):
         archive = folder / f"recording.{cuts.name.split('.')[1]}.tar"
         if not archive.is_file():
-            raise UserError(f"{cuts}: has no {archive.name} beside it. Write the Shar with fields={{'recording': 'flac'}}.")
+            raise UserError(
+                f"{cuts}: has no {archive.name} beside it. Write the Shar with fields={{'recording': 'flac'}}."
+            )
         try:
             with tarfile.open(archive, "r:") as tar:
                 audio = [member for member in tar if member.name.endswith(AUDIO_SUFFIXES)]
@@ -218,7 +229,10 @@ def _read_shar(folder: Path) -> Iterator[Utterance]:
         entries = [json.loads(line) for line in _lines(cuts)]
         names = [Path(member.name).stem for member in audio]
         if [entry.get("id") for entry in entries] != names:
-            raise UserError(f"{archive}: holds {len(names)} files that are not the {len(entries)} cuts of {cuts.name}. Write both again.")
+            raise UserError(
+                f"{archive}: holds {len(names)} files that are not the {len(entries)} cuts of {cuts.name}. "
+                "Write both again."
+            )
         for entry, member in zip(entries, audio, strict=True):
             length = round(float(entry["duration"]) * SAMPLE_RATE)
             yield Utterance(entry["id"], archive, length, span=(member.offset_data, member.size))

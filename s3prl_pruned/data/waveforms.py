@@ -103,9 +103,7 @@ def normalize_waveform(wav: torch.Tensor) -> torch.Tensor:
     return layer_norm(wav, wav.shape)
 
 
-def _decode(
-    path: Path, seconds: tuple[float, float] | None, span: tuple[int, int] | None
-) -> tuple[np.ndarray, int]:
+def _decode(path: Path, seconds: tuple[float, float] | None, span: tuple[int, int] | None) -> tuple[np.ndarray, int]:
     """Samples ``(S', channels)`` float32 of the wanted piece, and the file's own rate in Hz."""
     if span is None:
         _refuse_missing_bytes(path)

@@ -1,1 +1,1 @@
-"""From masks to a smaller network, and that network on disk."""
+"""From masks to a smaller network."""

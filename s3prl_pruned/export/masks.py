@@ -1,90 +1,110 @@
 """Gates -> deterministic masks -> folded weights -> a physically smaller encoder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from s3prl_pruned.gates.attach import GateSet, arrange
-from s3prl_pruned.gates.hard_concrete import HardConcrete, keep_probability, soft_value
+from s3prl_pruned.gates.attach import GateSet
+from s3prl_pruned.gates.hard_concrete import keep_probability, soft_value
 from s3prl_pruned.gates.self_pinching import SelfPinchingGates
 from s3prl_pruned.models.compact import compact, surviving_spec
-from s3prl_pruned.models.encoder import LayerMasks, SpeechEncoder
-from s3prl_pruned.models.linear import input_side, output_side
+from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.models.linear import LowRankLinear, input_side, output_side
+from s3prl_pruned.models.masks import Masks, Slot, masks_of_layer
 from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.sparsity.counts import prunable_weights, realised_sparsity, sparsity
 from s3prl_pruned.sparsity.lagrangian import SparsityConfig
 from s3prl_pruned.sparsity.latency import LatencyTable
 from s3prl_pruned.sparsity.targets import cnn_measure_of, measure_of
 
-Masks = tuple[list[LayerMasks], dict[int, Tensor]]  # of the layers, and of the CNN's layers (`set_masks`)
 _SHIFT_LIMIT = 20.0  # beyond this every dimension gate is surely open or closed
 
 
-@dataclass
+@dataclass(kw_only=True)
 class FinalMasks:
     """Deterministic masks, and how they came about."""
 
-    masks: list[LayerMasks]
-    """Per layer; survivors hold their soft value, the rest 0."""
-    conv_masks: dict[int, Tensor]
-    """Likewise of the channels, by layer of the CNN; empty where it has no gates."""
+    masks: Masks
+    """Survivors hold their soft value, the rest 0."""
     spec: CompactSpec
     """What the masks keep."""
     sparsity: float
     """Realised sparsity of `spec`."""
     rounded_sparsity: float
     """Realised sparsity of the bare rounding rule."""
-    shift: float
-    """Constant added to the dimension gates' log_alpha to meet the target; 0 when none was needed."""
-    cnn_shift: float
-    """Likewise of the channels' gates, where the CNN has a target of its own; else `shift`."""
     reached: float
-    """What the target is of, realised, as the share of the dense model that goes: `sparsity`, or that of its MACs or time."""
+    """What the target is of, realised, as the share of the dense model that goes: `sparsity`, or that of its MACs or
+    time."""
+    shift: float = 0.0
+    """Constant added to the dimension gates' log_alpha to meet the target; 0 when none was needed."""
+    cnn_shift: float = 0.0
+    """Likewise of the channels' gates, where the CNN has a target of its own; else `shift`."""
     matrices: dict[str, Tensor] = field(default_factory=dict)
     """0/1 masks of single weights, by the parameter's name; they stay where they are, as zeros (`zero_weights`)."""
+
+    @classmethod
+    def exact(
+        cls, masks: Masks, spec: CompactSpec, sparsity: float, *, matrices: dict[str, Tensor] | None = None
+    ) -> "FinalMasks":
+        """Masks that are 0 and 1 already: nothing is rounded or shifted.
+
+        Args:
+            masks: of units.
+            spec: what they keep.
+            sparsity: realised, single weights included.
+            matrices: masks of single weights.
+        """
+        same = {"sparsity": sparsity, "rounded_sparsity": sparsity, "reached": sparsity}
+        return cls(masks=masks, spec=spec, matrices=matrices or {}, **same)
 
 
 @torch.no_grad()
 def final_masks(
-    gates: GateSet | SelfPinchingGates, encoder: SpeechEncoder, config: SparsityConfig, table: LatencyTable | None = None
+    gates: GateSet, encoder: SpeechEncoder, config: SparsityConfig, table: LatencyTable | None = None
 ) -> FinalMasks:
-    """Deterministic masks of trained gates.
+    """Deterministic masks of trained hard concrete gates.
 
     Per layer and kind, `n - round(n - sum P)` masks with the largest log_alpha stay (of a layer of the CNN at least
     one); a scalar mask lives if and only if P > 0.5. If that misses the target by more than `config.tolerance` and
-    `config.match_target` is set, one common constant is added to the dimension gates, found by bisection with the scalar
-    masks fixed. Where the CNN has a target of its own, its gates are shifted to that first, by a constant of their own.
+    `config.match_target` is set, one common constant is added to the dimension gates, found by bisection with the
+    scalar masks fixed. Where the CNN has a target of its own, its gates are shifted to that first, by a constant of
+    their own.
 
     Args:
         gates: attached to `encoder`'s structure.
-        encoder: the student (its weights are used by self-pinching gates alone).
-        config: target and tolerance; self-pinching gates count what they keep in training too, and are left alone.
-        table: in place of the file that `config.latency_table` names.
+        encoder: the student; its weights are not used.
+        config: target and tolerance.
+        table: in place of the file that the target names.
     """
-    if isinstance(gates, SelfPinchingGates):
-        return _pinched(gates, encoder)
-    measure, cnn = (of(config, encoder.config, table) for of in (measure_of, cnn_measure_of))
+    measure, cnn = measure_of(config, encoder.config, table), cnn_measure_of(config, encoder.config, table)
 
     def structure(shift: float, cnn_shift: float) -> tuple[Masks, CompactSpec]:
         masks = _deterministic(gates, shift, cnn_shift)
-        return masks, surviving_spec(encoder.spec, *masks, shape=encoder.config)
+        return masks, surviving_spec(encoder.spec, masks, shape=encoder.config)
 
     def matched(share_at: Callable[[float], float], goal: float) -> float:
         near = not config.match_target or abs(share_at(0.0) - goal) <= config.tolerance
         return 0.0 if near else _shift_to(goal, share_at)
 
-    cnn_shift = matched(lambda shift: cnn.of(structure(0.0, shift)[1]), config.target_cnn) if cnn else 0.0
+    cnn_shift = matched(lambda shift: cnn.of(structure(0.0, shift)[1]), config.cnn_goal) if cnn else 0.0
 
     def whole(shift: float) -> tuple[Masks, CompactSpec]:
         return structure(shift, cnn_shift if cnn else shift)
 
     shift = matched(lambda shift: measure.of(whole(shift)[1]), config.goal)
     masks, spec = whole(shift)
-    rounded = realised_sparsity(encoder.config, structure(0.0, 0.0)[1] if shift or cnn_shift else spec)
-    realised = realised_sparsity(encoder.config, spec)
-    return FinalMasks(*masks, spec, realised, rounded, shift, cnn_shift if cnn else shift, measure.of(spec))
+    bare = structure(0.0, 0.0)[1] if shift or cnn_shift else spec
+    return FinalMasks(
+        masks=masks,
+        spec=spec,
+        sparsity=realised_sparsity(encoder.config, spec),
+        rounded_sparsity=realised_sparsity(encoder.config, bare),
+        reached=measure.of(spec),
+        shift=shift,
+        cnn_shift=cnn_shift if cnn else shift,
+    )
 
 
 def _shift_to(goal: float, share_at: Callable[[float], float]) -> float:
@@ -96,15 +116,21 @@ def _shift_to(goal: float, share_at: Callable[[float], float]) -> float:
     return min((low, high), key=lambda shift: abs(share_at(shift) - goal))
 
 
-def _pinched(gates: SelfPinchingGates, encoder: SpeechEncoder) -> FinalMasks:
-    """The 0/1 masks of training (Xu et al. 2025): what is exported is what was counted."""
-    masks = gates.draw(encoder, gates.config.final_temperature).hard_masks()  # no mask depends on the temperature
-    layers, conv_masks = arrange(masks, gates.spec)
-    spec = surviving_spec(encoder.spec, layers)
-    matrices = {f"layers.{layer}.{name}": z for (layer, name), z in masks.items() if name.endswith(".weight")}
+@torch.no_grad()
+def pinched_masks(gates: SelfPinchingGates, encoder: SpeechEncoder) -> FinalMasks:
+    """The 0/1 masks of training (Xu et al. 2025): what is exported is what was counted.
+
+    Args:
+        gates: attached to `encoder`'s structure.
+        encoder: the student, whose weights decide.
+    """
+    drawn = gates.draw(encoder, gates.config.final_temperature).hard_masks()  # no mask depends on the temperature
+    masks = Masks.of({slot: z for slot, z in drawn.items() if slot[1].startswith("z_")})
+    matrices = {f"layers.{i}.{name}": z for (i, name), z in drawn.items() if (i, name) not in masks}
+    spec = surviving_spec(encoder.spec, masks)
     kept = prunable_weights(encoder.config, spec) - sum(int((z == 0).sum()) for z in matrices.values())
     reached = sparsity(kept, encoder.config, with_cnn=spec.channels is not None)
-    return FinalMasks(layers, conv_masks, spec, reached, reached, 0.0, 0.0, reached, matrices)
+    return FinalMasks.exact(masks, spec, reached, matrices=matrices)
 
 
 @torch.no_grad()
@@ -116,77 +142,82 @@ def zero_weights(encoder: SpeechEncoder, matrices: dict[str, Tensor]) -> None:
 
 def _deterministic(gates: GateSet, shift: float, cnn_shift: float) -> Masks:
     masks = {}
-    for layer, name, gate in gates.items():
+    for (layer, name), log_alpha in gates.table.split(gates.log_alpha.detach()).items():
         if name in ("z_mha", "z_ffn"):
-            masks[layer, name] = _scalar_mask(gate)
+            masks[layer, name] = torch.where(keep_probability(log_alpha) > 0.5, soft_value(log_alpha), 0.0)
         else:
             conv = name == "z_conv"
-            masks[layer, name] = _dim_masks(gate, cnn_shift if conv else shift, at_least=int(conv))
-    return arrange(masks, gates.spec)
+            masks[layer, name] = _dim_masks(log_alpha, cnn_shift if conv else shift, at_least=int(conv))
+    return Masks.of(masks)
 
 
-def _scalar_mask(gate: HardConcrete) -> Tensor:
-    return torch.where(gate.keep_probability() > 0.5, soft_value(gate.log_alpha), 0.0)
-
-
-def _dim_masks(gate: HardConcrete, shift: float, *, at_least: int) -> Tensor:
-    """Survivors keep the soft value of the *learned* log_alpha: the shift decides who stays, not how loud."""
-    num = gate.log_alpha.numel()
-    num_kept = max(at_least, num - round(num - float(keep_probability(gate.log_alpha + shift).sum())))
-    kept = gate.log_alpha.argsort(descending=True, stable=True)[:num_kept]
-    mask = torch.zeros_like(gate.log_alpha)
-    mask[kept] = soft_value(gate.log_alpha[kept])
+def _dim_masks(log_alpha: Tensor, shift: float, *, at_least: int) -> Tensor:
+    """(n,) to (n,). Survivors keep the soft value of the *learned* log_alpha: the shift decides only who stays."""
+    num = log_alpha.numel()
+    num_kept = max(at_least, num - round(num - float(keep_probability(log_alpha + shift).sum())))
+    kept = log_alpha.argsort(descending=True, stable=True)[:num_kept]
+    mask = torch.zeros_like(log_alpha)
+    mask[kept] = soft_value(log_alpha[kept])
     return mask
 
 
 @torch.no_grad()
-def fold(
-    encoder: SpeechEncoder, masks: list[LayerMasks], conv_masks: dict[int, Tensor] | None = None, *, in_place: bool = False
-) -> SpeechEncoder:
+def fold(encoder: SpeechEncoder, masks: Mapping[Slot, Tensor], *, in_place: bool = False) -> SpeechEncoder:
     """A copy of `encoder`, slots empty, whose weights carry the masks: the same function as `encoder` with them.
 
-    With `in_place` it is `encoder` itself, which saves the memory of a copy.
-
     `z_qk` goes into the query, `z_vo` and `z_head` into the value (weights and biases), `z_int` into the columns of
-    fc2, `z_mha` and `z_ffn` into weight *and* bias of the output projection and fc2, `z_conv` into the weights of whatever
-    reads the channel: the next convolution, or the projection. (A CNN whose norm runs over channels computes the same
-    function only after those of mask 0 are cut away.)
+    fc2, `z_mha` and `z_ffn` into weight *and* bias of the output projection and fc2, `z_conv` into the weights of
+    what reads the channel: the next convolution, or the projection. (A CNN whose norm runs over channels computes the
+    same function only after those of mask 0 are cut away.)
+
+    Args:
+        encoder: dense or compact.
+        masks: (n,) by slot.
+        in_place: return `encoder` itself, which saves the memory of a copy.
     """
     folded = encoder if in_place else compact(encoder, encoder.spec)  # a copy, without what stands in the slots
     folded.set_masks(None)
-    for layer, mask in zip(folded.layers, masks, strict=True):
+    for i, layer in enumerate(folded.layers):
+        of_layer = masks_of_layer(masks, i)
         attention, feed_forward = layer.attention, layer.feed_forward
         if attention is not None:
-            _scale_rows(attention.q_proj, mask.z_qk)
-            _scale_rows(attention.v_proj, mask.z_vo)
-            if mask.z_head is not None:
-                _scale_rows(attention.v_proj, attention.vo_heads.spread(mask.z_head))
-            _scale_rows(attention.out_proj, mask.z_mha)
+            _scale_rows(attention.q_proj, of_layer.get("z_qk"))
+            _scale_rows(attention.v_proj, of_layer.get("z_vo"))
+            if "z_head" in of_layer:
+                _scale_rows(attention.v_proj, attention.vo_heads.spread(of_layer["z_head"]))
+            _scale_rows(attention.out_proj, of_layer.get("z_mha"))
         if feed_forward is not None:
-            if mask.z_int is not None:
-                input_side(feed_forward.fc2).weight.mul_(mask.z_int)
-            _scale_rows(feed_forward.fc2, mask.z_ffn)
-    readers = [*(layer.conv for layer in folded.feature_extractor.layers[1:]), folded.feature_projection.projection]
-    for i, z in (conv_masks or {}).items():
-        weight = readers[i].weight  # (out, channels, kernel) or (D, channels)
-        weight.mul_(z.view(1, -1, *[1] * (weight.dim() - 2)))
+            if "z_int" in of_layer:
+                input_side(feed_forward.fc2).weight.mul_(of_layer["z_int"])
+            _scale_rows(feed_forward.fc2, of_layer.get("z_ffn"))
+    readers = [
+        *(layer.conv for layer in list(folded.feature_extractor.layers)[1:]),
+        folded.feature_projection.projection,
+    ]
+    for (i, name), z in masks.items():
+        if name == "z_conv":
+            reader = readers[i]
+            assert reader is not None  # without a projection the last layer has no masks
+            weight = reader.get_parameter("weight")  # (out, channels, kernel) or (D, channels)
+            weight.mul_(z.view(1, -1, *[1] * (weight.dim() - 2)))
     return folded
 
 
-def _scale_rows(linear: torch.nn.Module, z: Tensor | None) -> None:
+def _scale_rows(linear: nn.Linear | LowRankLinear, z: Tensor | None) -> None:
     if z is not None:
         output_side(linear).weight.mul_(z[:, None])
         output_side(linear).bias.mul_(z)
 
 
 def export_compact(
-    encoder: SpeechEncoder,
-    masks: list[LayerMasks],
-    spec: CompactSpec,
-    conv_masks: dict[int, Tensor] | None = None,
-    *,
-    in_place: bool = False,
+    encoder: SpeechEncoder, masks: Mapping[Slot, Tensor], spec: CompactSpec, *, in_place: bool = False
 ) -> SpeechEncoder:
-    """The smaller network: masks folded into the weights (of `encoder` itself with `in_place`), then everything that they
-    zero cut away."""
-    return compact(fold(encoder, masks, conv_masks, in_place=in_place), spec)
+    """The smaller network: masks folded into the weights, then everything that they zero cut away.
+
+    Args:
+        encoder: dense or compact.
+        masks: (n,) by slot.
+        spec: what they keep.
+        in_place: fold them into the weights of `encoder` itself, which saves the memory of a copy.
+    """
+    return compact(fold(encoder, masks, in_place=in_place), spec)

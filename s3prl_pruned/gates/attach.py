@@ -1,17 +1,17 @@
 """Gates for the mask slots of an encoder: which, drawn how, and where their gradient is clipped."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.gates.hard_concrete import HardConcrete
-from s3prl_pruned.models.encoder import LayerMasks, SpeechEncoder
+from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.models.masks import KINDS, Masks, Slot, SlotTable
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
-
-LAYER_KINDS = ("mha", "qk", "vo", "head", "ffn", "int")
-KINDS = (*LAYER_KINDS, "conv")
 
 
 @dataclass(kw_only=True)
@@ -39,8 +39,8 @@ class GateConfig:
     """Which masks are learned, and how (Wang et al. 2023, section 3)."""
 
     kinds: tuple[str, ...] = ("mha", "qk", "vo", "ffn", "int")
-    """Masks of eq. 3. The ablation "w/o FAHP" is `[mha, head, ffn, int]`: whole heads in place of qk and vo; beside them, a
-    dimension's mask is the product of its own and its head's. `conv` prunes
+    """Masks of eq. 3. The ablation "w/o FAHP" is `[mha, head, ffn, int]`: whole heads in place of qk and vo; beside
+    them, a dimension's mask is the product of its own and its head's. `conv` prunes
     channels of the feature extractor too, which the paper leaves whole (Peng et al. 2023, DPHuBERT); its weights then
     count in the sparsity (`sparsity/counts.py`)."""
 
@@ -53,16 +53,18 @@ class GateConfig:
     1: the student starts as nearly the teacher as a gate that still has a gradient can."""
 
     initial_by_kind: InitialLogAlpha = field(default_factory=InitialLogAlpha)
-    """Another start for some kinds. CoFi's and DPHuBERT's choice is `{int: 0}`: the student is not the teacher at first."""
+    """Another start for some kinds. CoFi's and DPHuBERT's choice is `{int: 0}`: the student is not the teacher at
+    first."""
 
     max_log_alpha: float = 4.605
     """|log_alpha| is clamped to this after each step (CoFi; logit of 0.99), so that no decision becomes final."""
 
     def validate(self) -> None:
+        """Raise UserError for unknown kinds, and for starts that no gate can have."""
         unknown = [kind for kind in self.kinds if kind not in KINDS]
         if unknown or not self.kinds or len(set(self.kinds)) < len(self.kinds):
             raise UserError(f"`kinds` must be distinct masks out of {list(KINDS)}, but is {list(self.kinds)}.")
-        if not 0 < self.max_log_alpha:
+        if not self.max_log_alpha > 0:
             raise UserError(f"`max_log_alpha` must be positive, but is {self.max_log_alpha}.")
         starts = {f"initial_by_kind.{kind}": self.start_of(kind) for kind in KINDS}
         for name, start in {"initial_log_alpha": self.initial_log_alpha, **starts}.items():
@@ -74,13 +76,22 @@ class GateConfig:
         own = getattr(self.initial_by_kind, kind)
         return self.initial_log_alpha if own is None else own
 
-    def closed(self) -> "GateConfig":
-        """The same gates, all at their lower limit."""
-        return replace(self, initial_log_alpha=-self.max_log_alpha, initial_by_kind=InitialLogAlpha())
+    def closed(self, spec: CompactSpec, shape: EncoderConfig) -> "GateSet":
+        """The gates of an encoder, all at their lower limit: the most that they can take away.
+
+        Args:
+            spec: what the encoder has left.
+            shape: its dense shape.
+        """
+        lowest = replace(self, initial_log_alpha=-self.max_log_alpha, initial_by_kind=InitialLogAlpha())
+        return GateSet(spec, lowest, shape)
 
 
 class GateSet(nn.Module):
-    """One group of hard concrete masks per layer and kind, for the slots of an encoder with structure `spec`.
+    """Hard concrete masks for the slots of an encoder with structure `spec`.
+
+    All log_alpha are one vector, so that a step draws, counts and clamps them in a few operations however many slots
+    there are. In a state dict each slot has an entry of its own (`layers.0.z_qk.log_alpha`, `cnn.0.log_alpha`).
 
     Args:
         spec: what the encoder has left.
@@ -90,23 +101,18 @@ class GateSet(nn.Module):
 
     def __init__(self, spec: CompactSpec, config: GateConfig, shape: EncoderConfig | None = None):
         super().__init__()
-        self.spec = spec
-        self.config = config
-        self.layers = nn.ModuleList()
-        for layer in spec.layers:
-            sizes = {kind: size for kind, size in layer.mask_sizes.items() if kind in config.kinds and size}
-            self.layers.append(nn.ModuleDict({f"z_{kind}": self._gate(kind, size) for kind, size in sizes.items()}))
-        conv = spec.conv_mask_sizes(shape) if "conv" in config.kinds else ()
-        self.cnn = nn.ModuleDict({str(i): self._gate("conv", size) for i, size in enumerate(conv) if size})
-
-    def _gate(self, kind: str, size: int) -> HardConcrete:
-        start, straight_through = self.config.start_of(kind), self.config.straight_through
-        return HardConcrete(size, initial_log_alpha=start, straight_through=straight_through)
+        self.spec, self.config = spec, config
+        self.table = SlotTable.of(spec, config.kinds, shape)
+        starts = [torch.full((n,), config.start_of(name[2:])) for (_, name), n in self.table.sizes.items()]
+        self.log_alpha = nn.Parameter(torch.cat(starts) if starts else torch.zeros(0))
 
     def items(self) -> list[tuple[int, str, HardConcrete]]:
         """(layer, slot name such as `z_qk`, gate), in a fixed order; of `z_conv` the layer is one of the CNN."""
-        layers = [(i, name, gate) for i, gates in enumerate(self.layers) for name, gate in gates.items()]
-        return layers + [(int(i), "z_conv", gate) for i, gate in self.cnn.items()]
+        parts = [(i, name, self.log_alpha[part]) for (i, name), part in self.table.slices().items()]
+        return [(i, name, self._gate(log_alpha)) for i, name, log_alpha in parts]
+
+    def _gate(self, log_alpha: Tensor) -> HardConcrete:
+        return HardConcrete(log_alpha, straight_through=self.config.straight_through)
 
     def draw(self, generator: torch.Generator) -> "MaskDraw":
         """Draw every mask once, for a whole optimiser step and its global batch.
@@ -114,59 +120,67 @@ class GateSet(nn.Module):
         Args:
             generator: on the CPU; the same state on every rank gives every rank the same masks.
         """
-        masks = {(i, name): gate(self._noise(gate, generator)) for i, name, gate in self.items()}
-        return MaskDraw(masks, self.spec)
-
-    @staticmethod
-    def _noise(gate: HardConcrete, generator: torch.Generator) -> Tensor:
-        return torch.rand(gate.log_alpha.shape, generator=generator).to(gate.log_alpha.device)
+        noise = torch.rand(self.log_alpha.shape, generator=generator).to(self.log_alpha.device)
+        return MaskDraw(Masks(self.table, self._gate(self.log_alpha)(noise)), self.spec)
 
     def clamp(self) -> None:
         """Keep every log_alpha within the configured limit; call it after each optimiser step."""
-        for _, _, gate in self.items():
-            gate.clamp(self.config.max_log_alpha)
+        self._gate(self.log_alpha).clamp(self.config.max_log_alpha)
 
-    def keep_probabilities(self, layer: int) -> dict[str, Tensor]:
-        """P(z > 0) per slot name of one layer."""
-        return {name: gate.keep_probability() for name, gate in self.layers[layer].items()}
+    def keep_probabilities(self) -> dict[Slot, Tensor]:
+        """P(z > 0), (n,) by slot."""
+        return self.table.split(self._gate(self.log_alpha).keep_probability())
 
-    def channel_probabilities(self) -> dict[int, Tensor]:
-        """P(z > 0) of the channels, per layer of the CNN that has masks."""
-        return {int(i): gate.keep_probability() for i, gate in self.cnn.items()}
+    def extra_repr(self) -> str:
+        """The kinds, and how many masks."""
+        of = {
+            name: sum(n for (_, other), n in self.table.sizes.items() if other == name) for _, name in self.table.sizes
+        }
+        return ", ".join(f"{name}={size}" for name, size in of.items())
 
+    def _names(self, prefix: str) -> list[str]:
+        """Each slot's entry in a state dict."""
+        return [
+            prefix + (f"cnn.{i}" if name == "z_conv" else f"layers.{i}.{name}") + ".log_alpha"
+            for i, name in self.table.sizes
+        ]
 
-def arrange(masks: dict[tuple[int, str], Tensor], spec: CompactSpec) -> tuple[list[LayerMasks], dict[int, Tensor]]:
-    """Masks by layer and slot name, as `SpeechEncoder.set_masks` takes them: of the layers, and of the CNN's layers.
+    def _save_to_state_dict(self, destination: dict[str, Tensor], prefix: str, keep_vars: bool) -> None:
+        parts = self.table.split(self.log_alpha.detach()).values()
+        destination.update({name: part.clone() for name, part in zip(self._names(prefix), parts, strict=True)})
 
-    What names no slot of the encoder (masks of single weights) is left to its owner.
-    """
-    layers = [LayerMasks() for _ in spec.layers]
-    for (layer, name), z in masks.items():
-        if name in vars(layers[0]):
-            setattr(layers[layer], name, z)
-    return layers, {layer: z for (layer, name), z in masks.items() if name == "z_conv"}
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        names = self._names(prefix)
+        if names and all(name in state_dict for name in names):
+            state_dict[prefix + "log_alpha"] = torch.cat([state_dict.pop(name) for name in names])
+        elif not names:
+            state_dict[prefix + "log_alpha"] = self.log_alpha.detach()
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 class MaskDraw:
-    """One draw of all masks, cut off from its log_alpha so that the gradient passes once per optimiser step.
+    """The masks of one optimiser step, cut off from what made them so that the gradient passes once.
 
     Eq. 4's clip is not linear. Clipping per micro-batch, per rank or under a loss scale would give different
-    gradients from clipping once. So the encoder gets leaf tensors, their gradients accumulate over micro-batches, and
-    `backward` sends the step's whole gradient through the clip.
+    gradients from clipping once. So the encoder gets parts of one leaf tensor, whose gradient accumulates over
+    micro-batches, and `backward` sends the step's whole gradient through the clip.
+
+    Args:
+        drawn: with a graph to what they depend on, or without one: then there is nothing to send back.
+        spec: of the encoder.
 
     Attributes:
-        masks, conv_masks: for `SpeechEncoder.set_masks`; `conv_masks` is empty where the CNN has no gates.
+        masks: for `SpeechEncoder.set_masks`.
     """
 
-    def __init__(self, drawn: dict[tuple[int, str], Tensor], spec: CompactSpec):
+    def __init__(self, drawn: Masks, spec: CompactSpec):
         self.spec = spec
-        self._drawn = drawn
-        self._leaves = {key: z.detach().requires_grad_() for key, z in drawn.items()}
-        self.masks, self.conv_masks = arrange(self._leaves, spec)
+        self._drawn = drawn.flat
+        self.masks = Masks(drawn.table, drawn.flat.detach().requires_grad_(drawn.flat.requires_grad))
 
     def fill(self, encoder: SpeechEncoder) -> None:
         """Put the masks into the encoder's slots, for all micro-batches of the step."""
-        encoder.set_masks(self.masks, self.conv_masks)
+        encoder.set_masks(self.masks)
 
     def empty(self, encoder: SpeechEncoder) -> None:
         """Take them out again."""
@@ -174,32 +188,51 @@ class MaskDraw:
 
     def averages(self) -> dict[str, list[float]]:
         """Mean mask per slot name and layer (Wang et al. 2023, Figure 3a); 0 where a layer has no such slot."""
-        averages: dict[str, list[float]] = {}
-        for (layer, name), z in self._leaves.items():
-            size = max(self.conv_masks) + 1 if name == "z_conv" else len(self.masks)
-            averages.setdefault(name, [0.0] * size)[layer] = float(z.detach().mean())
-        return averages
+        return averages(self.masks, self.spec)
+
+    def keep_probabilities(self) -> dict[Slot, Tensor]:
+        """0 or 1 per unit, (n,) by slot: whether it stays in this step."""
+        return {slot: (z.detach() != 0).float() for slot, z in self.masks.items()}
 
     def existing_layers(self) -> list[bool]:
         """Whether each layer exists under this draw: its attention or its feed-forward lives."""
+        return existing_layers(self.masks, self.spec)
 
-        def alive(z: Tensor | None) -> bool:
-            return z is None or bool(z.detach().any())
+    def gradient(self) -> Tensor:
+        """The accumulated dL/dz of all masks, (N,): 0 where none arrived."""
+        leaf = self.masks.flat
+        return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
 
-        return [
-            (layer.attention and alive(mask.z_mha)) or (layer.feed_forward and alive(mask.z_ffn))
-            for layer, mask in zip(self.spec.layers, self.masks, strict=True)
-        ]
-
-    def gradients(self) -> list[Tensor]:
-        """The accumulated dL/dz of every mask, in a fixed order (zeros where none arrived)."""
-        return [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in self._leaves.values()]
-
-    def backward(self, gradients: list[Tensor], *, loss_scale: float = 1.0) -> None:
-        """Send dL/dz back to log_alpha.
+    def backward(self, gradient: Tensor, *, loss_scale: float = 1.0) -> None:
+        """Send dL/dz back to what the masks were made of.
 
         Args:
-            gradients: what `gradients` gave, summed over ranks.
+            gradient: (N,), what `gradient` gave, summed over ranks.
             loss_scale: divided out before eq. 4's clip.
         """
-        torch.autograd.backward(list(self._drawn.values()), [grad / loss_scale for grad in gradients])
+        if self._drawn.requires_grad:
+            self._drawn.backward(gradient / loss_scale)
+
+
+def averages(masks: Mapping[Slot, Tensor], spec: CompactSpec) -> dict[str, list[float]]:
+    """Mean mask per slot name and layer; 0 where a layer has no such slot."""
+    found: dict[str, list[float]] = {}
+    channel_layers = 1 + max((i for i, name in masks if name == "z_conv"), default=-1)
+    for (layer, name), z in masks.items():
+        size = channel_layers if name == "z_conv" else len(spec.layers)
+        found.setdefault(name, [0.0] * size)[layer] = float(z.detach().mean())
+    return found
+
+
+def existing_layers(
+    masks: Mapping[Slot, Tensor], spec: CompactSpec, *, attention: str = "z_mha", feed_forward: str = "z_ffn"
+) -> list[bool]:
+    """Whether each layer of `spec` has a sublayer that lives: a mask of its slot is not 0, or there is no such slot."""
+    slots = [(i, name) for i in range(len(spec.layers)) for name in (attention, feed_forward) if (i, name) in masks]
+    flags = torch.stack([masks[slot].detach().any() for slot in slots]).tolist() if slots else []  # a GPU waits once
+    alive = dict(zip(slots, flags, strict=True))
+    return [
+        (layer.attention and alive.get((i, attention), True))
+        or (layer.feed_forward and alive.get((i, feed_forward), True))
+        for i, layer in enumerate(spec.layers)
+    ]

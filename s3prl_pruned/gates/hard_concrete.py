@@ -6,7 +6,8 @@ Everything here computes in fp32, under autocast too: in fp16 `1 - 1e-6` rounds 
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 BETA = 2 / 3
 """Temperature of the concrete distribution (Louizos et al. 2018; the paper leaves it open)."""
@@ -24,11 +25,13 @@ class _ClampStraightThrough(torch.autograd.Function):
     """Clamp to [0, 1] whose gradient is the output's, clipped to [-1, 1] (Wang et al. 2023, eq. 4)."""
 
     @staticmethod
-    def forward(ctx, s_bar: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, s_bar: Tensor) -> Tensor:
+        """(N,) to (N,)."""
         return s_bar.clamp(0.0, 1.0)
 
     @staticmethod
-    def backward(ctx, grad_z: Tensor) -> Tensor:
+    def backward(ctx: FunctionCtx, grad_z: Tensor) -> Tensor:
+        """(N,) to (N,)."""
         return grad_z.clamp(-1.0, 1.0)
 
 
@@ -54,7 +57,8 @@ def sample(log_alpha: Tensor, u: Tensor, *, straight_through: bool) -> Tensor:
     """Draw masks: z = s_bar clamped to [0, 1], fp32, the shape of `log_alpha`.
 
     Args:
-        log_alpha, u: as in `stretched`.
+        log_alpha: any shape, fp32.
+        u: the same shape, uniform in (0, 1).
         straight_through: gradient by eq. 4; otherwise the clamp's own, zero wherever z is exactly 0 or 1.
     """
     s_bar = stretched(log_alpha, u)
@@ -71,21 +75,25 @@ def soft_value(log_alpha: Tensor) -> Tensor:
     return torch.sigmoid(SOFT_VALUE_FACTOR * log_alpha.float() / BETA)
 
 
-class HardConcrete(nn.Module):
-    """A group of masks with one `log_alpha` each. Verbs: call to draw, `expected_count`, `clamp`."""
+class HardConcrete:
+    """A group of masks with one `log_alpha` each. Verbs: call to draw, `expected_count`, `clamp`.
 
-    def __init__(self, size: int, *, initial_log_alpha: float, straight_through: bool):
-        super().__init__()
+    Args:
+        log_alpha: (N,) fp32; a parameter, or a part of one.
+        straight_through: gradient through the clamp by eq. 4; otherwise the clamp's own.
+    """
+
+    def __init__(self, log_alpha: Tensor, *, straight_through: bool):
+        self.log_alpha = log_alpha
         self.straight_through = straight_through
-        self.log_alpha = nn.Parameter(torch.full((size,), initial_log_alpha))
 
-    def forward(self, u: Tensor) -> Tensor:
-        """Masks (size,) for uniform noise (size,)."""
+    def __call__(self, u: Tensor) -> Tensor:
+        """Masks (N,) for uniform noise (N,)."""
         with torch.autocast(self.log_alpha.device.type, enabled=False):
             return sample(self.log_alpha, u, straight_through=self.straight_through)
 
     def keep_probability(self) -> Tensor:
-        """P(z > 0), (size,)."""
+        """P(z > 0), (N,)."""
         with torch.autocast(self.log_alpha.device.type, enabled=False):
             return keep_probability(self.log_alpha)
 
@@ -98,5 +106,5 @@ class HardConcrete(nn.Module):
         """Keep |log_alpha| <= limit, where the sigmoid still has a gradient."""
         self.log_alpha.clamp_(-limit, limit)
 
-    def extra_repr(self) -> str:
-        return f"size={self.log_alpha.numel()}, straight_through={self.straight_through}"
+    def __repr__(self) -> str:
+        return f"HardConcrete(size={self.log_alpha.numel()}, straight_through={self.straight_through})"

@@ -1,4 +1,4 @@
-"""Self-pinching gates (Xu et al. 2025): one learnable threshold per layer and unit type, units scored by their own weights.
+"""Self-pinching gates (Xu et al. 2025): a learnable threshold per layer and unit type; scores are of units' weights.
 
     score = (s - min s) / (max s - min s + 1e-8) + 1e-5        s: squared norm of a unit's weights, per layer and type
     m = sigmoid((score - t^2) / (10 tau))                      single weights: / tau
@@ -8,16 +8,19 @@ Everything here computes in fp32, under autocast too.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from s3prl_pruned import distributed
 from s3prl_pruned.config import UserError
-from s3prl_pruned.gates.attach import MaskDraw
+from s3prl_pruned.gates.attach import MaskDraw, averages, existing_layers
 from s3prl_pruned.models.encoder import EncoderLayer, SpeechEncoder
-from s3prl_pruned.models.spec import CompactSpec, LayerSpec, Ranks
+from s3prl_pruned.models.masks import Masks, Slot
+from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, LayerSpec, Ranks
 
 STRUCTURED = ("head", "int")
 UNSTRUCTURED = ("attention_weights", "ffn_weights")
@@ -42,8 +45,8 @@ class SelfPinchingConfig:
     """Which units are pinched, and how sharply (Xu et al. 2025)."""
 
     kinds: tuple[str, ...] = STRUCTURED
-    """Unit types, each with one threshold per layer: `head` (whole heads) and `int` (FFN dimensions); or single weights,
-    `attention_weights` (the four matrices of a layer under one threshold) and `ffn_weights` (its two)."""
+    """Unit types, each with one threshold per layer: `head` (whole heads) and `int` (FFN dimensions); or single
+    weights, `attention_weights` (the four matrices of a layer under one threshold) and `ffn_weights` (its two)."""
 
     initial_temperature: float = 0.5
     """tau at the first step; it falls by a cosine."""
@@ -52,6 +55,7 @@ class SelfPinchingConfig:
     """tau at the last step."""
 
     def validate(self) -> None:
+        """Raise UserError for kinds that do not go together, and for temperatures that do not fall."""
         allowed = UNSTRUCTURED if set(self.kinds) & set(UNSTRUCTURED) else STRUCTURED
         if not self.kinds or len(set(self.kinds)) < len(self.kinds) or not set(self.kinds) <= set(allowed):
             raise UserError(
@@ -64,8 +68,19 @@ class SelfPinchingConfig:
                 f"{self.final_temperature} and {self.initial_temperature}."
             )
 
+    def closed(self, spec: CompactSpec, shape: EncoderConfig) -> "PinchedUnits":
+        """Every unit of the kinds gone: the most that the gates can take away.
+
+        Args:
+            spec: what the encoder has left.
+            shape: its dense shape; not needed here.
+        """
+        sizes = {(i, kind): _num_masks(layer, kind) for i, layer in enumerate(spec.layers) for kind in self.kinds}
+        gone = {(i, slot_name(kind)): torch.zeros(n, dtype=torch.float64) for (i, kind), n in sizes.items() if n}
+        return PinchedUnits(spec, gone)
+
     def temperature_at(self, step: int, total_steps: int) -> float:
-        """tau of optimiser step `step` (1-based): half a cosine from the first step to the last."""
+        """Tau of optimiser step `step` (1-based): half a cosine from the first step to the last."""
         progress = (step - 1) / max(1, total_steps - 1)
         span = self.initial_temperature - self.final_temperature
         return self.final_temperature + span * (1 + math.cos(math.pi * progress)) / 2
@@ -105,19 +120,22 @@ class SelfPinchingGates(nn.Module):
     Its verbs are `GateSet`'s, but for what a mask depends on: the encoder's own weights and a temperature, no noise.
     """
 
+    layers: Sequence[nn.ParameterDict]  # an nn.ModuleList
+
     def __init__(self, spec: CompactSpec, config: SelfPinchingConfig):
         super().__init__()
         if config.kinds and any(layer.ranks != Ranks() for layer in spec.layers):
             raise UserError(
-                "self-pinching gates score units by the rows and columns of their matrices, but this model holds some as two "
-                "low-rank factors. Prune first, then factorise."
+                "self-pinching gates score units by the rows and columns of their matrices, but this model holds some "
+                "as two low-rank factors. Prune first, then factorise."
             )
         self.spec = spec
         self.config = config
-        self.layers = nn.ModuleList(
+        layers = [
             nn.ParameterDict({kind: torch.tensor(LOWEST_THRESHOLD) for kind in config.kinds if _has_units(layer, kind)})
             for layer in spec.layers
-        )
+        ]
+        self.layers = cast(Sequence[nn.ParameterDict], nn.ModuleList(layers))
 
     def draw(self, encoder: SpeechEncoder, temperature: float) -> "PinchedDraw":
         """Compute every mask once, for a whole optimiser step and its global batch: the same on every rank."""
@@ -130,7 +148,32 @@ class SelfPinchingGates(nn.Module):
             threshold.clamp_(LOWEST_THRESHOLD, HIGHEST_THRESHOLD)
 
     def extra_repr(self) -> str:
+        """The kinds."""
         return f"kinds={list(self.config.kinds)}"
+
+
+@dataclass(frozen=True)
+class PinchedUnits:
+    """Which units stay, 0 or 1."""
+
+    spec: CompactSpec
+    """Of the encoder."""
+    kept: dict[Slot, Tensor]
+    """(n,) by slot; of single weights by layer and kind."""
+
+    def keep_probabilities(self) -> dict[Slot, Tensor]:
+        """`kept`."""
+        return self.kept
+
+
+def slot_name(kind: str) -> str:
+    """Of the masks of a kind: of units, the slot that they fill; of single weights, which fill none, the kind."""
+    return f"z_{kind}" if kind in STRUCTURED else kind
+
+
+def _num_masks(layer: LayerSpec, kind: str) -> int:
+    """How many masks of units a layer has; of single weights, whose share is all that is counted, one or none."""
+    return {"head": len(layer.heads), "int": len(layer.ffn)}.get(kind, int(_has_units(layer, kind)))
 
 
 def _has_units(layer: LayerSpec, kind: str) -> bool:
@@ -140,13 +183,16 @@ def _has_units(layer: LayerSpec, kind: str) -> bool:
 
 
 def _squared_norms(layer: EncoderLayer, weights: dict[str, Tensor], kind: str) -> Tensor:
-    """Squared norm of every unit's weights, without biases, (N,): a head's q, k, v rows and o columns, an FFN
-    dimension's row of fc1 and column of fc2, a weight's own square."""
+    """Squared norm of every unit's weights, without biases, (N,).
+
+    Of a head its q, k, v rows and o columns, of an FFN dimension its row of fc1 and column of fc2, of a weight its own.
+    """
     if kind in _MATRICES:
         return torch.cat([weights[name].flatten() for name in _MATRICES[kind]]).square()
     if kind == "int":
         return weights["feed_forward.fc1.weight"].square().sum(1) + weights["feed_forward.fc2.weight"].square().sum(0)
     q, k, v, o = (weights[name].square() for name in _MATRICES["attention_weights"])
+    assert layer.attention is not None
     qk = (q + k).sum(1).split(layer.attention.qk_heads.sizes)
     vo = (v.sum(1) + o.sum(0)).split(layer.attention.vo_heads.sizes)
     return torch.stack([a.sum() + b.sum() for a, b in zip(qk, vo, strict=True)])
@@ -155,27 +201,39 @@ def _squared_norms(layer: EncoderLayer, weights: dict[str, Tensor], kind: str) -
 class PinchedDraw(MaskDraw):
     """The masks of one optimiser step, cut off from thresholds and weights so that the gradient passes once.
 
-    As with `MaskDraw`, the encoder gets leaf tensors, their gradients are summed over micro-batches and ranks, and
-    `backward` sends the whole of it back. Masks of units fill the slots. For single weights the leaves are the masked
-    matrices themselves, which stand in the encoder's linears between `fill` and `empty`.
+    As with `MaskDraw`, the encoder gets parts of one leaf tensor, whose gradient is summed over micro-batches and
+    ranks, and `backward` sends the whole of it back. Masks of units fill the slots. For single weights the leaf holds
+    the masked matrices themselves, which stand in the encoder's linears between `fill` and `empty`.
+
+    Attributes:
+        hard: 0 or 1 per unit (of single weights, per weight of a kind), without a gradient, by slot (by layer and
+            kind).
     """
 
     def __init__(self, gates: SelfPinchingGates, encoder: SpeechEncoder, temperature: float):
         self._sources: list[tuple[nn.Parameter, Tensor]] = []  # a weight, and the alias that scores are computed from
-        self._hard: dict[tuple[int, str], Tensor] = {}  # masks, by slot name or kind
-        self._whole: dict[tuple[int, str], nn.Parameter] = {}  # matrices without their masks
-        masked: dict[tuple[int, str], Tensor] = {}
+        self._matrices: dict[Slot, nn.Parameter] = {}  # those that are masked weight by weight, as they are
+        hard: dict[Slot, Tensor] = {}
+        masked: dict[Slot, Tensor] = {}
         with torch.autocast(next(encoder.parameters()).device.type, enabled=False):
             for index, (layer, thresholds) in enumerate(zip(encoder.layers, gates.layers, strict=True)):
                 for kind, threshold in thresholds.items():
-                    masked |= self._pinch(index, layer, kind, threshold, temperature)
-        super().__init__(masked, gates.spec)
-        self._counted = {key: z.detach().requires_grad_() for key, z in self._hard.items()}
+                    z, parts = self._pinch(index, layer, kind, threshold, temperature)
+                    hard |= z
+                    masked |= parts
+        super().__init__(Masks.of(masked), gates.spec)
+        made = Masks.of(hard)
+        self._hard = made.flat
+        self.hard = Masks(made.table, made.flat.detach())
+        self._counted = Masks(made.table, made.flat.detach().requires_grad_())
 
     def _pinch(
         self, index: int, layer: EncoderLayer, kind: str, threshold: Tensor, temperature: float
-    ) -> dict[tuple[int, str], Tensor]:
-        """Masks of one layer and kind, or the masked matrices; with a graph to the threshold and the aliases."""
+    ) -> tuple[dict[Slot, Tensor], dict[Slot, Tensor]]:
+        """The masks of one layer and kind, and what the encoder gets of them: the same, or the masked matrices, flat.
+
+        Both with a graph to the threshold and the aliases.
+        """
         names = _MATRICES["attention_weights" if kind in ("head", "attention_weights") else "ffn_weights"]
         weights = {name: layer.get_parameter(name) for name in names}
         aliases = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
@@ -183,84 +241,73 @@ class PinchedDraw(MaskDraw):
         structured = kind in STRUCTURED
         scores = unit_scores(_squared_norms(layer, aliases, kind))
         z = pinch(scores, threshold, temperature, structured=structured)
-        key = (index, f"z_{kind}" if structured else kind)
-        self._hard[key] = z
+        hard = {(index, slot_name(kind)): z}
         if structured:
-            return {key: z}
-        self._whole |= {(index, name): weight for name, weight in weights.items()}
+            return hard, hard
+        self._matrices |= {(index, name): weight for name, weight in weights.items()}
         parts = z.split([alias.numel() for alias in aliases.values()])
-        return {(index, name): aliases[name] * part.view_as(aliases[name]) for name, part in zip(names, parts, strict=True)}
+        return hard, {(index, name): aliases[name].flatten() * part for name, part in zip(names, parts, strict=True)}
 
-    def keep_probabilities(self, layer: int) -> dict[str, Tensor]:
-        """0 or 1 per unit of one layer, by slot name (by kind for single weights): what `GateSet`'s probabilities are to
-        the count of the expected structure. The count's gradient joins the masks' own in `backward`."""
-        return {name: z for (index, name), z in self._counted.items() if index == layer}
+    def keep_probabilities(self) -> dict[Slot, Tensor]:
+        """0 or 1 per unit, (n,) by slot (by layer and kind for single weights), as `GateSet`'s probabilities.
 
-    def channel_probabilities(self) -> dict[int, Tensor]:
-        """None: the CNN is not pinched."""
-        return {}
+        The gradient of a count of them joins the masks' own in `backward`.
+        """
+        return dict(self._counted)
 
-    def hard_masks(self) -> dict[tuple[int, str], Tensor]:
-        """0/1 masks by layer and slot name; of single weights, by layer and the matrix's name in it."""
-        masks = {key: z.detach() for key, z in self._hard.items() if key[1] not in UNSTRUCTURED}
-        for index, kind in self._hard.keys() - masks.keys():
-            matrices = [self._whole[index, name] for name in _MATRICES[kind]]
-            parts = self._hard[index, kind].detach().split([matrix.numel() for matrix in matrices])
+    def hard_masks(self) -> dict[Slot, Tensor]:
+        """0/1 masks by slot; of single weights, by layer and the matrix's name in it, in its shape."""
+        masks = {slot: z for slot, z in self.hard.items() if slot[1] not in UNSTRUCTURED}
+        for index, kind in self.hard.keys() - masks.keys():
+            matrices = [self._matrices[index, name] for name in _MATRICES[kind]]
+            parts = self.hard[index, kind].split([matrix.numel() for matrix in matrices])
             for name, matrix, part in zip(_MATRICES[kind], matrices, parts, strict=True):
                 masks[index, name] = part.view_as(matrix)
         return masks
 
     def existing_layers(self) -> list[bool]:
         """Whether each layer exists: a head or an FFN dimension of it lives."""
-
-        def alive(index: int, kind: str) -> bool:
-            z = self._hard.get((index, f"z_{kind}"))
-            return z is None or bool(z.any())
-
-        return [
-            (layer.attention and alive(i, "head")) or (layer.feed_forward and alive(i, "int"))
-            for i, layer in enumerate(self.spec.layers)
-        ]
+        return existing_layers(self.hard, self.spec, attention="z_head", feed_forward="z_int")
 
     def averages(self) -> dict[str, list[float]]:
-        averages = {name: [0.0] * len(self.spec.layers) for _, name in self._hard}
-        for (index, name), z in self._hard.items():
-            averages[name][index] = float(z.detach().mean())
-        return averages
+        """Mean mask per slot name (kind of single weights) and layer."""
+        return averages(self.hard, self.spec)
 
     def fill(self, encoder: SpeechEncoder) -> None:
-        super().fill(encoder)
-        for (index, name), masked in self._matrices():
+        """Put masks into the slots, or masked matrices into the place of the encoder's."""
+        if not self._matrices:
+            return super().fill(encoder)
+        for (index, name), matrix in self._matrices.items():
             linear, attribute = _owner(encoder, index, name)
             del linear._parameters[attribute]  # a plain tensor may stand in a parameter's place only when it is gone
-            setattr(linear, attribute, masked)
+            setattr(linear, attribute, self.masks[index, name].view_as(matrix))
 
     def empty(self, encoder: SpeechEncoder) -> None:
+        """Take them out again."""
         super().empty(encoder)
-        for (index, name), _ in self._matrices():
+        for (index, name), matrix in self._matrices.items():
             linear, attribute = _owner(encoder, index, name)
             delattr(linear, attribute)
-            linear.register_parameter(attribute, self._whole[index, name])
+            linear.register_parameter(attribute, matrix)
 
-    def _matrices(self) -> list[tuple[tuple[int, str], Tensor]]:
-        return [(key, leaf) for key, leaf in self._leaves.items() if key in self._whole]
-
-    def backward(self, gradients: list[Tensor], *, loss_scale: float = 1.0) -> None:
+    def backward(self, gradient: Tensor, *, loss_scale: float = 1.0) -> None:
         """Send the gradients of masks and count back to the thresholds, and through the scores to the weights.
 
         The weights' part is added to their `.grad`, which still carries the loss scale and is still to be summed over
         the ranks: it is made to fit that.
 
         Args:
-            gradients: what `gradients` gave, summed over ranks.
-            loss_scale: divided out of them.
+            gradient: (N,), what `gradient` gave, summed over ranks.
+            loss_scale: divided out of it.
         """
-        if not self._drawn:
+        if not self._drawn.requires_grad:
             return
-        counted = [(self._hard[key], leaf.grad) for key, leaf in self._counted.items() if leaf.grad is not None]
-        outputs = [*self._drawn.values(), *(z for z, _ in counted)]
-        torch.autograd.backward(outputs, [*(grad / loss_scale for grad in gradients), *(grad for _, grad in counted)])
+        outputs, gradients = [self._drawn], [gradient / loss_scale]
+        if (counted := self._counted.flat.grad) is not None:
+            outputs, gradients = [*outputs, self._hard], [*gradients, counted]
+        torch.autograd.backward(outputs, gradients)
         for weight, alias in self._sources:
+            assert alias.grad is not None
             own = alias.grad * (loss_scale / distributed.world_size())
             weight.grad = own if weight.grad is None else weight.grad.add_(own)
 

@@ -1,1 +1,1 @@
-"""Speech encoders with gate slots and ragged heads, and the way in and out of other formats."""
+"""Speech encoders with gate slots and ragged heads."""

@@ -4,10 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from s3prl_pruned.models.closed_units import Split, gated
-from s3prl_pruned.models.components import toeplitz
-from s3prl_pruned.models.fast.attention import attend
-from s3prl_pruned.models.fast.paths import path_for
+from s3prl_pruned.models.components import masked
 from s3prl_pruned.models.linear import linear
 from s3prl_pruned.models.spec import EncoderConfig, HeadSpec, Ranks
 
@@ -23,6 +20,7 @@ class Indices(nn.Module):
     def __init__(self, values: list[int]):
         super().__init__()
         self.values = list(values)
+        self.index: Tensor
         self.register_buffer("index", torch.tensor(self.values, dtype=torch.long), persistent=False)
 
     def reset(self) -> None:
@@ -30,6 +28,7 @@ class Indices(nn.Module):
         self.index = torch.tensor(self.values, dtype=torch.long, device=self.index.device)
 
     def forward(self) -> Tensor:
+        """(N,) int64."""
         return self.index
 
 
@@ -86,6 +85,7 @@ class PositionGate(nn.Module):
         self.all_heads = len(heads) == config.num_heads
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, H, T, 1)."""
         x = x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, H, T, K)
         if not self.all_heads:
             x = x.index_select(1, self.heads())
@@ -93,20 +93,18 @@ class PositionGate(nn.Module):
         return a * (b * self.scale.view(-1, 1, 1) - 1.0) + 2.0
 
 
-def _project(projection: nn.Module, x: Tensor, split: Split | None) -> Tensor:
-    return projection(x) if split is None else split.outputs(projection, x)
-
-
 class SelfAttention(nn.Module):
     """Multi-head self-attention with gate slots; (B, T, D) -> (B, T, D).
 
     Slots (Wang et al. 2023, eq. 3), None or a tensor: `z_qk` and `z_vo`, flat over the surviving dimensions of all
-    heads; `z_head` (H,), whole heads, in the ablation in place of those two and elsewhere times them; `z_mha` (1,), on the output after its bias.
+    heads; `z_head` (H,), whole heads, in the ablation in place of those two and elsewhere times them; `z_mha` (1,), on
+    the output after its bias.
     The softmax scale stays 1/sqrt(K) of the original head dim, whatever is pruned.
     """
 
-    def __init__(self, config: EncoderConfig, heads: tuple[HeadSpec, ...], ranks: Ranks = Ranks()):
+    def __init__(self, config: EncoderConfig, heads: tuple[HeadSpec, ...], ranks: Ranks | None = None):
         super().__init__()
+        ranks = ranks or Ranks()
         self.scale = config.head_dim**-0.5
         self.dropout = config.attention_dropout
         self.qk_heads = RaggedHeads([len(head.qk) for head in heads])
@@ -126,69 +124,29 @@ class SelfAttention(nn.Module):
         self.z_mha: Tensor | None = None
 
     def forward(self, x: Tensor, position_bias: Tensor | None = None, padding: Tensor | None = None) -> Tensor:
-        """Attend.
+        """Attend (Wang et al. 2023, eq. 3).
 
         Args:
             x: (B, T, D).
-            position_bias: (H of the dense layer, T, T), or (H, 2T - 1) by distance, added to the scores after gating;
-                None for none.
+            position_bias: (H of the dense layer, T, T), added to the scores after gating; None for none.
             padding: (B, T) bool, True where a frame is padding and must not be attended to; None for none.
-        """
-        return gated(self, self._map, self.z_mha, x, position_bias, padding)
 
-    def _map(self, x: Tensor, position_bias: Tensor | None, padding: Tensor | None) -> Tensor:
-        path = None if self._masked() else path_for(self, x, x.shape[1])
+        Returns:
+            (B, T, D).
+        """
+        return masked(self.attend(x, position_bias, padding), self.z_mha)
+
+    def attend(self, x: Tensor, position_bias: Tensor | None, padding: Tensor | None) -> Tensor:
+        """`forward` without `z_mha`."""
         if not self.vo_heads.sizes:
             return self.out_proj(x[..., :0])
-        if path is not None and (position_bias is None or position_bias.dim() == 2):
-            return self.out_proj(self._attend_by_head(x, position_bias, padding, path.queries))
-        if position_bias is not None and position_bias.dim() == 2:
-            position_bias = toeplitz(position_bias)
-        return self._attend(x, position_bias, padding)
+        query = self.qk_heads.split(masked(self.q_proj(x), self.z_qk))  # (B, H, T, width)
+        key, value = self.qk_heads.split(self.k_proj(x)), self.vo_heads.split(self.v_proj(x))
+        bias, dropout = self.score_bias(x, position_bias, padding), self.dropout if self.training else 0.0
+        context = F.scaled_dot_product_attention(query, key, value, bias, dropout, scale=self.scale)
+        return self.out_proj(masked(self.vo_heads.merge(context), self.with_heads(self.z_vo, self.vo_heads, x)))
 
-    def _masked(self) -> bool:
-        return any(mask is not None for mask in (self.z_qk, self.z_vo, self.z_head))
-
-    def _attend_by_head(self, x: Tensor, by_distance: Tensor | None, padding: Tensor | None, queries: int) -> Tensor:
-        gates = None
-        if by_distance is not None:
-            by_distance = by_distance.index_select(0, self.heads())
-            gates = None if self.gate is None else self.gate(x).squeeze(-1)  # (B, H, T)
-        return attend(
-            self.q_proj(x),
-            self.k_proj(x),
-            self.v_proj(x),
-            qk_sizes=self.qk_heads.sizes,
-            vo_sizes=self.vo_heads.sizes,
-            scale=self.scale,
-            bias=by_distance,
-            gates=gates,
-            padding=padding,
-            queries_at_a_time=queries,
-        )
-
-    def _attend(self, x: Tensor, position_bias: Tensor | None, padding: Tensor | None) -> Tensor:
-        z_vo = self._with_heads(self.z_vo, self.vo_heads, x)
-        # Where a dimension or its head is closed, no gradient reaches query or key.
-        queries = Split.of(self._with_heads(self.z_qk, self.qk_heads, x), self.q_proj, self.k_proj)
-        values = Split.of(z_vo, self.v_proj, self.out_proj)
-        query, key, value = _project(self.q_proj, x, queries), _project(self.k_proj, x, queries), _project(self.v_proj, x, values)
-        if self.z_qk is not None:
-            query = query * self.z_qk
-        context = F.scaled_dot_product_attention(
-            self.qk_heads.split(query),
-            self.qk_heads.split(key),
-            self.vo_heads.split(value),
-            attn_mask=self._score_bias(x, position_bias, padding),
-            dropout_p=self.dropout if self.training else 0.0,
-            scale=self.scale,
-        )  # (B, H, T, width)
-        context = self.vo_heads.merge(context)
-        if values is not None:
-            return values.inputs(self.out_proj, *values.parted(context), z_vo)
-        return self.out_proj(context if z_vo is None else context * z_vo)
-
-    def _with_heads(self, z: Tensor | None, heads: RaggedHeads, x: Tensor) -> Tensor | None:
+    def with_heads(self, z: Tensor | None, heads: RaggedHeads, x: Tensor) -> Tensor | None:
         """Masks of dimensions, flat, times `z_head` of their heads, in fp64 where `x` is; None for neither."""
         if self.z_head is None:
             return z
@@ -199,16 +157,16 @@ class SelfAttention(nn.Module):
         """What `forward` weighs the values with, for analysis: (B, H, T, T), [b, h, query, key]; each query's sum to 1.
 
         Args:
-            x, position_bias, padding: as `forward`.
+            x: as `forward`.
+            position_bias: as `forward`.
+            padding: as `forward`.
         """
-        if position_bias is not None and position_bias.dim() == 2:
-            position_bias = toeplitz(position_bias)
-        query = self.q_proj(x) if self.z_qk is None else self.q_proj(x) * self.z_qk
+        query = masked(self.q_proj(x), self.z_qk)
         scores = self.qk_heads.split(query) @ self.qk_heads.split(self.k_proj(x)).transpose(-1, -2) * self.scale
-        bias = self._score_bias(x, position_bias, padding)
+        bias = self.score_bias(x, position_bias, padding)
         return (scores if bias is None else scores + bias).softmax(-1)
 
-    def _score_bias(self, x: Tensor, position_bias: Tensor | None, padding: Tensor | None) -> Tensor | None:
+    def score_bias(self, x: Tensor, position_bias: Tensor | None, padding: Tensor | None) -> Tensor | None:
         """What is added to the scores: (B, H, T, T), (B, 1, 1, T) or None."""
         bias = None
         if position_bias is not None:
@@ -222,4 +180,5 @@ class SelfAttention(nn.Module):
         return bias.masked_fill(keys, float("-inf"))
 
     def extra_repr(self) -> str:
+        """What a printed model tells."""
         return f"heads={self.heads.values}, qk={self.qk_heads.sizes}, vo={self.vo_heads.sizes}"

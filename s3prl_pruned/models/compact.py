@@ -1,29 +1,34 @@
 """What masks leave of an encoder, and slicing it to that: the same weights, physically smaller."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from s3prl_pruned.config import UserError
-from s3prl_pruned.models.encoder import LayerMasks, SpeechEncoder
+from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.models.masks import Slot, masks_of_layer
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, HeadSpec, LayerSpec, kept_ranks
 
 
 def surviving_spec(
-    spec: CompactSpec, masks: list[LayerMasks], conv_masks: dict[int, Tensor] | None = None, *, shape: EncoderConfig | None = None
+    spec: CompactSpec, masks: Mapping[Slot, Tensor], *, shape: EncoderConfig | None = None
 ) -> CompactSpec:
-    """What of `spec` has a non-zero mask. Slots that are None keep everything.
+    """What of `spec` has a non-zero mask. Empty slots keep everything.
 
     A head without value/output dimensions vanishes with its query/key dimensions; a head without query/key
     dimensions stays (it attends by position bias alone).
 
     Args:
-        masks, conv_masks: as `SpeechEncoder.set_masks`.
-        shape: the encoder's dense shape; only `conv_masks` need it.
+        spec: what the encoder has.
+        masks: (n,) by slot, as `SpeechEncoder.set_masks`.
+        shape: the encoder's dense shape; only masks of channels need it.
     """
     channels = spec.channels
-    if conv_masks:
-        channels = tuple(_kept(there, conv_masks.get(i)) for i, there in enumerate(spec.channels_of(shape)))
-    layers = tuple(_surviving_layer(layer, mask) for layer, mask in zip(spec.layers, masks, strict=True))
+    if any(name == "z_conv" for _, name in masks):
+        assert shape is not None
+        channels = tuple(_kept(there, masks.get((i, "z_conv"))) for i, there in enumerate(spec.channels_of(shape)))
+    layers = tuple(_surviving_layer(layer, masks_of_layer(masks, i)) for i, layer in enumerate(spec.layers))
     return CompactSpec(layers=layers, channels=channels)
 
 
@@ -31,25 +36,30 @@ def _kept(indices: tuple[int, ...], z: Tensor | None) -> tuple[int, ...]:
     return indices if z is None else tuple(d for d, value in zip(indices, z.tolist(), strict=True) if value != 0)
 
 
-def _surviving_layer(layer: LayerSpec, mask: LayerMasks) -> LayerSpec:
-    def alive(z: Tensor | None) -> bool:
-        return z is None or bool(z.any())
+def _surviving_layer(layer: LayerSpec, masks: dict[str, Tensor]) -> LayerSpec:
+    def alive(name: str) -> bool:
+        return name not in masks or bool(masks[name].any())
 
-    attention = layer.attention and alive(mask.z_mha)
-    feed_forward = layer.feed_forward and alive(mask.z_ffn)
-    heads, qk_start, vo_start = [], 0, 0
-    for h, head in enumerate(layer.heads):
-        qk_end, vo_end = qk_start + len(head.qk), vo_start + len(head.vo)
-        qk = _kept(head.qk, None if mask.z_qk is None else mask.z_qk[qk_start:qk_end])
-        vo = _kept(head.vo, None if mask.z_vo is None else mask.z_vo[vo_start:vo_end])
-        if vo and attention and (mask.z_head is None or mask.z_head[h] != 0):
-            heads.append(HeadSpec(index=head.index, qk=qk, vo=vo))
-        qk_start, vo_start = qk_end, vo_end
+    def parts(name: str, sizes: list[int]) -> list[Tensor | None]:
+        return list(masks[name].split(sizes)) if name in masks else [None] * len(sizes)
+
+    attention = layer.attention and alive("z_mha")
+    feed_forward = layer.feed_forward and alive("z_ffn")
+    of_heads = masks["z_head"].tolist() if "z_head" in masks else [1.0] * len(layer.heads)
+    heads = []
+    z_qk, z_vo = (
+        parts("z_qk", [len(head.qk) for head in layer.heads]),
+        parts("z_vo", [len(head.vo) for head in layer.heads]),
+    )
+    for head, stays, qk, vo in zip(layer.heads, of_heads, z_qk, z_vo, strict=True):
+        kept = HeadSpec(index=head.index, qk=_kept(head.qk, qk), vo=_kept(head.vo, vo))
+        if kept.vo and attention and stays:
+            heads.append(kept)
     return LayerSpec(
         attention=attention,
         heads=tuple(heads),
         feed_forward=feed_forward,
-        ffn=_kept(layer.ffn, mask.z_int) if feed_forward else (),
+        ffn=_kept(layer.ffn, masks.get("z_int")) if feed_forward else (),
         ranks=kept_ranks(layer.ranks, attention=attention, feed_forward=feed_forward),
     )
 
@@ -81,10 +91,14 @@ def compact(encoder: SpeechEncoder, spec: CompactSpec) -> SpeechEncoder:
 
 
 def _slice_layer(state: dict[str, Tensor], prefix: str, old: LayerSpec, new: LayerSpec) -> dict[str, Tensor]:
-    sliced = {}
+    sliced: dict[str, Tensor] = {}
     if new.attention:
-        qk = _positions([(h.index, d) for h in old.heads for d in h.qk], [(h.index, d) for h in new.heads for d in h.qk])
-        vo = _positions([(h.index, d) for h in old.heads for d in h.vo], [(h.index, d) for h in new.heads for d in h.vo])
+        qk = _positions(
+            [(h.index, d) for h in old.heads for d in h.qk], [(h.index, d) for h in new.heads for d in h.qk]
+        )
+        vo = _positions(
+            [(h.index, d) for h in old.heads for d in h.vo], [(h.index, d) for h in new.heads for d in h.vo]
+        )
         attention = prefix + "attention."
         for name, rows in (("q_proj", qk), ("k_proj", qk), ("v_proj", vo)):
             sliced |= _rows(state, attention + name, rows)
@@ -110,7 +124,9 @@ def _columns(state: dict[str, Tensor], name: str, columns: Tensor) -> dict[str, 
     return {f"{name}.weight": state[f"{name}.weight"][:, columns]}
 
 
-def _slice_cnn(state: dict[str, Tensor], old: tuple[tuple[int, ...], ...], new: tuple[tuple[int, ...], ...]) -> dict[str, Tensor]:
+def _slice_cnn(
+    state: dict[str, Tensor], old: tuple[tuple[int, ...], ...], new: tuple[tuple[int, ...], ...]
+) -> dict[str, Tensor]:
     """The feature extractor's layers, and what of the projection reads the last one."""
     sliced, heard = {}, torch.zeros(1, dtype=torch.long)  # the waveform is one channel
     for i, (before, after) in enumerate(zip(old, new, strict=True)):

@@ -5,17 +5,38 @@ D embed dim, H heads, K head dim, F feed-forward dim, L layers.
 """
 
 import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from s3prl_pruned.models.closed_units import Split, gated
-from s3prl_pruned.models.fast.cnn import extract_features, gelu_
-from s3prl_pruned.models.fast.paths import Derived, exporting, path_for
-from s3prl_pruned.models.fast.positions import convolve
 from s3prl_pruned.models.linear import linear
 from s3prl_pruned.models.spec import EncoderConfig, Ranks
+
+Held = TypeVar("Held", bound=nn.Module)
+
+
+class Stack(nn.ModuleList, Generic[Held]):
+    """`nn.ModuleList` that tells a type checker what it holds."""
+
+    if TYPE_CHECKING:
+
+        def __getitem__(self, index: int) -> Held:  # type: ignore[override]  # no slices here
+            ...
+
+        def __iter__(self) -> Iterator[Held]: ...
+
+
+def exporting() -> bool:
+    """Whether torch.export traces the model (a torch without `is_exporting` cannot tell it from torch.compile)."""
+    return getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()
+
+
+def masked(x: Tensor, z: Tensor | None) -> Tensor:
+    """`x * z`, (..., N) and (N,) or (1,); where the slot is empty (None), `x` as it is."""
+    return x if z is None else x * z
 
 
 def normalize_utterances(wavs: Tensor, lengths: Tensor | None) -> Tensor:
@@ -38,23 +59,23 @@ def normalize_utterances(wavs: Tensor, lengths: Tensor | None) -> Tensor:
 
 
 class _ScaleGradient(torch.autograd.Function):
-    """Identity whose gradient is multiplied by `scale` (fairseq's GradMultiply)."""
+    """Identity, of any shape, whose gradient is multiplied by `scale` (fairseq's GradMultiply)."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, scale: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:
         ctx.scale = scale
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return grad * ctx.scale, None
 
 
 def _normalise_over_time(x: Tensor, norm: nn.GroupNorm) -> Tensor:
     """What `norm` with a group per channel does, for exporters; (B, C, T) -> (B, C, T).
 
-    ONNX Runtime sums one by one in fp32, where a long constant stretch (padding) rounds the same way every time: 1e-4 off
-    after 2 s. So the two sums are in fp64 (by casting first: the exporter does not heed `mean(dtype=)`).
+    ONNX Runtime sums one by one in fp32, where a long constant stretch (padding) rounds the same way every time: 1e-4
+    off after 2 s. So the two sums are in fp64 (by casting first: the exporter does not heed `mean(dtype=)`).
     """
     centred = x - x.double().mean(-1, keepdim=True).to(x.dtype)
     variance = centred.double().square().mean(-1, keepdim=True).to(x.dtype)
@@ -68,6 +89,8 @@ def normalise_survivors(norm: nn.LayerNorm, x: Tensor, z: Tensor | None) -> Tens
     if they came back: that is what their masks' gradient is to be taken of.
 
     Args:
+        norm: the LayerNorm.
+        x: (..., C).
         z: (C,) masks, 0 for a channel that is gone; None for a plain LayerNorm.
     """
     if z is None:
@@ -84,26 +107,25 @@ def normalise_survivors(norm: nn.LayerNorm, x: Tensor, z: Tensor | None) -> Tens
 class ConvLayer(nn.Module):
     """Convolution, optional norm, GELU: (B, C_in, S_in) -> (B, C_out, S_out).
 
-    Slot: `z_conv` (C_out,), which its norm over channels heeds; whoever reads the output multiplies with it, since it is
-    the reader's weights that soft values are folded into (`export/masks.py`).
+    Slot: `z_conv` (C_out,), which its norm over channels heeds; whoever reads the output multiplies with it, since it
+    is the reader's weights that soft values are folded into (`export/masks.py`).
     """
 
     def __init__(self, in_channels: int, channels: int, kernel: int, stride: int, *, bias: bool, norm: str | None):
         super().__init__()
         self.conv = nn.Conv1d(in_channels, channels, kernel, stride=stride, bias=bias)
         nn.init.kaiming_normal_(self.conv.weight)
-        self.norm_over = norm
-        if norm == "time":
-            self.norm: nn.Module | None = nn.GroupNorm(channels, channels)
-        else:
-            self.norm = nn.LayerNorm(channels) if norm == "channels" else None
+        self.norm: nn.GroupNorm | nn.LayerNorm | None = None
+        if norm is not None:
+            self.norm = nn.GroupNorm(channels, channels) if norm == "time" else nn.LayerNorm(channels)
         self.z_conv: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, S_in) -> (B, C_out, S_out)."""
         x = self.conv(x)
-        if self.norm_over == "time":
+        if isinstance(self.norm, nn.GroupNorm):
             x = _normalise_over_time(x, self.norm) if exporting() else self.norm(x)
-        elif self.norm_over == "channels":
+        elif self.norm is not None:
             x = normalise_survivors(self.norm, x.transpose(1, 2), self.z_conv).transpose(1, 2)
         return F.gelu(x)
 
@@ -119,19 +141,18 @@ class FeatureExtractor(nn.Module):
         super().__init__()
         self.grad_mult = config.feature_grad_mult
         layers = []
-        for i, (before, here, (_, kernel, stride)) in enumerate(zip([1, *channels], channels, config.conv_layers)):
+        for i, (before, here, (_, kernel, stride)) in enumerate(
+            zip([1, *channels[:-1]], channels, config.conv_layers, strict=True)
+        ):
             norm = "channels" if config.extractor_mode == "layer_norm" else "time" if i == 0 else None
             layers.append(ConvLayer(before, here, kernel, stride, bias=config.conv_bias, norm=norm))
-        self.layers = nn.ModuleList(layers)
+        self.layers: Stack[ConvLayer] = Stack(layers)
         self.num_frames = config.num_frames
-        self.derived = Derived()
 
     def forward(self, wavs: Tensor) -> Tensor:
-        if any(layer.z_conv is not None for layer in self.layers):
+        """(B, S) -> (B, T, C)."""
+        if self.is_masked():
             return self._masked(wavs)
-        path = path_for(self, wavs, self.num_frames(wavs.shape[-1]))
-        if path is not None:
-            return extract_features(self.layers, wavs, self.derived, frames_at_a_time=path.cnn_frames)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.grad_mult > 0):
             x = wavs.unsqueeze(1)  # (B, 1, S)
             for layer in self.layers:
@@ -140,14 +161,22 @@ class FeatureExtractor(nn.Module):
             x = _ScaleGradient.apply(x, self.grad_mult)
         return x.transpose(1, 2)  # (B, T, C)
 
+    def is_masked(self) -> bool:
+        """Whether a slot of any layer is filled."""
+        return any(layer.z_conv is not None for layer in self.layers)
+
     def _masked(self, wavs: Tensor) -> Tensor:
-        """`forward` under masks. `grad_mult` acts on the weights, one by one: the masks get their whole gradient, also
-        where the weights are frozen."""
+        """`forward` under masks.
+
+        `grad_mult` acts on the weights, one by one: the masks get their whole gradient, also where the weights are
+        frozen.
+        """
         x = wavs.unsqueeze(1)  # (B, 1, S)
-        for layer, reader in zip(self.layers, [*self.layers[1:], None]):
+        last = len(self.layers) - 1
+        for i, layer in enumerate(self.layers):
             weights = {name: self._scaled(parameter) for name, parameter in layer.named_parameters()}
             x = torch.func.functional_call(layer, weights, (x,))
-            if reader is not None and layer.z_conv is not None:  # the last layer's reader is the projection
+            if i < last and layer.z_conv is not None:  # the last layer's reader is the projection
                 x = x * layer.z_conv[:, None]
         return x.transpose(1, 2)  # (B, T, C)
 
@@ -157,6 +186,7 @@ class FeatureExtractor(nn.Module):
         return _ScaleGradient.apply(parameter, self.grad_mult) if self.grad_mult > 0 else parameter.detach()
 
     def extra_repr(self) -> str:
+        """What a printed model tells."""
         return f"channels={[layer.conv.out_channels for layer in self.layers]}"
 
 
@@ -173,8 +203,9 @@ class FeatureProjection(nn.Module):
         self.z_conv: Tensor | None = None
 
     def forward(self, features: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, D)."""
         x = normalise_survivors(self.layer_norm, features, self.z_conv)
-        x = x if self.z_conv is None else x * self.z_conv
+        x = masked(x, self.z_conv)
         return x if self.projection is None else self.projection(x)
 
 
@@ -186,30 +217,29 @@ class PositionalConvolution(nn.Module):
         kernel, dim = config.pos_conv_kernel, config.embed_dim
         conv = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=config.pos_conv_groups)
         nn.init.normal_(conv.weight, std=math.sqrt(4.0 / (kernel * dim)))
+        assert conv.bias is not None
         nn.init.zeros_(conv.bias)
         self.conv = nn.utils.parametrizations.weight_norm(conv, dim=2)
-        self.derived = Derived()
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
         num_frames = x.shape[1]
-        path = path_for(self, x, num_frames)
-        if path is not None:
-            return F.gelu(convolve(self.conv, x, self.derived, block=path.block))
         x = self.conv(x.transpose(1, 2))[..., :num_frames]  # (B, D, T); an even kernel gives one frame too many
         return F.gelu(x).transpose(1, 2)
 
 
 class PositionalConvolutionStack(nn.Module):
-    """data2vec's: several grouped convolutions, each with LayerNorm (no parameters) and GELU; (B, T, D) -> (B, T, D)."""
+    """data2vec's: grouped convolutions, each with a LayerNorm without parameters and GELU; (B, T, D) -> (B, T, D)."""
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
         kernel, dim, groups = config.pos_conv_kernel, config.embed_dim, config.pos_conv_groups
-        self.convs = nn.ModuleList(
+        self.convs: Stack[nn.Conv1d] = Stack(
             nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups) for _ in range(config.pos_conv_depth)
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
         num_frames = x.shape[1]
         for conv in self.convs:
             x = conv(x.transpose(1, 2))[..., :num_frames].transpose(1, 2)  # (B, T, D)
@@ -267,8 +297,9 @@ def toeplitz(by_distance: Tensor) -> Tensor:
 class FeedForward(nn.Module):
     """Linear, GELU, linear; (B, T, D) -> (B, T, D). Slots: `z_int` (F,) after GELU, `z_ffn` (1,) on the output."""
 
-    def __init__(self, config: EncoderConfig, num_dims: int, ranks: Ranks = Ranks()):
+    def __init__(self, config: EncoderConfig, num_dims: int, ranks: Ranks | None = None):
         super().__init__()
+        ranks = ranks or Ranks()
         self.num_dims = num_dims
         self.fc1 = linear(config.embed_dim, num_dims, rank=ranks.fc1)
         self.fc2 = linear(num_dims, config.embed_dim, rank=ranks.fc2)
@@ -277,17 +308,14 @@ class FeedForward(nn.Module):
         self.z_ffn: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        return gated(self, self._map, self.z_ffn, x)
+        """(B, T, D) -> (B, T, D) (Wang et al. 2023, eq. 3)."""
+        return masked(self.transform(x), self.z_ffn)
 
-    def _map(self, x: Tensor) -> Tensor:
-        if (split := Split.of(self.z_int, self.fc1, self.fc2)) is not None:
-            units = (self.activation_dropout(F.gelu(part)) for part in split.output_parts(self.fc1, x))
-            return split.inputs(self.fc2, *units, self.z_int)
-        x = self.fc1(x)
-        x = F.gelu(x) if path_for(self, x, x.shape[1]) is None else gelu_(x)
-        if self.z_int is not None:
-            x = x * self.z_int
+    def transform(self, x: Tensor) -> Tensor:
+        """`forward` without `z_ffn`."""
+        x = masked(F.gelu(self.fc1(x)), self.z_int)  # (B, T, F)
         return self.fc2(self.activation_dropout(x))
 
     def extra_repr(self) -> str:
+        """What a printed model tells."""
         return f"dims={self.num_dims}"

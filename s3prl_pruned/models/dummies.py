@@ -1,15 +1,17 @@
 """Tiny shapes, and random weights, structures and masks, for tests. Nothing measured on them is a result."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from s3prl_pruned.models.encoder import LayerMasks, SpeechEncoder
+from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.models.masks import Masks, SlotTable
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, HeadSpec, LayerSpec
 
 
-def tiny_base(**changes) -> EncoderConfig:
+def tiny_base(**changes: Any) -> EncoderConfig:
     """WavLM Base's architecture at 3 layers x 24 dims; 80 samples a frame, receptive field 100 samples.
 
     The buckets are few, so that short utterances reach the logarithmic ones and the last one.
@@ -28,14 +30,16 @@ def tiny_base(**changes) -> EncoderConfig:
     return replace(config, **changes)
 
 
-def tiny_large(**changes) -> EncoderConfig:
+def tiny_large(**changes: Any) -> EncoderConfig:
     """WavLM Large's architecture in `tiny_base`'s shape."""
     return tiny_base(**{"extractor_mode": "layer_norm", "norm_first": True, "normalize_waveform": True, **changes})
 
 
 def tiny_families() -> dict[str, EncoderConfig]:
-    """Each family's Base and Large architecture in `tiny_base`'s shape, and wav2vec 2.0's Large of LibriSpeech, which is
-    arranged as Base."""
+    """Each family's Base and Large architecture in `tiny_base`'s shape.
+
+    And wav2vec 2.0's Large of LibriSpeech, which is arranged as Base.
+    """
     plain = {"relative_position": False, "gated_position": False, "num_buckets": 320, "max_distance": 800}
     wav2vec2 = {**plain, "family": "wav2vec2", "padding_rule": "convolution"}
     stack = {"pos_conv_kernel": 5, "pos_conv_depth": 3, "extractor_mode": "layer_norm", "normalize_waveform": True}
@@ -76,7 +80,7 @@ def random_encoder(config: EncoderConfig, *, seed: int, spec: CompactSpec | None
                 normal(module.bias, 0.3)
         elif isinstance(module, (nn.LayerNorm, nn.GroupNorm)):
             normal(module.weight, 0.3)
-            module.weight += 1
+            module.weight.add_(1)
             normal(module.bias, 0.3)
         elif isinstance(module, nn.Embedding):
             normal(module.weight, 1.0)
@@ -126,20 +130,17 @@ def _mask(size: int, generator: torch.Generator) -> Tensor:
     return values * (torch.rand(size, generator=generator) < rate)
 
 
-def random_conv_masks(spec: CompactSpec, config: EncoderConfig, *, seed: int) -> dict[int, Tensor]:
-    """As `random_masks`, of the CNN's channels, by layer; one of each layer lives."""
+def random_conv_masks(spec: CompactSpec, config: EncoderConfig, *, seed: int) -> Masks:
+    """As `random_masks`, of the CNN's channels; one of each layer lives."""
     generator = torch.Generator().manual_seed(seed)
-    masks = {i: _mask(size, generator) for i, size in enumerate(spec.conv_mask_sizes(config)) if size}
+    table = SlotTable.of(spec, ("conv",), config)
+    masks = Masks.of({slot: _mask(size, generator) for slot, size in table.sizes.items()})
     for z in masks.values():
         z[int(torch.randint(len(z), (), generator=generator))] = 0.7
     return masks
 
 
-def random_masks(spec: CompactSpec, *, seed: int, kinds: tuple[str, ...] = ("mha", "qk", "vo", "ffn", "int")) -> list[LayerMasks]:
+def random_masks(spec: CompactSpec, *, seed: int, kinds: tuple[str, ...] = ("mha", "qk", "vo", "ffn", "int")) -> Masks:
     """Soft masks for an encoder of structure `spec`: values in (0.2, 1], a random share of them 0 in each slot."""
     generator = torch.Generator().manual_seed(seed)
-    masks = []
-    for layer in spec.layers:
-        sizes = {kind: size for kind, size in layer.mask_sizes.items() if kind in kinds and size}
-        masks.append(LayerMasks(**{f"z_{kind}": _mask(size, generator) for kind, size in sizes.items()}))
-    return masks
+    return Masks.of({slot: _mask(size, generator) for slot, size in SlotTable.of(spec, kinds).sizes.items()})

@@ -1,5 +1,6 @@
 """The encoder: waveform in, L + 1 hidden states out, dense or pruned, with slots for masks."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,35 +12,27 @@ from s3prl_pruned.models.components import (
     FeatureProjection,
     FeedForward,
     RelativePosition,
+    Stack,
     normalize_utterances,
     positional_convolution,
 )
-from s3prl_pruned.models.fast.paths import path_for
+from s3prl_pruned.models.masks import LAYER_KINDS, Slot, SlotTable
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, LayerSpec
+
+_SLOTS = {"attention": ("z_mha", "z_qk", "z_vo", "z_head"), "feed_forward": ("z_ffn", "z_int")}
 
 
 @dataclass
 class EncoderOutput:
-    """`hidden_states`: L + 1 tensors (B, T, D), state 0 is the first layer's input, the last is the encoder's output;
-    `frame_lengths`: (B,) int64, frames of each utterance that are not padding."""
+    """What the encoder makes of a batch.
+
+    Attributes:
+        hidden_states: L + 1 tensors (B, T, D); state 0 is the first layer's input, the last the encoder's output.
+        frame_lengths: (B,) int64, frames of each utterance that are not padding.
+    """
 
     hidden_states: list[Tensor]
     frame_lengths: Tensor
-
-
-@dataclass(kw_only=True)
-class LayerMasks:
-    """The masks of one layer (Wang et al. 2023, eq. 3); None leaves a slot empty.
-
-    `z_mha`, `z_ffn` (1,); `z_qk`, `z_vo` (the heads' dimensions, flat,); `z_head` (H,); `z_int` (F,).
-    """
-
-    z_mha: Tensor | None = None
-    z_qk: Tensor | None = None
-    z_vo: Tensor | None = None
-    z_head: Tensor | None = None
-    z_ffn: Tensor | None = None
-    z_int: Tensor | None = None
 
 
 class EncoderLayer(nn.Module):
@@ -58,6 +51,13 @@ class EncoderLayer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, position_bias: Tensor | None, padding: Tensor | None) -> Tensor:
+        """(B, T, D) -> (B, T, D).
+
+        Args:
+            x: (B, T, D).
+            position_bias: as `SelfAttention.forward`.
+            padding: (B, T) bool, True where a frame is padding; None for none.
+        """
         if self.attention is not None:
             y = self.attention_layer_norm(x) if self.norm_first else x
             x = x + self.dropout(self.attention(y, position_bias, padding))
@@ -92,7 +92,7 @@ class SpeechEncoder(nn.Module):
         self.positional_convolution = positional_convolution(config)
         with_bias = config.relative_position and self.spec.has_attention
         self.relative_position = RelativePosition(config) if with_bias else None
-        self.layers = nn.ModuleList(EncoderLayer(config, layer) for layer in self.spec.layers)
+        self.layers: Stack[EncoderLayer] = Stack(EncoderLayer(config, layer) for layer in self.spec.layers)
         self.layer_norm = nn.LayerNorm(config.embed_dim)
         self.dropout = nn.Dropout(config.dropout)
         self.apply(_initialise)
@@ -122,7 +122,7 @@ class SpeechEncoder(nn.Module):
             x = self.layer_norm(x)
         x = self.dropout(x)
 
-        position_bias = self._position_bias(x)
+        position_bias = self.position_bias(x)
         states = []
         for layer in self.layers:
             states.append(x)
@@ -130,11 +130,9 @@ class SpeechEncoder(nn.Module):
         states.append(self.layer_norm(x) if self.config.norm_first else x)
         return EncoderOutput(hidden_states=states, frame_lengths=frame_lengths)
 
-    def _position_bias(self, x: Tensor) -> Tensor | None:
-        if self.relative_position is None:
-            return None
-        fast = path_for(self, x, x.shape[1]) is not None  # then each head makes its own rows of it
-        return self.relative_position.by_distance(x.shape[1]) if fast else self.relative_position(x.shape[1])
+    def position_bias(self, x: Tensor) -> Tensor | None:
+        """What the layers take as `position_bias` for hidden states (B, T, D): (H, T, T), or None."""
+        return None if self.relative_position is None else self.relative_position(x.shape[1])
 
     def encode_raw(self, wavs: Tensor, lengths: Tensor | None = None) -> EncoderOutput:
         """`forward` on waveforms as recorded: they are normalised first where the config says so.
@@ -159,22 +157,30 @@ class SpeechEncoder(nn.Module):
             return count_frames(lengths, wavs, num_frames)
         return self.config.num_frames(lengths)
 
-    def set_masks(self, masks: list[LayerMasks] | None, conv_masks: dict[int, Tensor] | None = None) -> None:
-        """Fill every slot (None empties it). The tensors are used as they are, gradients included.
+    def set_masks(self, masks: Mapping[Slot, Tensor] | None) -> None:
+        """Fill the slots that `masks` has, and empty all others (None: all). The tensors are used as they are.
 
         Args:
-            masks: one per Transformer layer.
-            conv_masks: `z_conv` (its channels,) by layer of the feature extractor.
+            masks: (n,) by slot; gradients flow back to them.
+
+        Raises:
+            ValueError: this encoder has no such slot, or one of another size.
         """
-        for i, layer in enumerate(self.feature_extractor.layers):
-            layer.z_conv = (conv_masks or {}).get(i)
-        self.feature_projection.z_conv = layer.z_conv  # the last layer's
-        for layer, mask in zip(self.layers, masks or [LayerMasks()] * len(self.layers), strict=True):
-            if layer.attention is not None:
-                for name in ("z_mha", "z_qk", "z_vo", "z_head"):
-                    setattr(layer.attention, name, getattr(mask, name))
-            if layer.feed_forward is not None:
-                layer.feed_forward.z_ffn, layer.feed_forward.z_int = mask.z_ffn, mask.z_int
+        masks = {} if masks is None else masks
+        sizes = SlotTable.of(self.spec, LAYER_KINDS).sizes
+        sizes |= {(i, "z_conv"): len(kept) for i, kept in enumerate(self.spec.channels_of(self.config))}
+        for slot, z in masks.items():
+            if z.numel() != sizes.get(slot):
+                raise ValueError(f"{slot}: must be a slot of this encoder, with as many masks, but has {z.numel()}.")
+        convolutions = self.feature_extractor.layers
+        for i, convolution in enumerate(convolutions):
+            convolution.z_conv = masks.get((i, "z_conv"))
+        self.feature_projection.z_conv = masks.get((len(convolutions) - 1, "z_conv"))
+        for i, layer in enumerate(self.layers):
+            for part, names in _SLOTS.items():
+                module = getattr(layer, part)
+                for name in names if module is not None else ():
+                    setattr(module, name, masks.get((i, name)))
 
     def num_parameters(self) -> int:
         """`numel()` of all parameters, biases included."""
@@ -201,5 +207,6 @@ def _initialise(module: nn.Module) -> None:
     """BERT's initialisation, as WavLM's: weights N(0, 0.02), biases 0."""
     if isinstance(module, (nn.Linear, nn.Embedding)):
         nn.init.normal_(module.weight, std=0.02)
-        if getattr(module, "bias", None) is not None:
-            nn.init.zeros_(module.bias)
+        bias = getattr(module, "bias", None)
+        if bias is not None:
+            nn.init.zeros_(bias)

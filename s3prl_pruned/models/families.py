@@ -1,10 +1,9 @@
-"""Configurations of the public models, and the translation of their own configuration formats."""
+"""Configurations of the public models."""
 
-import ast
 from dataclasses import replace
 
-from s3prl_pruned.config import UserError, from_dict
-from s3prl_pruned.models.spec import EncoderConfig
+from s3prl_pruned.config import UserError
+from s3prl_pruned.models.spec import FAMILIES, EncoderConfig
 
 
 def wavlm_base() -> EncoderConfig:
@@ -88,88 +87,14 @@ def embedded_size(family: str) -> EncoderConfig:
     )
 
 
-# Microsoft's `cfg` key -> our field. The other keys of `cfg` configure pre-training (masking, layer drop) or are
-# checked below.
-_OFFICIAL_FIELDS = {
-    "encoder_layers": "num_layers",
-    "encoder_embed_dim": "embed_dim",
-    "encoder_attention_heads": "num_heads",
-    "encoder_ffn_embed_dim": "ffn_dim",
-    "layer_norm_first": "norm_first",
-    "conv_bias": "conv_bias",
-    "conv_pos": "pos_conv_kernel",
-    "conv_pos_groups": "pos_conv_groups",
-    "relative_position_embedding": "relative_position",
-    "num_buckets": "num_buckets",
-    "max_distance": "max_distance",
-    "gru_rel_pos": "gated_position",
-    "normalize": "normalize_waveform",
-}
-EXTRACTOR_MODES = {"default": "group_norm", "layer_norm": "layer_norm"}
-
-
-def from_official(cfg: dict, where: str) -> EncoderConfig:
-    """Translate the `cfg` of Microsoft's WavLM checkpoint (defaults as in s3prl's `WavLMConfig`).
-
-    Dropout and `feature_grad_mult` are left at ours: they belong to the training at hand, not to the model.
+def named(name: str) -> EncoderConfig:
+    """The shape of a public model, such as `hubert_base`: what the builder of this name makes.
 
     Raises:
-        UserError: `cfg` describes an architecture that this encoder is not.
+        UserError: there is no such builder.
     """
-    defaults = {"relative_position_embedding": False, "gru_rel_pos": False, "max_distance": 1280}
-    fields = {ours: cfg[theirs] for theirs, ours in _OFFICIAL_FIELDS.items() if theirs in cfg}
-    for theirs, value in defaults.items():
-        fields.setdefault(_OFFICIAL_FIELDS[theirs], value)
-    if cfg.get("activation_fn", "gelu") != "gelu":
-        raise UserError(f"{where}: `activation_fn` must be gelu, but is {cfg['activation_fn']!r}.")
-    mode = cfg.get("extractor_mode", "default")
-    if mode not in EXTRACTOR_MODES:
-        raise UserError(f"{where}: `extractor_mode` must be one of {sorted(EXTRACTOR_MODES)}, but is {mode!r}.")
-    if "conv_feature_layers" in cfg:
-        fields["conv_layers"] = parse_conv_layers(cfg["conv_feature_layers"], where)
-    return from_dict(EncoderConfig, {**fields, "extractor_mode": EXTRACTOR_MODES[mode]}, where)
-
-
-def to_official(config: EncoderConfig) -> dict:
-    """The `cfg` of Microsoft's checkpoint format for `config`."""
-    cfg = {theirs: getattr(config, ours) for theirs, ours in _OFFICIAL_FIELDS.items()}
-    modes = {ours: theirs for theirs, ours in EXTRACTOR_MODES.items()}
-    return {
-        **cfg,
-        "extractor_mode": modes[config.extractor_mode],
-        "conv_feature_layers": str([tuple(layer) for layer in config.conv_layers]),
-        "activation_fn": "gelu",
-        "encoder_layerdrop": 0.0,
-    }
-
-
-_MAX_CONV_LAYERS = 100
-
-
-def parse_conv_layers(text: str, where: str) -> tuple[tuple[int, int, int], ...]:
-    """Read fairseq's notation, `[(512,10,5)] + [(512,3,2)] * 4`, without evaluating it as code."""
-
-    def read(node: ast.AST) -> list:
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-            layers = read(node.left) + read(node.right)
-        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
-            times = ast.literal_eval(node.right)
-            if times not in range(_MAX_CONV_LAYERS + 1):  # before memory is asked for
-                raise ValueError
-            layers = read(node.left) * times
-        else:
-            layers = list(ast.literal_eval(node))
-        if len(layers) > _MAX_CONV_LAYERS:
-            raise ValueError
-        return layers
-
-    try:
-        layers = tuple(tuple(layer) for layer in read(ast.parse(text, mode="eval").body))
-        if not layers or any(len(layer) != 3 or any(type(n) is not int or n < 1 for n in layer) for layer in layers):
-            raise ValueError
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-        raise UserError(
-            f"{where}: `conv_feature_layers` must be a list of (channels, kernel, stride), "
-            f"at most {_MAX_CONV_LAYERS}, but is {str(text)[:200]!r}."
-        ) from None
-    return layers
+    prefixes = tuple(f"{family}_" for family in FAMILIES)
+    builders = {key: value for key, value in globals().items() if key.startswith(prefixes) and callable(value)}
+    if name not in builders:
+        raise UserError(f"the shape must be one of {sorted(builders)}, but is {name!r}.")
+    return builders[name]()

@@ -3,13 +3,16 @@
 Both are saved as JSON beside the weights, so that loading never guesses from key names.
 """
 
+import itertools
 from dataclasses import asdict, dataclass
+from typing import overload
 
 from torch import Tensor
 
 from s3prl_pruned.config import UserError
 
 FAMILIES = ("wavlm", "hubert", "wav2vec2", "data2vec")
+
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
@@ -65,9 +68,11 @@ class EncoderConfig:
     """WavLM's gate on the relative position bias, computed from the attention's input."""
 
     padding_rule: str = "chunks"
-    """Which frames of a padded batch are padding, as s3prl decides it. `chunks` (WavLM, HuBERT): those whose share of the
-    padded samples, S // T each, holds no sample of the utterance. `convolution` (wav2vec 2.0, data2vec): those beyond
-    what the feature extractor makes of the utterance alone. Hugging Face takes the second for all families."""
+    """Which frames of a padded batch are padding, as s3prl decides it.
+
+    `chunks` (WavLM, HuBERT): those whose share of the padded samples, S // T each, holds no sample of the utterance.
+    `convolution` (wav2vec 2.0, data2vec): those beyond what the feature extractor makes of the utterance alone. Hugging
+    Face takes the second for all families."""
 
     normalize_waveform: bool = False
     """Whether each utterance is layer-normalised over its samples before padding (Large: yes, Base: no)."""
@@ -94,6 +99,12 @@ class EncoderConfig:
         """Whether a linear map stands between the feature extractor and the residual stream (their widths differ)."""
         return self.conv_layers[-1][0] != self.embed_dim
 
+    @overload
+    def num_frames(self, num_samples: int) -> int: ...
+
+    @overload
+    def num_frames(self, num_samples: Tensor) -> Tensor: ...
+
     def num_frames(self, num_samples: int | Tensor) -> int | Tensor:
         """Frames that the feature extractor makes of `num_samples` samples (integers); 0 where there are too few."""
         for _, kernel, stride in self.conv_layers:
@@ -101,7 +112,16 @@ class EncoderConfig:
         return num_samples.clamp(min=0) if isinstance(num_samples, Tensor) else max(0, num_samples)
 
     def validate(self) -> None:
-        sizes = ("num_layers", "embed_dim", "num_heads", "ffn_dim", "pos_conv_kernel", "pos_conv_depth", "pos_conv_groups")
+        """Raise UserError where a field, or two together, make no encoder."""
+        sizes = (
+            "num_layers",
+            "embed_dim",
+            "num_heads",
+            "ffn_dim",
+            "pos_conv_kernel",
+            "pos_conv_depth",
+            "pos_conv_groups",
+        )
         for name in sizes:
             if getattr(self, name) < 1:
                 raise UserError(f"`{name}` must be at least 1, but is {getattr(self, name)}.")
@@ -114,7 +134,9 @@ class EncoderConfig:
         if self.padding_rule not in ("chunks", "convolution"):
             raise UserError(f"`padding_rule` must be chunks or convolution, but is {self.padding_rule!r}.")
         if not self.conv_layers or any(number < 1 for layer in self.conv_layers for number in layer):
-            raise UserError(f"`conv_layers` must be (channels, kernel, stride) of 1 or more, but is {self.conv_layers}.")
+            raise UserError(
+                f"`conv_layers` must be (channels, kernel, stride) of 1 or more, but is {self.conv_layers}."
+            )
         if self.relative_position and not 4 <= self.num_buckets < 4 * self.max_distance:
             raise UserError(
                 f"`num_buckets` must be at least 4 and less than 4 x `max_distance`, "
@@ -225,8 +247,10 @@ class CompactSpec:
         return self.channels or tuple(tuple(range(channels)) for channels, _, _ in config.conv_layers)
 
     def conv_mask_sizes(self, config: EncoderConfig) -> tuple[int, ...]:
-        """How many masks `z_conv` fit each layer of the feature extractor: its channels; 0 for a last layer without a
-        projection behind it, whose channels are the residual stream's."""
+        """How many masks `z_conv` fit each layer of the feature extractor: its channels.
+
+        0 for a last layer without a projection behind it, whose channels are the residual stream's.
+        """
         sizes = [len(channels) for channels in self.channels_of(config)]
         return (*sizes[:-1], sizes[-1] if config.has_projection else 0)
 
@@ -247,7 +271,9 @@ class CompactSpec:
                 if ranks and not alive:
                     raise UserError(f"layer {i} of the spec has ranks of a sublayer that it removes: {ranks}.")
                 if any(not 1 <= rank <= config.embed_dim for rank in ranks.values()):
-                    raise UserError(f"layer {i} of the spec: ranks must be from 1 to {config.embed_dim}, but are {ranks}.")
+                    raise UserError(
+                        f"layer {i} of the spec: ranks must be from 1 to {config.embed_dim}, but are {ranks}."
+                    )
         if self.channels is not None:
             self._check_channels(config, self.channels)
 
@@ -260,8 +286,8 @@ class CompactSpec:
                 raise UserError(f"CNN layer {i} of the spec keeps no channel, and at least one must stay.")
         if not config.has_projection and len(channels[-1]) < config.embed_dim:
             raise UserError(
-                f"the spec keeps {len(channels[-1])} channels of the last CNN layer, but without a projection behind it all "
-                f"{config.embed_dim} must stay."
+                f"the spec keeps {len(channels[-1])} channels of the last CNN layer, but without a projection behind "
+                f"it all {config.embed_dim} must stay."
             )
 
     def to_dict(self) -> dict:
@@ -276,5 +302,5 @@ class CompactSpec:
 
 
 def _check_indices(what: str, indices: tuple[int, ...], size: int) -> None:
-    if any(b <= a for a, b in zip(indices, indices[1:])) or (indices and not 0 <= indices[0] <= indices[-1] < size):
+    if any(b <= a for a, b in itertools.pairwise(indices)) or (indices and not 0 <= indices[0] <= indices[-1] < size):
         raise UserError(f"{what} of the spec must be ascending indices below {size}, but is {list(indices)[:8]}...")

@@ -1,5 +1,6 @@
 """CTC on characters (Graves et al. 2006): the alphabet, the head, the loss, greedy decoding and word errors."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ class Characters:
 
     text: str = LETTERS
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.text or len(set(self.text)) < len(self.text):
             raise UserError(f"`characters` must be distinct characters, at least one, but are {self.text!r}.")
 
@@ -53,14 +54,14 @@ class Characters:
             listed = "; ".join(f"{c!r} in {len(names)}, such as {names[0]}" for c, names in sorted(unknown.items()))
             raise UserError(
                 f"{where}: transcripts hold {len(unknown)} characters outside the vocabulary {self.text!r}: {listed}. "
-                "Normalise the transcripts, add the characters to `ctc.characters`, or set it to null: then it is what the "
-                "training transcripts hold."
+                "Normalise the transcripts, add the characters to `ctc.characters`, or set it to null: then it is what "
+                "the training transcripts hold."
             )
 
 
 def frames_needed(outputs: Sequence[int]) -> int:
     """The fewest frames that CTC can write `outputs` in: one each, and a blank between two equal neighbours."""
-    return len(outputs) + sum(a == b for a, b in zip(outputs, outputs[1:]))
+    return len(outputs) + sum(a == b for a, b in itertools.pairwise(outputs))
 
 
 class CtcHead(nn.Module):
@@ -74,6 +75,7 @@ class CtcHead(nn.Module):
         nn.init.zeros_(self.projection.bias)
 
     def forward(self, states: Tensor) -> Tensor:
+        """Logits (B, T, outputs) of hidden states (B, T, D)."""
         return self.projection(self.dropout(states))
 
 
@@ -115,6 +117,7 @@ class WordErrors:
 
     @classmethod
     def between(cls, hypothesis: str, reference: str) -> "WordErrors":
+        """Of one utterance; words are what spaces part."""
         import editdistance
 
         words = reference.split()

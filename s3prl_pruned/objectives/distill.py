@@ -1,4 +1,4 @@
-"""Layer-wise distillation: an error between paired hidden states (Wang et al. 2023, eq. 5; others' errors and pairs)."""
+"""Layer-wise distillation: an error between paired hidden states (Wang et al. 2023, eq. 5; and others')."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -20,13 +20,13 @@ class DistillConfig:
 
     pairing: Literal["learned", "fixed"] = "learned"
     """`learned`: each teacher layer takes the nearest existing student layer, through one map shared by all (CoFi, the
-    paper). `fixed`: each takes the student's state of the same number, the input of layer 1 among them (0, 4, 8, 12 of 12),
-    through two maps with biases, one for state 0 and one shared by the others (DPHuBERT, its `run.sh`; its state 0 is the
-    one before the positional convolution, ours s3prl's, after it)."""
+    paper). `fixed`: each takes the student's state of the same number, the input of layer 1 among them (0, 4, 8, 12 of
+    12), through two maps with biases, one for state 0 and one shared by the others (DPHuBERT, its `run.sh`; its state 0
+    is the one before the positional convolution, ours s3prl's, after it)."""
 
     loss: Literal["mse", "l1_cosine"] = "mse"
-    """Error of a pair, a mean over frames. `mse`: mean squared error over dimensions (the paper). `l1_cosine`: mean absolute
-    error over dimensions, and what `cosine` makes of the angle (DistilHuBERT, DPHuBERT)."""
+    """Error of a pair, a mean over frames. `mse`: mean squared error over dimensions (the paper). `l1_cosine`: mean
+    absolute error over dimensions, and what `cosine` makes of the angle (DistilHuBERT, DPHuBERT)."""
 
     l1_weight: float = 1.0
     """Of the absolute error in `l1_cosine` (DistilHuBERT, DPHuBERT: 1)."""
@@ -35,13 +35,15 @@ class DistillConfig:
     """Of the cosine's term in `l1_cosine` (DistilHuBERT, DPHuBERT: 1)."""
 
     cosine: Literal["log_sigmoid", "raw"] = "log_sigmoid"
-    """Of a cosine similarity c: -log sigmoid(c) (Chang et al. 2022, DistilHuBERT, eq. 1) or -c (DPHuBERT's `run.sh`)."""
+    """Of a cosine similarity c: -log sigmoid(c) (Chang et al. 2022, DistilHuBERT, eq. 1) or -c (DPHuBERT's
+    `run.sh`)."""
 
     prediction_heads: bool = False
     """DistilHuBERT's objective in place of the matched layers' errors: heads on the student's last state predict the
     teacher's layers (`objectives/prediction_heads.py`). For students compressed by `compress`."""
 
     def validate(self) -> None:
+        """Raise UserError for numbers out of their range, and where no loss is left."""
         if self.num_pairs < 1:
             raise UserError(f"`num_pairs` must be at least 1, but is {self.num_pairs}.")
         for name in ("l1_weight", "cosine_weight"):
@@ -54,7 +56,8 @@ class DistillConfig:
 class LayerDistillation(nn.Module):
     """Errors between paired teacher and student states, through linear maps that start as the identity.
 
-    Learned pairs share one map W of student states (D,) to teacher states (D,) (CoFi); fixed ones have two, with biases.
+    Learned pairs share one map W of student states (D,) to teacher states (D,) (CoFi); fixed ones have two, with
+    biases.
 
     Attributes:
         teacher_layers: the teacher's states that are learned from, ascending.
@@ -64,7 +67,9 @@ class LayerDistillation(nn.Module):
     def __init__(self, *, num_layers: int, embed_dim: int, config: DistillConfig):
         super().__init__()
         if config.num_pairs > num_layers:
-            raise UserError(f"`num_pairs` must be at most the teacher's {num_layers} layers, but is {config.num_pairs}.")
+            raise UserError(
+                f"`num_pairs` must be at most the teacher's {num_layers} layers, but is {config.num_pairs}."
+            )
         self.config, fixed = config, config.pairing == "fixed"
         self.teacher_layers = (fixed_states if fixed else teacher_layers)(num_layers, config.num_pairs)
         self.pairs = [(k, state - 1) for k, state in enumerate(self.teacher_layers)] if fixed else None
@@ -86,8 +91,8 @@ class LayerDistillation(nn.Module):
     ) -> Tensor:
         """Errors of the pairs, summed over frames (squared and absolute ones are means over D).
 
-        Divided by the global batch's valid frames they are the MSEs of eq. 5 (or the mean of the other error); the caller
-        divides, because only it knows the other micro-batches and ranks.
+        Divided by the global batch's valid frames they are the MSEs of eq. 5 (or the mean of the other error); the
+        caller divides, because only it knows the other micro-batches and ranks.
 
         Args:
             student: L + 1 states (B, T, D); learned pairs do not use the first (the input of layer 1).

@@ -1,4 +1,4 @@
-"""Which student layer learns from which teacher layer (Xia et al. 2022, CoFi; Wang et al. 2023, section 3.3; or fixed)."""
+"""Which student layer learns from which teacher layer (Xia et al. 2022, CoFi; Wang et al. 2023, section 3.3)."""
 
 
 def teacher_layers(num_layers: int, num_pairs: int) -> list[int]:
@@ -7,8 +7,10 @@ def teacher_layers(num_layers: int, num_pairs: int) -> list[int]:
 
 
 def fixed_states(num_layers: int, num_pairs: int) -> list[int]:
-    """States of teacher and student that learn from each other where pairs are fixed: the first layer's input, the last
-    layer's output, and evenly between, e.g. [0, 4, 8, 12] of 12 (Peng et al. 2023, DPHuBERT); of one pair the last."""
+    """States of teacher and student that learn from each other where pairs are fixed (Peng et al. 2023, DPHuBERT).
+
+    The first layer's input, the last layer's output, and evenly between, e.g. [0, 4, 8, 12] of 12; of one the last.
+    """
     if num_pairs == 1:
         return [num_layers]
     return [round(num_layers * k / (num_pairs - 1)) for k in range(num_pairs)]

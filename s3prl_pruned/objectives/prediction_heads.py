@@ -12,8 +12,8 @@ from s3prl_pruned.objectives.matching import teacher_layers
 class PredictionHeads(nn.Module):
     """DistilHuBERT's heads and loss (Chang et al. 2022, section 3 and eq. 1): L1 - log sigmoid(cosine), per frame.
 
-    The trunk's last state goes through one linear map to a hidden layer of D per target and GELU, both shared by the heads,
-    then through a linear map per target. The heads are for training only; no export holds them.
+    The trunk's last state goes through one linear map to a hidden layer of D per target and GELU, both shared by the
+    heads, then through a linear map per target. The heads are for training only; no export holds them.
 
     It takes the place of `LayerDistillation`: its pairs are fixed, (head, last state).
     """
@@ -21,17 +21,22 @@ class PredictionHeads(nn.Module):
     def __init__(self, *, num_layers: int, embed_dim: int, config: DistillConfig):
         super().__init__()
         if config.num_pairs > num_layers:
-            raise UserError(f"`num_pairs` must be at most the teacher's {num_layers} layers, but is {config.num_pairs}.")
+            raise UserError(
+                f"`num_pairs` must be at most the teacher's {num_layers} layers, but is {config.num_pairs}."
+            )
         self.teacher_layers = teacher_layers(num_layers, config.num_pairs)
         self.pairs = [(k, num_layers - 1) for k in range(config.num_pairs)]
         self.shared = nn.Sequential(nn.Linear(embed_dim, config.num_pairs * embed_dim), nn.GELU())
         self.heads = nn.ModuleList(nn.Linear(config.num_pairs * embed_dim, embed_dim) for _ in self.teacher_layers)
 
-    def forward(self, student: list[Tensor], teacher: list[Tensor], valid: Tensor, pairs: list[tuple[int, int]]) -> Tensor:
+    def forward(
+        self, student: list[Tensor], teacher: list[Tensor], valid: Tensor, pairs: list[tuple[int, int]]
+    ) -> Tensor:
         """Each head's loss, summed over frames (L1: the mean over D); the caller divides by the global batch's frames.
 
         Args:
-            student, teacher: L + 1 states (B, T, D).
+            student: L + 1 states (B, T, D), of which the last is used.
+            teacher: L + 1 states (B, T, D).
             valid: (B, T) bool, True on frames that are not padding.
             pairs: `self.pairs`.
 
@@ -44,5 +49,7 @@ class PredictionHeads(nn.Module):
             for k, _ in pairs:
                 predicted, target = self.heads[k](shared), teacher[self.teacher_layers[k]].float()[valid]
                 cosine = F.cosine_similarity(predicted, target, dim=-1)  # (N,)
-                losses.append(F.l1_loss(predicted, target, reduction="sum") / target.shape[-1] - F.logsigmoid(cosine).sum())
+                losses.append(
+                    F.l1_loss(predicted, target, reduction="sum") / target.shape[-1] - F.logsigmoid(cosine).sum()
+                )
             return torch.stack(losses)

@@ -11,20 +11,23 @@ import torch
 from s3prl_pruned import checkpoint, distributed
 from s3prl_pruned.compressors.magnitude import weights_left
 from s3prl_pruned.config import UserError
-from s3prl_pruned.export.formats import load_encoder
+from s3prl_pruned.formats.folder import load_encoder
 from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.pretrain import runner
-from s3prl_pruned.pretrain.asr.config import AsrModelConfig
-from s3prl_pruned.pretrain.asr.pretrain_expert import UpstreamPretrainExpert as AsrPretrainExpert
-from s3prl_pruned.pretrain.asr.recognizer import tested
-from s3prl_pruned.pretrain.distill.compress_expert import CompressPretrainExpert
-from s3prl_pruned.pretrain.distill.pretrain_expert import UpstreamPretrainExpert
-from s3prl_pruned.pretrain.distill.second_stage_expert import SecondStagePretrainExpert
 from s3prl_pruned.pretrain.dry_run import describe, dry_run
+from s3prl_pruned.pretrain.expert import Expert
 from s3prl_pruned.pretrain.finish import describe_export, export_checkpoint
 from s3prl_pruned.pretrain.report import target_lines
 from s3prl_pruned.pretrain.resolve import (
-    EXPORT, RUN, UPSTREAMS, Run, family_of, objective_of, parse_arguments, prepare_folder, resolve, resolve_past,
+    EXPORT,
+    RUN,
+    UPSTREAMS,
+    Run,
+    family_of,
+    parse_arguments,
+    prepare_folder,
+    resolve,
+    resolve_past,
 )  # fmt: skip
 from s3prl_pruned.sparsity.counts import macs, parameters, prunable_weights
 
@@ -47,9 +50,10 @@ def main(argv: list[str] | None = None, *, on_checkpoint: Callable[[Path], None]
         raise UserError(f"`--device` is {args.device}, but torch {torch.__version__} sees no GPU. Use --device cpu.")
     run = resolve_past(args) if args.past_exp else resolve(args)
     args.device = distributed.start(args.device, timeout_seconds=run.runner.runner.process_timeout)
-    if run.recipe == objective_of(args).default and distributed.is_main():
-        paper = objective_of(args).paper.format(family_of(args))
-        print(f"recipe `{run.recipe}`: small teacher, small speech corpus, few steps. The paper's: --recipe {paper} --corpus /data/LibriSpeech", flush=True)  # fmt: skip
+    if run.recipe == run.objective.default and distributed.is_main():
+        paper = run.objective.paper.format(family_of(args))
+        small = "small teacher, small speech corpus, few steps"
+        print(f"recipe `{run.recipe}`: {small}. The paper's: --recipe {paper} --corpus /data/LibriSpeech", flush=True)
     try:
         return _train_and_export(run, args, on_checkpoint)
     finally:
@@ -58,7 +62,8 @@ def main(argv: list[str] | None = None, *, on_checkpoint: Callable[[Path], None]
 
 def _train_and_export(run: Run, args: argparse.Namespace, on_checkpoint: Callable[[Path], None] | None) -> Path | None:
     if args.dry_run:
-        return _dry_run(run, args)
+        _dry_run(run, args)
+        return None
     args.auto_resume |= distributed.restarted()
     resume_from = distributed.from_main(lambda: prepare_folder(run, args))
     if distributed.from_main(lambda: resume_from is None and (run.folder / EXPORT).exists()):
@@ -77,15 +82,9 @@ def _train_and_export(run: Run, args: argparse.Namespace, on_checkpoint: Callabl
     return _report(run, args.device)
 
 
-def _expert(run: Run, args: argparse.Namespace) -> UpstreamPretrainExpert | AsrPretrainExpert:
+def _expert(run: Run, args: argparse.Namespace) -> Expert:
     datarc = run.runner.pretrain_expert.datarc
-    if isinstance(run.model, AsrModelConfig):
-        kind = AsrPretrainExpert
-    elif run.model.student_export is not None:
-        kind = SecondStagePretrainExpert
-    else:
-        kind = UpstreamPretrainExpert if run.model.compress is None else CompressPretrainExpert
-    return kind(datarc, run.model, args.device, seed=run.seed, family=family_of(args))
+    return run.objective.expert(datarc, run.model, args.device, seed=run.seed, family=family_of(args))
 
 
 def _dry_run(run: Run, args: argparse.Namespace) -> None:
@@ -97,7 +96,7 @@ def _dry_run(run: Run, args: argparse.Namespace) -> None:
         print(describe(found, run.runner, args.device))
 
 
-def _announce(run: Run, args: argparse.Namespace, expert: UpstreamPretrainExpert, resume_from: Path | None) -> None:
+def _announce(run: Run, args: argparse.Namespace, expert: Expert, resume_from: Path | None) -> None:
     teacher, batches, loop = expert.loaded_teacher, expert.batches, run.runner.runner
     note = f", {teacher.note.upper()}" if teacher.note else ""
     print(f"teacher: {teacher.name} ({teacher.encoder.num_parameters():,} parameters{note})")
@@ -125,11 +124,15 @@ def _report(run: Run, device: str, *, finished_before: bool = False) -> Path:
     work = [sum(macs(config, s, 80_000).values()) / 1e9 for s in (dense, spec)]
     if provenance["teacher_note"]:
         print(f"note: {provenance['teacher_note']}")
-    print("\n".join(target_lines(run.model, provenance["sparsity"])))
+    tolerance, advice = run.model.sparsity.tolerance, run.model.advice
+    print("\n".join(target_lines(provenance["sparsity"], tolerance=tolerance, advice=advice)))
     zeros = prunable_weights(config, spec) - weights_left(encoder)
-    print(f"parameters: {before:,} -> {after:,}" + f" ({after - zeros:,} not zero; nothing gets faster by that)" * bool(zeros) + f"; MACs for 5 s: {work[0]:.3f} G -> {work[1]:.3f} G")
-    if isinstance(run.model, AsrModelConfig) and run.runner.pretrain_expert.datarc.test_sets:
-        result = tested(run.folder, folder, run.runner.pretrain_expert.datarc, device)
-        print(f"WER on {' '.join(run.runner.pretrain_expert.datarc.test_sets)}: {100 * result['wer']:.2f} % ({result['edits']} of {result['words']} words), greedy")  # fmt: skip
+    print(
+        f"parameters: {before:,} -> {after:,}"
+        + f" ({after - zeros:,} not zero; nothing gets faster by that)" * bool(zeros)
+        + f"; MACs for 5 s: {work[0]:.3f} G -> {work[1]:.3f} G"
+    )
+    for line in run.objective.test_lines(run.folder, folder, run.runner.pretrain_expert.datarc, device):
+        print(line)
     print(f"exported to {describe_export(folder)}")
     return run.folder

@@ -54,6 +54,7 @@ class LoopConfig:
         return torch.float16 if self.fp16 and device == "cuda" else torch.float32
 
     def validate(self) -> None:
+        """Raise UserError where a value is out of its range."""
         for name in ("total_steps", "gradient_accumulate_steps", "log_step", "save_step", "max_keep"):
             if getattr(self, name) < 1:
                 raise UserError(f"`{name}` must be at least 1, but is {getattr(self, name)}.")
@@ -91,6 +92,7 @@ class OptimizerConfig:
     """Constant learning rate of the Lagrangian's multipliers. Not in the paper; CoFi 0.01, DPHuBERT 0.02."""
 
     def validate(self) -> None:
+        """Raise UserError where a value is out of its range."""
         for name in ("lr", "gate_lr", "multiplier_lr"):
             if getattr(self, name) <= 0:
                 raise UserError(f"`{name}` must be positive, but is {getattr(self, name)}.")
@@ -117,7 +119,8 @@ class DataConfig:
     """Folder that relative paths in CSVs and lhotse manifests start from (s3prl's name)."""
 
     sets: tuple[str, ...] | None = None
-    """Sub-folders (or CSVs) to take, such as [train-clean-100, train-clean-360, train-other-500]; null is everything."""
+    """Sub-folders (or CSVs) to take, such as [train-clean-100, train-clean-360, train-other-500]; null is
+    everything."""
 
     train_batch_size: int = 24
     """Utterances per micro-batch (DistilHuBERT)."""
@@ -142,6 +145,7 @@ class DataConfig:
         return f"`datarc.train_batch_size` = {self.train_batch_size} utterances"
 
     def validate(self) -> None:
+        """Raise UserError where a value is out of its range."""
         if self.train_batch_size < 1:
             raise UserError(f"`train_batch_size` must be at least 1, but is {self.train_batch_size}.")
         if self.num_workers < 0:

@@ -10,6 +10,7 @@ from s3prl_pruned import distributed
 from s3prl_pruned.config import UserError
 from s3prl_pruned.data.manifest import refuse_missing_files
 from s3prl_pruned.pretrain.config import RunnerConfig
+from s3prl_pruned.pretrain.expert import Expert
 from s3prl_pruned.pretrain.trainer import Trainer
 
 PAPER_STEPS = 200_000
@@ -32,7 +33,7 @@ class DryRun:
     """Of each step."""
 
 
-def dry_run(expert, config: RunnerConfig, folder: Path, *, seed: int, steps: int = 4) -> DryRun:
+def dry_run(expert: Expert, config: RunnerConfig, folder: Path, *, seed: int, steps: int = 4) -> DryRun:
     """Look for every audio file, measure a checkpoint against the disk's space, and take a few real steps.
 
     Args:
@@ -62,8 +63,8 @@ def dry_run(expert, config: RunnerConfig, folder: Path, *, seed: int, steps: int
     if distributed.is_main() and needed > free:
         raise UserError(
             f"{folder}: `runner.max_keep` = {config.runner.max_keep} checkpoints of {checkpoint:.2f} GiB and one being "
-            f"written need {needed:.2f} GiB, and {free:.2f} GiB are free. Free space, lower `runner.max_keep`, or choose "
-            "another folder with -p."
+            f"written need {needed:.2f} GiB, and {free:.2f} GiB are free. Free space, lower `runner.max_keep`, or "
+            "choose another folder with -p."
         )
     return DryRun(
         seconds_per_step=statistics.median(seconds[timed]),
@@ -85,9 +86,10 @@ def describe(found: DryRun, config: RunnerConfig, device: str) -> str:
             f"first losses: {', '.join(f'{loss:.4g}' for loss in found.losses)}",
             f"memory: {found.memory_gib:.2f} GiB at most so far, per process",
             f"disk: {found.checkpoint_gib:.2f} GiB a checkpoint, {loop.max_keep} kept; {found.free_gib:.1f} GiB free",
-            f"speed on {device}: {found.seconds_per_step:.3g} s a step, {found.audio_seconds_per_second:.3g} s of audio a second",
-            f"time to finish: {_hours(hours)} for {loop.total_steps:,} steps; {PAPER_STEPS:,} steps as in the paper, of this "
-            f"recipe's batches: {_hours(paper)}",
+            f"speed on {device}: {found.seconds_per_step:.3g} s a step, "
+            f"{found.audio_seconds_per_second:.3g} s of audio a second",
+            f"time to finish: {_hours(hours)} for {loop.total_steps:,} steps; {PAPER_STEPS:,} steps as in the paper, "
+            f"of this recipe's batches: {_hours(paper)}",
             "nothing was written",
         ]
     )

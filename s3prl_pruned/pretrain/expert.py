@@ -1,28 +1,142 @@
-"""What the experts of all objectives share: s3prl's interface to batches, activations, and the record of a teacher."""
+"""What the experts of all objectives share: masks, batches, checkpoints, and the record of a teacher.
+
+One optimiser step, as `pretrain/trainer.py` drives it:
+
+    begin_step            the pruner's masks into the student; what the step's loss is divided by
+    forward               per micro-batch: the loss
+    end_backward          what the sparsity costs; the masks' gradient back to what they were made of
+    on_before_zero_grad   after the optimisers' step: the gates within their limits, the masks out of the student
+"""
 
 from collections.abc import Iterable
 from functools import partial
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from s3prl_pruned.config import from_dict, load_yaml
+from s3prl_pruned import distributed
+from s3prl_pruned.config import from_dict, to_dict
+from s3prl_pruned.data.batches import RandomCropBatches
+from s3prl_pruned.export.masks import FinalMasks
+from s3prl_pruned.gates.attach import MaskDraw
+from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.pretrain.config import DataConfig
 from s3prl_pruned.pretrain.distill.teachers import Teacher
+from s3prl_pruned.pretrain.pruners.pruner import Losses, Pruner, Step
+from s3prl_pruned.pretrain.recipes import MODEL_FILE, load_recipe
 
 T = TypeVar("T")
 
 
-class Expert(nn.Module):
-    """Base of every `UpstreamPretrainExpert`, which sets `batches`, `datarc`, `model.student` and `loaded_teacher`."""
+class Trained(nn.Module):
+    """Base of what an expert trains: the student with its pruner, and whatever else the objective has."""
 
+    student: SpeechEncoder
+    pruner: Pruner
+    gates: nn.Module
+    """The pruner's."""
+    lagrangian: nn.Module
+    """The pruner's multipliers."""
+
+
+class Expert(nn.Module):
+    """Base of every `UpstreamPretrainExpert`.
+
+    Subclasses set all attributes but `rehearsal`, name their loss, and write `begin_step`, `forward` and `log_records`.
+    """
+
+    loss_name: str
+    """Of the records: what the screen shows, and what must be finite."""
+    objective: str | None = None
+    """`Objective` of a checkpoint; None for distillation."""
+    model: Trained
+    device: torch.device
+    seed: int
+    datarc: DataConfig
+    upstream_config: Any
+    batches: RandomCropBatches
     loaded_teacher: Teacher
+    rehearsal = False
+    """Set by a dry run: no pass over much data."""
+    _step: Step
+    _draw: MaskDraw
+
+    def begin_step(self, step: int, total_steps: int, batches: list[Any]) -> None:
+        """Put the masks of optimiser step `step` (1-based) into the student; see what its loss is divided by."""
+        raise NotImplementedError
+
+    def log_records(self, records: dict[str, Any]) -> dict[str, Any]:
+        """What is written every `log_step`: the records of the step, and more."""
+        raise NotImplementedError
+
+    @property
+    def pruner(self) -> Pruner:
+        """What prunes the student."""
+        return self.model.pruner
+
+    @property
+    def target_sparsity(self) -> float:
+        """What the run is to reach."""
+        return self.pruner.target_sparsity
+
+    @property
+    def aim(self) -> str:
+        """What the run is to reach, in words."""
+        return self.pruner.aim
+
+    def fill_masks(self, step: int, total_steps: int, losses: Losses | None = None) -> None:
+        """Draw the masks of optimiser step `step` (1-based), the same on every rank, for all its micro-batches."""
+        self._step = Step(step, total_steps)
+        self._draw = self.pruner.draw(self._step, losses)
+        self._draw.fill(self.model.student)
+
+    def end_backward(self, records: dict[str, float], *, loss_scale: float = 1.0) -> None:
+        """After all micro-batches' backward passes: the gradients of gates and multipliers.
+
+        Args:
+            records: terms are added under their names.
+            loss_scale: what the loss was multiplied with.
+        """
+        penalty = self.pruner.penalty(self._step, self._draw)
+        if penalty.value is not None and penalty.value.requires_grad:
+            penalty.value.backward()
+        if self._draw.masks.flat.requires_grad:
+            self._draw.backward(distributed.all_reduce_sum(self._draw.gradient()), loss_scale=loss_scale)
+        records.update(penalty.records)
+
+    def on_before_zero_grad(self) -> None:
+        """After the optimisers' step."""
+        self.pruner.clamp()
+        self._draw.empty(self.model.student)
+
+    def evaluate(self) -> dict[str, float]:
+        """Nothing: what a task-agnostic student is worth, its downstream tasks say."""
+        return {}
+
+    def final_masks(self) -> FinalMasks:
+        """The deterministic masks as things stand."""
+        return self.pruner.final_masks()
+
+    def add_state_to_save(self, all_states: dict[str, Any]) -> dict[str, Any]:
+        """s3prl's interface. The teacher is not saved; `Upstream_Config` says which it was."""
+        if self.objective is not None:
+            all_states["Objective"] = self.objective
+        all_states.update(self.pruner.state())
+        all_states["Upstream_Config"] = to_dict(self.upstream_config)
+        all_states["Teacher"] = self.teacher_record()
+        return all_states
+
+    def load_model(self, all_states: dict[str, Any]) -> None:
+        """s3prl's interface: the reverse of `add_state_to_save`."""
+        self.pruner.load_state(all_states)
 
     def get_train_dataloader(self, numbers: Iterable[int] | None = None) -> Iterable:
         """The micro-batches of the whole run with these numbers, in this order (without numbers: one epoch)."""
         return torch.utils.data.DataLoader(
-            self.batches,
+            cast("torch.utils.data.Dataset", self.batches),
             batch_size=None,
             sampler=range(len(self.batches)) if numbers is None else numbers,
             num_workers=self.datarc.num_workers,
@@ -32,7 +146,7 @@ class Expert(nn.Module):
     def checkpoint_activations(self) -> None:
         """Keep only the layers' inputs for the backward pass, and compute the layers again there."""
         for layer in self.model.student.layers:
-            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]  # wraps it
 
     def teacher_record(self) -> dict[str, str | None]:
         """What a checkpoint says of the teacher."""
@@ -40,10 +154,11 @@ class Expert(nn.Module):
         return {"name": teacher.name, "sha256": teacher.sha256, "note": teacher.note}
 
 
-def model_config(source, kind: type[T]) -> T:
+def model_config(source: T | dict[str, Any] | str | Path, kind: type[T]) -> T:
     """A `kind`, from itself, its dict, or the path of a `config_model.yaml`."""
     if isinstance(source, kind):
         return source
     if isinstance(source, dict):
         return from_dict(kind, source, "upstream_config")
-    return from_dict(kind, load_yaml(source), str(source))
+    assert isinstance(source, (str, Path))
+    return from_dict(kind, load_recipe(source, MODEL_FILE), str(source))

@@ -2,32 +2,21 @@
 
 import datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from s3prl_pruned import checkpoint
-from s3prl_pruned.compressors.compressor import standing_masks
-from s3prl_pruned.compressors.magnitude import weights_left
-from s3prl_pruned.config import UserError, from_dict, to_dict
-from s3prl_pruned.export.formats import TOLERANCE, model_hash, relative_difference, save_encoder
-from s3prl_pruned.export.masks import FinalMasks, export_compact, final_masks, zero_weights
-from s3prl_pruned.gates.self_pinching import SelfPinchingGates
-from s3prl_pruned.models.compact import surviving_spec
-from s3prl_pruned.models.encoder import LayerMasks, SpeechEncoder
+from s3prl_pruned.config import UserError, from_dict
+from s3prl_pruned.export.masks import FinalMasks, export_compact, zero_weights
+from s3prl_pruned.formats.folder import TOLERANCE, model_hash, relative_difference, save_encoder
+from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
-from s3prl_pruned.pretrain.asr.config import AsrModelConfig
 from s3prl_pruned.pretrain.asr.recognizer import HEAD_NOTE, head_files
-from s3prl_pruned.pretrain.distill.config import ModelConfig
-from s3prl_pruned.sparsity.counts import prunable_weights, realised_sparsity, sparsity
-from s3prl_pruned.sparsity.expected import expected_sparsity
-from s3prl_pruned.sparsity.latency import latency_table
-from s3prl_pruned.sparsity.targets import cnn_measure_of, measure_of
-
-CONFIGS = {"distill": ModelConfig, "asr": AsrModelConfig}
-"""What `Upstream_Config` of a checkpoint is, by its `Objective`."""
+from s3prl_pruned.pretrain.objectives import OBJECTIVES
 
 
-def masked_student(path: str | Path) -> tuple[SpeechEncoder, FinalMasks, dict]:
+def masked_student(path: str | Path) -> tuple[SpeechEncoder, FinalMasks, dict[str, Any]]:
     """Rebuild the student of a training checkpoint with its deterministic masks in its slots.
 
     Args:
@@ -45,16 +34,19 @@ def masked_student(path: str | Path) -> tuple[SpeechEncoder, FinalMasks, dict]:
     if missing:
         raise UserError(f"{path}: is no training checkpoint of run_pretrain.py; it lacks {missing}.")
     shape = from_dict(EncoderConfig, state["Encoder_Config"], f"{path}: Encoder_Config")
-    kind = CONFIGS[state.get("Objective", "distill")]
-    config = from_dict(kind, state["Upstream_Config"], f"{path}: Upstream_Config")
+    objective = OBJECTIVES[state.get("Objective", "distill")]
+    config = from_dict(objective.model, state["Upstream_Config"], f"{path}: Upstream_Config")
     spec = from_dict(CompactSpec, state["Spec"], f"{path}: Spec") if "Spec" in state else CompactSpec.dense(shape)
     encoder = SpeechEncoder(shape, spec).eval()
     try:
         encoder.load_state_dict(state["Student"], assign=True)  # no second copy
-        final, figures = _final(state, config, encoder, str(path))
+        pruner = objective.pruner_of_checkpoint(encoder, config, state, str(path))
+        pruner.gates.load_state_dict(state["Gates"])
     except RuntimeError as error:
         raise UserError(f"{path}: its weights do not fit its configuration: {error}") from error
-    encoder.set_masks(final.masks, final.conv_masks)
+    final = pruner.final_masks()
+    figures = pruner.figures(final)
+    encoder.set_masks(final.masks)
     zero_weights(encoder, final.matrices)
     provenance = {
         "method": config.method,
@@ -64,7 +56,7 @@ def masked_student(path: str | Path) -> tuple[SpeechEncoder, FinalMasks, dict]:
         "total_steps": state["Config"]["runner"]["total_steps"],
         "seed": state["Seed"],
         "sparsity": {
-            "target": state.get("Target_Sparsity", config.sparsity.target_sparsity),
+            "target": state.get("Target_Sparsity", config.sparsity.goal),
             "expected": figures.pop("expected"),
             "rounded": final.rounded_sparsity,
             "realised": final.sparsity,
@@ -78,44 +70,6 @@ def masked_student(path: str | Path) -> tuple[SpeechEncoder, FinalMasks, dict]:
         "date": datetime.date.today().isoformat(),
     }
     return encoder, final, provenance
-
-
-def _final(state: dict, config: ModelConfig | AsrModelConfig, encoder: SpeechEncoder, where: str) -> tuple[FinalMasks, dict]:
-    """The masks of a checkpoint, and figures of them: the sparsity that was `expected` (where they are 0 and 1, what it is),
-    those of the target where it was of MACs or time (`target`, of the sparsity, is None then), and of the CNN's own (`cnn`)."""
-    if isinstance(config, ModelConfig) and config.compress is not None:
-        masks = standing_masks(state["Gates"], len(encoder.layers))
-        spec = surviving_spec(encoder.spec, masks)
-        left = min(weights_left(encoder), prunable_weights(encoder.config, spec))  # what is masked may be zero as well
-        reached = sparsity(left, encoder.config, with_cnn=spec.channels is not None)
-        return FinalMasks(masks, {}, spec, reached, reached, 0.0, 0.0, reached), {"expected": reached}
-    if isinstance(config, ModelConfig) and config.student_export is not None:
-        reached = realised_sparsity(encoder.config, encoder.spec)
-        nothing = [LayerMasks() for _ in encoder.layers]
-        return FinalMasks(nothing, {}, encoder.spec, reached, reached, 0.0, 0.0, reached), {"expected": reached}
-    gates = config.make_gates(encoder.spec, encoder.config)
-    gates.load_state_dict(state["Gates"])
-    if isinstance(gates, SelfPinchingGates):
-        final = final_masks(gates, encoder, config.sparsity)
-        return final, {"expected": final.sparsity}
-    table = latency_table(state["Latency_Table"], where) if "Latency_Table" in state else None
-    measure = measure_of(config.sparsity, encoder.config, table)
-    final = final_masks(gates, encoder, config.sparsity, table)
-    figures = {"expected": float(expected_sparsity(gates, encoder.config).detach())}
-    if (cnn := cnn_measure_of(config.sparsity, encoder.config, table)) is not None:
-        figures["cnn"] = {
-            "target": config.sparsity.target_cnn, "expected": float(cnn.expected(gates).detach()), "realised": cnn.of(final.spec),
-            "shift_of_channel_gates": final.cnn_shift, "of": "time by the latency table" if cnn.table else "MACs",
-        }  # fmt: skip
-    if measure.name == "sparsity":
-        return final, figures
-    of = {"target": config.sparsity.goal, "expected": float(measure.expected(gates).detach()), "realised": final.reached}
-    of = {name: measure.shown(share) for name, share in of.items()}
-    if measure.table is None:
-        of["utterance_seconds"] = config.sparsity.utterance_seconds
-    else:
-        of |= {"utterance_seconds": measure.table.utterance_seconds, "measured": to_dict(measure.table.measured)}
-    return final, {**figures, "target": None, measure.name: of}
 
 
 def compact_student(path: str | Path) -> tuple[SpeechEncoder, dict]:
@@ -132,7 +86,7 @@ def compact_student(path: str | Path) -> tuple[SpeechEncoder, dict]:
     wavs, lengths = torch.randn(2, 16_000, generator=generator) * 0.1, torch.tensor([16_000, 11_000])
     with torch.no_grad():
         expected = student(wavs, lengths).hidden_states
-        small = export_compact(student, final.masks, final.spec, final.conv_masks, in_place=True)
+        small = export_compact(student, final.masks, final.spec, in_place=True)
         difference = relative_difference(small(wavs, lengths).hidden_states, expected)
     if not difference <= TOLERANCE:  # NaN too
         raise UserError(

@@ -1,14 +1,14 @@
 """What a run writes while it trains: `log.jsonl`, TensorBoard with the same numbers, and a progress bar."""
 
 import json
-import sys
 from pathlib import Path
 
 from tensorboardX import SummaryWriter
-from tqdm import tqdm
 
 from s3prl_pruned.checkpoint import write_text
 from s3prl_pruned.config import UserError
+from s3prl_pruned.progress import progress
+from s3prl_pruned.sparsity.quantities import quantity_in
 
 LOG = "log.jsonl"
 
@@ -27,11 +27,11 @@ class RunLog:
         lines = [line for line in read_log(folder) if line["step"] <= step] if self.path.exists() else []
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in lines))
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
-        self.bar = tqdm(total=total_steps, initial=step, unit="step", dynamic_ncols=True, file=sys.stderr)
+        self.bar = progress(total=total_steps, initial=step, unit="step", dynamic_ncols=True)
 
     def progress(self, records: dict, *, loss: float) -> None:
         """Advance the bar by one step; the bar itself shows the time left."""
-        name = controlled(records)
+        name = quantity_in(records, prefix="target_").name
         self.bar.set_postfix_str(
             f"loss {loss:.4g}, target {records[f'target_{name}']:.3f}, "
             f"expected {records[f'expected_{name}']:.3f}, {records['audio_seconds_per_second']:.3g} s audio/s, "
@@ -49,13 +49,9 @@ class RunLog:
                 self.writer.add_scalar(name, value, step)
 
     def close(self) -> None:
+        """End the bar and TensorBoard's file."""
         self.bar.close()
         self.writer.close()
-
-
-def controlled(records: dict) -> str:
-    """What a step's target is of: `sparsity`, `macs` or `speedup` (`sparsity.targets.Measure.name`)."""
-    return next((name for name in ("macs", "speedup") if f"target_{name}" in records), "sparsity")
 
 
 def read_log(folder: str | Path) -> list[dict]:
@@ -73,5 +69,7 @@ def read_log(folder: str | Path) -> list[dict]:
             lines.append(json.loads(text))
         except ValueError as error:
             if number < len(texts):
-                raise UserError(f"{path}: line {number} of {len(texts)} is damaged ({error}). Copy the file again.") from error
+                raise UserError(
+                    f"{path}: line {number} of {len(texts)} is damaged ({error}). Copy the file again."
+                ) from error
     return lines

@@ -1,9 +1,12 @@
 """Three optimisers: weights (AdamW, scheduled), gates (AdamW, constant), multipliers (Adam, ascending)."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from s3prl_pruned.pretrain.config import OptimizerConfig
+from s3prl_pruned.pretrain.expert import Expert
 
 
 class Optimizers:
@@ -33,10 +36,15 @@ class Optimizers:
         groups = [{"params": group} for group in (weights, head) if group]
         self._peaks = [config.lr, getattr(config, "head_lr", None) or config.lr][: len(groups)]
         self.weights = torch.optim.AdamW(
-            groups, lr=config.lr, betas=tuple(config.betas), eps=config.eps, weight_decay=config.weight_decay, fused=True
+            groups,
+            lr=config.lr,
+            betas=config.betas,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            fused=True,
         )
         self.weight_parameters, self._gate_parameters = weights + head, gates
-        self._all = [self.weights]
+        self._all: list[torch.optim.Optimizer] = [self.weights]
         if gates:
             self._all.append(torch.optim.AdamW(gates, lr=config.gate_lr, weight_decay=0.0))
         if multipliers:
@@ -59,22 +67,40 @@ class Optimizers:
         return float(nn.utils.get_total_norm(gradients)) if gradients else 0.0
 
     def step(self) -> None:
+        """Take one step of all of them."""
         for optimizer in self._all:
             optimizer.step()
 
     def zero_grad(self) -> None:
+        """Drop all gradients."""
         for optimizer in self._all:
             optimizer.zero_grad(set_to_none=True)
 
-    def state_dict(self) -> list[dict]:
+    def state_dict(self) -> list[dict[str, Any]]:
+        """Of each optimiser."""
         return [optimizer.state_dict() for optimizer in self._all]
 
-    def load_state_dict(self, states: list[dict]) -> None:
+    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        """The reverse of `state_dict`; takes also the states of versions that had a log_alpha for each slot."""
         for optimizer, state in zip(self._all, states, strict=True):
-            optimizer.load_state_dict(state)
+            one = len(optimizer.param_groups) == len(optimizer.param_groups[0]["params"]) == 1
+            optimizer.load_state_dict(_in_one(state) if one else state)
 
 
-def build_optimizers(expert: nn.Module, config: OptimizerConfig, total_steps: int) -> Optimizers:
+def _in_one(state: dict[str, Any]) -> dict[str, Any]:
+    """An optimiser's state for one vector, from that for its parts in their order (or for itself)."""
+    (group,), parts = state["param_groups"], state["state"]
+    if len(group["params"]) <= 1 or not parts:
+        return state
+    in_order = [parts[number] for number in group["params"]]
+    whole = {
+        name: torch.cat([part[name] for part in in_order]) if name.startswith("exp_avg") else value
+        for name, value in in_order[0].items()
+    }
+    return {"state": {0: whole}, "param_groups": [{**group, "params": [0]}]}
+
+
+def build_optimizers(expert: Expert, config: OptimizerConfig, total_steps: int) -> Optimizers:
     """Sort an expert's trainable parameters into groups by the module that owns them (`head`: an ASR model's)."""
     model = expert.model
     head = [p for name, part in model.named_children() if name == "head" for p in part.parameters()]

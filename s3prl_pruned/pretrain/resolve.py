@@ -6,18 +6,27 @@ import datetime
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import torch
 
-from s3prl_pruned import checkpoint
-from s3prl_pruned.config import UserError, apply_overrides, from_dict, load_yaml, to_dict
+from s3prl_pruned import checkpoint, resources
+from s3prl_pruned.config import UserError, apply_overrides, from_dict, to_dict
 from s3prl_pruned.models.spec import FAMILIES
-from s3prl_pruned.pretrain.asr.config import AsrModelConfig, AsrRunnerConfig
+from s3prl_pruned.own_commands import Parser
 from s3prl_pruned.pretrain.config import RunnerConfig
-from s3prl_pruned.pretrain.distill.config import ModelConfig
-from s3prl_pruned.sparsity.targets import chosen_target
+from s3prl_pruned.pretrain.objectives import OBJECTIVES, AnyModelConfig, Objective
+from s3prl_pruned.pretrain.recipes import (
+    MODEL_FILE,
+    RUNNER_FILE,
+    load_recipe,
+    recipe_folder,
+    with_overrides,
+    with_targets,
+)
+from s3prl_pruned.sparsity.config import chosen_target, takes_table
 
-RECIPES = Path(__file__).parents[2] / "upstream_configs"
+RECIPES = resources.recipes()
 RUN, EXPORT = "run.json", "export"
 WITHOUT_EFFECT_ON_RESULTS = (
     *(f"runner.runner.{key}" for key in ("log_step", "save_step", "max_keep", "max_bad_steps", "process_timeout")),
@@ -27,66 +36,93 @@ WITHOUT_EFFECT_ON_RESULTS = (
 """Configuration that an unfinished run may go on with in another value."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Objective:
-    """What `-u <family>_pruned_<objective>` trains for."""
-
-    model: type
-    """What `config_model.yaml` may hold."""
-    runner: type
-    """What `config_runner.yaml` may hold."""
-    default: str
-    """The recipe when none is named."""
-    paper: str
-    """A paper's recipe, for the default's first line; `{}` is the family."""
-
-
-OBJECTIVES = {
-    "distill": Objective(model=ModelConfig, runner=RunnerConfig, default="embedded", paper="{}_base_s80"),
-    "asr": Objective(model=AsrModelConfig, runner=AsrRunnerConfig, default="self_pinching_asr_embedded", paper="self_pinching_asr"),
-}
 UPSTREAMS = tuple(f"{family}_pruned_{objective}" for objective in OBJECTIVES for family in FAMILIES)
 
 
-def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="run_pretrain.py",
-        description="Prune a speech encoder: by distillation (Wang et al. 2023, Xu et al. 2025, Lin et al. 2024), or while it "
-        "is fine-tuned for speech recognition (Xu et al. 2025). With -u alone: the embedded teacher on the embedded speech.",
+def make_parser() -> Parser:
+    """The parser of `run_pretrain.py`."""
+    parser = Parser(
+        "pretrain",
+        description="Prune a speech encoder: by distillation (Wang et al. 2023, Xu et al. 2025, Lin et al. 2024), or "
+        "while it is fine-tuned for speech recognition (Xu et al. 2025). With -u alone: the embedded teacher on the "
+        "embedded speech.",
     )
     add = parser.add_argument
     add("-u", "--upstream", required=True, metavar="NAME", help=f"what to train: {', '.join(UPSTREAMS)}")
     add("--recipe", metavar="NAME", help="folder under upstream_configs/, or a path (default: an embedded one)")
-    add("--corpus", metavar="DIR", help="speech: LibriSpeech, any folder of audio, a manifest, s3prl CSVs, or lhotse (default: the recipe's)")
-    add("--teacher", metavar="T", help="a name of s3prl's hub (wavlm_base, hubert_large_ll60k, ...), embedded, random, or a checkpoint's path (default: the recipe's)")  # fmt: skip
+    add(
+        "--corpus",
+        metavar="DIR",
+        help="speech: LibriSpeech, any folder of audio, a manifest, s3prl CSVs, or lhotse (default: the recipe's)",
+    )
+    add(
+        "--teacher",
+        metavar="T",
+        help="a name of s3prl's hub (wavlm_base, hubert_large_ll60k, ...), embedded, random, or a checkpoint's path "
+        "(default: the recipe's)",
+    )
     add("-g", "--upstream_config", metavar="YAML", help="config_model.yaml (default: the recipe's)")
     add("-c", "--config", metavar="YAML", help="config_runner.yaml (default: the recipe's)")
     add("-n", "--expname", metavar="NAME", help="write to result/pretrain/<upstream>/NAME (default: the recipe's name)")
     add("-p", "--expdir", metavar="DIR", help="write to DIR instead")
     add("-a", "--auto_resume", action="store_true", help="continue from the newest checkpoint, if there is one")
-    add("-e", "--past_exp", metavar="PATH", help="continue the run of this checkpoint or folder, with its own configuration")  # fmt: skip
-    add("--student", metavar="EXPORT", help="an exported student to distil again without masks, with a recipe whose name ends in _stage2")
-    add("--target", metavar="WHAT=X", help="how much is pruned: params=0.8 (share of the prunable weights that goes), macs=0.7 (of the MACs), speedup=2.5 (needs --latency-table); a recipe's target_cnn holds beside it")  # fmt: skip
-    add("--latency-table", metavar="JSON", help="times of the model's parts on your device, by tools/timing.py --latency-table")
-    add("-o", "--override", metavar="K=V", help="change single keys, e.g. sparsity.target_sparsity=0.5,,runner.total_steps=100")  # fmt: skip
-    add("--dry-run", action="store_true", help="check data, teacher, disk space and a few steps, estimate the time, write nothing")  # fmt: skip
+    add(
+        "-e",
+        "--past_exp",
+        metavar="PATH",
+        help="continue the run of this checkpoint or folder, with its own configuration",
+    )
+    add(
+        "--student",
+        metavar="EXPORT",
+        help="an exported student to distil again without masks, with a recipe whose name ends in _stage2",
+    )
+    add(
+        "--target",
+        metavar="WHAT=X",
+        help="how much is pruned: params=0.8 (share of the prunable weights that goes), macs=0.7 (of the MACs), "
+        "speedup=2.5 (needs --latency-table); a recipe's cnn_target holds beside it",
+    )
+    add(
+        "--latency-table",
+        metavar="JSON",
+        help="times of the model's parts on your device, by tools/timing.py --latency-table",
+    )
+    add(
+        "-o",
+        "--override",
+        metavar="K=V",
+        help="change single keys, e.g. sparsity.target.share=0.5,,runner.total_steps=100",
+    )
+    add(
+        "--dry-run",
+        action="store_true",
+        help="check data, teacher, disk space and a few steps, estimate the time, write nothing",
+    )
     add("--force", action="store_true", help="move what stands in the folder aside and start anew")
     add("--seed", type=int, default=1337, help="of batches, masks, dropout (default: 1337)")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="torch device (default: %(default)s)")
-    return parser.parse_args(argv)
+    return parser
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """`run_pretrain.py`'s command line, or `argv` in its place."""
+    return make_parser().parse_args(argv)
 
 
 @dataclass
 class Run:
     """A resolved run: what decides its result, and where it stands."""
 
-    model: ModelConfig | AsrModelConfig
+    objective: Objective
+    model: AnyModelConfig
     runner: RunnerConfig
     seed: int
     recipe: str
     folder: Path
 
     def identity(self) -> dict:
+        """What `run.json` holds, and a run that goes on must share: all that decides the result."""
         return {"model": to_dict(self.model), "runner": to_dict(self.runner), "seed": self.seed}
 
 
@@ -96,22 +132,31 @@ def family_of(args: argparse.Namespace) -> str:
 
 
 def objective_of(args: argparse.Namespace) -> Objective:
+    """What `-u <family>_pruned_<objective>` trains for."""
     return OBJECTIVES[args.upstream.split("_pruned_")[1]]
 
 
 def resolve(args: argparse.Namespace) -> Run:
+    """The run that the options name: a recipe with what they change.
+
+    Raises:
+        UserError: no such recipe, or one that says something impossible.
+    """
     objective = objective_of(args)
     recipe = args.recipe or objective.default
-    folder = Path(recipe) if Path(recipe).is_dir() else RECIPES / recipe
-    if not folder.is_dir():
+    folder = recipe_folder(recipe)
+    if folder is None:
         known = sorted(path.name for path in RECIPES.iterdir() if path.is_dir())
         raise UserError(f"`--recipe` must be one of {known} or a folder, but is {recipe!r}.")
-    model_file = Path(args.upstream_config or folder / "config_model.yaml")
-    runner_file = Path(args.config or folder / "config_runner.yaml")
-    data = {"model": load_yaml(model_file), "runner": load_yaml(runner_file)}
+    model_file = Path(args.upstream_config or folder / MODEL_FILE)
+    runner_file = Path(args.config or folder / RUNNER_FILE)
+    data = {"model": load_recipe(model_file, MODEL_FILE), "runner": load_recipe(runner_file, RUNNER_FILE)}
     data = _with_options(data, args)
-    run_folder = Path(args.expdir) if args.expdir else Path("result/pretrain") / args.upstream / (args.expname or folder.name)
+    run_folder = (
+        Path(args.expdir) if args.expdir else Path("result/pretrain") / args.upstream / (args.expname or folder.name)
+    )
     return Run(
+        objective=objective,
         model=from_dict(objective.model, data["model"], str(model_file)),
         runner=from_dict(objective.runner, data["runner"], str(runner_file)),
         seed=args.seed,
@@ -121,38 +166,45 @@ def resolve(args: argparse.Namespace) -> Run:
 
 
 def _with_options(data: dict, args: argparse.Namespace) -> dict:
-    """`model` and `runner` with `--teacher`, `--student`, `--corpus`, `--target`, ... and `-o`, each `key=value` in the file whose key it is."""
-    data = copy.deepcopy(data)
+    """`model` and `runner` with what the options say, and each `key=value` of `-o` in the file whose key it is."""
+    model, runner = copy.deepcopy(data["model"]), copy.deepcopy(data["runner"])
     if args.teacher:
-        data["model"]["teacher"] = args.teacher
+        model["teacher"] = args.teacher
     if args.student:
-        data["model"]["student_export"] = args.student
-    if args.target:
-        section = data["model"].setdefault("sparsity", {})
-        for other in ("target_macs", "target_speedup"):
-            section.pop(other, None)
-        name, value = chosen_target(args.target)
-        section[name] = value
-    if args.latency_table:
-        data["model"].setdefault("sparsity", {})["latency_table"] = args.latency_table
+        model["student_export"] = args.student
     if args.corpus:
-        datarc = data["runner"].setdefault("pretrain_expert", {}).setdefault("datarc", {})
+        datarc = runner.setdefault("pretrain_expert", {}).setdefault("datarc", {})
         datarc.update(corpus=args.corpus, sets=_sets_in(Path(args.corpus), datarc.get("sets"), "train"))
         for key, prefix in (("dev_sets", "dev"), ("test_sets", "test")):
             if key in datarc:
                 datarc[key] = _sets_in(Path(args.corpus), datarc[key], prefix)
-    model_keys = set(objective_of(args).model.__dataclass_fields__)
-    for item in (args.override or "").split(",,"):
-        item = item.strip().removeprefix("config.")  # s3prl's prefix
-        if item:
-            file = "model" if item.split("=")[0].split(".")[0] in model_keys else "runner"
-            data[file] = apply_overrides(data[file], [item])
-    return data
+    if args.target:
+        model = with_targets(model, {"sparsity": {"target": chosen_target(args.target)}}, "--target")
+    items = [item.strip().removeprefix("config.") for item in (args.override or "").split(",,")]  # s3prl's prefix
+    of_model = [item for item in items if item.split("=")[0].split(".")[0] in get_type_hints(objective_of(args).model)]
+    model = with_overrides(model, of_model)
+    runner = apply_overrides(runner, [item for item in items if item not in of_model])
+    return {"model": _with_table(model, args.latency_table) if args.latency_table else model, "runner": runner}
+
+
+def _with_table(model: dict, table: str) -> dict:
+    """`--latency-table`: for a target of time, and of a CNN's target what makes it one of time."""
+    made = with_targets(model, {"sparsity": {"latency_table": table}}, "--latency-table")
+    if not takes_table(made["sparsity"]):
+        raise UserError(
+            "`--latency-table` is for a target of time, but there is none. Give --target speedup=2.5, or a target of "
+            "the CNN's own: -o sparsity.cnn_target.share=0.5."
+        )
+    return made
 
 
 def _sets_in(corpus: Path, sets: list[str] | None, prefix: str) -> list[str] | None:
     """The recipe's `sets` where the corpus has one of them; else its folders of this prefix; else None."""
-    if not sets or not corpus.is_dir() or any((corpus / name).is_dir() or (corpus / f"{name}.csv").is_file() for name in sets):
+    if (
+        not sets
+        or not corpus.is_dir()
+        or any((corpus / name).is_dir() or (corpus / f"{name}.csv").is_file() for name in sets)
+    ):
         return sets
     return sorted(path.name for path in corpus.glob(f"{prefix}*") if path.is_dir()) or None
 
@@ -165,6 +217,7 @@ def resolve_past(args: argparse.Namespace) -> Run:
     record = _read_run(folder, objective)
     data = _with_options(record, args)
     run = Run(
+        objective=objective,
         model=from_dict(objective.model, data["model"], str(folder / RUN)),
         runner=from_dict(objective.runner, data["runner"], str(folder / RUN)),
         seed=record["seed"],
@@ -182,7 +235,10 @@ def resolve_past(args: argparse.Namespace) -> Run:
 def _read_run(folder: Path, objective: Objective) -> dict:
     try:
         record = json.loads((folder / RUN).read_text())
-        for key, kind in (("model", objective.model), ("runner", objective.runner)):  # with defaults for fields newer than it
+        for key, kind in (
+            ("model", objective.model),
+            ("runner", objective.runner),
+        ):  # with defaults for fields newer than it
             record[key] = to_dict(from_dict(kind, record[key], str(folder / RUN)))
         record["seed"], record["recipe"]
         return record
@@ -220,7 +276,7 @@ def prepare_folder(run: Run, args: argparse.Namespace) -> Path | None:
 def _refuse_difference(wanted: dict, stands: dict, folder: Path) -> None:
     """Refuse when what stands in a folder was made by another configuration, and show the difference."""
 
-    def flat(data, prefix=""):
+    def flat(data: Any, prefix: str = "") -> dict[str, Any]:
         if not isinstance(data, dict):
             return {prefix[:-1]: data}
         return {k: v for key, value in data.items() for k, v in flat(value, f"{prefix}{key}.").items()}

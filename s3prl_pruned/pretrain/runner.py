@@ -2,21 +2,23 @@
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import torch
 
 from s3prl_pruned import distributed
 from s3prl_pruned.command_line import Interrupted
 from s3prl_pruned.pretrain.config import RunnerConfig
+from s3prl_pruned.pretrain.expert import Expert
 from s3prl_pruned.pretrain.logging import RunLog
 from s3prl_pruned.pretrain.trainer import Trainer
 
 
 def train(
-    expert,
+    expert: Expert,
     config: RunnerConfig,
     folder: Path,
     *,
@@ -51,7 +53,14 @@ def train(
             log.close()
 
 
-def _run(trainer: Trainer, expert, config: RunnerConfig, folder: Path, log: RunLog | None, on_checkpoint) -> None:
+def _run(
+    trainer: Trainer,
+    expert: Expert,
+    config: RunnerConfig,
+    folder: Path,
+    log: RunLog | None,
+    on_checkpoint: Callable[[Path], None] | None,
+) -> None:
     loop = config.runner
     with _stop_requests() as stop:
         started = time.perf_counter()
@@ -91,11 +100,11 @@ class _StopRequest:
 
 
 @contextmanager
-def _stop_requests():
+def _stop_requests() -> Iterator[_StopRequest]:
     """Ctrl-C and SIGTERM ask for a stop after the step under way; a second Ctrl-C stops at once."""
     stop = _StopRequest()
 
-    def request(signum, frame):
+    def request(signum: int, frame: FrameType | None) -> None:
         # Under torchrun one Ctrl-C arrives twice: from the terminal and from torchrun.
         if stop.requested and signum == signal.SIGINT and time.monotonic() - stop.since > 2:
             raise KeyboardInterrupt

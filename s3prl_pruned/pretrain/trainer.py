@@ -23,6 +23,7 @@ from s3prl_pruned import checkpoint, distributed
 from s3prl_pruned.config import UserError, to_dict
 from s3prl_pruned.data.waveforms import SAMPLE_RATE
 from s3prl_pruned.pretrain.config import RunnerConfig
+from s3prl_pruned.pretrain.expert import Expert
 from s3prl_pruned.pretrain.optim import build_optimizers
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class Trainer:
         seconds: that the steps done took, without reading data, checkpoints and evaluation.
     """
 
-    def __init__(self, expert, config: RunnerConfig, *, seed: int):
+    def __init__(self, expert: Expert, config: RunnerConfig, *, seed: int):
         self.expert, self.config, self.seed = expert, config, seed
         self.loop = config.runner
         self.step, self.bad_steps, self.seconds = 0, 0, 0.0
@@ -58,7 +59,7 @@ class Trainer:
         expert.model.train()
 
     def batches(self) -> Iterator[list]:
-        """This process's micro-batches of each step still to come: number r, r + w, ... of the step's, of w processes."""
+        """This process's micro-batches of each step still to come: number r, r + w, ... where w processes are."""
         rank, world, per_step = distributed.rank(), distributed.world_size(), self.per_step
         if per_step < world:
             raise UserError(
@@ -67,7 +68,9 @@ class Trainer:
             )
         steps = range(self.step, self.loop.total_steps)
         loader = iter(
-            self.expert.get_train_dataloader(step * per_step + i for step in steps for i in range(rank, per_step, world))
+            self.expert.get_train_dataloader(
+                step * per_step + i for step in steps for i in range(rank, per_step, world)
+            )
         )
         own = len(range(rank, per_step, world))
         for _ in steps:
@@ -197,8 +200,8 @@ class Trainer:
         self._seed_dropout()
         if distributed.is_main():
             logger.warning(
-                "%s was written by %d process(es), now there are %d: each step's %d micro-batches are dealt out anew. The "
-                "data go on where they stopped; only dropout draws other numbers.",
+                "%s was written by %d process(es), now there are %d: each step's %d micro-batches are dealt out anew. "
+                "The data go on where they stopped; only dropout draws other numbers.",
                 path, len(generators), distributed.world_size(), self.per_step,
             )  # fmt: skip
 
@@ -214,7 +217,7 @@ def _sum_over_processes(records: dict[str, float]) -> None:
 
 
 @contextmanager
-def _memory_error_named(config: RunnerConfig, device: str):
+def _memory_error_named(config: RunnerConfig, device: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -240,4 +243,8 @@ def peak_memory(device: str) -> float:
 
 def versions() -> dict[str, str]:
     """What computed this: for checkpoints, cards and results."""
-    return {"s3prl_pruned": s3prl_pruned.__version__, "torch": str(torch.__version__), "python": platform.python_version()}
+    return {
+        "s3prl_pruned": s3prl_pruned.__version__,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+    }

@@ -1,22 +1,24 @@
-"""The band rule on the compression ratio (Xu et al. 2025), in place of the Lagrangian where a task's own loss is trained.
+"""The band rule on the compression ratio (Xu et al. 2025), in place of the Lagrangian under a task's own loss.
 
-Too large a model: task loss + lambda x size. Too small a one: task loss - lambda x size. Within the band: task loss alone.
+Too large a model: task loss + lambda x size. Too small a one: task loss - lambda x size. Within the band: task loss
+alone.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from s3prl_pruned.config import UserError
+from s3prl_pruned.sparsity.config import Target, renewed
 
 
 @dataclass(kw_only=True)
 class BandConfig:
     """Where the band lies, and how hard the size pulls."""
 
-    target_sparsity: float = 0.72
-    """Middle of the band, in [0, 1): share of the prunable weights that goes (`sparsity.counts.sparsity`). The compression
-    ratio of these weights is 1 / (1 - sparsity), so that a band of the one is a band of the other."""
+    target: Target = field(default_factory=lambda: Target(share=0.72))
+    """Middle of the band, of `params`. Their compression ratio is 1 / (1 - share), so that a band of the one is a
+    band of the other."""
 
     tolerance: float = 0.01
     """Half the width of the band, a difference of sparsities. Not in the abstract."""
@@ -24,9 +26,17 @@ class BandConfig:
     size_weight: float = 1.0
     """lambda; size is the share of the prunable weights that stays, 0 to 1. Not in the abstract."""
 
+    renew = staticmethod(renewed)
+
+    @property
+    def goal(self) -> float:
+        """The target's share, a sparsity."""
+        return self.target.share
+
     def validate(self) -> None:
-        if not 0 <= self.target_sparsity < 1:
-            raise UserError(f"`target_sparsity` must be in [0, 1), but is {self.target_sparsity}.")
+        """Raise UserError where a value is out of its range."""
+        if self.target.of != "params":
+            raise UserError(f"`target.of` must be params, but is {self.target.of}: the band is one of sparsities.")
         if not 0 < self.tolerance < 1:
             raise UserError(f"`tolerance` must be in (0, 1), but is {self.tolerance}.")
         if self.size_weight <= 0:
@@ -38,6 +48,6 @@ class BandConfig:
         Args:
             sparsity: of the model as it stands, a scalar with a gradient to the gates.
         """
-        gap = float(sparsity.detach()) - self.target_sparsity
+        gap = float(sparsity.detach()) - self.goal
         sign = 0 if abs(gap) <= self.tolerance else -1 if gap > 0 else 1
         return sign * self.size_weight * (1 - sparsity)

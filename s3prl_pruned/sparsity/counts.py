@@ -1,14 +1,16 @@
 """Weights, parameters and multiply-accumulates (MACs). One formula each, for integers and expected tensors alike."""
 
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias, overload
 
 from torch import Tensor
 
 from s3prl_pruned.models.attention import padded_width
 from s3prl_pruned.models.spec import ATTENTION_MAPS, FEED_FORWARD_MAPS, CompactSpec, EncoderConfig, LayerSpec, Ranks
 
-Number = TypeVar("Number", int, float, Tensor)
+Number: TypeAlias = int | float | Tensor
+"""A count of a structure, or the expected count under gates, a scalar tensor."""
 _MAPS = {"qk": ("q_proj", "k_proj"), "vo": ("v_proj", "out_proj"), "ffn": ("fc1", "fc2")}
 """The linear maps that a kind of dimension is a side of; the other side is the residual stream."""
 
@@ -20,18 +22,21 @@ class LayerCounts:
     Integers for a structure; scalar tensors for the expectation under gates.
     """
 
-    qk: int | Tensor
-    vo: int | Tensor
-    ffn: int | Tensor
-    ranks: Ranks = Ranks()
-    heads: int | Tensor = 0
+    qk: Number
+    vo: Number
+    ffn: Number
+    ranks: Ranks = field(default_factory=Ranks)
+    heads: Number = 0
     """Heads that stay; weights do not depend on them, MACs and time do."""
-    products: int | Tensor = 0
+    products: Number = 0
     """Dimensions of attention's two products over all heads, each head padded to the layer's widest."""
 
     @classmethod
     def of(cls, layer: LayerSpec) -> "LayerCounts":
-        width = padded_width([len(head.qk) for head in layer.heads]) + padded_width([len(head.vo) for head in layer.heads])
+        """What a structure has."""
+        width = padded_width([len(head.qk) for head in layer.heads]) + padded_width(
+            [len(head.vo) for head in layer.heads]
+        )
         return cls(
             qk=sum(len(head.qk) for head in layer.heads),
             vo=sum(len(head.vo) for head in layer.heads),
@@ -47,13 +52,14 @@ class EncoderCounts:
     """What stays of an encoder: integers for a structure, scalar tensors for the expectation under gates."""
 
     layers: list[LayerCounts]
-    channels: list[int | Tensor]
+    channels: list[Number]
     """Of each layer of the CNN."""
     with_cnn: bool
     """Whether the CNN is pruned, and so counted in the sparsity."""
 
     @classmethod
     def of(cls, config: EncoderConfig, spec: CompactSpec) -> "EncoderCounts":
+        """What a structure has."""
         return cls(
             layers=[LayerCounts.of(layer) for layer in spec.layers],
             channels=[len(kept) for kept in spec.channels_of(config)],
@@ -62,45 +68,61 @@ class EncoderCounts:
 
     @classmethod
     def dense(cls, config: EncoderConfig, *, with_cnn: bool) -> "EncoderCounts":
+        """What the dense model has."""
         return replace(cls.of(config, CompactSpec.dense(config)), with_cnn=with_cnn)
 
 
-def linear_weights(embed_dim: int, size: int | Tensor, rank: int | None = None) -> int | Tensor:
+def linear_weights(embed_dim: int, size: Number, rank: int | None = None) -> Number:
     """Weights of a linear map between the residual stream and `size` dimensions, held whole or as two factors."""
     return embed_dim * size if rank is None else rank * (embed_dim + size)
 
 
-def map_weights(embed_dim: int, counts: LayerCounts) -> dict[str, int | Tensor]:
+def map_weights(embed_dim: int, counts: LayerCounts) -> dict[str, Number]:
     """Prunable weights of a layer, without biases, by linear map."""
     sizes = {name: getattr(counts, kind) for kind, names in _MAPS.items() for name in names}
     return {name: linear_weights(embed_dim, size, getattr(counts.ranks, name)) for name, size in sizes.items()}
 
 
-def layer_weights(embed_dim: int, counts: LayerCounts, names: tuple[str, ...] = ATTENTION_MAPS + FEED_FORWARD_MAPS) -> int | Tensor:
+def layer_weights(
+    embed_dim: int, counts: LayerCounts, names: tuple[str, ...] = ATTENTION_MAPS + FEED_FORWARD_MAPS
+) -> Number:
     """Prunable weights of a layer, without biases: q, k, v, o and the two feed-forward matrices, or the named ones."""
     weights = map_weights(embed_dim, counts)
     return sum(weights[name] for name in names)
 
 
-def cnn_weights(config: EncoderConfig, channels: list[Number]) -> Number:
-    """Weights of the convolutions and of the projection that reads them, without biases: products of neighbouring
-    layers' channels (their expectation too, since layers' masks are drawn independently)."""
+def cnn_weights(config: EncoderConfig, channels: Sequence[Number]) -> Number:
+    """Weights of the convolutions and of the projection that reads them, without biases.
+
+    They are products of neighbouring layers' channels, in expectation too, since layers' masks are drawn independently.
+    """
     convolutions = sum(
-        before * here * kernel for before, here, (_, kernel, _) in zip([1, *channels], channels, config.conv_layers)
+        before * here * kernel
+        for before, here, (_, kernel, _) in zip([1, *channels[:-1]], channels, config.conv_layers, strict=True)
     )
     return convolutions + channels[-1] * config.embed_dim * config.has_projection
 
 
 def weights(config: EncoderConfig, counts: EncoderCounts) -> Number:
-    """Weight elements (no biases) of the prunable matrices: the attention's and feed-forward's, and, where the CNN is
-    pruned too, those of its convolutions and of the projection behind it."""
+    """Weight elements (no biases) of the prunable matrices: the attention's and feed-forward's.
+
+    Where the CNN is pruned too, those of its convolutions and of the projection behind it are among them.
+    """
     layers = sum(layer_weights(config.embed_dim, layer) for layer in counts.layers)
     return layers + cnn_weights(config, counts.channels) if counts.with_cnn else layers
 
 
 def prunable_weights(config: EncoderConfig, spec: CompactSpec) -> int:
     """Weight elements of the prunable matrices that `spec` keeps; 84,934,656 for dense WavLM Base."""
-    return weights(config, EncoderCounts.of(config, spec))
+    return int(weights(config, EncoderCounts.of(config, spec)))
+
+
+@overload
+def sparsity(kept: float, config: EncoderConfig, *, with_cnn: bool = False) -> float: ...
+
+
+@overload
+def sparsity(kept: Number, config: EncoderConfig, *, with_cnn: bool = False) -> Number: ...
 
 
 def sparsity(kept: Number, config: EncoderConfig, *, with_cnn: bool = False) -> Number:
@@ -108,6 +130,7 @@ def sparsity(kept: Number, config: EncoderConfig, *, with_cnn: bool = False) -> 
 
     Args:
         kept: what `weights` gave.
+        config: the dense shape.
         with_cnn: whether the CNN is pruned too, and so among both.
     """
     return 1 - kept / weights(config, EncoderCounts.dense(config, with_cnn=with_cnn))
@@ -124,7 +147,7 @@ def parameters(config: EncoderConfig, spec: CompactSpec) -> dict[str, int]:
     channels = [len(kept) for kept in spec.channels_of(config)]
     normed = len(channels) if config.extractor_mode == "layer_norm" else 1
     projection = channels[-1] * dim * config.has_projection
-    cnn = cnn_weights(config, channels) - projection
+    cnn = int(cnn_weights(config, channels)) - projection
     cnn += sum(channels) * config.conv_bias + sum(2 * c for c in channels[:normed])
     convolution = dim * dim // config.pos_conv_groups * config.pos_conv_kernel + dim
     parts = {
@@ -132,7 +155,8 @@ def parameters(config: EncoderConfig, spec: CompactSpec) -> dict[str, int]:
         "projection": 2 * channels[-1] + projection + dim * config.has_projection,
         "mask_embedding": dim,
         # weight normalisation has a scale per kernel position; data2vec's stack has none
-        "positional_convolution": convolution * config.pos_conv_depth + config.pos_conv_kernel * (config.pos_conv_depth == 1),
+        "positional_convolution": convolution * config.pos_conv_depth
+        + config.pos_conv_kernel * (config.pos_conv_depth == 1),
         "relative_position": config.num_buckets * heads * (config.relative_position and spec.has_attention),
         "attention": 0,
         "feed_forward": 0,
@@ -140,38 +164,35 @@ def parameters(config: EncoderConfig, spec: CompactSpec) -> dict[str, int]:
     }  # fmt: skip
     for layer in spec.layers:
         counts = LayerCounts.of(layer)
-        parts["attention"] += layer_weights(dim, counts, ATTENTION_MAPS)
-        parts["attention"] += 2 * counts.qk + counts.vo + dim * layer.attention
+        parts["attention"] += int(layer_weights(dim, counts, ATTENTION_MAPS))
+        parts["attention"] += int(2 * counts.qk + counts.vo) + dim * layer.attention
         if config.gated_position and layer.heads:
             parts["attention"] += config.head_dim * 8 + 8 + len(layer.heads)
-        parts["feed_forward"] += layer_weights(dim, counts, FEED_FORWARD_MAPS)
-        parts["feed_forward"] += counts.ffn + dim * layer.feed_forward
+        parts["feed_forward"] += int(layer_weights(dim, counts, FEED_FORWARD_MAPS))
+        parts["feed_forward"] += int(counts.ffn) + dim * layer.feed_forward
     return parts
-
-
-def num_frames(config: EncoderConfig, num_samples: int) -> int:
-    """Frames that the feature extractor makes of `num_samples` samples (0 when there are too few)."""
-    return config.num_frames(num_samples)
 
 
 def macs(config: EncoderConfig, spec: CompactSpec, num_samples: int) -> dict[str, int]:
     """Multiply-accumulates of a structure by part, for one utterance of `num_samples` samples: `counted_macs`."""
-    return counted_macs(config, EncoderCounts.of(config, spec), num_samples)
+    return {part: int(work) for part, work in counted_macs(config, EncoderCounts.of(config, spec), num_samples).items()}
 
 
 def counted_macs(config: EncoderConfig, counts: EncoderCounts, num_samples: int) -> dict[str, Number]:
     """Multiply-accumulates by part for one utterance: convolutions, linears and the two products of attention.
 
-    What the reference path runs is counted: heads of different sizes are padded to the layer's widest in the two products. Norms,
-    activations, softmax and the bias' additions are not counted, as usual.
+    What the reference path runs is counted: heads of different sizes are padded to the layer's widest in the two
+    products. Norms, activations, softmax and the bias' additions are not counted, as usual.
     """
-    frames, in_channels, cnn, length = num_frames(config, num_samples), 1, 0, num_samples
-    for channels, (_, kernel, stride) in zip(counts.channels, config.conv_layers):
+    frames, length = config.num_frames(num_samples), num_samples
+    in_channels: Number = 1
+    cnn: Number = 0
+    for channels, (_, kernel, stride) in zip(counts.channels, config.conv_layers, strict=True):
         length = (length - kernel) // stride + 1
         cnn += length * in_channels * channels * kernel
         in_channels = channels
     dim = config.embed_dim
-    parts = {
+    parts: dict[str, Number] = {
         "cnn": cnn,
         "projection": frames * in_channels * dim * config.has_projection,
         # an even kernel makes one frame more than is kept

@@ -1,15 +1,30 @@
 """The expected structure under gates, and how far given gates can go."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from s3prl_pruned.gates.attach import GateConfig, GateSet
-from s3prl_pruned.gates.self_pinching import PinchedDraw, SelfPinchingConfig
+from s3prl_pruned.gates.attach import GateConfig
+from s3prl_pruned.gates.self_pinching import SelfPinchingConfig
+from s3prl_pruned.models.masks import Slot, masks_of_layer
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, LayerSpec
-from s3prl_pruned.sparsity.counts import EncoderCounts, LayerCounts, sparsity, weights
+from s3prl_pruned.sparsity.counts import EncoderCounts, LayerCounts, Number, sparsity, weights
+
+
+class Counted(Protocol):
+    """Units whose number is counted: each stays with a probability (`GateSet`), or stays or not (a step's draw)."""
+
+    @property
+    def spec(self) -> CompactSpec:
+        """Of the encoder that they are in."""
+        ...
+
+    def keep_probabilities(self) -> Mapping[Slot, Tensor]:
+        """(n,) by slot."""
+        ...
 
 
 def expected_counts(layer: LayerSpec, probabilities: dict[str, Tensor]) -> LayerCounts:
@@ -17,21 +32,22 @@ def expected_counts(layer: LayerSpec, probabilities: dict[str, Tensor]) -> Layer
 
     Args:
         layer: the structure that the gates are attached to.
-        probabilities: P(z > 0) per slot name (`z_mha` (1,), `z_qk` (sum of qk dims,), ...); an absent slot is 1. Of single
-            weights, under `attention_weights` and `ffn_weights`; they count as the share of the dimensions that they are.
+        probabilities: P(z > 0) per slot name (`z_mha` (1,), `z_qk` (sum of qk dims,), ...); an absent slot is 1. Of
+            single weights, under `attention_weights` and `ffn_weights`; they count as the share of the dimensions that
+            they are.
 
     Returns:
         LayerCounts of scalar tensors (of ints where no gate acts).
     """
 
-    def dims(per_head: list[int], name: str) -> Tensor | int:
+    def dims(per_head: list[int], name: str) -> Number:
         kept, head = probabilities.get(name, 1), probabilities.get("z_head")
         if head is not None:
             repeats = torch.tensor(per_head, device=head.device)
             kept = kept * head.repeat_interleave(repeats, output_size=sum(per_head))
         return _total(kept, sum(per_head)) * _total(probabilities.get("z_mha", 1), 1) * share("attention_weights")
 
-    def share(kind: str) -> Tensor | int:
+    def share(kind: str) -> Number:
         return probabilities[kind].mean() if kind in probabilities else 1
 
     ffn = _total(probabilities.get("z_int", 1), len(layer.ffn))
@@ -42,19 +58,20 @@ def expected_counts(layer: LayerSpec, probabilities: dict[str, Tensor]) -> Layer
     )
 
 
-def _total(probability: Tensor | int, num: int) -> Tensor | int:
+def _total(probability: Number, num: int) -> Number:
     """Expected number of `num` things that stay; the probability 1 where no gate acts on them."""
     return probability.sum() if isinstance(probability, Tensor) else probability * num
 
 
-def expected_heads(layer: LayerSpec, probabilities: dict[str, Tensor]) -> tuple[Tensor | int, Tensor | int]:
+def expected_heads(layer: LayerSpec, probabilities: dict[str, Tensor]) -> tuple[Number, Number]:
     """Expected heads of a layer, and expected dimensions of attention's products, of each head padded to the widest.
 
-    A head lives while its own mask, its attention's and any of its value dimensions do; it is as wide as expected of its
-    dimensions. The widest is that of the largest expectation, which is exact where gates are sure.
+    A head lives while its own mask, its attention's and any of its value dimensions do; it is as wide as expected of
+    its dimensions. The widest is that of the largest expectation, which is exact where every probability is 0 or 1.
 
     Args:
-        layer, probabilities: as `expected_counts`.
+        layer: as `expected_counts`.
+        probabilities: as `expected_counts`.
 
     Returns:
         `LayerCounts.heads` and `LayerCounts.products`.
@@ -69,39 +86,45 @@ def expected_heads(layer: LayerSpec, probabilities: dict[str, Tensor]) -> tuple[
         kept = torch.ones(sum(sizes), device=device) if kept is None else kept
         return pad_sequence(kept.split(sizes), batch_first=True)
 
-    qk, vo = by_head([len(head.qk) for head in layer.heads], "z_qk"), by_head([len(head.vo) for head in layer.heads], "z_vo")
+    qk, vo = (
+        by_head([len(head.qk) for head in layer.heads], "z_qk"),
+        by_head([len(head.vo) for head in layer.heads], "z_vo"),
+    )
     alive = (1 - (1 - vo).prod(1)) * probabilities.get("z_head", 1)
     widths = [(alive * kept.sum(1)).max().clamp(min=1) for kept in (qk, vo)]
     heads = alive.sum() * _total(probabilities.get("z_mha", 1), 1)
-    return heads, heads * sum(widths)
+    return heads, heads * (widths[0] + widths[1])
 
 
-def expected_encoder(gates: GateSet | PinchedDraw, config: EncoderConfig, *, heads: bool = False) -> EncoderCounts:
+def expected_encoder(gates: Counted, config: EncoderConfig, *, heads: bool = False) -> EncoderCounts:
     """Expected counts of a whole encoder under its gates, with a gradient to every log_alpha.
 
     Args:
+        gates: `GateSet`, or the `PinchedDraw` of a step.
+        config: the encoder's dense shape.
         heads: whether heads and products are counted too; sparsity does not need them, MACs and time do.
     """
+    probabilities = gates.keep_probabilities()
     layers = []
     for i, layer in enumerate(gates.spec.layers):
-        probabilities = gates.keep_probabilities(i)
-        counts = expected_counts(layer, probabilities)
+        of_layer = masks_of_layer(probabilities, i)
+        counts = expected_counts(layer, of_layer)
         if heads:
-            counts.heads, counts.products = expected_heads(layer, probabilities)
+            counts.heads, counts.products = expected_heads(layer, of_layer)
         layers.append(counts)
-    channels = gates.channel_probabilities()
+    channels = {i: kept.sum() for (i, name), kept in probabilities.items() if name == "z_conv"}
     whole = [len(kept) for kept in gates.spec.channels_of(config)]
     return EncoderCounts(
         layers=layers,
-        channels=[channels[i].sum() if i in channels else size for i, size in enumerate(whole)],
+        channels=[channels.get(i, size) for i, size in enumerate(whole)],
         with_cnn=bool(channels) or gates.spec.channels is not None,
     )
 
 
-def expected_sparsity(gates: GateSet | PinchedDraw, config: EncoderConfig) -> Tensor:
+def expected_sparsity(gates: Counted, config: EncoderConfig) -> Tensor:
     """Expected sparsity of an encoder under its gates: a scalar in [0, 1) with a gradient to every log_alpha."""
     counts = expected_encoder(gates, config)
-    return sparsity(weights(config, counts), config, with_cnn=counts.with_cnn)
+    return torch.as_tensor(sparsity(weights(config, counts), config, with_cnn=counts.with_cnn))
 
 
 def reachable_sparsity(
@@ -114,18 +137,5 @@ def reachable_sparsity(
         gate_config: which gates.
         spec: what the encoder has left; None is everything.
     """
-    spec = spec or CompactSpec.dense(config)
-    if isinstance(gate_config, SelfPinchingConfig):
-        return _reachable_by_pinching(config, gate_config, spec)
     with torch.no_grad():
-        return float(expected_sparsity(GateSet(spec, gate_config.closed(), config), config))
-
-
-def _reachable_by_pinching(config: EncoderConfig, gate_config: SelfPinchingConfig, spec: CompactSpec) -> float:
-    """Every unit of the kinds gone."""
-    gone = {"head": {"qk": 0, "vo": 0}, "int": {"ffn": 0}}
-    gone |= {"attention_weights": gone["head"], "ffn_weights": gone["int"]}
-    changes = {name: 0 for kind in gate_config.kinds for name in gone[kind]}
-    counts = EncoderCounts.of(config, spec)
-    left = replace(counts, layers=[replace(layer, **changes) for layer in counts.layers])
-    return sparsity(weights(config, left), config, with_cnn=counts.with_cnn)
+        return float(expected_sparsity(gate_config.closed(spec or CompactSpec.dense(config), config), config))

@@ -1,7 +1,7 @@
 """Expected time on one device, from a table of measured parts (`tools/timing.py --latency-table` writes it).
 
-Parts are interpolated linearly, so that a time has a gradient to the counts that it is of. Where a larger part was measured
-faster than a smaller one, that is noise, and the smaller one's time is taken.
+Parts are interpolated linearly, so that a time has a gradient to the counts that it is of. Where a larger part was
+measured faster than a smaller one, that is noise, and the smaller one's time is taken.
 """
 
 import bisect
@@ -11,14 +11,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
 from s3prl_pruned.config import UserError, from_dict
 from s3prl_pruned.models.spec import EncoderConfig
-from s3prl_pruned.sparsity.counts import EncoderCounts, LayerCounts, Number
+from s3prl_pruned.resources import existing
+from s3prl_pruned.sparsity.counts import EncoderCounts, LayerCounts
 
+Scalar: TypeAlias = float | Tensor
+"""A count or a time: of a structure, or (a tensor without dimensions) expected under gates."""
 FORMAT, FORMAT_VERSION = "s3prl_pruned.latency", 1
 _NOT_ITS_SPEED = ("family", "padding_rule", "dropout", "attention_dropout", "activation_dropout", "feature_grad_mult")
 """Fields of a shape that take no time in inference."""
@@ -34,11 +37,12 @@ class Line:
     """Measured, one per count."""
 
     def validate(self) -> None:
+        """Raise UserError where a value is out of its range."""
         _check_axis("counts", self.counts)
         _check_seconds(self.seconds, len(self.counts))
         self.seconds = tuple(itertools.accumulate(self.seconds, max))
 
-    def at(self, count: Number) -> Number:
+    def at(self, count: Scalar) -> Scalar:
         """Seconds at a count, interpolated."""
         return interpolate(self.counts, self.seconds, count)
 
@@ -55,6 +59,7 @@ class Grid:
     """Measured, [row][column]."""
 
     def validate(self) -> None:
+        """Raise UserError where a value is out of its range."""
         _check_axis("rows", self.rows)
         _check_axis("columns", self.columns)
         if len(self.seconds) != len(self.rows):
@@ -64,7 +69,7 @@ class Grid:
         rising = [list(itertools.accumulate(row, max)) for row in self.seconds]
         self.seconds = tuple(itertools.accumulate(map(tuple, rising), lambda a, b: tuple(map(max, a, b))))
 
-    def at(self, row: Number, column: Number) -> Number:
+    def at(self, row: Scalar, column: Scalar) -> Scalar:
         """Seconds at two counts, interpolated."""
         return interpolate(self.rows, [interpolate(self.columns, seconds, column) for seconds in self.seconds], row)
 
@@ -108,8 +113,8 @@ class LatencyTable:
     utterance_seconds: float
     """Length of the utterance."""
     cnn: tuple[Grid, ...]
-    """Of each pair of neighbouring layers: the whole CNN's time by their channels, all other layers at the smallest count of
-    their own axis."""
+    """Of each pair of neighbouring layers: the whole CNN's time by their channels, all other layers at the smallest
+    count of their own axis."""
     rest: Line
     """Projection, positional convolution and norms, by channels of the CNN's last layer."""
     attention: Grid
@@ -122,6 +127,7 @@ class LatencyTable:
     """On what, and how."""
 
     def validate(self) -> None:
+        """Raise UserError where a value is out of its range."""
         if (self.format, self.format_version) != (FORMAT, FORMAT_VERSION):
             raise UserError(
                 f"`format` and `format_version` must be {FORMAT!r} and {FORMAT_VERSION}, but are {self.format!r} and "
@@ -142,27 +148,27 @@ class LatencyTable:
         if differing:
             name = differing[0]
             raise UserError(
-                f"the latency table is of another shape: its `{name}` is {getattr(self.encoder, name)}, the encoder's is "
-                f"{getattr(shape, name)}. Measure one: tools/timing.py --models ours:<shape> --latency-table FILE."
+                f"the latency table is of another shape: its `{name}` is {getattr(self.encoder, name)}, the encoder's "
+                f"is {getattr(shape, name)}. Measure one: tools/timing.py --models ours:<shape> --latency-table FILE."
             )
 
-    def time(self, counts: EncoderCounts) -> Number:
+    def time(self, counts: EncoderCounts) -> Scalar:
         """Seconds of an encoder of which `counts` stay: the sum of its parts."""
         layers = sum(self._attention(layer) + self._feed_forward(layer) for layer in counts.layers)
         return self.cnn_time(counts.channels) + self.rest.at(counts.channels[-1]) + layers
 
-    def cnn_time(self, channels: list[Number]) -> Number:
+    def cnn_time(self, channels: Sequence[Scalar]) -> Scalar:
         """Seconds of the CNN.
 
-        Its pairs are summed so that each layer's share counts once: exactly its time, where a layer's time depends on its
-        own channels and those that it reads.
+        Its pairs are summed so that each layer's share counts once: exactly its time, where a layer's time depends on
+        its own channels and those that it reads.
         """
         seconds = self.cnn[0].at(channels[0], channels[1])
         for grid, before, here in zip(self.cnn[1:], channels[1:], channels[2:], strict=False):
             seconds = seconds + grid.at(before, here) - grid.at(before, grid.columns[0])
         return seconds
 
-    def _attention(self, layer: LayerCounts) -> Number:
+    def _attention(self, layer: LayerCounts) -> Scalar:
         """No heads take no time, though few would by the measured line."""
         heads = layer.heads
         if _plain(heads) <= 0:
@@ -173,14 +179,14 @@ class LatencyTable:
             return self.attention.at(heads, dims)
         return self.attention.at(fewest, dims) * heads / fewest
 
-    def _feed_forward(self, layer: LayerCounts) -> Number:
+    def _feed_forward(self, layer: LayerCounts) -> Scalar:
         fewest = self.feed_forward.counts[0]
         if _plain(layer.ffn) >= fewest:
             return self.feed_forward.at(layer.ffn)
         return self.feed_forward.seconds[0] * layer.ffn / fewest
 
 
-def interpolate(axis: Sequence[float], values: Sequence[Number], x: Number) -> Number:
+def interpolate(axis: Sequence[float], values: Sequence[Scalar], x: Scalar) -> Scalar:
     """The piecewise linear function through (axis, values) at `x`; its first and last piece go on beyond the ends."""
     i = min(max(bisect.bisect_right(axis, _plain(x)) - 1, 0), len(axis) - 2)
     slope = (values[i + 1] - values[i]) / (axis[i + 1] - axis[i])
@@ -194,9 +200,11 @@ def read_latency_table(path: str | Path) -> LatencyTable:
         UserError: the file is unreadable, no such table, or damaged.
     """
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        data = json.loads(existing(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is no latency table ({error}). Measure one: tools/timing.py --latency-table FILE.") from error
+        raise UserError(
+            f"{path}: is no latency table ({error}). Measure one: tools/timing.py --latency-table FILE."
+        ) from error
     return latency_table(data, str(path))
 
 
@@ -207,16 +215,19 @@ def latency_table(data: Any, where: str) -> LatencyTable:
         UserError: it is none.
     """
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise UserError(f"{where}: is no latency table (`format` must be {FORMAT!r}). Measure one: tools/timing.py --latency-table FILE.")
+        raise UserError(
+            f"{where}: is no latency table (`format` must be {FORMAT!r}). Measure one: tools/timing.py --latency-table "
+            "FILE."
+        )
     return from_dict(LatencyTable, data, where)
 
 
-def _plain(x: Number) -> float:
+def _plain(x: Scalar) -> float:
     return float(x.detach()) if isinstance(x, Tensor) else float(x)
 
 
 def _check_axis(name: str, axis: tuple[float, ...]) -> None:
-    if len(axis) < 2 or axis[0] <= 0 or any(b <= a for a, b in zip(axis, axis[1:])):
+    if len(axis) < 2 or axis[0] <= 0 or any(b <= a for a, b in itertools.pairwise(axis)):
         raise UserError(f"`{name}` must be two or more ascending positive counts, but is {list(axis)}.")
 
 

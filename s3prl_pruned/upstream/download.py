@@ -6,11 +6,13 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from s3prl_pruned.config import UserError
-from s3prl_pruned.export.formats import CARD, CONFIG, WEIGHTS, file_sha256
+from s3prl_pruned.formats.folder import CARD, CONFIG, WEIGHTS
+from s3prl_pruned.formats.tensor_files import file_sha256
 from s3prl_pruned.pretrain.distill.teachers import download
 
 logger = logging.getLogger(__name__)
@@ -43,19 +45,28 @@ def _read_members(path: Path) -> Members | None:
     """The regular files of a zip or tar; None for what is neither (torch's own checkpoints are zips too)."""
     try:
         if zipfile.is_zipfile(path):
-            archive = zipfile.ZipFile(path)
-            names = archive.namelist()
-            if any(PurePosixPath(name).name == "data.pkl" for name in names):
-                return None
-            files = [info for info in archive.infolist() if not info.is_dir()]
-            return {_name(i.filename): (i.file_size, lambda i=i: archive.open(i)) for i in files}
+            return _zip_members(zipfile.ZipFile(path))
         if tarfile.is_tarfile(path):
-            archive = tarfile.open(path)
-            files = [member for member in archive.getmembers() if member.isfile()]
-            return {_name(m.name): (m.size, lambda m=m: archive.extractfile(m)) for m in files}
+            return _tar_members(tarfile.open(path))  # stays open while its members are read
     except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError) as error:
         raise _damaged(path, error) from error
     return None
+
+
+def _zip_members(archive: zipfile.ZipFile) -> Members | None:
+    if any(PurePosixPath(name).name == "data.pkl" for name in archive.namelist()):
+        return None
+    files = [info for info in archive.infolist() if not info.is_dir()]
+    return {_name(info.filename): (info.file_size, partial(archive.open, info)) for info in files}
+
+
+def _tar_members(archive: tarfile.TarFile) -> Members:
+    def opened(member: tarfile.TarInfo) -> IO[bytes]:
+        file = archive.extractfile(member)
+        assert file is not None, "only regular files are asked for"
+        return file
+
+    return {_name(m.name): (m.size, partial(opened, m)) for m in archive.getmembers() if m.isfile()}
 
 
 def _name(name: str) -> str:
@@ -86,14 +97,18 @@ def _choose(path: Path, members: Members) -> dict[str, Callable[[], IO[bytes]]]:
     """The known files of one folder of the archive, by their bare names: nothing else is ever written."""
     for name in members:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
-            raise UserError(f"{path}: its member {name!r} points outside the archive. Nothing was unpacked; do not trust it.")
+            raise UserError(
+                f"{path}: its member {name!r} points outside the archive. Nothing was unpacked; do not trust it."
+            )
     parents = [PurePosixPath(name).parent for name in members if PurePosixPath(name).name == CONFIG]
     if len(parents) != 1 or str(parents[0] / WEIGHTS) not in members:
         raise UserError(
             f"{path}: must hold one exported folder ({CONFIG} and {WEIGHTS} side by side), but holds "
             f"{sorted(members)[:6]}. Pack the `export` folder of a run."
         )
-    known = {name: members[str(parents[0] / name)] for name in (WEIGHTS, CONFIG, CARD) if str(parents[0] / name) in members}
+    known = {
+        name: members[str(parents[0] / name)] for name in (WEIGHTS, CONFIG, CARD) if str(parents[0] / name) in members
+    }
     size = sum(size for size, _ in known.values())
     if size > _LARGEST_FILE:
         raise UserError(f"{path}: would unpack to {size:,} bytes, and at most {_LARGEST_FILE:,} are taken.")

@@ -8,7 +8,6 @@ from torch.nn.utils.rnn import pad_sequence
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.data.waveforms import normalize_waveform
-from s3prl_pruned.sparsity.counts import num_frames
 from s3prl_pruned.upstream.load import load_model
 
 DOWNSAMPLE_RATE = 320  # samples per frame of every public configuration
@@ -20,6 +19,7 @@ class UpstreamExpert(nn.Module):
     Args:
         ckpt: what `upstream.load.load_model` takes.
         model_config: not used; s3prl passes it to every upstream.
+        refresh: not used; s3prl passes it to every upstream.
         family: what the encoder must be, one of `models.spec.FAMILIES`; None takes any.
 
     Attributes:
@@ -27,13 +27,17 @@ class UpstreamExpert(nn.Module):
         model_path, model_hash, teacher_note: what identifies it, for results.
     """
 
-    def __init__(self, ckpt: str | Path, model_config=None, *, family: str | None = None, **kwargs):
+    def __init__(
+        self, ckpt: str | Path, model_config: str | None = None, refresh: bool = False, *, family: str | None = None
+    ):
         super().__init__()
         loaded = load_model(ckpt)
         self.model = loaded.encoder
         found = self.model.config.family
         if family not in (None, found):
-            raise UserError(f"{ckpt}: holds a {found} encoder, and a {family} is asked for. Use -u {found}_pruned_local.")
+            raise UserError(
+                f"{ckpt}: holds a {found} encoder, and a {family} is asked for. Use -u {found}_pruned_local."
+            )
         self.model.feature_extractor.grad_mult = 0.0  # s3prl's experts freeze the CNN in fine-tuning too
         self.model_path = str(loaded.path)
         self.model_hash = loaded.sha256
@@ -57,8 +61,10 @@ class UpstreamExpert(nn.Module):
         """
         config = self.model.config
         shortest = min(len(wav) for wav in wavs)
-        if num_frames(config, shortest) == 0:
-            raise UserError(f"an utterance must be at least one frame long (400 samples, 25 ms), but has {shortest} samples.")
+        if config.num_frames(shortest) == 0:
+            raise UserError(
+                f"an utterance must be at least one frame long (400 samples, 25 ms), but has {shortest} samples."
+            )
         if config.normalize_waveform:
             wavs = [normalize_waveform(wav) for wav in wavs]
         lengths = torch.tensor([len(wav) for wav in wavs], device=wavs[0].device)

@@ -1,35 +1,42 @@
-"""s3prl hub entries: each makes an expert from the arguments that s3prl's runners pass."""
+"""s3prl hub entries: each makes an expert from what s3prl passes: `ckpt`, `model_config` and `refresh`."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from s3prl_pruned.pretrain.distill.teachers import EMBEDDED_TEACHER
 from s3prl_pruned.upstream.expert import UpstreamExpert as _UpstreamExpert
 from s3prl_pruned.upstream.load import newest_export
 
+_Entry = Callable[..., _UpstreamExpert]
 
-def _entries(family: str) -> tuple[Callable, Callable, Callable]:
+
+def _entries(family: str) -> tuple[_Entry, _Entry, _Entry]:
     """`<family>_pruned`, `<family>_pruned_local` and `<family>_pruned_url`."""
 
-    def local(ckpt, *args, **kwargs):
+    def local(ckpt: str | Path, model_config: str | None = None, refresh: bool = False) -> _UpstreamExpert:
         """A pruned encoder from a local path.
 
         ckpt (str): an export's folder, a training checkpoint (masks applied), or a dense checkpoint.
+        model_config, refresh: not used; s3prl passes them to every upstream.
         """
-        return _UpstreamExpert(ckpt, *args, family=family, **kwargs)
+        return _UpstreamExpert(ckpt, family=family)
 
-    def url(ckpt, refresh=False, *args, **kwargs):
+    def url(ckpt: str, refresh: bool = False, model_config: str | None = None) -> _UpstreamExpert:
         """A pruned encoder from the URL of a `states-*.ckpt` or of a zipped export.
 
         ckpt (str): URL.
         refresh (bool): download again although it is in the cache.
+        model_config: not used.
         """
         from s3prl_pruned.upstream.download import fetch_model
 
-        return local(fetch_model(ckpt, refresh=refresh), *args, **kwargs)
+        return local(fetch_model(ckpt, refresh=refresh))
 
-    def newest(ckpt=None, refresh=False, *args, **kwargs):
+    def newest(
+        ckpt: str | Path | None = None, refresh: bool = False, model_config: str | None = None
+    ) -> _UpstreamExpert:
         """The newest export under `result/pretrain/<family>_pruned_distill/`, or what `ckpt` names."""
-        return local(ckpt or newest_export(f"{family}_pruned"), *args, **kwargs)
+        return local(ckpt or newest_export(f"{family}_pruned"))
 
     for function, kind in ((newest, ""), (local, "_local"), (url, "_url")):
         function.__name__ = function.__qualname__ = f"{family}_pruned{kind}"
@@ -42,11 +49,15 @@ wav2vec2_pruned, wav2vec2_pruned_local, wav2vec2_pruned_url = _entries("wav2vec2
 data2vec_pruned, data2vec_pruned_local, data2vec_pruned_url = _entries("data2vec")
 
 
-def wavlm_embedded(ckpt=None, refresh=False, *args, **kwargs):
+def wavlm_embedded(
+    ckpt: str | Path | None = None, refresh: bool = False, model_config: str | None = None
+) -> _UpstreamExpert:
     """The embedded teacher itself, dense: what its pruned models are compared with."""
-    return wavlm_pruned_local(ckpt or EMBEDDED_TEACHER, *args, **kwargs)
+    return wavlm_pruned_local(ckpt or EMBEDDED_TEACHER)
 
 
-def wavlm_random(ckpt=None, refresh=False, *args, **kwargs):
+def wavlm_random(
+    ckpt: str | Path | None = None, refresh: bool = False, model_config: str | None = None
+) -> _UpstreamExpert:
     """The embedded teacher's shape with random weights (seed 0): what training it was worth."""
-    return wavlm_pruned_local("random", *args, **kwargs)
+    return wavlm_pruned_local("random")

@@ -4,10 +4,14 @@ import numpy as np
 import torch
 
 from s3prl_pruned.compressors.magnitude import (
-    plain_state, prunable_linears, prune_weights, set_weight_masks, weight_masks, weights_left,
+    plain_state,
+    prunable_linears,
+    prune_weights,
+    set_weight_masks,
+    weight_masks,
+    weights_left,
 )  # fmt: skip
 from s3prl_pruned.models.dummies import random_encoder, tiny_base
-from s3prl_pruned.models.encoder import LayerMasks
 from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.sparsity.counts import prunable_weights
 from tests.models.test_low_rank import factored
@@ -61,10 +65,12 @@ def test_training_between_rounds_changes_no_pruned_weight_and_keeps_the_paramete
         gone = now
     assert {id(p) for p in encoder.parameters()} == objects
     moved = weights(encoder)["layers.0.attention.q_proj"]
-    assert not np.allclose(moved[moved != 0], random_encoder(CONFIG, seed=0).layers[0].attention.q_proj.weight.detach().numpy()[moved != 0])
+    assert not np.allclose(
+        moved[moved != 0], random_encoder(CONFIG, seed=0).layers[0].attention.q_proj.weight.detach().numpy()[moved != 0]
+    )
 
 
-def test_masks_and_plain_weights_restore_what_is_computed_and_trained():
+def test_masks_and_plain_weights_restore_what_is_computed_and_trained(relative_differences):
     encoder = random_encoder(CONFIG, seed=0)
     prune_weights(encoder, ALL // 2)
     again = random_encoder(CONFIG, seed=1)
@@ -72,22 +78,31 @@ def test_masks_and_plain_weights_restore_what_is_computed_and_trained():
     set_weight_masks(again, {path: mask.clone() for path, mask in weight_masks(encoder).items()})
     wavs = torch.randn(1, 1500)
     outputs = [model(wavs).hidden_states[-1] for model in (encoder, again)]
-    assert torch.equal(*outputs)
+    assert max(relative_differences(outputs[:1], outputs[1:])) <= 2e-5
+    whole = random_encoder(CONFIG, seed=0)(wavs).hidden_states[-1]
+    assert max(relative_differences([whole], outputs[1:])) > 0.01, "pruning is seen"
     for output in outputs:
         output.square().sum().backward()
     ours, theirs = (dict(model.named_parameters()) for model in (encoder, again))
     assert ours.keys() == theirs.keys() and any(name.endswith("weight_orig") for name in ours)
-    assert all(torch.equal(p.grad, theirs[name].grad) for name, p in ours.items() if p.grad is not None)
+    for name, p in ours.items():
+        if p.grad is not None:
+            largest = float(p.grad.abs().max())
+            torch.testing.assert_close(theirs[name].grad, p.grad, rtol=0, atol=1e-5 * largest + 1e-4, msg=name)
 
 
 def test_weights_of_pruned_heads_and_rows_go_first():
     encoder = random_encoder(CONFIG, seed=0)
-    masks = [LayerMasks() for _ in encoder.layers]
-    masks[1] = LayerMasks(z_head=torch.tensor([1.0, 0.0, 1.0, 1.0]), z_int=torch.ones(20).index_fill(0, torch.tensor([3]), 0))
+    masks = {
+        (1, "z_head"): torch.tensor([1.0, 0.0, 1.0, 1.0]),
+        (1, "z_int"): torch.ones(20).index_fill(0, torch.tensor([3]), 0),
+    }
     silent = 4 * 6 * 24 + 2 * 24
     prune_weights(encoder, ALL - silent, masks)
     found = weights(encoder)
-    assert not found["layers.1.attention.q_proj"][6:12].any() and not found["layers.1.attention.out_proj"][:, 6:12].any()
+    assert (
+        not found["layers.1.attention.q_proj"][6:12].any() and not found["layers.1.attention.out_proj"][:, 6:12].any()
+    )
     assert not found["layers.1.feed_forward.fc1"][3].any() and not found["layers.1.feed_forward.fc2"][:, 3].any()
     assert found["layers.0.attention.q_proj"].all()
 
@@ -105,9 +120,16 @@ def test_a_zero_by_chance_is_not_pruning():
 def test_both_factors_of_a_low_rank_map_are_pruned():
     encoder = random_encoder(CONFIG, seed=0, spec=factored(CONFIG))
     names = prunable_linears(encoder)
-    assert {"layers.0.attention.q_proj.down", "layers.0.attention.q_proj.up", "layers.1.attention.q_proj"} <= names.keys()
+    assert {
+        "layers.0.attention.q_proj.down",
+        "layers.0.attention.q_proj.up",
+        "layers.1.attention.q_proj",
+    } <= names.keys()
     total = prunable_weights(CONFIG, encoder.spec)
-    prune_weights(encoder, total // 3, [LayerMasks(z_head=torch.tensor([0.0, 1, 1, 1]))] + [LayerMasks()] * 2)
+    prune_weights(encoder, total // 3, {(0, "z_head"): torch.tensor([0.0, 1, 1, 1])})
     found = weights(encoder)
     assert sum(np.count_nonzero(w) for w in found.values()) == total // 3
-    assert not found["layers.0.attention.v_proj.up"][:6].any() and not found["layers.0.attention.out_proj.down"][:, :6].any()
+    assert (
+        not found["layers.0.attention.v_proj.up"][:6].any()
+        and not found["layers.0.attention.out_proj.down"][:, :6].any()
+    )

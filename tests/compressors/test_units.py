@@ -11,7 +11,6 @@ from s3prl_pruned.compressors.heads import HeadImportance, l1_scores
 from s3prl_pruned.compressors.rows import row_scores
 from s3prl_pruned.compressors.units import head_costs, row_costs, weakest
 from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_base
-from s3prl_pruned.models.encoder import LayerMasks
 from s3prl_pruned.models.linear import output_side
 from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.sparsity.counts import prunable_weights
@@ -48,7 +47,11 @@ def test_what_is_gone_stays_gone_and_the_nearest_number_goes(even):
         alive = now
 
 
-@pytest.mark.parametrize("spec", [CompactSpec.dense(CONFIG), random_spec(CONFIG, seed=3), factored(CONFIG)], ids=["dense", "ragged", "factors"])
+@pytest.mark.parametrize(
+    "spec",
+    [CompactSpec.dense(CONFIG), random_spec(CONFIG, seed=3), factored(CONFIG)],
+    ids=["dense", "ragged", "factors"],
+)
 def test_costs_are_what_the_count_loses_when_a_unit_goes(spec):
     """Measured on the structure without it."""
     for number, layer in enumerate(spec.layers):
@@ -111,7 +114,7 @@ def test_importance_of_one_frame_is_the_gradient_of_the_heads_mask(spec):
     assert all(p.grad is None for p in encoder.parameters())
     sizes = [len(layer.attention.heads.values) if layer.attention else 0 for layer in encoder.layers]
     leaves = [torch.ones(size, requires_grad=True) if size else None for size in sizes]
-    encoder.set_masks([LayerMasks(z_head=leaf) for leaf in leaves])
+    encoder.set_masks({(i, "z_head"): leaf for i, leaf in enumerate(leaves) if leaf is not None})
     loss().backward()
     for size, leaf, total, unit in zip(sizes, leaves, importance.sums, importance.scores(), strict=True):
         if size:

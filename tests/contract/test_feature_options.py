@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from s3prl_pruned.config import UserError
-from s3prl_pruned.superb import run
-from s3prl_pruned.superb.results import read_result
+from s3prl_pruned.superb.results.result import read_result
+from s3prl_pruned.superb.running import run
 from tests.superb_corpora import make_speech_commands, tiny
 
 
@@ -24,7 +24,20 @@ def command(exported, hub, tmp_path_factory):
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
 
         def call(name, *options):
-            where = ["-u", "wavlm_pruned_local", "-k", str(exported), "-d", "ks", "--corpus", ".", "-n", name, "--device", "cpu"]
+            where = [
+                "-u",
+                "wavlm_pruned_local",
+                "-k",
+                str(exported),
+                "-d",
+                "ks",
+                "--corpus",
+                ".",
+                "-n",
+                name,
+                "--device",
+                "cpu",
+            ]
             with contextlib.redirect_stdout(io.StringIO()):
                 run.main([*where, "-o", settings, *options])
             result = read_result(Path("results") / name / "ks" / "result.json")
@@ -65,7 +78,10 @@ def test_a_pruned_upstream_is_fine_tuned_and_evaluated_with_its_new_weights(comm
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["-s", "hidden_stats"], "-s hidden_stats: the upstream does not give it. It gives hidden_states, last_hidden_state"),
+        (
+            ["-s", "hidden_stats"],
+            "-s hidden_stats: the upstream does not give it. It gives hidden_states, last_hidden_state",
+        ),
         (["-l", "4"], "-l 4: must be from 0 to 3, since hidden_states of wavlm_pruned_local holds 4 states"),
     ],
 )

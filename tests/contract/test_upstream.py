@@ -7,7 +7,7 @@ import torch
 
 from s3prl_pruned import checkpoint
 from s3prl_pruned.config import UserError
-from s3prl_pruned.export.formats import load_encoder, model_hash, save_encoder
+from s3prl_pruned.formats.folder import load_encoder, model_hash, save_encoder
 from s3prl_pruned.models.dummies import random_encoder
 from s3prl_pruned.models.spec import CompactSpec, LayerSpec
 from s3prl_pruned.upstream.load import load_model
@@ -122,7 +122,9 @@ def test_the_runners_featurizer_takes_it(expert):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_stays_near_fp32(hub, exported, dtype):
     full = states_of(hub.wavlm_pruned_local(ckpt=str(exported)), noise(16_000, 9_000))
-    half = states_of(hub.wavlm_pruned_local(ckpt=str(exported)).to(dtype), [wav.to(dtype) for wav in noise(16_000, 9_000)])
+    half = states_of(
+        hub.wavlm_pruned_local(ckpt=str(exported)).to(dtype), [wav.to(dtype) for wav in noise(16_000, 9_000)]
+    )
     steps = 20 * torch.finfo(dtype).eps  # layers' roundings add up
     for a, b in zip(half, full, strict=True):
         assert a.dtype == dtype
@@ -140,7 +142,8 @@ def test_gradients_reach_every_weight_that_is_left_in_fine_tuning(hub, exported)
         name for name, p in expert.model.named_parameters() if p.numel() and (p.grad is None or not bool(p.grad.any()))
     }
     frozen = {name for name, _ in expert.model.named_parameters() if name.startswith("feature_extractor.")}
-    # s3prl's WavLM freezes its CNN too; mask_embedding serves masked pre-training only; a key's bias shifts all scores of a query alike
+    # s3prl's WavLM freezes its CNN too; mask_embedding serves masked pre-training only; a key's bias shifts all scores
+    # of a query alike
     exempt = {name for name in without if name.endswith("k_proj.bias")}
     assert without - exempt == frozen | {"mask_embedding"}
 
@@ -172,7 +175,7 @@ def test_an_export_is_taken_by_its_folder_or_by_either_of_its_files(hub, exporte
         for path in (exported, exported / "model.safetensors", exported / "config.json")
     ]
     for other in states[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(states[0], other, strict=True))
+        assert_close(other, states[0])
 
 
 def test_a_dense_checkpoint_of_microsofts_format_is_taken(hub, recipe):
@@ -220,11 +223,16 @@ def test_wrong_paths_are_named(hub, exported, tmp_path):
     with pytest.raises(UserError, match="nowhere: no such model"):
         hub.wavlm_pruned_local(ckpt=str(tmp_path / "nowhere"))
     (tmp_path / "folder").mkdir()
-    with pytest.raises(UserError, match="folder: is no exported encoder, config.json cannot be read"):
+    with pytest.raises(
+        UserError, match=r"folder: is in no known format; it holds \[\]. Readable are: .* training check"
+    ):
         hub.wavlm_pruned_local(ckpt=str(tmp_path / "folder"))
     checkpoint.save_checkpoint(tmp_path / "states-1.ckpt", {"Step": 1})
-    with pytest.raises(UserError, match="states-1.ckpt: is no training checkpoint"):
+    with pytest.raises(UserError, match=r"states-1.ckpt: is in no known format; it holds \['Step'\]"):
         hub.wavlm_pruned_local(ckpt=str(tmp_path / "states-1.ckpt"))
+    checkpoint.save_checkpoint(tmp_path / "states-2.ckpt", {"Step": 1, "Student": {}, "Encoder_Config": {}})
+    with pytest.raises(UserError, match=r"states-2.ckpt: is no training checkpoint .* it lacks \['Gates'"):
+        hub.wavlm_pruned_local(ckpt=str(tmp_path / "states-2.ckpt"))
     (tmp_path / "text.pt").write_text("not a checkpoint")
     with pytest.raises(UserError, match="text.pt: is truncated, or is no torch checkpoint"):
         hub.wavlm_pruned_local(ckpt=str(tmp_path / "text.pt"))
@@ -243,5 +251,11 @@ def test_damaged_exports_are_named(exported, tmp_path):
         load_model(folder)
     folder = copy("foreign")
     (folder / "config.json").write_text('{"format": "another"}')
-    with pytest.raises(UserError, match="foreign/config.json: `format` must be 's3prl_pruned.encoder'"):
+    with pytest.raises(UserError, match=r"foreign: is in no known format; it holds \['"):
         load_model(folder)
+
+
+def test_an_argument_that_s3prl_does_not_pass_is_an_error_that_names_it(hub, exported):
+    for entry in (hub.wavlm_pruned, hub.wavlm_pruned_local, hub.wavlm_pruned_url, hub.wavlm_embedded, hub.wavlm_random):
+        with pytest.raises(TypeError, match="'layer_drop'"):
+            entry(ckpt=str(exported), model_config=None, refresh=False, layer_drop=0.1)

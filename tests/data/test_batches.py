@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.synthetic_audio import write_synthetic_corpus
 from s3prl_pruned.config import UserError
 from s3prl_pruned.data.batches import RandomCropBatches
-from s3prl_pruned.data.dummies import write_synthetic_corpus
 from s3prl_pruned.data.manifest import Utterance, scan_corpus
 from s3prl_pruned.data.waveforms import read_waveform
 
@@ -154,7 +154,7 @@ def test_a_batch_of_nothing_is_an_error(damaged):
 def test_a_data_loader_reads_the_same_batches_ahead(corpus):
     made = batches(corpus)
     loader = torch.utils.data.DataLoader(made, batch_size=None, sampler=range(3, 6), num_workers=1)
-    for index, (wavs, lengths) in zip(range(3, 6), loader):
+    for index, (wavs, _) in zip(range(3, 6), loader):
         assert torch.equal(wavs, made.batch(index)[0])
 
 

@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from s3prl_pruned.data.asterisk import Prompt, english_splits, read_prompts
+from benchmarks.speech.asterisk import Prompt, english_splits, read_prompts
 from s3prl_pruned.data.corpus import assign_splits, normalize_transcript, text_families
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from benchmarks.synthetic_audio import synthetic_noise, write_synthetic_corpus
 from s3prl_pruned.config import UserError
-from s3prl_pruned.data.dummies import synthetic_noise, write_synthetic_corpus
 from s3prl_pruned.data.manifest import Utterance, scan_corpus
 from s3prl_pruned.data.waveforms import read_waveform
 

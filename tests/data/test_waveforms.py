@@ -5,8 +5,8 @@ import pytest
 import soundfile
 import torch
 
+from benchmarks.synthetic_audio import synthetic_noise, synthetic_tone
 from s3prl_pruned.config import UserError
-from s3prl_pruned.data.dummies import synthetic_noise, synthetic_tone
 from s3prl_pruned.data.waveforms import (
     collate,
     crop,

@@ -13,6 +13,7 @@ from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_base
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.families import wavlm_embedded
 from s3prl_pruned.models.spec import CompactSpec
+from s3prl_pruned.sparsity.config import Target
 from s3prl_pruned.sparsity.counts import realised_sparsity
 from s3prl_pruned.sparsity.expected import expected_sparsity
 from s3prl_pruned.sparsity.lagrangian import SparsityConfig
@@ -30,7 +31,9 @@ def trained(spec, *, kinds=FULL, seed=0, mean=-0.5, scale=2.0, shape=None):
     with torch.no_grad():
         for _, name, gate in gates.items():
             start = 1.0 if name in ("z_mha", "z_ffn") else mean
-            gate.log_alpha.copy_((start + scale * torch.randn(gate.log_alpha.shape, generator=generator)).clamp(-4.6, 4.6))
+            gate.log_alpha.copy_(
+                (start + scale * torch.randn(gate.log_alpha.shape, generator=generator)).clamp(-4.6, 4.6)
+            )
     return gates
 
 
@@ -56,7 +59,7 @@ def test_every_mask_follows_the_rule(seed, kinds, pruned_before):
     for layer, name, gate in gates.items():
         log_alpha = gate.log_alpha.tolist()
         expected = by_the_rule(log_alpha, scalar=name in ("z_mha", "z_ffn"))
-        found = final.conv_masks[layer] if name == "z_conv" else getattr(final.masks[layer], name)
+        found = final.masks[layer, name]
         if name == "z_conv" and not any(expected):  # a layer of the CNN keeps at least one
             best = log_alpha.index(max(log_alpha))
             expected[best] = 1 / (1 + math.exp(-0.8 * log_alpha[best] / (2 / 3)))
@@ -114,18 +117,18 @@ def test_a_missed_target_is_met_by_one_shift_of_the_dimension_gates(embedded, ki
     for _, name, gate in gates.items():  # no layer is to go, so that any target can be met
         if name in ("z_mha", "z_ffn"):
             gate.log_alpha.data.clamp_(min=0.5)
-    bare = final_masks(gates, embedded, SparsityConfig(target_sparsity=target, match_target=False))
+    bare = final_masks(gates, embedded, SparsityConfig(target=Target(share=target), match_target=False))
     assert abs(bare.sparsity - target) > 0.01
-    final = final_masks(gates, embedded, SparsityConfig(target_sparsity=target))
+    final = final_masks(gates, embedded, SparsityConfig(target=Target(share=target)))
     assert abs(final.sparsity - target) <= (0.03 if kinds == NO_FAHP else 0.01)  # a whole head is 1 point
     assert final.sparsity == realised_sparsity(embedded.config, final.spec)
     assert final.rounded_sparsity == bare.sparsity
     assert final.shift != 0 and (final.shift > 0) == (bare.sparsity > target)
     for layer, name, gate in gates.items():
-        mask = final.conv_masks[layer] if name == "z_conv" else getattr(final.masks[layer], name)
+        mask = final.masks[layer, name]
         log_alpha = gate.log_alpha.detach()
         if name in ("z_mha", "z_ffn"):
-            assert torch.equal(mask, getattr(bare.masks[layer], name))
+            assert torch.equal(mask, bare.masks[layer, name])
             continue
         num_kept = sum(value > 0 for value in by_the_rule((log_alpha + final.shift).tolist(), scalar=False))
         # The shift that bisection finds lies where a count changes: fp32 may round it to either side.
@@ -140,15 +143,15 @@ def test_within_the_tolerance_nothing_is_shifted(embedded):
     gates = trained(embedded.spec)
     rounded = final_masks(gates, embedded, BARE).sparsity
     for offset, shifts in ((0.009, False), (-0.009, False), (0.02, True), (-0.02, True)):
-        config = SparsityConfig(target_sparsity=rounded + offset)
+        config = SparsityConfig(target=Target(share=rounded + offset))
         assert (final_masks(gates, embedded, config).shift != 0) == shifts
-    wide = SparsityConfig(target_sparsity=rounded + 0.02, tolerance=0.05)
+    wide = SparsityConfig(target=Target(share=rounded + 0.02), tolerance=0.05)
     assert final_masks(gates, embedded, wide).shift == 0
 
 
 def test_without_matching_the_bare_rule_stands(embedded):
     gates = trained(embedded.spec, mean=-3.0)
-    final = final_masks(gates, embedded, SparsityConfig(target_sparsity=0.2, match_target=False))
+    final = final_masks(gates, embedded, SparsityConfig(target=Target(share=0.2), match_target=False))
     assert final.shift == 0 and final.sparsity == final.rounded_sparsity and abs(final.sparsity - 0.2) > 0.1
 
 
@@ -157,7 +160,7 @@ def test_a_target_out_of_reach_of_the_dimensions_is_approached_and_told(embedded
     for _, name, gate in gates.items():
         if name in ("z_ffn", "z_mha"):
             gate.log_alpha.data.fill_(-4.0 if name == "z_ffn" else 1.0)
-    final = final_masks(gates, embedded, SparsityConfig(target_sparsity=0.5))
+    final = final_masks(gates, embedded, SparsityConfig(target=Target(share=0.5)))
     assert final.sparsity == pytest.approx(2 / 3, abs=0.01)  # all feed-forwards are gone, all attention stays
     assert final.sparsity == realised_sparsity(embedded.config, final.spec)
 

@@ -19,7 +19,7 @@ from s3prl_pruned.models.dummies import (
     tiny_families,
     tiny_large,
 )
-from s3prl_pruned.models.encoder import LayerMasks
+from s3prl_pruned.models.masks import LAYER_KINDS, SlotTable
 from s3prl_pruned.models.spec import CompactSpec, LayerSpec
 
 FP32, FP64 = 2e-5, 1e-9
@@ -38,7 +38,9 @@ def largest(relative_differences):
     def compare(ours, theirs):
         differences = []
         for wavs, lengths in BATCHES:
-            states = [encoder(wavs.to(next(encoder.parameters()).dtype), lengths).hidden_states for encoder in (ours, theirs)]
+            states = [
+                encoder(wavs.to(next(encoder.parameters()).dtype), lengths).hidden_states for encoder in (ours, theirs)
+            ]
             assert len(states[0]) == ours.config.num_layers + 1
             differences += relative_differences(*states)
         return max(differences)
@@ -46,19 +48,20 @@ def largest(relative_differences):
     return compare
 
 
-def export_and_mask(encoder, masks, conv_masks=None):
+def export_and_mask(encoder, masks):
     """The exported encoder, and the dense one with the masks in its slots."""
-    spec = surviving_spec(encoder.spec, masks, conv_masks, shape=encoder.config)
-    small = export_compact(encoder, masks, spec, conv_masks)
-    encoder.set_masks(masks, conv_masks)
+    spec = surviving_spec(encoder.spec, masks, shape=encoder.config)
+    small = export_compact(encoder, masks, spec)
+    encoder.set_masks(masks)
     return small, encoder
 
 
-def check(encoder, masks, largest, conv_masks=None):
-    exact_small, exact_masked = export_and_mask(copy.deepcopy(encoder).double(), masks, conv_masks)
+def check(encoder, masks, largest):
+    exact_small, exact_masked = export_and_mask(copy.deepcopy(encoder).double(), masks)
     assert largest(exact_small, exact_masked) <= FP64
-    small, masked = export_and_mask(encoder, masks, conv_masks)
-    # LayerNorm over two channels amplifies rounding, that of the masked encoder just as well (3 times at most in 300 draws).
+    small, masked = export_and_mask(encoder, masks)
+    # LayerNorm over two channels amplifies rounding, that of the masked encoder just as well (3 times at most in 300
+    # draws).
     assert largest(small, masked) <= FP32 + 4 * largest(masked, exact_masked)
     return small
 
@@ -85,10 +88,12 @@ def test_random_ragged_soft_masks(largest, seed, config, kinds, pruned_before):
 )
 def test_random_ragged_channels_of_every_family(largest, seed, name, kinds, pruned_before):
     config = FAMILIES[name]
-    encoder = random_encoder(config, seed=seed, spec=random_spec(config, seed=seed, channels=True) if pruned_before else None)
+    encoder = random_encoder(
+        config, seed=seed, spec=random_spec(config, seed=seed, channels=True) if pruned_before else None
+    )
     masks = random_masks(encoder.spec, seed=seed, kinds=kinds)
     conv_masks = random_conv_masks(encoder.spec, config, seed=seed)
-    small = check(encoder, masks, largest, conv_masks)
+    small = check(encoder, {**masks, **conv_masks}, largest)
     kept = [int((z != 0).sum()) for z in conv_masks.values()]
     assert [layer.conv.out_channels for layer in small.feature_extractor.layers] == kept
 
@@ -96,33 +101,35 @@ def test_random_ragged_channels_of_every_family(largest, seed, name, kinds, prun
 def test_channels_as_wide_as_the_residual_stream_stay(largest):
     config = tiny_base(embed_dim=12, num_heads=2)
     encoder = random_encoder(config, seed=0)
-    small = check(encoder, random_masks(encoder.spec, seed=0), largest, random_conv_masks(encoder.spec, config, seed=0))
+    small = check(
+        encoder, {**random_masks(encoder.spec, seed=0), **random_conv_masks(encoder.spec, config, seed=0)}, largest
+    )
     assert small.feature_projection.projection is None and len(small.spec.channels[-1]) == 12
 
 
 def test_masks_that_leave_no_channel_of_a_layer_are_refused():
     encoder = random_encoder(tiny_base(), seed=0)
     conv_masks = random_conv_masks(encoder.spec, encoder.config, seed=0)
-    conv_masks[2].zero_()
+    conv_masks[2, "z_conv"].zero_()
     with pytest.raises(UserError, match="CNN layer 2 of the spec keeps no channel"):
-        export_and_mask(encoder, [LayerMasks()] * 3, conv_masks)
+        export_and_mask(encoder, conv_masks)
 
 
 def zeroed(name):
     """Zero a slot of one layer, or of all (None)."""
 
     def apply(masks, layer):
-        for mask in masks if layer is None else [masks[layer]]:
+        for i in range(3) if layer is None else [layer]:
             for slot in name.split():
-                getattr(mask, slot).zero_()
+                masks[i, slot].zero_()
 
     return apply
 
 
 def one_head_without(name):
     def apply(masks, layer):
-        for mask in masks if layer is None else [masks[layer]]:
-            getattr(mask, name)[6:12] = 0  # head 1 of 4, 6 dimensions each
+        for i in range(3) if layer is None else [layer]:
+            masks[i, name][6:12] = 0  # head 1 of 4, 6 dimensions each
 
     return apply
 
@@ -148,10 +155,8 @@ CASES = {
 def soft_masks(encoder, case):
     """Nothing removed but what the case removes; all else at values between 0.3 and 1."""
     generator = torch.Generator().manual_seed(5)
-    masks = []
-    for layer in encoder.spec.layers:
-        sizes = {f"z_{kind}": size for kind, size in layer.mask_sizes.items() if kind != "head"}
-        masks.append(LayerMasks(**{name: 1 - 0.7 * torch.rand(n, generator=generator) for name, n in sizes.items()}))
+    sizes = SlotTable.of(encoder.spec, FULL).sizes
+    masks = {slot: 1 - 0.7 * torch.rand(n, generator=generator) for slot, n in sizes.items()}
     change, layer = CASES[case]
     change(masks, layer)
     return masks
@@ -185,8 +190,8 @@ def test_what_the_cases_leave():
 
 def test_masks_of_only_ones_export_the_same_weights():
     encoder = random_encoder(tiny_base(), seed=2)
-    masks = [LayerMasks(**{f"z_{k}": torch.ones(n) for k, n in layer.mask_sizes.items()}) for layer in encoder.spec.layers]
-    for empty_or_ones in (masks, [LayerMasks()] * 3):
+    masks = {slot: torch.ones(n) for slot, n in SlotTable.of(encoder.spec, LAYER_KINDS).sizes.items()}
+    for empty_or_ones in (masks, {}):
         assert surviving_spec(encoder.spec, empty_or_ones) == encoder.spec
         small = export_compact(encoder, empty_or_ones, encoder.spec)
         assert all(torch.equal(p, small.state_dict()[name]) for name, p in encoder.state_dict().items())
@@ -196,10 +201,10 @@ def test_folding_leaves_weights_and_slots_of_the_original_alone():
     encoder = random_encoder(tiny_base(), seed=3)
     masks = random_masks(encoder.spec, seed=3)
     before = copy.deepcopy(encoder.state_dict())
-    graph = [LayerMasks(z_ffn=torch.ones(1, requires_grad=True) * 0.5) for _ in range(3)]
+    graph = {(i, "z_ffn"): torch.ones(1, requires_grad=True) * 0.5 for i in range(3)}
     encoder.set_masks(graph)
     folded = fold(encoder, masks)
-    assert encoder.layers[0].feed_forward.z_ffn is graph[0].z_ffn
+    assert encoder.layers[0].feed_forward.z_ffn is graph[0, "z_ffn"]
     assert folded.layers[0].feed_forward.z_ffn is None
     assert all(torch.equal(p, before[name]) for name, p in encoder.state_dict().items())
 
@@ -224,19 +229,19 @@ class TestTheComparisonSees:
     def test_the_output_bias_of_a_removed_attention(self, encoder, largest):
         masks = soft_masks(encoder, "attention of layer 0")
         spec = surviving_spec(encoder.spec, masks)
-        masks[0].z_mha = None
+        del masks[0, "z_mha"]
         kept = LayerSpec(attention=True, heads=(), feed_forward=True, ffn=spec.layers[0].ffn)
         wrong = export_compact(encoder, masks, CompactSpec(layers=(kept, *spec.layers[1:])))
-        masks[0].z_mha = torch.zeros(1)
+        masks[0, "z_mha"] = torch.zeros(1)
         encoder.set_masks(masks)
         assert largest(wrong, encoder) > 1000 * FP32
 
     def test_the_output_bias_of_a_removed_feed_forward(self, encoder, largest):
         masks = soft_masks(encoder, "a feed-forward")
-        masks[1].z_ffn = None
-        masks[1].z_int.zero_()
+        del masks[1, "z_ffn"]
+        masks[1, "z_int"].zero_()
         wrong = export_compact(encoder, masks, surviving_spec(encoder.spec, masks))
-        masks[1].z_ffn = torch.zeros(1)
+        masks[1, "z_ffn"] = torch.zeros(1)
         encoder.set_masks(masks)
         assert largest(wrong, encoder) > 1000 * FP32
 
@@ -249,17 +254,16 @@ class TestTheComparisonSees:
         masks = soft_masks(encoder, "one head's query/key")
         spec = surviving_spec(encoder.spec, masks)
         first = spec.layers[0]
-        fewer = LayerSpec(
-            attention=True, heads=tuple(h for h in first.heads if h.qk), feed_forward=True, ffn=first.ffn
-        )
+        fewer = LayerSpec(attention=True, heads=tuple(h for h in first.heads if h.qk), feed_forward=True, ffn=first.ffn)
         wrong = compact(fold(encoder, masks), CompactSpec(layers=(fewer, *spec.layers[1:])))
         encoder.set_masks(masks)
         assert largest(wrong, encoder) > 1000 * FP32
 
     def test_a_softmax_scale_of_the_pruned_head_dim(self, encoder, largest):
         masks = soft_masks(encoder, "a feed-forward")
-        for mask in masks:
-            mask.z_qk.view(4, 6)[:, :3] = 0
+        for (_, name), z in masks.items():
+            if name == "z_qk":
+                z.view(4, 6)[:, :3] = 0
         small, masked = export_and_mask(encoder, masks)
         for layer in small.layers:
             layer.attention.scale = 3**-0.5
@@ -267,7 +271,7 @@ class TestTheComparisonSees:
 
     def test_norms_over_channels_that_are_gone(self, encoder, largest):
         """What peers do: in the masked model, statistics over all channels."""
-        small, masked = export_and_mask(encoder, [LayerMasks()] * 3, random_conv_masks(encoder.spec, encoder.config, seed=1))
+        small, masked = export_and_mask(encoder, random_conv_masks(encoder.spec, encoder.config, seed=1))
         parts = [masked.feature_projection]
         if encoder.config.extractor_mode == "layer_norm":
             parts.append(masked.feature_extractor.layers[1])
@@ -281,7 +285,7 @@ class TestTheComparisonSees:
 
     def test_a_soft_channel_that_is_folded_before_the_projections_norm(self, encoder, largest):
         """Peers' order: the norm would take the factor out again."""
-        small, masked = export_and_mask(encoder, [LayerMasks()] * 3, random_conv_masks(encoder.spec, encoder.config, seed=1))
+        small, masked = export_and_mask(encoder, random_conv_masks(encoder.spec, encoder.config, seed=1))
         z = masked.feature_projection.z_conv
         masked.feature_projection.z_conv = (z != 0).float()
         masked.feature_extractor.register_forward_hook(lambda module, given, features: features * z)
@@ -289,10 +293,11 @@ class TestTheComparisonSees:
 
     def test_every_parameter_of_the_smaller_model(self, encoder, largest):
         masks = soft_masks(encoder, "one head's values")
-        conv_masks = {i: torch.linspace(0.3, 1, size) for i, size in enumerate(encoder.spec.conv_mask_sizes(encoder.config))}
+        sizes = enumerate(encoder.spec.conv_mask_sizes(encoder.config))
+        conv_masks = {(i, "z_conv"): torch.linspace(0.3, 1, size) for i, size in sizes}
         for z in conv_masks.values():  # a norm over one channel alone would hide what is before it
             z[::3] = 0
-        small, masked = export_and_mask(encoder, masks, conv_masks)
+        small, masked = export_and_mask(encoder, {**masks, **conv_masks})
         invisible = [n for n, _ in small.named_parameters() if n == "mask_embedding" or n.endswith("k_proj.bias")]
         blind = []
         for name, parameter in small.named_parameters():

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from s3prl_pruned.config import UserError, from_dict
-from s3prl_pruned.gates.attach import KINDS, LAYER_KINDS, GateConfig, GateSet
+from s3prl_pruned.gates.attach import GateConfig, GateSet
 from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_base
+from s3prl_pruned.models.masks import KINDS, LAYER_KINDS, masks_of_layer
 from s3prl_pruned.models.spec import CompactSpec, LayerSpec
 
 CONFIG = tiny_base()
@@ -34,22 +35,24 @@ def draw(gate_set, seed=0):
 def test_every_mask_of_the_table_has_its_shape(kinds):
     h, k, f = CONFIG.num_heads, CONFIG.head_dim, CONFIG.ffn_dim
     table = {"mha": 1, "qk": h * k, "vo": h * k, "head": h, "ffn": 1, "int": f}  # eq. 3
-    for masks in draw(gates(kinds=kinds)).masks:
-        shapes = {name[2:]: tuple(z.shape) for name, z in vars(masks).items() if z is not None}
+    masks = draw(gates(kinds=kinds)).masks
+    for layer in range(CONFIG.num_layers):
+        shapes = {name[2:]: tuple(z.shape) for name, z in masks_of_layer(masks, layer).items()}
         assert shapes == {kind: (table[kind],) for kind in kinds}
 
 
 def test_each_layer_of_the_cnn_has_a_mask_per_channel_and_filling_puts_them_where_they_act():
     step, encoder = draw(spread(gates(kinds=KINDS))), random_encoder(CONFIG, seed=0)
-    assert {i: len(z) for i, z in step.conv_masks.items()} == {i: c for i, (c, _, _) in enumerate(CONFIG.conv_layers)}
+    channels = {i: len(z) for (i, name), z in step.masks.items() if name == "z_conv"}
+    assert channels == {i: c for i, (c, _, _) in enumerate(CONFIG.conv_layers)}
     step.fill(encoder)
     slots = [layer.z_conv for layer in encoder.feature_extractor.layers]
-    assert all(slot is step.conv_masks[i] for i, slot in enumerate(slots))
+    assert all(slot is step.masks[i, "z_conv"] for i, slot in enumerate(slots))
     assert encoder.feature_projection.z_conv is slots[-1]
     assert step.averages()["z_conv"] == pytest.approx([float(z.detach().mean()) for z in slots])
     step.empty(encoder)
     assert {layer.z_conv for layer in encoder.feature_extractor.layers} == {None} == {encoder.feature_projection.z_conv}
-    assert draw(gates()).conv_masks == {}
+    assert not any(name == "z_conv" for _, name in draw(gates()).masks)
 
 
 def test_without_a_projection_the_last_channels_have_no_gates():
@@ -67,7 +70,12 @@ def test_masks_of_the_cnn_get_their_whole_gradient_whatever_its_weights_get(mult
         step = draw(gate_set)
         step.fill(encoder)
         encoder(wavs).hidden_states[-1].square().sum().backward()
-        gradients.append((step.gradients(), encoder.feature_extractor.layers[1].conv.weight.grad))
+        gradients.append(
+            (
+                list(step.masks.table.split(step.gradient()).values()),
+                encoder.feature_extractor.layers[1].conv.weight.grad,
+            )
+        )
     (masks, weight), (same, scaled) = gradients
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(masks, same)) and masks[0].abs().sum() > 0
     assert scaled is None if mult == 0 else torch.allclose(scaled, mult * weight, rtol=1e-4, atol=1e-7)
@@ -83,8 +91,7 @@ def test_gates_fit_a_model_that_is_already_pruned(seed):
 
 
 def test_at_the_start_the_student_is_nearly_the_teacher():
-    masks = [z for layer in draw(gates()).masks for z in vars(layer).values() if z is not None]
-    z = torch.cat(masks)
+    z = draw(gates()).masks.flat
     assert float((z == 1).float().mean()) > 0.9
     assert float((z == 0).float().mean()) < 0.01
 
@@ -103,8 +110,9 @@ def test_kinds_may_start_apart():
 def test_the_same_generator_state_draws_the_same_masks():
     gate_set = spread(gates())
     one, same, other = draw(gate_set, 3), draw(gate_set, 3), draw(gate_set, 4)
-    for a, b, c in zip(one.masks, same.masks, other.masks):
-        assert torch.equal(a.z_int, b.z_int) and not torch.equal(a.z_int, c.z_int)
+    for slot in ((i, "z_int") for i in range(3)):
+        a, b, c = (found.masks[slot] for found in (one, same, other))
+        assert torch.equal(a, b) and not torch.equal(a, c)
 
 
 @pytest.mark.parametrize("straight_through", [True, False])
@@ -120,9 +128,9 @@ def test_micro_batches_give_the_gradient_of_one_big_batch(straight_through):
         encoder.set_masks(step.masks)
         for part in wavs.split(list(parts)):
             (encoder(part).hidden_states[-1].square().sum() * 0.02 * loss_scale).backward()
-        drawn.append(torch.cat(step.gradients()) / loss_scale)
-        step.backward(step.gradients(), loss_scale=loss_scale)
-        results.append(torch.cat([gate.log_alpha.grad for _, _, gate in gate_set.items()]))
+        drawn.append(step.gradient() / loss_scale)
+        step.backward(step.gradient(), loss_scale=loss_scale)
+        results.append(gate_set.log_alpha.grad)
     assert 0.05 < float((drawn[0].abs() > 1).float().mean()) < 0.95
     for result in results[1:]:
         assert (result - results[0]).abs().max() <= 1e-4 * results[0].abs().max()
@@ -131,28 +139,28 @@ def test_micro_batches_give_the_gradient_of_one_big_batch(straight_through):
 def test_gradients_of_several_ranks_are_summed_before_the_clip():
     gate_set = gates(kinds=("ffn",), initial_log_alpha=0.0)
     step = draw(gate_set)
-    ranks = [[torch.tensor([0.8])] * 3, [torch.tensor([0.8])] * 3, [torch.tensor([-0.9])] * 3]
-    step.backward([sum(parts) for parts in zip(*ranks)])
-    summed = [gate.log_alpha.grad.clone() for _, _, gate in gate_set.items()]
+    ranks = [torch.full((3,), 0.8), torch.full((3,), 0.8), torch.full((3,), -0.9)]
+    step.backward(sum(ranks))
+    summed = gate_set.log_alpha.grad.clone()
     gate_set.zero_grad()
-    draw(gate_set).backward([torch.tensor([0.7])] * 3)
-    assert torch.cat(summed).tolist() == pytest.approx([float(g.log_alpha.grad) for _, _, g in gate_set.items()])
+    draw(gate_set).backward(torch.full((3,), 0.7))
+    assert summed.tolist() == pytest.approx(gate_set.log_alpha.grad.tolist())
 
 
 def test_a_mask_without_gradient_moves_nothing():
     gate_set = spread(gates())
     step = draw(gate_set)
-    step.masks[0].z_ffn.sum().backward()
-    step.backward(step.gradients())
-    moved = {(i, name) for i, name, gate in gate_set.items() if gate.log_alpha.grad.abs().sum() > 0}
+    step.masks[0, "z_ffn"].sum().backward()
+    step.backward(step.gradient())
+    moved = {slot for slot, grad in gate_set.table.split(gate_set.log_alpha.grad).items() if grad.abs().sum() > 0}
     assert moved == {(0, "z_ffn")}
 
 
 def test_a_layer_exists_as_long_as_attention_or_feed_forward_lives():
     step = draw(gates())
-    for masks, mha, ffn in zip(step.masks, (0.0, 0.3, 0.0), (0.4, 0.0, 0.0)):
-        masks.z_mha.data.fill_(mha)
-        masks.z_ffn.data.fill_(ffn)
+    for i, mha, ffn in zip(range(3), (0.0, 0.3, 0.0), (0.4, 0.0, 0.0)):
+        step.masks[i, "z_mha"].data.fill_(mha)
+        step.masks[i, "z_ffn"].data.fill_(ffn)
     assert step.existing_layers() == [True, True, False]
 
 

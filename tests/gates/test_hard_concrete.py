@@ -70,7 +70,9 @@ def test_mean_and_spread_of_draws_equal_the_integral_over_u(log_alpha):
         return min(1.0, max(0.0, expit((logit(u) + log_alpha) / BETA) * (ZETA - GAMMA) + GAMMA))
 
     kinks = [float(expit(BETA * logit((v - GAMMA) / (ZETA - GAMMA)) - log_alpha)) for v in (0.0, 1.0)]
-    moments = [quad(lambda u: z(u) ** power, 0, 1, points=kinks, limit=200)[0] for power in (1, 2)]
+    moments = [
+        quad(lambda u, power: z(u) ** power, 0, 1, args=(power,), points=kinks, limit=200)[0] for power in (1, 2)
+    ]
     deviation = math.sqrt(moments[1] - moments[0] ** 2)
     drawn = draw(log_alpha).double()
     assert abs(float(drawn.mean()) - moments[0]) < 5 * deviation / math.sqrt(DRAWS)
@@ -81,7 +83,9 @@ def test_the_density_between_zero_and_one_is_the_derivative_of_the_closed_form()
     log_alpha = 0.3
     counts, edges = np.histogram(draw(log_alpha).double().numpy(), bins=20, range=(1e-9, 1 - 1e-9))
     for count, low, high in zip(counts, edges, edges[1:]):
-        assert within_chance(count, probability_of_more_than(low, log_alpha) - probability_of_more_than(high, log_alpha))
+        assert within_chance(
+            count, probability_of_more_than(low, log_alpha) - probability_of_more_than(high, log_alpha)
+        )
 
 
 @pytest.mark.parametrize(("log_alpha", "share", "with_ste"), [(4.6, 0.045, 0.99), (10.0, 0.0002, 0.7)])
@@ -150,7 +154,7 @@ def test_soft_values_are_the_documented_formula():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_gates_compute_in_single_precision_under_autocast(dtype):
-    gate = HardConcrete(50, initial_log_alpha=2.0, straight_through=True)
+    gate = HardConcrete(torch.full((50,), 2.0, requires_grad=True), straight_through=True)
     u = torch.linspace(0, 1, 50)
     expected, probability = gate(u), gate.keep_probability()
     with torch.autocast("cpu", dtype=dtype):
@@ -170,7 +174,7 @@ def test_half_precision_arguments_are_computed_with_in_single_precision(dtype):
 
 
 def test_expected_count_and_clamp():
-    gate = HardConcrete(4, initial_log_alpha=0.0, straight_through=True)
+    gate = HardConcrete(torch.zeros(4, requires_grad=True), straight_through=True)
     with torch.no_grad():
         gate.log_alpha.copy_(torch.tensor([-9.0, -1.0, 1.0, 9.0]))
     expected = sum(probability_of_more_than(0.0, x) for x in (-9.0, -1.0, 1.0, 9.0))

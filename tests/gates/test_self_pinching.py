@@ -89,14 +89,14 @@ def test_at_the_start_nothing_is_pruned_and_the_thresholds_have_a_gradient(kinds
     assert math.sqrt(1e-5) == pytest.approx(LOWEST_THRESHOLD, rel=1e-6)
     draw.fill(encoder)
     encoder(torch.randn(1, 1500)).hidden_states[-1].square().sum().backward()
-    draw.backward(draw.gradients())
+    draw.backward(draw.gradient())
     draw.empty(encoder)
     assert all(float(threshold.grad) != 0 for threshold in gate_set.parameters())
     with torch.no_grad():
         for threshold in gate_set.parameters():
             threshold += 1e-4  # a step of the paper's learning rate: the smallest of each group goes, hardly more
     pruned = [float((z == 0).float().mean()) for z in gate_set.draw(encoder, 0.5).hard_masks().values()]
-    assert 0 < max(pruned) and all(share <= 0.25 + 1e-6 for share in pruned)  # one head of four at most
+    assert max(pruned) > 0 and all(share <= 0.25 + 1e-6 for share in pruned)  # one head of four at most
 
 
 def test_at_zero_the_threshold_would_have_no_gradient_and_above_every_score_nothing_lives():
@@ -138,7 +138,7 @@ def test_they_fit_a_model_that_is_already_pruned(kinds, seed):
     draw = gates(spec, kinds=kinds, threshold=0.5).draw(encoder, 0.3)
     draw.fill(encoder)
     encoder(torch.randn(1, 800)).hidden_states[-1].sum().backward()
-    draw.backward(draw.gradients())
+    draw.backward(draw.gradient())
     draw.empty(encoder)
     encoder.load_state_dict(encoder.state_dict())
 
@@ -157,8 +157,8 @@ def step_gradients(parts, *, kinds, loss_scale=1.0, count_weight=3.0):
     draw.fill(encoder)
     for part in wavs.split(parts):
         (encoder(part).hidden_states[-1].square().sum() * 0.02 * loss_scale).backward()
-    (count_weight * sum(z.mean() for i in range(3) for z in draw.keep_probabilities(i).values())).backward()
-    draw.backward(draw.gradients(), loss_scale=loss_scale)
+    (count_weight * sum(z.mean() for z in draw.keep_probabilities().values())).backward()
+    draw.backward(draw.gradient(), loss_scale=loss_scale)
     draw.empty(encoder)
     weights = {name: p.grad / loss_scale for name, p in encoder.named_parameters() if p.grad is not None}
     return weights | {f"gates.{name}": p.grad for name, p in gate_set.named_parameters()}
@@ -195,9 +195,13 @@ def test_a_step_has_the_gradients_of_autograd_through_the_masked_model_in_one_pi
                     masked[names[n]] = w[n] * part.view(w[n].shape)
             continue
         q, key, v, o = (w[n].view(4, k, -1) if n != "out_proj" else w[n].T.reshape(4, k, -1) for n in list(w)[:4])
-        z = pinch(unit_scores(sum(x.square().sum((1, 2)) for x in (q, key, v, o))), thresholds["head"], 0.1, structured=True)
+        z = pinch(
+            unit_scores(sum(x.square().sum((1, 2)) for x in (q, key, v, o))), thresholds["head"], 0.1, structured=True
+        )
         masked[names["out_proj"]] = w["out_proj"] * z.repeat_interleave(k)  # a head's context, where it is used
-        z_int = pinch(unit_scores((w["fc1"] ** 2).sum(1) + (w["fc2"] ** 2).sum(0)), thresholds["int"], 0.1, structured=True)
+        z_int = pinch(
+            unit_scores((w["fc1"] ** 2).sum(1) + (w["fc2"] ** 2).sum(0)), thresholds["int"], 0.1, structured=True
+        )
         masked[names["fc2"]] = w["fc2"] * z_int
         count = count + 3.0 * (z.mean() + z_int.mean())
     states = torch.func.functional_call(encoder, masked, (wavs,)).hidden_states
@@ -208,7 +212,9 @@ def test_a_step_has_the_gradients_of_autograd_through_the_masked_model_in_one_pi
     for name, gradient in expected.items():
         torch.testing.assert_close(whole[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
     count_only = {name: g for name, g in step_gradients([4], kinds=kinds, count_weight=0.0).items() if "gates" in name}
-    assert any(abs(float(g - whole[name])) > 1e-4 for name, g in count_only.items()), "the count has a gradient of its own"
+    assert any(abs(float(g - whole[name])) > 1e-4 for name, g in count_only.items()), (
+        "the count has a gradient of its own"
+    )
 
 
 def test_masked_weights_stand_in_the_encoder_for_the_step_only():
@@ -280,19 +286,23 @@ def test_the_gradients_of_two_ranks_sum_to_those_of_one_process(kinds, monkeypat
         draw = gate_set.draw(encoder, 0.1)
         draw.fill(encoder)
         (encoder(half).hidden_states[-1].square().sum() * 0.02).backward()
-        (3.0 * sum(z.mean() for i in range(3) for z in draw.keep_probabilities(i).values())).backward()
+        (3.0 * sum(z.mean() for z in draw.keep_probabilities().values())).backward()
         ranks.append((encoder, gate_set, draw))
     monkeypatch.setattr("s3prl_pruned.distributed.world_size", lambda: 2)
-    summed = [sum(parts) for parts in zip(*(draw.gradients() for _, _, draw in ranks))]
+    summed = sum(draw.gradient() for _, _, draw in ranks)
     for encoder, _, draw in ranks:
         draw.backward(summed)
         draw.empty(encoder)
     (one, thresholds, _), (two, others, _) = ranks
-    found = {name: p.grad + dict(two.named_parameters())[name].grad for name, p in one.named_parameters() if p.grad is not None}
+    found = {
+        name: p.grad + dict(two.named_parameters())[name].grad
+        for name, p in one.named_parameters()
+        if p.grad is not None
+    }
     for name, gradient in whole.items():
         if name.startswith("gates."):
             same = [dict(g.named_parameters())[name.removeprefix("gates.")].grad for g in (thresholds, others)]
-            assert torch.equal(*same), "every rank takes the same step"
+            torch.testing.assert_close(*same, rtol=1e-5, atol=1e-7, msg="every rank takes the same step")
             torch.testing.assert_close(same[0], gradient, rtol=1e-3, atol=1e-5, msg=name)
         else:
             torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-5, msg=name)

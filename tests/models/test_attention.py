@@ -70,7 +70,9 @@ def inputs():
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    "kinds", [(), ("mha", "qk", "vo"), ("mha", "head"), ("mha", "head", "qk", "vo")], ids=["none", "fine", "heads", "both"]
+    "kinds",
+    [(), ("mha", "qk", "vo"), ("mha", "head"), ("mha", "head", "qk", "vo")],
+    ids=["none", "fine", "heads", "both"],
 )
 @pytest.mark.parametrize("heads", HEADS.values(), ids=HEADS)
 def test_attention_equals_the_softmax_formula_head_by_head(heads, kinds, inputs):
@@ -78,8 +80,8 @@ def test_attention_equals_the_softmax_formula_head_by_head(heads, kinds, inputs)
     attention = attention_with(heads)
     layer = LayerSpec(attention=True, heads=heads, feed_forward=True, ffn=(0,))
     for seed in range(5):
-        (masks,) = random_masks(CompactSpec(layers=(layer,)), seed=seed, kinds=kinds)
-        slots = {name: z for name, z in vars(masks).items() if z is not None}
+        masks = random_masks(CompactSpec(layers=(layer,)), seed=seed, kinds=kinds)
+        slots = {name: z for (_, name), z in masks.items()}
         for name, z in slots.items():
             setattr(attention, name, z)
         expected = softmax_attention(attention, heads, x, bias, padding, **slots)

@@ -79,7 +79,9 @@ def test_every_weight_stands_at_its_original_index():
                 row = head.index * k + d
                 assert torch.equal(mine.attention.v_proj.weight[start + i], dense.attention.v_proj.weight[row])
                 assert torch.equal(mine.attention.v_proj.bias[start + i], dense.attention.v_proj.bias[row])
-                assert torch.equal(mine.attention.out_proj.weight[:, start + i], dense.attention.out_proj.weight[:, row])
+                assert torch.equal(
+                    mine.attention.out_proj.weight[:, start + i], dense.attention.out_proj.weight[:, row]
+                )
             start = sum(len(h.qk) for h in layer.heads[:number])
             for i, d in enumerate(head.qk):
                 row = head.index * k + d
@@ -100,7 +102,9 @@ def test_every_channel_stands_at_its_original_index(config):
     spec = random_spec(config, seed=3, channels=True)
     small, before = compact(encoder, spec), (0,)
     assert {len(kept) for kept in spec.channels} != {1}
-    for kept, mine, dense in zip(spec.channels, small.feature_extractor.layers, encoder.feature_extractor.layers, strict=True):
+    for kept, mine, dense in zip(
+        spec.channels, small.feature_extractor.layers, encoder.feature_extractor.layers, strict=True
+    ):
         for i, c in enumerate(kept):
             for j, b in enumerate(before):
                 assert torch.equal(mine.conv.weight[i, j], dense.conv.weight[c, b])
@@ -111,7 +115,10 @@ def test_every_channel_stands_at_its_original_index(config):
         before = kept
     mine, dense = small.feature_projection, encoder.feature_projection
     for i, c in enumerate(before):
-        assert mine.layer_norm.weight[i] == dense.layer_norm.weight[c] and mine.layer_norm.bias[i] == dense.layer_norm.bias[c]
+        assert (
+            mine.layer_norm.weight[i] == dense.layer_norm.weight[c]
+            and mine.layer_norm.bias[i] == dense.layer_norm.bias[c]
+        )
         assert torch.equal(mine.projection.weight[:, i], dense.projection.weight[:, c])
     assert torch.equal(mine.projection.bias, dense.projection.bias)
 

@@ -7,10 +7,16 @@ from hypothesis import strategies as st
 from torch.nn.functional import gelu
 
 from s3prl_pruned.models.components import FeedForward
-from s3prl_pruned.models.dummies import random_conv_masks, random_encoder, random_masks, random_spec, tiny_base, tiny_large
+from s3prl_pruned.models.dummies import (
+    random_conv_masks,
+    random_encoder,
+    random_masks,
+    random_spec,
+    tiny_base,
+    tiny_large,
+)
 from s3prl_pruned.models.encoder import SpeechEncoder, count_frames
 from s3prl_pruned.models.spec import CompactSpec, LayerSpec
-from s3prl_pruned.sparsity.counts import num_frames
 
 NOTHING = LayerSpec(attention=False, heads=(), feed_forward=False, ffn=())
 
@@ -42,7 +48,7 @@ def test_layers_of_which_nothing_is_left_keep_their_state_and_their_norms(config
 
 def test_the_shortest_utterance_is_one_frame():
     encoder = random_encoder(tiny_base(), seed=0)
-    shortest = next(n for n in range(1, 1000) if num_frames(encoder.config, n) == 1)
+    shortest = next(n for n in range(1, 1000) if encoder.config.num_frames(n) == 1)
     with torch.no_grad():
         states = encoder(torch.randn(1, shortest)).hidden_states
     assert all(state.shape[1] == 1 and torch.isfinite(state).all() for state in states)
@@ -94,13 +100,13 @@ def test_the_cnns_gradient_is_multiplied_or_absent():
     assert cnn_gradient(0.0) is None
 
 
-def test_dropout_acts_in_training_alone():
+def test_dropout_acts_in_training_alone(relative_differences):
     encoder = random_encoder(tiny_base(dropout=0.3, attention_dropout=0.3, activation_dropout=0.3), seed=0)
     plain = random_encoder(tiny_base(), seed=0)
     wavs = torch.randn(1, 1500)
     with torch.no_grad():
         expected = plain(wavs).hidden_states[-1]
-        assert torch.equal(encoder(wavs).hidden_states[-1], expected)
+        assert max(relative_differences([encoder(wavs).hidden_states[-1]], [expected])) <= 2e-5
         assert (encoder.train()(wavs).hidden_states[-1] - expected).abs().max() > 0.1
 
 
@@ -119,28 +125,30 @@ def test_every_mask_gets_a_gradient_and_empty_slots_are_the_dense_model(kinds):
     wavs = torch.randn(1, 1500)
     dense = encoder(wavs).hidden_states[-1]
     masks = random_masks(encoder.spec, seed=1, kinds=kinds)
-    leaves = [z.fill_(0.9).requires_grad_() for mask in masks for z in vars(mask).values() if z is not None]
-    encoder.set_masks(masks)
+    leaves = {slot: z.fill_(0.9).clone().requires_grad_() for slot, z in masks.items()}
+    encoder.set_masks(leaves)
     masked = encoder(wavs).hidden_states[-1]
     assert (masked - dense).abs().max() > 0.01
     masked.square().sum().backward()
     assert len(leaves) == len(kinds) * encoder.config.num_layers
-    assert all(leaf.grad.abs().min() > 0 for leaf in leaves)
+    assert all(leaf.grad.abs().min() > 0 for leaf in leaves.values())
     encoder.set_masks(None)
     assert torch.equal(encoder(wavs).hidden_states[-1], dense)
 
 
 def test_masks_for_another_number_of_layers_are_refused():
-    encoder = SpeechEncoder(tiny_base())
-    with pytest.raises(ValueError, match="shorter|longer"):
-        encoder.set_masks(random_masks(CompactSpec.dense(tiny_base(num_layers=2)), seed=0))
+    encoder = SpeechEncoder(tiny_base(num_layers=2))
+    with pytest.raises(ValueError, match=r"\(2, 'z_mha'\): must be a slot of this encoder"):
+        encoder.set_masks(random_masks(CompactSpec.dense(tiny_base()), seed=0))
+    with pytest.raises(ValueError, match=r"\(1, 'z_int'\): must be a slot .* with as many masks, but has 3"):
+        encoder.set_masks({(1, "z_int"): torch.ones(3)})
 
 
 @pytest.mark.parametrize("config", [tiny_base(), tiny_large(conv_bias=True)], ids=["base", "large"])
 def test_a_masked_cnn_stays_near_itself_in_half_precision(config):
     encoder = random_encoder(config, seed=0)
     conv_masks = random_conv_masks(encoder.spec, config, seed=2)
-    encoder.set_masks(None, conv_masks)
+    encoder.set_masks(conv_masks)
     wavs = 0.3 * torch.randn(1, 1600, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         exact = encoder.feature_projection(encoder.feature_extractor(wavs))
@@ -155,7 +163,7 @@ def test_masks_of_ones_on_the_cnn_change_nothing_and_an_emptied_slot_is_empty():
         wavs = torch.randn(1, 1600, generator=torch.Generator().manual_seed(0)).double()
         with torch.no_grad():
             plain = encoder(wavs).hidden_states
-            encoder.set_masks(None, {i: torch.ones(c).double() for i, (c, _, _) in enumerate(config.conv_layers)})
+            encoder.set_masks({(i, "z_conv"): torch.ones(c).double() for i, (c, _, _) in enumerate(config.conv_layers)})
             masked = encoder(wavs).hidden_states
             encoder.set_masks(None)
             again = encoder(wavs).hidden_states

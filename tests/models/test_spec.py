@@ -87,7 +87,9 @@ def test_the_last_channels_stay_where_nothing_could_read_fewer():
     assert CompactSpec.dense(config).conv_mask_sizes(config) == (8, 10, 10, 12, 0)
     assert CompactSpec.dense(CONFIG).conv_mask_sizes(CONFIG) == (8, 10, 10, 12, 12)
     layers = CompactSpec.dense(config).layers
-    with pytest.raises(UserError, match="keeps 1 channels of the last CNN layer, but without a projection behind it all 12"):
+    with pytest.raises(
+        UserError, match="keeps 1 channels of the last CNN layer, but without a projection behind it all 12"
+    ):
         SpeechEncoder(config, CompactSpec(layers=layers, channels=((0,),) * 5))
     SpeechEncoder(config, CompactSpec(layers=layers, channels=(*((0,),) * 4, tuple(range(12)))))
 

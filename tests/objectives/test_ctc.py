@@ -1,4 +1,4 @@
-"""CTC against the sum over all paths, greedy decoding and word errors by hand, and characters that cannot be written."""
+"""CTC against the sum over all paths, greedy decoding and word errors by hand, and unknown characters."""
 
 import itertools
 import math
@@ -19,7 +19,9 @@ def likelihood(probabilities, outputs):
     """The definition: the sum over every path that collapses to `outputs`; (T, V) float64."""
     paths = itertools.product(range(probabilities.shape[1]), repeat=len(probabilities))
     return sum(
-        math.prod(float(probabilities[t, output]) for t, output in enumerate(path)) for path in paths if collapse(path) == outputs
+        math.prod(float(probabilities[t, output]) for t, output in enumerate(path))
+        for path in paths
+        if collapse(path) == outputs
     )
 
 

@@ -55,9 +55,7 @@ def test_the_loss_is_the_mean_squared_error_of_each_pair(states, identity):
     pairs = [(3, 5), (2, 2), (0, 1)]
     losses = distillation(student, teacher, VALID, pairs) / VALID.sum()
     weight = distillation.projection.weight.detach()
-    expected = [
-        mean_squared_error(weight, student[j + 1], teacher[distillation.teacher_layers[k]]) for k, j in pairs
-    ]
+    expected = [mean_squared_error(weight, student[j + 1], teacher[distillation.teacher_layers[k]]) for k, j in pairs]
     assert losses.tolist() == pytest.approx(expected, rel=1e-5)
 
 
@@ -84,7 +82,13 @@ def test_absolute_error_and_cosine_are_the_peers(states, log_sigmoid, l1, cosine
     losses = distillation(student, teacher, VALID, pairs) / VALID.sum()
     weight = distillation.projection.weight.detach()
     expected = [
-        l1_minus_cosine(student[j + 1] @ weight.T, teacher[distillation.teacher_layers[k]], l1=l1, cosine=cosine, log_sigmoid=log_sigmoid)
+        l1_minus_cosine(
+            student[j + 1] @ weight.T,
+            teacher[distillation.teacher_layers[k]],
+            l1=l1,
+            cosine=cosine,
+            log_sigmoid=log_sigmoid,
+        )
         for k, j in pairs
     ]
     assert losses.tolist() == pytest.approx(expected, rel=1e-5)
@@ -141,7 +145,7 @@ def test_padded_frames_have_no_say_and_get_no_gradient(states):
     student = [state.masked_fill(~VALID[..., None], float("nan")).requires_grad_() for state in student]
     teacher = [state.masked_fill(~VALID[..., None], float("inf")) for state in teacher]
     after = distillation(student, teacher, VALID, [(0, 0), (3, 5)])
-    assert torch.equal(before, after)
+    torch.testing.assert_close(after, before)
     after.sum().backward()
     assert (student[1].grad[~VALID] == 0).all() and (student[1].grad[VALID] != 0).any()
 
@@ -179,7 +183,8 @@ def test_the_loss_is_in_single_precision_under_autocast(states):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         losses = distillation(student, teacher, VALID, pairs)
         errors = distillation.errors(student, teacher, VALID)
-    assert torch.equal(losses, expected) and errors.dtype == torch.float32
+    torch.testing.assert_close(losses, expected)  # bfloat16 has steps of 4e-3
+    assert errors.dtype == torch.float32
 
 
 def test_the_gradient_reaches_student_and_map_but_not_the_input_of_layer_1(states):
@@ -199,7 +204,10 @@ def test_the_gradient_reaches_student_and_map_but_not_the_input_of_layer_1(state
         (lambda: from_dict(DistillConfig, {"loss": "l2"}, "here"), "loss: must be one of mse, l1_cosine, but is 'l2'"),
         (lambda: from_dict(DistillConfig, {"pairing": "free"}, "here"), "pairing: must be one of learned, fixed"),
         (lambda: from_dict(DistillConfig, {"l1_weight": -1}, "here"), "`l1_weight` must be at least 0, but is -1"),
-        (lambda: from_dict(DistillConfig, {"l1_weight": 0, "cosine_weight": 0}, "here"), "are both 0, which leaves no loss"),
+        (
+            lambda: from_dict(DistillConfig, {"l1_weight": 0, "cosine_weight": 0}, "here"),
+            "are both 0, which leaves no loss",
+        ),
     ],
 )
 def test_a_wrong_number_of_pairs_is_refused(build, message):

@@ -1,5 +1,7 @@
 """Pairing of teacher and student layers, on cases made by hand and against a search written out."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,7 +28,7 @@ def test_teacher_layers_ascend_are_near_even_and_end_at_the_last(num_layers, dat
     num_pairs = data.draw(st.integers(1, num_layers))
     layers = teacher_layers(num_layers, num_pairs)
     assert len(layers) == num_pairs and layers[-1] == num_layers and layers[0] >= 1
-    assert all(a < b for a, b in zip(layers, layers[1:]))
+    assert all(a < b for a, b in itertools.pairwise(layers))
     assert all(abs(layer - num_layers * k / num_pairs) <= 0.5 for k, layer in enumerate(layers, start=1))
 
 
@@ -37,10 +39,16 @@ ALL = [True] * 6
     ("errors", "exists", "pairs"),
     [
         pytest.param([[0, 9, 9, 9], [9, 9, 9, 0]], [True] * 4, [(1, 3), (0, 0)], id="nearest"),
-        pytest.param([[9, 9, 0, 9], [9, 0, 9, 9]], [True] * 4, [(1, 1), (0, 0)], id="the deepest chooses first, order is kept"),
+        pytest.param(
+            [[9, 9, 0, 9], [9, 0, 9, 9]], [True] * 4, [(1, 1), (0, 0)], id="the deepest chooses first, order is kept"
+        ),
         pytest.param([[9, 0], [0, 9]], [True] * 2, [(1, 0)], id="nothing is left below the first pick"),
-        pytest.param([[1, 2, 3], [3, 2, 1]], [True, True, False], [(1, 1), (0, 0)], id="a removed layer is passed over"),
-        pytest.param([[1, 0, 5], [3, 2, 1]], [True, False, True], [(1, 2), (0, 0)], id="also where it would be the best"),
+        pytest.param(
+            [[1, 2, 3], [3, 2, 1]], [True, True, False], [(1, 1), (0, 0)], id="a removed layer is passed over"
+        ),
+        pytest.param(
+            [[1, 0, 5], [3, 2, 1]], [True, False, True], [(1, 2), (0, 0)], id="also where it would be the best"
+        ),
         pytest.param([[1, 2, 3], [3, 2, 1]], [False, False, True], [(1, 2)], id="one layer is left"),
         pytest.param([[1, 2, 3], [3, 2, 1]], [False] * 3, [], id="no layer is left"),
         pytest.param([[5, 4, 3, 2, 1, 0]] * 4, ALL, [(3, 5), (2, 4), (1, 3), (0, 2)], id="one after the other"),
@@ -63,7 +71,11 @@ def test_each_pick_is_the_best_existing_layer_below_the_last(data):
     for teacher in range(num_teacher - 1, -1, -1):
         best = None
         for student in range(num_student):
-            if exists[student] and student < below and (best is None or errors[teacher][student] < errors[teacher][best]):
+            if (
+                exists[student]
+                and student < below
+                and (best is None or errors[teacher][student] < errors[teacher][best])
+            ):
                 best = student
         assert picked.get(teacher) == best
         if best is None:

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from s3prl_pruned.formats.registry import read
 from s3prl_pruned.models.dummies import tiny_families
-from s3prl_pruned.models.load import load_dense
 
 pytest.importorskip("fairseq", reason="the extra `fairseq` installs it")
 
@@ -63,9 +63,12 @@ def test_all_states_equal_fairseqs_on_its_own_checkpoint(config, tmp_path, wavef
     cfg = OmegaConf.create({"model": model_cfg, "task": {"normalize": config.normalize_waveform}})
     others = {"task_state": {"dictionaries": [Dictionary()]}, "extra_state": {"epoch": 1}}
     torch.save({"args": None, "cfg": cfg, "model": model.state_dict(), **others}, tmp_path / "fairseq.pt")
-    encoder = load_dense(tmp_path / "fairseq.pt", config=config)
+    encoder = read(tmp_path / "fairseq.pt", shape=config).encoder
     states = []
-    hooks = [layer.register_forward_hook(lambda m, given, out: states.append(given[0].transpose(0, 1))) for layer in model.encoder.layers]  # fmt: skip
+    hooks = [
+        layer.register_forward_hook(lambda m, given, out: states.append(given[0].transpose(0, 1)))
+        for layer in model.encoder.layers
+    ]
     (wav,) = waveforms(4000)
     with torch.no_grad():
         result = model.extract_features(wav[None], None)

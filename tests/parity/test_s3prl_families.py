@@ -10,14 +10,18 @@ import warnings
 import pytest
 import torch
 
+from s3prl_pruned.formats.registry import read, write
 from s3prl_pruned.models import families
 from s3prl_pruned.models.dummies import random_encoder, tiny_families
-from s3prl_pruned.models.load import load_dense
-from s3prl_pruned.models.save import save_dense
 
 TOLERANCE = 2e-5
 SHAPES = {name: config for name, config in tiny_families().items() if config.family != "wavlm"}
-BATCHES = {"one utterance": (4000,), "padded batch": (4000, 3111, 250), "even batch": (3000, 3000), "odd frames": (3930, 3110)}
+BATCHES = {
+    "one utterance": (4000,),
+    "padded batch": (4000, 3111, 250),
+    "even batch": (3000, 3000),
+    "odd frames": (3930, 3110),
+}
 
 
 def s3prl_checkpoint(config, path, seed=1):
@@ -59,7 +63,7 @@ def s3prl_checkpoint(config, path, seed=1):
                 model = Data2VecAudioModel(cfg)
                 model.remove_pretraining_modules()
     with torch.no_grad():  # away from an initialisation whose attention is nearly uniform
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             parameter += (0.02 if parameter.shape[-1] > 100 else 0.3) * torch.randn(parameter.shape)
     state = dict(model.state_dict())
     if config.family == "data2vec":
@@ -85,7 +89,7 @@ def s3prl_states(expert, wavs):
 def pair(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("checkpoint") / "random.pt"
     s3prl_checkpoint(request.param, path)
-    return load_dense(path, config=request.param), s3prl_expert(request.param.family, path)
+    return read(path, shape=request.param).encoder, s3prl_expert(request.param.family, path)
 
 
 @pytest.mark.parametrize("lengths", BATCHES.values(), ids=BATCHES)
@@ -100,7 +104,7 @@ def test_all_states_equal_s3prls(pair, lengths, encode, waveforms, relative_diff
 @pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
 def test_what_we_write_s3prls_expert_reads(config, tmp_path, encode, waveforms, relative_differences):
     encoder = random_encoder(config, seed=2)
-    save_dense(encoder, tmp_path / "ours.pt", "s3prl")
+    write(tmp_path / "ours.pt", "s3prl", encoder)
     expert, wavs = s3prl_expert(config.family, tmp_path / "ours.pt"), waveforms(4000, 3111)
     assert max(relative_differences(encode(encoder, wavs), s3prl_states(expert, wavs))) <= TOLERANCE
 
@@ -110,7 +114,7 @@ def test_the_comparison_sees_every_parameter(name, tmp_path, encode, waveforms, 
     config = SHAPES[name]
     path = tmp_path / "random.pt"
     encoder = random_encoder(config, seed=1)
-    save_dense(encoder, path, "s3prl")
+    write(path, "s3prl", encoder)
     wavs = waveforms(4000, 3111)
     theirs = s3prl_states(s3prl_expert(config.family, path), wavs)
     invisible = [n for n, _ in encoder.named_parameters() if n == "mask_embedding" or n.endswith("k_proj.bias")]
@@ -132,7 +136,7 @@ def test_the_families_padding_rules_differ_and_each_is_s3prls(name, tmp_path, en
 
     config = SHAPES[name]
     encoder = random_encoder(config, seed=1)
-    save_dense(encoder, tmp_path / "ours.pt", "s3prl")
+    write(tmp_path / "ours.pt", "s3prl", encoder)
     wavs = waveforms(4000, 3111)
     theirs = s3prl_states(s3prl_expert(config.family, tmp_path / "ours.pt"), wavs)
     other = {"chunks": "convolution", "convolution": "chunks"}[config.padding_rule]
@@ -141,11 +145,22 @@ def test_the_families_padding_rules_differ_and_each_is_s3prls(name, tmp_path, en
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("build", [families.hubert_base, families.wav2vec2_base, families.data2vec_base, families.hubert_large, families.wav2vec2_large, families.wav2vec2_large_960, families.data2vec_large])  # fmt: skip
+@pytest.mark.parametrize(
+    "build",
+    [
+        families.hubert_base,
+        families.wav2vec2_base,
+        families.data2vec_base,
+        families.hubert_large,
+        families.wav2vec2_large,
+        families.wav2vec2_large_960,
+        families.data2vec_large,
+    ],
+)
 def test_the_true_sizes_equal_s3prls(build, tmp_path, encode, waveforms, relative_differences):
     config, path = build(), tmp_path / "random.pt"
     s3prl_checkpoint(config, path)
-    encoder, expert = load_dense(path, config=config), s3prl_expert(config.family, path)
+    encoder, expert = read(path, shape=config).encoder, s3prl_expert(config.family, path)
     expert.model.remove_pretraining_modules()
     heads = sum(p.numel() for n, p in expert.model.named_parameters() if n == "label_embs_concat")
     assert encoder.num_parameters() == sum(p.numel() for p in expert.parameters()) - heads

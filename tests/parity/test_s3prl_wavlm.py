@@ -6,11 +6,11 @@ import warnings
 import pytest
 import torch
 
+from s3prl_pruned.formats import microsoft
+from s3prl_pruned.formats.registry import read
 from s3prl_pruned.models import families
 from s3prl_pruned.models.components import RelativePosition
-from s3prl_pruned.models.convert import official_checkpoint
 from s3prl_pruned.models.dummies import random_encoder, tiny_base, tiny_large
-from s3prl_pruned.models.load import load_dense
 
 TOLERANCE = 2e-5
 SHAPES = {
@@ -43,8 +43,8 @@ def s3prl_states(expert, wavs):
 def both(config, tmp_path, seed=1):
     """Our encoder and s3prl's expert, each loaded from one file."""
     path = tmp_path / "random.pt"
-    torch.save(official_checkpoint(random_encoder(config, seed=seed)), path)
-    return load_dense(path), s3prl_expert(path)
+    torch.save(microsoft.checkpoint(random_encoder(config, seed=seed)), path)
+    return read(path).encoder, s3prl_expert(path)
 
 
 @pytest.fixture(scope="module", params=SHAPES.values(), ids=SHAPES)

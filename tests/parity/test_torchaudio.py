@@ -4,10 +4,9 @@ import pytest
 import torch
 
 from s3prl_pruned.config import UserError
-from s3prl_pruned.measure.timing.adapters import torchaudio_model
+from s3prl_pruned.formats.registry import read, write
 from s3prl_pruned.models.dummies import random_encoder, tiny_families
-from s3prl_pruned.models.load import load_dense
-from s3prl_pruned.models.save import save_dense
+from s3prl_pruned.timing.adapters import torchaudio_model
 
 TOLERANCE = 2e-5
 SHAPES = {name: config for name, config in tiny_families().items() if config.family != "data2vec"}
@@ -30,14 +29,14 @@ def test_all_states_equal_torchaudios_on_weights_from_there(config, tmp_path, wa
         for parameter in model.parameters():
             parameter += 0.3 * torch.randn(parameter.shape)
     torch.save(model.state_dict(), tmp_path / "torchaudio.pt")
-    encoder = load_dense(tmp_path / "torchaudio.pt", config=config)
+    encoder = read(tmp_path / "torchaudio.pt", shape=config).encoder
     assert max(differences(encoder, model, torch.stack(waveforms(4000)), relative_differences)) <= TOLERANCE
 
 
 @pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
 def test_torchaudio_loads_what_we_write_and_computes_the_same(config, tmp_path, waveforms, relative_differences):
     encoder, model = random_encoder(config, seed=3), torchaudio_model(config).eval()
-    save_dense(encoder, tmp_path / "ours.pt", "torchaudio")
+    write(tmp_path / "ours.pt", "torchaudio", encoder)
     model.load_state_dict(torch.load(tmp_path / "ours.pt", weights_only=True))
     wavs = torch.stack(waveforms(4000))
     assert max(differences(encoder, model, wavs, relative_differences)) <= TOLERANCE
@@ -47,8 +46,8 @@ def test_torchaudio_loads_what_we_write_and_computes_the_same(config, tmp_path, 
 
 
 def test_a_state_dict_does_not_say_its_shape_so_it_must_be_named(tmp_path):
-    save_dense(random_encoder(SHAPES["hubert_base"], seed=3), tmp_path / "ours.pt", "torchaudio")
+    write(tmp_path / "ours.pt", "torchaudio", random_encoder(SHAPES["hubert_base"], seed=3))
     with pytest.raises(UserError, match="torchaudio state dict, which does not say its shape. Name it"):
-        load_dense(tmp_path / "ours.pt")
+        read(tmp_path / "ours.pt")
     with pytest.raises(UserError, match="must have shape|missing keys"):
-        load_dense(tmp_path / "ours.pt", config=SHAPES["wav2vec2_large_960"])
+        read(tmp_path / "ours.pt", shape=SHAPES["wav2vec2_large_960"])

@@ -9,10 +9,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from s3prl_pruned.formats import registry
 from s3prl_pruned.models import families
 from s3prl_pruned.models.dummies import random_encoder, tiny_families
-from s3prl_pruned.models.load import load_dense
-from s3prl_pruned.models.save import save_dense
 
 transformers = pytest.importorskip("transformers", reason="only the extras `transformers` and `test` install it")
 
@@ -38,7 +37,11 @@ def hugging_face(config, seed=0):
         "num_conv_pos_embedding_groups": config.pos_conv_groups,
     }
     if config.family == "data2vec":
-        cfg = Data2VecAudioConfig(**shape, conv_pos_kernel_size=config.pos_conv_kernel, num_conv_pos_embeddings=config.pos_conv_depth)  # fmt: skip
+        positions = {
+            "conv_pos_kernel_size": config.pos_conv_kernel,
+            "num_conv_pos_embeddings": config.pos_conv_depth,
+        }
+        cfg = Data2VecAudioConfig(**shape, **positions)
     else:
         shape |= {
             "feat_extract_norm": "layer" if config.extractor_mode == "layer_norm" else "group",
@@ -81,7 +84,7 @@ def padded(waveforms):
 @pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
 def test_all_states_equal_transformers_on_a_folder_from_there(config, tmp_path, waveforms, relative_differences):
     model = hugging_face(config)
-    encoder = load_dense(saved(model, config, tmp_path), config=config)
+    encoder = registry.read(saved(model, config, tmp_path), shape=config).encoder
     (wav,) = waveforms(4000)
     for batch in ((wav[None],), padded(waveforms)):
         ours, theirs = both(encoder, model, *batch)
@@ -92,7 +95,7 @@ def test_all_states_equal_transformers_on_a_folder_from_there(config, tmp_path, 
 @pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
 def test_a_folder_from_here_is_transformers_own(config, tmp_path, waveforms, relative_differences):
     encoder = random_encoder(config, seed=3)
-    save_dense(encoder, tmp_path / "hf", "huggingface")
+    registry.write(tmp_path / "hf", "huggingface", encoder)
     model, info = transformers.AutoModel.from_pretrained(tmp_path / "hf", output_loading_info=True)
     assert not any(info.values()), info
     assert transformers.AutoFeatureExtractor.from_pretrained(tmp_path / "hf").do_normalize == config.normalize_waveform
@@ -102,7 +105,7 @@ def test_a_folder_from_here_is_transformers_own(config, tmp_path, waveforms, rel
 @pytest.mark.parametrize("name", [name for name in SHAPES if not name.startswith("wavlm")])  # those have their own file
 def test_the_comparison_sees_every_parameter(name, tmp_path, waveforms, relative_differences):
     model = hugging_face(SHAPES[name])
-    encoder = load_dense(saved(model, SHAPES[name], tmp_path))
+    encoder = registry.read(saved(model, SHAPES[name], tmp_path)).encoder
     wavs = torch.stack(waveforms(4000))
     invisible = [n for n, _ in model.named_parameters() if n == "masked_spec_embed" or n.endswith("k_proj.bias")]
     blind = []
@@ -126,31 +129,45 @@ def test_the_pre_training_model_and_its_bin_file_are_read_without_heads(tmp_path
     (binary / "model.safetensors").unlink()
     prefix = "wav2vec2.encoder.pos_conv_embed.conv."
     state = outer.state_dict()
-    for new, old in (("parametrizations.weight.original0", "weight_g"), ("parametrizations.weight.original1", "weight_v")):
+    for new, old in (
+        ("parametrizations.weight.original0", "weight_g"),
+        ("parametrizations.weight.original1", "weight_v"),
+    ):
         state[prefix + old] = state.pop(prefix + new)  # as older transformers wrote it
     torch.save(state, binary / "pytorch_model.bin")
-    reference = load_dense(saved(inner, config, tmp_path / "inner"), config=config).state_dict()
+    reference = registry.read(saved(inner, config, tmp_path / "inner"), shape=config).encoder.state_dict()
     for folder in (safe, binary):
-        read = load_dense(folder, config=config).state_dict()
+        read = registry.read(folder, shape=config).encoder.state_dict()
         assert all(torch.equal(read[name], reference[name]) for name in reference)
 
 
 def test_a_folder_whose_weights_transformers_wrote_in_parts_is_read(tmp_path):
     encoder = random_encoder(SHAPES["hubert_large"], seed=3)
-    save_dense(encoder, tmp_path / "one", "huggingface")
+    registry.write(tmp_path / "one", "huggingface", encoder)
     model = transformers.AutoModel.from_pretrained(tmp_path / "one")
     model.save_pretrained(tmp_path / "parts", max_shard_size="20KB")
     assert len(list((tmp_path / "parts").glob("model-*.safetensors"))) > 1
-    read = load_dense(tmp_path / "parts").state_dict()
+    read = registry.read(tmp_path / "parts").encoder.state_dict()
     assert all(torch.equal(value, read[name]) for name, value in encoder.state_dict().items())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("build", [families.hubert_base, families.wav2vec2_base, families.data2vec_base, families.hubert_large, families.wav2vec2_large, families.wav2vec2_large_960, families.data2vec_large])  # fmt: skip
+@pytest.mark.parametrize(
+    "build",
+    [
+        families.hubert_base,
+        families.wav2vec2_base,
+        families.data2vec_base,
+        families.hubert_large,
+        families.wav2vec2_large,
+        families.wav2vec2_large_960,
+        families.data2vec_large,
+    ],
+)
 def test_the_true_sizes_equal_transformers(build, tmp_path, waveforms, relative_differences):
     config = build()
     model = hugging_face(config)
-    encoder = load_dense(saved(model, config, tmp_path), config=config)
+    encoder = registry.read(saved(model, config, tmp_path), shape=config).encoder
     assert sum(p.numel() for p in model.parameters()) == encoder.num_parameters()
     wavs, lengths = torch.stack(waveforms(32_000, 32_000)), torch.tensor([32_000, 21_111])
     wavs[1, 21_111:] = 0

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from s3prl_pruned.models import families, keys
+from s3prl_pruned.formats import fairseq, huggingface
+from s3prl_pruned.models import families
 from s3prl_pruned.models.dummies import random_encoder, tiny_base, tiny_large
 from s3prl_pruned.models.encoder import SpeechEncoder
 
@@ -46,13 +47,13 @@ def hugging_face(config, seed=0):
 
 def ours_from(model, config):
     encoder = SpeechEncoder(config).eval()
-    encoder.load_state_dict(keys.to_ours(model.state_dict(), config, "huggingface", "WavLMModel"))
+    encoder.load_state_dict(huggingface.KEYS.to_ours(model.state_dict(), config, "WavLMModel"))
     return encoder
 
 
 def theirs_from(encoder):
     model = hugging_face(encoder.config, seed=1)
-    model.load_state_dict(keys.to_theirs(encoder.state_dict(), encoder.config, "huggingface"))
+    model.load_state_dict(huggingface.KEYS.to_theirs(encoder.state_dict(), encoder.config))
     return model
 
 
@@ -112,11 +113,11 @@ def test_the_comparison_sees_every_parameter(config, waveforms, relative_differe
     assert blind == invisible
 
 
-@pytest.mark.parametrize("fmt", ["official", "huggingface"])
+@pytest.mark.parametrize("keys", [fairseq.KEYS, huggingface.KEYS], ids=lambda keys: keys.name)
 @pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
-def test_converting_there_and_back_keeps_every_bit(config, fmt):
+def test_converting_there_and_back_keeps_every_bit(config, keys):
     state = random_encoder(config, seed=4).state_dict()
-    back = keys.to_ours(keys.to_theirs(state, config, fmt), config, fmt, "there and back")
+    back = keys.to_ours(keys.to_theirs(state, config), config, "there and back")
     assert back.keys() == state.keys()
     assert all(torch.equal(back[name], state[name]) for name in state)
 
@@ -125,7 +126,7 @@ def test_converting_there_and_back_keeps_every_bit(config, fmt):
 def test_every_key_and_shape_is_transformers_own(config):
     theirs = {key: value.shape for key, value in hugging_face(config).state_dict().items()}
     state = random_encoder(config, seed=4).state_dict()
-    assert {k: v.shape for k, v in keys.to_theirs(state, config, "huggingface").items()} == theirs
+    assert {k: v.shape for k, v in huggingface.KEYS.to_theirs(state, config).items()} == theirs
 
 
 def test_the_old_names_of_weight_norm_are_read():
@@ -135,7 +136,7 @@ def test_the_old_names_of_weight_norm_are_read():
     old = dict(state)
     old[prefix + "weight_g"] = old.pop(prefix + "parametrizations.weight.original0")
     old[prefix + "weight_v"] = old.pop(prefix + "parametrizations.weight.original1")
-    ours = [keys.to_ours(s, config, "huggingface", "test") for s in (state, old)]
+    ours = [huggingface.KEYS.to_ours(s, config, "test") for s in (state, old)]
     assert all(torch.equal(ours[0][name], ours[1][name]) for name in ours[0])
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from s3prl_pruned.checkpoint import load_checkpoint
-from s3prl_pruned.config import UserError, from_dict, load_yaml
+from s3prl_pruned.config import UserError, from_dict
 from s3prl_pruned.data.manifest import Utterance
-from s3prl_pruned.export.formats import load_encoder, model_hash
+from s3prl_pruned.formats.folder import load_encoder, model_hash
 from s3prl_pruned.models import families
 from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.objectives.ctc import Characters, CtcHead, frames_needed
@@ -19,14 +19,16 @@ from s3prl_pruned.pretrain.asr.data import Labelled, LabelledBatches, read_sets
 from s3prl_pruned.pretrain.asr.pretrain_expert import UpstreamPretrainExpert
 from s3prl_pruned.pretrain.asr.recognizer import Recognizer, load_recognizer, read_test
 from s3prl_pruned.pretrain.command import main
-from s3prl_pruned.pretrain.resolve import RECIPES
 from s3prl_pruned.pretrain.conversion import convert
 from s3prl_pruned.pretrain.finish import masked_student
 from s3prl_pruned.pretrain.logging import read_log
 from s3prl_pruned.pretrain.optim import build_optimizers
+from s3prl_pruned.pretrain.recipes import MODEL_FILE, RUNNER_FILE, load_recipe
+from s3prl_pruned.pretrain.resolve import RECIPES
 from s3prl_pruned.sparsity.counts import parameters
 from tests.tiny_asr import RUNNER, Asr
 from tests.tiny_run import tiny_wavlm
+
 
 @pytest.fixture(scope="module")
 def asr(recipe, tmp_path_factory):
@@ -47,7 +49,8 @@ def test_the_exported_recogniser_writes_what_the_masked_model_of_training_writes
     assert all(torch.equal(value, recognizer.head.state_dict()[name]) for name, value in head.state_dict().items())
     with torch.no_grad():  # one head for both that makes many letters of noise
         head.projection.weight.normal_(generator=torch.Generator().manual_seed(0))
-        state_of_noise = student(0.1 * torch.randn(1, 16_000)).hidden_states[-1].mean((0, 1))
+        noise = 0.1 * torch.randn(1, 16_000, generator=torch.Generator().manual_seed(1))
+        state_of_noise = student(noise).hidden_states[-1].mean((0, 1))
         head.projection.bias.copy_(-head.projection.weight @ state_of_noise)
         recognizer.head.load_state_dict(head.state_dict())
     masked = Recognizer(student, head.eval(), Characters(state["Characters"]))
@@ -66,7 +69,8 @@ def test_word_errors_are_on_dev_in_the_log_and_on_test_in_the_end(run):
     result = read_test(run)
     assert len(result["utterances"]) == 3 and result["words"] == 1 + 2 + 3
     edits = sum(
-        editdistance.eval(texts["hypothesis"].split(), texts["reference"].split()) for texts in result["utterances"].values()
+        editdistance.eval(texts["hypothesis"].split(), texts["reference"].split())
+        for texts in result["utterances"].values()
     )
     assert result["edits"] == edits and result["wer"] == edits / 6
 
@@ -92,15 +96,19 @@ def test_a_resumed_run_ends_as_one_in_one_piece(asr, run, tmp_path):
         (again / name).unlink()
     asr.train(again, "-a")
     assert model_hash(again / "export") == model_hash(run / "export")
-    assert (again / "export" / "ctc_head.safetensors").read_bytes() == (run / "export" / "ctc_head.safetensors").read_bytes()
+    assert (again / "export" / "ctc_head.safetensors").read_bytes() == (
+        run / "export" / "ctc_head.safetensors"
+    ).read_bytes()
     assert [line["ctc"] for line in read_log(again)] == [line["ctc"] for line in read_log(run)]
 
 
-# --- one optimiser step -------------------------------------------------------------------------------------------------
+# --- one optimiser step ---------------------------------------------------------------------------
 
 
 def step_of(asr, batches, target):
-    config = from_dict(AsrModelConfig, {"teacher": str(asr.teacher), "sparsity": {"target_sparsity": target, "tolerance": 0.02}}, "x")
+    config = from_dict(
+        AsrModelConfig, {"teacher": str(asr.teacher), "sparsity": {"target_sparsity": target, "tolerance": 0.02}}, "x"
+    )
     for name in ("dropout", "attention_dropout", "activation_dropout"):
         setattr(config.student, name, 0.0)
     datarc = {**RUNNER["pretrain_expert"]["datarc"], "corpus": str(asr.corpus)}
@@ -138,7 +146,9 @@ def test_the_size_pulls_the_thresholds_up_under_the_band_down_over_it_and_not_in
     batch = labelled_batch()
     standing = step_of(asr, [batch], 0.9)[0]["expected_sparsity"]
     assert 0.1 < standing < 0.8
-    found = {name: step_of(asr, [batch], target) for name, target in (("under", 0.9), ("inside", standing), ("over", 0.01))}
+    found = {
+        name: step_of(asr, [batch], target) for name, target in (("under", 0.9), ("inside", standing), ("over", 0.01))
+    }
     assert found["under"][0]["size_penalty"] == pytest.approx(1 - standing)
     assert found["inside"][0]["size_penalty"] == 0
     assert found["over"][0]["size_penalty"] == pytest.approx(-(1 - standing))
@@ -151,8 +161,12 @@ def test_the_size_pulls_the_thresholds_up_under_the_band_down_over_it_and_not_in
 
 def test_the_head_has_a_learning_rate_of_its_own_on_the_common_schedule(asr):
     config = from_dict(AsrModelConfig, {"teacher": str(asr.teacher), "sparsity": {"target_sparsity": 0.5}}, "x")
-    runner = from_dict(AsrRunnerConfig, {**RUNNER, "optimizer": {"lr": 1e-3, "head_lr": 1e-2, "warmup_proportion": 0.5}}, "x")
-    expert = UpstreamPretrainExpert({**RUNNER["pretrain_expert"]["datarc"], "corpus": str(asr.corpus)}, config, "cpu", family="wavlm")
+    runner = from_dict(
+        AsrRunnerConfig, {**RUNNER, "optimizer": {"lr": 1e-3, "head_lr": 1e-2, "warmup_proportion": 0.5}}, "x"
+    )
+    expert = UpstreamPretrainExpert(
+        {**RUNNER["pretrain_expert"]["datarc"], "corpus": str(asr.corpus)}, config, "cpu", family="wavlm"
+    )
     optimizers = build_optimizers(expert, runner.optimizer, 10)
     assert optimizers.set_step(2) == pytest.approx(1e-3 * 2 / 5)
     head = {id(p) for p in expert.model.head.parameters()}
@@ -162,7 +176,7 @@ def test_the_head_has_a_learning_rate_of_its_own_on_the_common_schedule(asr):
     assert len(rates) == len(list(expert.model.student.parameters())) + 2
 
 
-# --- data -----------------------------------------------------------------------------------------------------------------
+# --- data -----------------------------------------------------------------------------------------
 
 
 def batches_of(labelled, **changes):
@@ -201,7 +215,11 @@ def test_utterances_too_long_or_too_short_for_their_words_are_left_out_with_a_wa
 def test_characters_outside_the_vocabulary_are_listed_over_all_sets(asr, tmp_path):
     corpus = tmp_path / "corpus"
     shutil.copytree(asr.corpus, corpus)
-    for split, old, new in (("train-clean-100", "ONE", "ÖNE"), ("dev-clean", "TWO", "TWO2"), ("test-clean", "ONE", "ÕNE")):
+    for split, old, new in (
+        ("train-clean-100", "ONE", "ÖNE"),
+        ("dev-clean", "TWO", "TWO2"),
+        ("test-clean", "ONE", "ÕNE"),
+    ):
         (listing,) = (corpus / split).glob("*/*/*.trans.txt")
         listing.write_text(listing.read_text().replace(old, new))
     with pytest.raises(UserError, match="transcripts hold 3 characters outside the vocabulary") as refusal:
@@ -213,7 +231,7 @@ def test_characters_outside_the_vocabulary_are_listed_over_all_sets(asr, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-# --- already pruned, out of reach, other families ---------------------------------------------------------------------------
+# --- already pruned, out of reach, other families -------------------------------------------------
 
 
 def test_a_pruned_model_is_fine_tuned_without_gates_and_keeps_its_structure(asr, run, tmp_path):
@@ -229,23 +247,35 @@ def test_a_pruned_model_is_fine_tuned_without_gates_and_keeps_its_structure(asr,
 
 
 def test_a_pruned_model_is_pruned_further_but_not_to_less(asr, run, tmp_path):
-    with pytest.raises(UserError, match=r"is pruned already and has 0\.\d+; gates of the kinds \['head', 'int'\] reach"):
+    with pytest.raises(
+        UserError, match=r"is pruned already and has 0\.\d+; gates of the kinds \['head', 'int'\] reach"
+    ):
         asr.train(tmp_path / "less", "--teacher", str(run / "export"), "-o", "sparsity.target_sparsity=0.01")
-    more = asr.train(tmp_path / "more", "--teacher", str(run / "export"), "-o", "sparsity.target_sparsity=0.95,,runner.total_steps=2")
+    more = asr.train(
+        tmp_path / "more", "--teacher", str(run / "export"), "-o", "sparsity.target_sparsity=0.95,,runner.total_steps=2"
+    )
     before, after = (load_encoder(folder / "export")[0] for folder in (run, more))
     assert after.num_parameters() <= before.num_parameters()
 
 
 def test_a_rate_out_of_reach_names_the_range(asr, tmp_path):
-    with pytest.raises(UserError, match=r"is 0.9, but gates of the kinds \['head'\] reach 0\.\d+ at most .*\(from 0.0000\)"):
+    with pytest.raises(
+        UserError, match=r"is 0.9, but gates of the kinds \['head'\] reach 0\.\d+ at most .*\(from 0.0000\)"
+    ):
         asr.train(tmp_path / "run", "-o", "self_pinching.kinds=[head],,sparsity.target_sparsity=0.9")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-u", "hubert_pruned_asr"], "must be a hubert encoder, but 'embedded' is a wavlm.*or train -u wavlm_pruned_asr"),
-        (["-u", "wav2vec2_pruned_asr", "--recipe", "self_pinching_asr"], "no corpus is given. Add --corpus /data/LibriSpeech"),
+        (
+            ["-u", "hubert_pruned_asr"],
+            "must be a hubert encoder, but 'embedded' is a wavlm.*or train -u wavlm_pruned_asr",
+        ),
+        (
+            ["-u", "wav2vec2_pruned_asr", "--recipe", "self_pinching_asr"],
+            "no corpus is given. Add --corpus /data/LibriSpeech",
+        ),
         (["-u", "wavlm_pruned_tts"], "`-u` must be one of .*'wavlm_pruned_asr'.* but is 'wavlm_pruned_tts'"),
         (["-u", "wavlm_pruned_asr", "-o", "pretrain_expert.datarc.sets=null"], "`sets` must name the folders"),
         (["-u", "wavlm_pruned_asr", "-o", "ctc.dropout=1"], r"`dropout` must be in \[0, 1\), but is 1"),
@@ -280,23 +310,26 @@ def test_an_export_without_a_head_and_a_damaged_head_are_named(run, tmp_path):
         read_test(folder)
 
 
-# --- recipes --------------------------------------------------------------------------------------------------------------
+# --- recipes --------------------------------------------------------------------------------------
 
 
 def recipe_of(name):
-    model = from_dict(AsrModelConfig, load_yaml(RECIPES / name / "config_model.yaml"), name)
-    return model, from_dict(AsrRunnerConfig, load_yaml(RECIPES / name / "config_runner.yaml"), name)
+    model = from_dict(AsrModelConfig, load_recipe(RECIPES / name / MODEL_FILE, MODEL_FILE), name)
+    return model, from_dict(AsrRunnerConfig, load_recipe(RECIPES / name / RUNNER_FILE, RUNNER_FILE), name)
 
 
 @pytest.mark.parametrize(
     ("name", "shape", "removed"),
-    [("self_pinching_asr", families.wav2vec2_base, 0.65), ("self_pinching_asr_hubert_large_s60", families.hubert_large, 0.60)],
+    [
+        ("self_pinching_asr", families.wav2vec2_base, 0.65),
+        ("self_pinching_asr_hubert_large_s60", families.hubert_large, 0.60),
+    ],
 )
 def test_the_recipes_targets_are_the_papers_shares_of_all_parameters(name, shape, removed):
     model, runner = recipe_of(name)
     config = shape()
     dense = CompactSpec.dense(config)
-    kept = 1 - model.sparsity.target_sparsity
+    kept = 1 - model.sparsity.goal
     ffn = tuple(range(round(config.ffn_dim * kept)))
     layers = []
     for number, layer in enumerate(dense.layers):  # heads thinned as evenly as whole heads allow
@@ -312,7 +345,11 @@ def test_the_second_stages_differ_from_the_one_pass_recipes_in_the_gates_only():
     for one, two in (("self_pinching_asr", "finetune_asr"), ("self_pinching_asr_embedded", "finetune_asr_embedded")):
         (model, runner), (plain, stage) = recipe_of(one), recipe_of(two)
         assert model.self_pinching is not None and plain.self_pinching is None
-        plain.self_pinching, plain.sparsity, stage.optimizer.gate_lr = model.self_pinching, model.sparsity, runner.optimizer.gate_lr
+        plain.self_pinching, plain.sparsity, stage.optimizer.gate_lr = (
+            model.self_pinching,
+            model.sparsity,
+            runner.optimizer.gate_lr,
+        )
         assert plain == model and stage == runner
 
 

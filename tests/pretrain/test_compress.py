@@ -11,18 +11,19 @@ import torch
 import torch.nn.functional as F
 
 from s3prl_pruned.compressors.plan import make_plan
-from s3prl_pruned.config import UserError, from_dict, load_yaml
-from s3prl_pruned.export.formats import load_encoder, model_hash
-from s3prl_pruned.measure.figures import draw_run
-from s3prl_pruned.models.load import load_dense
+from s3prl_pruned.config import UserError, from_dict
+from s3prl_pruned.formats.folder import load_encoder, model_hash
+from s3prl_pruned.formats.registry import read
 from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.objectives.distill import DistillConfig
 from s3prl_pruned.objectives.prediction_heads import PredictionHeads
-from s3prl_pruned.pretrain.resolve import RECIPES
 from s3prl_pruned.pretrain.config import RunnerConfig
 from s3prl_pruned.pretrain.distill.config import ModelConfig
 from s3prl_pruned.pretrain.distill.teachers import EMBEDDED_TEACHER
 from s3prl_pruned.pretrain.logging import read_log
+from s3prl_pruned.pretrain.recipes import MODEL_FILE, RUNNER_FILE, load_recipe
+from s3prl_pruned.pretrain.resolve import RECIPES
+from s3prl_pruned.report.figures import draw_run
 from s3prl_pruned.sparsity.counts import realised_sparsity
 from s3prl_pruned.upstream.load import load_model
 
@@ -32,7 +33,10 @@ HEAD = 4 * 24 * 6 / (3 * (4 * 24 * 24 + 2 * 24 * 20))
 
 
 def options(techniques, rate, more=""):
-    return ["-o", f"compress.techniques=[{techniques}],,compress.rounds=2,,sparsity.target_sparsity={rate},,runner.total_steps=4{more}"]
+    return [
+        "-o",
+        f"compress.techniques=[{techniques}],,compress.rounds=2,,sparsity.target_sparsity={rate},,runner.total_steps=4{more}",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -55,11 +59,14 @@ def test_each_technique_ends_as_an_export_of_the_wanted_rate(recipe, tmp_path, t
     assert provenance["sparsity"]["realised"] == pytest.approx(rate, abs=0.03)
     card = (run / "export" / "README.md").read_text()
     assert card.startswith(f"# wavlm encoder, {100 * provenance['sparsity']['realised']:.1f} % pruned")
-    teacher = load_dense(recipe.teacher)
+    teacher = read(recipe.teacher).encoder
     if techniques == "magnitude":  # not smaller, and says so
-        assert encoder.num_parameters() == teacher.num_parameters() and realised_sparsity(encoder.config, encoder.spec) == 0
+        assert (
+            encoder.num_parameters() == teacher.num_parameters()
+            and realised_sparsity(encoder.config, encoder.spec) == 0
+        )
         nonzero = sum(int(p.count_nonzero()) for p in encoder.parameters())
-        assert f"| parameters that are not zero | | {nonzero:,} |" in card
+        assert f"| parameters that are not zero |  | {nonzero:,} |" in card
     else:
         assert encoder.num_parameters() < teacher.num_parameters() and "not zero" not in card
         assert realised_sparsity(encoder.config, encoder.spec) == provenance["sparsity"]["realised"]
@@ -72,7 +79,7 @@ def test_each_technique_ends_as_an_export_of_the_wanted_rate(recipe, tmp_path, t
 
 def test_weights_learn_between_the_rounds_and_the_loss_is_the_students(recipe, tmp_path):
     run = recipe.train(tmp_path / "run", *options("magnitude", 0.5))
-    before, after = load_dense(recipe.teacher), load_encoder(run / "export")[0]
+    before, after = read(recipe.teacher).encoder, load_encoder(run / "export")[0]
     ours, theirs = after.layers[0].attention.q_proj.weight, before.layers[0].attention.q_proj.weight
     kept = ours != 0
     assert 0.2 < kept.float().mean() < 0.9 and not torch.equal(ours[kept], theirs[kept])
@@ -112,7 +119,9 @@ def test_an_export_goes_through_another_technique(recipe, tmp_path):
     more = options("magnitude", 0.6)
     again = recipe.train(tmp_path / "again", *more, "--teacher", str(rows / "export"))
     encoder, provenance = load_encoder(again / "export")
-    assert encoder.spec == load_encoder(rows / "export")[0].spec and provenance["sparsity"]["realised"] == pytest.approx(0.6, abs=1e-3)
+    assert encoder.spec == load_encoder(rows / "export")[0].spec and provenance["sparsity"][
+        "realised"
+    ] == pytest.approx(0.6, abs=1e-3)
     with pytest.raises(UserError, match="the encoder has 0.2"):
         recipe.train(tmp_path / "less", *options("magnitude", 0.1), "--teacher", str(rows / "export"))
 
@@ -135,7 +144,10 @@ def test_single_weights_that_are_pruned_stay_so_in_a_further_run_or_it_is_refuse
 @pytest.mark.parametrize(
     "overrides, message",
     [
-        ("compress.techniques=[heads],,sparsity.target_sparsity=0.5", "heads reach 0.0000 to 0.5294 on this encoder|pieces"),
+        (
+            "compress.techniques=[heads],,sparsity.target_sparsity=0.5",
+            "heads reach 0.0000 to 0.5294 on this encoder|pieces",
+        ),
         ("compress.techniques=[heads],,sparsity.target_sparsity=0.6", r"heads reach 0.0000 to 0.5294 on this encoder"),
         ("compress.techniques=[head]", "`techniques` must be some of"),
         ("distill.prediction_heads=true", "`distill.prediction_heads` is of students that `compress` makes"),
@@ -149,7 +161,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(recipe, tmp_path, 
 
 
 def test_prediction_heads_compute_distilhuberts_loss():
-    """Eq. 1 of Chang et al. 2022 written out; padding does not count, and the teacher's layers are the configured ones."""
+    """Eq. 1 of Chang et al. 2022 written out; padding does not count, the teacher's layers are the configured ones."""
     heads = PredictionHeads(num_layers=6, embed_dim=8, config=DistillConfig(num_pairs=3, prediction_heads=True))
     assert heads.teacher_layers == [2, 4, 6]
     student, teacher = ([torch.randn(2, 5, 8) for _ in range(7)] for _ in range(2))
@@ -166,24 +178,37 @@ def test_prediction_heads_compute_distilhuberts_loss():
 
 
 def test_the_recipes_can_be_reached_and_differ_from_the_main_method_in_nothing_else():
-    encoder = load_dense(EMBEDDED_TEACHER)
-    main = from_dict(RunnerConfig, load_yaml(RECIPES / "embedded" / "config_runner.yaml"), "embedded")
-    names = {path.parent.name for path in RECIPES.glob("*/config_model.yaml") if "compress" in load_yaml(path)}
+    encoder = read(EMBEDDED_TEACHER).encoder
+    main = from_dict(RunnerConfig, load_recipe(RECIPES / "embedded" / RUNNER_FILE, RUNNER_FILE), "embedded")
+    names = {
+        path.parent.name for path in RECIPES.glob("*/config_model.yaml") if "compress" in load_recipe(path, MODEL_FILE)
+    }
     assert {"magnitude_s80", "heads_s25", "rows_s50", "low_rank_s50", "distil_6l", "combined"} <= names
     for name in names:
-        model = from_dict(ModelConfig, load_yaml(RECIPES / name / "config_model.yaml"), name)
-        runner = from_dict(RunnerConfig, load_yaml(RECIPES / name / "config_runner.yaml"), name)
+        model = from_dict(ModelConfig, load_recipe(RECIPES / name / MODEL_FILE, MODEL_FILE), name)
+        runner = from_dict(RunnerConfig, load_recipe(RECIPES / name / RUNNER_FILE, RUNNER_FILE), name)
         if not name.endswith("_embedded"):
             assert model.teacher == "wavlm_base" and runner.runner.total_steps == 200_000
             continue
         plan = make_plan(encoder, model.compress, model.sparsity)
-        assert plan.target == model.sparsity.target_sparsity
-        assert runner.runner == main.runner and runner.pretrain_expert == main.pretrain_expert and runner.optimizer.lr == main.optimizer.lr
+        assert plan.target == model.sparsity.goal
+        assert (
+            runner.runner == main.runner
+            and runner.pretrain_expert == main.pretrain_expert
+            and runner.optimizer.lr == main.optimizer.lr
+        )
         assert plan.student.spec.layers and CompactSpec.dense(encoder.config)
 
 
 def test_a_dry_run_scores_heads_on_one_batch_and_says_so(recipe, tmp_path, caplog):
-    assert recipe.train(tmp_path / "run", *options("heads", 3 * HEAD, ",,sparsity.tolerance=0.03,,compress.data_share=1.0"), "--dry-run") is None
+    assert (
+        recipe.train(
+            tmp_path / "run",
+            *options("heads", 3 * HEAD, ",,sparsity.tolerance=0.03,,compress.data_share=1.0"),
+            "--dry-run",
+        )
+        is None
+    )
     assert "Each of 2 rounds takes head scores from 4 batches; this one from a single batch" in caplog.text
     assert not (tmp_path / "run").exists()
 
@@ -194,8 +219,17 @@ def test_two_processes_prune_the_heads_that_one_does(recipe, tmp_path):
     quiet = ",,student.dropout=0,,student.attention_dropout=0,,student.activation_dropout=0,,sparsity.tolerance=0.03"
     more = options("heads", 4 * HEAD, quiet)
     one = recipe.train(tmp_path / "one", *more[:1], more[1] + ",,runner.gradient_accumulate_steps=2")
-    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(ROOT / "run_pretrain.py")]
-    done = subprocess.run([*line, *recipe.arguments(tmp_path / "two", *more)], capture_output=True, text=True, cwd=ROOT, timeout=240)
+    line = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        str(ROOT / "run_pretrain.py"),
+    ]
+    done = subprocess.run(
+        [*line, *recipe.arguments(tmp_path / "two", *more)], capture_output=True, text=True, cwd=ROOT, timeout=240
+    )
     assert done.returncode == 0, done.stderr
     first, second = (load_encoder(run / "export")[0] for run in (one, tmp_path / "two"))
     assert first.spec == second.spec
@@ -209,9 +243,13 @@ def test_head_scores_are_taken_from_other_batches_in_each_round(recipe, tmp_path
     asked = []
     plain = UpstreamPretrainExpert.get_train_dataloader
     monkeypatch.setattr(
-        UpstreamPretrainExpert, "get_train_dataloader", lambda self, numbers=None: (asked.append(numbers), plain(self, numbers))[1]
+        UpstreamPretrainExpert,
+        "get_train_dataloader",
+        lambda self, numbers=None: (asked.append(numbers), plain(self, numbers))[1],
     )
-    run = recipe.train(tmp_path / "run", *options("heads", 3 * HEAD, ",,sparsity.tolerance=0.03,,compress.data_share=0.5"))
+    run = recipe.train(
+        tmp_path / "run", *options("heads", 3 * HEAD, ",,sparsity.tolerance=0.03,,compress.data_share=0.5")
+    )
     epoch = 4  # seven utterances in batches of two
     scored = [list(numbers) for numbers in asked if isinstance(numbers, range)]
     assert scored == [[0, 1], [epoch, epoch + 1]]

@@ -19,7 +19,14 @@ def test_it_takes_the_runs_first_steps_estimates_and_writes_nothing(recipe, tmp_
     assert recipe.train(tmp_path / "run", "--dry-run") is None
     assert listing(tmp_path) == before
     said = capsys.readouterr().out
-    for part in ("teacher: ", ": 7 utterances", "for 3 steps", "200,000 steps as in the paper", "GiB free", "nothing was written"):
+    for part in (
+        "teacher: ",
+        ": 7 utterances",
+        "for 3 steps",
+        "200,000 steps as in the paper",
+        "GiB free",
+        "nothing was written",
+    ):
         assert part in said, part
     run = recipe.train(tmp_path / "run")
     first = ", ".join(f"{line['distill']:.4g}" for line in read_log(run))

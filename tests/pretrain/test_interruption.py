@@ -11,10 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from s3prl_pruned import checkpoint
 from s3prl_pruned.config import UserError
-from s3prl_pruned.export.formats import model_hash
+from s3prl_pruned.formats.folder import load_encoder, model_hash
 from s3prl_pruned.pretrain.command import main
 from s3prl_pruned.pretrain.logging import read_log
 
@@ -45,6 +46,27 @@ def trajectory(folder):
     """The log without what clock and memory wrote."""
     machine = ("audio_seconds_per_second", "train_seconds", "memory_gib")
     return [{k: v for k, v in line.items() if k not in machine} for line in read_log(folder)]
+
+
+def numbers(value, name=""):
+    """What nested dicts and lists hold, by path."""
+    if not isinstance(value, (dict, list)):
+        return {name: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    return {path: number for key, inner in items for path, number in numbers(inner, f"{name}/{key}").items()}
+
+
+def assert_same_to_rounding(folder, other):
+    """Two short runs of the same arithmetic in another order: each line of their logs, and their exports.
+
+    Four steps on two threads or with other instructions (`ATEN_CPU_CAPABILITY`) differ by 1e-6, and weights by 6e-6.
+    """
+    for ours, theirs in zip(trajectory(folder), trajectory(other), strict=True):
+        assert numbers(ours) == pytest.approx(numbers(theirs), rel=1e-5, abs=1e-6), ours["step"]
+    exports = [load_encoder(run / "export")[0] for run in (folder, other)]
+    assert exports[0].spec == exports[1].spec
+    for name, value in exports[0].state_dict().items():
+        torch.testing.assert_close(value, exports[1].state_dict()[name], rtol=0, atol=1e-4, msg=name)
 
 
 @pytest.fixture(scope="module")

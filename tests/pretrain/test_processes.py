@@ -15,7 +15,7 @@ import yaml
 
 from s3prl_pruned import checkpoint, distributed
 from s3prl_pruned.config import UserError
-from s3prl_pruned.export.formats import load_encoder
+from s3prl_pruned.formats.folder import load_encoder
 from s3prl_pruned.pretrain.config import RunnerConfig
 from s3prl_pruned.pretrain.distill.pretrain_expert import UpstreamPretrainExpert
 from s3prl_pruned.pretrain.logging import read_log
@@ -83,10 +83,19 @@ def test_two_nodes_that_meet_at_a_rendezvous_compute_what_one_process_does(recip
         free.bind(("127.0.0.1", 0))
         meeting = f"127.0.0.1:{free.getsockname()[1]}"
     folder = recipe.root / "two-nodes"
-    options = ["--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d", "--rdzv_id=test", f"--rdzv_endpoint={meeting}"]
+    options = [
+        "--nnodes=2",
+        "--nproc_per_node=1",
+        "--rdzv_backend=c10d",
+        "--rdzv_id=test",
+        f"--rdzv_endpoint={meeting}",
+    ]
     line = [sys.executable, "-m", "torch.distributed.run", *options, str(ROOT / "run_pretrain.py")]
     line += recipe.arguments(folder, "-o", SAME)
-    nodes = [subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, env=ENVIRONMENT) for _ in range(2)]
+    nodes = [
+        subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, env=ENVIRONMENT)
+        for _ in range(2)
+    ]
     said = [node.communicate(timeout=300)[0] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], said
     assert sum(text.count("2 processes, 1 micro-batches each per step") for text in said) == 1, "one process speaks"
@@ -114,7 +123,9 @@ def test_resumed_on_another_number_of_processes_the_data_and_losses_go_on_and_it
     for name in ("run.json", "log.jsonl", "states-8.ckpt"):
         (run / name).write_bytes((two_processes / name).read_bytes())
     recipe.train(run, "-a", "-o", SAME)
-    assert "was written by 2 process(es), now there are 1: each step's 2 micro-batches are dealt out anew" in caplog.text
+    assert (
+        "was written by 2 process(es), now there are 1: each step's 2 micro-batches are dealt out anew" in caplog.text
+    )
     assert losses(run) == pytest.approx(losses(accumulating), rel=1e-5)
 
 
@@ -129,7 +140,9 @@ def processes(recipe, folder, *, timeout):
     started = []
     for rank in ("0", "1"):
         variables = {**where, "RANK": rank, "LOCAL_RANK": rank}
-        started.append(subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=variables))
+        started.append(
+            subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=variables)
+        )
     deadline = time.monotonic() + 120
     while not list(folder.glob("states-*.ckpt")):
         assert all(process.poll() is None for process in started) and time.monotonic() < deadline
@@ -158,7 +171,10 @@ def test_a_lost_process_stops_the_other_with_an_error_in_time(recipe, tmp_path, 
         for process in both:
             process.kill()
     assert both[1 - lost].returncode == 2
-    assert "error: another process of this run ended or does not answer" in stderr and "start all of them again with -a" in stderr
+    assert (
+        "error: another process of this run ended or does not answer" in stderr
+        and "start all of them again with -a" in stderr
+    )
     assert "Traceback" not in stderr
     assert checkpoint.newest(tmp_path / "run"), "what was saved is whole"
 
@@ -179,7 +195,9 @@ def test_sigterm_to_one_process_stops_both_after_the_same_step(recipe, tmp_path)
 
 @pytest.mark.slow
 def test_torchrun_restarts_a_killed_process_and_the_run_ends_as_if_nothing_had_happened(recipe, tmp_path):
-    long = f"{WITHOUT_DROPOUT},,runner.total_steps=300,,runner.save_step=10,,runner.max_keep=2,,runner.process_timeout=60"
+    long = (
+        f"{WITHOUT_DROPOUT},,runner.total_steps=300,,runner.save_step=10,,runner.max_keep=2,,runner.process_timeout=60"
+    )
     run = tmp_path / "run"
     agent = subprocess.Popen(
         torchrun(*recipe.arguments(run, "-o", long), options=["--max-restarts=2"]),
@@ -201,7 +219,9 @@ def test_torchrun_restarts_a_killed_process_and_the_run_ends_as_if_nothing_had_h
 
 def test_more_processes_than_micro_batches_are_refused(recipe, two_processes, monkeypatch):
     model = checkpoint.load_checkpoint(two_processes / "latest")["Upstream_Config"]
-    trainer = Trainer(UpstreamPretrainExpert({"corpus": str(recipe.corpus), "min_seconds": 0.3}, model, "cpu"), RunnerConfig(), seed=0)
+    trainer = Trainer(
+        UpstreamPretrainExpert({"corpus": str(recipe.corpus), "min_seconds": 0.3}, model, "cpu"), RunnerConfig(), seed=0
+    )
     monkeypatch.setattr(distributed, "world_size", lambda: 3)
     with pytest.raises(UserError, match="has 1 micro-batches, which 3 processes cannot share. Start at most 1"):
         next(trainer.batches())
@@ -223,5 +243,7 @@ def test_one_micro_batch_and_the_same_audio_in_two_take_the_same_20_steps(recipe
         first = whole.advance([(wavs, torch.full((4,), 6_000))])
         second = halves.advance([(wavs[:1], torch.full((1,), 6_000)), (wavs[1:], torch.full((3,), 6_000))])
         assert second["distill"] == pytest.approx(first["distill"], rel=1e-5), step
-    for (name, one), (_, other) in zip(whole.expert.model.named_parameters(), halves.expert.model.named_parameters(), strict=True):
+    for (name, one), (_, other) in zip(
+        whole.expert.model.named_parameters(), halves.expert.model.named_parameters(), strict=True
+    ):
         torch.testing.assert_close(other, one, rtol=0, atol=1e-4, msg=name)

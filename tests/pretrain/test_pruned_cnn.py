@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from s3prl_pruned import checkpoint
-from s3prl_pruned.export.formats import load_encoder, model_hash
-from s3prl_pruned.measure.figures import mask_averages
-from s3prl_pruned.models.load import load_dense
+from s3prl_pruned.formats.folder import load_encoder, model_hash
+from s3prl_pruned.formats.registry import read
 from s3prl_pruned.pretrain.finish import masked_student
 from s3prl_pruned.pretrain.logging import read_log
+from s3prl_pruned.report.figures import mask_averages
 from s3prl_pruned.upstream.expert import UpstreamExpert
 from tests.pretrain.test_interruption import trajectory
 
@@ -26,7 +26,9 @@ def finished(recipe):
 def test_the_export_has_fewer_channels_and_meets_the_target_with_the_cnn_counted(finished):
     encoder, provenance = load_encoder(finished / "export")
     kept = [layer.conv.out_channels for layer in encoder.feature_extractor.layers]
-    assert kept == [len(channels) for channels in encoder.spec.channels] and sum(kept) < sum(c for c, _, _ in encoder.config.conv_layers)
+    assert kept == [len(channels) for channels in encoder.spec.channels] and sum(kept) < sum(
+        c for c, _, _ in encoder.config.conv_layers
+    )
     assert provenance["sparsity"]["realised"] == pytest.approx(0.8, abs=0.01)
     assert "Channels of the CNN's layers: " in (finished / "export" / "README.md").read_text()
 
@@ -36,8 +38,10 @@ def test_the_log_says_what_remains_of_each_layer_of_the_cnn(finished):
     student, final, _ = masked_student(finished / "states-4.ckpt")
     assert len(line["mask_means"]["z_conv"]) == len(line["remaining"]["channels"]) == len(student.config.conv_layers)
     assert all(0 < share <= 1 for share in line["remaining"]["channels"])
-    assert student.feature_extractor.layers[0].z_conv is final.conv_masks[0]
-    labels = [text.get_text() for text in mask_averages(read_log(finished), "log", None).axes[0].get_legend().get_texts()]
+    assert student.feature_extractor.layers[0].z_conv is final.masks[0, "z_conv"]
+    labels = [
+        text.get_text() for text in mask_averages(read_log(finished), "log", None).axes[0].get_legend().get_texts()
+    ]
     assert any("CNN channels" in label for label in labels)
 
 
@@ -61,7 +65,7 @@ def test_the_upstream_gives_the_masked_students_states(finished, relative_differ
 
 def test_with_a_frozen_cnn_its_weights_stay_the_teachers_and_its_masks_learn(recipe, tmp_path):
     state = checkpoint.load_checkpoint(recipe.train(tmp_path / "run", *FROZEN) / "latest")
-    teacher = load_dense(recipe.teacher).feature_extractor.state_dict()
+    teacher = read(recipe.teacher).encoder.feature_extractor.state_dict()
     assert all(torch.equal(state["Student"][f"feature_extractor.{name}"], value) for name, value in teacher.items())
     gates = {name: value for name, value in state["Gates"].items() if name.startswith("cnn.")}
     assert len(gates) == 7 and all((value != 4.605).any() for value in gates.values())

@@ -10,13 +10,14 @@ import torch
 import yaml
 
 from s3prl_pruned.checkpoint import write_text
-from s3prl_pruned.config import UserError, apply_overrides, from_dict, load_yaml
-from s3prl_pruned.export.formats import load_encoder, model_hash
-from s3prl_pruned.pretrain.resolve import RECIPES, parse_arguments, resolve
+from s3prl_pruned.config import UserError, apply_overrides, from_dict
+from s3prl_pruned.formats.folder import load_encoder, model_hash
 from s3prl_pruned.pretrain.config import RunnerConfig
 from s3prl_pruned.pretrain.distill.config import ModelConfig
 from s3prl_pruned.pretrain.distill.pretrain_expert import UpstreamPretrainExpert
 from s3prl_pruned.pretrain.logging import read_log
+from s3prl_pruned.pretrain.recipes import MODEL_FILE, RUNNER_FILE, load_recipe
+from s3prl_pruned.pretrain.resolve import RECIPES, parse_arguments, resolve
 from tests.tiny_run import MODEL
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,7 +47,9 @@ def test_two_runs_with_one_seed_are_identical_and_another_seed_differs(recipe, f
 
 
 def test_a_finished_run_called_again_exits_0_says_so_and_is_left_alone(recipe, finished):
-    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if "figures" not in path.parts and path.is_file()}
+    before = {
+        path: path.stat().st_mtime_ns for path in finished.rglob("*") if "figures" not in path.parts and path.is_file()
+    }
     result = command(*recipe.arguments(finished))
     assert result.returncode == 0, result.stderr
     assert "this run is finished already; nothing to do (--force starts anew)" in result.stdout
@@ -58,7 +61,7 @@ def test_a_finished_run_called_again_exits_0_says_so_and_is_left_alone(recipe, f
 def test_a_folder_of_another_recipe_exits_2_and_names_the_ways_out(recipe, finished):
     result = command(*recipe.arguments(finished, "-o", "sparsity.target_sparsity=0.5"))
     assert result.returncode == 2
-    assert "error: " in result.stderr and "model.sparsity.target_sparsity: 0.8 there, 0.5 wanted" in result.stderr
+    assert "error: " in result.stderr and "model.sparsity.target.share: 0.8 there, 0.5 wanted" in result.stderr
     assert "-n NAME" in result.stderr and "--force" in result.stderr
     assert "Traceback" not in result.stderr
 
@@ -73,8 +76,9 @@ def test_force_moves_the_old_run_aside_and_deletes_nothing(recipe, tmp_path):
 
 
 def test_the_first_line_of_the_default_names_the_papers_recipe(tmp_path, recipe):
-    result = command("-u", "wavlm_pruned_distill", "--teacher", str(recipe.teacher), "-p", str(tmp_path / "run"),
-                     "-o", "runner.total_steps=1,,distill.num_pairs=1,,pretrain_expert.datarc.train_batch_size=1")  # fmt: skip
+    options = "runner.total_steps=1,,distill.num_pairs=1,,pretrain_expert.datarc.train_batch_size=1"
+    where = ("--teacher", str(recipe.teacher), "-p", str(tmp_path / "run"))
+    result = command("-u", "wavlm_pruned_distill", *where, "-o", options)
     assert result.returncode == 0, result.stderr
     first = result.stdout.splitlines()[0]
     assert "embedded" in first and "--recipe wavlm_base_s80 --corpus /data/LibriSpeech" in first
@@ -83,11 +87,16 @@ def test_the_first_line_of_the_default_names_the_papers_recipe(tmp_path, recipe)
 @pytest.mark.parametrize(
     "override, message",
     [
-        ("sparsity.target_sparcity=0.5", "target_sparcity: unknown key. Did you mean `target_sparsity`"),
+        ("sparsity.targett.share=0.5", "sparsity.targett: unknown key. Did you mean `target`"),
+        ("sparsity.target.shar=0.5", "sparsity.target.shar: unknown key. Did you mean `share`"),
+        ("sparsity.target_sparcity=0.5", "target_sparcity: unknown key. Known keys: target, cnn_target, warmup"),
         ("runner.total_step=3", "total_step: unknown key. Did you mean `total_steps`"),
-        ("sparsity.target_sparsity=1.0", r"`target_sparsity` must be in \[0, 1\), but is 1.0"),
-        ("sparsity.target_sparsity=-0.1", r"`target_sparsity` must be in \[0, 1\), but is -0.1"),
-        ("sparsity.target_sparsity=0.9999", r"`target_sparsity` is 0.9999, but gates of the kinds .* reach 0\.99\d+ at most"),
+        ("sparsity.target_sparsity=1.0", r"sparsity.target: `share` must be in \[0, 1\), but is 1.0"),
+        ("sparsity.target_sparsity=-0.1", r"sparsity.target: `share` must be in \[0, 1\), but is -0.1"),
+        (
+            "sparsity.target_sparsity=0.9999",
+            r"`sparsity.target.share` is 0.9999, but gates of the kinds .* reach 0\.99\d+ at most",
+        ),
         ("gates.kinds=[int],,sparsity.target_sparsity=0.8", r"gates of the kinds \['int'\] reach 0\.\d+ at most"),
         ("runner.total_steps=many", "runner.total_steps: must be a whole number"),
         ("distill.num_pairs=9", "`num_pairs` must be at most the teacher's 3 layers, but is 9"),
@@ -144,16 +153,18 @@ def test_the_realised_sparsity_meets_the_target_and_the_cards_count_is_numel(fin
 
 def paper_recipe(name):
     folder = RECIPES / name
-    model = from_dict(ModelConfig, load_yaml(folder / "config_model.yaml"), name)
-    return model, from_dict(RunnerConfig, load_yaml(folder / "config_runner.yaml"), name)
+    model = from_dict(ModelConfig, load_recipe(folder / MODEL_FILE, MODEL_FILE), name)
+    return model, from_dict(RunnerConfig, load_recipe(folder / RUNNER_FILE, RUNNER_FILE), name)
 
 
 def test_the_papers_recipe_has_the_papers_numbers():
     model, runner = paper_recipe("wavlm_base_s80")
-    assert model.teacher == "wavlm_base" and model.sparsity.target_sparsity == 0.8
+    assert model.teacher == "wavlm_base" and model.sparsity.goal == 0.8
     assert model.sparsity.warmup_fraction == 0.07 and runner.optimizer.warmup_proportion == 0.07
     assert runner.runner.total_steps == 200_000 and runner.optimizer.lr == 2e-4
-    assert runner.optimizer.betas == (0.9, 0.98) and runner.optimizer.eps == 1e-6 and runner.optimizer.weight_decay == 1e-6
+    assert (
+        runner.optimizer.betas == (0.9, 0.98) and runner.optimizer.eps == 1e-6 and runner.optimizer.weight_decay == 1e-6
+    )
     assert runner.runner.gradient_clipping == 5.0 and runner.runner.fp16
     datarc = runner.pretrain_expert.datarc
     assert datarc.train_batch_size * runner.runner.gradient_accumulate_steps == 24 and datarc.max_seconds == 15.6
@@ -210,8 +221,13 @@ def step_of(recipe, micro_batches, changes):
 
 SWITCHES = {
     "the paper's": [],
-    "pruned CNN, towards MACs": ["gates.kinds=[mha,qk,vo,ffn,int,conv]", "sparsity.target_macs=0.7"],
-    "DPHuBERT's": ["gates.kinds=[head,int,conv]", "distill.loss=l1_cosine", "distill.cosine=raw", "distill.pairing=fixed"],
+    "pruned CNN, towards MACs": ["gates.kinds=[mha,qk,vo,ffn,int,conv]", "sparsity={target: {of: macs, share: 0.7}}"],
+    "DPHuBERT's": [
+        "gates.kinds=[head,int,conv]",
+        "distill.loss=l1_cosine",
+        "distill.cosine=raw",
+        "distill.pairing=fixed",
+    ],
 }
 
 

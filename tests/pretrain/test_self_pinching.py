@@ -1,19 +1,21 @@
 """Distillation with self-pinching gates in the common runner: what is counted in training is what is exported."""
 
+import itertools
 import shutil
 
 import pytest
 import torch
 
 from s3prl_pruned.compressors.magnitude import weights_left
-from s3prl_pruned.config import UserError, from_dict, load_yaml
-from s3prl_pruned.export.formats import load_encoder, model_hash
+from s3prl_pruned.config import UserError, from_dict
+from s3prl_pruned.formats.folder import load_encoder, model_hash
 from s3prl_pruned.models import families
-from s3prl_pruned.pretrain.resolve import RECIPES
 from s3prl_pruned.pretrain.config import RunnerConfig
 from s3prl_pruned.pretrain.distill.config import ModelConfig
 from s3prl_pruned.pretrain.finish import masked_student
 from s3prl_pruned.pretrain.logging import read_log
+from s3prl_pruned.pretrain.recipes import MODEL_FILE, RUNNER_FILE, load_recipe
+from s3prl_pruned.pretrain.resolve import RECIPES
 from s3prl_pruned.sparsity.counts import prunable_weights, sparsity
 from s3prl_pruned.sparsity.expected import reachable_sparsity
 
@@ -44,10 +46,14 @@ def test_realised_is_what_was_counted_and_what_the_exported_weights_have(run):
         assert realised == pytest.approx(1 - kept / dense)
         assert last["remaining"]["ffn"] == [len(layer.ffn) / config.ffn_dim for layer in encoder.spec.layers]
     else:
-        assert prunable_weights(encoder.config, encoder.spec) == prunable_weights(encoder.config, type(encoder.spec).dense(encoder.config))
+        assert prunable_weights(encoder.config, encoder.spec) == prunable_weights(
+            encoder.config, type(encoder.spec).dense(encoder.config)
+        )
         card = (folder / "export" / "README.md").read_text()
         assert f"{weights_left(encoder):,}" in card, "the card tells zeros from weights"
-    assert "Xu et al. 2025" in provenance["method"] and "Xu et al. 2025" in (folder / "export" / "README.md").read_text()
+    assert (
+        "Xu et al. 2025" in provenance["method"] and "Xu et al. 2025" in (folder / "export" / "README.md").read_text()
+    )
 
 
 def test_the_hard_count_of_a_step_is_in_the_log_and_the_masks_are_0_and_1(run):
@@ -55,10 +61,10 @@ def test_the_hard_count_of_a_step_is_in_the_log_and_the_masks_are_0_and_1(run):
     lines = read_log(folder)
     first, *later = [line["expected_sparsity"] for line in lines]
     assert first == 0 and min(later) > 0 and max(later) > 0.05
-    for before, after in zip(lines, lines[1:]):  # the masks after one step are those of the next
+    for before, after in itertools.pairwise(lines):  # the masks after one step are those of the next
         assert after["expected_sparsity"] == pytest.approx(before["realised_sparsity"], abs=1e-6)
-    student, final, _ = masked_student(folder / "states-4.ckpt")
-    masks = [z for layer in final.masks for z in vars(layer).values() if z is not None] + list(final.matrices.values())
+    _, final, _ = masked_student(folder / "states-4.ckpt")
+    masks = [*final.masks.values(), *final.matrices.values()]
     assert {float(value) for z in masks for value in z.unique()} == {0.0, 1.0}
 
 
@@ -92,7 +98,9 @@ def test_an_export_is_pruned_further_and_a_rate_that_it_is_past_is_refused(run, 
     spec = pruned.spec
     more = ["--teacher", str(folder / "export"), "-o", UNITS]
     if provenance["sparsity"]["realised"] > 0.1 and spec != type(spec).dense(pruned.config):
-        with pytest.raises(UserError, match=r"is pruned already and has 0\.\d+; gates of the kinds .* reach 0\.\d+ to 1.0000"):
+        with pytest.raises(
+            UserError, match=r"is pruned already and has 0\.\d+; gates of the kinds .* reach 0\.\d+ to 1.0000"
+        ):
             recipe.train(tmp_path / "less", *more[:-1], UNITS + ",,sparsity.target_sparsity=0.01")
     encoder, _ = load_encoder(recipe.train(tmp_path / "more", *more) / "export")
     for before, after in zip(spec.layers, encoder.spec.layers):
@@ -100,7 +108,11 @@ def test_an_export_is_pruned_further_and_a_rate_that_it_is_past_is_refused(run, 
 
 
 def test_rates_out_of_reach_name_the_range(recipe, tmp_path):
-    with pytest.raises(UserError, match=r"`target_sparsity` is 0.8, but gates of the kinds \['int'\] reach 0\.\d+ at most .*\(from 0.0000\)"):
+    with pytest.raises(
+        UserError,
+        match=r"`sparsity.target.share` is 0.8, but gates of the kinds \['int'\] reach 0\.\d+ at most .*"
+        r"\(from 0.0000\)",
+    ):
         recipe.train(tmp_path / "run", "-o", "self_pinching.kinds=[int]")
     base = families.wavlm_base()
     for kinds, most in ((["int"], 2 / 3), (["head"], 1 / 3), (["head", "int"], 1.0), (["ffn_weights"], 2 / 3)):
@@ -110,8 +122,11 @@ def test_rates_out_of_reach_name_the_range(recipe, tmp_path):
 
 def test_the_recipes_have_the_papers_numbers():
     for name, rate in (("self_pinching_s80", 1e-4), ("self_pinching_embedded", 0.01)):
-        model = from_dict(ModelConfig, load_yaml(RECIPES / name / "config_model.yaml"), name)
-        runner = from_dict(RunnerConfig, load_yaml(RECIPES / name / "config_runner.yaml"), name)
-        assert model.sparsity.target_sparsity == 0.8 and runner.optimizer.gate_lr == rate
+        model = from_dict(ModelConfig, load_recipe(RECIPES / name / MODEL_FILE, MODEL_FILE), name)
+        runner = from_dict(RunnerConfig, load_recipe(RECIPES / name / RUNNER_FILE, RUNNER_FILE), name)
+        assert model.sparsity.goal == 0.8 and runner.optimizer.gate_lr == rate
         pinching = model.self_pinching
-        assert (pinching.initial_temperature, pinching.final_temperature) == (0.5, 0.01) and pinching.kinds == ("head", "int")
+        assert (pinching.initial_temperature, pinching.final_temperature) == (0.5, 0.01) and pinching.kinds == (
+            "head",
+            "int",
+        )

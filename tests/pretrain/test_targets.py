@@ -7,21 +7,25 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from s3prl_pruned.config import UserError, to_dict
-from s3prl_pruned.export.formats import load_encoder, model_hash
-from s3prl_pruned.measure.figures import mask_averages
-from s3prl_pruned.measure.live import draw_remaining
+from s3prl_pruned.formats.folder import load_encoder, model_hash
 from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.pretrain.finish import export_checkpoint
 from s3prl_pruned.pretrain.logging import read_log
+from s3prl_pruned.report.figures import mask_averages
+from s3prl_pruned.report.live import draw_remaining
 from s3prl_pruned.sparsity.counts import EncoderCounts, macs
 from tests.latency_tables import table_of
 from tests.pretrain.test_interruption import trajectory
 from tests.tiny_run import tiny_wavlm
 
 ROOT = Path(__file__).resolve().parents[2]
-KINDS = ("-o", "gates.kinds=[mha,qk,vo,ffn,int,conv],,sparsity.tolerance=0.03")  # a head of 4 is much of so small a model
+KINDS = (
+    "-o",
+    "gates.kinds=[mha,qk,vo,ffn,int,conv],,sparsity.tolerance=0.03",
+)  # a head of 4 is much of so small a model
 
 CNN = ("-o", "gates.kinds=[mha,qk,vo,ffn,int,conv],,sparsity.tolerance=0.1,,sparsity.target_cnn=0.5")
 
@@ -45,7 +49,9 @@ def lighter(recipe):
 
 def test_the_export_saves_the_macs_that_were_asked_for(lighter):
     encoder, provenance = load_encoder(lighter / "export")
-    work = [sum(macs(encoder.config, spec, 80_000).values()) for spec in (encoder.spec, CompactSpec.dense(encoder.config))]
+    work = [
+        sum(macs(encoder.config, spec, 80_000).values()) for spec in (encoder.spec, CompactSpec.dense(encoder.config))
+    ]
     found = provenance["sparsity"]["macs"]
     assert 1 - work[0] / work[1] == pytest.approx(found["realised"]) == pytest.approx(0.6, abs=0.03)
     assert found["target"] == 0.6 and found["utterance_seconds"] == 5 and provenance["sparsity"]["target"] is None
@@ -72,14 +78,51 @@ def test_with_a_table_the_cnns_target_is_of_its_time(recipe, table, tmp_path):
     assert load_encoder(run / "export")[1]["sparsity"]["cnn"]["of"] == "time by the latency table"
     table = table_of(tiny_wavlm())
     encoder, provenance = load_encoder(run / "export")
-    times = [table.cnn_time(EncoderCounts.of(encoder.config, s).channels) for s in (encoder.spec, CompactSpec.dense(encoder.config))]
-    assert 1 - times[0] / times[1] == pytest.approx(provenance["sparsity"]["cnn"]["realised"]) == pytest.approx(0.5, abs=0.1)
+    times = [
+        table.cnn_time(EncoderCounts.of(encoder.config, s).channels)
+        for s in (encoder.spec, CompactSpec.dense(encoder.config))
+    ]
+    assert (
+        1 - times[0] / times[1]
+        == pytest.approx(provenance["sparsity"]["cnn"]["realised"])
+        == pytest.approx(0.5, abs=0.1)
+    )
 
 
 def test_the_multipliers_of_the_cnn_go_on_too(recipe, thin, tmp_path):
     shutil.copytree(thin, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "export")
     (tmp_path / "run" / "states-3.ckpt").unlink()
+    recipe.train(tmp_path / "run", *CNN, "--target", "params=0.6", "-a")
+    assert trajectory(tmp_path / "run") == trajectory(thin)
+    assert model_hash(tmp_path / "run" / "export") == model_hash(thin / "export")
+
+
+def former(section):
+    """A `sparsity:` section as it was written before targets were objects."""
+    target, cnn = section.pop("target"), section.pop("cnn_target")
+    assert target["of"] == "params" and cnn["of"] == "macs"
+    one = {"target_sparsity": target["share"], "target_macs": None, "target_speedup": None, "target_cnn": cnn["share"]}
+    return {**one, "utterance_seconds": cnn["seconds"], "latency_table": None, **section}
+
+
+def test_a_run_whose_files_say_targets_in_the_former_spelling_goes_on_and_is_exported(recipe, thin, tmp_path):
+    shutil.copytree(thin, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "export")
+    (tmp_path / "run" / "states-3.ckpt").unlink()
+    record = json.loads((thin / "run.json").read_text())
+    record["model"]["sparsity"] = former(record["model"]["sparsity"])
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    path = tmp_path / "run" / "states-2.ckpt"
+    state = torch.load(path, weights_only=True)
+    state["Upstream_Config"]["sparsity"] = former(state["Upstream_Config"]["sparsity"])
+    torch.save(state, path)
+    export_checkpoint(path, tmp_path / "export")
+    found = load_encoder(tmp_path / "export")[1]
+    assert found["sparsity"]["cnn"]["target"] == 0.5 and found["sparsity"]["target"] == 0.6
+    other = (*CNN[:1], CNN[1].replace("target_cnn=0.5", "target_cnn=0.6"), "--target", "params=0.6", "-a")
+    with pytest.raises(UserError, match="model.sparsity.cnn_target.share: 0.5 there, 0.6 wanted"):
+        recipe.train(tmp_path / "run", *other)
     recipe.train(tmp_path / "run", *CNN, "--target", "params=0.6", "-a")
     assert trajectory(tmp_path / "run") == trajectory(thin)
     assert model_hash(tmp_path / "run" / "export") == model_hash(thin / "export")
@@ -101,7 +144,10 @@ def test_the_log_holds_the_target_in_its_own_unit_and_the_pictures_are_drawn(fas
         assert line[f"target_{of}"] == pytest.approx(last) and line[f"expected_{of}"] >= (of == "speedup")
         assert f"realised_{of}" in line and 0 <= line["expected_sparsity"] < 1 and "target_sparsity" not in line
         assert draw_remaining(folder).is_file()
-        assert mask_averages(read_log(folder), "log", None).axes[1].get_ylabel() in ("MACs that go (%)", "times as fast, by the latency table")
+        assert mask_averages(read_log(folder), "log", None).axes[1].get_ylabel() in (
+            "MACs that go (%)",
+            "times as fast, by the latency table",
+        )
 
 
 def test_a_checkpoint_is_exported_where_the_table_is_not(faster, table, tmp_path):
@@ -141,15 +187,22 @@ def test_a_run_goes_on_with_the_times_that_it_was_started_with(recipe, faster, t
 def test_params_is_the_papers_sparsity(recipe, tmp_path):
     run = recipe.train(tmp_path / "run", "--target", "params=0.5", "-o", "sparsity.tolerance=0.03")
     assert load_encoder(run / "export")[1]["sparsity"]["target"] == 0.5
-    assert json.loads((run / "run.json").read_text())["model"]["sparsity"]["target_sparsity"] == 0.5
+    assert json.loads((run / "run.json").read_text())["model"]["sparsity"]["target"]["share"] == 0.5
 
 
 def test_the_screen_says_what_became_of_the_target(recipe, tmp_path):
-    command = [sys.executable, ROOT / "run_pretrain.py", *recipe.arguments(tmp_path / "run", *CNN, "--target", "macs=0.6")]
+    command = [
+        sys.executable,
+        ROOT / "run_pretrain.py",
+        *recipe.arguments(tmp_path / "run", *CNN, "--target", "macs=0.6"),
+    ]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 0, result.stderr
     assert "the CNN's MACs: realised -" in result.stdout
-    assert "target 60 % fewer MACs for 5 s, 50 % fewer MACs in the CNN" in result.stdout and "MACs for 5 s: realised -" in result.stdout
+    assert (
+        "target 60 % fewer MACs for 5 s, 50 % fewer MACs in the CNN" in result.stdout
+        and "MACs for 5 s: realised -" in result.stdout
+    )
 
 
 @pytest.mark.parametrize(
@@ -157,13 +210,30 @@ def test_the_screen_says_what_became_of_the_target(recipe, tmp_path):
     [
         (("--target", "size=0.8"), "`--target` must be params=0.8, macs=0.7 or speedup=2.5"),
         (("--target", "macs"), "`--target` must be"),
-        (("--target", "macs=0.99"), r"`target_macs` is 0.99, but gates of the kinds .* reach 0.000 to 0\.\d+ on this encoder"),
-        (("--target", "speedup=2"), "`target_speedup` needs a `latency_table`"),
-        (("--target", "speedup=50", "--latency-table", "TABLE"), r"`target_speedup` is 50.0, but gates .* reach 1.000 to \d\.\d+"),
-        (("-o", "sparsity.target_cnn=0.5"), r"`target_cnn` is 0.5, but gates of the kinds .* reach 0.000 to 0.000 on this encoder"),
-        (("-o", "sparsity.target_cnn=1.0"), r"`target_cnn` must be in \[0, 1\), but is 1.0"),
+        (
+            ("--target", "macs=0.99"),
+            r"`sparsity.target` is a share of 0.99, but gates of the kinds .* reach 0.000 to 0\.\d+ on this encoder",
+        ),
+        (("--target", "speedup=2"), "a target of time needs a `table`, but it is null. .*--latency-table FILE"),
+        (
+            ("--target", "speedup=50", "--latency-table", "TABLE"),
+            r"`sparsity.target` is a speedup of 50, but gates .* reach 1.000 to \d\.\d+",
+        ),
+        (
+            ("-o", "sparsity.target_cnn=0.5"),
+            r"`sparsity.cnn_target` is a share of 0.5, but gates of the kinds .* reach 0.000 to 0.000 on this encoder",
+        ),
+        (("-o", "sparsity.target_cnn=1.0"), r"sparsity.cnn_target: `share` must be in \[0, 1\), but is 1.0"),
+        (("--latency-table", "TABLE"), "`--latency-table` is for a target of time, but there is none"),
+        (
+            ("-o", "sparsity.cnn_target.share=0.5,,self_pinching={}"),
+            "`sparsity.cnn_target` is for `gates`, but `self_p",
+        ),
         (("--target", "speedup=2", "--latency-table", "nowhere.json"), "nowhere.json: is no latency table"),
-        (("--target", "macs=0.5", "-o", "self_pinching={}"), "`sparsity.target_macs` is for `gates`, but `self_pinching` is given"),
+        (
+            ("--target", "macs=0.5", "-o", "self_pinching={}"),
+            "`sparsity.target` is of macs, which `gates` alone can be driven to, but `self_pinching` is given",
+        ),
     ],
 )
 def test_what_cannot_be_reached_or_read_is_refused(recipe, table, tmp_path, options, message):

@@ -5,16 +5,24 @@ import torch
 
 from s3prl_pruned.config import UserError, from_dict
 from s3prl_pruned.sparsity.band import BandConfig
+from s3prl_pruned.sparsity.config import Target
 
 
 @pytest.mark.parametrize(
     ("sparsity", "value", "gradient"),
-    [(0.5, 0.25, -0.5), (0.689, 0.1555, -0.5), (0.691, 0.0, 0.0), (0.7, 0.0, 0.0), (0.709, 0.0, 0.0), (0.72, -0.14, 0.5)],
+    [
+        (0.5, 0.25, -0.5),
+        (0.689, 0.1555, -0.5),
+        (0.691, 0.0, 0.0),
+        (0.7, 0.0, 0.0),
+        (0.709, 0.0, 0.0),
+        (0.72, -0.14, 0.5),
+    ],
 )
 def test_the_size_is_added_under_the_band_subtracted_over_it_and_left_out_inside(sparsity, value, gradient):
     """lambda 0.5, band 0.69 to 0.71: +0.5 (1 - s), 0, -0.5 (1 - s)."""
     s = torch.tensor(sparsity, requires_grad=True)
-    penalty = BandConfig(target_sparsity=0.7, tolerance=0.01, size_weight=0.5).penalty(s)
+    penalty = BandConfig(target=Target(share=0.7), tolerance=0.01, size_weight=0.5).penalty(s)
     penalty.backward()
     assert float(penalty.detach()) == pytest.approx(value, abs=1e-6) and float(s.grad) == gradient
 
@@ -22,7 +30,8 @@ def test_the_size_is_added_under_the_band_subtracted_over_it_and_left_out_inside
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"target_sparsity": 1.0}, r"`target_sparsity` must be in \[0, 1\), but is 1.0"),
+        ({"target": {"share": 1.0}}, r"target: `share` must be in \[0, 1\), but is 1.0"),
+        ({"target": {"of": "macs", "share": 0.5}}, "`target.of` must be params, but is macs"),
         ({"tolerance": 0.0}, r"`tolerance` must be in \(0, 1\), but is 0.0"),
         ({"size_weight": 0.0}, "`size_weight` must be positive, but is 0.0"),
     ],

@@ -10,12 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from s3prl_pruned.models import families
 from s3prl_pruned.models.dummies import random_spec, tiny_base, tiny_large
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.models.fast.paths import reference_path
 from s3prl_pruned.models.spec import CompactSpec, LayerSpec
 from s3prl_pruned.sparsity.counts import (
     EncoderCounts,
     macs,
-    num_frames,
     parameters,
     prunable_weights,
     realised_sparsity,
@@ -110,7 +108,9 @@ def test_weights_of_a_pruned_cnn_count_beside_those_of_the_six_matrices(config, 
         with torch.device("meta"):
             modules = dict(SpeechEncoder(config, kept).named_modules())
         cnn = ("feature_extractor", "feature_projection")
-        parts = [m for n, m in modules.items() if n.startswith(cnn) and isinstance(m, (torch.nn.Conv1d, torch.nn.Linear))]
+        parts = [
+            m for n, m in modules.items() if n.startswith(cnn) and isinstance(m, (torch.nn.Conv1d, torch.nn.Linear))
+        ]
         layers = CompactSpec(layers=kept.layers)  # the same layers, the CNN not counted
         counted.append(prunable_weights(config, layers) + sum(m.weight.numel() for m in parts))
     assert prunable_weights(config, spec) == counted[0]
@@ -134,7 +134,9 @@ def test_weights_are_those_of_the_six_matrices(config, seed):
     with torch.device("meta"):
         encoder = SpeechEncoder(config, spec)
     matrices = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
-    kept = sum(p.numel() for n, p in encoder.named_parameters() if n.split(".")[-2:] in [[m, "weight"] for m in matrices])
+    kept = sum(
+        p.numel() for n, p in encoder.named_parameters() if n.split(".")[-2:] in [[m, "weight"] for m in matrices]
+    )
     assert prunable_weights(config, spec) == kept
     whole = config.num_layers * (4 * config.embed_dim**2 + 2 * config.embed_dim * config.ffn_dim)
     assert realised_sparsity(config, spec) == pytest.approx(1 - kept / whole)
@@ -154,7 +156,7 @@ PARTS = {
 def counted_by_torch(encoder, num_samples):
     counter = FlopCounterMode(display=False, depth=3)
     # Of the CPU's attention kernels, it only counts the one that is made of matrix products.
-    with counter, torch.no_grad(), reference_path(), sdpa_kernel(SDPBackend.MATH):
+    with counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         encoder(torch.randn(1, num_samples))
     halves = {name: sum(ops.values()) / 2 for name, ops in counter.get_flop_counts().items()}
     parts = {part: halves.get(f"SpeechEncoder.{module}", 0) for part, module in PARTS.items()}
@@ -193,13 +195,15 @@ def test_frames_are_what_the_convolutions_make(config):
     def frames(num_samples):
         for _, kernel, stride in config.conv_layers:
             x = torch.empty(1, 1, num_samples, device="meta")
-            num_samples = torch.nn.functional.conv1d(x, torch.empty(1, 1, kernel, device="meta"), stride=stride).shape[-1]
+            num_samples = torch.nn.functional.conv1d(x, torch.empty(1, 1, kernel, device="meta"), stride=stride).shape[
+                -1
+            ]
         return num_samples
 
-    first = next(n for n in range(1, 1000) if num_frames(config, n))
+    first = next(n for n in range(1, 1000) if config.num_frames(n))
     for num_samples in (first, first + 1, first + 79, 1234, 4000, 16_000):
         if num_samples >= first:
-            assert num_frames(config, num_samples) == frames(num_samples)
-    assert num_frames(config, first - 1) == num_frames(config, 0) == 0
+            assert config.num_frames(num_samples) == frames(num_samples)
+    assert config.num_frames(first - 1) == config.num_frames(0) == 0
     if config == families.wavlm_base():
-        assert first == 400 and num_frames(config, 16_000) == 49
+        assert first == 400 and config.num_frames(16_000) == 49

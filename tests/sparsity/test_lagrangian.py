@@ -7,17 +7,23 @@ from s3prl_pruned.config import UserError, from_dict
 from s3prl_pruned.gates.attach import GateConfig, GateSet
 from s3prl_pruned.models.dummies import tiny_base
 from s3prl_pruned.models.spec import CompactSpec
+from s3prl_pruned.sparsity.config import Target
 from s3prl_pruned.sparsity.expected import expected_sparsity
 from s3prl_pruned.sparsity.lagrangian import Lagrangian, SparsityConfig
 
 
 def test_the_defaults_are_the_papers():
     config = SparsityConfig()
-    assert (config.target_sparsity, config.warmup_fraction, config.match_target, config.tolerance) == (0.8, 0.07, True, 0.01)
+    assert (config.target, config.warmup_fraction, config.match_target, config.tolerance) == (
+        Target(of="params", share=0.8),
+        0.07,
+        True,
+        0.01,
+    )
 
 
 def test_the_target_rises_linearly_over_the_warmup_and_stays():
-    config = SparsityConfig(target_sparsity=0.8, warmup_fraction=0.07)
+    config = SparsityConfig(target=Target(share=0.8), warmup_fraction=0.07)
     targets = [config.target_at(step, 1000) for step in range(1, 1001)]
     assert targets[:70] == pytest.approx([0.8 * step / 70 for step in range(1, 71)])
     assert set(targets[69:]) == {0.8}
@@ -62,7 +68,7 @@ def test_ascent_moves_the_multipliers_against_the_gap(expected, sign):
 @pytest.mark.parametrize("target", [0.4, 0.8])
 def test_gates_alone_are_brought_to_the_target(target, kinds):
     config, total = tiny_base(), 1200
-    sparsity = SparsityConfig(target_sparsity=target)
+    sparsity = SparsityConfig(target=Target(share=target))
     gates, lagrangian = GateSet(CompactSpec.dense(config), GateConfig(kinds=kinds)), Lagrangian()
     descent = torch.optim.AdamW(gates.parameters(), lr=0.02, weight_decay=0.0)
     ascent = torch.optim.Adam(lagrangian.parameters(), lr=0.02, maximize=True)
@@ -83,11 +89,12 @@ def test_gates_alone_are_brought_to_the_target(target, kinds):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"target_sparsity": 1.0}, r"`target_sparsity` must be in \[0, 1\), but is 1.0"),
-        ({"target_sparsity": -0.1}, r"`target_sparsity` must be in \[0, 1\), but is -0.1"),
+        ({"target": {"share": 1.0}}, r"target: `share` must be in \[0, 1\), but is 1.0"),
+        ({"target_sparsity": -0.1}, r"target: `share` must be in \[0, 1\), but is -0.1"),
         ({"warmup_fraction": 1.5}, r"`warmup_fraction` must be in \[0, 1\], but is 1.5"),
         ({"tolerance": 0.0}, r"`tolerance` must be in \(0, 1\), but is 0.0"),
-        ({"target": 0.8}, "target: unknown key"),
+        ({"targets": 0.8}, "targets: unknown key. Did you mean `target`"),
+        ({"target": 0.8}, "target: must be a section of `key: value` lines, but is 0.8"),
     ],
 )
 def test_wrong_sparsity_configurations_are_refused(data, message):

@@ -1,4 +1,5 @@
-"""Time interpolated from a table of parts: exact where time is what the table supposes, differentiable, strict about its file."""
+"""Time interpolated from a table of parts: exact where time is what the table supposes, differentiable, strict about
+its file."""
 
 import json
 
@@ -72,7 +73,11 @@ def test_gates_about_to_close_a_layer_are_extrapolated_to_no_time():
             layer.qk = layer.vo = 24 * scale
         times.append(table.time(counts))
     empty = cnn_time(CONFIG, counts.channels) + rest_time(12)
-    assert times == sorted(times, reverse=True) and times[-1] == pytest.approx(empty) and times[-2] == pytest.approx(empty, rel=1e-4)
+    assert (
+        times == sorted(times, reverse=True)
+        and times[-1] == pytest.approx(empty)
+        and times[-2] == pytest.approx(empty, rel=1e-4)
+    )
 
 
 def test_pieces_between_points_are_straight_and_the_end_pieces_go_on():
@@ -108,7 +113,10 @@ def change(**values):
         (change(format_version=2), "`format` and `format_version` must be .* and 1, but are .* and 2"),
         (lambda d: d["cnn"].pop(), "`cnn` must hold 4 pairs of layers, at least one, but holds 3"),
         (lambda d: d["rest"].update(seconds=[1.0, -1.0, 2.0]), "rest: seconds must be 3 positive numbers"),
-        (lambda d: d["rest"].update(counts=[3.0, 2.0, 1.0]), "rest: `counts` must be two or more ascending positive counts"),
+        (
+            lambda d: d["rest"].update(counts=[3.0, 2.0, 1.0]),
+            "rest: `counts` must be two or more ascending positive counts",
+        ),
         (lambda d: d["attention"]["seconds"].pop(), "attention: `seconds` must have a row for each of 3, but has 2"),
         (lambda d: d["measured"].pop("threads"), "measured.threads: required, but not given"),
         (change(speed=1.0), "speed: unknown key"),

@@ -14,7 +14,9 @@ from s3prl_pruned.gates.attach import KINDS, GateConfig, GateSet
 from s3prl_pruned.models.dummies import random_spec, tiny_base, tiny_large
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.families import wavlm_embedded
+from s3prl_pruned.models.masks import masks_of_layer
 from s3prl_pruned.models.spec import CompactSpec
+from s3prl_pruned.sparsity.config import CnnTarget, Target
 from s3prl_pruned.sparsity.counts import EncoderCounts, macs, realised_sparsity
 from s3prl_pruned.sparsity.expected import expected_encoder, expected_heads, expected_sparsity
 from s3prl_pruned.sparsity.lagrangian import SparsityConfig
@@ -30,8 +32,8 @@ def measures(config):
     table = table_of(config)
     return {
         "sparsity": measure_of(SparsityConfig(), config),
-        "macs": measure_of(SparsityConfig(target_macs=0.5, utterance_seconds=0.1), config),
-        "speedup": measure_of(SparsityConfig(target_speedup=2.0, latency_table="given"), config, table),
+        "macs": measure_of(SparsityConfig(target=Target(of="macs", share=0.5, seconds=0.1)), config),
+        "speedup": measure_of(SparsityConfig(target=Target(of="time", share=0.5, table="given")), config, table),
     }
 
 
@@ -68,7 +70,7 @@ def test_shares_are_those_of_macs_and_of_weights():
     assert found["macs"].of(spec) == pytest.approx(1 - work[0] / work[1])
     table = table_of(config)
     times = [table.time(EncoderCounts.of(config, s)) for s in (spec, dense)]
-    assert found["speedup"].shown(found["speedup"].of(spec)) == pytest.approx(times[1] / times[0])
+    assert found["speedup"].quantity.shown(found["speedup"].of(spec)) == pytest.approx(times[1] / times[0])
     assert all(measure.of(dense) == pytest.approx(0) for measure in found.values())
 
 
@@ -77,13 +79,16 @@ def test_shares_are_those_of_macs_and_of_weights():
 def test_every_gate_feels_the_target(name, kinds):
     """Value dimensions, intermediate ones, channels, heads, sublayers; of attention's padded width, the widest head."""
     config = tiny_base()
-    gates, generator = GateSet(CompactSpec.dense(config), GateConfig(kinds=kinds), config), torch.Generator().manual_seed(0)
+    gates, generator = (
+        GateSet(CompactSpec.dense(config), GateConfig(kinds=kinds), config),
+        torch.Generator().manual_seed(0),
+    )
     with torch.no_grad():
         for _, _, gate in gates.items():
             gate.log_alpha.copy_(torch.randn(gate.log_alpha.shape, generator=generator))
     measures(config)[name].expected(gates).backward()
-    for _, slot, gate in gates.items():
-        assert (gate.log_alpha.grad < 0).all(), slot
+    for slot, gradient in gates.table.split(gates.log_alpha.grad).items():
+        assert (gradient < 0).all(), slot
 
 
 def test_expected_heads_are_the_mean_over_draws():
@@ -95,10 +100,10 @@ def test_expected_heads_are_the_mean_over_draws():
             gate.log_alpha.copy_(torch.randn(gate.log_alpha.shape, generator=generator) - 1.0 * (name == "z_vo"))
     counts = []
     for _ in range(3000):
-        z = gates.draw(generator).masks[0]
-        values = torch.stack([part.any() for part in z.z_vo.detach().split(sizes)])
-        counts.append(float((values & (z.z_head.detach() > 0)).sum() * (z.z_mha.detach() > 0)))
-    heads, _ = expected_heads(layer, gates.keep_probabilities(0))
+        z = {name: part.detach() for (_, name), part in gates.draw(generator).masks.items()}
+        values = torch.stack([part.any() for part in z["z_vo"].split(sizes)])
+        counts.append(float((values & (z["z_head"] > 0)).sum() * (z["z_mha"] > 0)))
+    heads, _ = expected_heads(layer, masks_of_layer(gates.keep_probabilities(), 0))
     mean, spread = torch.tensor(counts).mean(), torch.tensor(counts).std() / len(counts) ** 0.5
     assert abs(float(heads.detach()) - mean) < 4 * spread
 
@@ -110,16 +115,22 @@ def embedded():
 
 
 @pytest.mark.parametrize("kinds", [FULL, WITH_CNN], ids="-".join)
-@pytest.mark.parametrize("target", [{"target_macs": 0.4}, {"target_macs": 0.7}, {"target_speedup": 1.8}, {"target_speedup": 3.0}])
+@pytest.mark.parametrize(
+    "target", [{"of": "macs", "share": 0.4}, {"of": "macs", "share": 0.7}, {"speedup": 1.8}, {"speedup": 3.0}], ids=str
+)
 def test_deterministic_masks_meet_the_target_by_one_shift(embedded, target, kinds):
-    config, table = SparsityConfig(**target, latency_table="given"), table_of(embedded.config)
+    target = {**target, "table": "given"} if "speedup" in target else target
+    config, table = from_dict(SparsityConfig, {"target": target}, "test"), table_of(embedded.config)
     measure = measure_of(config, embedded.config, table)
-    gates, generator = GateSet(embedded.spec, GateConfig(kinds=kinds), embedded.config), torch.Generator().manual_seed(1)
+    gates, generator = (
+        GateSet(embedded.spec, GateConfig(kinds=kinds), embedded.config),
+        torch.Generator().manual_seed(1),
+    )
     for _, name, gate in gates.items():
         gate.log_alpha.data.copy_(torch.randn(gate.log_alpha.shape, generator=generator) - 1)
         if name in ("z_mha", "z_ffn"):  # no layer is to go, so that any target can be met
             gate.log_alpha.data.fill_(1.0)
-    bare = final_masks(gates, embedded, SparsityConfig(**target, latency_table="given", match_target=False), table)
+    bare = final_masks(gates, embedded, replace(config, match_target=False), table)
     final = final_masks(gates, embedded, config, table)
     reachable = measure.reachable(GateConfig(kinds=tuple(k for k in kinds if k not in ("mha", "ffn"))), embedded.spec)
     if config.goal < reachable:
@@ -132,39 +143,48 @@ def test_deterministic_masks_meet_the_target_by_one_shift(embedded, target, kind
 
 def test_the_cnns_own_target_is_of_its_macs_and_felt_by_channels_alone():
     config, spec = tiny_base(), random_spec(tiny_base(), seed=3, channels=True)
-    cnn = cnn_measure_of(SparsityConfig(target_cnn=0.5, utterance_seconds=0.1), config)
+    cnn = cnn_measure_of(SparsityConfig(cnn_target=CnnTarget(share=0.5, seconds=0.1)), config)
     work = [macs(config, s, 1600)["cnn"] for s in (spec, CompactSpec.dense(config))]
     assert cnn.of(spec) == pytest.approx(1 - work[0] / work[1])
     gates = GateSet(CompactSpec.dense(config), GateConfig(kinds=WITH_CNN), config)
     cnn.expected(gates).backward()
-    for _, slot, gate in gates.items():
-        assert (gate.log_alpha.grad < 0).all() if slot == "z_conv" else gate.log_alpha.grad is None
+    for (_, slot), gradient in gates.table.split(gates.log_alpha.grad).items():
+        assert (gradient < 0).all() if slot == "z_conv" else not gradient.any()
 
 
 def test_with_a_latency_table_the_cnns_target_is_of_its_time():
     config, spec = tiny_base(), random_spec(tiny_base(), seed=3, channels=True)
-    cnn = cnn_measure_of(SparsityConfig(target_cnn=0.5, latency_table="given"), config, table_of(config))
+    cnn = cnn_measure_of(
+        SparsityConfig(cnn_target=CnnTarget(of="time", share=0.5, table="given")), config, table_of(config)
+    )
     times = [cnn_time(config, EncoderCounts.of(config, s).channels) for s in (spec, CompactSpec.dense(config))]
     assert cnn.of(spec) == pytest.approx(1 - times[0] / times[1]) and cnn.of(CompactSpec.dense(config)) == 0
 
 
 def test_channels_are_shifted_to_their_own_target_and_the_rest_to_the_other(embedded):
-    gates, generator = GateSet(embedded.spec, GateConfig(kinds=WITH_CNN), embedded.config), torch.Generator().manual_seed(1)
+    gates, generator = (
+        GateSet(embedded.spec, GateConfig(kinds=WITH_CNN), embedded.config),
+        torch.Generator().manual_seed(1),
+    )
     for _, name, gate in gates.items():
-        gate.log_alpha.data.copy_(torch.randn(gate.log_alpha.shape, generator=generator) - 1 + 2 * (name in ("z_mha", "z_ffn", "z_conv")))
-    config = SparsityConfig(target_sparsity=0.85, target_cnn=0.6)
+        gate.log_alpha.data.copy_(
+            torch.randn(gate.log_alpha.shape, generator=generator) - 1 + 2 * (name in ("z_mha", "z_ffn", "z_conv"))
+        )
+    config = SparsityConfig(target=Target(share=0.85), cnn_target=CnnTarget(share=0.6))
     final, bare = (final_masks(gates, embedded, c) for c in (config, replace(config, match_target=False)))
     cnn = cnn_measure_of(config, embedded.config)
-    assert abs(cnn.of(bare.spec) - 0.6) > 0.05 and abs(bare.sparsity - 0.85) > 0.05 and bare.shift == bare.cnn_shift == 0
+    assert (
+        abs(cnn.of(bare.spec) - 0.6) > 0.05 and abs(bare.sparsity - 0.85) > 0.05 and bare.shift == bare.cnn_shift == 0
+    )
     assert abs(cnn.of(final.spec) - 0.6) <= 0.01 and abs(final.sparsity - 0.85) <= 0.01
     assert final.cnn_shift < 0 and final.shift != final.cnn_shift
 
 
 def test_the_target_of_a_speedup_rises_in_saved_time():
-    config = SparsityConfig(target_speedup=2.5, latency_table="x", warmup_fraction=0.5)
+    config = from_dict(SparsityConfig, {"target": {"speedup": 2.5, "table": "x"}, "warmup_fraction": 0.5}, "test")
     assert config.goal == pytest.approx(0.6)
     assert [config.target_at(step, 100) for step in (25, 50, 100)] == pytest.approx([0.3, 0.6, 0.6])
-    assert SparsityConfig(target_macs=0.7).goal == 0.7 and SparsityConfig().goal == 0.8
+    assert SparsityConfig(target=Target(of="macs", share=0.7)).goal == 0.7 and SparsityConfig().goal == 0.8
 
 
 def test_the_default_is_the_papers_sparsity():
@@ -176,11 +196,26 @@ def test_the_default_is_the_papers_sparsity():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"target_macs": 1.0}, r"`target_macs` must be in \[0, 1\), but is 1.0"),
+        ({"target": {"of": "macs", "share": 1.0}}, r"target: `share` must be in \[0, 1\), but is 1.0"),
+        ({"target": {"of": "macs"}}, "target.share: required, but not given"),
+        ({"target": {"of": "size", "share": 0.5}}, "target.of: must be one of params, macs, time, but is 'size'"),
+        ({"target": {"share": float("nan")}}, "target.share: must be a finite number, but is nan"),
+        ({"target": {"speedup": 0.9, "table": "x"}}, "`speedup` must be at least 1, but is 0.9"),
+        ({"target": {"speedup": 2.0, "share": 0.5}}, "`speedup` is another word for a `share` of time. Give no other"),
+        ({"target": {"speedup": 2.0, "of": "macs"}}, "`speedup` is another word for a `share` of time. Give no other"),
+        ({"target": {"speedup": 2.0}}, "a target of time needs a `table`, but it is null. Measure one"),
+        ({"target": {"share": 0.5, "table": "x"}}, "`table` is for a target of time, but this one is of params"),
+        ({"target": {"of": "macs", "share": 0.5, "seconds": 0}}, r"`seconds` must be in \(0, 3600\]"),
+        ({"cnn_target": {"of": "params", "share": 0.5}}, "cnn_target.of: must be one of macs, time, but is 'params'"),
+        ({"target_macs": 1.0}, r"target: `share` must be in \[0, 1\), but is 1.0"),
         ({"target_speedup": 0.9, "latency_table": "x"}, "`target_speedup` must be at least 1, but is 0.9"),
-        ({"target_speedup": 2.0}, "`target_speedup` needs a `latency_table`, but it is null. Measure one"),
+        ({"target_speedup": 2.0}, "a target of time needs a `table`, but it is null. Measure one"),
         ({"target_speedup": 2.0, "latency_table": "x", "target_macs": 0.5}, "exclude one another"),
-        ({"utterance_seconds": 0}, "`utterance_seconds` must be in"),
+        ({"target_macs": 0.5, "utterance_seconds": 0}, r"`seconds` must be in \(0, 3600\]"),
+        (
+            {"target_cnn": 0.5, "cnn_target": None},
+            "`target_cnn` is the former spelling of a target, and `cnn_target` is",
+        ),
     ],
 )
 def test_wrong_targets_are_refused(data, message):
@@ -190,9 +225,9 @@ def test_wrong_targets_are_refused(data, message):
 
 def test_a_table_of_another_shape_and_an_utterance_without_a_frame_are_refused(tmp_path):
     (tmp_path / "table.json").write_text(json.dumps(to_dict(table_of(tiny_base()))))
-    config = SparsityConfig(target_speedup=2.0, latency_table=str(tmp_path / "table.json"))
+    config = SparsityConfig(target=Target(of="time", share=0.5, table=str(tmp_path / "table.json")))
     assert measure_of(config, tiny_base()).table == table_of(tiny_base())
     with pytest.raises(UserError, match="of another shape: its `extractor_mode` is group_norm"):
         measure_of(config, tiny_large())
-    with pytest.raises(UserError, match="`utterance_seconds` must last a frame, but is 0.001"):
-        measure_of(SparsityConfig(target_macs=0.5, utterance_seconds=0.001), tiny_base())
+    with pytest.raises(UserError, match="`seconds` of a target must last a frame, but is 0.001"):
+        measure_of(SparsityConfig(target=Target(of="macs", share=0.5, seconds=0.001)), tiny_base())

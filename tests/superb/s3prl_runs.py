@@ -75,7 +75,11 @@ def _classified(downstream, accuracy):
 def transcribe(folder, hypotheses, references, metrics, *, capture="out.txt"):
     """Evaluate PR or SF on test."""
     metric = importlib.import_module("s3prl.downstream.ctc.metric")
-    records = {"hypothesis": hypotheses, "groundtruth": references, "filename": [f"u{i}" for i in range(len(hypotheses))]}
+    records = {
+        "hypothesis": hypotheses,
+        "groundtruth": references,
+        "filename": [f"u{i}" for i in range(len(hypotheses))],
+    }
     log_records(
         "ctc", folder, "test", {**records, "loss": [1.0]}, capture=capture, names=vars(metric), metrics=metrics,
         metric_higher_better=True, save_best_on=["dev"], _get_task_name=lambda: "ctc",
@@ -91,10 +95,17 @@ def recognise(folder, hypotheses, references, *, capture="out.txt"):
     records = {
         "loss": [1.0], "filenames": [f"u{i}" for i in range(len(hypotheses))],
         "pred_words": [text.split() for text in hypotheses], "target_words": [text.split() for text in references],
-        "pred_tokens": [" ".join(text) for text in hypotheses], "target_tokens": [" ".join(text) for text in references],
+        "pred_tokens": [" ".join(text) for text in hypotheses],
+        "target_tokens": [" ".join(text) for text in references],
     }  # fmt: skip
     log_records(
-        "asr", folder, "test-clean", records, capture=capture, decoder=None, _compute_metrics=lambda *args: compute(None, *args)
+        "asr",
+        folder,
+        "test-clean",
+        records,
+        capture=capture,
+        decoder=None,
+        _compute_metrics=lambda *args: compute(None, *args),
     )
     return folder
 

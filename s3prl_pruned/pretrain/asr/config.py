@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from s3prl_pruned.config import UserError
-from s3prl_pruned.gates.self_pinching import SelfPinchingConfig, SelfPinchingGates
+from s3prl_pruned.gates.self_pinching import SelfPinchingConfig
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
 from s3prl_pruned.objectives.ctc import LETTERS, Characters
 from s3prl_pruned.pretrain.config import DataConfig, ExpertConfig, OptimizerConfig, RunnerConfig
@@ -16,13 +16,14 @@ class CtcConfig:
     """The recogniser on top of the encoder's last hidden state."""
 
     characters: str | None = LETTERS
-    """What can be written, each character once (default: LibriSpeech's letters); null takes what the training transcripts
-    hold."""
+    """What can be written, each character once (default: LibriSpeech's letters); null takes what the training
+    transcripts hold."""
 
     dropout: float = 0.0
     """Of the states that the head reads."""
 
     def validate(self) -> None:
+        """Raise UserError where a value is out of its range."""
         if self.characters is not None:
             Characters(self.characters)
         if not 0 <= self.dropout < 1:
@@ -52,21 +53,23 @@ class AsrModelConfig:
             return "CTC fine-tuning, nothing pruned by it"
         return "Xu et al. 2025: CTC fine-tuning with self-pinching gates in one pass, hard 0/1 masks"
 
-    def make_gates(self, spec: CompactSpec, shape: EncoderConfig | None = None) -> SelfPinchingGates:
-        """Gates for an encoder that has `spec` left; with `self_pinching: null` of no kind, which keep everything."""
-        return SelfPinchingGates(spec, self.self_pinching or SelfPinchingConfig(kinds=()))
+    @property
+    def advice(self) -> str:
+        """How to come nearer to a target that was missed."""
+        return "Train longer, or raise sparsity.size_weight or optimizer.gate_lr."
 
     def check_target(self, encoder: EncoderConfig, spec: CompactSpec) -> None:
         """Raise UserError when the gates cannot reach the target on an encoder of which `spec` is left."""
         if self.self_pinching is not None:
-            check_target(self.sparsity.target_sparsity, self.self_pinching, encoder, spec)
+            check_target(self.sparsity.goal, self.self_pinching, encoder, spec)
 
 
 @dataclass(kw_only=True)
 class AsrDataConfig(DataConfig):
-    """Labelled speech (`pretrain_expert: datarc:`): folders of a corpus in LibriSpeech's layout, `*.trans.txt` with them.
+    """Labelled speech (`pretrain_expert: datarc:`): folders of a corpus in LibriSpeech's layout, with transcripts.
 
-    Batches are padded here, since a transcript belongs to a whole utterance: those longer than `max_seconds` are left out.
+    Batches are padded here, since a transcript belongs to a whole utterance: those longer than `max_seconds` are left
+    out.
     """
 
     dev_sets: tuple[str, ...] | None = None
@@ -76,6 +79,7 @@ class AsrDataConfig(DataConfig):
     """Folders whose word error rate is measured at the end, with the exported model; null measures none."""
 
     def validate(self) -> None:
+        """Raise UserError where a value is out of its range."""
         super().validate()
         if not self.sets:
             raise UserError("`sets` must name the folders with labelled training speech, such as [train-clean-100].")
@@ -97,6 +101,7 @@ class AsrOptimizerConfig(OptimizerConfig):
     """Peak learning rate of the CTC head, which starts from nothing, on `lr`'s schedule; null is `lr`."""
 
     def validate(self) -> None:
+        """Raise UserError where a value is out of its range."""
         super().validate()
         if self.head_lr is not None and self.head_lr <= 0:
             raise UserError(f"`head_lr` must be positive, but is {self.head_lr}.")

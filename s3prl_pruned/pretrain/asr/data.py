@@ -1,4 +1,4 @@
-"""Labelled speech: utterances with their transcripts, and padded training batches that are a function of seed and number."""
+"""Labelled speech: utterances with transcripts, and padded training batches that are a function of seed and number."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def corpus_root(datarc: AsrDataConfig) -> Path:
     named = [*(datarc.sets or ()), *(datarc.dev_sets or ()), *(datarc.test_sets or ())]
     root = embedded_corpus() if datarc.corpus is None else Path(datarc.corpus)
     if datarc.corpus is None and not all((root / name).is_dir() for name in named):
-        raise UserError(f"the settings name folders of a corpus, {named}, but no corpus is given. Add --corpus /data/LibriSpeech")
+        raise UserError(
+            f"the settings name folders of a corpus, {named}, but no corpus is given. Add --corpus /data/LibriSpeech"
+        )
     if not root.is_dir():
         raise UserError(f"{root}: must be a folder in LibriSpeech's layout, with *.trans.txt beside the audio.")
     return root
@@ -81,14 +83,20 @@ class LabelledBatches(RandomCropBatches):
     """
 
     def __init__(
-        self, labelled: Sequence[Labelled], characters: Characters, config: EncoderConfig, datarc: AsrDataConfig, *, seed: int
+        self,
+        labelled: Sequence[Labelled],
+        characters: Characters,
+        config: EncoderConfig,
+        datarc: AsrDataConfig,
+        *,
+        seed: int,
     ):
         self._targets = {item.utterance.id: characters.encode(item.transcript) for item in labelled}
         most = round(datarc.max_seconds * SAMPLE_RATE)
 
         def usable(item: Labelled) -> bool:
             target = self._targets[item.utterance.id]
-            frames = config.num_frames(item.utterance.num_samples)
+            frames = int(config.num_frames(item.utterance.num_samples))
             return bool(target) and item.utterance.num_samples <= most and frames_needed(target) <= frames
 
         kept = [item.utterance for item in labelled if usable(item)]
@@ -112,7 +120,7 @@ class LabelledBatches(RandomCropBatches):
             normalize=config.normalize_waveform,
         )
 
-    def batch(self, index: int) -> LabelledBatch:
+    def batch(self, index: int) -> LabelledBatch:  # type: ignore[override]  # with targets, where the base has none
         """The batch number `index` (0, 1, ...) of the whole run: `LabelledBatch`.
 
         Raises:
@@ -121,7 +129,9 @@ class LabelledBatches(RandomCropBatches):
         members = self.members(index)
         pairs = [(wav, member) for member in members if (wav := self._read(member)) is not None]
         if not pairs:
-            raise UserError(f"none of the files of one batch can be decoded: {', '.join(m.id for m in members)}. Repair them.")
+            raise UserError(
+                f"none of the files of one batch can be decoded: {', '.join(m.id for m in members)}. Repair them."
+            )
         wavs, lengths = collate([wav for wav, _ in pairs])
         targets = [torch.tensor(self._targets[member.id]) for _, member in pairs]
         padded = torch.nn.utils.rnn.pad_sequence(targets, batch_first=True)

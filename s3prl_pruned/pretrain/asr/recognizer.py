@@ -13,14 +13,17 @@ from torch import Tensor
 from s3prl_pruned.checkpoint import load_checkpoint, write_text
 from s3prl_pruned.config import UserError
 from s3prl_pruned.data.waveforms import normalize_waveform
-from s3prl_pruned.export.formats import load_encoder
+from s3prl_pruned.formats.folder import load_encoder
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.objectives.ctc import Characters, CtcHead, WordErrors, greedy
 from s3prl_pruned.pretrain.asr.config import AsrDataConfig
 from s3prl_pruned.pretrain.asr.data import Labelled, corpus_root, read_sets, transcripts
+from s3prl_pruned.progress import progress
 
 HEAD, ALPHABET = "ctc_head.safetensors", "ctc_head.json"
-HEAD_NOTE = f"{HEAD}; s3prl_pruned.pretrain.asr.recognizer.load_recognizer(<this folder>).transcribe(wav) writes what is said"
+HEAD_NOTE = (
+    f"{HEAD}; s3prl_pruned.pretrain.asr.recognizer.load_recognizer(<this folder>).transcribe(wav) writes what is said"
+)
 """For cards."""
 TEST = "test.json"
 
@@ -100,8 +103,8 @@ def load_recognizer(folder: str | Path) -> Recognizer:
         if isinstance(error, UserError):
             raise
         raise UserError(
-            f"{folder}: holds no CTC head that fits ({error}). -u <family>_pruned_asr writes {HEAD} and {ALPHABET} beside "
-            "the encoder; copy the folder again."
+            f"{folder}: holds no CTC head that fits ({error}). -u <family>_pruned_asr writes {HEAD} and {ALPHABET} "
+            "beside the encoder; copy the folder again."
         ) from error
     return Recognizer(encoder, head.eval(), characters)
 
@@ -119,15 +122,29 @@ def tested(folder: Path, export: Path, datarc: AsrDataConfig, device: str = "cpu
         `wer` (a fraction), `edits`, `words`, and `utterances`: by id, `reference` and `hypothesis`.
     """
     if not (folder / TEST).exists():
-        from tqdm import tqdm
-
         recognizer, labelled = load_recognizer(export), read_sets(corpus_root(datarc), datarc.test_sets)
         recognizer.encoder.to(device), recognizer.head.to(device)
-        errors, hypotheses = recognizer.recognize(labelled, lambda items: tqdm(items, desc="test", delay=2))
+        errors, hypotheses = recognizer.recognize(labelled, lambda items: progress(items, desc="test", delay=2))
         texts = {key: {"reference": text, "hypothesis": hypotheses[key]} for key, text in transcripts(labelled).items()}
         data = {"wer": errors.rate, "edits": errors.edits, "words": errors.words, "utterances": texts}
         write_text(folder / TEST, json.dumps(data, indent=1) + "\n")
     return read_test(folder)
+
+
+def test_lines(folder: Path, export: Path, datarc: AsrDataConfig, device: str) -> list[str]:
+    """What `tested` finds, for the screen; nothing without test sets.
+
+    Args:
+        folder: of the run.
+        export: folder of the exported recogniser.
+        datarc: names the test sets.
+        device: torch device.
+    """
+    if not datarc.test_sets:
+        return []
+    result = tested(folder, export, datarc, device)
+    errors = f"{result['edits']} of {result['words']} words"
+    return [f"WER on {' '.join(datarc.test_sets)}: {100 * result['wer']:.2f} % ({errors}), greedy"]
 
 
 def read_test(folder: str | Path) -> dict:
@@ -142,4 +159,6 @@ def read_test(folder: str | Path) -> dict:
         data["wer"], data["edits"], data["words"], data["utterances"]
         return data
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: is no test result of an ASR run ({error!r}). Give the folder of a finished run.") from error
+        raise UserError(
+            f"{path}: is no test result of an ASR run ({error!r}). Give the folder of a finished run."
+        ) from error

@@ -4,10 +4,11 @@ from dataclasses import dataclass, field
 
 from s3prl_pruned.compressors.config import CompressConfig
 from s3prl_pruned.config import UserError
-from s3prl_pruned.gates.attach import GateConfig, GateSet
-from s3prl_pruned.gates.self_pinching import SelfPinchingConfig, SelfPinchingGates
+from s3prl_pruned.gates.attach import GateConfig
+from s3prl_pruned.gates.self_pinching import SelfPinchingConfig
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
 from s3prl_pruned.objectives.distill import DistillConfig
+from s3prl_pruned.sparsity.config import Target
 from s3prl_pruned.sparsity.counts import realised_sparsity
 from s3prl_pruned.sparsity.expected import reachable_sparsity
 from s3prl_pruned.sparsity.lagrangian import SparsityConfig
@@ -29,11 +30,12 @@ class StudentConfig:
     """Of intermediate feed-forward elements (DistilHuBERT)."""
 
     feature_grad_mult: float = 0.1
-    """Factor on the gradient into the CNN (DistilHuBERT). The paper is silent. 0 is another, faster recipe: the CNN is
-    frozen, and computed once for teacher and student (`benchmarks/step.py` measures both); with gates of the kind `conv`
-    its weights are frozen, but the student's masked pass is its own. Masks always get their whole gradient."""
+    """Factor on the gradient into the CNN (DistilHuBERT). The paper is silent. 0 is another, faster recipe: the CNN
+    is frozen, and computed once for teacher and student (`benchmarks/step.py` measures both); with gates of the kind
+    `conv` its weights are frozen, but the student's masked pass is its own. Masks always get their whole gradient."""
 
     def validate(self) -> None:
+        """Raise UserError where a value is out of its range."""
         for name in ("dropout", "attention_dropout", "activation_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"`{name}` must be in [0, 1), but is {getattr(self, name)}.")
@@ -46,13 +48,15 @@ class ModelConfig:
     """The whole of `config_model.yaml`."""
 
     teacher: str = "wavlm_base"
-    """A name of s3prl's hub such as `wavlm_base` or `hubert_large_ll60k` (downloaded as s3prl does), `embedded`, `random`
-    (random weights in the embedded teacher's shape), or the path of a checkpoint in any public format. `--teacher` sets it."""
+    """A name of s3prl's hub such as `wavlm_base` or `hubert_large_ll60k` (downloaded as s3prl does), `embedded`,
+    `random` (random weights in the embedded teacher's shape), or the path of a checkpoint in any public format.
+    `--teacher` sets it."""
     student: StudentConfig = field(default_factory=StudentConfig)
     """Dropout and the CNN's gradient."""
     student_export: str | None = None
-    """Second stage (Peng et al. 2023, DPHuBERT): the folder of an exported student, which is distilled again as it is, without
-    masks; `gates` and `sparsity` are left out then. `--student` sets it. null: the student starts as the teacher."""
+    """Second stage (Peng et al. 2023, DPHuBERT): the folder of an exported student, which is distilled again as it
+    is, without masks; `gates` and `sparsity` are left out then. `--student` sets it. null: the student starts as the
+    teacher."""
     gates: GateConfig = field(default_factory=GateConfig)
     """Masks."""
     self_pinching: SelfPinchingConfig | None = None
@@ -75,60 +79,71 @@ class ModelConfig:
             return "Xu et al. 2025: distillation with self-pinching gates, hard 0/1 masks"
         return "Wang et al. 2023: distillation with hard concrete masks"
 
+    @property
+    def advice(self) -> str:
+        """How to come nearer to a target that was missed."""
+        if self.self_pinching is not None:
+            return "Train longer, or raise optimizer.gate_lr or optimizer.multiplier_lr."
+        return "The scalar masks alone decide too much: train longer, or ramp more slowly (sparsity.warmup_fraction)."
+
     def validate(self) -> None:
+        """Raise UserError where a value is out of its range."""
         if self.compress is not None and self.self_pinching is not None:
             raise UserError("`compress` and `self_pinching` are two ways to prune. Give one of them.")
         if self.compress is None and self.distill.prediction_heads:
-            raise UserError("`distill.prediction_heads` is of students that `compress` makes. Leave it out, or name techniques.")
+            raise UserError(
+                "`distill.prediction_heads` is of students that `compress` makes. Leave it out, or name techniques."
+            )
         pruning = {"gates": GateConfig(), "sparsity": SparsityConfig(), "self_pinching": None, "compress": None}
         idle = [name for name, default in pruning.items() if getattr(self, name) != default]
         if self.student_export is not None and idle:
             raise UserError(
-                f"`student_export` is given, so nothing is pruned, and `{idle[0]}` would have no effect. Leave it out: take a "
-                "recipe whose name ends in _stage2."
+                f"`student_export` is given, so nothing is pruned, and `{idle[0]}` would have no effect. Leave it out: "
+                "take a recipe whose name ends in _stage2."
             )
         instead = [name for name in ("self_pinching", "compress") if getattr(self, name) is not None]
-        for name in ("target_macs", "target_speedup", "target_cnn"):
-            if instead and getattr(self.sparsity, name) is not None:
-                raise UserError(f"`sparsity.{name}` is for `gates`, but `{instead[0]}` is given. Set `target_sparsity` alone.")
-
-    def make_gates(self, spec: CompactSpec, shape: EncoderConfig) -> GateSet | SelfPinchingGates:
-        """Gates for an encoder of this dense shape that has `spec` left."""
-        if self.self_pinching is not None:
-            return SelfPinchingGates(spec, self.self_pinching)
-        return GateSet(spec, self.gates, shape)
+        if instead and self.sparsity.target.of != "params":
+            raise UserError(
+                f"`sparsity.target` is of {self.sparsity.target.of}, which `gates` alone can be driven to, but "
+                f"`{instead[0]}` is given. Take one of params."
+            )
+        if instead and self.sparsity.cnn_target is not None:
+            raise UserError(f"`sparsity.cnn_target` is for `gates`, but `{instead[0]}` is given. Leave it out.")
 
     def check_target(self, encoder: EncoderConfig, spec: CompactSpec | None = None) -> None:
         """Raise UserError when the gates cannot reach the targets on this encoder, of which `spec` is left."""
         spec, measure = spec or CompactSpec.dense(encoder), measure_of(self.sparsity, encoder)
-        if measure.name == "sparsity":
-            check_target(self.sparsity.target_sparsity, self.self_pinching or self.gates, encoder, spec)
+        if measure.is_sparsity:
+            check_target(self.sparsity.goal, self.self_pinching or self.gates, encoder, spec)
         else:
-            self._check_reach(measure, self.sparsity.goal, spec)
-        if self.sparsity.target_cnn is not None:
-            self._check_reach(cnn_measure_of(self.sparsity, encoder), self.sparsity.target_cnn, spec)
+            self._check_reach("target", measure, self.sparsity.target, spec)
+        cnn = cnn_measure_of(self.sparsity, encoder)
+        if cnn is not None and self.sparsity.cnn_target is not None:
+            self._check_reach("cnn_target", cnn, self.sparsity.cnn_target, spec)
 
-    def _check_reach(self, measure: Measure, goal: float, spec: CompactSpec) -> None:
+    def _check_reach(self, key: str, measure: Measure, target: Target, spec: CompactSpec) -> None:
         lowest, highest = measure.of(spec), measure.reachable(self.gates, spec)
-        if not lowest <= goal <= highest:
-            name = f"target_{measure.name}"
+        if not lowest <= target.share <= highest:
+            quantity = measure.quantity
             raise UserError(
-                f"`{name}` is {getattr(self.sparsity, name)}, but gates of the kinds {list(self.gates.kinds)} reach "
-                f"{measure.shown(lowest):.3f} to {measure.shown(highest):.3f} on this encoder. Choose one between, or add "
-                "kinds (`conv`: the CNN)."
+                f"`sparsity.{key}` is a {quantity.key} of {quantity.shown(target.share):g}, but gates of the kinds "
+                f"{list(self.gates.kinds)} reach {quantity.shown(lowest):.3f} to {quantity.shown(highest):.3f} on "
+                "this encoder. Choose one between, or add kinds (`conv`: the CNN)."
             )
 
 
-def check_target(target: float, gates: GateConfig | SelfPinchingConfig, encoder: EncoderConfig, spec: CompactSpec) -> None:
+def check_target(
+    target: float, gates: GateConfig | SelfPinchingConfig, encoder: EncoderConfig, spec: CompactSpec
+) -> None:
     """Raise UserError when gates cannot bring an encoder, of which `spec` is left, to a target sparsity."""
     lowest, highest = realised_sparsity(encoder, spec), reachable_sparsity(encoder, gates, spec)
     if target > highest:
         raise UserError(
-            f"`target_sparsity` is {target}, but gates of the kinds {list(gates.kinds)} reach {highest:.4f} at most on this "
-            f"encoder (from {lowest:.4f}). Lower it, or add kinds."
+            f"`sparsity.target.share` is {target}, but gates of the kinds {list(gates.kinds)} reach {highest:.4f} at "
+            f"most on this encoder (from {lowest:.4f}). Lower it, or add kinds."
         )
     if target < lowest:
         raise UserError(
-            f"`target_sparsity` is {target}, but this encoder is pruned already and has {lowest:.4f}; gates of the kinds "
-            f"{list(gates.kinds)} reach {lowest:.4f} to {highest:.4f}. Raise it, or start from a dense model."
+            f"`sparsity.target.share` is {target}, but this encoder is pruned already and has {lowest:.4f}; gates of "
+            f"the kinds {list(gates.kinds)} reach {lowest:.4f} to {highest:.4f}. Raise it, or start from a dense model."
         )

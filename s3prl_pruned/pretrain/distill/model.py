@@ -1,29 +1,29 @@
-"""What is trained in distillation with pruning: student, map, gates, multipliers; and what they share with other experts."""
+"""What is trained in distillation with pruning, and which pruner a recipe asks for."""
 
 from dataclasses import replace
+from typing import Any
 
+import torch
 from torch import nn
 
+from s3prl_pruned.compressors.compressor import Compressor
+from s3prl_pruned.compressors.magnitude import weights_left
+from s3prl_pruned.compressors.plan import Plan, make_plan
+from s3prl_pruned.models.accelerate import accelerate
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
+from s3prl_pruned.models.spec import EncoderConfig
 from s3prl_pruned.objectives.distill import LayerDistillation
+from s3prl_pruned.objectives.prediction_heads import PredictionHeads
 from s3prl_pruned.pretrain.distill.config import ModelConfig, StudentConfig
-from s3prl_pruned.sparsity.lagrangian import Lagrangian
-from s3prl_pruned.sparsity.targets import cnn_measure_of, measure_of
-
-_UNITS = {
-    "heads": lambda layer: len(layer.heads),
-    "qk": lambda layer: sum(len(head.qk) for head in layer.heads),
-    "vo": lambda layer: sum(len(head.vo) for head in layer.heads),
-    "ffn": lambda layer: len(layer.ffn),
-}
-"""Units of a layer that masks remove, by name in the log."""
-
-
-def remaining_units(kept: CompactSpec, whole: CompactSpec) -> dict[str, list[float]]:
-    """Shares of each layer's units that remain, by kind (0 where there were none)."""
-    pairs = [(after, before) for after, before in zip(kept.layers, whole.layers, strict=True)]
-    return {kind: [count(after) / (count(before) or 1) for after, before in pairs] for kind, count in _UNITS.items()}
+from s3prl_pruned.pretrain.distill.second_stage import second_stage
+from s3prl_pruned.pretrain.expert import Trained
+from s3prl_pruned.pretrain.pruners.control import LagrangianControl
+from s3prl_pruned.pretrain.pruners.hard_concrete import HardConcretePruner
+from s3prl_pruned.pretrain.pruners.nothing import NoPruner
+from s3prl_pruned.pretrain.pruners.pruner import Pruner
+from s3prl_pruned.pretrain.pruners.self_pinching import SelfPinchingPruner
+from s3prl_pruned.pretrain.pruners.techniques import TechniquesPruner
+from s3prl_pruned.sparsity.latency import LatencyTable, latency_table
 
 
 def student_shape(teacher: SpeechEncoder, config: StudentConfig) -> EncoderConfig:
@@ -37,27 +37,85 @@ def student_shape(teacher: SpeechEncoder, config: StudentConfig) -> EncoderConfi
     )
 
 
-class DistillForPretrain(nn.Module):
-    """Everything that is trained: the student, W, the gates, the multipliers. And the teacher, which is not.
+class DistillForPretrain(Trained):
+    """Everything that is trained: student, the objective's maps, gates, multipliers. And the teacher, which is not.
 
-    `shares_features`: whether the student's CNN stays the teacher's, bit for bit, so that one pass serves both.
+    Attributes:
+        pruner: of the student.
+        shares_features: whether the student's CNN stays the teacher's, bit for bit, so that one pass serves both.
     """
 
-    def __init__(self, teacher: SpeechEncoder, config: ModelConfig):
+    def __init__(self, teacher: SpeechEncoder, config: ModelConfig, *, seed: int):
         super().__init__()
-        shape = student_shape(teacher, config.student)
-        config.check_target(shape, teacher.spec)
         self.teacher = teacher.eval().requires_grad_(False)
-        self.student = SpeechEncoder(shape, teacher.spec)
-        self.student.load_state_dict(teacher.state_dict())
-        self.shares_features = config.student.feature_grad_mult == 0 and "conv" not in config.gates.kinds
-        self.distillation = LayerDistillation(num_layers=shape.num_layers, embed_dim=shape.embed_dim, config=config.distill)
-        self.gates = config.make_gates(teacher.spec, shape)
-        self.measure, self.cnn_measure = measure_of(config.sparsity, shape), cnn_measure_of(config.sparsity, shape)
-        self.lagrangian = Lagrangian(cnn=self.cnn_measure is not None)
+        self.pruner = new_pruner(teacher, config, seed=seed)
+        self.student = accelerate(self.pruner.student)
+        shape = self.student.config
+        objective: type[LayerDistillation] | type[PredictionHeads]
+        objective = PredictionHeads if config.distill.prediction_heads else LayerDistillation
+        self.distillation = objective(num_layers=shape.num_layers, embed_dim=shape.embed_dim, config=config.distill)
+        self.gates, self.lagrangian = self.pruner.gates, self.pruner.multipliers
+        frozen = config.student.feature_grad_mult == 0 and "conv" not in config.gates.kinds
+        self.shares_features = frozen and _equal(self.student.feature_extractor, teacher.feature_extractor)
 
     def train(self, mode: bool = True) -> "DistillForPretrain":
         """The teacher stays in evaluation mode."""
         super().train(mode)
         self.teacher.eval()
         return self
+
+
+def new_pruner(teacher: SpeechEncoder, config: ModelConfig, *, seed: int) -> Pruner:
+    """The pruner of a run that starts, and in it the student: the teacher still, or an export in a second stage.
+
+    Raises:
+        UserError: the target cannot be reached on this encoder, or the export is none for a second stage.
+    """
+    shape = student_shape(teacher, config.student)
+    if config.student_export is not None:
+        return NoPruner(*second_stage(config.student_export, shape))
+    if config.compress is None:
+        config.check_target(shape, teacher.spec)
+    student = SpeechEncoder(shape, teacher.spec)
+    student.load_state_dict(teacher.state_dict())
+    if config.compress is None:
+        return _with_gates(student, config, seed=seed)
+    compressor = Compressor(make_plan(student, config.compress, config.sparsity), config.compress)
+    compressor.refuse_coarse(config.sparsity.tolerance)
+    return TechniquesPruner(compressor)
+
+
+def pruner_of_checkpoint(student: SpeechEncoder, config: ModelConfig, states: dict[str, Any], where: str) -> Pruner:
+    """The pruner of a checkpoint, for its final masks.
+
+    Args:
+        student: with the checkpoint's weights.
+        config: of the run.
+        states: the checkpoint.
+        where: its name in messages.
+
+    Raises:
+        UserError: the latency table in it is damaged.
+    """
+    if config.student_export is not None:
+        return NoPruner(student)
+    if config.compress is not None:
+        plan = Plan(student, weights_left(student), {}, states["Target_Sparsity"])
+        return TechniquesPruner(Compressor(plan, config.compress))
+    table = latency_table(states["Latency_Table"], where) if "Latency_Table" in states else None
+    return _with_gates(student, config, seed=states["Seed"], table=table)
+
+
+def _with_gates(
+    student: SpeechEncoder, config: ModelConfig, *, seed: int, table: LatencyTable | None = None
+) -> HardConcretePruner | SelfPinchingPruner:
+    control = LagrangianControl(config.sparsity, student.config, table)
+    if config.self_pinching is not None:
+        return SelfPinchingPruner(student, config.self_pinching, control)
+    return HardConcretePruner(student, config.gates, control, seed=seed)
+
+
+def _equal(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two modules hold the same weights, bit for bit."""
+    ours, theirs = one.state_dict(), other.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)

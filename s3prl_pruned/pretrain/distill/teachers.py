@@ -7,11 +7,9 @@ from pathlib import Path
 import torch
 
 from s3prl_pruned.config import UserError
-from s3prl_pruned.export.formats import WEIGHTS, file_sha256, is_huggingface_folder, load_encoder
+from s3prl_pruned.formats.registry import read
 from s3prl_pruned.models import families
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.models.huggingface_folder import folder_of, weight_files
-from s3prl_pruned.models.load import load_dense
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +29,9 @@ _CHECKPOINTS = {
     "data2vec_base_960": "audio_base_ls",
     "data2vec_large_ll60k": "vox_pretrained",
 }
-_HUB = {name: f"https://huggingface.co/s3prl/converted_ckpts/resolve/main/{file}.pt" for name, file in _CHECKPOINTS.items()}
+_HUB = {
+    name: f"https://huggingface.co/s3prl/converted_ckpts/resolve/main/{file}.pt" for name, file in _CHECKPOINTS.items()
+}
 
 
 @dataclass
@@ -77,7 +77,7 @@ def _find(source: str, seed: int, family: str | None) -> Teacher:
             shape = families.embedded_size(family or "wavlm")
             return Teacher(SpeechEncoder(shape).eval(), "random", None, "random teacher")
     if source == "embedded":
-        return Teacher(load_dense(EMBEDDED_TEACHER), "embedded", file_sha256(EMBEDDED_TEACHER))
+        return _from_file(EMBEDDED_TEACHER, "embedded")
     if source in _HUB:
         return _from_file(download(_HUB[source]), source)
     if Path(source).exists():
@@ -88,12 +88,8 @@ def _find(source: str, seed: int, family: str | None) -> Teacher:
 
 
 def _from_file(path: Path, name: str) -> Teacher:
-    path = folder_of(path)
-    if path.is_dir() and not is_huggingface_folder(path):
-        encoder, provenance = load_encoder(path)
-        return Teacher(encoder, name, file_sha256(path / WEIGHTS), provenance.get("teacher_note"))
-    encoder = load_dense(path)
-    return Teacher(encoder, name, file_sha256(*([path] if path.is_file() else weight_files(path))))
+    loaded = read(path)
+    return Teacher(loaded.encoder, name, loaded.sha256, loaded.note)
 
 
 def download(url: str, *, refresh: bool = False) -> Path:

@@ -7,22 +7,23 @@ The benchmark's recipe (s3prl's ``diarization/score.sh`` and ``make_rttm.py``) h
 2. they are written as turns in hundredths of a second;
 3. dscore scores them: collar 0, overlapped speech included, the whole recording, all recordings pooled by time.
 
-The lowest of the ten is reported. dscore calls NIST's md-eval-22.pl, a Perl program, so the third part is computed here:
+The lowest of the ten is reported. dscore calls NIST's md-eval-22.pl, a Perl program, so the third part is computed
+here:
 
     DER = (missed + false alarm + confused speaker time) / speaker time in the reference
 
-under the one-to-one assignment of speakers that agrees longest. It is the definition of pyannote.metrics and spyder too; this
-needs neither of them nor a compiler, and the tests compare it with spyder where that is installed. On random turns it was
-seen to print what md-eval-22.pl prints, for all ten settings.
+under the one-to-one assignment of speakers that agrees longest. It is the definition of pyannote.metrics and spyder
+too; this needs neither of them nor a compiler, and the tests compare it with spyder where that is installed. On random
+turns it was seen to print what md-eval-22.pl prints, for all ten settings.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterable, Mapping
 
 import numpy as np
 
@@ -102,6 +103,8 @@ def search(
         posteriors: by recording, T frames x S speakers, in [0, 1].
         references: turns by recording.
         frame_shift: samples at 16 kHz from one frame to the next.
+        thresholds: of the posteriors.
+        medians: frames of the median filters.
 
     Raises:
         UserError: if the two are of different recordings, or the reference holds no speech.
@@ -116,7 +119,9 @@ def search(
     for median in medians:
         for threshold in thresholds:
             found = (
-                diarization_error(references[name], turns_of(frames, threshold=threshold, median=median, frame_shift=frame_shift))
+                diarization_error(
+                    references[name], turns_of(frames, threshold=threshold, median=median, frame_shift=frame_shift)
+                )
                 for name, frames in posteriors.items()
             )
             errors[threshold, median] = sum(found, DiarizationError())
@@ -146,7 +151,7 @@ def turns_of(posteriors: np.ndarray, *, threshold: float, median: int, frame_shi
             around = np.pad(speaks.astype(int), median // 2)
             speaks = np.convolve(around, np.ones(median, dtype=int), "valid") > median // 2
         changes = np.flatnonzero(np.diff(np.pad(speaks.astype(int), 1)))
-        for begin, end in zip(changes[::2], changes[1::2]):
+        for begin, end in zip(changes[::2], changes[1::2], strict=True):
             # Through text, as they pass through the RTTM: numpy rounds ties another way.
             onset, duration = (float(f"{frames * seconds:.2f}") for frames in (begin, end - begin))
             turns.append((str(speaker), onset, onset + duration))
@@ -157,7 +162,8 @@ def diarization_error(reference: Iterable[Turn], hypothesis: Iterable[Turn]) -> 
     """The errors of one recording; no collar, overlapped speech included.
 
     Args:
-        reference, hypothesis: turns. One speaker's turns may overlap or touch: together they are one.
+        reference: turns. One speaker's turns may overlap or touch: together they are one.
+        hypothesis: likewise.
     """
     from scipy.optimize import linear_sum_assignment  # here, since a second of importing is long for a score table
 

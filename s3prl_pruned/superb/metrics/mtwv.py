@@ -3,28 +3,30 @@
     TWV(t) = 1 - mean over queries of (P_miss(q, t) + beta P_fa(q, t))
     beta = C_fa (1 - P_target) / (C_miss P_target) = 12.49, with C_miss 100, C_fa 1, P_target 0.0008
 
-A trial is one query with one utterance, detected if its score is above ``t``. P_miss is the share of the
-query's occurrences that are not detected, P_fa the share of the other utterances that are. MTWV is the greatest TWV over all
+A trial is one query with one utterance, detected if its score is above ``t``. P_miss is the share of the query's
+occurrences that are not detected, P_fa the share of the other utterances that are. MTWV is the greatest TWV over all
 ``t``; detecting nothing gives 0, so it is never negative.
 
 Source: the task's scoring kit, `score-TWV-Cnxe.sh` (the three constants) and the Java program beside it
-(https://speech.fit.vutbr.cz/files/quesst14Database.tgz, folder `scoring`); s3prl's `downstream/docs/superb.md` calls it with
-the default score -10. Two of its rules decide the number:
+(https://speech.fit.vutbr.cz/files/quesst14Database.tgz, folder `scoring`); s3prl's `downstream/docs/superb.md` calls it
+with the default score -10. Two of its rules decide the number:
 
 - queries that occur nowhere are left out of the mean;
 - a trial without a score gets the default one. s3prl searches English queries in English utterances only, while the
-  ground truth holds all languages: every query of another language counts as missed. This is why MTWV is small in SUPERB.
+  ground truth holds all languages: every query of another language counts as missed. This is why MTWV is small in
+  SUPERB.
 
-The kit cuts the effective prior C_miss P / (C_miss P + C_fa (1 - P)) to seven digits, which moves beta by one millionth.
+The kit cuts the effective prior C_miss P / (C_miss P + C_fa (1 - P)) to seven digits, which moves beta by one
+millionth.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Iterator, Mapping
 from xml.etree import ElementTree
 
 import numpy as np
@@ -153,7 +155,9 @@ def read_ground_truth(folder: Path) -> GroundTruth:
     for path, names in ((tlist, queries), (ecf, utterances)):
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice or not names:
-            raise UserError(f"{path}: must name everything once, but {twice[0] + ' is there twice' if twice else 'is empty'}.")
+            raise UserError(
+                f"{path}: must name everything once, but {twice[0] + ' is there twice' if twice else 'is empty'}."
+            )
     rows = {name: index for index, name in enumerate(queries)}
     columns = {name: index for index, name in enumerate(utterances)}
     occurs = np.zeros((len(queries), len(utterances)), dtype=bool)

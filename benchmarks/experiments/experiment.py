@@ -1,0 +1,174 @@
+"""Experiments: the rows of a table or figure as one plan, from pruning runs to SUPERB tasks.
+
+    YAML -> Experiment -> jobs: run_pretrain.py per row and seed, run_downstream.py per row, seed and task
+         -> run here or written as job scripts -> collect.py and table.py make JSON and Markdown of what stands
+
+Task seed N goes with pruning run N. Everything stands in one folder, `pretrain/<row>-seed<N>/export` and
+`results/<row>-seed<N>/<task>/result.json`; experiments that share it share rows of one name.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from s3prl_pruned.config import UserError, from_dict, load_yaml
+from s3prl_pruned.plan.calls import pruning_job
+from s3prl_pruned.plan.jobs import Job
+from s3prl_pruned.plan.models import ComparedModel
+from s3prl_pruned.plan.suite import PROTOCOLS, Suite, parse_tasks, task_jobs
+from s3prl_pruned.superb.running.make_run import SETTINGS
+
+EXPERIMENTS = SETTINGS / "experiments"
+
+
+@dataclass(kw_only=True)
+class ExperimentRow:
+    """One upstream: of s3prl's hub, or pruned for this experiment."""
+
+    name: str
+    upstream: str | None = None
+    """A name on s3prl's hub, such as `fbank`; or what follows."""
+    recipe: str | None = None
+    """`--recipe` of the pruning runs."""
+    override: str = ""
+    """`-o` of them."""
+    second_stage: str | None = None
+    """`--recipe` of a second run that starts from the first one's export."""
+
+    def validate(self) -> None:
+        """Raise UserError where the settings do not fit together."""
+        if (self.upstream is None) == (self.recipe is None):
+            raise UserError(
+                f"row {self.name!r}: must name either `upstream` or `recipe`, but they are {self.upstream} and "
+                f"{self.recipe}."
+            )
+        if self.upstream is not None and (self.override or self.second_stage):
+            raise UserError(
+                f"row {self.name!r}: `override` and `second_stage` are of pruning runs, but `upstream` is "
+                f"{self.upstream}."
+            )
+
+
+@dataclass(kw_only=True)
+class Experiment:
+    """What `downstream_runs/experiments/*.yaml` hold."""
+
+    title: str
+    claim: str
+    """What the paper says, in a sentence."""
+    rows: list[ExperimentRow]
+    low: str = "fbank"
+    """The row that is 0 on the mini-score."""
+    high: str = "teacher"
+    """The row that is 1000."""
+    tasks: list[str]
+    """Short names."""
+    protocol: str | None = "mini"
+    """The tasks' settings, as `tools/superb_suite.py --protocol`; null: the benchmark's."""
+    seeds: list[int] = field(default_factory=lambda: [1, 2, 3])
+    steps: int
+    """Optimiser steps of each pruning run, all its stages together."""
+    cache_features: bool = True
+    """Of the tasks, as `tools/superb_suite.py --cache-features`: about 1.2 GB per model of the embedded teacher's shape
+    for MINI-SUPERB's PR, SID, SV and QbE, which nothing removes."""
+    second_stage_share: float = 1 / 3
+    """Of the steps, where a row has a second stage (DPHuBERT: 25k of 75k)."""
+
+    def validate(self) -> None:
+        """Raise UserError where the settings do not fit together."""
+        names = [row.name for row in self.rows]
+        if len(set(names)) < len(names) or not {self.low, self.high} <= set(names):
+            raise UserError(
+                f"rows must differ in name and have {self.low!r} and {self.high!r} among them, but are {names}."
+            )
+        if not self.tasks or not self.seeds or self.steps < 1:
+            raise UserError(
+                f"`tasks`, `seeds` and `steps` must not be empty, but are {self.tasks}, {self.seeds}, {self.steps}."
+            )
+        if self.protocol not in (None, *PROTOCOLS):
+            raise UserError(f"`protocol` must be null or one of {list(PROTOCOLS)}, but is {self.protocol!r}.")
+        if not 0 < self.second_stage_share < 1:
+            raise UserError(f"`second_stage_share` must be in (0, 1), but is {self.second_stage_share}.")
+
+
+def load_experiment(name: str) -> Experiment:
+    """By its name, or from a file.
+
+    Raises:
+        UserError: there is none such, or it says something impossible.
+    """
+    path = Path(name) if Path(name).is_file() else EXPERIMENTS / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
+        raise UserError(f"{name}: no such experiment. Known: {known}, or a file.")
+    return from_dict(Experiment, load_yaml(path), str(path))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """An experiment in a folder."""
+
+    experiment: Experiment
+    folder: Path
+    paths: str | None = None
+    """As `tools/superb_suite.py --paths`: where the corpora lie."""
+
+    def export(self, row: ExperimentRow, seed: int | str) -> Path:
+        """The finished model of a pruned row; `{seed}` as seed gives the pattern of all seeds."""
+        return self.stages(row)[-1][1] / f"{row.name}-seed{seed}" / "export"
+
+    def stages(self, row: ExperimentRow) -> list[tuple[str, Path, str]]:
+        """(recipe, folder, `-o`) of each pruning run of a row, in their order."""
+        steps = self.experiment.steps
+        second = round(steps * self.experiment.second_stage_share) if row.second_stage else 0
+        first = ",,".join(filter(None, [f"runner.total_steps={steps - second}", row.override]))
+        stages = [(row.recipe, self.folder / "pretrain", first)]
+        return (
+            [*stages, (row.second_stage, self.folder / "second_stage", f"runner.total_steps={second}")]
+            if second
+            else stages
+        )
+
+    def suite(self) -> Suite:
+        """The tasks of all rows."""
+        experiment = self.experiment
+        models = [
+            ComparedModel(
+                row.name,
+                row.upstream or "wavlm_pruned_local",
+                None if row.upstream else str(self.export(row, "{seed}")),
+            )
+            for row in experiment.rows
+        ]
+        return Suite(
+            models=tuple(models), tasks=parse_tasks(",".join(experiment.tasks)), seeds=tuple(experiment.seeds),
+            results=self.folder / "results", protocol=experiment.protocol, paths=self.paths,
+            cache_features=experiment.cache_features, numbered=True,
+        )  # fmt: skip
+
+    def jobs(self) -> list[Job]:
+        """Seed by seed pruning, then the tasks of what was pruned; FBANK's and the teacher's wait for nothing."""
+        seeds = self.experiment.seeds
+        pruning = {
+            seed: [job for row in self.experiment.rows if row.recipe for job in self._pruning(row, seed)]
+            for seed in seeds
+        }
+        tasks = task_jobs(self.suite(), {job.done.parents[1]: job for of_seed in pruning.values() for job in of_seed})
+        each = len(tasks) // len(seeds)  # their seeds vary slowest
+        return [job for i, seed in enumerate(seeds) for job in (*pruning[seed], *tasks[i * each : (i + 1) * each])]
+
+    def _pruning(self, row: ExperimentRow, seed: int) -> list[Job]:
+        jobs: list[Job] = []
+        for recipe, folder, override in self.stages(row):
+            first = not jobs
+            jobs.append(
+                pruning_job(
+                    folder / f"{row.name}-seed{seed}",
+                    name=f"{folder.name}/{row.name}-seed{seed}",
+                    recipe=recipe,
+                    seed=seed,
+                    override=override,
+                    options=() if first else ("--student", str(jobs[-1].done.parent)),
+                    after=() if first else (jobs[-1].name,),
+                )
+            )
+        return jobs

@@ -1,0 +1,1 @@
+"""Upstreams compared on the embedded ASR: `python -m benchmarks.upstream_comparison`."""

@@ -1,0 +1,35 @@
+"""Convert a dense checkpoint from any public format to any other: `tools/convert_checkpoint.py`."""
+
+from s3prl_pruned.formats import WRITES
+from s3prl_pruned.own_commands import Parser
+
+TARGETS = [name for name, encoders in WRITES.items() if encoders]
+
+
+def make_parser() -> Parser:
+    """The parser."""
+    parser = Parser("convert", description="Convert a checkpoint between formats.")
+    parser.add_argument(
+        "source",
+        help="s3prl's, fairseq's, Hugging Face's, torchaudio's or Microsoft's checkpoint, or an exported folder",
+    )
+    parser.add_argument("target", help="the file or folder to write; must not exist")
+    parser.add_argument("--to", required=True, choices=TARGETS, help="the target's format")
+    parser.add_argument(
+        "--shape", metavar="NAME", help="of a torchaudio state dict, which does not say it: hubert_base, ..."
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Convert, and say what was written.
+
+    Args:
+        argv: command line; None is the process's own.
+    """
+    args = make_parser().parse_args(argv)
+
+    from s3prl_pruned.pretrain.conversion import convert
+
+    about = convert(args.source, args.target, args.to, shape=args.shape)
+    print(f"{about}: written to {args.target}")

@@ -1,0 +1,34 @@
+"""Distil and prune an encoder, then draw what the run shows: `run_pretrain.py`."""
+
+from pathlib import Path
+
+from s3prl_pruned.own_commands import Parser
+
+
+def make_parser() -> Parser:
+    """The parser."""
+    from s3prl_pruned.pretrain.resolve import make_parser
+
+    return make_parser()
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train, export, draw.
+
+    Args:
+        argv: command line; None is the process's own.
+    """
+    from s3prl_pruned.gates.distribution import write_hard_concrete
+    from s3prl_pruned.pretrain.command import main as pretrain
+    from s3prl_pruned.report.figures import draw_run
+    from s3prl_pruned.report.live import draw_remaining
+
+    def draw(folder: Path) -> None:
+        draw_remaining(folder)
+
+    folder = pretrain(argv, on_checkpoint=draw)
+    if folder is None:  # --dry-run, or under torchrun not the main process
+        return
+    write_hard_concrete(folder)
+    for picture in draw_run(folder):
+        print(f"picture: {picture}")

@@ -1,0 +1,147 @@
+"""What `tools/superb_suite.py` does: plan, probe, show, then run and score, or write job scripts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from s3prl_pruned.commands import score as score_command
+from s3prl_pruned.own_commands import call
+from s3prl_pruned.plan.carry_out import carry_out, require_clone, say_failures
+from s3prl_pruned.plan.job_scripts import Scheduler
+from s3prl_pruned.plan.jobs import Job, duration, remaining_seconds
+from s3prl_pruned.plan.probe import probe_all
+from s3prl_pruned.plan.suite import Suite, TaskRun, runs
+from s3prl_pruned.superb.results.result import RESULT_FILE, read_result
+from s3prl_pruned.superb.tasks.settings import get
+from s3prl_pruned.tables import Column, Table
+
+
+def run_suite(
+    suite: Suite, *, parallel: int, probe: bool, dry_run: bool, scheduler: Scheduler | None, jobs_dir: Path
+) -> int:
+    """Do what was asked for.
+
+    Args:
+        suite: tasks, models and seeds.
+        parallel: jobs at a time.
+        probe: run a few steps of each task first, to estimate times.
+        dry_run: end after the plan.
+        scheduler: write scripts for it into `jobs_dir` instead of running.
+        jobs_dir: new folder of the scripts.
+
+    Returns:
+        The exit status, as `plan.jobs.Report.exit_code`.
+
+    Raises:
+        UserError: the plan cannot be made, or results cannot be scored.
+        Interrupted: by a signal.
+    """
+    require_clone(call("downstream")[1])
+    task_runs = runs(suite)
+    estimates = probe_all(task_runs) if probe else {}
+    note = f", {suite.protocol} protocol: not comparable with SUPERB's numbers" if suite.protocol else ""
+    print(f"{len(task_runs)} tasks into {suite.results}{note}")
+    print(plan_text(task_runs, estimates, parallel=parallel), flush=True)
+    jobs = [job for task_run in task_runs for job in task_run.jobs(estimates.get(task_run.name))]
+    if dry_run:
+        return 0
+    planned = [*jobs, _score(suite, jobs)] if scheduler else jobs
+    report = carry_out(planned, name="superb", parallel=parallel, dry_run=False, scheduler=scheduler, jobs_dir=jobs_dir)
+    if report is None:
+        return 0
+    if any((task_run.folder / RESULT_FILE).is_file() for task_run in task_runs):
+        score_command.main([str(suite.results)])
+        if text := closing_text(task_runs):
+            print(f"\n{text}", flush=True)
+    say_failures(report, len(jobs))
+    return report.exit_code
+
+
+def plan_text(task_runs: Sequence[TaskRun], estimates: dict[str, float], *, parallel: int) -> str:
+    """The plan as a table: steps, learning rates, time and state of each task.
+
+    Args:
+        task_runs: the suite's.
+        estimates: seconds of one call by the run's name; empty where nothing was probed.
+        parallel: jobs at a time.
+    """
+    rows, left = [], []
+    for task_run in task_runs:
+        jobs = task_run.jobs(estimates.get(task_run.name))
+        left += [job for job in jobs if not job.finished()]
+        rows.append(
+            {
+                "name": task_run.name,
+                "steps": get(task_run.config() or {}, "runner.total_steps"),
+                "rates": len(task_run.rates) or None,
+                "time": _time_of(task_run, estimates.get(task_run.name)),
+                "state": _state_of(task_run, jobs),
+            }
+        )
+    columns = [
+        Column("name", ""),
+        Column("steps", align="right"),
+        Column("rates", align="right"),
+        Column("time", "time, about"),
+        Column("state"),
+    ]
+    lines = [Table(columns, rows).text()]
+    known = [(job, 0.0) for job in left if job.seconds]
+    seconds = remaining_seconds(known, [], parallel=parallel)
+    if estimates and seconds is not None:
+        partly = "" if len(known) == len(left) else ", without those of unknown time"
+        lines.append(f"in all about {duration(seconds)}, {parallel} at a time{partly}")
+    return "\n".join(lines)
+
+
+def _time_of(task_run: TaskRun, estimate: float | None) -> str | None:
+    """Of all its calls; what the probe does not see is said."""
+    if not estimate:
+        return None
+    unseen = "" if get(task_run.config() or {}, "runner.eval_dataloaders") else " + evaluation"  # of its checkpoints
+    return duration(estimate * (len(task_run.rates) or 1)) + unseen
+
+
+def _state_of(task_run: TaskRun, jobs: Sequence[Job]) -> str:
+    """What is finished, missing or left out."""
+    finished = sum(job.finished() for job in jobs)
+    state = "finished" if finished == len(jobs) else f"{finished} of {len(jobs)} finished" if finished else ""
+    if task_run.corpus is None and task_run.settings_file == f"{task_run.task.name}.yaml":
+        state = state or "no corpus is named"
+    left_out = f"nothing is trained, so left out: {', '.join(task_run.left_out)}" if task_run.left_out else ""
+    return "; ".join(filter(None, [state, left_out]))
+
+
+def closing_text(task_runs: Sequence[TaskRun]) -> str:
+    """What the table does not say: the chosen learning rates, and mean and spread over seeds."""
+    lines: list[str] = []
+    values: dict[tuple[str, str, str], list[float]] = {}
+    for task_run in task_runs:
+        path = task_run.folder / RESULT_FILE
+        if not path.is_file():
+            continue
+        result = read_result(path)
+        tries = result.tried_rates or []
+        for tried in tries:
+            if tried.chosen and tried.criterion:
+                by = f"{len(tries)} tried, by {tried.criterion.name} {tried.criterion.percent:.2f} %"
+                lines.append(f"{task_run.name}: learning rate {tried.learning_rate:g} of {by}")
+        for value in result.metrics:
+            values.setdefault((task_run.model.name, task_run.task.name, value.name), []).append(value.percent)
+    for (model, task, metric), numbers in values.items():
+        if len(task_runs[0].suite.seeds) > 1:
+            spread = f" +- {np.std(numbers, ddof=1):.2f}" if len(numbers) > 1 else ""
+            lines.append(f"{model} {task} {metric}: {np.mean(numbers):.2f}{spread} % over {len(numbers)} seeds")
+    return "\n".join(lines)
+
+
+def _score(suite: Suite, jobs: list[Job]) -> Job:
+    """The table, after all others, whatever came of them."""
+    return Job(
+        name="score",
+        command=(*call("score"), str(suite.results)),
+        log=suite.results / "superb_score.log",
+        after=tuple(job.name for job in jobs),
+        even_after_failure=True,
+    )

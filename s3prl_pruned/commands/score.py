@@ -1,0 +1,138 @@
+"""Metrics and SUPERB score of each upstream, in one table: `tools/superb_score.py`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from s3prl_pruned.config import UserError
+from s3prl_pruned.own_commands import Parser
+from s3prl_pruned.report.score_side_by_side import as_markdown, as_wide_text
+from s3prl_pruned.superb.results.s3prl_runs.found import References
+from s3prl_pruned.superb.score import mini_score
+from s3prl_pruned.superb.score.scored_models import (
+    ScoredModel,
+    given_models,
+    measured_models,
+    published_models,
+    saved_models,
+)
+from s3prl_pruned.superb.score.table import as_csv, as_data, as_text, table1_text, write_table
+
+FORMATS = {
+    "table": as_wide_text,
+    "markdown": as_markdown,
+    "csv": lambda rows, unfinished: as_csv(rows).rstrip("\n"),
+    "json": lambda rows, unfinished: json.dumps(as_data(rows, unfinished), indent=2, allow_nan=False),
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print the table and write it as JSON and CSV.
+
+    Raises:
+        UserError: on results that are missing, half-written, impossible, contradicting, given twice, or of several
+            models in one row.
+    """
+    parser = make_parser()
+    options = parser.parse_intermixed_args(argv)
+    if not (options.results or options.table1 or options.published):
+        parser.error("give the folder of results, such as results/, or --published, or --table1")
+    if options.table1:
+        print(table1_text())
+    if not (options.results or options.published):
+        return
+    rows, unfinished = _read(options)
+    if options.mini_score is not None:
+        _print_mini_scores(rows, options)
+        return
+    # One folder and nothing else: the detailed table, and its files beside the results.
+    (root,) = options.results if len(options.results) == 1 else [None]
+    if options.format is None and root is not None and root.is_dir() and not options.published:
+        print(as_text(rows, unfinished))
+        print("\nwritten:", *write_table(root, rows, unfinished))
+    else:
+        print(FORMATS[options.format or "table"](rows, unfinished))
+    if options.figure is not None:
+        _draw(options.figure, rows, quiet=options.format in ("csv", "json"))
+
+
+def make_parser() -> Parser:
+    """The parser."""
+    parser = Parser(
+        "score",
+        description="SUPERB metrics and score of each upstream, on the paper's and the leaderboard's scale.",
+    )
+    parser.add_argument(
+        "results",
+        nargs="*",
+        type=Path,
+        metavar="DIR or FILE",
+        help="results/, one upstream's folder in it, one task's, or s3prl's result/downstream/; or a table that this "
+        "command wrote as JSON; or numbers written by hand, in YAML: "
+        "- {model: NAME, params_millions: 26.6, asr: {wer: {value: 10.6, unit: percent}}}. Of one folder alone the "
+        "table is in detail, and superb_score.{json,csv} are written there",
+    )
+    parser.add_argument("--published", action="store_true", help="published models beside them")
+    parser.add_argument(
+        "--format", choices=list(FORMATS), help="side by side, one line per upstream, to the screen only"
+    )
+    parser.add_argument(
+        "--mini-score",
+        metavar="FBANK,TEACHER",
+        help="the rows' mini-score in place of the table: 0 is the first of these two rows, 1000 the second. For "
+        "corpora and settings that are not SUPERB's",
+    )
+    parser.add_argument("--figure", type=Path, metavar="PNG", help="draw the score against the number of parameters")
+    parser.add_argument(
+        "--quesst14",
+        type=Path,
+        metavar="DIR",
+        help="quesst14Database, to score s3prl's own QbE runs (ours are scored when they are run)",
+    )
+    parser.add_argument("--rttm", type=Path, metavar="FILE", help="the test set's rttm, to score s3prl's own SD runs")
+    parser.add_argument(
+        "--table1", action="store_true", help="recompute the scores of the paper's Table 1 from its metrics"
+    )
+    return parser
+
+
+def _read(options: argparse.Namespace) -> tuple[list[ScoredModel], list[Path]]:
+    rows: list[ScoredModel] = []
+    unfinished: list[Path] = []
+    origins: dict[str, Path] = {}
+    for path in options.results:
+        if path.suffix.lower() in (".yaml", ".yml"):
+            found, begun = given_models(path), list[Path]()
+        elif path.suffix.lower() == ".json":
+            found, begun = saved_models(path)
+        else:
+            found, begun = measured_models(path, References(quesst14=options.quesst14, diarization=options.rttm))
+        for row in found:
+            other = origins.setdefault(row.name, path)
+            if any(row.name == known.name for known in rows):
+                raise UserError(f"{path}: a second row {row.name}, beside the one of {other}. Rename one of them.")
+            rows.append(row)
+        unfinished += begun
+    return rows + (published_models() if options.published else []), unfinished
+
+
+def _print_mini_scores(rows: list[ScoredModel], options: argparse.Namespace) -> None:
+    low, comma, high = options.mini_score.partition(",")
+    if not comma or options.format not in (None, "table", "json"):
+        raise UserError(
+            "--mini-score takes FBANK,TEACHER (two rows' names), and prints a table or JSON, but is "
+            f"{options.mini_score!r}."
+        )
+    found = (*mini_score.mini_scores(rows, low, high), low, high)
+    as_json = options.format == "json"
+    print(json.dumps(mini_score.as_data(*found), indent=2, allow_nan=False) if as_json else mini_score.as_text(*found))
+
+
+def _draw(path: Path, rows: list[ScoredModel], *, quiet: bool) -> None:
+    from s3prl_pruned.report.score_figure import left_out, write_figure
+
+    write_figure(path, rows)
+    if not quiet:
+        print(f"\ndrawn: {path}", *(f"not in it: {reason}" for reason in left_out(rows)), sep="\n")

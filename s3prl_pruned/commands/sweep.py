@@ -1,0 +1,130 @@
+r"""Prune by several recipes at several rates, run tasks of what comes of it, and go on where an earlier call stopped.
+
+python tools/sweep.py --recipe magnitude_s80 rows_s50 --target 0.3,0.5,0.6 --corpus /data/LibriSpeech
+python tools/sweep.py --recipe embedded=0.5,0.65,0.8 heads_embedded=0.0833,0.1667,0.25 --tasks asr \
+        --beside fbank teacher=wavlm_embedded
+python tools/sweep.py --recipe magnitude_s80 --target 0.5,0.8,0.9 --scheduler slurm --jobs-dir my_jobs
+python tools/tradeoff.py result/sweep result/sweep/results         # then: one table of all of them
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from s3prl_pruned.own_commands import PlanParser, as_typed
+
+
+def make_parser() -> PlanParser:
+    """The parser."""
+    parser = PlanParser(
+        "sweep",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="What follows -- goes to every run_pretrain.py as it stands. Exit status: 0 all finished, 2 failures "
+        "that you can mend, 1 others.",
+    )
+    add = parser.add_argument
+    add(
+        "--recipe",
+        nargs="+",
+        required=True,
+        metavar="RECIPE[=R,R]",
+        help="recipes of run_pretrain.py, with rates of their own where given",
+    )
+    add(
+        "--target",
+        metavar="R,R",
+        default="",
+        help="rates (target sparsities) of all recipes that have none of their own",
+    )
+    add(
+        "-u",
+        "--upstream",
+        default="wavlm_pruned_distill",
+        metavar="NAME",
+        help="of run_pretrain.py (default: %(default)s)",
+    )
+    add(
+        "--seeds",
+        metavar="N,N",
+        default="1337",
+        help="several make a run each, of pruning and of tasks (default: %(default)s)",
+    )
+    add("--corpus", metavar="DIR", help="of run_pretrain.py")
+    add("--teacher", metavar="T", help="of run_pretrain.py")
+    add("-o", "--override", metavar="K=V", default="", help="of every run_pretrain.py")
+    add("--tasks", metavar="TASK,TASK", default="", help="SUPERB tasks of every model (default: none)")
+    add(
+        "--beside",
+        nargs="+",
+        metavar="NAME[=UPSTREAM[:CKPT]]",
+        default=[],
+        help="upstreams whose tasks are run too, such as fbank",
+    )
+    add("--protocol", metavar="NAME", help="settings of the tasks, as in tools/superb_suite.py")
+    add("--task-override", metavar="K=V", default="", help="-o of every run_downstream.py")
+    add("--paths", metavar="YAML", help="where the tasks' corpora lie")
+    add("--cache-features", action="store_true", help="of the tasks, as in tools/superb_suite.py")
+    add(
+        "--folder",
+        metavar="DIR",
+        type=Path,
+        default=Path("result/sweep"),
+        help="of runs and results (default: %(default)s)",
+    )
+    parser.add_parallel_options()
+    add("--dry-run", action="store_true", help="list the calls and end")
+    add("--scheduler", choices=["slurm", "shell"], help="write a job script per run instead of running")
+    add(
+        "--jobs-dir",
+        metavar="DIR",
+        type=Path,
+        default=Path("sweep_jobs"),
+        help="new folder of the scripts (default: %(default)s)",
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the sweep, or write its job scripts; exits with the status of its failures.
+
+    Args:
+        argv: command line; None is the process's own.
+    """
+    args, for_calls = make_parser().parse_calls(argv)
+
+    from s3prl_pruned.config import UserError
+    from s3prl_pruned.plan.carry_out import carry_out, say_failures
+    from s3prl_pruned.plan.models import ComparedModel
+    from s3prl_pruned.plan.suite import PROTOCOLS, parse_tasks
+    from s3prl_pruned.plan.sweep import Sweep, parse_rates, parse_recipes
+
+    if args.protocol not in (None, *PROTOCOLS):
+        raise UserError(f"--protocol must be one of {list(PROTOCOLS)}, but is {args.protocol!r}.")
+    if not args.seeds.replace(",", "").isdigit():
+        raise UserError(f"--seeds must be whole numbers with commas between them, but is {args.seeds!r}.")
+    options = [(name, getattr(args, name)) for name in ("corpus", "teacher")]
+    sweep = Sweep(
+        recipes=parse_recipes(args.recipe, parse_rates(args.target) if args.target else ()),
+        upstream=args.upstream,
+        seeds=tuple(int(seed) for seed in args.seeds.split(",") if seed),
+        folder=args.folder,
+        override=args.override,
+        options=(*(part for name, value in options if value for part in (f"--{name}", value)), *for_calls),
+        tasks=parse_tasks(args.tasks) if args.tasks else (),
+        beside=tuple(ComparedModel.parse(text) for text in args.beside),
+        protocol=args.protocol,
+        task_override=args.task_override,
+        paths=args.paths,
+        cache_features=args.cache_features,
+        threads=args.threads,
+    )
+    jobs = sweep.jobs()
+    report = carry_out(
+        jobs, name="sweep", parallel=args.jobs, dry_run=args.dry_run, scheduler=args.scheduler, jobs_dir=args.jobs_dir
+    )
+    if report is None:
+        return
+    print(as_typed(f"report: python tools/tradeoff.py {sweep.folder}") + f" {sweep.results}" * bool(sweep.tasks))
+    say_failures(report, len(jobs))
+    sys.exit(report.exit_code)

@@ -1,0 +1,200 @@
+r"""Time models beside each other: ours, s3prl's, transformers', torchaudio's, on a CPU or a GPU.
+
+    python tools/timing.py --baseline s3prl:wavlm_base --models ours:dense,ours:even,ours:conc,hf:wavlm_base \
+        --random --lengths 1,5,15 --threads 1 --dtype fp32
+    python tools/timing.py --baseline s3prl:wavlm_base --models ours:conc --random --mixed 4-10 --utterances 8
+    python tools/timing.py --baseline s3prl:wavlm_base --models result/pretrain/wavlm_pruned_distill/seed1/export
+    python tools/timing.py --table downstream_runs/timing_cpu.json
+    python tools/timing.py --models ours:wavlm_base --lengths 5 --threads 1 --latency-table wavlm_base_5s.json
+
+Runs are interleaved and ratios taken pair by pair. Without --lengths and --mixed the models encode a corpus (the
+embedded speech), one utterance at a time and in length-bucketed batches: the paper's protocol, whose figure is the mean
+of 5 runs. The last line of the output is one JSON document. A latency table is what run_pretrain.py --target
+speedup=2.5 reads: the parts of one shape in several sizes, for one length, on this device.
+"""
+
+import argparse
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from s3prl_pruned.config import UserError
+from s3prl_pruned.own_commands import Parser
+
+if TYPE_CHECKING:
+    from s3prl_pruned.timing.benchmark import Options
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Time, or write a latency table, or print the table of an earlier document.
+
+    Args:
+        argv: command line; None is the process's own.
+    """
+    args = make_parser().parse_args(argv)
+    from s3prl_pruned.report import timing as report
+    from s3prl_pruned.superb.results.result import read_json
+
+    if args.table:
+        data = report.check_document(read_json(args.table), str(args.table))
+        if args.output:
+            print("\n".join(str(path) for path in report.write(data, args.output)))
+        else:
+            print(report.markdown(data), end="")
+        return
+    if args.latency_table:
+        _write_latency_table(args)
+        return
+    from s3prl_pruned.timing import benchmark
+
+    if args.output:
+        report.refuse_existing(args.output)
+    warnings.filterwarnings("ignore", module=r"(s3prl|torch|torchaudio|transformers)\b")  # their own deprecations
+    data = benchmark.run(_options(args), progress=lambda text: print(text, file=sys.stderr, flush=True))
+    print(report.screen(data))
+    if args.output:
+        print("\nwritten: " + ", ".join(str(path) for path in report.write(data, args.output)))
+    print(json.dumps(data, allow_nan=False))
+
+
+def make_parser() -> Parser:
+    """The parser."""
+    from s3prl_pruned.timing.names import GRAMMAR
+
+    parser = Parser("timing", description=__doc__, epilog=GRAMMAR, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--models", metavar="NAME,NAME", default="", help="what to time (names below); the baseline is added")
+    add("--baseline", metavar="NAME", help="whose time is divided by the others' (default: the first model)")
+    add(
+        "--random",
+        action="store_true",
+        help="random weights of the named shapes: nothing is downloaded, and all of one shape get the same",
+    )
+    add("--lengths", metavar="S,S", help="seconds of audio, noise: such as 1,5,15")
+    add("--batch", metavar="N", type=int, default=1, help="utterances per call of --lengths (default: %(default)s)")
+    add(
+        "--mixed",
+        metavar="A-B",
+        help="also a batch of lengths spread over A to B seconds: padded, and bucketed so that nothing is padded",
+    )
+    add("--utterances", metavar="N", type=int, default=8, help="of --mixed (default: %(default)s)")
+    add(
+        "--corpus",
+        metavar="PATH",
+        nargs="?",
+        const="",
+        help="also a corpus (as run_pretrain.py's; without PATH the embedded speech)",
+    )
+    add("--limit", metavar="N", type=int, help="only so many utterances of the corpus, spread over it")
+    add(
+        "--bucket-seconds",
+        metavar="S",
+        type=float,
+        default=64.0,
+        help="most audio of a length-bucketed batch (default: %(default)s)",
+    )
+    add("--dtype", default="fp32", help="fp32, bf16 or fp16, of all models that name none (default: %(default)s)")
+    add("--device", help="cpu, or cuda (never run on a GPU so far) (default: cuda where there is one)")
+    add("--threads", metavar="N", type=int, default=1, help="of torch on a CPU (default: %(default)s)")
+    add(
+        "--repeats",
+        metavar="N",
+        type=int,
+        default=5,
+        help="timed runs of each model (default: %(default)s, the paper's)",
+    )
+    add("--tf32", action="store_true", help="CUDA: everything a second time with TF32 on; it is off otherwise")
+    add("--seed", metavar="N", type=int, default=0, help="of random weights and noise (default: %(default)s)")
+    add("--output", metavar="DIR", type=Path, help="also write timing.json, .csv, .md and .png here")
+    add(
+        "--latency-table",
+        metavar="FILE",
+        type=Path,
+        help="time the parts of one shape (--models; random weights) instead, and write them as JSON",
+    )
+    add(
+        "--table", metavar="JSON", type=Path, help="time nothing: print the Markdown table of a document written before"
+    )
+    return parser
+
+
+def _options(args: argparse.Namespace) -> "Options":
+    import torch
+
+    from s3prl_pruned.timing.benchmark import Options
+
+    models = [name.strip() for name in args.models.split(",") if name.strip()]
+    if not (models or args.baseline):
+        raise UserError("no model is named. Give --models, such as ours:dense,ours:conc, and perhaps --baseline.")
+    return Options(
+        baseline=args.baseline or models[0],
+        models=models,
+        random=args.random,
+        lengths=_numbers(args.lengths, "lengths", ","),
+        batch=args.batch,
+        mixed=_range(args.mixed),
+        utterances=args.utterances,
+        corpus=args.corpus or None,
+        use_corpus=args.corpus is not None or not (args.lengths or args.mixed),
+        limit=args.limit,
+        bucket_s=args.bucket_seconds,
+        dtype=args.dtype,
+        device=args.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        threads=args.threads,
+        repeats=args.repeats,
+        seed=args.seed,
+        tf32=args.tf32,
+    )
+
+
+def _write_latency_table(args: argparse.Namespace) -> None:
+    from s3prl_pruned.checkpoint import write_text
+    from s3prl_pruned.config import to_dict
+    from s3prl_pruned.timing.benchmark import check_options
+    from s3prl_pruned.timing.clock import TimingSetting
+    from s3prl_pruned.timing.latency import describe_table, measure_table
+    from s3prl_pruned.timing.models import DTYPES, Builder
+    from s3prl_pruned.timing.names import parse
+
+    options = _options(args)
+    check_options(options)
+    lengths = options.lengths or [5.0]
+    if len(options.models) != 1 or len(lengths) != 1:
+        raise UserError(
+            f"a latency table is of one shape and one length, but these are given: {options.models}, {lengths}."
+        )
+    if args.latency_table.exists():
+        raise UserError(
+            f"{args.latency_table}: exists already, and is never overwritten. Name another file, or move it."
+        )
+    config = Builder(random=True).build(parse(options.models[0])).config
+    if config is None:
+        raise UserError(f"{options.models[0]!r}: its shape is not known. Name one of ours, such as ours:wavlm_base.")
+    setting = TimingSetting(
+        baseline="", device=options.device, threads=options.threads, repeats=options.repeats, seed=options.seed
+    )
+    table = measure_table(
+        config,
+        setting,
+        utterance_seconds=lengths[0],
+        dtype=DTYPES[options.dtype],
+        progress=lambda text: print(text, file=sys.stderr, flush=True),
+    )
+    write_text(args.latency_table, json.dumps(to_dict(table)) + "\n")
+    print("\n".join([*describe_table(table), f"written: {args.latency_table}"]))
+
+
+def _numbers(text: str | None, option: str, separator: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(separator)] if text else []
+    except ValueError:
+        raise UserError(f"`{option}` must be seconds with {separator!r} between them, but is {text!r}.") from None
+
+
+def _range(text: str | None) -> tuple[float, float] | None:
+    numbers = _numbers(text, "mixed", "-")
+    if text is not None and len(numbers) != 2:
+        raise UserError(f"`mixed` must be two lengths in seconds, such as 4-10, but is {text!r}.")
+    return (numbers[0], numbers[1]) if numbers else None

@@ -1,0 +1,110 @@
+"""The model card (`README.md`) of an exported encoder: what it is, where it comes from, what is left per layer."""
+
+from s3prl_pruned.compat import installed_hosts
+from s3prl_pruned.compressors.magnitude import weights_left
+from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.models.spec import CompactSpec
+from s3prl_pruned.sparsity.counts import (
+    EncoderCounts,
+    LayerCounts,
+    layer_weights,
+    macs,
+    parameters,
+    prunable_weights,
+    sparsity,
+    weights,
+)
+from s3prl_pruned.tables import Column, Table
+
+_METHOD = 'Wang et al. 2023, "Task-Agnostic Structured Pruning of Speech Representation Models"'
+_SECONDS = 5  # length at which the card states MACs
+
+
+def model_card(encoder: SpeechEncoder, provenance: dict, sha256: str) -> str:
+    """Markdown text.
+
+    Args:
+        encoder: the exported encoder.
+        provenance: shown line by line, nested keys joined by dots; `teacher_note` (such as "random teacher") is put
+            into the title too, so that nobody overlooks it.
+        sha256: of the weights file.
+    """
+    note, with_cnn = provenance.get("teacher_note"), encoder.spec.channels is not None
+    pruned = f"{100 * sparsity(weights_left(encoder), encoder.config, with_cnn=with_cnn):.1f} % pruned"
+    matrices = "the attention and feed-forward matrices" + " and of the CNN" * with_cnn
+    lines = [
+        f"# {encoder.config.family} encoder, {pruned}" + (f" ({note})" if note else ""),
+        "",
+        f"Made by s3prl_pruned after {provenance.get('method', _METHOD)}.",
+        f"Sparsity counts the weights (no biases) of {matrices}.",
+        *_channels(encoder),
+        "",
+        _sizes(encoder).markdown(),
+        "",
+        _parts(encoder).markdown(),
+        "",
+        _layers(encoder).markdown(),
+        "",
+        "## Provenance",
+        "",
+        f"- sha256 of model.safetensors: {sha256}",
+        f"- host: {', '.join(map(str, installed_hosts())) or 'none'}",
+        *(f"- {name}: {value}" for name, value in _flatten(provenance)),
+        "",
+        "## Use",
+        "",
+        f"    python run_downstream.py -u {encoder.config.family}_pruned -k <this folder> -d asr",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _sizes(encoder: SpeechEncoder) -> Table:
+    """The whole model beside the dense one. Weights that are zero where they stand make nothing faster."""
+    config, spec, dense = encoder.config, encoder.spec, CompactSpec.dense(encoder.config)
+    whole = weights(config, EncoderCounts.dense(config, with_cnn=spec.channels is not None))
+    size, prunable, left = encoder.num_parameters(), prunable_weights(config, spec), weights_left(encoder)
+    work = [sum(macs(config, each, _SECONDS * 16_000).values()) for each in (dense, spec)]
+    rows = [
+        ["parameters (all, with biases)", f"{sum(parameters(config, dense).values()):,}", f"{size:,}"],
+        ["prunable weights", f"{whole:,}", f"{prunable:,}"],
+    ]
+    if prunable > left:
+        rows.append(["parameters that are not zero", "", f"{size - prunable + left:,}"])
+        rows.append(["prunable weights that are not zero (the MACs count zeros too)", "", f"{left:,}"])
+    rows.append([f"MACs for {_SECONDS} s of audio", *(f"{each / 1e9:.3f} G" for each in work)])
+    return Table(["", "dense", "this model"], rows)
+
+
+def _parts(encoder: SpeechEncoder) -> Table:
+    counts = parameters(encoder.config, encoder.spec)
+    dense = parameters(encoder.config, CompactSpec.dense(encoder.config))
+    columns = [Column("part"), Column("dense parameters", show="{:,}"), Column("parameters", show="{:,}")]
+    return Table(columns, [[part, dense[part], counts[part]] for part in counts])
+
+
+def _channels(encoder: SpeechEncoder) -> list[str]:
+    if encoder.spec.channels is None:
+        return []
+    pairs = zip(encoder.spec.channels, encoder.config.conv_layers, strict=True)
+    return [f"Channels of the CNN's layers: {', '.join(f'{len(kept)} of {whole}' for kept, (whole, _, _) in pairs)}."]
+
+
+def _layers(encoder: SpeechEncoder) -> Table:
+    rows, dim, dense = [], encoder.config.embed_dim, CompactSpec.dense(encoder.config)
+    for i, (layer, whole) in enumerate(zip(encoder.spec.layers, dense.layers, strict=True), start=1):
+        counts = LayerCounts.of(layer)
+        kept = layer_weights(dim, counts) / layer_weights(dim, LayerCounts.of(whole))
+        rows.append([i, len(layer.heads) if layer.attention else None, counts.qk, counts.vo, counts.ffn, 100 * kept])
+    kept_weights = Column("weights kept", show="{:.1f} %")
+    return Table(["layer", "heads", "q/k dims", "v/o dims", "FFN dims", kept_weights], rows)
+
+
+def _flatten(data: dict, prefix: str = "") -> list[tuple[str, object]]:
+    lines = []
+    for key, value in data.items():
+        if isinstance(value, dict):
+            lines += _flatten(value, f"{prefix}{key}.")
+        elif value is not None:
+            lines.append((prefix + key, value))
+    return lines

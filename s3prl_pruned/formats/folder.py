@@ -1,0 +1,183 @@
+"""Our folder format: `model.safetensors`, `config.json` (shape, kept structure and provenance), `README.md`.
+
+A folder is written under a temporary name and renamed, so that it is there whole or not at all. An int8 encoder is
+written likewise, and `config.json` says so.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+
+from s3prl_pruned.config import UserError, from_dict, to_dict
+from s3prl_pruned.formats.card import model_card
+from s3prl_pruned.formats.format import CONFIG, SAFETENSORS, Format, LoadedModel, ReadOptions, Source, WriteOptions
+from s3prl_pruned.formats.tensor_files import Progress, file_sha256, write_safetensors, written_whole
+from s3prl_pruned.models.accelerate import accelerate
+from s3prl_pruned.models.accelerate.int8 import is_int8, quantize_int8
+from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
+
+MARK, VERSION = "s3prl_pruned.encoder", 1
+"""`format` and `format_version` of `config.json`."""
+TOLERANCE = 2e-5  # fp32, relative to max(1, largest value) of each hidden state
+WEIGHTS, CARD = SAFETENSORS, "README.md"
+
+
+def save_encoder(
+    folder: str | Path,
+    encoder: SpeechEncoder,
+    provenance: dict,
+    *,
+    progress: Progress | None = None,
+    files: Mapping[str, bytes] | None = None,
+) -> None:
+    """Write an encoder, dense or compact, with its card.
+
+    Args:
+        folder: must not exist yet: an export is never overwritten.
+        encoder: its slots must be empty; masks are folded before (`export.masks.export_compact`). One of
+            `models.accelerate.int8.quantize_int8` is written in int8.
+        provenance: JSON data on where the model comes from; `formats.card` says which keys the card shows.
+        progress: called with the number of bytes just written.
+        files: more files of the folder, such as a CTC head (`pretrain/asr/recognizer.py`).
+
+    Raises:
+        UserError: the folder exists, or cannot be written.
+    """
+    config = {
+        "format": MARK,
+        "format_version": VERSION,
+        "encoder": to_dict(encoder.config),
+        "spec": encoder.spec.to_dict(),
+        "provenance": provenance,
+        **({"precision": "int8"} if is_int8(encoder) else {}),
+    }
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    with written_whole(Path(folder)) as temporary:
+        temporary.mkdir()
+        write_safetensors(temporary / WEIGHTS, state, progress=progress)
+        (temporary / CONFIG).write_text(json.dumps(config) + "\n")
+        (temporary / CARD).write_text(model_card(encoder, provenance, model_hash(temporary)))
+        for name, data in (files or {}).items():
+            (temporary / name).write_bytes(data)
+        for name in (WEIGHTS, CONFIG, CARD, *(files or ())):
+            with open(temporary / name, "rb") as file:
+                os.fsync(file.fileno())
+
+
+def load_encoder(folder: str | Path, *, for_inference: bool = False) -> tuple[SpeechEncoder, dict]:
+    """Read what `save_encoder` wrote.
+
+    Args:
+        folder: the exported folder.
+        for_inference: take the fast forms of the blocks (`accelerate`); an int8 export will do, too.
+
+    Returns:
+        The encoder (CPU, eval mode; fp32, or int8 inside) and its provenance.
+
+    Raises:
+        UserError: a file is missing, damaged or does not fit the other, or it is int8 and must not be.
+    """
+    encoder, provenance = _load(Path(folder), int8=for_inference)
+    return accelerate(encoder) if for_inference else encoder, provenance
+
+
+def _load(folder: Path, *, int8: bool) -> tuple[SpeechEncoder, dict]:
+    config = read_config(folder / CONFIG)
+    where = str(folder / CONFIG)
+    shape = from_dict(EncoderConfig, config["encoder"], where)
+    spec = from_dict(CompactSpec, config["spec"], where)
+    encoder = SpeechEncoder(shape, spec).eval()
+    if config.get("precision") == "int8":
+        if not int8:
+            raise UserError(
+                f"{folder}: is int8, which serves inference only. Name the fp32 export that it was made of."
+            )
+        encoder = quantize_int8(encoder)
+    try:
+        state = safetensors.torch.load_file(folder / WEIGHTS)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"{folder / WEIGHTS}: is missing or damaged ({error}). Copy the folder again.") from error
+    try:
+        weights = {name: tensor if tensor.dtype == torch.int8 else tensor.float() for name, tensor in state.items()}
+        encoder.load_state_dict(weights, assign=True)  # no second copy
+    except RuntimeError as error:
+        lines = str(error).splitlines()
+        raise UserError(f"{folder}: {WEIGHTS} does not fit {CONFIG}: {' '.join(lines[1:3]).strip()}") from error
+    return encoder.eval(), config["provenance"]
+
+
+def read_config(path: Path) -> dict:
+    """The `config.json` of an exported folder: `encoder`, `spec` and `provenance` as plain data.
+
+    Raises:
+        UserError: the file is missing, damaged, or another program's.
+    """
+    try:
+        config = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path.parent}: is no exported encoder, {CONFIG} cannot be read ({error}).") from error
+    except ValueError as error:
+        raise UserError(f"{path}: is damaged, not JSON ({error}). Copy the folder again.") from error
+    if not isinstance(config, dict) or config.get("format") != MARK:
+        raise UserError(f"{path}: `format` must be {MARK!r}. Is this another program's folder?")
+    if config.get("format_version") != VERSION:
+        raise UserError(
+            f"{path}: `format_version` must be {VERSION}, but is {config.get('format_version')}. "
+            "Use the version of s3prl_pruned that wrote it."
+        )
+    missing = [key for key in ("encoder", "spec", "provenance") if key not in config]
+    if missing:
+        raise UserError(f"{path}: lacks {missing}. Copy the folder again.")
+    return config
+
+
+def model_hash(folder: str | Path) -> str:
+    """What identifies an exported model: the SHA-256 of its weights file."""
+    return file_sha256(Path(folder) / WEIGHTS)
+
+
+def probe(*, scale: float = 1, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise to compare exports on: waveforms (batch, scale x 16000), zero-padded, and their lengths (batch,)."""
+    generator = torch.Generator().manual_seed(batch)
+    samples = int(16_000 * scale)
+    lengths = torch.tensor([samples - i * samples // 3 for i in range(batch)])
+    wavs = torch.randn(batch, samples, generator=generator) * 0.1
+    return wavs.masked_fill(torch.arange(samples) >= lengths[:, None], 0.0), lengths
+
+
+def relative_difference(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
+    """Largest difference over all hidden states, relative to max(1, largest value) of each expected state."""
+    pairs = zip(found, expected, strict=True)
+    # torch's max keeps a NaN, Python's may lose it
+    return float(torch.stack([(x - y).abs().max() / y.abs().max().clamp(min=1) for x, y in pairs]).max())
+
+
+def recognise(source: Source) -> bool:
+    """Whether it is a folder that `save_encoder` wrote, of whatever version."""
+    return source.is_folder and (source.json(CONFIG) or {}).get("format") == MARK
+
+
+def _read(source: Source, options: ReadOptions) -> LoadedModel:
+    encoder, provenance = _load(source.path, int8=options.int8)
+    return LoadedModel(encoder, source.path, model_hash(source.path), provenance)
+
+
+def _write(path: Path, encoder: SpeechEncoder, options: WriteOptions) -> None:
+    save_encoder(path, encoder, dict(options.provenance), progress=options.progress, files=options.files)
+
+
+FORMAT = Format(
+    name="folder",
+    about="an exported folder of this project",
+    recognise=recognise,
+    read=_read,
+    write=_write,
+    holds_pruned=True,
+    holds_int8=True,
+)

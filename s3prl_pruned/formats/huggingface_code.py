@@ -1,0 +1,198 @@
+"""A folder that `transformers.AutoModel` loads where this package is not installed.
+
+It is our own folder (`folder.py`, which reads it too) with transformers' keys in `config.json`, a feature
+extractor's configuration, and one modelling file that is put together from this package's modules.
+"""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+import s3prl_pruned
+from s3prl_pruned.config import UserError
+from s3prl_pruned.formats.folder import CARD, CONFIG, TOLERANCE, probe, relative_difference, save_encoder
+from s3prl_pruned.formats.tensor_files import Progress, written_whole
+from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.models.spec import EncoderConfig
+
+PREPROCESSOR, MODELLING = "preprocessor_config.json", "modeling_s3prl_pruned"
+# In the order of their imports.
+_SOURCES = (
+    "config.py",
+    "models/spec.py",
+    "models/masks.py",
+    "models/linear.py",
+    "models/components.py",
+    "models/attention.py",
+    "models/encoder.py",
+    "models/accelerate/paths.py",
+    "models/accelerate/cnn.py",
+    "models/accelerate/positions.py",
+    "models/accelerate/closed_units.py",
+    "models/accelerate/attention.py",
+    "models/accelerate/feed_forward.py",
+    "models/accelerate/whole.py",
+    "models/accelerate/__init__.py",
+    "formats/huggingface_model.py",
+)
+_CARD = """
+## With transformers, without s3prl_pruned
+
+    from transformers import AutoFeatureExtractor, AutoModel
+    extractor = AutoFeatureExtractor.from_pretrained("<this folder>")
+    model = AutoModel.from_pretrained("<this folder>", trust_remote_code=True)
+    inputs = extractor(waveforms, sampling_rate=16000, padding=True, return_tensors="pt")
+    states = model(**inputs, output_hidden_states=True).hidden_states
+
+Waveforms are given as recorded; the model normalises them where it was trained so.
+"""
+
+
+def save_huggingface(
+    folder: str | Path, encoder: SpeechEncoder, provenance: dict, *, progress: Progress | None = None
+) -> None:
+    """Write an encoder, dense or compact, and prove in another process that it computes the same there.
+
+    Args:
+        folder: must not exist yet.
+        encoder: its slots must be empty.
+        provenance: JSON data on where the model comes from, for the card.
+        progress: called with the number of bytes just written.
+
+    Raises:
+        UserError: the folder exists or cannot be written, transformers is missing, or what transformers loads differs
+            from `encoder` (nothing is left then).
+    """
+    with written_whole(Path(folder)) as temporary:
+        _require_transformers()
+        save_encoder(temporary, encoder, provenance, progress=progress)
+        _add_transformers_files(temporary, encoder)
+        _check(temporary, encoder)
+
+
+def _add_transformers_files(folder: Path, encoder: SpeechEncoder) -> None:
+    config = json.loads((folder / CONFIG).read_text())
+    config |= {
+        "model_type": "s3prl_pruned",
+        "architectures": ["PrunedSpeechModel"],
+        "auto_map": {"AutoConfig": f"{MODELLING}.PrunedSpeechConfig", "AutoModel": f"{MODELLING}.PrunedSpeechModel"},
+        "hidden_size": encoder.config.embed_dim,
+        "num_hidden_layers": encoder.config.num_layers,
+        "dtype": "float32",
+    }
+    (folder / CONFIG).write_text(json.dumps(config) + "\n")
+    # The model itself normalises: transformers' extractor would add another epsilon to the variance.
+    preprocessor = {**preprocessor_config(encoder.config), "do_normalize": False}
+    (folder / PREPROCESSOR).write_text(json.dumps(preprocessor, indent=2) + "\n")
+    (folder / f"{MODELLING}.py").write_text(modelling_source())
+    with open(folder / CARD, "a") as card:
+        card.write(_CARD)
+
+
+def preprocessor_config(config: EncoderConfig) -> dict:
+    """Transformers' `preprocessor_config.json`: how waveforms are prepared."""
+    return {
+        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+        "feature_size": 1,
+        "sampling_rate": 16000,
+        "padding_value": 0.0,
+        "padding_side": "right",
+        "do_normalize": config.normalize_waveform,
+        "return_attention_mask": True,
+    }
+
+
+def modelling_source() -> str:
+    """The modelling file: this package's modules in one, their imports of each other left out."""
+    package, imports, bodies = Path(s3prl_pruned.__file__).parent, [], []
+    defined: dict[str, str] = {}
+    for name in _SOURCES:
+        text = (package / name).read_text()
+        lines = text.splitlines()
+        dropped: set[int] = set()
+        for node in ast.parse(text).body:
+            docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                module = getattr(node, "module", None) or ""
+                if module.split(".")[0] not in ("s3prl_pruned", "__future__"):
+                    imports.append(ast.unparse(node))
+            elif not docstring:
+                for defines in _names(node):
+                    assert defined.setdefault(defines, name) == name, (
+                        f"{defines} is in {defined[defines]} and in {name}"
+                    )
+                continue
+            dropped |= set(range(node.lineno - 1, node.end_lineno or node.lineno))
+        body = "\n".join(line for i, line in enumerate(lines) if i not in dropped).strip()
+        bodies.append(f"# ---- s3prl_pruned/{name}\n\n{body}\n")
+    head = (
+        f'"""Generated by s3prl_pruned {s3prl_pruned.__version__} at export, from the modules named below: change '
+        'them, not this file."""\n\nfrom __future__ import annotations\n'
+    )
+    return "\n\n".join([head, "\n".join(dict.fromkeys(sorted(imports))), *bodies])
+
+
+def _names(node: ast.stmt) -> list[str]:
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+def _require_transformers() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("transformers") is None:
+        raise UserError(
+            "a Hugging Face folder is checked with transformers, which is not installed: pip install transformers"
+        )
+
+
+# Runs where this package cannot be imported, as on a machine that does not have it.
+_LOADER = """
+import sys
+sys.modules["s3prl_pruned"] = None
+import safetensors.torch, torch, transformers
+folder, given, result = sys.argv[1:]
+model, info = transformers.AutoModel.from_pretrained(folder, trust_remote_code=True, output_loading_info=True)
+wrong = {name: sorted(map(str, keys)) for name, keys in info.items() if keys}
+assert not wrong, f"weights do not fit: {wrong}"
+inputs = safetensors.torch.load_file(given)
+with torch.no_grad():
+    states = model.eval()(**inputs, output_hidden_states=True).hidden_states
+safetensors.torch.save_file({str(i): state.contiguous() for i, state in enumerate(states)}, result)
+"""
+
+
+def _check(folder: Path, encoder: SpeechEncoder) -> None:
+    """Load the folder in another process and compare all hidden states of a padded batch."""
+    wavs, lengths = probe()
+    with torch.no_grad():
+        expected = encoder.encode_raw(wavs, lengths).hidden_states
+    with tempfile.TemporaryDirectory() as scratch:
+        given, result = Path(scratch) / "given.safetensors", Path(scratch) / "result.safetensors"
+        mask = (torch.arange(wavs.shape[1]) < lengths[:, None]).long()
+        safetensors.torch.save_file({"input_values": wavs, "attention_mask": mask}, given)
+        environment = {**os.environ, "HF_MODULES_CACHE": scratch, "HF_HUB_OFFLINE": "1"}
+        command = [sys.executable, "-c", _LOADER, str(folder.resolve()), str(given), str(result)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=scratch)
+        if done.returncode != 0:
+            reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise UserError(
+                f"{folder}: transformers cannot load the exported folder ({reason}). Nothing was written; "
+                "please report this."
+            )
+        states = safetensors.torch.load_file(result)
+    difference = relative_difference([states[str(i)] for i in range(len(states))], expected)
+    if not difference <= TOLERANCE:  # NaN too
+        raise UserError(
+            f"{folder}: what transformers computes differs from the encoder by {difference:.1e} (relative), and at "
+            f"most {TOLERANCE:.0e} is rounding. Nothing was written; please report this."
+        )

@@ -1,0 +1,154 @@
+"""Torch files of other programs, read without running anything of theirs.
+
+fairseq's checkpoints hold more than tensors: configuration as `argparse.Namespace` or omegaconf nodes, dictionaries,
+meters. `torch.load(weights_only=True)` refuses those, and a plain `torch.load` would run whatever a file asks for. Here
+an allow-list makes tensors and containers; what is known to be configuration becomes an empty shell that keeps its
+data and does nothing; anything else is refused by name.
+"""
+
+import collections
+import pickle
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from s3prl_pruned.config import UserError
+
+# What is made for real. torch adds its storages itself, from its own closed list (`torch.storage.StorageType`).
+_REAL = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("builtins", "set"): set,
+    ("builtins", "frozenset"): frozenset,
+    ("builtins", "bytearray"): bytearray,
+    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
+    ("torch.nn.parameter", "Parameter"): torch.nn.Parameter,
+    ("torch", "Size"): torch.Size,
+    **{("torch", name): getattr(torch, name) for name in ("float32", "float16", "bfloat16", "float64", "int64")},
+}
+# Modules whose objects configuration and bookkeeping are made of: read as shells.
+_SHELLS = ("argparse", "omegaconf", "fairseq", "examples", "typing", "enum", "numpy", "_codecs", "pathlib", "datetime")
+# Types that omegaconf's metadata names; `long` and `unicode` are older pickles' names of two of them.
+_SHELL_BUILTINS = (
+    "dict",
+    "list",
+    "tuple",
+    "str",
+    "unicode",
+    "bytes",
+    "int",
+    "long",
+    "float",
+    "bool",
+    "object",
+    "Ellipsis",
+)
+_MORE_SHELLS = {("collections", "defaultdict"), ("_operator", "getitem")}  # the second makes `List[int]` in metadata
+
+
+class _Shell:
+    """Stands for an object of another program: keeps what it was given, runs nothing."""
+
+    args: tuple[Any, ...]
+    state: Any
+    items: dict[Any, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "_Shell":
+        shell = super().__new__(cls)
+        shell.args, shell.state, shell.items = args, None, {}
+        return shell
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.items[_hashable(key)] = value
+
+    def append(self, value: Any) -> None:
+        self.items[len(self.items)] = value
+
+    def extend(self, values: Iterable[Any]) -> None:
+        for value in values:
+            self.append(value)
+
+
+def _hashable(key: Any) -> str | int:
+    return key if isinstance(key, (str, int)) else repr(type(key))
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        module = "builtins" if module == "__builtin__" else module  # as older pickles spell it
+        if (module, name) in _REAL:
+            return _REAL[module, name]
+        known = module.split(".")[0] in _SHELLS or (module == "builtins" and name in _SHELL_BUILTINS)
+        if known or (module, name) in _MORE_SHELLS:
+            return type(name, (_Shell,), {"__module__": module})
+        raise _Foreign(f"{module}.{name}")
+
+
+class _Foreign(Exception):
+    """A class that no checkpoint of a speech encoder needs."""
+
+
+def read_torch_file(path: str | Path) -> dict:
+    """Read a torch file of any origin onto the CPU; tensors are mapped from the file, not copied.
+
+    Returns:
+        Its dict, as it stands in the file: `plain` turns the parts that are configuration into dicts and lists.
+
+    Raises:
+        UserError: the file is missing, truncated, no torch file, not a dict, or names a class that is neither tensor
+            nor known configuration (nothing of it has run).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file. Give the path of an existing checkpoint.")
+    is_zip = zipfile.is_zipfile(path)
+    if is_zip and any(name.endswith("/constants.pkl") for name in zipfile.ZipFile(path).namelist()):
+        raise UserError(f"{path}: is a TorchScript program, not a checkpoint. Save the model's state dict instead.")
+    module = SimpleNamespace(
+        Unpickler=_Unpickler, load=lambda file, **kw: _Unpickler(file, **kw).load(), __name__="restricted"
+    )
+    try:
+        # Safe although weights_only is off: every class goes through _Unpickler.find_class.
+        state = torch.load(path, map_location="cpu", pickle_module=module, weights_only=False, mmap=is_zip)
+    except _Foreign as error:
+        raise UserError(
+            f"{path}: asks for {error}, which no checkpoint of a speech encoder needs. Nothing of the file was run. "
+            "Do not trust it; if it is your own, save its state dict and configuration alone."
+        ) from error
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        raise UserError(
+            f"{path}: is truncated, or is no torch checkpoint ({path.stat().st_size} bytes). Copy or download it again."
+        ) from error
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: must hold a dict, but holds a {type(state).__name__}.")
+    return state
+
+
+def plain(value: Any) -> Any:
+    """Configuration as plain data: namespaces and omegaconf nodes become dicts, lists, numbers and texts."""
+    if isinstance(value, dict):
+        return {plain(key) if isinstance(key, _Shell) else key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if not isinstance(value, _Shell):
+        return value
+    state = value.state
+    if isinstance(state, tuple) and len(state) == 2:  # (instance dict, slots), as copyreg writes it
+        state = {**(state[0] or {}), **(state[1] or {})}
+    if isinstance(state, dict):
+        if type(value).__module__.startswith("omegaconf"):
+            return plain(state["_content"] if "_content" in state else state.get("_val"))
+        return plain(state)
+    if value.items:
+        return {key: plain(item) for key, item in value.items.items()}
+    return plain(value.args[0]) if len(value.args) == 1 else None  # an enum's member is made from its value

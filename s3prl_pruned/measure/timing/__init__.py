@@ -1,7 +1,0 @@
-"""The timing harness: models of any library side by side on the same input (`tools/timing.py`).
-
-`names` says what a model may be called, `shapes` which structures have a name, `models` builds them, `adapters` calls
-each library; `inputs` makes what they are given, `checks` sees that equal models compute the same, `clock` times them,
-`memory`, `shares` and `work` tell what else they cost; `benchmark` does all of it, `document` is the one JSON document
-that comes out, and `report` and `picture` show it.
-"""

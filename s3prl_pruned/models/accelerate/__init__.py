@@ -1,0 +1,44 @@
+"""The CPU's and GPU's fast forms of the encoder's blocks: the same mathematics in less time and memory.
+
+    encoder = accelerate(SpeechEncoder(config, spec))
+
+The blocks' own forward passes, in `models/`, stay the reference.
+"""
+
+from typing import TypeVar
+
+from torch import nn
+
+from s3prl_pruned.models.accelerate.attention import FastSelfAttention
+from s3prl_pruned.models.accelerate.cnn import FastFeatureExtractor
+from s3prl_pruned.models.accelerate.feed_forward import FastFeedForward
+from s3prl_pruned.models.accelerate.paths import Derived
+from s3prl_pruned.models.accelerate.positions import FastPositionalConvolution
+from s3prl_pruned.models.accelerate.whole import FastSpeechEncoder
+from s3prl_pruned.models.attention import SelfAttention
+from s3prl_pruned.models.components import FeatureExtractor, FeedForward, PositionalConvolution
+from s3prl_pruned.models.encoder import SpeechEncoder
+
+FAST_FORMS: dict[type[nn.Module], type[nn.Module]] = {
+    SpeechEncoder: FastSpeechEncoder,
+    FeatureExtractor: FastFeatureExtractor,
+    PositionalConvolution: FastPositionalConvolution,
+    SelfAttention: FastSelfAttention,
+    FeedForward: FastFeedForward,
+}
+
+Block = TypeVar("Block", bound=nn.Module)
+
+
+def accelerate(module: Block) -> Block:
+    """Swap the fast forms in, once: for an encoder, or for blocks of one. Changes `module` and returns it.
+
+    Parameters, masks and hooks stay where they are: only classes change, as `torch.nn.utils.parametrize` does it too.
+    A block that has its fast form already, or has none, is left alone.
+    """
+    for block in module.modules():
+        fast = FAST_FORMS.get(type(block))
+        if fast is not None:
+            block.__class__ = fast
+            vars(block)["derived"] = Derived()
+    return module

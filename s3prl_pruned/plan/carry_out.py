@@ -1,0 +1,58 @@
+"""What commands do with a plan: list it, write it as job scripts, or run it and say what failed."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from s3prl_pruned.config import UserError
+from s3prl_pruned.own_commands import by_console
+from s3prl_pruned.plan.job_scripts import Scheduler, write_scripts
+from s3prl_pruned.plan.jobs import Job, Report
+from s3prl_pruned.plan.run import run
+
+
+def require_clone(*scripts: str) -> None:
+    """Raise UserError unless this is the root of the clone, from which jobs call its `scripts`.
+
+    Where the user calls `s3prl-pruned`, jobs call no scripts, and any folder will do.
+    """
+    for script in scripts:
+        if not by_console() and not Path(script).is_file():
+            raise UserError(f"{Path.cwd()}: must be the root of the clone, but has no {script}. Change into the clone.")
+
+
+def carry_out(
+    jobs: Sequence[Job], *, name: str, parallel: int, dry_run: bool, scheduler: Scheduler | None, jobs_dir: Path
+) -> Report | None:
+    """Do with a plan what was asked for; None where nothing was run.
+
+    Args:
+        jobs: in the order in which they are to start.
+        name: of the scripts' job.
+        parallel: jobs at a time.
+        dry_run: list the calls.
+        scheduler: write scripts for it into `jobs_dir`.
+        jobs_dir: new or empty folder.
+
+    Raises:
+        UserError: this is no clone, or the plan does not fit together.
+    """
+    require_clone(*(job.command[1] for job in jobs))
+    if dry_run:
+        for job in jobs:
+            print(f"{'finished' if job.finished() else 'to do':<9} {job.name}: {shlex.join(job.command[1:])}")
+        return None
+    if scheduler:
+        script = write_scripts(jobs, jobs_dir, scheduler, name=name)
+        print(f"{len(jobs)} jobs written. Start them by: bash {script}")
+        return None
+    return run(jobs, parallel=parallel)
+
+
+def say_failures(report: Report, total: int) -> None:
+    """Failures of `total` jobs, on stderr; nothing where there is none."""
+    if report.failures:
+        print(report.failures_text(), file=sys.stderr)
+        count = f"{len(report.failures)} of {total} jobs are not finished"
+        print(f"{count}; the same call tries them again.", file=sys.stderr)

@@ -1,0 +1,93 @@
+"""How long a task will take, from a few steps of it.
+
+One short training, saved at steps 5, 10 and 15 and evaluated on the development set at the last: the times of the
+three files tell the seconds of a step, of an evaluation, and of the start.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from s3prl_pruned.plan.jobs import Job
+from s3prl_pruned.plan.models import ComparedModel
+from s3prl_pruned.plan.run import run
+from s3prl_pruned.plan.suite import TaskRun
+from s3prl_pruned.superb.catalogue import Task
+from s3prl_pruned.superb.results.result import RESULT_FILE
+from s3prl_pruned.superb.tasks.settings import get
+
+STEPS = 5
+OVERRIDE = ",,".join(
+    f"config.runner.{setting}"
+    for setting in (
+        f"total_steps={3 * STEPS}", f"save_step={STEPS}", f"eval_step={3 * STEPS}", f"log_step={STEPS}", "max_keep=3"
+    )
+)  # fmt: skip
+"""`-o` of the probe."""
+
+TRAININGS = {"er": 5}
+"""Trainings of a task that has several; the probe measures the first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """Seconds."""
+
+    start: float
+    """Before the first step and after the last."""
+    step: float
+    evaluation: float
+    """Of the development set."""
+
+    def estimate(self, config: dict[str, Any], task: str) -> float:
+        """Seconds of the whole task; its test set is taken to last as long as its development set.
+
+        Args:
+            config: the task's settings.
+            task: its short name.
+        """
+        steps, interval = get(config, "runner.total_steps"), get(config, "runner.eval_step")
+        training = self.start + steps * self.step + (steps // interval + 1) * self.evaluation
+        return TRAININGS.get(task, 1) * training
+
+
+def probe_all(task_runs: Sequence[TaskRun]) -> dict[str, float]:
+    """Estimated seconds of one call, by the run's name; those that cannot be estimated are left out.
+
+    Each task of each upstream is probed once, whatever the number of seeds and rates.
+    """
+    estimates: dict[str, float] = {}
+    found: dict[tuple[ComparedModel, Task], Probe | None] = {}
+    for task_run in task_runs:
+        key, config = (task_run.model, task_run.task), task_run.config()
+        if config is None or get(config, "runner.total_steps") is None or (task_run.folder / RESULT_FILE).is_file():
+            continue  # nothing is trained, or it is finished
+        if key not in found:
+            with tempfile.TemporaryDirectory(prefix="superb-probe-") as temporary:
+                name, folder = f"probe of {task_run.name}", Path(temporary) / "run"
+                command = task_run.command(folder, OVERRIDE, options=("-m", "train"))
+                job = Job(name=name, command=command, log=Path(temporary) / "log", threads=task_run.suite.threads)
+                report = run([job])
+                found[key] = read_probe(folder, report.seconds[name]) if name in report.seconds else None
+        if (measured := found[key]) is not None:
+            estimates[task_run.name] = measured.estimate(config, task_run.task.name)
+    return estimates
+
+
+def read_probe(folder: Path, seconds: float) -> Probe | None:
+    """Read what a probe left; None if it is not complete.
+
+    Args:
+        folder: of the run; of a task of several trainings the first one's folder is in it.
+        seconds: what the call took.
+    """
+    for first in sorted(folder.rglob(f"states-{STEPS}.ckpt")):
+        paths = [first.with_name(f"states-{number * STEPS}.ckpt") for number in (1, 2, 3)]
+        if all(path.is_file() for path in paths):
+            one, two, three = (path.stat().st_mtime for path in paths)
+            step = (two - one) / STEPS
+            evaluation = max(three - two - STEPS * step, 0.0)
+            return Probe(start=max(seconds - 3 * STEPS * step - evaluation, 0.0), step=step, evaluation=evaluation)
+    return None

@@ -1,0 +1,245 @@
+"""The SUPERB suite: tasks, upstreams and seeds as a plan of `run_downstream.py` calls, and the score table at its end.
+
+    Suite -> runs (one per row and task) -> jobs: one call each, or one per learning rate and the choice among them
+          -> probed for the time they take (probe.py) -> run here (run.py), or written as job scripts (job_scripts.py)
+
+Rows of the table are folders, `results/<row>/<task>/result.json`; a row is an upstream, and a seed where several are
+asked for. Tries of a learning-rate search are in `results/<row>/lr_search/<task>/lr<rate>/`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from s3prl_pruned.config import UserError, apply_overrides, load_yaml
+from s3prl_pruned.own_commands import call
+from s3prl_pruned.plan.calls import downstream_command
+from s3prl_pruned.plan.jobs import Job
+from s3prl_pruned.plan.learning_rates import UNSEARCHED, refuse_plain_run, try_folder
+from s3prl_pruned.plan.models import ComparedModel
+from s3prl_pruned.superb.catalogue import TASKS, Task, find_task
+from s3prl_pruned.superb.results.result import RESULT_FILE, read_result
+from s3prl_pruned.superb.running.make_run import SETTINGS
+from s3prl_pruned.superb.tasks import settings
+from s3prl_pruned.superb.tasks.drivers import driver_of
+from s3prl_pruned.superb.tasks.paths import corpus_of, read_paths
+
+PROTOCOLS = ("quick", "mini")
+"""Folders of `downstream_runs/`: what each changes of a settings file is in its file of the same name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """What was asked for."""
+
+    models: tuple[ComparedModel, ...]
+    tasks: tuple[Task, ...]
+    seeds: tuple[int, ...]
+    results: Path = Path("results")
+    learning_rates: tuple[float, ...] = ()
+    """To be searched; empty: those of the settings."""
+    protocol: str | None = None
+    """One of `PROTOCOLS`; None: the settings as they are."""
+    override: str = ""
+    """`-o` of every call. What it says of a training is left out where nothing is trained."""
+    paths: str | None = None
+    """`--paths`: where the corpora lie; None: paths.yaml, where there is one."""
+    numbered: bool = False
+    """Whether rows carry their seed even where there is one."""
+    cache_features: bool = False
+    """`--cache-features` for every task that can keep them."""
+    options: tuple[str, ...] = ()
+    """Further options of every call."""
+    threads: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskRun:
+    """One task of one row."""
+
+    suite: Suite
+    model: ComparedModel
+    seed: int
+    row: str
+    task: Task
+
+    @property
+    def name(self) -> str:
+        """Of the job."""
+        return f"{self.row}/{self.task.name}"
+
+    @property
+    def folder(self) -> Path:
+        """Of the result."""
+        return self.suite.results / self.row / self.task.name
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """To be searched."""
+        return () if self.task.name in UNSEARCHED else self.suite.learning_rates
+
+    @property
+    def corpus(self) -> Path | None:
+        """As `run_downstream.py` will find it; None where nothing names it."""
+        given = next((value for name, value in pairwise(self.suite.options) if name == "--corpus"), None)
+        return corpus_of(self.task, given, read_paths(self.suite.paths))
+
+    @property
+    def settings_file(self) -> str:
+        """The benchmark's settings, or those of the embedded speech where no corpus is named."""
+        embedded = f"embedded_{self.task.name}.yaml"
+        return embedded if self.corpus is None and (SETTINGS / embedded).is_file() else f"{self.task.name}.yaml"
+
+    @property
+    def left_out(self) -> list[str]:
+        """What `-o` says of a training, where the task has none."""
+        if driver_of(self.task).trains:
+            return []
+        return [part for part in settings.assignments(self.suite.override) if settings.is_of_training(part)]
+
+    def overrides(self) -> str:
+        """`-o`: of the protocol, then the user's own."""
+        own = [part for part in settings.assignments(self.suite.override) if part not in self.left_out]
+        return ",,".join([*self._of_protocol(), *own])
+
+    def _of_protocol(self) -> list[str]:
+        if self.suite.protocol is None:
+            return []
+        path = SETTINGS / self.suite.protocol / self.settings_file
+        if not path.is_file():
+            raise UserError(
+                f"--protocol {self.suite.protocol}: has no {path.name}. Name the corpus of {self.task.name} by "
+                f"--paths, whose settings are {self.task.name}.yaml."
+            )
+        return list(_flat(load_yaml(path)))
+
+    def config(self) -> dict[str, Any] | None:
+        """The settings that will be used; None where the benchmark's are not there."""
+        path = SETTINGS / self.settings_file
+        if not path.is_file():
+            return None
+        changes = [part for part in settings.assignments(self.overrides()) if part.startswith("config.")]
+        return apply_overrides(load_yaml(path), changes)
+
+    def _can_keep_features(self) -> bool:
+        config = self.config()
+        return config is not None and driver_of(self.task).random_waveforms(config) is None
+
+    def command(self, folder: Path, *overrides: str, options: Sequence[str] = ()) -> tuple[str, ...]:
+        """The call of `run_downstream.py` for this task.
+
+        Args:
+            folder: of the run.
+            overrides: further ones of `-o`.
+            options: further ones.
+        """
+        override = ",,".join(filter(None, [self.overrides(), *overrides]))
+        paths = ["--paths", self.suite.paths] if self.suite.paths else []
+        keep = ["--cache-features"] if self.suite.cache_features and self._can_keep_features() else []
+        return downstream_command(
+            self.model, self.task.name, folder, seed=self.seed, options=(*options, *paths, *keep, *self.suite.options),
+            override=override,
+        )  # fmt: skip
+
+    def jobs(self, seconds: float | None = None) -> list[Job]:
+        """One call; or one for each learning rate, and the choice.
+
+        Args:
+            seconds: estimated for one call.
+        """
+        if not self.rates:
+            return [self._job(self.name, self.command(self.folder), self.folder, seconds=seconds)]
+        tries = [
+            self._job(
+                f"{self.name}/lr{rate:g}", self.command(try_folder(self.folder, rate), f"config.optimizer.lr={rate!r}"),
+                try_folder(self.folder, rate), seconds=seconds,
+            )
+            for rate in self.rates
+        ]  # fmt: skip
+        rates = ",".join(f"{rate:g}" for rate in self.rates)
+        command = (*call("suite"), "--choose", str(self.folder), "--lr", rates)
+        names = tuple(job.name for job in tries)
+        return [*tries, self._job(self.name, command, self.folder, after=names, seconds=10.0)]
+
+    def _job(self, name: str, command: tuple[str, ...], folder: Path, **fields: Any) -> Job:
+        # Called also when finished: the call refuses what stands of another model, other settings or another corpus.
+        return Job(
+            name=name,
+            command=command,
+            log=folder.with_name(f"{folder.name}.log"),
+            done=folder / RESULT_FILE,
+            recheck=True,
+            threads=self.suite.threads,
+            **fields,
+        )
+
+
+def runs(suite: Suite) -> list[TaskRun]:
+    """All tasks of all rows; seeds vary slowest, so that a first table is there early.
+
+    Raises:
+        UserError: rows of one name, or a folder with the other kind of run (searched, not searched).
+    """
+    names = [model.name for model in suite.models]
+    for name in names:
+        if names.count(name) > 1 or name != Path(name).name or name == "..":
+            raise UserError(f"-u {name}: must be a folder's name, and of one upstream only. Give NAME=UPSTREAM[:CKPT].")
+    found = [
+        TaskRun(
+            suite=suite, model=model, seed=seed, task=task,
+            row=f"{model.name}-seed{seed}" if suite.numbered or len(suite.seeds) > 1 else model.name,
+        )
+        for seed in suite.seeds for model in suite.models for task in suite.tasks
+    ]  # fmt: skip
+    for task_run in found:
+        path = task_run.folder / RESULT_FILE
+        if task_run.rates:
+            refuse_plain_run(task_run.folder)
+        elif path.is_file() and read_result(path).tried_rates:
+            raise UserError(
+                f"{task_run.folder}: holds the result of a learning-rate search. Give --lr-search, or another name."
+            )
+    return found
+
+
+def parse_tasks(text: str) -> tuple[Task, ...]:
+    """`all`, or names separated by commas, ours or s3prl's.
+
+    Raises:
+        UserError: on an unknown one; the nearest is named.
+    """
+    names = TASKS if text == "all" else [name.strip() for name in text.split(",")]
+    return tuple(dict.fromkeys(find_task(name) for name in names))
+
+
+def task_jobs(suite: Suite, pruning: Mapping[Path, Job]) -> list[Job]:
+    """The suite's runs; one whose checkpoint is `<folder>/export` of a pruning run waits for that run.
+
+    Args:
+        suite: tasks and models.
+        pruning: jobs by their folders.
+    """
+    jobs = []
+    for task_run in runs(suite):
+        before = pruning.get(Path(task_run.model.checkpoint_of(task_run.seed) or "").parent)
+        for job in task_run.jobs():
+            jobs.append(replace(job, after=(*job.after, before.name)) if before else job)
+    return jobs
+
+
+def _flat(data: dict[str, Any], prefix: str = "config") -> Iterator[str]:
+    """Settings as assignments of `-o`."""
+    for key, value in data.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}.{key}")
+        else:
+            text = (
+                yaml.safe_dump(value, default_flow_style=True, width=float("inf"))
+                .removesuffix("\n")
+                .removesuffix("\n...")
+            )
+            yield f"{prefix}.{key}={text}"

@@ -1,0 +1,67 @@
+"""A second stage: a pruned, exported student is distilled again, without masks.
+
+DPHuBERT's second training step (Peng et al. 2023): what pruning left learns from the same teacher with its whole
+capacity.
+"""
+
+from dataclasses import fields
+from typing import Any
+
+from s3prl_pruned.compressors.magnitude import weights_left
+from s3prl_pruned.config import UserError
+from s3prl_pruned.formats.folder import load_encoder, model_hash
+from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.models.spec import EncoderConfig
+from s3prl_pruned.sparsity.counts import prunable_weights
+
+_OF_TRAINING = ("dropout", "attention_dropout", "activation_dropout", "feature_grad_mult")
+
+
+def second_stage(export: str, shape: EncoderConfig) -> tuple[SpeechEncoder, str, dict[str, Any]]:
+    """The student of a second stage.
+
+    Args:
+        export: folder of an exported student.
+        shape: the teacher's dense shape, with the settings of training.
+
+    Returns:
+        The student, the folder, and the export's hash (`sha256`) and provenance.
+
+    Raises:
+        UserError: it is no export, of another dense shape, or pruned weight by weight.
+    """
+    exported, provenance = _load(export)
+    _check_shape(exported.config, shape, export)
+    if weights_left(exported) < prunable_weights(exported.config, exported.spec):
+        raise UserError(
+            f"{export}: weights of it are pruned one by one, and a second stage, which knows no masks, would train "
+            "their zeros away. Take an export of a structured method."
+        )
+    student = SpeechEncoder(shape, exported.spec)
+    student.load_state_dict(exported.state_dict())
+    return student, export, {"sha256": model_hash(export), **provenance}
+
+
+def _load(folder: str) -> tuple[SpeechEncoder, dict]:
+    try:
+        return load_encoder(folder)
+    except UserError as error:
+        raise UserError(
+            f"{error} `student_export` must name an exported student: run the first stage, whose recipe is named "
+            "without _stage2, or give --student <its export>."
+        ) from error
+
+
+def _check_shape(found: EncoderConfig, wanted: EncoderConfig, where: str) -> None:
+    differing = [
+        f.name
+        for f in fields(EncoderConfig)
+        if f.name not in _OF_TRAINING and getattr(found, f.name) != getattr(wanted, f.name)
+    ]
+    if differing:
+        name = differing[0]
+        raise UserError(
+            f"{where}: a second stage needs a student and a teacher of one dense shape, but `{name}` of the student's "
+            f"is {getattr(found, name)}, and of the teacher's {getattr(wanted, name)}. Give the teacher that it was "
+            "pruned with."
+        )

@@ -1,0 +1,96 @@
+"""Recipes: what the files of one hold once its `base:` is under them, and single keys changed."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from s3prl_pruned import resources
+from s3prl_pruned.config import UserError, apply_overrides, laid_over, load_yaml
+from s3prl_pruned.sparsity.config import FORMER_KEYS, TARGETS, renewed
+
+MODEL_FILE, RUNNER_FILE = "config_model.yaml", "config_runner.yaml"
+"""The files of a recipe."""
+
+
+def recipe_folder(name: str, *, beside: Path | None = None) -> Path | None:
+    """The folder that a recipe's name or path leads to; None where there is none.
+
+    Args:
+        name: of a recipe of ours, or a path.
+        beside: where a relative path starts from (default: the working folder).
+    """
+    for folder in ((beside or Path()) / name, resources.recipes() / name):
+        if folder.is_dir():
+            return folder
+    return None
+
+
+def load_recipe(path: str | Path, file: str) -> dict[str, Any]:
+    """What a file of a recipe holds, laid over what `file` of its `base:` holds (`config.laid_over`).
+
+    Args:
+        path: of the file.
+        file: which of a recipe's files it is in the place of, `MODEL_FILE` or `RUNNER_FILE`.
+
+    Raises:
+        UserError: a file cannot be read; a base is unknown, or based on this file.
+    """
+    return _load(Path(path), file, ())
+
+
+def _load(path: Path, file: str, above: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in above:
+        names = " -> ".join(step.parent.name for step in (*above, path))
+        raise UserError(f"{path}: `base` leads back to where it came from: {names}. Leave one of them out.")
+    own = load_yaml(path)
+    base = own.pop("base", None)
+    below = {} if base is None else _load(_base(path, base) / file, file, (*above, path.resolve()))
+    return with_targets(below, own, str(path))
+
+
+def _base(path: Path, name: Any) -> Path:
+    folder = recipe_folder(name, beside=path.parent) if isinstance(name, str) and name else None
+    if folder is None:
+        known = sorted(each.name for each in resources.recipes().iterdir() if each.is_dir())
+        nearest = difflib.get_close_matches(str(name), known, n=1)
+        advice = f"Did you mean `{nearest[0]}`?" if nearest else f"Recipes: {', '.join(known)}."
+        raise UserError(f"{path}: `base` must be a recipe or a folder, but is {name!r}. {advice}")
+    return folder
+
+
+def with_targets(below: dict[str, Any], above: dict[str, Any], where: str) -> dict[str, Any]:
+    """`above` laid over `below`, targets of the former spelling renewed.
+
+    Args:
+        below: what a recipe holds.
+        above: what changes.
+        where: `above`'s name in messages.
+    """
+    result = laid_over(below, above)
+    if "sparsity" in above:
+        try:
+            result["sparsity"] = renewed(above["sparsity"], onto=below.get("sparsity"))
+        except UserError as error:
+            raise UserError(f"{where}: sparsity: {error}") from error
+    return result
+
+
+def with_overrides(model: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """What `MODEL_FILE` holds, with `key=value` assignments; of targets in either spelling.
+
+    Args:
+        model: plain data; not changed.
+        overrides: such as `sparsity.target.share=0.6` or, formerly, `sparsity.target_sparsity=0.6`.
+
+    Raises:
+        UserError: as `apply_overrides`, or a target is given in both spellings.
+    """
+    of_target = [item for item in overrides if _names_a_target(item)]
+    changed = apply_overrides(model, [item for item in overrides if item not in of_target])
+    return with_targets(with_targets({}, changed, "-o"), apply_overrides({}, of_target), "-o")
+
+
+def _names_a_target(item: str) -> bool:
+    section, _, key = item.partition("=")[0].strip().removeprefix("config.").partition(".")
+    return section == "sparsity" and key.split(".")[0] in (*TARGETS, *FORMER_KEYS)

@@ -1,0 +1,36 @@
+"""A training checkpoint of `run_pretrain.py` as a format to read, with its student's masks applied or cut."""
+
+import logging
+from dataclasses import replace
+
+from s3prl_pruned.formats.format import Format, LoadedModel, ReadOptions, Source
+from s3prl_pruned.formats.tensor_files import file_sha256
+from s3prl_pruned.pretrain.finish import compact_student, masked_student
+
+logger = logging.getLogger(__name__)
+
+
+def _recognise(source: Source) -> bool:
+    return "Student" in source.content and "Encoder_Config" in source.content
+
+
+def _read_masked(source: Source, options: ReadOptions) -> LoadedModel:
+    encoder, _, provenance = masked_student(source.path)
+    logger.warning("%s is a training checkpoint: its masks are applied, nothing is cut away.", source.path)
+    return LoadedModel(encoder, source.path, file_sha256(source.path), provenance)
+
+
+def _read_cut(source: Source, options: ReadOptions) -> LoadedModel:
+    encoder, provenance = compact_student(source.path)
+    return LoadedModel(encoder, source.path, file_sha256(source.path), provenance)
+
+
+MASKED = Format(
+    name="checkpoint",
+    about="a training checkpoint of run_pretrain.py (states-N.ckpt)",
+    recognise=_recognise,
+    read=_read_masked,
+)
+"""The student as it was trained."""
+CUT = replace(MASKED, read=_read_cut)
+"""The smaller encoder that it becomes."""

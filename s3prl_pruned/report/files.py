@@ -1,0 +1,86 @@
+"""A report's files: its JSON document, and the tables and pictures that are drawn from that alone."""
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from s3prl_pruned.checkpoint import write_text
+from s3prl_pruned.config import UserError
+
+_SUFFIXES = ("json", "csv", "md", "html", "png")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportFiles:
+    """The files of one kind of report, in a folder of the user's choice."""
+
+    name: str
+    """They are called `<name>.json`, `<name>.csv`, ..."""
+    command: str
+    """What makes them."""
+    keys: tuple[str, ...]
+    """Of the document."""
+    rows: str
+    """The key of its list of results, which is not empty."""
+    row_key: str
+    """What each of them has."""
+
+    def check_document(self, data: dict[str, Any], where: str) -> dict[str, Any]:
+        """Refuse what is no document of this kind.
+
+        Raises:
+            UserError: a key is missing.
+        """
+        missing = [key for key in (*self.keys, self.rows) if key not in data]
+        if missing or not data[self.rows] or self.row_key not in data[self.rows][0]:
+            raise UserError(f"{where}: must be the JSON document of {self.command}, but lacks {missing or self.rows}.")
+        return data
+
+    def refuse_existing(self, folder: Path) -> None:
+        """Raise UserError where `write` would have to overwrite."""
+        standing = [path for path in (folder / f"{self.name}.{suffix}" for suffix in _SUFFIXES) if path.exists()]
+        if standing:
+            raise UserError(
+                f"{standing[0]}: exists already, and a report is never overwritten. Name another folder (--output)."
+            )
+
+    def write(
+        self, data: dict[str, Any], folder: Path, *, texts: Mapping[str, str], pictures: Mapping[str, bytes]
+    ) -> list[Path]:
+        """Write a report.
+
+        Args:
+            data: the document, `<name>.json`.
+            folder: made where it is not there.
+            texts: by suffix, such as `md`.
+            pictures: PNG files by what follows the name in theirs.
+
+        Returns:
+            The files.
+
+        Raises:
+            UserError: a report stands there already, or cannot be written.
+        """
+        self.refuse_existing(folder)
+        texts = {"json": json.dumps(data, indent=2, allow_nan=False) + "\n", **texts}
+        paths = []
+        for suffix, text in texts.items():
+            paths.append(folder / f"{self.name}.{suffix}")
+            write_text(paths[-1], text)
+        for name, picture in pictures.items():
+            paths.append(folder / f"{self.name}{name}.png")
+            paths[-1].write_bytes(picture)
+        return paths
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG file."""
+    file = io.BytesIO()
+    FigureCanvasAgg(figure).print_figure(file, dpi=130)
+    return file.getvalue()

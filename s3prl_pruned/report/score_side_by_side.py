@@ -1,0 +1,79 @@
+"""Scored models side by side, one line each: as aligned text, or in Markdown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from s3prl_pruned.superb.catalogue import TASKS
+from s3prl_pruned.superb.results.collect import UNKNOWN_PROTOCOL
+from s3prl_pruned.superb.score.score import SCALES
+from s3prl_pruned.superb.score.scored_models import ScoredModel
+from s3prl_pruned.superb.score.table import unfinished_lines
+from s3prl_pruned.tables import Column, Table, escape_markdown
+
+LEGEND = (
+    "Percent, QbE's MTWV x 100. Lower is better for PR (PER), ASR (WER), SV (EER), SD (DER) and SF's CER. "
+    "A score needs all ten tasks. (p) published, (g) given by hand; * not the official settings; "
+    "? read from s3prl's own run, settings unknown."
+)
+
+
+def as_wide_text(models: list[ScoredModel], unfinished: list[Path]) -> str:
+    """Aligned columns."""
+    return "\n".join([_table(models).text(), "", LEGEND, *_footnotes(models), *unfinished_lines(unfinished)])
+
+
+def as_markdown(models: list[ScoredModel], unfinished: list[Path]) -> str:
+    """A Markdown table, and a list of what must be said of it."""
+    notes = [f"- {escape_markdown(note)}" for note in (*_footnotes(models), *unfinished_lines(unfinished))]
+    return "\n".join([_table(models).markdown(), "", escape_markdown(LEGEND), *(["", *notes] if notes else [])])
+
+
+def _table(models: list[ScoredModel]) -> Table:
+    name, *numbers = _header()
+    return Table([name, *(Column(number, align="right") for number in numbers)], [_cells(model) for model in models])
+
+
+def _header() -> list[str]:
+    tasks = [
+        "SF F1/CER" if task.name == "sf" else "QbE" if task.name == "qbe" else task.name.upper()
+        for task in TASKS.values()
+    ]
+    return ["model", "params M", *tasks, *(f"{scale} scale" for scale in SCALES)]
+
+
+def _cells(model: ScoredModel) -> list[str]:
+    mark = {"published": " (p)", "given": " (g)"}.get(model.kind, "")
+    scores = [model.scores[scale].total for scale in SCALES]
+    return [
+        model.name + mark,
+        "-" if model.params_millions is None else f"{model.params_millions:.2f}",
+        *(_metrics(model, task) for task in TASKS),
+        *("-" if score is None else f"{score:.1f}" + "".join(sorted(set(_marks(model).values()))) for score in scores),
+    ]
+
+
+def _marks(model: ScoredModel) -> dict[str, str]:
+    """By task, what marks its number; a score carries the marks of all."""
+    marks = {UNKNOWN_PROTOCOL: "?", "official": "", model.kind: ""}
+    return {task: marks.get(result.protocol, "*") for task, result in model.results.items()}
+
+
+def _metrics(model: ScoredModel, task: str) -> str:
+    if task not in model.results:
+        return "-"
+    given = model.results[task].values()
+    numbers = [f"{given[metric.name].percent:.2f}" if metric.name in given else "-" for metric in TASKS[task].metrics]
+    return "/".join(numbers) + _marks(model)[task]
+
+
+def _footnotes(models: list[ScoredModel]) -> list[str]:
+    """Every note once, with the models that it is said of."""
+    said: dict[str, list[str]] = {}
+    for model in models:
+        missing = list(dict.fromkeys(task for scale in SCALES for task in model.scores[scale].missing))
+        for note in [*model.notes, *([f"no score, missing {' '.join(missing)}"] if missing else [])]:
+            said.setdefault(note, []).append(model.name)
+    return [
+        f"{'every row' if len(names) == len(models) > 1 else ', '.join(names)}: {note}" for note, names in said.items()
+    ]

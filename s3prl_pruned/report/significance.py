@@ -1,0 +1,134 @@
+"""Is a difference of word error rates more than chance? Matched pairs, sentence segment word error (MAPSSWE).
+
+Gillick and Cox 1989, "Some statistical issues in the comparison of speech recognition algorithms", as NIST's scoring
+applies it: two systems recognise the same utterances. Wherever both write at least two reference words in a row
+correctly, the text may be cut; what lies between two cuts is a segment, and its errors have nothing to do with the next
+one's. Of the segments with errors, the difference of the two systems' errors Z_i is tested for mean 0:
+
+    W = mean(Z) / (sd(Z) / sqrt(n))        n segments, sd with n - 1; two-sided, W ~ N(0, 1)
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from s3prl_pruned.config import UserError
+
+WORDS_BETWEEN = 2
+"""Correct words in a row, of both systems, that part two segments (NIST's)."""
+
+ENOUGH_SEGMENTS = 50
+"""Below, the normal approximation is rough (Gillick and Cox want n to be large)."""
+
+
+@dataclass(frozen=True)
+class MatchedPairs:
+    """Two systems on one test set."""
+
+    errors: tuple[int, int]
+    """Word errors of each."""
+    words: int
+    """Reference words."""
+    segments: int
+    """Segments in which either system errs."""
+    mean: float
+    """Of the difference per segment, first minus second."""
+    statistic: float
+    """W; 0 where the systems err alike in every segment."""
+    p_value: float
+    """Two-sided."""
+
+    def describe(self, names: tuple[str, str] = ("first", "second")) -> str:
+        """One line for a report."""
+        rates = [f"{name} {100 * errors / self.words:.2f} %" for name, errors in zip(names, self.errors, strict=True)]
+        few = "" if self.segments >= ENOUGH_SEGMENTS else f" (few: below {ENOUGH_SEGMENTS} the test is rough)"
+        verdict = "significant" if self.p_value < 0.05 else "not significant"
+        return (
+            f"WER: {', '.join(rates)} of {self.words} words; MAPSSWE: {self.segments} segments{few}, "
+            f"W = {self.statistic:+.2f}, p = {self.p_value:.3f}: {verdict} at 0.05"
+        )
+
+
+def mapsswe(references: Mapping[str, str], first: Mapping[str, str], second: Mapping[str, str]) -> MatchedPairs:
+    """Compare two systems' hypotheses.
+
+    Args:
+        references: text by utterance.
+        first: one system's text of the same utterances.
+        second: the other's.
+
+    Raises:
+        UserError: the utterances differ, or there is nothing to score.
+    """
+    for name, hypotheses in (("first", first), ("second", second)):
+        if hypotheses.keys() != references.keys():
+            other = sorted(hypotheses.keys() ^ references.keys())
+            raise UserError(
+                f"the {name} system's utterances must be the references', but {len(other)} are not in both, such as "
+                f"{other[0]}."
+            )
+    words = sum(len(text.split()) for text in references.values())
+    if not words:
+        raise UserError("the references are empty; there is nothing to score.")
+    pairs = []
+    for key, reference in references.items():
+        pairs += segment_errors(reference.split(), first[key].split(), second[key].split())
+    errors = (sum(a for a, _ in pairs), sum(b for _, b in pairs))
+    z = np.array([a - b for a, b in pairs], dtype=float)
+    mean = float(z.mean()) if len(z) else 0.0
+    deviation = float(z.std(ddof=1)) if len(z) > 1 else 0.0
+    if mean and not deviation:
+        raise UserError(
+            f"the systems differ by {mean:+g} words in each of {len(z)} segments: no spread, hence no test. Take more "
+            "speech."
+        )
+    statistic = mean / (deviation / math.sqrt(len(z))) if mean else 0.0
+    return MatchedPairs(errors, words, len(z), mean, statistic, math.erfc(abs(statistic) / math.sqrt(2)))
+
+
+def segment_errors(reference: Sequence[str], first: Sequence[str], second: Sequence[str]) -> list[tuple[int, int]]:
+    """Errors of both systems in each segment of one utterance, from its first segment with an error to its last."""
+    a, b = align_errors(reference, first), align_errors(reference, second)
+    segments: list[tuple[int, int]] = []
+    correct = WORDS_BETWEEN  # in a row, up to here; the utterance's start parts segments too
+    for place, (error_a, error_b) in enumerate(zip(a, b, strict=True)):
+        is_word = place % 2 == 1
+        if error_a or error_b:
+            if correct >= WORDS_BETWEEN or not segments:
+                segments.append((0, 0))
+            segments[-1] = (segments[-1][0] + error_a, segments[-1][1] + error_b)
+            correct = 0
+        elif is_word:
+            correct += 1
+    return segments
+
+
+def align_errors(reference: Sequence[str], hypothesis: Sequence[str]) -> list[int]:
+    """Where a hypothesis errs, by a least-edits alignment: (2 N + 1,) for N reference words.
+
+    Entry 2 i + 1 is 1 where word i is substituted or deleted; entry 2 i counts what is inserted before it, the last one
+    what is inserted at the end. The entries sum to the edit distance. Of alignments that are equally good, the one that
+    keeps words together at the front is taken.
+    """
+    n, m = len(reference), len(hypothesis)
+    # cost[i, j]: of the rest, from reference word i and hypothesis word j on
+    cost = np.zeros((n + 1, m + 1), dtype=int)
+    cost[:, m], cost[n, :] = np.arange(n, -1, -1), np.arange(m, -1, -1)
+    for i in range(n - 1, -1, -1):
+        for j in range(m - 1, -1, -1):
+            same = reference[i] == hypothesis[j]
+            cost[i, j] = min(cost[i + 1, j + 1] + (not same), cost[i + 1, j] + 1, cost[i, j + 1] + 1)
+    errors, i, j = [0] * (2 * n + 1), 0, 0
+    while i < n or j < m:
+        if i < n and j < m and cost[i, j] == cost[i + 1, j + 1] + (reference[i] != hypothesis[j]):
+            errors[2 * i + 1] = int(reference[i] != hypothesis[j])
+            i, j = i + 1, j + 1
+        elif i < n and cost[i, j] == cost[i + 1, j] + 1:
+            errors[2 * i + 1] = 1
+            i += 1
+        else:
+            errors[2 * i] += 1
+            j += 1
+    return errors

@@ -1,0 +1,158 @@
+"""A benchmark's document as tables: every number on the screen and as CSV, speed-ups in Markdown."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from s3prl_pruned.report.files import ReportFiles, png
+from s3prl_pruned.report.timing_picture import speed_up_against_parameters
+from s3prl_pruned.tables import Column, Table
+
+FILES = ReportFiles(
+    name="timing",
+    command="tools/timing.py",
+    keys=("baseline", "device", "threads", "dtype", "versions"),
+    rows="results",
+    row_key="workload",
+)
+_PARTS = {"cnn": "CNN", "positional_convolution": "pos", "attention": "att", "feed_forward": "FFN", "other": "rest"}
+
+check_document, refuse_existing = FILES.check_document, FILES.refuse_existing
+
+
+def screen(data: dict) -> str:
+    """All results, one line each, grouped by workload; aligned for a terminal."""
+    lines = [headline(data)]
+    for (workload, tf32), rows in _by_workload(data).items():
+        lines += ["", f"{workload}" + ", TF32 on" * tf32]
+        lines.append(Table(_screen_columns(), [_flat(row) for row in rows]).text())
+    lines += [
+        "",
+        f"x: {data['baseline']}'s time over this one's, median of {data['repeats']} pairs run back to back. mean: of "
+        "all runs, the paper's protocol. RTF: seconds per second of audio. peak: live tensors with parameters. CNN ... "
+        "rest: shares of the time.",
+        *data.get("notes", []),
+        *(check["text"] for check in data.get("checks", [])),
+        *noise(data),
+    ]
+    return "\n".join(lines)
+
+
+def headline(data: dict) -> str:
+    """What holds for every number, in a line."""
+    versions = ", ".join(f"{name} {version}" for name, version in data["versions"].items())
+    threads = f"{data['threads']} thread{'s' * (data['threads'] != 1)}"
+    kinds = {"random" if row["weights"].startswith("random") else "trained" for row in data["results"]}
+    weights = " and ".join(sorted(kinds)) + " weights"
+    return (
+        f"{data.get('machine', data['device'])}, {data['device']}, {threads}, {data['dtype']}, {weights}, "
+        f"{data['repeats']} repeats; {versions}; commit {data.get('commit')}; {data.get('date', '')[:10]}"
+    )
+
+
+def noise(data: dict) -> list[str]:
+    """A line when the machine was too noisy, else none."""
+    noisy = [row for row in data["results"] if row["noisy"]]
+    if not noisy:
+        return []
+    names = ", ".join(f"{row['name']} on {row['workload']}" for row in noisy[:4]) + (" ..." if len(noisy) > 4 else "")
+    return [
+        f"TOO NOISY: {len(noisy)} of {len(data['results'])} ratios spread by more than {data['noise_bound']:.0%} "
+        f"({names}). Measure again on a quieter machine, or with more --repeats."
+    ]
+
+
+def markdown(data: dict) -> str:
+    """A row per model: parameters, and per workload the speed-up, with MACs and memory of the longest fixed length."""
+    groups = _by_workload(data)
+    columns, longest = {}, None
+    for (workload, tf32), rows in groups.items():
+        if rows[0]["arrangement"] == "even":
+            longest = (workload, tf32)
+        for arrangement in dict.fromkeys(row["arrangement"] for row in rows):
+            several = len({row["arrangement"] for row in rows}) > 1
+            title = workload + f", {arrangement}" * several + ", TF32" * tf32
+            columns[title] = {row["name"]: row for row in rows if row["arrangement"] == arrangement}
+    costs = {row["name"]: row for row in groups[longest or next(iter(groups))]}
+    at = (longest or next(iter(groups)))[0]
+    table = Table(
+        [
+            Column("name", ""),
+            Column("params", "parameters", show="{:,}"),
+            Column("macs", f"MACs, {at}", show=_giga),
+            Column("peak_bytes", f"peak memory, {at}", show=lambda size: f"{size / 2**20:,.0f} MiB"),
+            *(Column(title, show=_ratio) for title in columns),
+        ],
+        [{**cost, **{title: rows.get(name) for title, rows in columns.items()}} for name, cost in costs.items()],
+    )
+    text = f"Speed-up over {data['baseline']}, pair by pair. {headline(data)}."
+    return "\n".join(
+        [text, "", table.markdown(), *("\n" + note for note in [*data.get("notes", []), *noise(data)]), ""]
+    )
+
+
+def as_csv(data: dict) -> str:
+    """All results, one row each; shares of the time in columns of their own."""
+    rows = [_flat(result) for result in data["results"]]
+    return Table(list(rows[0]), rows).csv()
+
+
+def write(data: dict, folder: Path) -> list[Path]:
+    """Write `timing.json`, `.csv`, `.md` and `.png` into a folder.
+
+    Raises:
+        UserError: one stands there already, or cannot be written.
+    """
+    return FILES.write(
+        data,
+        folder,
+        texts={"csv": as_csv(data), "md": markdown(data)},
+        pictures={"": png(speed_up_against_parameters(data))},
+    )
+
+
+def _by_workload(data: dict) -> dict[tuple[str, bool], list[dict]]:
+    groups: dict[tuple[str, bool], list[dict]] = {}
+    for row in data["results"]:
+        groups.setdefault((row["workload"], row["tf32"]), []).append(row)
+    return groups
+
+
+def _flat(result: dict) -> dict[str, Any]:
+    """A result with the shares of the time as values of their own."""
+    row = {key: value for key, value in result.items() if key != "shares"}
+    return row | {f"share_{part}": (result["shares"] or {}).get(part) for part in _PARTS}
+
+
+def _screen_columns() -> list[Column]:
+    def number(key: str, header: str | None = None, *, show: str | Callable[[Any], str]) -> Column:
+        return Column(key, header, align="right", show=show)
+
+    return [
+        Column("name", "model"),
+        Column("arrangement", "batched"),
+        number("params", show="{:,}"),
+        number("macs", "MACs", show=_giga),
+        number("seconds", "median", show=_time),
+        number("seconds_spread", "IQR", show=_time),
+        number("seconds_mean", "mean", show=_time),
+        number("ratio", "x", show="{:.2f}"),
+        number("ratio_spread", "IQR", show="{:.2f}"),
+        number("real_time_factor", "RTF", show="{:.4f}"),
+        number("audio_per_second", "audio/s", show="{:.1f}"),
+        number("peak_bytes", "peak", show=lambda size: f"{size / 2**20:.0f} MiB"),
+        *(number(f"share_{part}", title, show="{:.0%}") for part, title in _PARTS.items()),
+        number("noisy", "", show=lambda noisy: "NOISY" if noisy else ""),
+    ]
+
+
+def _ratio(row: dict) -> str:
+    return f"{row['ratio']:.2f}" + f" (noisy, IQR {row['ratio_spread']:.2f})" * row["noisy"]
+
+
+def _giga(macs: int) -> str:
+    return f"{macs / 1e9:.2f} G"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 10 else f"{1000 * seconds:.1f} ms"

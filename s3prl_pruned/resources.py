@@ -1,0 +1,32 @@
+"""Where recipes and task settings stand: inside the package, where it is installed; beside it, in a clone."""
+
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def recipes() -> Path:
+    """The folder of recipes for pruning, `upstream_configs`: one folder each."""
+    return _folder("upstream_configs")
+
+
+def settings() -> Path:
+    """The folder of settings of SUPERB's tasks, `downstream_runs`: one YAML file each."""
+    return _folder("downstream_runs")
+
+
+def existing(path: str | Path) -> Path:
+    """Where a path leads that a recipe names: a file of `upstream_configs/...` is found from any working folder.
+
+    A file that is there as it is named comes first.
+    """
+    path = Path(path)
+    folders = {folder.name: folder for folder in (recipes(), settings())}
+    if path.exists() or path.parts[:1] == () or path.parts[0] not in folders:
+        return path
+    return folders[path.parts[0]].joinpath(*path.parts[1:])
+
+
+def _folder(name: str) -> Path:
+    inside = PACKAGE / name
+    return inside if inside.is_dir() else PACKAGE.parent / name

@@ -1,0 +1,264 @@
+"""``run_downstream.py``: run a SUPERB task with s3prl's own runner, and keep what it forgets: ``result.json``.
+
+    options.py, make_run.py   read and check everything that the command line names
+    run_folder.py             settle what the run's folder holds: start, go on, or nothing to do
+    s3prl_runner.py           s3prl trains
+    evaluation.py             s3prl evaluates; the metrics are recomputed from what it kept
+    run.py                    calls these in this order and writes result.json
+
+s3prl's runner and experts do the training and the decoding; what differs between the tasks is in their drivers
+(``tasks/driver.py``). ``results/<upstream>/<task>/`` holds s3prl's files, ``stdout.log`` (all that it printed),
+``run.json`` (what was begun) and ``result.json``. A task of several trainings or evaluations has a folder for each
+below that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import sys
+import time
+from pathlib import Path
+
+from s3prl_pruned import distributed
+from s3prl_pruned.command_line import Interrupted
+from s3prl_pruned.config import UserError
+from s3prl_pruned.own_commands import typed
+from s3prl_pruned.superb.results.result import RESULT_FILE, Part, Result, Seconds, read_result, write_result
+from s3prl_pruned.superb.running import s3prl_runner
+from s3prl_pruned.superb.running.evaluation import evaluate_part
+from s3prl_pruned.superb.running.features import features_folder
+from s3prl_pruned.superb.running.make_run import make_run
+from s3prl_pruned.superb.running.messages import announce, say, show_part, show_result
+from s3prl_pruned.superb.running.options import make_parser
+from s3prl_pruned.superb.running.run_folder import (
+    BegunRun,
+    Stage,
+    move_aside,
+    read_begun,
+    refuse_another_run,
+    settle_training,
+    write_begun,
+)
+from s3prl_pruned.superb.tasks.checkpoints import load_checkpoint, newest_checkpoint
+from s3prl_pruned.superb.tasks.driver import DownstreamRun, Evaluation, Training
+from s3prl_pruned.superb.tasks.upstreams import describe_upstream
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line.
+
+    Raises:
+        UserError: on anything that a user or a file can cause.
+        Interrupted: by Ctrl-C; s3prl's checkpoints so far stand.
+    """
+    options = make_parser().parse_args(argv)
+    options.command = typed("downstream", *(sys.argv[1:] if argv is None else argv))
+    try:
+        run_task(options)
+    except KeyboardInterrupt:
+        raise Interrupted("the same command with -a goes on from the last checkpoint.") from None
+
+
+def run_task(options: argparse.Namespace) -> None:
+    """Do what the command line says.
+
+    Raises:
+        UserError: on anything that a user or a file can cause.
+    """
+    s3prl_runner.prepare(options)
+    try:
+        _run_task(options)
+    finally:
+        distributed.stop()
+
+
+def _run_task(options: argparse.Namespace) -> None:
+    run = _make_run(options)
+    upstream = distributed.from_main(lambda: describe_upstream(run.args))
+    run.args.upstream_refresh = False  # once is enough
+    if run.args.cache_features:
+        model = upstream.sha256 or f"{upstream.name} {run.args.upstream_model_config}"
+        run.features = features_folder(model, run.args.upstream_feature_selection)
+    announce(run, upstream)
+    begun = BegunRun(
+        config_sha256=run.config_sha256,
+        upstream=upstream,
+        splits=run.splits,
+        protocol=run.protocol,
+        protocol_note=run.protocol_note,
+        num_processes=distributed.world_size(),
+        command=options.command,
+        date=_now(),
+    )
+    if options.mode == "inference":
+        _transcribe(run, options)
+    elif options.mode == "evaluate":
+        _evaluate_only(run, begun, options)
+    else:
+        _train(run, begun, options)
+
+
+def _make_run(options: argparse.Namespace) -> DownstreamRun:
+    """In the first process first: it writes lists that the others then find."""
+    made: list[DownstreamRun] = []
+    distributed.from_main(lambda: made.append(make_run(options)))
+    return made[0] if made else make_run(options)
+
+
+def _train(run: DownstreamRun, begun: BegunRun, options: argparse.Namespace) -> None:
+    folder = run.folder
+    resume = options.auto_resume or options.past_exp is not None
+    stage = distributed.from_main(lambda: _settle(folder, begun, resume=resume, force=options.force))
+    if stage == "finished":
+        if not distributed.is_main():
+            return
+        print(f"{folder}: finished before with the same settings, model and corpus; nothing to do.")
+        show_result(read_result(folder / RESULT_FILE), folder / RESULT_FILE)
+        return
+    began = time.monotonic()
+    if run.driver.trains:
+        for training in run.driver.trainings(run):
+            _train_one(training, options, resumed=stage == "resume")
+    seconds = time.monotonic() - began
+    main = distributed.is_main()
+    distributed.stop()  # the first process evaluates alone
+    run.args.local_rank = None
+    if not main:
+        return
+    if options.mode == "train":
+        print(f"{folder}: trained in {seconds:.0f} s. `-m evaluate` with the same options evaluates it.")
+        return
+    _evaluate(run, begun, train_seconds=seconds if run.driver.trains else None)
+
+
+def _settle(folder: Path, begun: BegunRun, *, resume: bool, force: bool) -> Stage:
+    stage = settle_training(folder, begun, resume=resume, force=force)
+    if stage == "start":
+        write_begun(folder, begun)
+    return stage
+
+
+def _train_one(training: Training, options: argparse.Namespace, *, resumed: bool) -> None:
+    run = training.run
+    if options.past_exp is not None:
+        start: Path | None = Path(run.args.init_ckpt)
+    else:
+        start = distributed.from_main(lambda: newest_checkpoint(run.folder)) if resumed else None
+    if start is not None and load_checkpoint(start)["Step"] >= run.config["runner"]["total_steps"]:
+        say(f"{start}: the last step was made before.")
+        return
+    if training.name:
+        say(f"{run.task.name} {training.name}: training in {run.folder}")
+    if resumed:
+        say(f"Going on from {start or 'the beginning: no checkpoint was saved yet'}.")
+    if start is None or options.past_exp is not None:
+        s3prl_runner.save_settings(run)
+    s3prl_runner.train(run, start)
+
+
+def _evaluate_only(run: DownstreamRun, begun: BegunRun, options: argparse.Namespace) -> None:
+    named = _named_checkpoint(run, options)
+    previous = read_begun(run.folder)
+    if previous is not None:
+        refuse_another_run(run.folder, previous, begun)
+        begun.protocol, begun.protocol_note = previous.protocol, previous.protocol_note
+    elif not run.driver.trains:
+        write_begun(run.folder, begun)
+    target = run.folder / _result_name(run)
+    if target.is_file() and options.force:
+        move_aside(target)
+    elif target.is_file():
+        _refuse_another_checkpoint(target, run, named)
+        print(f"{target}: evaluated before; nothing to do.")
+        show_result(read_result(target), target)
+        return
+    _evaluate(run, begun, named=named, afresh=options.force)
+
+
+def _refuse_another_checkpoint(target: Path, run: DownstreamRun, named: Evaluation | None) -> None:
+    result = read_result(target)
+    wanted = [named] if named else run.driver.evaluations(run, [])
+    if len(wanted) > 1 or wanted[0].checkpoint is None:
+        return
+    file, rule = wanted[0].checkpoint.name, wanted[0].rule
+    if result.checkpoint is None or (result.checkpoint.file, result.checkpoint.rule) != (file, rule):
+        raise UserError(f"{target}: is of another checkpoint. Give --force to move it aside.")
+
+
+def _evaluate(
+    run: DownstreamRun,
+    begun: BegunRun,
+    *,
+    named: Evaluation | None = None,
+    afresh: bool = False,
+    train_seconds: float | None = None,
+) -> None:
+    driver = run.driver
+    parts: list[Part] = []
+    to_do = [named] if named else driver.evaluations(run, [])
+    while to_do:
+        for evaluation in to_do:
+            parts.append(evaluate_part(evaluation, afresh=afresh))
+            if evaluation.name:
+                show_part(run, parts[-1])
+        to_do = [] if named else driver.evaluations(run, parts)
+    combined = driver.combine(parts)
+    result = Result(
+        task=run.task.name,
+        split=run.args.evaluate_split,
+        num_utterances=sum(p.num_utterances for p in ([combined.chosen] if combined.chosen else parts)),
+        metrics=combined.metrics,
+        printed_by_s3prl=combined.chosen.printed_by_s3prl if combined.chosen else [],
+        rule=combined.rule,
+        parts=parts if len(parts) > 1 else None,
+        protocol=begun.protocol,
+        protocol_note=begun.protocol_note,
+        upstream=begun.upstream,
+        checkpoint=combined.chosen.checkpoint if combined.chosen else None,
+        corpus=str(run.corpus),
+        splits=run.splits,
+        config_sha256=run.config_sha256,
+        seed=run.args.seed,
+        device=run.args.device,
+        command=begun.command,
+        versions=s3prl_runner.versions(),
+        date=_now(),
+        seconds=Seconds(train=train_seconds, evaluate=sum(part.seconds.evaluate for part in parts)),
+    )
+    path = run.folder / _result_name(run)
+    write_result(path, result)
+    show_result(result, path)
+
+
+def _transcribe(run: DownstreamRun, options: argparse.Namespace) -> None:
+    evaluation = _named_checkpoint(run, options) or run.driver.evaluations(run, [])[0]
+    assert evaluation.checkpoint is not None, "a task that transcribes is trained"
+    print(s3prl_runner.transcribe(run, evaluation.checkpoint, options.evaluate_split))
+
+
+def _named_checkpoint(run: DownstreamRun, options: argparse.Namespace) -> Evaluation | None:
+    """The evaluation of what -e or -i names."""
+    for letter, name in (("-e", options.past_exp), ("-i", options.init_ckpt)):
+        if name is None:
+            continue
+        trainings = run.driver.trainings(run)
+        if len(trainings) > 1:
+            raise UserError(
+                f"{letter} {name}: is one checkpoint, but {run.task.name} has {len(trainings)} trainings "
+                f"({', '.join(training.name for training in trainings)})."
+            )
+        path = Path(name)
+        if path.is_dir():
+            path = newest_checkpoint(path) or path
+        return Evaluation(name="", run=trainings[0].run, checkpoint=path, rule=f"named by {letter}")
+    return None
+
+
+def _result_name(run: DownstreamRun) -> str:
+    split = run.args.evaluate_split
+    return RESULT_FILE if split == run.task.test_split else f"result-{split}.json"
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

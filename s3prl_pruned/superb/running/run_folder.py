@@ -1,0 +1,140 @@
+"""What a run's folder holds, and whether this call may start, go on, or has nothing to do."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from s3prl_pruned.config import UserError, from_dict, to_dict
+from s3prl_pruned.superb.results.result import (
+    RESULT_FILE,
+    RUN_FILE,
+    SplitRead,
+    Upstream,
+    read_json,
+    read_result,
+    write_json,
+)  # fmt: skip
+
+Stage = Literal["start", "resume", "finished"]
+
+
+@dataclass(kw_only=True)
+class BegunRun:
+    """``run.json``: what a run began as."""
+
+    config_sha256: str
+    upstream: Upstream
+    splits: list[SplitRead]
+    protocol: str
+    protocol_note: str | None = None
+    num_processes: int = 1
+    """Which train together; they share every step's batch out among them."""
+    command: str
+    date: str
+
+    def differences(self, other: BegunRun) -> list[str]:
+        """In what the outcome of two runs would differ, in words."""
+        found = []
+        if self.config_sha256 != other.config_sha256:
+            found.append("settings")
+        if (self.upstream.name, self.upstream.sha256) != (other.upstream.name, other.upstream.sha256):
+            found.append(f"upstream model ({_model(self.upstream)}, now {_model(other.upstream)})")
+        theirs = {(split.key, split.folder): split.sha256 for split in other.splits}
+        for split in self.splits:
+            if theirs.get((split.key, split.folder), split.sha256) != split.sha256:
+                found.append(f"the corpus' {split.folder}")
+        return found
+
+
+def write_begun(folder: Path, begun: BegunRun) -> None:
+    """Write ``run.json``, making the folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made ({error}). Give another folder by -p.") from error
+    write_json(folder / RUN_FILE, to_dict(begun))
+
+
+def read_begun(folder: Path) -> BegunRun | None:
+    """Read ``run.json``; None where there is none."""
+    path = folder / RUN_FILE
+    return from_dict(BegunRun, read_json(path), str(path)) if path.is_file() else None
+
+
+def settle_training(folder: Path, begun: BegunRun, *, resume: bool, force: bool) -> Stage:
+    """What a call that trains has to do in its folder.
+
+    Args:
+        folder: of the run.
+        begun: what this call would begin.
+        resume: ``-a``.
+        force: move aside whatever stands there.
+
+    Raises:
+        UserError: if the folder holds another run, an unfinished one without ``resume``, or files of something else.
+    """
+    if not folder.exists() or not any(folder.iterdir()):
+        return "start"
+    if force:
+        move_aside(folder)
+        return "start"
+    previous = read_begun(folder)
+    if previous is None:
+        raise UserError(
+            f"{folder}: is not empty and was not written by this command. Give another name by -n, or "
+            "--force to move it aside."
+        )
+    refuse_another_run(folder, previous, begun)
+    if previous.num_processes != begun.num_processes and not (folder / RESULT_FILE).is_file():
+        raise UserError(
+            f"{folder}: was begun by {previous.num_processes} process(es), but this is {begun.num_processes}. "
+            "Give as many."
+        )
+    if (folder / RESULT_FILE).is_file():
+        read_result(folder / RESULT_FILE)  # half a result must not count as one
+        return "finished"
+    if not resume:
+        raise UserError(
+            f"{folder}: holds this run unfinished. Give -a to go on with it, -n for another name, or --force "
+            "to move it aside and start anew."
+        )
+    return "resume"
+
+
+def refuse_another_run(folder: Path, previous: BegunRun, begun: BegunRun) -> None:
+    """Stop where a folder holds a run of other settings, model or corpus.
+
+    Args:
+        folder: of the run.
+        previous: what the folder says was begun in it.
+        begun: what this call would begin.
+
+    Raises:
+        UserError: naming the difference and the ways out.
+    """
+    found = previous.differences(begun)
+    if found:
+        raise UserError(
+            f"{folder}: holds a run that differs in {', '.join(found)}. Give another name by -n, or --force "
+            "to move it aside (nothing is deleted)."
+        )
+
+
+def move_aside(path: Path) -> Path:
+    """Rename a folder or file to the first free ``<name>.old-<number>``, which no reader takes for a run."""
+    number = 1
+    while (aside := path.with_name(f"{path.name}.old-{number}")).exists():
+        number += 1
+    try:
+        path.rename(aside)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be moved aside ({error}).") from error
+    logging.getLogger(__name__).warning("%s moved aside to %s", path, aside)
+    return aside
+
+
+def _model(upstream: Upstream) -> str:
+    return f"{upstream.name} {upstream.sha256[:12]}" if upstream.sha256 else upstream.name

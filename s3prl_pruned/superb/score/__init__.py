@@ -1,0 +1,1 @@
+"""The SUPERB score and the mini-score."""

@@ -1,0 +1,103 @@
+"""The SUPERB score, eq. 6 of Wang et al. 2023: pure functions on metrics that carry their units.
+
+    score = 1000 / 10 * sum over the ten tasks of (m - m_fbank) / (m_sota - m_fbank)
+
+Two scales are in use, and a number without its scale's name means nothing:
+
+- ``paper``: the state of the art is WavLM Large, and slot filling counts by its F1 alone. Recomputed from Table 1's own
+  metrics it gives seven of its eight rows within 0.01. The eighth, "w/o FAHP", prints 721.79 and gives 707.11: that row
+  does not agree with itself.
+- ``leaderboard``: superbbenchmark.org's constants, and slot filling counts by the mean of its F1 and its CER term. It
+  gives the leaderboard's published scores within about one point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from s3prl_pruned.superb.catalogue import TASKS, Metric, PublishedModel, Value
+
+Scale = Literal["paper", "leaderboard"]
+SCALES: tuple[Scale, ...] = ("paper", "leaderboard")
+
+
+@dataclass(frozen=True)
+class SuperbScore:
+    """The score on one scale, as far as the metrics go."""
+
+    scale: Scale
+    terms: dict[str, float]
+    """By task: 0 for FBANK, 1000 for the state of the art."""
+    missing: tuple[str, ...]
+    """Tasks without all of the metrics that this scale counts."""
+
+    @property
+    def total(self) -> float | None:
+        """The score; None when a task is missing, since a partial mean is not the score."""
+        return None if self.missing else sum(self.terms.values()) / len(TASKS)
+
+    @property
+    def partial(self) -> float | None:
+        """The mean over the tasks that are there, to be shown with ``missing`` only."""
+        return sum(self.terms.values()) / len(self.terms) if self.terms else None
+
+
+def normalised(value: Value, metric: Metric, scale: Scale) -> float:
+    """One metric's term: 0 for FBANK, 1000 for the state of the art, whichever way is better."""
+    sota = metric.sota_paper if scale == "paper" else metric.sota_leaderboard
+    return 1000 * (value.percent - metric.fbank) / (sota - metric.fbank)
+
+
+def superb_score(values: Mapping[str, Mapping[str, Value]], scale: Scale) -> SuperbScore:
+    """The score of one model.
+
+    Args:
+        values: by task's short name, then by metric's name. Metrics that do not count are ignored.
+        scale: which constants, and which slot filling metrics.
+
+    Raises:
+        UserError: if a value is not finite or impossible in its unit.
+    """
+    terms, missing = {}, []
+    for name in TASKS:
+        counted, given = counted_metrics(name, scale), values.get(name, {})
+        if any(metric.name not in given for metric in counted):
+            missing.append(name)
+            continue
+        for metric in counted:
+            metric.check(given[metric.name], name)
+        term = [normalised(given[metric.name], metric, scale) for metric in counted]
+        terms[name] = sum(term) / len(term)
+    return SuperbScore(scale, terms, tuple(missing))
+
+
+def counted_metrics(task: str, scale: Scale) -> tuple[Metric, ...]:
+    """The metrics of a task that count on a scale: the paper's leaves out slot filling's CER."""
+    metrics = TASKS[task].metrics
+    return metrics[:1] if scale == "paper" else metrics
+
+
+def published_values(published: PublishedModel) -> dict[str, dict[str, Value]]:
+    """A published model's metrics in the form that ``superb_score`` takes."""
+    return {
+        task: {
+            metric.name: Value(name=metric.name, value=number, unit="percent")
+            for metric, number in zip(TASKS[task].metrics, numbers, strict=True)
+        }
+        for task, numbers in published.metrics.items()
+    }
+
+
+def paper_score(published: PublishedModel) -> float:
+    """The score of a published model on the paper's scale, from its own metrics."""
+    score = superb_score(published_values(published), "paper").total
+    assert score is not None, f"the catalogue gives {published.model} without all ten tasks"
+    return score
+
+
+def agrees_with_table1(published: PublishedModel) -> bool:
+    """Whether Table 1 prints the score that its own metrics give: to two digits, from metrics of two digits."""
+    assert published.table1_score is not None, f"{published.model} is not of Table 1"
+    return abs(paper_score(published) - published.table1_score) <= 0.01

@@ -1,0 +1,197 @@
+"""Models with their results and scores: measured here, published, written down by hand, or read from a saved table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from s3prl_pruned.config import UserError, from_dict
+from s3prl_pruned.superb.catalogue import PUBLISHED, TASKS, Value, find_task
+from s3prl_pruned.superb.results.collect import UNKNOWN_PROTOCOL, finished_runs
+from s3prl_pruned.superb.results.given import read_given
+from s3prl_pruned.superb.results.result import Result, Upstream, read_json
+from s3prl_pruned.superb.results.s3prl_runs.found import NO_REFERENCES, References
+from s3prl_pruned.superb.score.score import (
+    SCALES,
+    Scale,
+    SuperbScore,
+    agrees_with_table1,
+    published_values,
+    superb_score,
+)
+
+Kind = Literal["measured", "published", "given"]
+KINDS = get_args(Kind)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredModel:
+    """One model, its results by task, its score on both scales: a row of the score table."""
+
+    name: str
+    """The folder's name, which is the upstream's unless ``-n`` named it; of other kinds the model's."""
+    sha256: str | None
+    results: dict[str, Result]
+    scores: dict[Scale, SuperbScore]
+    notes: list[str] = field(default_factory=list)
+    """What must be said beside the numbers: the teacher, the protocol, where they come from."""
+    kind: Kind = "measured"
+    """Read from run directories; or published, or given in a hand-written file: not checked by us."""
+    params_millions: float | None = None
+    """Of the upstream. None where the results do not say."""
+
+
+def measured_models(root: Path, references: References = NO_REFERENCES) -> tuple[list[ScoredModel], list[Path]]:
+    """All results below a folder (see ``collect.finished_runs``).
+
+    Args:
+        root: such as ``results/``.
+        references: where to find what scores s3prl's QbE and SD, if its settings do not say.
+
+    Returns:
+        Models by name, and the folders of unfinished runs.
+
+    Raises:
+        UserError: on unreadable or impossible results, or where those of one name are of several models.
+    """
+    runs, unfinished = finished_runs(root, references)
+    return [_measured_model(name, results) for name, results in sorted(runs.items())], unfinished
+
+
+def published_models() -> list[ScoredModel]:
+    """The published models that stand beside ours (``catalogue.PUBLISHED``)."""
+    models = []
+    for published in PUBLISHED:
+        notes = [f"published: {published.source}"]
+        if published.table1_score is not None and not agrees_with_table1(published):
+            notes.append(
+                f"printed with {published.table1_score:.2f} on the paper's scale, which its own metrics do not give"
+            )
+        metrics = {task: list(values.values()) for task, values in published_values(published).items()}
+        models.append(_unchecked_model(published.model, metrics, "published", notes, published.params_millions))
+    return models
+
+
+def given_models(path: Path) -> list[ScoredModel]:
+    """The models of a hand-written file (see ``results/given.py``)."""
+    models = []
+    for given in read_given(path):
+        notes = [f"given in {path.name}" + (f": {given.source}" if given.source else "")]
+        models.append(_unchecked_model(given.model, given.metrics, "given", notes, given.params_millions))
+    return models
+
+
+def saved_models(path: Path) -> tuple[list[ScoredModel], list[Path]]:
+    """The models of a table that was written as JSON; scores are computed again from its metrics.
+
+    Returns:
+        Models in the file's order, and what was unfinished.
+
+    Raises:
+        UserError: if the file is no such table, or holds a value that cannot be.
+    """
+    data = read_json(path)
+    try:
+        models = [_saved_model(model, str(path)) for model in data["rows"]]
+        return models, [Path(folder) for folder in data["unfinished"]]
+    except (KeyError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"{path}: must be a table that superb_score.py wrote as JSON, but is not ({reason})."
+        ) from error
+
+
+def scores_of(results: list[Result]) -> dict[Scale, SuperbScore]:
+    """The scores of one model, by scale."""
+    values = {result.task: result.values() for result in results}
+    return {scale: superb_score(values, scale) for scale in SCALES}
+
+
+def _measured_model(name: str, results: list[Result]) -> ScoredModel:
+    # s3prl's own directories do not say which model they are of: nothing there to contradict.
+    hashes = {result.upstream.sha256 for result in results if result.protocol != UNKNOWN_PROTOCOL}
+    if len(hashes) > 1:
+        listing = "; ".join(f"{result.task}: {result.upstream.sha256 or 'no weights'}" for result in results)
+        raise UserError(
+            f"{name}: one row must be one model, but its results are of {len(hashes)} ({listing}). Run the others "
+            "again with this model, or under another name (-n)."
+        )
+    sizes = [result.upstream.num_parameters for result in results if result.upstream.num_parameters]
+    return ScoredModel(
+        name=name,
+        sha256=next(iter(hashes), None),
+        results={result.task: result for result in results},
+        scores=scores_of(results),
+        notes=_notes(results),
+        params_millions=sizes[0] / 1e6 if sizes else None,
+    )
+
+
+def _notes(results: list[Result]) -> list[str]:
+    notes = [result.upstream.teacher_note for result in results if result.upstream.teacher_note]
+    for result in results:
+        if result.protocol == UNKNOWN_PROTOCOL:
+            notes.append(f"{result.task}: {result.protocol_note}")
+        elif result.protocol != "official":
+            notes.append(f"{result.task}: {result.protocol} protocol, not comparable with SUPERB's numbers")
+    return list(dict.fromkeys(notes))
+
+
+def _unchecked_model(
+    name: str, metrics: dict[str, list[Value]], kind: Kind, notes: list[str], params_millions: float | None
+) -> ScoredModel:
+    """A model whose runs are not at hand."""
+    results = [
+        _result(task, metrics[task], protocol=kind, upstream=Upstream(name=name)) for task in TASKS if task in metrics
+    ]
+    return ScoredModel(
+        name=name,
+        sha256=None,
+        results={result.task: result for result in results},
+        scores=scores_of(results),
+        notes=notes,
+        kind=kind,
+        params_millions=params_millions,
+    )
+
+
+def _saved_model(model: dict[str, Any], where: str) -> ScoredModel:
+    name = model["name"]
+    if model["kind"] not in KINDS:
+        raise UserError(f"{where}: {name}: kind must be one of {', '.join(KINDS)}, but is {model['kind']!r}.")
+    results = [_saved_result(model, task, f"{where}: {name}: {task}") for task in model["metrics"]]
+    return ScoredModel(
+        name=name,
+        sha256=model["sha256"],
+        results={result.task: result for result in results},
+        scores=scores_of(results),
+        notes=model["notes"],
+        kind=model["kind"],
+        params_millions=model["params_millions"],
+    )
+
+
+def _saved_result(model: dict[str, Any], task: str, where: str) -> Result:
+    values = [
+        {"name": name, "value": numbers["percent"], "unit": "percent"}
+        for name, numbers in model["metrics"][task].items()
+    ]
+    upstream = Upstream(name=model["name"], sha256=model["sha256"])
+    metrics = [from_dict(Value, value, where) for value in values]
+    result = _result(task, metrics, protocol=model["protocols"][task], upstream=upstream)
+    result.validate()
+    return result
+
+
+def _result(task: str, metrics: list[Value], *, protocol: str, upstream: Upstream) -> Result:
+    """A result of which only the metrics are known."""
+    return Result(
+        task=task,
+        split=find_task(task).test_split,
+        num_utterances=0,
+        metrics=metrics,
+        printed_by_s3prl=[],
+        protocol=protocol,
+        upstream=upstream,
+    )

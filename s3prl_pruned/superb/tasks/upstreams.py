@@ -1,0 +1,122 @@
+"""Find an upstream by its name in ``s3prl.hub`` and say which model it is."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import hashlib
+import pickle
+from pathlib import Path
+from typing import Any
+
+from s3prl_pruned.config import UserError
+from s3prl_pruned.data.waveforms import SAMPLE_RATE
+from s3prl_pruned.superb.results.result import Upstream
+from s3prl_pruned.upstream.register import NAMES, register
+
+
+def describe_upstream(args: argparse.Namespace) -> Upstream:
+    """Build the upstream of s3prl's arguments once, to learn which model it is.
+
+    Raises:
+        UserError: on a name that the hub does not have, a checkpoint that is missing or unreadable, or a choice
+            of features (-s, -l) that the upstream does not give.
+    """
+    expert = build_upstream(args)
+    check_features(expert, args)
+    return Upstream(
+        name=args.upstream,
+        sha256=getattr(expert, "model_hash", None) or state_sha256(expert),
+        path=_text(getattr(expert, "model_path", None) or args.upstream_ckpt),
+        num_parameters=sum(parameter.numel() for parameter in expert.parameters()) or None,
+        teacher_note=getattr(expert, "teacher_note", None),
+    )
+
+
+def build_upstream(args: argparse.Namespace) -> Any:
+    """The expert, as s3prl's runner builds it. ``compat.apply()`` must have been called."""
+    import s3prl.hub as hub
+
+    name, ckpt = args.upstream, args.upstream_ckpt
+    if not hasattr(hub, name):
+        register()
+    if name not in hub.options():
+        nearest = difflib.get_close_matches(name, hub.options(), n=1)
+        advice = f" Did you mean `{nearest[0]}`?" if nearest else " s3prl.hub.options() lists them."
+        raise UserError(f"-u {name}: s3prl has no upstream of that name.{advice}")
+    if name.endswith("_local") and ckpt is None and args.upstream_model_config is None:
+        raise UserError(f"-u {name}: needs a checkpoint. Give its path by -k.")
+    if name.endswith("_local") and ckpt is not None and not Path(ckpt).exists():
+        raise UserError(f"-k {ckpt}: no such file or folder.")
+    try:
+        return getattr(hub, name)(ckpt=ckpt, model_config=args.upstream_model_config, refresh=args.upstream_refresh)
+    except Exception as error:  # s3prl's experts raise whatever comes of a damaged or foreign file
+        if ckpt is None or name in NAMES or isinstance(error, UserError):
+            raise
+        raise UserError(f"-k {ckpt}: is no checkpoint for {name} ({_reason(error)}).") from error
+
+
+def check_features(expert: Any, args: argparse.Namespace) -> None:
+    """Refuse a choice of features that s3prl would replace by ``hidden_states`` or stop at.
+
+    Raises:
+        UserError: naming what there is.
+    """
+    key, layer = args.upstream_feature_selection, args.upstream_layer_selection
+    if key == "hidden_states" and layer is None:
+        return
+    states = hidden_states(expert, key)
+    if layer is not None and not -len(states) <= layer < len(states):
+        raise UserError(
+            f"-l {layer}: must be from 0 to {len(states) - 1}, since {key} of {args.upstream} holds {len(states)} "
+            "states."
+        )
+
+
+def hidden_states(expert: Any, key: str = "hidden_states") -> list[Any]:
+    """What an upstream gives for a second of silence, as s3prl's featurizer takes it: tensors of (1, T, D).
+
+    Args:
+        expert: the upstream.
+        key: the name of what it gives.
+
+    Raises:
+        UserError: if it gives nothing of that name.
+    """
+    import torch
+
+    expert.eval()
+    with torch.no_grad():
+        features = expert([torch.zeros(SAMPLE_RATE)])
+    if key not in features:
+        known = sorted(name for name in features if not name.startswith("_"))
+        raise UserError(f"-s {key}: the upstream does not give it. It gives {', '.join(known)}.")
+    found = features[key]
+    if isinstance(found, dict):
+        return list(found.values())
+    return list(found) if isinstance(found, (list, tuple)) else [found]
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to switch its protection off
+        return "truncated, or holds objects that a checkpoint does not need; none were made"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def state_sha256(expert: Any) -> str | None:
+    """SHA-256 of names, types, shapes and bytes of an upstream's weights; None if it has none."""
+    import torch
+
+    state = expert.state_dict()
+    if not state:
+        return None
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _text(path: Any) -> str | None:
+    return None if path is None else str(path)

@@ -1,0 +1,95 @@
+"""What is seen to before anything is timed: equal models compute the same, and MACs are what torch counts."""
+
+import math
+
+import torch
+
+from s3prl_pruned.config import UserError
+from s3prl_pruned.formats.folder import TOLERANCE, relative_difference
+from s3prl_pruned.timing.models import TimedModel
+from s3prl_pruned.timing.work import macs_by_torch, macs_of
+
+_PROBE_SAMPLES = 16_000
+CANNOT_RUN = (RuntimeError, NotImplementedError, TypeError, ValueError, AssertionError)
+"""What a library raises when its model cannot take a precision or an input."""
+
+
+def first_line(error: Exception) -> str:
+    """Of its message."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def check_equal(models: list[TimedModel], wav: torch.Tensor) -> list[dict]:
+    """See that models with the same weights and structure compute the same hidden states.
+
+    Args:
+        models: built as they will be timed.
+        wav: one utterance (S,).
+
+    Returns:
+        JSON data, one entry per pair that was compared: `text`, `models`, `difference` (of all hidden states, relative
+        to max(1, largest value)), and `bound` (None where precision is lowered, and the difference is only told).
+
+    Raises:
+        UserError: two in fp32 differ by more than rounding.
+    """
+    checks, references = [], {}
+    for model in models:
+        try:
+            with torch.inference_mode():
+                states = [state.float() for state in model.encode([wav])]
+        except CANNOT_RUN as error:
+            raise UserError(f"{model.label}: cannot run in {model.precision}: {first_line(error)}") from error
+        if model.same_as is None:
+            continue
+        if model.same_as not in references:
+            references[model.same_as] = (model, states)
+            continue
+        reference, expected = references[model.same_as]
+        # torchaudio has no state 0, and no last LayerNorm in Large models
+        count = min(len(states), len(expected))
+        norm_first = model.config is not None and model.config.norm_first
+        last = count - (norm_first and "torchaudio" in (model.name.library, reference.name.library))
+        difference = relative_difference(states[-count:][:last], expected[-count:][:last])
+        exact = model.precision == reference.precision == "fp32"
+        finite = math.isfinite(difference)
+        told = f"differ by {difference:.1e} (relative)" if finite else "are not all finite"
+        text = f"{model.label} against {reference.label}: hidden states {told}"
+        if exact and not difference <= TOLERANCE:
+            raise UserError(f"{text}, but the same weights must agree to {TOLERANCE:g}. They are not timed as equals.")
+        checks.append(
+            {
+                "text": text + (f", at most {TOLERANCE:g} is rounding" if exact else ""),
+                "models": [model.label, reference.label],
+                "difference": difference if finite else None,
+                "bound": TOLERANCE if exact else None,
+            }
+        )
+    return checks
+
+
+def check_macs(models: list[TimedModel]) -> list[str]:
+    """See that the MACs' formula counts what torch counts, for 1 s of audio on the meta device.
+
+    Returns:
+        The names of the models whose structure was checked.
+
+    Raises:
+        UserError: it does not.
+    """
+    done, checked = {}, []
+    for model in models:
+        if model.config is None or model.spec is None:
+            continue
+        key = (model.config, model.spec)
+        if key not in done:
+            formula = macs_of(*key, [[torch.empty(_PROBE_SAMPLES, device="meta")]])
+            done[key] = (formula, macs_by_torch(*key, _PROBE_SAMPLES))
+        formula, counted = done[key]
+        if formula != counted:
+            raise UserError(
+                f"{model.label}: the formula counts {formula:,} MACs for 1 s, torch counts {counted:,}. Please report "
+                "this."
+            )
+        checked.append(model.label)
+    return checked

@@ -1,0 +1,176 @@
+"""What exported models cost: parameters, those that are not zero, multiply-accumulates, and time beside one another."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from s3prl_pruned.compressors.magnitude import weights_left
+from s3prl_pruned.config import UserError
+from s3prl_pruned.formats.folder import CONFIG, WEIGHTS, load_encoder, recognise
+from s3prl_pruned.formats.format import Source
+from s3prl_pruned.formats.tensor_files import file_sha256
+from s3prl_pruned.models.accelerate import accelerate
+from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.models.spec import EncoderConfig
+from s3prl_pruned.sparsity.counts import macs, prunable_weights, sparsity
+from s3prl_pruned.timing.clock import TimingSetting, compare
+from s3prl_pruned.timing.document import document
+
+SECONDS = 5.0
+"""Audio at which MACs and time are told."""
+
+
+@dataclass(kw_only=True)
+class ModelCosts:
+    """One model."""
+
+    name: str
+    method: str
+    path: str | None
+    """Of the export; None for the dense teacher."""
+    sha256: str | None
+    teacher: str | None
+    note: str | None
+    """Such as "random teacher"."""
+    rate: float
+    """Realised sparsity: share of the dense encoder's prunable weights that is gone or zero."""
+    steps: int | None
+    parameters: int
+    nonzero_parameters: int
+    macs: int
+    """For `SECONDS` of audio; zeros are counted, since no kernel here leaves them out."""
+    seconds: float | None = None
+    """Median of one call with `SECONDS` of audio."""
+    speed: float | None = None
+    """Baseline's time over this one's, pair by pair."""
+    noisy: bool = False
+
+
+def measure(roots: Sequence[Path], *, repeats: int = 11, threads: int = 1) -> tuple[list[ModelCosts], dict | None]:
+    """Size and time every exported model, and before them the dense encoder of each shape.
+
+    Args:
+        roots: folders with exported models, at any depth (those that `--force` moved aside are passed over).
+        repeats: timed runs of each model; 0 times nothing.
+        threads: of the timing.
+
+    Returns:
+        What each costs but for time, and the timing's document (`timing.document`; None where nothing was timed).
+
+    Raises:
+        UserError: no model, or one that is damaged.
+    """
+    found = _models(roots)
+    costs = [cost for cost, _ in found]
+    if not repeats:
+        return costs, None
+    setting = TimingSetting(baseline=_baseline(costs), threads=threads, repeats=repeats)
+    results = compare({cost.name: encoder for cost, encoder in found}, setting, seconds=SECONDS)
+    return costs, document(setting, results)
+
+
+def _models(roots: Sequence[Path]) -> list[tuple[ModelCosts, SpeechEncoder]]:
+    """Every export, and before them the dense encoder of each shape (random weights: for its costs alone)."""
+    exports: list[tuple[ModelCosts, SpeechEncoder]] = []
+    dense: dict[tuple[EncoderConfig, str | None], tuple[str | None, str | None]] = {}
+    for folder in _exports(roots):
+        encoder, provenance = load_encoder(folder, for_inference=True)
+        exports.append((_costs_of_export(folder, encoder, provenance), encoder))
+        teacher = provenance.get("teacher") or {}
+        dense.setdefault(
+            (dense_shape(encoder.config), teacher.get("sha256")), (teacher.get("name"), provenance.get("teacher_note"))
+        )
+    if not exports:
+        raise UserError(f"{', '.join(map(str, roots))}: no exported model is there. Make one with run_pretrain.py.")
+    names = [model.name for model, _ in exports]
+    for model, _ in exports:
+        if names.count(model.name) > 1:
+            model.name = str(model.path)
+    wholes: list[tuple[ModelCosts, SpeechEncoder]] = []
+    for (config, sha256), (name, note) in dense.items():
+        encoder = accelerate(SpeechEncoder(config).eval())
+        label = f"dense {name or config.family}" + (f" {len(wholes) + 1}" if len(dense) > 1 else "")
+        wholes.append((_costs(label, "dense", encoder, sha256=sha256, teacher=name, note=note), encoder))
+    return wholes + exports
+
+
+def run_of(export: Path) -> Path:
+    """The folder of the run that made an export; the export itself where it lies alone."""
+    return export.parent if export.name == "export" else export
+
+
+def dense_shape(config: EncoderConfig) -> EncoderConfig:
+    """Without the settings of training: one dense encoder serves all students of one teacher."""
+    return replace(config, dropout=0.0, attention_dropout=0.0, activation_dropout=0.0, feature_grad_mult=1.0)
+
+
+def _exports(roots: Sequence[Path]) -> Iterator[Path]:
+    found = {path.parent for root in roots for path in [root / CONFIG, *root.rglob(CONFIG)] if path.is_file()}
+    for folder in sorted(found):
+        aside = any(".old-" in part for part in folder.parts)
+        if not aside and (folder / WEIGHTS).is_file() and recognise(Source(folder)):
+            yield folder
+
+
+def _costs_of_export(folder: Path, encoder: SpeechEncoder, provenance: dict) -> ModelCosts:
+    return _costs(
+        run_of(folder).name,
+        method_name(provenance),
+        encoder,
+        path=str(folder),
+        sha256=file_sha256(folder / WEIGHTS),
+        teacher=(provenance.get("teacher") or {}).get("name"),
+        note=provenance.get("teacher_note"),
+        steps=provenance.get("step"),
+    )
+
+
+def _costs(
+    name: str,
+    method: str,
+    encoder: SpeechEncoder,
+    *,
+    sha256: str | None,
+    teacher: str | None,
+    note: str | None,
+    path: str | None = None,
+    steps: int | None = None,
+) -> ModelCosts:
+    config, spec, left = encoder.config, encoder.spec, weights_left(encoder)
+    zeros = prunable_weights(config, spec) - left
+    return ModelCosts(
+        name=name,
+        method=method,
+        path=path,
+        sha256=sha256,
+        teacher=teacher,
+        note=note,
+        rate=sparsity(left, config, with_cnn=spec.channels is not None),
+        steps=steps,
+        parameters=encoder.num_parameters(),
+        nonzero_parameters=encoder.num_parameters() - zeros,
+        macs=sum(macs(config, spec, round(16_000 * SECONDS)).values()),
+    )
+
+
+def method_name(provenance: dict) -> str:
+    """A short name for what made a model, from its recipe; what the provenance calls it where there is none."""
+    recipe = (provenance.get("recipe") or {}).get("model") or {}
+    compress, gates = recipe.get("compress"), recipe.get("gates")
+    precision = " + int8" if "int8_error" in provenance else ""
+    if "first_stage" in provenance:
+        return f"{method_name(provenance['first_stage'])}, second stage" + precision
+    if compress:
+        detail = {"heads": f" ({compress.get('head_scores')})", "low_rank": f" ({compress.get('ranks')})"}
+        return " + ".join(name + detail.get(name, "") for name in compress["techniques"]) + precision
+    if recipe.get("self_pinching"):
+        return f"self-pinching ({', '.join(recipe['self_pinching'].get('kinds', []))})" + precision
+    if gates:
+        ste = "" if gates.get("straight_through", True) else " without STE"
+        return f"hard concrete ({', '.join(gates.get('kinds', []))}){ste}" + precision
+    return str(provenance.get("method", "unknown")) + precision
+
+
+def _baseline(models: list[ModelCosts]) -> str:
+    """The dense encoder with the most MACs."""
+    return max((model for model in models if model.method == "dense"), key=lambda model: model.macs).name

@@ -1,0 +1,129 @@
+"""What models are timed on: noise of fixed lengths, a corpus, a batch of mixed lengths; and how it is batched."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from s3prl_pruned.config import UserError
+from s3prl_pruned.data.corpus import embedded_corpus
+from s3prl_pruned.data.sources import open_corpus
+from s3prl_pruned.data.waveforms import FRAME_SAMPLES, SAMPLE_RATE
+
+
+@dataclass(kw_only=True)
+class Workload:
+    """The same utterances for all, batched in one or several ways."""
+
+    title: str
+    arrangements: dict[str, list[list[Tensor]]]
+    """Name -> batches of waveforms (S,), fp32. Ratios are against the baseline in the first.
+
+    `even`: all of one length. `single`: one utterance at a time. `bucketed`: neighbours in length together, padded to
+    their longest. `padded`: all in one batch, padded to the longest. `unpadded`: bucketed by exact length, so that
+    nothing is padded.
+    """
+
+    @property
+    def utterances(self) -> list[Tensor]:
+        """All waveforms (S,)."""
+        return [wav for batch in next(iter(self.arrangements.values())) for wav in batch]
+
+    @property
+    def audio_s(self) -> float:
+        """Seconds of audio, padding not counted."""
+        return sum(len(wav) for wav in self.utterances) / SAMPLE_RATE
+
+
+def fixed(seconds: float, *, batch: int, seed: int, device: str) -> Workload:
+    """A batch of noise (batch utterances of `seconds` each).
+
+    Raises:
+        UserError: shorter than one frame, or no utterance.
+    """
+    samples = _samples(seconds)
+    if batch < 1:
+        raise UserError(f"`batch` must be at least 1, but is {batch}.")
+    generator = torch.Generator().manual_seed(seed)
+    wavs = 0.1 * torch.randn(batch, samples, generator=generator)
+    title = f"{seconds:g} s" + f" x {batch}" * (batch > 1)
+    return Workload(title=title, arrangements={"even": [list(wavs.to(device))]})
+
+
+def mixed(shortest: float, longest: float, utterances: int, *, seed: int, device: str) -> Workload:
+    """Noise of lengths evenly spread over a range, in one padded batch, and bucketed so that nothing is padded.
+
+    Args:
+        shortest: seconds.
+        longest: seconds.
+        utterances: 2 or more.
+        seed: of the noise.
+        device: torch device.
+
+    Raises:
+        UserError: shorter than one frame, an empty range, or too few utterances.
+    """
+    if shortest >= longest or utterances < 2:
+        raise UserError(
+            "`mixed` needs two lengths, the shorter first, and 2 utterances or more, but has "
+            f"{shortest:g}-{longest:g} and {utterances}."
+        )
+    first, last = _samples(shortest), _samples(longest)
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.linspace(first, last, utterances, dtype=torch.float64).round().long().tolist()
+    wavs = [0.1 * torch.randn(length, generator=generator).to(device) for length in lengths]
+    wavs = [wavs[i] for i in torch.randperm(utterances, generator=generator).tolist()]
+    return Workload(
+        title=f"{utterances} x {shortest:g}-{longest:g} s", arrangements={"padded": [wavs], "unpadded": unpadded(wavs)}
+    )
+
+
+def corpus(source: str | None, *, limit: int | None, bucket_s: float, device: str) -> list[Workload]:
+    """A corpus, one utterance at a time and in length-bucketed batches: two workloads, each with its own baseline.
+
+    Args:
+        source: what `open_corpus` takes; None for the dev split of the embedded speech.
+        limit: take only so many utterances, spread over the corpus; None for all.
+        bucket_s: most seconds of a bucketed batch, padding included.
+        device: torch device.
+
+    Raises:
+        UserError: the corpus cannot be read, or a limit is not positive.
+    """
+    if bucket_s <= 0 or (limit is not None and limit < 1):
+        raise UserError(f"`bucket-seconds` and `limit` must be positive, but are {bucket_s:g} and {limit}.")
+    found = open_corpus(embedded_corpus(), ["dev"]) if source is None else open_corpus(source)
+    if limit is not None and limit < len(found):
+        found = [found[i * len(found) // limit] for i in range(limit)]
+    wavs = [utterance.read().to(device) for utterance in found]
+    title = f"{'embedded dev' if source is None else 'corpus'}, {len(wavs)} utterances"
+    return [
+        Workload(title=f"{title}, one at a time", arrangements={"single": [[wav] for wav in wavs]}),
+        Workload(title=f"{title}, bucketed", arrangements={"bucketed": bucketed(wavs, bucket_s)}),
+    ]
+
+
+def bucketed(wavs: Sequence[Tensor], seconds: float) -> list[list[Tensor]]:
+    """Batches of neighbours in length, of at most `seconds` with padding each (a longer utterance stands alone)."""
+    batches: list[list[Tensor]] = []
+    for wav in sorted(wavs, key=len):  # the last is a batch's longest
+        if batches and (len(batches[-1]) + 1) * len(wav) <= seconds * SAMPLE_RATE:
+            batches[-1].append(wav)
+        else:
+            batches.append([wav])
+    return batches
+
+
+def unpadded(wavs: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Batches of utterances of exactly one length each."""
+    return [list(group) for _, group in itertools.groupby(sorted(wavs, key=len), key=len)]
+
+
+def _samples(seconds: float) -> int:
+    samples = round(seconds * SAMPLE_RATE)
+    if samples < FRAME_SAMPLES:
+        frame = f"{FRAME_SAMPLES} samples, {FRAME_SAMPLES / SAMPLE_RATE:g} s"
+        raise UserError(f"an utterance must be at least one frame ({frame}), but is {seconds:g} s.")
+    return samples

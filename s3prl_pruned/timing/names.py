@@ -1,0 +1,108 @@
+"""What a model may be called on the command line, read without building anything."""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from s3prl_pruned.config import UserError
+
+GRAMMAR = """\
+model names: NAME[+VARIANT]..., such as ours:conc+int8
+  ours:dense, ours:even, ours:conc   WavLM Base whole; 26.46 M parameters, all layers thinned alike; 26.64 M,
+                                     concentrated in layers 6-11
+  ours:SHAPE                         a dense public shape: wavlm_large, hubert_base, wavlm_embedded, ...
+  PATH                               an exported folder, a training checkpoint (its masks are applied, not cut), a dense
+                                     checkpoint; or JSON (with --random): a CompactSpec of WavLM Base, or an export's
+                                     config.json
+  s3prl:NAME                         any name of s3prl's hub
+  hf:NAME                            a transformers model: a shape, a name on the Hugging Face Hub, or a folder
+  torchaudio:NAME                    a shape of which torchaudio has a pipeline, such as wavlm_base
+variants:
+  fp32, bf16, fp16   weights and input (instead of --dtype)
+  int8               ours: linears with int8 weights, activations quantised as they come
+  compiled           torch.compile
+  masked             ours:even, ours:conc and CompactSpecs: the dense model under masks, nothing cut away
+  reference, lowmem  ours: the plainest implementation; the one that needs least memory
+"""
+
+LIBRARIES = ("ours", "s3prl", "hf", "torchaudio")
+PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+PATHS = ("reference", "lowmem")
+VARIANTS = (*PRECISIONS, "compiled", "masked", *PATHS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelName:
+    """A name, taken apart."""
+
+    text: str
+    """As it was typed."""
+    library: str
+    """One of `LIBRARIES`, or `file`."""
+    source: str
+    """What stands after the library, without variants; or the path."""
+    variants: tuple[str, ...] = ()
+
+    @property
+    def precision(self) -> str | None:
+        """One of `PRECISIONS`; None for the run's own."""
+        return next((v for v in self.variants if v in PRECISIONS), None)
+
+
+def parse(text: str) -> ModelName:
+    """Take a model's name apart (`GRAMMAR`).
+
+    Raises:
+        UserError: it is in no known form (the nearest is named), or its variants exclude one another.
+    """
+    source, variants = (text, ()) if Path(text).exists() else _split_variants(text)
+    library, colon, rest = source.partition(":")
+    if colon and library in LIBRARIES:
+        if not rest:
+            raise UserError(f"{text!r}: a name must follow {library}:, but none does.")
+        name = ModelName(text=text, library=library, source=rest, variants=variants)
+    elif Path(source).exists():
+        name = ModelName(text=text, library="file", source=source, variants=variants)
+    elif colon:
+        starts = [f"{name}:" for name in LIBRARIES]
+        raise UserError(
+            f"{text!r}: must begin with one of {starts}, or be an existing path.{nearest(library, LIBRARIES)}"
+        )
+    else:
+        known = ("ours:dense", "ours:even", "ours:conc", "s3prl:wavlm_base", "hf:wavlm_base", "torchaudio:wavlm_base")
+        raise UserError(
+            f"{text!r}: is no existing path, and no model's name begins so.{nearest(source, known)} -h lists them."
+        )
+    _check_variants(name)
+    return name
+
+
+def nearest(text: str, known: Iterable[str]) -> str:
+    """A sentence that names what was perhaps meant; empty where nothing is near."""
+    known = list(known)
+    last = {name.rpartition(":")[2]: name for name in known} | {name: name for name in known}
+    found = difflib.get_close_matches(text, last, n=1)
+    return f" Did you mean {last[found[0]]}?" if found else ""
+
+
+def _split_variants(text: str) -> tuple[str, tuple[str, ...]]:
+    source, *variants = text.split("+")
+    for variant in variants:
+        if variant not in VARIANTS:
+            raise UserError(
+                f"{text!r}: {variant!r} is no variant; these are {', '.join(VARIANTS)}.{nearest(variant, VARIANTS)}"
+            )
+    return source, tuple(variants)
+
+
+def _check_variants(name: ModelName) -> None:
+    for kind, members in (("precision", PRECISIONS), ("path", PATHS)):
+        given = [variant for variant in name.variants if variant in members]
+        if len(given) > 1:
+            raise UserError(f"{name.text!r}: a model has one {kind}, but {given} are asked for.")
+    if len(set(name.variants)) < len(name.variants):
+        raise UserError(f"{name.text!r}: a variant is given twice.")
+    foreign = [variant for variant in name.variants if variant in ("int8", "masked", *PATHS)]
+    if foreign and name.library not in ("ours", "file"):
+        raise UserError(f"{name.text!r}: {foreign[0]} is offered of our own models only, not of {name.library}'s.")

@@ -1,0 +1,64 @@
+"""What a variant of a model's name does to it: another path, masks in place of cuts."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.models.masks import Slot
+from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
+from s3prl_pruned.timing.adapters import Encode
+
+
+def under_path(encode: Encode, path: str) -> Encode:
+    """`encode` with another path than the table gives.
+
+    `reference`: the plain implementation, as training takes it. `lowmem`: the fast path in its smallest pieces.
+    """
+    from s3prl_pruned.models.accelerate import paths
+
+    if path == "reference":
+        table = {}
+    else:
+        table = {
+            device: tuple(replace(row, cnn_frames=16, queries=32) for row in rows)
+            for device, rows in paths.PATHS.items()
+        }
+
+    def encode_under(wavs: list[Tensor]) -> list[Tensor]:
+        kept = paths.PATHS
+        paths.PATHS = table
+        try:
+            return encode(wavs)
+        finally:
+            paths.PATHS = kept
+
+    return encode_under
+
+
+def move_masks(encoder: SpeechEncoder, device: str, dtype: torch.dtype) -> None:
+    """Masks are no buffers: they do not follow their encoder by themselves."""
+    for part in encoder.modules():
+        for name, value in vars(part).items():
+            if name.startswith("z_") and value is not None:
+                setattr(part, name, value.detach().to(device, dtype))
+
+
+def masks_of(spec: CompactSpec, config: EncoderConfig) -> dict[Slot, Tensor]:
+    """Masks of ones and zeros that make a dense encoder compute what `spec` keeps of it (`SpeechEncoder.set_masks`)."""
+    masks: dict[Slot, Tensor] = {}
+    for i, layer in enumerate(spec.layers):
+        qk, vo = torch.zeros(2, config.num_heads, config.head_dim)
+        ffn = torch.zeros(config.ffn_dim)
+        for head in layer.heads:
+            qk[head.index, list(head.qk)] = 1
+            vo[head.index, list(head.vo)] = 1
+        ffn[list(layer.ffn)] = 1
+        mha, whole_ffn = (torch.tensor([float(flag)]) for flag in (layer.attention, layer.feed_forward))
+        of_layer = {"z_mha": mha, "z_qk": qk.flatten(), "z_vo": vo.flatten(), "z_ffn": whole_ffn, "z_int": ffn}
+        masks |= {(i, name): z for name, z in of_layer.items()}
+    for i, kept in enumerate(spec.channels or ()):
+        masks[i, "z_conv"] = torch.zeros(config.conv_layers[i][0])
+        masks[i, "z_conv"][list(kept)] = 1
+    return masks

@@ -1,0 +1,74 @@
+"""The command as typed, in its own process: chain with the score, kill -9, exit statuses."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.synthetic_corpus import SHORT_SETTINGS, make_corpus
+
+REPO = Path(__file__).resolve().parents[2]
+TASK = ["run_downstream.py", "-u", "fbank", "-d", "asr", "--device", "cpu", "--corpus", "corpus"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    make_corpus(tmp_path / "corpus")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", str(REPO))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def typed(*command):
+    return [sys.executable, str(REPO / command[0]), *command[1:]]
+
+
+def call(*command):
+    return subprocess.run(typed(*command), capture_output=True, text=True)
+
+
+def test_a_killed_run_is_resumed_and_scored(folder):
+    settings = SHORT_SETTINGS.replace("total_steps=4", "total_steps=40")
+    run = folder / "results" / "fbank" / "asr"
+    with subprocess.Popen(
+        typed(*TASK, "-o", settings), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not list(run.glob("states-*.ckpt")):
+            assert process.poll() is None and time.monotonic() < deadline, "no checkpoint was written"
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+    # On a busy machine the kill may come after the last step.
+    for name in ("states-40.ckpt", "result.json"):
+        (run / name).unlink(missing_ok=True)
+
+    refused = call(*TASK, "-o", settings)
+    assert refused.returncode == 2 and refused.stderr.splitlines()[-1].startswith(
+        "error: results/fbank/asr: holds this run"
+    )
+    assert "Traceback" not in refused.stderr
+    resumed = call(*TASK, "-o", settings, "-a")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "Going on from results/fbank/asr/states-" in resumed.stdout
+    result = json.loads((run / "result.json").read_text())
+    assert result["checkpoint"]["step"] <= 40 and result["num_utterances"] == 3
+
+    scored = call("tools/superb_score.py", "results/")
+    assert scored.returncode == 0, scored.stderr
+    wer = next(value["value"] for value in result["metrics"] if value["name"] == "wer")
+    assert f"{wer:.2f}" in scored.stdout
+    assert "partial, 1 of 10 tasks" in scored.stdout and "custom protocol" in scored.stdout
+
+
+def test_help_is_short_and_explains_every_option(folder):
+    shown = call("run_downstream.py", "-h")
+    assert shown.returncode == 0 and len(shown.stdout.splitlines()) < 100
+    for letter in "u d m o v t n p a e i k g r f s l c".split():
+        assert f"\n  -{letter} " in shown.stdout or f"\n  -{letter}, " in shown.stdout

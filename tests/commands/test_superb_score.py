@@ -1,0 +1,305 @@
+"""The score command on folders of results."""
+
+import csv
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from s3prl_pruned.commands.score import main
+from s3prl_pruned.config import UserError
+from s3prl_pruned.superb.catalogue import TASKS, Value
+from s3prl_pruned.superb.results.result import RESULT_FILE, Result, Upstream, write_result
+from s3prl_pruned.superb.score.score import superb_score
+
+WANG = {
+    "pr": [9.09], "asr": [10.61], "ks": [96.57], "qbe": [7.40], "sid": [74.56], "sv": [6.17], "sd": [6.11],
+    "ic": [98.08], "sf": [87.14, 27.13], "er": [63.61],
+}  # fmt: skip
+
+
+def write(root, task, *, name="wavlm_pruned", **changes):
+    """A result of the proposed model of Wang et al. 2023, with its published numbers."""
+    metrics = [
+        Value(name=metric.name, value=number, unit="percent") for metric, number in zip(TASKS[task].metrics, WANG[task])
+    ]
+    result = Result(
+        task=task, split="test", num_utterances=1, metrics=metrics, printed_by_s3prl=[], protocol="official",
+        upstream=Upstream(name=name, sha256="ab" * 32),
+    )  # fmt: skip
+    folder = root / name / task
+    folder.mkdir(parents=True)
+    write_result(folder / RESULT_FILE, dataclasses.replace(result, **changes))
+
+
+def test_all_ten_tasks_give_the_papers_score(tmp_path, capsys):
+    for task in WANG:
+        write(tmp_path, task)
+    main([str(tmp_path)])
+    shown = capsys.readouterr().out
+    assert ["score", "769.62", "863.60"] in [line.split() for line in shown.splitlines()]  # paper, leaderboard
+    assert "missing" not in shown and "!" not in shown
+
+    (row,) = json.loads((tmp_path / "superb_score.json").read_text())["rows"]
+    assert row["scores"]["paper"]["score"] == pytest.approx(769.62, abs=0.01)
+    assert row["metrics"]["asr"]["wer"]["percent"] == 10.61 and row["sha256"] == "ab" * 32
+    (line,) = csv.DictReader((tmp_path / "superb_score.csv").open())
+    assert line["score_paper"] == "769.62" and line["sf_slot_type_f1"] == "87.14" and line["asr_cer"] == ""
+
+
+def test_a_partial_score_is_never_shown_as_the_score(tmp_path, capsys):
+    for task in list(WANG)[:9]:
+        write(tmp_path, task)
+    main([str(tmp_path)])
+    shown = capsys.readouterr().out
+    (line,) = (line.strip() for line in shown.splitlines() if "no score" in line)
+    assert line.startswith("partial, 9 of 10 tasks: mean") and line.endswith("no score, missing er")
+    assert not any(line.split()[:1] == ["score"] for line in shown.splitlines())
+    (row,) = json.loads((tmp_path / "superb_score.json").read_text())["rows"]
+    assert row["scores"]["paper"]["score"] is None and row["scores"]["paper"]["missing"] == ["er"]
+    (line,) = csv.DictReader((tmp_path / "superb_score.csv").open())
+    assert line["score_paper"] == line["score_leaderboard"] == "" and line["missing"] == "er"
+
+
+def test_teacher_note_and_protocol_are_said_beside_the_numbers(tmp_path, capsys):
+    upstream = Upstream(name="wavlm_pruned", sha256="ab" * 32, teacher_note="random teacher")
+    write(tmp_path, "asr", upstream=upstream, protocol="shortened")
+    main([str(tmp_path)])
+    shown = capsys.readouterr().out
+    assert "! random teacher" in shown and "! asr: shortened protocol, not comparable with SUPERB's numbers" in shown
+    (row,) = json.loads((tmp_path / "superb_score.json").read_text())["rows"]
+    assert row["notes"][0] == "random teacher" and row["protocols"] == {"asr": "shortened"}
+    (line,) = csv.DictReader((tmp_path / "superb_score.csv").open())
+    assert "random teacher" in line["notes"]
+
+
+def test_scales_that_lack_different_tasks_are_told_apart(tmp_path, capsys):
+    for task in WANG:
+        metrics = [Value(name="slot_type_f1", value=87.14, unit="percent")] if task == "sf" else None
+        write(tmp_path, task, **({"metrics": metrics} if metrics else {}))
+    main([str(tmp_path)])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["score", "769.62", "-"] in lines
+    (partial,) = (line for line in lines if line[:1] == ["partial,"])
+    assert partial[6] == "-" and partial[-2:] == ["missing", "sf"]
+
+
+def test_what_holds_of_every_row_is_said_once(tmp_path, capsys):
+    for name in ("fbank", "wavlm_pruned"):
+        note = "random teacher" if name == "wavlm_pruned" else None
+        write(tmp_path, "asr", name=name, protocol="shortened", upstream=Upstream(name=name, teacher_note=note))
+    main([str(tmp_path)])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "shortened" in line] == [
+        "! every row: asr: shortened protocol, not comparable with SUPERB's numbers"
+    ]
+    assert lines[lines.index("wavlm_pruned  (no model hash)") + 1] == "  ! random teacher"
+
+
+@pytest.mark.parametrize("other", ["cd" * 32, None])
+def test_a_row_of_two_models_is_refused_and_listed(tmp_path, other):
+    write(tmp_path, "asr")
+    write(tmp_path, "ks", upstream=Upstream(name="wavlm_pruned", sha256=other))
+    listed = f"asr: {'ab' * 32}; ks: {other or 'no weights'}"
+    with pytest.raises(UserError, match=f"wavlm_pruned: one row must be one model, .* of 2 .{listed}"):
+        main([str(tmp_path)])
+    assert not (tmp_path / "superb_score.json").exists()
+
+
+def test_each_upstream_has_its_own_row(tmp_path, capsys):
+    write(tmp_path, "asr")
+    write(tmp_path, "asr", name="fbank", upstream=Upstream(name="fbank"))
+    main([str(tmp_path)])
+    shown = capsys.readouterr().out
+    assert "fbank  (no model hash)" in shown and "wavlm_pruned  (SHA-256 abababab" in shown
+    names = [row["name"] for row in json.loads((tmp_path / "superb_score.json").read_text())["rows"]]
+    assert names == ["fbank", "wavlm_pruned"]
+
+
+def test_an_s3prl_directory_is_scored_from_its_hypotheses(tmp_path, capsys):
+    folder = tmp_path / "hubert" / "asr"
+    folder.mkdir(parents=True)
+    (folder / "test-clean-noLM-hyp.ark").write_text("a ONE\nb TWO\n")
+    (folder / "test-clean-noLM-ref.ark").write_text("a ONE\nb TWO TWO\n")
+    main([str(tmp_path)])
+    shown = capsys.readouterr().out
+    assert "wer                 33.33" in shown and "computed from s3prl's own run directory" in shown
+    (row,) = json.loads((tmp_path / "superb_score.json").read_text())["rows"]
+    expected = superb_score({"asr": {"wer": Value(name="wer", value=100 / 3, unit="percent")}}, "paper")
+    assert row["scores"]["paper"]["partial_mean"] == pytest.approx(expected.partial)
+
+
+def test_table_1_shows_printed_against_recomputed(capsys):
+    main(["--table1"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + 8
+    disagreeing = [line for line in lines if "does not agree" in line]
+    assert len(disagreeing) == 1 and "w/o FAHP" in disagreeing[0]
+    assert "721.79" in disagreeing[0] and "707.11" in disagreeing[0]
+
+
+def test_nothing_to_do_says_what_to_give(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([])
+    assert stop.value.code == 2 and "give the folder of results" in capsys.readouterr().err
+
+
+HAND = """
+- model: by hand
+  params_millions: 30
+  asr: {wer: {value: 10, unit: percent}}
+  ks: {acc: {value: 0.965, unit: fraction}}
+"""
+
+
+def hand(tmp_path, text=HAND):
+    path = tmp_path / "hand.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_published_models_stand_side_by_side_with_ours_and_are_marked(tmp_path, capsys):
+    for task in WANG:
+        write(tmp_path, task)
+    main([str(tmp_path), "--published", str(hand(tmp_path))])
+    lines = capsys.readouterr().out.splitlines()
+    (ours,) = (line for line in lines if line.startswith("wavlm_pruned "))
+    (theirs,) = (line for line in lines if line.startswith("Wang 2023, proposed (p) "))
+    assert ours.split()[2:] == theirs.split()[5:]  # the same numbers: the metrics, and 769.6 863.6
+    assert ours.split()[-2:] == ["769.6", "863.6"]
+    (given,) = (line for line in lines if line.startswith("by hand (g) "))
+    assert given.split()[3:6] == ["30.00", "-", "10.00"] and given.split()[-2:] == ["-", "-"]
+    assert "by hand: no score, missing pr qbe sid sv sd ic sf er" in lines
+    assert any(line.startswith("Wang 2023, w/o FAHP: printed with 721.79") for line in lines)
+    assert not (tmp_path / "superb_score.json").exists()  # to the screen only
+
+
+def test_settings_that_are_not_official_are_marked_at_the_number(tmp_path, capsys):
+    write(tmp_path, "asr", protocol="shortened")
+    write(tmp_path, "ks")
+    folder = tmp_path / "wavlm_pruned" / "ic"
+    folder.mkdir()
+    (folder / "log.log").write_text("dev at step 5: 0.5\nNew best on dev at step 5: 0.5\ntest at step 5: 0.25\n")
+    for name in ("table", "markdown"):
+        main([str(tmp_path), "--format", name])
+        shown = capsys.readouterr().out
+        star = "*" if name == "table" else r"\*"
+        assert f"10.61{star} " in shown and "96.57 " in shown and "25.00? " in shown
+        assert "asr: shortened protocol, not comparable with SUPERB's numbers" in shown
+
+
+def test_a_score_is_marked_where_any_of_its_tasks_is(tmp_path, capsys):
+    for task in WANG:
+        write(tmp_path, task, protocol="mini" if task == "er" else "official")
+        write(tmp_path, task, name="other")
+    main([str(tmp_path), "--format", "table"])
+    other, ours = (
+        line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(("wavlm_pruned ", "other "))
+    )
+    assert ours[-2:] == ["769.6*", "863.6*"] and other[-2:] == ["769.6", "863.6"]
+
+
+def test_markdown_is_a_table_of_equal_rows(tmp_path, capsys):
+    write(tmp_path, "asr", name="a|b")
+    main([str(tmp_path), "--published", "--format", "markdown"])
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert rows[1].split() == ["|", "---", *["|", "---:"] * 13, "|"]
+    assert len(rows) == 2 + 1 + 12 and rows[2].startswith(r"| a\|b | - | - | 10.61 |")
+    assert {row.replace(r"\|", "").count("|") for row in rows} == {15}
+
+
+def test_csv_and_json_go_to_the_screen_whole(tmp_path, capsys):
+    write(
+        tmp_path, "asr", protocol="shortened", upstream=Upstream(name="x", sha256="ab" * 32, num_parameters=26_570_000)
+    )
+    main([str(tmp_path), "--published", "--format", "csv"])
+    lines = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert len(lines) == 13 and [line["kind"] for line in lines].count("published") == 12
+    assert (
+        lines[0]["asr_wer"] == "10.61" and lines[0]["params_millions"] == "26.57" and lines[0]["not_official"] == "asr"
+    )
+    assert lines[-1]["not_official"] == ""
+    main([str(tmp_path), "--published", "--format", "json"])
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert rows[0]["params_millions"] == 26.57 and rows[0]["kind"] == "measured"
+    (proposed,) = (row for row in rows if row["name"] == "Wang 2023, proposed")
+    assert proposed["scores"]["paper"]["score"] == pytest.approx(769.62, abs=0.01) and proposed["kind"] == "published"
+
+
+def test_a_table_that_was_written_as_json_is_the_same_table_when_it_is_read_again(tmp_path, capsys):
+    upstream = Upstream(name="x", sha256="ab" * 32, num_parameters=26_570_000, teacher_note="tiny")
+    for task in WANG:
+        write(tmp_path / "results", task, upstream=upstream)
+    write(tmp_path / "results", "asr", name="half", protocol="quick")
+    folder = [str(tmp_path / "results"), "--published"]
+    for form in ("markdown", "csv", "json"):
+        main([*folder, "--format", "json"])
+        (tmp_path / "saved.json").write_text(capsys.readouterr().out)
+        main([*folder, "--format", form])
+        first = capsys.readouterr().out
+        main([str(tmp_path / "saved.json"), "--format", form])
+        assert capsys.readouterr().out == first and "half" in first
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"rows"', '"row"', "saved.json: must be a table that superb_score.py wrote as JSON, but is not .KeyError"),
+        ('"percent": 10.61', '"percent": -1', "metrics: wer must be at least 0 percent, but is -1"),
+        ('"percent": 10.61', '"percent": NaN', "value: must be a finite number"),
+        (
+            '"kind": "measured"',
+            '"kind": "believed"',
+            "kind must be one of measured, published, given, but is 'believed'",
+        ),
+        ('"asr"', '"ars"', "no such SUPERB task. Did you mean `asr`"),
+    ],
+)
+def test_a_damaged_table_is_one_clear_error(tmp_path, capsys, old, new, message):
+    write(tmp_path / "results", "asr")
+    main([str(tmp_path / "results"), "--format", "json"])
+    (tmp_path / "saved.json").write_text(capsys.readouterr().out.replace(old, new))
+    with pytest.raises(UserError, match=message):
+        main([str(tmp_path / "saved.json")])
+
+
+def test_several_folders_stand_in_one_table_but_a_name_only_once(tmp_path, capsys):
+    write(tmp_path / "first", "asr")
+    write(tmp_path / "second", "asr", name="other")
+    main([str(tmp_path / "first"), str(tmp_path / "second")])
+    shown = capsys.readouterr().out
+    assert "wavlm_pruned" in shown and "other" in shown
+    write(tmp_path / "second", "asr")
+    with pytest.raises(UserError, match="second: a second row wavlm_pruned, beside the one of .*first. Rename one"):
+        main([str(tmp_path / "first"), str(tmp_path / "second")])
+
+
+def test_a_reference_scores_what_s3prl_left_unscored(tmp_path, capsys):
+    from tests.superb.metrics.test_der import sd_run
+
+    sd_run(tmp_path / "hubert" / "sd", {"r": [[0.9, 0.1]] * 100})
+    (tmp_path / "rttm").write_text("SPEAKER r 1 0.0 2.5 <NA> <NA> a <NA> <NA>\n")
+    main([str(tmp_path), "--rttm", str(tmp_path / "rttm")])
+    assert "der                 20.00" in capsys.readouterr().out
+
+
+def test_bad_results_are_one_clear_error_and_the_command_ends_with_2(tmp_path):
+    write(tmp_path, "asr")
+    path = tmp_path / "wavlm_pruned" / "asr" / RESULT_FILE
+    good = path.read_text()
+    for text, message in (
+        (good[:200], "is not complete JSON"),
+        (good.replace('"percent"', '"permille"'), "must be one of percent, fraction"),
+        (good.replace("10.61", "NaN"), "must be a finite number"),
+        (good.replace('"asr"', '"ars"'), "Did you mean `asr`"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError, match=message):
+            main([str(tmp_path)])
+    tool = Path(__file__).parents[2] / "tools" / "superb_score.py"
+    done = subprocess.run([sys.executable, tool, tmp_path], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == "" and not (tmp_path / "superb_score.json").exists()
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and "Did you mean `asr`" in done.stderr

@@ -1,0 +1,82 @@
+"""tools/timing.py as typed: the last line is the document, wrong input is one line and exit status 2."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from s3prl_pruned.commands import timing
+from s3prl_pruned.config import UserError
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+def typed(*arguments):
+    return subprocess.run([sys.executable, "tools/timing.py", *arguments], capture_output=True, text=True, cwd=REPO)
+
+
+def call(*arguments):
+    timing.main(list(arguments))
+
+
+def test_the_last_line_is_one_json_document_and_a_table_is_made_of_it(tmp_path, capsys):
+    names = ["--baseline", "s3prl:wavlm_embedded", "--models", "ours:wavlm_embedded", "--random"]
+    done = typed(
+        *names,
+        "--lengths",
+        "0.5,0.3",
+        "--repeats",
+        "2",
+        "--threads",
+        "1",
+        "--dtype",
+        "fp32",
+        "--output",
+        str(tmp_path / "out"),
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    data = json.loads(lines[-1])
+    assert [(row["name"], row["length_s"]) for row in data["results"]] == [
+        (f"{library}:wavlm_embedded", length) for length in (0.5, 0.3) for library in ("s3prl", "ours")
+    ]
+    assert any(
+        line.startswith("ours:wavlm_embedded against s3prl:wavlm_embedded: hidden states differ by") for line in lines
+    )
+    assert "Traceback" not in done.stderr
+    call("--table", str(tmp_path / "out" / "timing.json"))
+    table = capsys.readouterr().out
+    assert table == (tmp_path / "out" / "timing.md").read_text()
+    call("--table", str(tmp_path / "out" / "timing.json"), "--output", str(tmp_path / "again"))
+    assert (tmp_path / "again" / "timing.csv").read_text() == (tmp_path / "out" / "timing.csv").read_text()
+
+
+def test_a_wrong_name_is_one_line_and_exit_status_2():
+    done = typed("--models", "ours:dens", "--random", "--lengths", "1")
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if not line.startswith("building")]
+    assert line.startswith("error: 'ours:dens': must be one of") and line.endswith("Did you mean dense?")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ((), "no model is named"),
+        (("--models", "ours:dense", "--lengths", "1,x"), "`lengths` must be seconds"),
+        (("--models", "ours:dense", "--mixed", "4"), "`mixed` must be two lengths"),
+        (("--models", "ours:dense", "--lengths", "0.01"), "at least one frame"),
+        (("--models", "ours:dense", "--lengths", "1", "--dtype", "fp64"), "`dtype` must be one of"),
+        (("--table", "nowhere.json"), "nowhere.json: is not complete JSON"),
+    ],
+)
+def test_wrong_options_are_refused(arguments, message):
+    with pytest.raises(UserError, match=message):
+        call(*arguments)
+
+
+def test_a_result_is_not_overwritten_and_this_is_said_before_anything_is_measured(tmp_path):
+    (tmp_path / "timing.json").write_text("{}")
+    with pytest.raises(UserError, match="timing.json: exists already"):
+        call("--models", "ours:dense", "--random", "--output", str(tmp_path))

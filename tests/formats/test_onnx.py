@@ -1,0 +1,159 @@
+"""ONNX: any batch and length, the encoder's states, or no file."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from s3prl_pruned.config import UserError
+from s3prl_pruned.formats import onnx
+from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_families
+from s3prl_pruned.models.encoder import SpeechEncoder
+
+onnxruntime = pytest.importorskip("onnxruntime", reason="only the extras `onnx` and `test` install it")
+pytest.importorskip("onnxscript")
+
+SHAPES = tiny_families()
+
+
+def run(path, encoder, lengths):
+    """ONNX Runtime's states and the encoder's, on noise that no export has seen."""
+    generator = torch.Generator().manual_seed(7)
+    wavs = [torch.randn(length, generator=generator) * 0.3 + 0.05 for length in lengths]
+    batch, lengths = torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True), torch.tensor(lengths)
+    found = onnxruntime.InferenceSession(str(path)).run(None, {"waveform": batch.numpy(), "lengths": lengths.numpy()})
+    with torch.no_grad():
+        return [torch.from_numpy(state) for state in found], encoder.encode_raw(batch, lengths).hidden_states
+
+
+def one_layer(name):
+    config = replace(SHAPES[name], num_layers=1)
+    return random_encoder(config, seed=1, spec=random_spec(config, seed=4, channels="wavlm" in name))
+
+
+def check(path, encoder, relative_differences):
+    # the last: padding over most of a long utterance, where sums in fp32 drift in ONNX Runtime
+    for lengths in [(4000, 3111), (16_000, 10_667), (5321,), (8000, 2500, 700, 260), (260, 260), (100_000, 30_000)]:
+        assert max(relative_differences(*run(path, encoder, list(lengths)))) <= 2e-5
+
+
+@pytest.mark.parametrize("name", ["wavlm_base", "wavlm_large"])
+def test_onnx_runtime_computes_the_states_at_any_batch_and_length(name, tmp_path, relative_differences):
+    encoder = one_layer(name)
+    assert encoder.spec.has_attention
+    onnx.save_onnx(tmp_path / "x.onnx", encoder)
+    assert [p.name for p in tmp_path.iterdir()] == ["x.onnx"]
+    session = onnxruntime.InferenceSession(str(tmp_path / "x.onnx"))
+    assert [(i.name, i.type, len(i.shape)) for i in session.get_inputs()] == [
+        ("waveform", "tensor(float)", 2),
+        ("lengths", "tensor(int64)", 1),
+    ]
+    assert not any(isinstance(size, int) for i in session.get_inputs() for size in i.shape), "a size was fixed"
+    assert [o.name for o in session.get_outputs()] == ["hidden_state_0", "hidden_state_1"]
+    check(tmp_path / "x.onnx", encoder, relative_differences)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_family_is_exported(name, tmp_path, relative_differences):
+    # A LayerNorm over one channel says nothing of its input, and layers then blow up rounding: seed 7 keeps three or
+    # more.
+    encoder = random_encoder(SHAPES[name], seed=1, spec=random_spec(SHAPES[name], seed=7, channels="large" in name))
+    onnx.save_onnx(tmp_path / "x.onnx", encoder)
+    check(tmp_path / "x.onnx", encoder, relative_differences)
+
+
+@pytest.fixture(scope="module")
+def exported():
+    """An encoder and its graph, which takes the exporter seconds."""
+    encoder = one_layer("data2vec_base")
+    return encoder, onnx._graph(encoder)
+
+
+@pytest.fixture
+def encoder(exported, monkeypatch):
+    """An encoder whose graph is known already."""
+    from onnx import ModelProto
+
+    encoder, graph = exported
+    monkeypatch.setattr(onnx, "_graph", lambda _: ModelProto.FromString(graph.SerializeToString()))
+    return encoder
+
+
+def test_the_file_is_valid_and_its_weights_are_the_encoders_bit_for_bit(encoder, tmp_path):
+    from onnx import checker, load, numpy_helper
+
+    written = []
+    onnx.save_onnx(tmp_path / "x.onnx", encoder, progress=written.append)
+    assert sum(written) == (tmp_path / "x.onnx").stat().st_size
+    model = load(tmp_path / "x.onnx")
+    checker.check_model(model, full_check=True)
+    assert [given.name for given in model.graph.input] == list(onnx.INPUTS)
+    found = [numpy_helper.to_array(tensor) for tensor in model.graph.initializer]
+    weights = {name: weight.detach().numpy() for name, weight in encoder.named_parameters() if name != "mask_embedding"}
+    linear = {name for name, weight in weights.items() if weight.ndim == 2}
+    for name, weight in weights.items():  # linear maps stand transposed, so that nothing transposes them at each call
+        assert any(np.array_equal(weight.T if name in linear else weight, other) for other in found), name
+    transposed = {node.input[0] for node in model.graph.node if node.op_type == "Transpose"}
+    assert not transposed & {tensor.name for tensor in model.graph.initializer}
+
+
+def test_an_export_that_differs_from_its_source_leaves_no_file(encoder, tmp_path, monkeypatch):
+    wrong = one_layer("data2vec_base")
+    with torch.no_grad():
+        wrong.layer_norm.bias[0] += 0.01
+    write = onnx._write
+    monkeypatch.setattr(onnx, "_write", lambda path, graph, encoder, progress: write(path, graph, wrong, progress))
+    with pytest.raises(
+        UserError,
+        match=r"x.onnx: on \(2, 16000\) samples ONNX Runtime differs from the encoder by .*Nothing was written",
+    ):
+        onnx.save_onnx(tmp_path / "x.onnx", encoder)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_onnx_runtime_cannot_load_is_not_left(encoder, tmp_path, monkeypatch):
+    field = onnx._field
+    monkeypatch.setattr(onnx, "_field", lambda number, length: field(number, length + (number == 9)))
+    with pytest.raises(UserError, match=r"x.onnx: ONNX Runtime cannot load the export .*Nothing was written"):
+        onnx.save_onnx(tmp_path / "x.onnx", encoder)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_of_fixed_length_leaves_no_file(tmp_path, monkeypatch):
+    def fixed(encoder):
+        wavs, lengths = onnx.probe(scale=1)
+        names, weights = zip(*encoder.named_parameters())
+        program = torch.export.export(onnx._Exported(encoder), (wavs, lengths, list(weights)), strict=False)
+        return torch.onnx.export(
+            program, (), dynamo=True, input_names=[*onnx.INPUTS, *names], verbose=False
+        ).model_proto
+
+    monkeypatch.setattr(onnx, "_graph", fixed)
+    with pytest.raises(
+        UserError, match=r"ONNX Runtime cannot run the export on \(1, 24000\) samples .*Nothing was written"
+    ):
+        onnx.save_onnx(tmp_path / "x.onnx", one_layer("data2vec_base"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_exporter_cannot_do_is_one_clear_error(tmp_path, monkeypatch):
+    encoder = one_layer("hubert_base")
+    encode = encoder.encode_raw
+    monkeypatch.setattr(
+        encoder, "encode_raw", lambda wavs, lengths: encode(wavs, lengths if wavs.sum() < 1e9 else None)
+    )
+    with pytest.raises(UserError, match="cannot export this encoder to ONNX .*Nothing was written"):
+        onnx.save_onnx(tmp_path / "x.onnx", encoder)
+    (tmp_path / "x.onnx").write_text("mine")
+    with pytest.raises(UserError, match="exists already"):
+        onnx.save_onnx(tmp_path / "x.onnx", encoder)
+    assert (tmp_path / "x.onnx").read_text() == "mine"
+
+
+def test_more_than_a_protobuf_message_holds_is_refused_at_once(tmp_path):
+    with torch.device("meta"):
+        large = SpeechEncoder(replace(SHAPES["hubert_base"], embed_dim=2048, ffn_dim=2**16))
+    with pytest.raises(UserError, match="x.onnx: an ONNX file holds at most 2 GiB, and this encoder takes 3"):
+        onnx.save_onnx(tmp_path / "x.onnx", large)

@@ -1,0 +1,68 @@
+"""Nothing in a torch file ever runs."""
+
+import os
+
+import pytest
+import torch
+
+from s3prl_pruned.config import UserError
+from s3prl_pruned.formats import huggingface, registry
+from s3prl_pruned.models.dummies import random_encoder, tiny_families
+from tests.formats.test_fairseq import fairseq_checkpoint
+
+SHAPES = tiny_families()
+
+
+class Payload:
+    """Pickled, it asks whoever loads it to write a file."""
+
+    def __init__(self, target):
+        self.target = str(target)
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.target}",)
+
+
+class Subtle(Payload):
+    """The same by way of a module whose other names are known to be harmless."""
+
+    def __reduce__(self):
+        import numpy.testing
+
+        return numpy.testing.runstring, (f"open({self.target!r}, 'w')", {})
+
+
+@pytest.mark.parametrize("payload", [Payload, Subtle])
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("name", ["evil.pt", "folder/pytorch_model.bin"])
+def test_nothing_of_a_malicious_file_runs(name, zipped, payload, tmp_path):
+    config, target, path = SHAPES["hubert_base"], tmp_path / "written", tmp_path / name
+    content = fairseq_checkpoint(config, style="plain")
+    if "folder" in name:
+        registry.write(path.parent, "huggingface", random_encoder(config, seed=1))
+        (path.parent / "model.safetensors").unlink()
+        content = huggingface.KEYS.to_theirs(random_encoder(config, seed=1).state_dict(), config)
+    torch.save({**content, "zzz": payload(target)}, path, _use_new_zipfile_serialization=zipped)
+    try:
+        registry.read(path)  # where its module is known, the call makes an empty shell beside the weights
+    except UserError as error:
+        assert "Nothing of the file was run" in str(error) or "unknown keys ['zzz']" in str(error)
+    else:
+        assert payload is Subtle
+    assert not target.exists()
+    torch.load(path, weights_only=False)  # the payload is real: whoever trusts the file runs it
+    assert target.exists()
+
+
+def test_a_class_that_no_checkpoint_needs_is_named(tmp_path):
+    torch.save({"cfg": {}, "model": {}, "extra": Payload(tmp_path / "written")}, tmp_path / "evil.pt")
+    with pytest.raises(
+        UserError, match=r"evil.pt: asks for posix.system, which no checkpoint .* needs\. Nothing of the file was run"
+    ):
+        registry.read(tmp_path / "evil.pt")
+
+
+def test_a_torchscript_program_is_not_loaded(tmp_path):
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(tmp_path / "script.pt"))
+    with pytest.raises(UserError, match="is a TorchScript program"):
+        registry.read(tmp_path / "script.pt")

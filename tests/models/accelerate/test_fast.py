@@ -1,0 +1,262 @@
+"""The fast paths of inference compute what the modules' own forward passes compute, on every structure and length."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from s3prl_pruned.models import families
+from s3prl_pruned.models.accelerate import FAST_FORMS, accelerate, cnn, paths
+from s3prl_pruned.models.accelerate.cnn import extract_features, product
+from s3prl_pruned.models.accelerate.paths import Derived, Path, path_for
+from s3prl_pruned.models.accelerate.positions import convolve
+from s3prl_pruned.models.dummies import random_encoder, random_masks, random_spec, tiny_base, tiny_families, tiny_large
+from s3prl_pruned.models.encoder import SpeechEncoder
+
+# Small pieces, so that tiny inputs are cut into many: the last one shorter than the others.
+PIECES = {"cpu": (Path(max_frames=None, cnn_frames=4, block=16, queries=5),)}
+SHAPES = tiny_families()
+
+
+def fast_encoder(config, *, seed, spec=None):
+    """A random encoder with its fast forms."""
+    return accelerate(random_encoder(config, seed=seed, spec=spec))
+
+
+def both_paths(encoder, wavs, lengths, pieces=PIECES):
+    """All hidden states of the fast and of the reference path."""
+    results = []
+    for table in (pieces, {}):
+        with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+            patch.setattr(paths, "PATHS", table)
+            patch.setattr(cnn, "WIDE", 1)  # by threes, however narrow
+            results.append(encoder(wavs, lengths).hidden_states)
+    return results
+
+
+def worst(found, expected):
+    """The largest difference, relative to the state's largest value or 1."""
+    return max(float((a - b).abs().max() / b.abs().max().clamp(min=1)) for a, b in zip(found, expected, strict=True))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    shape=st.sampled_from(sorted(SHAPES)),
+    samples=st.integers(200, 3000),
+    padded=st.booleans(),
+)
+def test_every_structure_and_length_in_float64(seed, shape, samples, padded):
+    config = SHAPES[shape]
+    encoder = fast_encoder(config, seed=seed, spec=random_spec(config, seed=seed, channels=seed % 2 == 1)).double()
+    lengths = torch.tensor([samples, max(150, samples // 2)]) if padded else None
+    wavs = torch.randn(2, samples, generator=torch.Generator().manual_seed(seed)).double()
+    assert worst(*both_paths(encoder, wavs, lengths)) < 1e-9
+
+
+@pytest.mark.parametrize("pieces", [PIECES, paths.PATHS], ids=["small pieces", "the committed table"])
+@pytest.mark.parametrize("shape", sorted(SHAPES))
+def test_float32_stays_within_the_tolerance(shape, pieces):
+    encoder = fast_encoder(SHAPES[shape], seed=3)
+    found, expected = both_paths(encoder, torch.randn(2, 4000), torch.tensor([4000, 2500]), pieces)
+    assert worst(found, expected) < 2e-5
+    assert any(not torch.equal(a, b) for a, b in zip(found, expected)), "the reference was compared with itself"
+
+
+def test_a_perturbed_weight_is_seen():
+    encoder = fast_encoder(tiny_base(), seed=3).double()
+    other = copy.deepcopy(encoder)
+    for name in (
+        "feature_extractor.layers.0.conv.weight",
+        "positional_convolution.conv.bias",
+        "layers.1.attention.gate.scale",
+    ):
+        with torch.no_grad():
+            before = other.get_parameter(name).clone()
+            other.get_parameter(name).mul_(1.001).add_(1e-4)
+        wavs = torch.randn(1, 3000).double()
+        found, expected = both_paths(encoder, wavs, None)[0], both_paths(other, wavs, None)[1]
+        assert worst(found, expected) > 1e-7, name
+        with torch.no_grad():
+            other.get_parameter(name).copy_(before)
+
+
+@pytest.mark.parametrize("seconds", [0.025, 0.3, 1.0, 1.4, 5.2])
+def test_true_kernels_at_lengths_on_both_sides_of_the_table(seconds):
+    config = families.embedded_size("wavlm")
+    encoder = accelerate(SpeechEncoder(config, random_spec(config, seed=1, channels=seconds < 1)).double().eval())
+    torch.nn.init.normal_(encoder.positional_convolution.conv.bias)
+    wavs = torch.randn(1, round(16000 * seconds)).double()
+    assert worst(*both_paths(encoder, wavs, None, paths.PATHS)) < 1e-9
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=st.sampled_from([(3, 2), (2, 2), (4, 2), (3, 1), (5, 5)]),
+    threes=st.integers(1, 9),
+    channels=st.tuples(st.integers(2, 6), st.integers(1, 6)),
+    bias=st.booleans(),
+    wide=st.sampled_from([1, 100]),
+)
+def test_products_are_the_convolution_for_every_kernel_and_width(shape, threes, channels, bias, wide):
+    kernel, stride = shape
+    conv = torch.nn.Conv1d(*channels, kernel, stride=stride, bias=bias).double()
+    x = torch.randn(
+        (3 * threes - 1) * stride + kernel, channels[0]
+    ).double()  # as many frames as 3 x threes windows take
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(cnn, "WIDE", wide)
+        found, expected = product(conv)(x), conv(x.T).T
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    kernel=st.integers(1, 20), block=st.integers(2, 40), frames=st.integers(1, 70), groups=st.sampled_from([1, 2, 4])
+)
+def test_transforms_are_the_convolution_for_every_kernel_block_and_length(kernel, block, frames, groups):
+    conv = torch.nn.Conv1d(8, 8, kernel, padding=kernel // 2, groups=groups).double()
+    x = torch.randn(3, frames, 8).double()
+    with torch.no_grad():
+        found = convolve(conv, x, Derived(), block=block)
+        expected = conv(x.transpose(1, 2))[..., :frames].transpose(1, 2)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_padding_far_from_speech_is_exactly_the_bias():
+    conv = torch.nn.Conv1d(8, 8, 6, padding=3)
+    x = torch.zeros(1, 50, 8)
+    x[:, :10] = torch.randn(10, 8)
+    with torch.no_grad():
+        y = convolve(conv, x, Derived(), block=16)
+    assert torch.equal(y[:, 13:], conv.bias.expand(1, 37, 8))
+    assert not torch.equal(y[:, 12], conv.bias.expand(1, 8))
+
+
+def test_silence_and_an_offset_leave_the_norm_over_time_finite():
+    encoder = fast_encoder(tiny_base(), seed=0).double()
+    for wavs in (torch.zeros(1, 2000), torch.full((1, 2000), 0.7), 5 + 1e-3 * torch.randn(1, 2000)):
+        found, expected = both_paths(encoder, wavs.double(), None)
+        assert all(state.isfinite().all() for state in found)
+        assert worst(found, expected) < 1e-7  # the variance of almost nothing: 1e-16 relative to the offset's square
+
+
+def test_the_convolutions_own_bias_counts():
+    config = tiny_large(conv_bias=True)
+    encoder = fast_encoder(config, seed=0).double()
+    for layer in encoder.feature_extractor.layers:
+        torch.nn.init.normal_(layer.conv.bias)
+    assert worst(*both_paths(encoder, torch.randn(1, 2000).double(), None)) < 1e-9
+
+
+def change_in_place(encoder):
+    torch.optim.SGD(encoder.parameters(), lr=0.1).step()
+
+
+def load_others(encoder):
+    encoder.load_state_dict(random_encoder(encoder.config, seed=99).state_dict())
+
+
+def widen(encoder):
+    encoder.double()
+
+
+def replace_one_bias(encoder):
+    conv = encoder.feature_extractor.layers[2].conv
+    conv.bias = torch.nn.Parameter(conv.bias + 1)
+
+
+@pytest.mark.parametrize("change", [change_in_place, load_others, widen, replace_one_bias])
+def test_what_is_kept_of_the_weights_follows_them(change):
+    encoder = fast_encoder(tiny_base(conv_bias=True), seed=1)
+    wavs = torch.randn(1, 2000)
+    both_paths(encoder, wavs, None)  # fills the memory
+    encoder(wavs).hidden_states[-1].square().mean().backward()
+    with torch.no_grad():
+        change(encoder)
+    dtype = next(encoder.parameters()).dtype
+    assert worst(*both_paths(encoder, wavs.to(dtype), None)) < 2e-5
+
+
+def test_copies_and_pickles_begin_with_an_empty_memory():
+    encoder = fast_encoder(tiny_base(), seed=1)
+    with torch.no_grad():
+        encoder(torch.randn(1, 2000))
+    assert encoder.feature_extractor.derived._kept
+    extractor = encoder.feature_extractor
+    for other in (copy.deepcopy(encoder).feature_extractor, pickle.loads(pickle.dumps(extractor))):
+        assert not other.derived._kept
+    assert not [name for name in encoder.state_dict() if "derived" in name]
+
+
+def test_weights_made_in_inference_mode_are_derived_anew():
+    with torch.inference_mode():
+        encoder = fast_encoder(tiny_base(), seed=1)
+        wavs = torch.randn(1, 2000)
+        before = encoder(wavs).hidden_states[-1]
+        encoder.feature_extractor.layers[0].conv.weight.mul_(-1)
+        assert not torch.allclose(before, encoder(wavs).hidden_states[-1])
+
+
+def test_training_gradients_masks_and_exports_take_the_reference(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a fast path ran")
+
+    encoder, x = fast_encoder(tiny_base(), seed=1), torch.zeros(1, 20, 24)
+    assert path_for(encoder, x, 20) is None  # gradients are on
+    with torch.no_grad():
+        assert path_for(encoder.train(), x, 20) is None
+        assert path_for(encoder.eval(), x, 20) is not None
+        for question in ("torch.compiler.is_compiling", "torch.compiler.is_exporting", "torch.jit.is_tracing"):
+            with monkeypatch.context() as patch:
+                patch.setattr(question, lambda: True, raising=False)
+                assert path_for(encoder, x, 20) is None, question
+        assert path_for(encoder, x.half(), 20) is None
+        assert path_for(encoder, x.to("meta"), 20) is None
+        with torch.autocast("cpu", torch.bfloat16):
+            assert path_for(encoder, x, 20) is None
+        monkeypatch.setattr("s3prl_pruned.models.accelerate.attention.attend_by_head", refuse)
+        encoder.set_masks(random_masks(encoder.spec, seed=0))
+        encoder(torch.randn(1, 2000))
+        encoder.set_masks(None)
+        with pytest.raises(AssertionError, match="a fast path ran"):
+            encoder(torch.randn(1, 2000))
+
+
+def test_memory_is_that_of_a_stretch_not_of_the_utterance():
+    encoder = fast_encoder(tiny_base(), seed=1)
+    sizes = []
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr("s3prl_pruned.models.accelerate.cnn.gelu_", lambda x: (sizes.append(x.numel()), F.gelu(x))[1])
+        extract_features(encoder.feature_extractor.layers, torch.randn(1, 20_000), Derived(), frames_at_a_time=4)
+        longest = max(sizes)
+        sizes.clear()
+        extract_features(encoder.feature_extractor.layers, torch.randn(1, 40_000), Derived(), frames_at_a_time=4)
+    assert max(sizes) == longest
+
+
+def test_without_accelerate_no_fast_form_runs(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a fast path ran")
+
+    plain = random_encoder(tiny_base(), seed=1)
+    monkeypatch.setattr("s3prl_pruned.models.accelerate.attention.attend_by_head", refuse)
+    with torch.no_grad():
+        plain(torch.randn(1, 2000))
+        with pytest.raises(AssertionError, match="a fast path ran"):
+            accelerate(plain)(torch.randn(1, 2000))
+
+
+def test_accelerate_changes_classes_only_and_once():
+    plain = random_encoder(tiny_base(), seed=1)
+    fast = accelerate(copy.deepcopy(plain))
+    assert {type(module) for module in fast.modules()} >= set(FAST_FORMS.values())
+    assert not {type(module) for module in fast.modules()} & set(FAST_FORMS)
+    assert all(torch.equal(value, fast.state_dict()[name]) for name, value in plain.state_dict().items())
+    kept = fast.feature_extractor.derived
+    assert accelerate(fast) is fast and fast.feature_extractor.derived is kept
+    assert isinstance(fast, SpeechEncoder)

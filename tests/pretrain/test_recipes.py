@@ -1,0 +1,145 @@
+"""A recipe may name another one as its base, and hold only what differs; targets of the former spelling are read."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from s3prl_pruned.config import UserError, from_dict, laid_over, to_dict
+from s3prl_pruned.pretrain.objectives import OBJECTIVES
+from s3prl_pruned.pretrain.recipes import MODEL_FILE, RUNNER_FILE, load_recipe, recipe_folder, with_overrides
+from s3prl_pruned.pretrain.resolve import RECIPES, parse_arguments, resolve
+
+BEFORE = json.loads((Path(__file__).parent / "recipes_before_base.json").read_text())
+"""What each recipe said when none had a base, with every default and targets of the former spelling: as `run.json`
+held it. Two are whole, the others are laid over one of these."""
+
+
+def test_no_recipe_is_new_or_gone():
+    assert {path.name for path in RECIPES.iterdir()} == set(BEFORE["recipes"])
+
+
+@pytest.mark.parametrize("name", BEFORE["recipes"])
+def test_every_recipe_says_what_it_said_without_a_base(name):
+    kind, changes = BEFORE["recipes"][name]
+    before, objective = laid_over(BEFORE[kind], changes), OBJECTIVES[kind]
+    for key, cls, file in (("model", objective.model, MODEL_FILE), ("runner", objective.runner, RUNNER_FILE)):
+        now = from_dict(cls, load_recipe(RECIPES / name / file, file), name)
+        assert now == from_dict(cls, before[key], f"{name} before")
+        written = to_dict(now)
+        assert from_dict(cls, json.loads(json.dumps(written)), "run.json") == now
+        if key == "model":
+            written["sparsity"] = before["model"]["sparsity"]  # the only section that is spelt in another way
+        assert written == before[key]
+
+
+def write(folder, text, file=MODEL_FILE):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / file).write_text(text)
+    return folder / file
+
+
+def test_mappings_are_laid_over_key_by_key_and_lists_replaced(tmp_path):
+    write(tmp_path / "a", "teacher: x\ngates: {kinds: [head, int], straight_through: false}\nself_pinching: null\n")
+    write(tmp_path / "b", "base: ../a\ngates: {kinds: [int]}\nself_pinching: {kinds: [int]}\n")
+    path = write(tmp_path / "c", "base: ../b\nteacher: y\n")
+    assert load_recipe(path, MODEL_FILE) == {
+        "teacher": "y",
+        "gates": {"kinds": ["int"], "straight_through": False},
+        "self_pinching": {"kinds": ["int"]},
+    }
+
+
+def test_a_base_is_a_recipe_of_ours_or_a_folder_from_the_file_on(tmp_path, monkeypatch):
+    path = write(tmp_path / "mine", "base: embedded\nteacher: random\n")
+    theirs = load_recipe(RECIPES / "embedded" / MODEL_FILE, MODEL_FILE)
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe(path, MODEL_FILE) == theirs | {"teacher": "random"}
+    other = write(tmp_path / "other", "base: ../mine\n", file="named_otherwise.yaml")
+    assert load_recipe(other, MODEL_FILE) == load_recipe(path, MODEL_FILE)
+    assert recipe_folder("mine") == Path("mine") and recipe_folder("nowhere") is None
+
+
+def test_the_whole_recipe_is_what_a_run_is_made_of(tmp_path):
+    write(tmp_path / "mine", "base: embedded\nsparsity: {target: {share: 0.6}}\n")
+    write(tmp_path / "mine", "base: embedded\nrunner: {total_steps: 7}\n", file=RUNNER_FILE)
+    run = resolve(parse_arguments(["-u", "wavlm_pruned_distill", "--recipe", str(tmp_path / "mine")]))
+    assert (
+        run.model.student.dropout == 0 and run.model.sparsity.warmup_fraction == 0.4 and run.model.sparsity.goal == 0.6
+    )
+    assert (run.runner.runner.total_steps, run.runner.runner.save_step, run.runner.optimizer.gate_lr) == (7, 100, 0.1)
+    assert "base" not in json.dumps(run.identity()).replace("wavlm_base", "")
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        (
+            "embeded",
+            "b/config_model.yaml: `base` must be a recipe or a folder, but is 'embeded'. Did you mean `embedded`?",
+        ),
+        ("zzz", r"`base` must be a recipe or a folder, but is 'zzz'. Recipes: best_base, best_embedded"),
+        ("[a]", r"`base` must be a recipe or a folder, but is \['a'\]"),
+        ("../b", "`base` leads back to where it came from: b -> b. Leave one of them out"),
+        ("../c", "`base` leads back to where it came from: b -> c -> b"),
+        ("../empty", "empty/config_model.yaml: no such file"),
+    ],
+)
+def test_an_unknown_base_and_one_that_leads_back_are_refused(tmp_path, base, message):
+    path = write(tmp_path / "b", f"base: {base}\n")
+    write(tmp_path / "c", "base: ../b\n")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=message):
+        load_recipe(path, MODEL_FILE)
+
+
+def test_a_key_of_another_recipe_is_not_in_the_way_of_former_targets(tmp_path):
+    path = write(tmp_path / "mine", "base: embedded\nsparsity: {target_macs: 0.7, utterance_seconds: 2}\n")
+    assert load_recipe(path, MODEL_FILE)["sparsity"] == {
+        "warmup_fraction": 0.4,
+        "target": {"of": "macs", "share": 0.7, "seconds": 2},
+    }
+    path = write(tmp_path / "both", "sparsity: {target_sparsity: 0.7, target: {share: 0.7}}\n")
+    with pytest.raises(UserError) as refusal:
+        load_recipe(path, MODEL_FILE)
+    assert str(refusal.value) == (
+        f"{path}: sparsity: `target_sparsity` is the former spelling of a target, and `target` is given beside it. "
+        "Keep today's alone, such as `target: {of: params, share: 0.8}`."
+    )
+
+
+PARAMS, CNN = {"of": "params", "share": 0.759}, {"of": "macs", "share": 0.45}
+"""The targets of `best_base`."""
+
+
+@pytest.mark.parametrize(
+    ("items", "target", "cnn"),
+    [
+        ("target_sparsity=0.6", {"of": "params", "share": 0.6}, CNN),
+        ("target.share=0.6", {"of": "params", "share": 0.6}, CNN),
+        ("target.of=macs target.share=0.7", {"of": "macs", "share": 0.7}, CNN),
+        ("target_macs=0.7 utterance_seconds=2", {"of": "macs", "share": 0.7, "seconds": 2}, {**CNN, "seconds": 2}),
+        ("target_cnn=null", PARAMS, None),
+        ("cnn_target=null", PARAMS, None),
+        ("latency_table=t target_cnn=0.5", PARAMS, {"of": "time", "share": 0.5, "table": "t"}),
+        (
+            "target_speedup=2.5 latency_table=t",
+            {"of": "time", "share": 0.6, "table": "t"},
+            {"of": "time", "share": 0.45, "table": "t"},
+        ),
+        ("target.speedup=2.5 target.table=t", {"of": "time", "share": 0.6, "table": "t"}, CNN),
+    ],
+)
+def test_assignments_say_targets_in_either_spelling(items, target, cnn):
+    recipe = load_recipe(RECIPES / "best_base" / MODEL_FILE, MODEL_FILE)
+    changed = with_overrides(recipe, [f"config.sparsity.{item}" for item in [*items.split(), "tolerance=0.02"]])
+    assert changed["sparsity"] == {"target": target, "cnn_target": cnn, "tolerance": 0.02}
+    assert recipe == load_recipe(RECIPES / "best_base" / MODEL_FILE, MODEL_FILE), "what is changed is a copy"
+
+
+def test_assignments_in_both_spellings_are_refused():
+    items = ["sparsity.target_sparsity=0.6", "sparsity.target.share=0.6"]
+    with pytest.raises(
+        UserError, match="-o: sparsity: `target_sparsity` is the former spelling of a target, and `target`"
+    ):
+        with_overrides({}, items)

@@ -1,0 +1,157 @@
+"""Features of one utterance at a time do not depend on its neighbours; kept on disk, they are read as they were."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from s3prl_pruned import compat
+from s3prl_pruned.config import UserError, apply_overrides, load_yaml
+from s3prl_pruned.superb.catalogue import TASKS
+from s3prl_pruned.superb.results.result import read_result
+from s3prl_pruned.superb.running.features import SingleUtterances, extract_singly
+from s3prl_pruned.superb.running.make_run import SETTINGS
+from s3prl_pruned.superb.tasks import settings
+from s3prl_pruned.superb.tasks.drivers import DRIVERS, driver_of
+from tests.superb_corpora import make_fluent_commands, make_speech_commands, tiny
+
+LENGTHS = (16000, 9000, 12345)
+
+
+class Normalising(nn.Module):
+    """An upstream whose first layer normalises over time, as the Base models' does: padding changes its features."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.norm, self.calls = nn.Conv1d(1, 4, 400, 320), nn.GroupNorm(4, 4), 0
+
+    def get_downsample_rates(self, key):
+        return 320
+
+    def forward(self, wavs):
+        self.calls += 1
+        padded = nn.utils.rnn.pad_sequence(wavs, batch_first=True)  # (B, S)
+        state = self.norm(self.conv(padded.unsqueeze(1))).transpose(1, 2)  # (B, T, D)
+        return {"hidden_states": [state, 2 * state], "last_hidden_state": 2 * state}
+
+
+@pytest.fixture
+def wavs():
+    torch.manual_seed(1)
+    return [torch.randn(length) for length in LENGTHS]
+
+
+def s3prl_runner(upstream, **how):
+    compat.apply()
+    from s3prl.upstream.interfaces import Featurizer
+
+    featurizer = Featurizer(upstream, upstream_device="cpu", **how)
+    if hasattr(featurizer, "weights"):
+        featurizer.weights.data = torch.tensor([0.3, -0.7])
+    return SimpleNamespace(upstream=SimpleNamespace(model=upstream), featurizer=SimpleNamespace(model=featurizer))
+
+
+def extract(runner, wavs):
+    with torch.no_grad():
+        return runner.featurizer.model(wavs, runner.upstream.model(wavs))
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"normalize": True}, {"layer_selection": 1}, {"feature_selection": "last_hidden_state"}]
+)
+def test_an_utterance_gets_what_it_would_get_alone(wavs, tmp_path, how):
+    runner = s3prl_runner(Normalising(), **how)
+    alone = [extract(runner, [wav])[0] for wav in wavs]
+    padded = extract(runner, wavs)
+    selection = how.get("feature_selection", "hidden_states")
+    extract_singly(runner, selection=selection, folder=tmp_path)
+    for _ in ("extracted", "read from disk"):
+        found = extract(runner, wavs)
+        assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(found, alone, strict=True))
+    assert torch.allclose(padded[0], alone[0], atol=1e-6)  # the longest has no padding
+    assert not torch.allclose(padded[1][: len(alone[1])], alone[1], atol=1e-3)  # the shortest has
+
+
+def test_what_is_kept_is_not_extracted_again_and_is_found_by_its_samples(wavs, tmp_path):
+    upstream = Normalising()
+    single = SingleUtterances(upstream, selection="hidden_states", folder=tmp_path)
+    first = single(wavs)
+    assert upstream.calls == 3 and len(list(tmp_path.iterdir())) == 3
+    again = single(wavs[::-1])[::-1]
+    assert upstream.calls == 3
+    for one, other in zip(first, again, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one["hidden_states"], other["hidden_states"], strict=True))
+    wavs[0][0] += 1e-6
+    single(wavs)
+    assert upstream.calls == 4
+
+
+def test_a_damaged_file_is_named(wavs, tmp_path):
+    single = SingleUtterances(Normalising(), selection="hidden_states", folder=tmp_path)
+    single(wavs[:1])
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match=f"{path.name}: is no file of kept features"):
+        single(wavs[:1])
+
+
+def test_features_that_cannot_be_written_are_one_clear_error(wavs, tmp_path):
+    single = SingleUtterances(Normalising(), selection="hidden_states", folder=tmp_path / "gone")
+    with pytest.raises(UserError, match="features cannot be kept .*Make room, or leave --cache-features out"):
+        single(wavs[:1])
+
+
+def test_a_run_with_kept_features_learns_what_one_that_extracts_singly_learns(command, workplace):
+    make_fluent_commands(workplace / "fsc")
+    options = ["-d", "ic", "--corpus", "fsc", "-o", tiny(train_batch_size=3, eval_batch_size=3)]
+    states, results = {}, {}
+    for name, more in (("single", ["--single-utterance"]), ("kept", ["--cache-features"]), ("padded", [])):
+        printed = command(*options, "-n", name, *more)
+        states[name] = torch.load(f"results/{name}/ic/states-4.ckpt", weights_only=False)["Downstream"]
+        results[name] = read_result(Path(f"results/{name}/ic/result.json"))
+        assert ("Features: kept in" in printed) == (name == "kept")
+    for key, value in states["single"].items():
+        torch.testing.assert_close(states["kept"][key], value, rtol=0, atol=1e-5, msg=key)
+    assert results["single"].config_sha256 == results["kept"].config_sha256 != results["padded"].config_sha256
+    for name, result in results.items():
+        assert ("--single-utterance (features without padding)" in result.protocol_note) == (name != "padded")
+    files = list((workplace / "cache" / "s3prl_pruned" / "features").glob("*/*.safetensors"))
+    assert len(files) == 6 + 3 + 5  # every utterance of the corpus once
+    stamps = {path: path.stat().st_mtime_ns for path in files}
+    command(*options, "-n", "again", "--cache-features", "--seed", "7")
+    assert {path: path.stat().st_mtime_ns for path in files} == stamps
+
+
+def test_tasks_that_change_waveforms_at_random_refuse_to_keep_features_and_say_why(command, workplace):
+    make_speech_commands(workplace)
+    with pytest.raises(
+        UserError, match="--cache-features: ks cuts its seconds of silence from the noise at random, so that"
+    ):
+        command("-d", "ks", "--corpus", ".", "--cache-features")
+    configs = {name: load_yaml(SETTINGS / f"{name}.yaml") for name in DRIVERS}
+    random = {name: driver_of(TASKS[name]).random_waveforms(config) for name, config in configs.items()}
+    assert {name for name, why in random.items() if why} == {"ks", "sid", "sv"}
+
+
+@pytest.mark.parametrize("name", ["sid", "sv"])
+def test_speakers_utterances_that_are_not_cropped_keep_their_features(name):
+    config = apply_overrides(
+        load_yaml(SETTINGS / f"{name}.yaml"), ["config.downstream_expert.datarc.max_timestep=null"]
+    )
+    assert driver_of(TASKS[name]).random_waveforms(config) is None
+
+
+def test_a_trained_upstream_has_no_features_to_keep(command):
+    for option in ("--cache-features", "--single-utterance"):
+        with pytest.raises(UserError, match="are for a frozen upstream. Leave -f out"):
+            command("-d", "ic", "--corpus", "fsc", "-f", option)
+
+
+def test_runs_made_before_this_option_keep_their_hash():
+    old = SimpleNamespace(seed=1, downstream="asr")
+    assert settings.settings_sha256(old, {}) == settings.settings_sha256(
+        SimpleNamespace(**vars(old), single_utterance=False), {}
+    )

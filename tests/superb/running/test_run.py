@@ -1,0 +1,348 @@
+"""One task from the command line to its result, with s3prl at work on a tiny synthetic corpus."""
+
+import contextlib
+import io
+import os
+import re
+import shutil
+from pathlib import Path
+
+import editdistance
+import pytest
+import torch
+from torch import nn
+
+from s3prl_pruned import compat
+from s3prl_pruned.config import UserError, load_yaml
+from s3prl_pruned.superb.results.result import Upstream, read_result
+from s3prl_pruned.superb.running import make_run, run
+from s3prl_pruned.superb.running.messages import announce
+from s3prl_pruned.superb.running.options import make_parser
+from s3prl_pruned.superb.tasks import checkpoints
+from tests.synthetic_corpus import SHORT_SETTINGS, make_corpus
+
+FOLDER = Path("results/fbank/asr")
+STATES = ("states-2.ckpt", "states-4.ckpt")
+
+
+def command(*options):
+    """Run the command line as typed; returns what it printed."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        run.main(["-d", "asr", "--corpus", "corpus", "--device", "cpu", *options])
+    return printed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder with a corpus and a finished run of FBANK, and what the run printed."""
+    folder = tmp_path_factory.mktemp("finished")
+    make_corpus(folder / "corpus")
+    before = os.getcwd(), os.environ.get("XDG_CACHE_HOME")
+    os.chdir(folder)
+    os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+    try:
+        yield folder, command("-u", "fbank", "-o", SHORT_SETTINGS)
+    finally:
+        os.chdir(before[0])
+        os.environ.pop("XDG_CACHE_HOME")
+        if before[1] is not None:
+            os.environ["XDG_CACHE_HOME"] = before[1]
+
+
+@pytest.fixture
+def again(finished, tmp_path, monkeypatch):
+    """A copy of that folder to work in; its run can be repeated, changed and damaged."""
+    shutil.copytree(finished[0], tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    return lambda *options: command("-u", "fbank", "-o", SHORT_SETTINGS, *options)
+
+
+def test_the_result_is_what_s3prls_files_say(finished):
+    folder, printed = finished
+    result = read_result(folder / FOLDER / "result.json")
+    lines = {
+        kind: [line.partition(" ")[2] for line in (folder / FOLDER / f"test-clean-noLM-{kind}.ark").open()]
+        for kind in ("hyp", "ref")
+    }
+    assert [line.strip() for line in lines["ref"]] == ["ONE TWO DON'T", "ONE TWO", "ONE"]
+    edits = sum(editdistance.eval(h.split(), r.split()) for h, r in zip(lines["hyp"], lines["ref"]))
+    wer = result.values()["wer"]
+    assert wer.unit == "percent" and wer.value == pytest.approx(100 * edits / 6)
+    (line,) = re.findall(r"^test-clean wer: (\S+)$", printed, flags=re.MULTILINE)
+    assert float(line) == pytest.approx(wer.value)
+    assert f"WER {wer.value:.2f} %" in printed and "on 3 utterances" in printed
+
+
+def test_the_result_tells_what_was_run(finished):
+    folder, _ = finished
+    result = read_result(folder / FOLDER / "result.json")
+    assert (result.task, result.split, result.num_utterances) == ("asr", "test-clean", 3)
+    assert (result.upstream.name, result.upstream.sha256) == ("fbank", None)
+    assert result.checkpoint.file == "states-4.ckpt" and result.checkpoint.step == 4
+    assert "never got below 100 %" in result.checkpoint.rule
+    assert result.protocol == "custom"
+    for difference in ("runner.total_steps", "modelrc.RNNs.dim", "5 utterances in train-clean-100"):
+        assert difference in result.protocol_note
+    assert [(split.key, split.num_utterances) for split in result.splits] == [
+        ("train", 5), ("dev-clean", 3), ("test-clean", 3),
+    ]  # fmt: skip
+    assert result.command.startswith("python run_downstream.py -d asr")
+    assert (result.versions.host, result.versions.s3prl) == (compat.host().name, compat.host().version)
+
+
+def test_s3prls_own_files_and_its_output_are_kept(finished):
+    folder, _ = finished
+    names = {path.name for path in (folder / FOLDER).iterdir()}
+    assert {"run.json", "stdout.log", "char.dict", *STATES} <= names
+    (args,) = [load_yaml(folder / FOLDER / name) for name in names if name.startswith("args_")]
+    (config,) = [load_yaml(folder / FOLDER / name) for name in names if name.startswith("config_")]
+    assert args["upstream"] == "fbank" and config["runner"]["total_steps"] == 4
+    log = (folder / FOLDER / "stdout.log").read_text()
+    assert "train loss:" in log and "dev-clean wer:" in log and "test-clean wer:" in log
+
+
+def test_a_finished_run_says_so_and_changes_nothing(again):
+    stamps = {path: path.stat().st_mtime_ns for path in FOLDER.iterdir()}
+    printed = again()
+    assert "finished before with the same settings, model and corpus; nothing to do" in printed
+    assert "asr test-clean: WER" in printed
+    assert {path: path.stat().st_mtime_ns for path in FOLDER.iterdir()} == stamps
+
+
+def test_another_run_in_its_folder_is_refused_and_moved_aside_by_force(again):
+    with pytest.raises(UserError, match="holds a run that differs in settings. .* by -n, or --force"):
+        again("--seed", "7")
+    old = (FOLDER / "result.json").read_text()
+    again("--seed", "7", "--force")
+    assert (FOLDER.parent / "asr.old-1" / "result.json").read_text() == old
+    assert read_result(FOLDER / "result.json").seed == 7
+
+
+def test_a_changed_corpus_is_another_run(again):
+    listing = Path("corpus/test-clean/3/7/3-7.trans.txt")
+    listing.write_text(listing.read_text().replace("TWO", "TOO"))
+    with pytest.raises(UserError, match="differs in the corpus' test-clean"):
+        again()
+
+
+def test_a_name_gives_another_folder(again):
+    again("-n", "mine")
+    assert read_result(Path("results/mine/asr/result.json")).upstream.name == "fbank"
+
+
+def test_an_unfinished_run_goes_on_only_when_asked_and_from_its_checkpoint(again):
+    for name in ("result.json", STATES[1]):
+        (FOLDER / name).unlink()
+    with pytest.raises(UserError, match="holds this run unfinished. Give -a to go on"):
+        again()
+    printed = again("-a")
+    assert f"Going on from {FOLDER / STATES[0]}" in printed
+    assert read_result(FOLDER / "result.json").checkpoint.step == 4
+    assert torch.load(FOLDER / STATES[1], weights_only=True)["Step"] == 4
+
+
+def test_a_truncated_checkpoint_is_passed_over(again, caplog):
+    (FOLDER / "result.json").unlink()
+    whole = (FOLDER / STATES[1]).read_bytes()
+    (FOLDER / STATES[1]).write_bytes(whole[: len(whole) // 2])
+    printed = again("-a")
+    assert f"{STATES[1]}: is truncated, or is no torch checkpoint" in caplog.text
+    assert f"Going on from {FOLDER / STATES[0]}" in printed
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, whose disk is always full")
+def test_a_full_disk_is_one_clear_error_and_leaves_what_was_saved(again, monkeypatch):
+    (FOLDER / "result.json").unlink()
+    (FOLDER / STATES[1]).unlink()
+    save = torch.save
+    monkeypatch.setattr(torch, "save", lambda states, path: save(states, "/dev/full"))
+    with pytest.raises(UserError, match="results/fbank/asr: cannot be written .* Make room; -a goes on"):
+        again("-a")
+    assert checkpoints.newest_checkpoint(FOLDER) == FOLDER / STATES[0]
+
+
+def test_files_of_something_else_are_not_touched(again):
+    (FOLDER / "run.json").unlink()
+    with pytest.raises(UserError, match="is not empty and was not written by this command"):
+        again("-a")
+
+
+def test_a_half_written_result_does_not_count_as_finished(again):
+    (FOLDER / "result.json").write_text('{"task": "as')
+    with pytest.raises(UserError, match="is not complete JSON"):
+        again()
+
+
+def test_training_and_evaluation_may_be_two_calls(again):
+    trained = again("-m", "train", "-n", "two")
+    assert "trained in" in trained and not Path("results/two/asr/result.json").exists()
+    again("-m", "evaluate", "-n", "two")
+    one, two = (read_result(Path("results") / name / "asr" / "result.json") for name in ("fbank", "two"))
+    assert [value.value for value in one.metrics] == [value.value for value in two.metrics]
+    assert one.config_sha256 == two.config_sha256 and two.seconds.train is None
+
+
+def test_a_checkpoint_is_evaluated_on_another_split_with_its_own_settings(again):
+    run.main(["-m", "evaluate", "-t", "dev-clean", "-e", str(FOLDER / STATES[0])])
+    result = read_result(FOLDER / "result-dev-clean.json")
+    assert (result.split, result.checkpoint.step, result.checkpoint.rule) == ("dev-clean", 2, "named by -e")
+    # The test result stands beside it.
+    assert read_result(FOLDER / "result.json").split == "test-clean"
+
+
+def test_the_checkpoint_with_the_best_dev_wer_is_taken(again):
+    shutil.copy(FOLDER / STATES[0], FOLDER / "dev-clean-best.ckpt")
+    (FOLDER / "result.json").unlink()
+    again("-m", "evaluate")
+    checkpoint = read_result(FOLDER / "result.json").checkpoint
+    assert (checkpoint.file, checkpoint.step) == ("dev-clean-best.ckpt", 2)
+    assert checkpoint.rule == "lowest WER on dev-clean"
+
+
+def test_an_utterance_that_is_not_scored_is_an_error(again):
+    with pytest.raises(UserError, match="all 3 utterances must be scored, but s3prl scored 2"):
+        again("-n", "part", "-o", SHORT_SETTINGS + ",,config.runner.evaluate_ratio=0.3")
+    assert not Path("results/part/asr/result.json").exists()
+
+
+def test_inference_transcribes_one_file(again):
+    again("-m", "inference", "-t", "corpus/test-clean/3/7/3-7-0000.flac")
+    assert (FOLDER / "inference.ark").read_text().startswith("3-7-0000 ")
+
+
+class Expert(nn.Module):
+    """An upstream as ours are: 20 ms frames of noise through one weight, with hash and note."""
+
+    teacher_note, model_path, model_hash = "random teacher", "somewhere/export", "ab" * 32
+
+    def __init__(self, ckpt=None, model_config=None, refresh=False):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def get_downsample_rates(self, key):
+        return 320
+
+    def forward(self, wavs):
+        frames = max(len(wav) for wav in wavs) // 320
+        wavs = torch.stack([nn.functional.pad(wav, (0, 320 * frames))[: 320 * frames] for wav in wavs])
+        return {"hidden_states": [wavs.view(len(wavs), frames, 320) * self.scale] * 3}
+
+
+@pytest.fixture
+def ours(monkeypatch):
+    compat.apply()
+    import s3prl.hub
+
+    monkeypatch.setattr(s3prl.hub, "wavlm_stand_in", Expert, raising=False)
+
+
+def test_hash_and_note_of_the_model_go_into_the_result_and_onto_the_screen(again, ours):
+    printed = again("-u", "wavlm_stand_in")
+    result = read_result(Path("results/wavlm_stand_in/asr/result.json"))
+    assert result.upstream.sha256 == "ab" * 32 and result.upstream.path == "somewhere/export"
+    assert result.upstream.num_parameters == 1
+    assert result.upstream.teacher_note == "random teacher"
+    first = printed.splitlines()[1]
+    assert "SHA-256 " + "ab" * 32 in first and "random teacher" in first
+    assert "upstream wavlm_stand_in, random teacher; custom protocol" in printed
+
+    Expert.model_hash = "cd" * 32
+    try:
+        with pytest.raises(
+            UserError, match="differs in upstream model .wavlm_stand_in abababababab, now .* cdcdcdcdcdcd"
+        ):
+            again("-u", "wavlm_stand_in")
+    finally:
+        Expert.model_hash = "ab" * 32
+
+
+def test_a_model_without_a_hash_gets_one_from_its_weights(monkeypatch, ours):
+    from s3prl_pruned.superb.tasks.upstreams import describe_upstream
+
+    monkeypatch.delattr(Expert, "model_hash")
+    args = make_parser().parse_args(["-u", "wavlm_stand_in"])
+    first = describe_upstream(args).sha256
+    assert re.fullmatch("[0-9a-f]{64}", first) and describe_upstream(args).sha256 == first
+    monkeypatch.setattr(Expert, "reset", lambda self: self.scale.data.fill_(2.0), raising=False)
+    changed = Expert()
+    changed.reset()
+    from s3prl_pruned.superb.tasks.upstreams import state_sha256
+
+    assert state_sha256(Expert()) == first != state_sha256(changed)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-u", "fbnk"], "-u fbnk: s3prl has no upstream of that name. Did you mean `fbank`?"),
+        (["-u", "wavlm_local"], "-u wavlm_local: needs a checkpoint. Give its path by -k"),
+        (["-u", "wavlm_local", "-k", "absent.pt"], "-k absent.pt: no such file"),
+        (["-u", "fbank", "-d", "ks"],
+         "corpus: must be the folder of Speech Commands v0.01 .* but lacks speech_commands_v0.01/"),
+        (["-u", "fbank", "--corpus", "absent"], "absent: must hold the folder 'train-clean-100'"),
+        (["-u", "fbank", "--device", "tpu"], "--device tpu: must be cpu, or cuda"),
+        (["-u", "fbank", "-i", "x.ckpt"], "-i: is for -m evaluate and inference"),
+        (["-u", "fbank", "-e", "absent.ckpt"], "absent.ckpt: no such file"),
+        (["-u", "fbank", "-m", "evaluate", "-n", "none"], "holds no checkpoint. Train first"),
+        (["-u", "fbank", "-m", "inference"], "-m inference takes an existing audio file"),
+        (["-u", "fbank", "-t", "test"], "split 'test': not in .*Known: train, dev-clean, dev-other, test-clean"),
+    ],
+)  # fmt: skip
+def test_wrong_input_is_one_clear_error(again, options, message):
+    with pytest.raises(UserError, match=message):
+        again(*options)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"PK half a file", "truncated, or holds objects"), (None, "RuntimeError: .*Missing key")],
+)
+def test_a_checkpoint_that_an_upstream_of_s3prl_cannot_take_is_named(again, content, reason):
+    path = Path("given.pt")
+    torch.save({"cfg": {}, "model": {"a": torch.zeros(1)}}, path) if content is None else path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"-k given.pt: is no checkpoint for wavlm_local \({reason}"):
+        again("-u", "wavlm_local", "-k", str(path))
+
+
+def test_settings_without_a_corpus_ask_for_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(make_run.SETTINGS / "asr.yaml", "own.yaml")
+    with pytest.raises(UserError, match="own.yaml: names no corpus. .* Give its folder by --corpus DIR"):
+        run.main(["-u", "fbank", "-d", "asr", "-c", "own.yaml"])
+
+
+def test_a_foreign_checkpoint_is_refused(tmp_path):
+    torch.save({"weights": torch.zeros(1)}, tmp_path / "other.ckpt")
+    with pytest.raises(UserError, match="must be a downstream checkpoint of s3prl"):
+        checkpoints.load_checkpoint(tmp_path / "other.ckpt")
+    torch.save({"Args": Expert(), "Config": {}, "Step": 1}, tmp_path / "classes.ckpt")
+    with pytest.raises(UserError, match=r"holds an object of the class [\w.]*Expert"):
+        checkpoints.load_checkpoint(tmp_path / "classes.ckpt")
+
+
+def test_a_disabled_progress_bar_is_refused_because_s3prl_counts_in_it(monkeypatch):
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    with pytest.raises(UserError, match="TQDM_DISABLE: s3prl would never end"):
+        run.main(["-u", "fbank", "-d", "asr"])
+
+
+def test_the_embedded_speech_is_the_default_and_the_way_to_the_papers_recipe_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    options = make_parser().parse_args(["-u", "wavlm_pruned", "-d", "asr"])
+    found = make_run.make_run(options)
+    announce(found, Upstream(name="wavlm_pruned"))
+    first = capsys.readouterr().out.splitlines()[0]
+    assert "embedded speech, shortened protocol" in first and "--corpus /data/LibriSpeech" in first
+    assert found.folder == Path("results/wavlm_pruned/asr") and not found.folder.exists()
+    assert {split.folder for split in found.splits} == {"train", "dev", "test"}
+
+
+def test_settings_may_not_call_themselves_official(again):
+    settings = Path("own.yaml")
+    text = (make_run.SETTINGS / "asr.yaml").read_text()
+    settings.write_text(text.replace("total_steps: 200000", "total_steps: 2000"))
+    options = make_parser().parse_args(["-u", "fbank", "-d", "asr", "--corpus", "corpus", "-c", "own.yaml"])
+    found = make_run.make_run(options)
+    assert found.protocol == "custom" and "runner.total_steps" in found.protocol_note
