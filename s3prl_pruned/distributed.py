@@ -11,6 +11,7 @@ backward pass (WavLM Base: 378 MB in fp32 a step).
 from __future__ import annotations
 
 import datetime
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -121,6 +122,30 @@ def gather(item: T) -> list[T]:
     with _losses_named():
         dist.all_gather_object(items, item)
     return items
+
+
+def refuse_different(named: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Raise UserError unless every process holds the same tensors, bit for bit: what is trained together starts equal.
+
+    Args:
+        named: names and tensors, such as `module.state_dict().items()`.
+    """
+    if not _many():
+        return
+    digests = {name: hashlib.sha256(_bytes_of(tensor)).hexdigest() for name, tensor in named}
+    first, *others = gather(digests)
+    for number, other in enumerate(others, start=1):
+        names = sorted(name for name in first.keys() | other.keys() if first.get(name) != other.get(name))
+        if names:
+            raise UserError(
+                f"processes must start from the same values, but {len(names)} tensors of process {number} are not "
+                f"those of process 0 ({', '.join(names[:3])}). Give all processes the same teacher file, recipe and "
+                "versions."
+            )
+
+
+def _bytes_of(tensor: torch.Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def from_main(function: Callable[[], T]) -> T:

@@ -6,7 +6,7 @@ import textwrap
 
 import torch
 
-from s3prl_pruned.distributed import all_reduce_sum, is_main, rank, world_size
+from s3prl_pruned.distributed import all_reduce_sum, is_main, rank, refuse_different, world_size
 
 WORKER = """
 import sys, torch, torch.distributed as dist
@@ -19,6 +19,30 @@ dist.destroy_process_group()
 """
 
 
+DIFFERENT = """
+import sys, torch, torch.distributed as dist
+from s3prl_pruned.config import UserError
+from s3prl_pruned.distributed import rank, refuse_different
+dist.init_process_group("gloo", init_method=sys.argv[1], rank=int(sys.argv[2]), world_size=2)
+refuse_different([("same", torch.arange(3.0))])
+try:
+    refuse_different([("same", torch.arange(3.0)), ("head.weight", torch.tensor([1.0, 1.0 + rank() * 2**-23]))])
+except UserError as error:
+    print(error)
+dist.destroy_process_group()
+"""
+
+
+def in_two_processes(code, tmp_path):
+    """What each of two processes that meet prints."""
+    command = [sys.executable, "-c", textwrap.dedent(code), f"file://{tmp_path}/meet"]
+    workers = [
+        subprocess.Popen([*command, str(number)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for number in (0, 1)
+    ]
+    return [worker.communicate(timeout=60) for worker in workers]
+
+
 def test_on_one_process_nothing_happens():
     value = torch.tensor([1.0, 2.0])
     assert (rank(), world_size(), is_main()) == (0, 1, True)
@@ -26,11 +50,15 @@ def test_on_one_process_nothing_happens():
 
 
 def test_two_processes_agree_on_the_sum(tmp_path):
-    command = [sys.executable, "-c", textwrap.dedent(WORKER), f"file://{tmp_path}/meet"]
-    workers = [
-        subprocess.Popen([*command, str(number)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for number in (0, 1)
-    ]
-    results = [worker.communicate(timeout=60) for worker in workers]
+    results = in_two_processes(WORKER, tmp_path)
     assert results[0][0].strip() == "0 2 True [1.0, 10.0] [3.0, 30.0]", results[0][1]
     assert results[1][0].strip() == "1 2 False [2.0, 20.0] [3.0, 30.0]", results[1][1]
+
+
+def test_processes_that_start_from_different_weights_are_refused_by_all(tmp_path):
+    for out, err in in_two_processes(DIFFERENT, tmp_path):
+        assert "1 tensors of process 1 are not those of process 0 (head.weight)" in out, err
+
+
+def test_one_process_has_nothing_to_compare():
+    refuse_different([("weight", torch.tensor(float("nan")))])

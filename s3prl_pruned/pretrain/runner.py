@@ -38,13 +38,15 @@ def train(
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM, after saving.
-        UserError: too many losses are not finite, memory or disk are full; earlier checkpoints stay whole.
+        UserError: processes start from different weights, too many losses are not finite, memory or disk are full;
+            earlier checkpoints stay whole.
         ProcessLost: another process of the run is gone.
     """
     loop = config.runner
     trainer = Trainer(expert, config, seed=seed)
     if resume_from:
         trainer.resume(resume_from)
+    distributed.refuse_different(expert.model.state_dict().items())
     log = RunLog(folder, step=trainer.step, total_steps=loop.total_steps) if distributed.is_main() else None
     try:
         _run(trainer, expert, config, folder, log, on_checkpoint)

@@ -14,11 +14,13 @@ from s3prl_pruned.compressors.plan import make_plan
 from s3prl_pruned.config import UserError, from_dict
 from s3prl_pruned.formats.folder import load_encoder, model_hash
 from s3prl_pruned.formats.registry import read
+from s3prl_pruned.models.dummies import random_encoder, tiny_base
 from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.objectives.distill import DistillConfig
 from s3prl_pruned.objectives.prediction_heads import PredictionHeads
 from s3prl_pruned.pretrain.config import RunnerConfig
 from s3prl_pruned.pretrain.distill.config import ModelConfig
+from s3prl_pruned.pretrain.distill.model import DistillForPretrain
 from s3prl_pruned.pretrain.distill.teachers import EMBEDDED_TEACHER
 from s3prl_pruned.pretrain.logging import read_log
 from s3prl_pruned.pretrain.recipes import MODEL_FILE, RUNNER_FILE, load_recipe
@@ -158,6 +160,20 @@ def test_what_cannot_be_is_refused_before_anything_is_written(recipe, tmp_path, 
     with pytest.raises(UserError, match=message):
         recipe.train(tmp_path / "run", "-o", overrides)
     assert not (tmp_path / "run").exists()
+
+
+def test_prediction_heads_start_from_the_seed():
+    compress = {"techniques": ["layers"]}
+    target, distill = {"target": {"of": "params", "share": 2 / 3}}, {"prediction_heads": True, "num_pairs": 2}
+    config = from_dict(ModelConfig, {"compress": compress, "sparsity": target, "distill": distill}, "test")
+
+    def heads(seed):
+        torch.rand(1)  # whatever was drawn before
+        return DistillForPretrain(random_encoder(tiny_base(), seed=0), config, seed=seed).distillation.state_dict()
+
+    first, again, other = heads(1), heads(1), heads(2)
+    assert first and all(torch.equal(first[name], again[name]) for name in first)
+    assert not any(torch.equal(first[name], other[name]) for name in first)
 
 
 def test_prediction_heads_compute_distilhuberts_loss():

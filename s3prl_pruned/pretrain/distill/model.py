@@ -53,7 +53,9 @@ class DistillForPretrain(Trained):
         shape = self.student.config
         objective: type[LayerDistillation] | type[PredictionHeads]
         objective = PredictionHeads if config.distill.prediction_heads else LayerDistillation
-        self.distillation = objective(num_layers=shape.num_layers, embed_dim=shape.embed_dim, config=config.distill)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # of prediction heads
+            self.distillation = objective(num_layers=shape.num_layers, embed_dim=shape.embed_dim, config=config.distill)
         self.gates, self.lagrangian = self.pruner.gates, self.pruner.multipliers
         frozen = config.student.feature_grad_mult == 0 and "conv" not in config.gates.kinds
         self.shares_features = frozen and _equal(self.student.feature_extractor, teacher.feature_extractor)
