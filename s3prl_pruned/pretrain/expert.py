@@ -8,6 +8,7 @@ One optimiser step, as `pretrain/trainer.py` drives it:
     on_before_zero_grad   after the optimisers' step: the gates within their limits, the masks out of the student
 """
 
+import signal
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -140,6 +141,7 @@ class Expert(nn.Module):
             batch_size=None,
             sampler=range(len(self.batches)) if numbers is None else numbers,
             num_workers=self.datarc.num_workers,
+            worker_init_fn=_leave_stopping_to_the_main_process,
             generator=torch.Generator(),  # it would draw from the global one, whose state a resumed run has restored
         )
 
@@ -152,6 +154,16 @@ class Expert(nn.Module):
         """What a checkpoint says of the teacher."""
         teacher = self.loaded_teacher
         return {"name": teacher.name, "sha256": teacher.sha256, "note": teacher.note}
+
+
+def _leave_stopping_to_the_main_process(worker: int) -> None:
+    """Let a reading process ignore Ctrl-C and SIGTERM.
+
+    A terminal and a scheduler send them to the whole process group, and the step under way still wants its batches.
+    The main process ends its readers when it stops.
+    """
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
 
 
 def model_config(source: T | dict[str, Any] | str | Path, kind: type[T]) -> T:

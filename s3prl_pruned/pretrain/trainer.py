@@ -58,6 +58,10 @@ class Trainer:
             expert.checkpoint_activations()
         expert.model.train()
 
+    def _autocast(self) -> torch.autocast:
+        """Half precision where the run has it: for losses, and for what `begin_step` computes of the batches."""
+        return torch.autocast(self._device, dtype=self._precision, enabled=self._precision != torch.float32)
+
     def batches(self) -> Iterator[list]:
         """This process's micro-batches of each step still to come: number r, r + w, ... where w processes are."""
         rank, world, per_step = distributed.rank(), distributed.world_size(), self.per_step
@@ -91,9 +95,10 @@ class Trainer:
         self.step += 1
         records: dict[str, float] = {}
         with _memory_error_named(self.config, self._device):
-            self.expert.begin_step(self.step, self.loop.total_steps, batches)
+            with self._autocast():
+                self.expert.begin_step(self.step, self.loop.total_steps, batches)
             for batch in batches:
-                with torch.autocast(self._device, dtype=self._precision, enabled=self._precision != torch.float32):
+                with self._autocast():
                     loss = self.expert(batch, records, self.step)
                 self._scaler.scale(loss).backward()
             records["audio_seconds"] = sum(batch[0].numel() for batch in batches) / SAMPLE_RATE

@@ -1,6 +1,7 @@
 """Runs that are killed, stopped or run out of disk lose nothing and go on as if nothing had happened."""
 
 import json
+import os
 import random
 import resource
 import shutil
@@ -23,9 +24,9 @@ ROOT = Path(__file__).resolve().parents[2]
 LONG = ("-o", "runner.total_steps=120,,runner.save_step=7,,runner.max_keep=3")
 
 
-def start(recipe, folder, *more):
+def start(recipe, folder, *more, **options):
     command = [sys.executable, ROOT / "run_pretrain.py", *recipe.arguments(folder, *more)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, **options)
 
 
 def resume(path):
@@ -105,6 +106,19 @@ def test_ctrl_c_and_sigterm_save_exit_130_and_75_and_the_run_can_go_on(recipe, w
     resume(run)
     assert trajectory(run) == trajectory(whole)
     assert model_hash(run / "export") == model_hash(whole / "export")
+
+
+@pytest.mark.parametrize("signum, code", [(signal.SIGINT, 130), (signal.SIGTERM, 75)], ids=["ctrl-c", "scheduler"])
+def test_a_signal_to_the_whole_process_group_does_not_lose_the_step_under_way(recipe, tmp_path, signum, code):
+    """As a terminal and a scheduler send it: to the reading processes too."""
+    run, options = tmp_path / "run", f"{LONG[-1]},,pretrain_expert.datarc.num_workers=2"
+    process = start(recipe, run, *LONG[:-1], options, start_new_session=True)
+    wait_for_checkpoint(process, run)
+    os.killpg(process.pid, signum)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == code, stderr
+    assert f"interrupted: stopped by {signum.name} after step" in stderr
+    assert checkpoint.load_checkpoint(checkpoint.newest(run))["Step"] == read_log(run)[-1]["step"] < 120
 
 
 @pytest.fixture

@@ -287,3 +287,16 @@ def test_what_a_resumed_run_rewrites_is_whole_or_as_it_was(tmp_path, monkeypatch
     with pytest.raises(UserError, match="could not be written .No space left on device"):
         write_text(path, "second")
     assert path.read_text() == "first" and [p.name for p in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_matching_over_several_micro_batches_computes_in_the_runs_precision(recipe, tmp_path, monkeypatch):
+    """Two micro-batches: a pass over each to match the layers, then one over each to learn."""
+    seen, states = [], UpstreamPretrainExpert._states
+
+    def watched(self, *batch):
+        seen.append(torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu"))
+        return states(self, *batch)
+
+    monkeypatch.setattr(UpstreamPretrainExpert, "_states", watched)
+    recipe.train(tmp_path / "run", "-o", "runner.total_steps=1,,runner.bf16=true,,runner.gradient_accumulate_steps=2")
+    assert seen == [torch.bfloat16] * 4
