@@ -10,6 +10,8 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 HOST := s3prl
+# Processes that share the tests, a file at a time; each takes one or two GB of memory.
+WORKERS := 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -32,7 +34,7 @@ install: $(INSTALLED)
 
 test: $(TESTABLE)
 	@echo "Environment: $(VENV) ($(HOW))"
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(TESTABLE)
 	$(BIN)/ruff check
