@@ -35,13 +35,13 @@ def call(*command):
 
 
 def test_a_killed_run_is_resumed_and_scored(folder):
-    settings = SHORT_SETTINGS.replace("total_steps=4", "total_steps=40")
+    settings = SHORT_SETTINGS.replace("total_steps=4", "total_steps=40") + ",,config.runner.max_keep=9"
     run = folder / "results" / "fbank" / "asr"
     with subprocess.Popen(
         typed(*TASK, "-o", settings), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
         deadline = time.monotonic() + 120
-        while not list(run.glob("states-*.ckpt")):
+        while len(list(run.glob("states-*.ckpt"))) < 2:  # s3prl may be in the middle of the newest
             assert process.poll() is None and time.monotonic() < deadline, "no checkpoint was written"
             time.sleep(0.02)
         os.kill(process.pid, signal.SIGKILL)
