@@ -34,7 +34,7 @@ install: $(INSTALLED)
 
 test: $(TESTABLE)
 	@echo "Environment: $(VENV) ($(HOW))"
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(TESTABLE)
 	$(BIN)/ruff check
