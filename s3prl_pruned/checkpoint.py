@@ -6,11 +6,15 @@ format. ``states-{step}.ckpt`` is its name, as in s3prl.
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import functools
 import io
 import logging
 import os
 import re
 import shutil
+import time
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -24,6 +28,10 @@ logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"states-(\d+)\.ckpt")
 _PLAIN = (str, bytes, bool, int, float, type(None))
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a disk, a quota or a limit of the process answers when there is no room."""
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM)
+_BUSY = (errno.EACCES, errno.EPERM, errno.EBUSY, errno.EEXIST, errno.ETXTBSY)
 
 
 def checkpoint_path(folder: str | Path, step: int) -> Path:
@@ -48,23 +56,42 @@ def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
     """
     path = Path(path)
     _check_plain(state, "state")
+    try:
+        write_torch(path, state)
+    except OSError as error:
+        raise UserError(
+            f"{path}: the checkpoint could not be saved ({_first_line(error)}). {_space(path.parent)}"
+            "Files saved before are whole. Free space or name another folder, then resume."
+        ) from error
+
+
+def write_torch(path: str | Path, state: object) -> None:
+    """Write what `torch.save` takes, as safely as `save_checkpoint` does.
+
+    Args:
+        path: the file; its folder is made if needed.
+        state: tensors, and what the reader of the file allows.
+
+    Raises:
+        OSError: it cannot be written; what stood at ``path`` is as it was.
+    """
+    path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:
-        # On a failed write, torch's zip writer raises its own RuntimeError over the OSError.
-        cause = error.__context__ if isinstance(error.__context__, OSError) else error
-        temporary.unlink(missing_ok=True)
-        raise UserError(
-            f"{path}: the checkpoint could not be saved ({_first_line(cause)}). {_space(path.parent)}"
-            "Files saved before are whole. Free space or name another folder, then resume."
-        ) from error
+        _put_in_place(temporary, path)
+    except OSError:
+        _remove(temporary)
+        raise
+    except RuntimeError as error:  # on a failed write, torch's zip writer raises its own, mostly over the OSError
+        _remove(temporary)
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from error
+        if "inline_container" not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, _first_line(error)) from error
 
 
 def size(state: dict[str, Any]) -> int:
@@ -136,17 +163,31 @@ def newest(folder: str | Path) -> Path | None:
 
 
 def point_latest(folder: str | Path) -> None:
-    """Turn the link ``latest`` to the newest whole checkpoint, in one move: it is never missing or dangling."""
+    """Turn the link ``latest`` to the newest whole checkpoint."""
     target = newest(folder)
-    if target is None:
-        return
-    temporary = Path(folder) / ".latest.tmp"
-    temporary.unlink(missing_ok=True)
+    if target is not None:
+        point(folder, "latest", target)
+
+
+def point(folder: str | Path, name: str, target: Path) -> None:
+    """Turn a link to a checkpoint of its folder, in one move: it is never missing or dangling.
+
+    It is there for people. A disk without links (exFAT, SMB, cloud mounts) has none, and a warning says so once.
+    """
+    temporary, link = Path(folder) / f".{name}.tmp", Path(folder) / name
     try:
+        temporary.unlink(missing_ok=True)
         temporary.symlink_to(target.name)
-        os.replace(temporary, Path(folder) / "latest")
+        os.replace(temporary, link)
     except OSError as error:
-        raise UserError(f"{folder}: the link `latest` could not be made ({error.strerror}).") from error
+        _remove(temporary)
+        _remove(link)  # it would lead to what is deleted next
+        _warn_once(f"{folder}: the link `{name}` cannot be made ({error.strerror}); the run goes on without it.")
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    logger.warning(text)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -160,23 +201,29 @@ def write_text(path: str | Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        _put_in_place(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
         raise UserError(f"{path}: could not be written ({error.strerror}). {_space(path.parent)}Free space.") from error
 
 
-def rotate(folder: str | Path, max_keep: int) -> None:
+def rotate(folder: str | Path, max_keep: int, *, best: int | None = None) -> None:
     """Delete all but the ``max_keep`` newest whole checkpoints of ``folder``, and left-over halves.
 
     A truncated checkpoint newer than those stays where it is, and does not count.
+
+    Args:
+        folder: of a run.
+        max_keep: how many stay.
+        best: the step of one that stays beside them.
     """
     if max_keep < 1:
         raise UserError(f"`max_keep` must be at least 1, but is {max_keep}.")
     kept = 0
     for path in _by_step(folder):
         if kept == max_keep:
-            path.unlink()
+            if best is None or path != checkpoint_path(folder, best):
+                path.unlink()
         elif _is_whole(path):
             kept += 1
     for half in Path(folder).glob(".states-*.ckpt.tmp"):  # what kill -9 left behind
@@ -209,13 +256,40 @@ def _check_plain(value: Any, name: str) -> None:
         raise TypeError(f"{name} is a {type(value).__name__}; a checkpoint holds tensors and plain data.")
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: str | Path) -> None:
+    """Let a file, or the names in a folder, survive a power cut; does nothing on a disk that has no such promise.
+
+    Raises:
+        OSError: the disk is full or broken, which it may notice only now.
+    """
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+
+
+def _put_in_place(temporary: Path, path: Path) -> None:
+    """Give a finished file its name. A network disk may refuse for a moment, while a reader has the old one open."""
+    sync(temporary)
+    for seconds in (0.1, 0.3, 1.0, None):
+        try:
+            os.replace(temporary, path)
+            break
+        except OSError as error:
+            if error.errno not in _BUSY or seconds is None:
+                raise
+            time.sleep(seconds)
+    sync(path.parent)
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def _space(folder: Path) -> str:

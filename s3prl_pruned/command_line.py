@@ -1,13 +1,44 @@
 """What all command lines share: one clear line for a user's error, and exit codes."""
 
 import errno
+import io
 import logging
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.own_commands import as_typed
+
+STOP_SIGNALS = {signal.SIGTERM: 75, signal.SIGUSR1: 75, signal.SIGHUP: 75, signal.SIGINT: 130}
+"""Signals that ask for a stop, and the exit code after each.
+
+75 (EX_TEMPFAIL) is for what schedulers send before they end a job (Slurm's `--signal`, submitit) and for the end of a
+terminal: a scheduler can requeue on it. 130 is Ctrl-C.
+"""
+_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
+
+
+def stop_signals() -> list[signal.Signals]:
+    """Those of `STOP_SIGNALS` that this process obeys: under `nohup` it outlives its terminal."""
+    nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [signum for signum in STOP_SIGNALS if not (nohup and signum == signal.SIGHUP)]
+
+
+class Stopped(KeyboardInterrupt):
+    """A stop signal arrived where nothing waits for one; like Ctrl-C, no library takes it for an error of its own.
+
+    Args:
+        signum: the signal.
+    """
+
+    def __init__(self, signum: int):
+        super().__init__(signal.Signals(signum).name)
+        self.exit_code = STOP_SIGNALS[signal.Signals(signum)]
 
 
 class Interrupted(Exception):
@@ -15,7 +46,7 @@ class Interrupted(Exception):
 
     Args:
         message: what was stopped, and how to go on.
-        exit_code: 130 after Ctrl-C; 75 (EX_TEMPFAIL) after SIGTERM, on which a scheduler can requeue.
+        exit_code: of `STOP_SIGNALS`.
     """
 
     def __init__(self, message: str, *, exit_code: int = 130):
@@ -26,13 +57,15 @@ class Interrupted(Exception):
 def command_line(main: Callable[[], object]) -> None:
     """Run `main` and exit with its code.
 
-    0 is done, 2 an error that the user can mend, 130 or 75 interrupted after saving (`Interrupted`), 141 that who reads
-    the output has stopped reading.
+    0 is done, 2 an error that the user can mend, 130 or 75 interrupted (`STOP_SIGNALS`), 141 that who reads the output
+    has stopped reading.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     _make_bars_rare()
+    _show_any_name()
     try:
-        main()
+        with _stopped_by_signals():
+            main()
         sys.stdout.flush()
     except UserError as error:
         print(as_typed(f"error: {error}"), file=sys.stderr)
@@ -40,17 +73,48 @@ def command_line(main: Callable[[], object]) -> None:
     except Interrupted as stop:
         print(as_typed(f"interrupted: {stop}"), file=sys.stderr)
         sys.exit(stop.exit_code)
+    except KeyboardInterrupt as stop:
+        name = str(stop) or "Ctrl-C"
+        print(f"interrupted: by {name}. The same command begins again, or goes on with -a.", file=sys.stderr)
+        sys.exit(stop.exit_code if isinstance(stop, Stopped) else 130)
     except BrokenPipeError:  # such as `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
         sys.exit(141)  # a shell's code for a process that SIGPIPE ended
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
         # Checkpoints and exports say it themselves (UserError); this is a log, a picture, a table.
         where = f"{error.filename}: " if error.filename else ""
+        if where and error.errno in _PLACE:
+            print(f"error: {where}{error.strerror}. Get the right to read and write, or name another.", file=sys.stderr)
+            sys.exit(2)
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
         advice = "What was saved before is whole. Make room, then repeat the command, with -a to go on."
         print(f"error: {where}the disk is full ({error.strerror}). {advice}", file=sys.stderr)
         sys.exit(2)
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Let stop signals raise `Stopped`. Of several processes, `torchrun` ends those that wait for others."""
+    before = {}
+    if threading.current_thread() is threading.main_thread() and os.environ.get("WORLD_SIZE", "1") in ("", "1"):
+        before = {n: signal.signal(n, _raise) for n in stop_signals() if signal.getsignal(n) is signal.SIG_DFL}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def _raise(signum: int, frame: FrameType | None) -> None:
+    raise Stopped(signum)
+
+
+def _show_any_name() -> None:
+    """Let an output show letters that it lacks (`LC_ALL=C` has ASCII alone), and names that are no text, as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # tests put others in its place
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _make_bars_rare() -> None:

@@ -38,16 +38,67 @@ def start(device: str, *, timeout_seconds: float) -> str:
 
     Returns:
         The device of this process; `device` itself when there is one process only.
+
+    Raises:
+        UserError: there is no such device, or the launcher's variables are set in part.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    launched = launched_processes()
+    if launched > 1 and device == "cuda":
+        device = f"cuda:{local_rank()}"
+    check_device(device)
+    if launched == 1:
         return device
-    if device == "cuda":
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    if device.startswith("cuda"):
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
     with _losses_named():
         dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout_seconds))
     return device
+
+
+def launched_processes() -> int:
+    """How many processes were started together, by the variables that `torchrun` sets; 1 where it was not used.
+
+    Raises:
+        UserError: the variables are set in part, or contradict each other.
+    """
+    world = _number("WORLD_SIZE", 1)
+    given = "RANK" in os.environ or world > 1
+    needed = ["RANK", "WORLD_SIZE", *(["MASTER_ADDR", "MASTER_PORT"] if world > 1 else [])] if given else []
+    missing = [name for name in needed if not os.environ.get(name)]
+    if missing:
+        raise UserError(f"the launcher's variables are set in part: {', '.join(missing)} missing. {_LAUNCH}")
+    if not 0 <= _number("RANK", 0) < world:
+        raise UserError(f"RANK must be from 0 to WORLD_SIZE - 1, but is {os.environ['RANK']} of {world}. {_LAUNCH}")
+    if world > 1:
+        _number("MASTER_PORT", 0)
+    return world
+
+
+def local_rank() -> int:
+    """This process's number on its machine."""
+    return _number("LOCAL_RANK", 0)
+
+
+_LAUNCH = "Start with torchrun, or unset RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT for one process."
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name) or str(default)
+    if not text.isdecimal() or (name == "WORLD_SIZE" and int(text) < 1):
+        raise UserError(f"the variable {name} must be a whole number, but is {text!r}. {_LAUNCH}")
+    return int(text)
+
+
+def check_device(device: str) -> None:
+    """Raise a `UserError` for a device that this machine does not have, or that holds no numbers (`meta`)."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"`--device` is {device}, but torch {torch.__version__} sees no GPU here. Use --device cpu.")
+    try:
+        torch.zeros(1, device=device).item()
+    except Exception as error:  # torch has its own for each kind of device
+        reason = str(error).strip().split("\n")[0][:200]
+        raise UserError(f"`--device` must be one that works here, such as cpu, but is {device!r}: {reason}") from error
 
 
 def stop() -> None:

@@ -1,6 +1,7 @@
 """What tests of several packages share."""
 
 import os
+import signal
 
 import pytest
 import torch
@@ -10,6 +11,9 @@ from hypothesis import settings
 settings.register_profile("same_draws", derandomize=True, deadline=None)
 settings.register_profile("new_draws", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same_draws"))
+
+# `nohup` has it ignored, also in what tests start, and some tests send it.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def relative_differences(ours, theirs):

@@ -14,7 +14,15 @@ import numpy
 import pytest
 import torch
 
-from s3prl_pruned.checkpoint import checkpoint_path, load_checkpoint, newest, rotate, save_checkpoint
+from s3prl_pruned.checkpoint import (
+    checkpoint_path,
+    load_checkpoint,
+    newest,
+    point_latest,
+    rotate,
+    save_checkpoint,
+    write_text,
+)
 from s3prl_pruned.config import UserError
 
 
@@ -95,6 +103,34 @@ def test_a_write_that_the_system_cuts_off_leaves_the_previous_checkpoint_whole(t
     assert "could not be saved ([Errno 27] File too large)" in result.stdout, result.stderr
     assert "Free space or name another folder" in result.stdout
     assert_previous_is_whole(path, previous)
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
+def test_a_disk_that_cannot_sync_keeps_checkpoints_all_the_same(tmp_path, monkeypatch, code):
+    """SMB and some mounts refuse to sync a folder; the file is whole and has its name by then."""
+
+    def refuse(_):
+        raise OSError(code, "refused")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    save_checkpoint(tmp_path / "states-1.ckpt", {"step": 1})
+    assert load_checkpoint(tmp_path / "states-1.ckpt") == {"step": 1}
+
+
+def test_a_name_that_is_busy_for_a_moment_is_taken_a_moment_later(tmp_path, monkeypatch):
+    """SMB, while a reader has the old file open."""
+    write_text(tmp_path / "run.json", "old")
+    replace, calls = os.replace, []
+
+    def busy_twice(source, target):
+        calls.append(target)
+        if len(calls) < 3:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", busy_twice)
+    write_text(tmp_path / "run.json", "new")
+    assert (tmp_path / "run.json").read_text() == "new" and len(calls) == 3
 
 
 def test_a_checkpoint_cut_anywhere_is_refused(tmp_path):
@@ -192,6 +228,21 @@ def test_newest_passes_over_a_truncated_one_and_says_so(run, caplog):
     with caplog.at_level(logging.WARNING):
         assert newest(run) == checkpoint_path(run, 9)
     assert "states-10.ckpt is truncated" in caplog.text
+
+
+def test_a_disk_without_links_has_no_latest_and_a_warning_says_so_once(run, monkeypatch, caplog):
+    point_latest(run)
+    assert os.readlink(run / "latest") == "states-10.ckpt"
+
+    def refuse(*_, **__):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "symlink", refuse)
+    save_checkpoint(checkpoint_path(run, 11), {"step": 11})
+    for _ in range(2):
+        point_latest(run)
+    assert not os.path.lexists(run / "latest"), "none is better than one that leads to an old checkpoint"
+    assert caplog.text.count("the link `latest` cannot be made (Operation not permitted)") == 1
 
 
 def test_rotate_keeps_the_newest_whole_ones_and_sweeps_up_halves(run):

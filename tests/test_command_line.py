@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 
@@ -19,6 +20,13 @@ from s3prl_pruned.config import UserError
         (Interrupted("saved.", exit_code=75), 75, "interrupted: saved."),
         (OSError(errno.ENOSPC, "No space left on device"), 2, "error: the disk is full (No space left on device)."),
         (OSError(errno.EDQUOT, "Quota exceeded", "run/log.jsonl"), 2, "error: run/log.jsonl: the disk is full (Quota"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "run/a.csv"),
+            2,
+            "error: run/a.csv: Permission denied.",
+        ),
+        (OSError(errno.EROFS, "Read-only file system", "run/a.png"), 2, "error: run/a.png: Read-only file system. Get"),
+        (KeyboardInterrupt(), 130, "interrupted: by Ctrl-C."),
     ],
 )
 def test_what_a_user_can_mend_is_one_line_and_an_exit_code(error, code, said, capsys):
@@ -38,6 +46,38 @@ def test_any_other_error_keeps_its_traceback(error):
 
     with pytest.raises(type(error)):
         command_line(main)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+def test_a_schedulers_signal_ends_any_command_with_75(signum, capsys):
+    before = signal.getsignal(signum)
+
+    def main():
+        os.kill(os.getpid(), signum)
+        raise AssertionError("it goes on")
+
+    with pytest.raises(SystemExit) as stop:
+        command_line(main)
+    assert stop.value.code == 75 and capsys.readouterr().err.startswith(f"interrupted: by {signum.name}.")
+    assert signal.getsignal(signum) is before
+
+
+def test_under_nohup_a_terminals_end_stops_nothing():
+    code = (
+        "import os, signal; from s3prl_pruned.command_line import command_line, stop_signals; "
+        "command_line(lambda: (os.kill(os.getpid(), signal.SIGHUP), print(signal.SIGHUP in stop_signals())))"
+    )
+    ignoring = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, **ignoring)
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
+
+
+@pytest.mark.parametrize("locale, shown", [("C", r"caf\xe9 \udcff"), ("C.UTF-8", r"café \udcff")])
+def test_an_output_shows_names_that_it_has_no_letters_for(locale, shown):
+    code = "from s3prl_pruned.command_line import command_line; command_line(lambda: print('caf\\xe9 \\udcff'))"
+    plain = {**os.environ, "LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, env=plain)
+    assert (done.returncode, done.stdout.decode("utf-8").strip()) == (0, shown), done.stderr
 
 
 def test_bars_of_other_libraries_are_rare_where_there_is_no_terminal():

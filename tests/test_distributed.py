@@ -4,9 +4,19 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
 import torch
 
-from s3prl_pruned.distributed import all_reduce_sum, is_main, rank, refuse_different, world_size
+from s3prl_pruned.config import UserError
+from s3prl_pruned.distributed import (
+    all_reduce_sum,
+    check_device,
+    is_main,
+    launched_processes,
+    rank,
+    refuse_different,
+    world_size,
+)
 
 WORKER = """
 import sys, torch, torch.distributed as dist
@@ -62,3 +72,54 @@ def test_processes_that_start_from_different_weights_are_refused_by_all(tmp_path
 
 def test_one_process_has_nothing_to_compare():
     refuse_different([("weight", torch.tensor(float("nan")))])
+
+
+COMPLETE = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+
+
+def launched_with(monkeypatch, variables):
+    for name in COMPLETE:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return launched_processes()
+
+
+@pytest.mark.parametrize(
+    "variables, processes",
+    [
+        ({}, 1),
+        (COMPLETE, 2),
+        ({"WORLD_SIZE": "1"}, 1),
+        ({"WORLD_SIZE": "1", "RANK": "0"}, 1),
+        ({"WORLD_SIZE": "", "LOCAL_RANK": "0", "MASTER_ADDR": "a-host"}, 1),
+    ],
+)
+def test_how_many_were_launched(monkeypatch, variables, processes):
+    assert launched_with(monkeypatch, variables) == processes
+
+
+@pytest.mark.parametrize(
+    "variables, complaint",
+    [
+        ({"RANK": "1"}, "set in part: WORLD_SIZE missing"),
+        ({"WORLD_SIZE": "2"}, "set in part: RANK, MASTER_ADDR, MASTER_PORT missing"),
+        ({**COMPLETE, "MASTER_ADDR": ""}, "set in part: MASTER_ADDR missing"),
+        ({**COMPLETE, "RANK": "2"}, "RANK must be from 0 to WORLD_SIZE - 1, but is 2 of 2"),
+        ({"WORLD_SIZE": "1", "RANK": "1"}, "but is 1 of 1"),
+        ({**COMPLETE, "RANK": "-1"}, "RANK must be a whole number, but is '-1'"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE must be a whole number, but is '0'"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE must be a whole number, but is 'two'"),
+        ({**COMPLETE, "MASTER_PORT": "http"}, "MASTER_PORT must be a whole number"),
+    ],
+)
+def test_launch_variables_set_in_part_are_named(monkeypatch, variables, complaint):
+    with pytest.raises(UserError, match=f"{complaint}.* Start with torchrun, or unset RANK"):
+        launched_with(monkeypatch, variables)
+
+
+@pytest.mark.parametrize("device", ["banana", "cuda:99", "cuda:x", "meta", "cpu:", "", "xla"])
+def test_a_device_that_is_not_here_is_named(device):
+    with pytest.raises(UserError, match="`--device` must be one that works here, such as cpu, but is"):
+        check_device(device)
+    check_device("cpu")

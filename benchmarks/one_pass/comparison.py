@@ -13,7 +13,7 @@ from s3prl_pruned.formats.folder import load_encoder
 from s3prl_pruned.pretrain import command
 from s3prl_pruned.pretrain.asr.recognizer import read_test
 from s3prl_pruned.pretrain.logging import read_log
-from s3prl_pruned.pretrain.resolve import EXPORT
+from s3prl_pruned.pretrain.run_folder import EXPORT
 from s3prl_pruned.report.significance import MatchedPairs, mapsswe
 from s3prl_pruned.tables import Column, Table
 

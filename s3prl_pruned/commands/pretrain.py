@@ -1,5 +1,6 @@
 """Distil and prune an encoder, then draw what the run shows: `run_pretrain.py`."""
 
+import os
 from pathlib import Path
 
 from s3prl_pruned.own_commands import Parser
@@ -27,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
         draw_remaining(folder)
 
     folder = pretrain(argv, on_checkpoint=draw)
-    if folder is None:  # --dry-run, or under torchrun not the main process
+    if folder is None or not os.access(folder, os.W_OK):  # --dry-run, not the main process, or read from an archive
         return
     write_hard_concrete(folder)
     for picture in draw_run(folder):

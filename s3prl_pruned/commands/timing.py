@@ -39,10 +39,11 @@ def main(argv: list[str] | None = None) -> None:
 
     if args.table:
         data = report.check_document(read_json(args.table), str(args.table))
-        if args.output:
-            print("\n".join(str(path) for path in report.write(data, args.output)))
-        else:
-            print(report.markdown(data), end="")
+        with report.FILES.damage_named(str(args.table)):
+            if args.output:
+                print("\n".join(str(path) for path in report.write(data, args.output)))
+            else:
+                print(report.markdown(data), end="")
         return
     if args.latency_table:
         _write_latency_table(args)

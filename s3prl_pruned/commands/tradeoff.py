@@ -58,9 +58,10 @@ def main(argv: list[str] | None = None) -> None:
 
     if args.table:
         data = tradeoff_report.check_document(read_json(args.table), str(args.table))
-        print(tradeoff_report.markdown(data), end="")
-        if args.output != parser.get_default("output"):
-            print("written: " + ", ".join(map(str, tradeoff_report.write(data, args.output))))
+        with tradeoff_report.FILES.damage_named(str(args.table)):
+            print(tradeoff_report.markdown(data), end="")
+            if args.output != parser.get_default("output"):
+                print("written: " + ", ".join(map(str, tradeoff_report.write(data, args.output))))
         return
     tradeoff_report.refuse_existing(args.output)
 

@@ -13,6 +13,7 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import io
 import os
 import sys
 import types
@@ -53,6 +54,17 @@ def keep_voxceleb1_lists_in(folder: Path) -> None:
     machine gets the first one's files, or those of a folder that is gone.
     """
     _replace(importlib.import_module("s3prl.downstream.voxceleb1.dataset"), "CACHE_PATH", os.fspath(folder))
+
+
+def read_asr_transcripts_by(reader: Callable[[str], str]) -> None:
+    """Let s3prl's ``asr`` read each ``*.trans.txt`` as ``reader`` gives its text.
+
+    By itself, it stops at a blank line and takes a byte order mark for a part of the first id.
+    """
+    module = importlib.import_module("s3prl.downstream.asr.dataset")
+    names = module.SequenceDataset._load_transcript.__code__.co_names
+    _require("open" in names, "asr's `_load_transcript` opens no file")
+    vars(module)["open"] = lambda path, mode="r": io.StringIO(reader(path))
 
 
 def keep_settings_of(downstream: str) -> None:
@@ -137,6 +149,40 @@ def train_on_all_processes() -> None:
         )
 
     _replace(importlib.import_module("s3prl.downstream.runner"), "DDP", wrap)
+
+
+def save_checkpoints_by(save: Callable[[str, object], None]) -> None:
+    """Let s3prl's runner save checkpoints by this function, and delete the oldest one only when the new one is whole.
+
+    It deletes first and then writes in place: a kill or a full disk in between takes the only checkpoint, or the best.
+    """
+    runner = importlib.import_module("s3prl.downstream.runner")
+    _require({"torch", "os"} <= vars(runner).keys(), "its runner does not save by `torch` and delete by `os`")
+    oldest: list[str] = []
+
+    def save_then_delete(states: object, path: str) -> None:
+        save(path, states)
+        while oldest and Path(path).name.startswith("states-"):
+            os.remove(oldest.pop())
+
+    vars(runner).update(torch=_Over(torch, save=save_then_delete), os=_Over(os, remove=oldest.append))
+
+
+class _Over(types.ModuleType):
+    """A module with some names of ours over its own."""
+
+    def __init__(self, module: types.ModuleType, **ours: object) -> None:
+        super().__init__(module.__name__)
+        vars(self).update(ours)
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+def write_scalars_by(writer: Callable) -> None:
+    """Let s3prl's runner hand its scalars to this class: its own waits for ever once the disk is full."""
+    _replace(importlib.import_module("s3prl.downstream.runner"), "SummaryWriter", writer)
 
 
 class LastStep(Exception):

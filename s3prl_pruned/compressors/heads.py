@@ -85,8 +85,9 @@ class HeadImportance:
         for number, context, gradient in zip(numbers, contexts, gradients, strict=True):
             attention = self._attentions[number]
             if attention is not None and gradient is not None:  # None: no pair of layers reaches down to here
-                products = (context.detach() * gradient).split(attention.vo_heads.sizes, dim=-1)
-                self.sums[number] += torch.stack([product.sum(-1).abs().sum() for product in products])
+                product = context.detach().float() * gradient.float()  # sums over all frames overflow fp16
+                products = product.split(attention.vo_heads.sizes, dim=-1)
+                self.sums[number] += torch.stack([part.sum(-1).abs().sum() for part in products])
         self._contexts.clear()
 
     def scores(self, sums: list[Tensor] | None = None) -> list[Tensor]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from s3prl_pruned.data.waveforms import (
     FRAME_SAMPLES,
     SAMPLE_RATE,
     collate,
-    crop,
+    crop_start,
     normalize_waveform,
 )
 
@@ -30,6 +30,13 @@ logger = logging.getLogger(__name__)
 
 BUCKETS = 30
 """Buckets of equal numbers of utterances, by length (lhotse's default number)."""
+FEWEST_PER_HELD_OUT = 20
+"""A small corpus is trained on nearly whole: at least so many utterances for each that is held out."""
+HELD_OUT_BATCH = 8
+"""At most so many held-out utterances at once: fewer lose less where they are cut to the shortest."""
+
+Share = tuple[int, int, int]
+"""Number of a batch, and which part of how many: the arguments of ``RandomCropBatches.batch``."""
 
 
 class RandomCropBatches:
@@ -52,12 +59,16 @@ class RandomCropBatches:
         max_batch_seconds: bounds a batch by its seconds of audio in place of ``batch_size`` and ``window``: the corpus
             is cut into ``BUCKETS`` buckets by length, a bucket's batches hold as many utterances as fit, and short
             ones stand in large batches.
+        held_out: how many utterances, evenly spread over the corpus, are never trained on; at most one in
+            ``FEWEST_PER_HELD_OUT``.
 
     Attributes:
+        held_out: the utterances that are never trained on.
         num_utterances: that are trained on.
         hours: of speech that is trained on, before cropping.
         bad: the message for each file that could not be decoded so far, by utterance id.
         batches_per_epoch: how many batches hold every utterance once.
+        smallest: utterances of the smallest batch.
     """
 
     def __init__(
@@ -72,6 +83,7 @@ class RandomCropBatches:
         window: int = 20,
         max_bad_fraction: float = 0.01,
         max_batch_seconds: float | None = None,
+        held_out: int = 0,
     ) -> None:
         if max_batch_seconds is not None:
             _at_least(max_seconds, max_batch_seconds=max_batch_seconds)
@@ -86,11 +98,16 @@ class RandomCropBatches:
         self.bad: dict[str, str] = {}
         self._corpus = utterances
         lengths = corpus_lengths(utterances)
-        self._kept = np.flatnonzero(lengths >= round(min_seconds * SAMPLE_RATE))
-        self._lengths = np.minimum(lengths[self._kept], self.max_samples)
+        long_enough = np.flatnonzero(lengths >= round(min_seconds * SAMPLE_RATE))
+        held = _evenly(long_enough, min(held_out, len(long_enough) // FEWEST_PER_HELD_OUT))
+        self.held_out = [utterances[i] for i in held.tolist()]
+        self._kept = np.setdiff1d(long_enough, held)
+        self._samples = lengths[self._kept]
+        self._lengths = np.minimum(self._samples, self.max_samples)
         self.num_utterances = len(self._kept)
-        self.hours = float(lengths[self._kept].sum()) / SAMPLE_RATE / 3600
-        num_left_out = len(utterances) - len(self._kept)
+        self.hours = float(self._samples.sum()) / SAMPLE_RATE / 3600
+        self._too_short = np.setdiff1d(np.arange(len(utterances)), long_enough)
+        num_left_out = len(self._too_short)
         if not len(self._kept):
             raise UserError(
                 f"training needs utterances of at least `min_seconds` = {min_seconds} s, but none of "
@@ -104,35 +121,100 @@ class RandomCropBatches:
         self._max_batch_samples = None if max_batch_seconds is None else round(max_batch_seconds * SAMPLE_RATE)
         self._epoch: tuple[int, list[np.ndarray]] = (0, self._permute(0))
         self.batches_per_epoch = len(self._epoch[1])
+        self.smallest = min(map(len, self._epoch[1]))
 
-    def batch(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The batch number ``index`` (0, 1, ...) of the whole run.
+    def batch(self, index: int, part: int = 0, parts: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+        """The batch number ``index`` (0, 1, ...) of the whole run, or one of ``parts`` that processes share it in.
 
-        A file that cannot be decoded is counted, named in a warning and skipped: its batch is
-        smaller by one.
+        The parts together are the batch: crops go by the lengths of all its utterances, of which only the part's own
+        are read. A file that cannot be decoded, or is shorter than when it was listed, is counted, named in a warning
+        and skipped: its batch is smaller by one. (A part of which nothing is left takes the batch's first file that can
+        be decoded.)
 
         Returns:
             waveforms ``(B, S)`` float32 at 16 kHz and their lengths ``(B,)`` int64, all ``S``.
 
         Raises:
             UserError: if more than ``max_bad_fraction`` of the corpus turned out undecodable, or
-                nothing of this batch is left.
+                all of it is.
         """
-        members = self.members(index)
-        wavs = [wav for wav in map(self._read, members) if wav is not None]
-        if not wavs:
-            names = ", ".join(utterance.id for utterance in members)
-            raise UserError(f"none of the files of one batch can be decoded: {names}. Repair them.")
-        num_samples = min(self.max_samples, min(len(wav) for wav in wavs))
+        number, read = self.read(index, part, parts)
+        lengths = self._samples[self._members(number)].tolist()
         generator = torch.Generator().manual_seed(self._seed_of(1, index))
-        return collate([crop(wav, num_samples, generator) for wav in wavs])
+        num_samples = min(self.max_samples, *lengths)
+        starts = [crop_start(length, num_samples, generator) for length in lengths]
+        num_samples = min(num_samples, *(len(wav) for _, wav in read))  # a list may promise a little more than there is
+        places = [(wav, min(starts[place], len(wav) - num_samples)) for place, wav in read]
+        return collate([wav[start : start + num_samples] for wav, start in places])
+
+    def read(self, index: int, part: int = 0, parts: int = 1) -> tuple[int, list[tuple[int, torch.Tensor]]]:
+        """What can be decoded of batch number ``index``, or of a part of it.
+
+        Where nothing of the batch can, the next one stands in: one lost file must not end a run of days.
+
+        Returns:
+            the number of the batch that was read; place in it and waveform ``(S,)`` of each utterance.
+
+        Raises:
+            UserError: as ``batch``.
+        """
+        for number in range(index, index + self.batches_per_epoch):
+            members = self.members(number)
+            for places in (range(part, len(members), parts), range(len(members))):
+                pairs = [(place, wav) for place in places if (wav := self._read(members[place])) is not None]
+                if pairs:
+                    return number, pairs if len(places) < len(members) or parts == 1 else pairs[:1]
+        names = ", ".join(utterance.id for utterance in self.members(index))
+        raise UserError(f"none of the files of one batch can be decoded: {names}. Repair them.")
+
+    def largest(self, numbers: range, size: Callable[[int, int], float]) -> int:
+        """The number of the batch with the largest ``size(utterances, samples of each)``; the first of equals.
+
+        Args:
+            numbers: the batches to look at.
+            size: grows with both. It is asked for the longest batch of each number of utterances alone.
+        """
+        longest: dict[int, tuple[int, int]] = {}  # by number of utterances: samples, number of the batch
+        for number in numbers:
+            lengths = self._lengths[self._members(number)]
+            samples = self._common_length(lengths)
+            if samples > longest.get(len(lengths), (0, 0))[0]:
+                longest[len(lengths)] = (samples, number)
+        return max(longest.items(), key=lambda found: size(found[0], found[1][0]))[1][1]
+
+    def _common_length(self, lengths: np.ndarray) -> int:
+        """Samples of each utterance in a batch of these."""
+        return int(lengths.min())
 
     def members(self, index: int) -> list[Utterance]:
         """The utterances of batch number ``index``."""
+        return [self._corpus[i] for i in self._kept[self._members(index)].tolist()]
+
+    def _members(self, index: int) -> np.ndarray:
         epoch, position = divmod(index, self.batches_per_epoch)
         if epoch != self._epoch[0]:
             self._epoch = (epoch, self._permute(epoch))
-        return [self._corpus[i] for i in self._kept[self._epoch[1][position]].tolist()]
+        return self._epoch[1][position]
+
+    def held_out_batches(self, rank: int = 0, processes: int = 1) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """What is held out, the same in every call: by length, in batches cut at the end to their shortest.
+
+        Args:
+            rank: of the process that asks.
+            processes: that share the batches.
+
+        Yields:
+            as ``batch``.
+        """
+        in_order = sorted(self.held_out, key=lambda utterance: utterance.num_samples)
+        size = min(HELD_OUT_BATCH, self._batch_size)
+        if self._max_batch_samples is not None:
+            size = max(1, min(HELD_OUT_BATCH, self._max_batch_samples // self.max_samples))
+        for start in range(rank * size, len(in_order), processes * size):
+            wavs = [wav for wav in map(self._read, in_order[start : start + size]) if wav is not None]
+            if wavs:
+                num_samples = min(self.max_samples, min(len(wav) for wav in wavs))
+                yield collate([wav[:num_samples] for wav in wavs])
 
     @property
     def utterances(self) -> list[Utterance]:
@@ -142,18 +224,18 @@ class RandomCropBatches:
     @property
     def left_out(self) -> list[Utterance]:
         """The utterances shorter than ``min_seconds``."""
-        return [self._corpus[i] for i in np.setdiff1d(np.arange(len(self._corpus)), self._kept).tolist()]
+        return [self._corpus[i] for i in self._too_short.tolist()]
 
     def __len__(self) -> int:
         """The number of batches of one epoch; ``batch`` takes any number."""
         return self.batches_per_epoch
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """``batch(index)``, for torch's loader to read ahead.
+    def __getitem__(self, index: int | Share) -> tuple[torch.Tensor, ...]:
+        """``batch(index)`` or ``batch(*share)``, for torch's loader to read ahead.
 
         ``DataLoader(self, batch_size=None, sampler=range(step, total_steps), num_workers=...)``.
         """
-        return self.batch(index)
+        return self.batch(index) if isinstance(index, int) else self.batch(*index)
 
     def _permute(self, epoch: int) -> list[np.ndarray]:
         """The epoch's batches, as indices into ``self.utterances``."""
@@ -198,6 +280,26 @@ def corpus_lengths(utterances: Sequence[Utterance]) -> np.ndarray:
     if isinstance(utterances, Manifest):
         return utterances.lengths
     return np.array([utterance.num_samples for utterance in utterances], dtype=np.int64)
+
+
+def _evenly(items: np.ndarray, number: int) -> np.ndarray:
+    """So many of the items, from the middles of equal parts."""
+    return items[(2 * np.arange(number) + 1) * len(items) // (2 * max(1, number))]
+
+
+def in_parts(batch: tuple[torch.Tensor, ...], max_seconds: float | None) -> list[tuple[torch.Tensor, ...]]:
+    """A batch as parts of nearly equal numbers of utterances, each of at most ``max_seconds`` of audio if it can be.
+
+    Args:
+        batch: tensors ``(B, ...)``, of which the first is the waveforms ``(B, S)``.
+        max_seconds: padding counts; None leaves the batch whole.
+    """
+    if max_seconds is None:
+        return [batch]
+    num_utterances, num_samples = batch[0].shape
+    size = max(1, int(max_seconds * SAMPLE_RATE) // num_samples)
+    parts = zip(*(tensor.tensor_split(math.ceil(num_utterances / size)) for tensor in batch), strict=True)
+    return [tuple(part) for part in parts]
 
 
 def _split(items: np.ndarray, size: int) -> list[np.ndarray]:

@@ -14,6 +14,7 @@ This module reads the corpus and holds the rules by which texts are normalised a
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping
@@ -21,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from s3prl_pruned.config import UserError
-from s3prl_pruned.data.manifest import AUDIO_SUFFIXES
+from s3prl_pruned.data.listing import AUDIO_SUFFIXES, files_at_depth
+from s3prl_pruned.data.text import read_lines
 
 LABELLED_SPLITS = ("train", "dev", "test")
 
@@ -77,11 +79,10 @@ def read_split(root: Path, split: str) -> list[LabelledUtterance]:
         UserError: where the split has no transcripts, or a transcript has no audio.
     """
     utterances = []
-    for listing in sorted((root / split).glob("*/*/*.trans.txt")):
-        for line in listing.read_text(encoding="utf-8").splitlines():
-            name, _, text = line.partition(" ")
+    for listing in files_at_depth(root / split, 3, (".trans.txt",)):
+        for name, text in read_transcripts(listing):
             paths = [listing.parent / f"{name}{suffix}" for suffix in AUDIO_SUFFIXES]
-            path = next((path for path in paths if path.is_file()), None)
+            path = next((path for path in paths if os.path.exists(path)), None)
             if path is None:
                 raise UserError(
                     f"{listing}: every transcript must have its audio beside it, but there is no "
@@ -94,6 +95,19 @@ def read_split(root: Path, split: str) -> list[LabelledUtterance]:
             "are none. Check the folder and the name of the split."
         )
     return sorted(utterances, key=lambda utterance: utterance.id)
+
+
+def read_transcripts(listing: Path) -> list[tuple[str, str]]:
+    """Ids and texts of a ``*.trans.txt``: ``<id> <text>`` a line, blank lines passed over.
+
+    Raises:
+        UserError: it cannot be read, or is no text in UTF-8 (or UTF-16 with its mark).
+    """
+    found = []
+    for _, line in read_lines(listing):
+        name, *text = line.split(maxsplit=1)
+        found.append((name, "".join(text).rstrip()))
+    return found
 
 
 def normalize_transcript(text: str) -> str | None:

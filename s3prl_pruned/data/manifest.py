@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import stat
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import torch
 
 from s3prl_pruned.config import UserError
-from s3prl_pruned.data.waveforms import SAMPLE_RATE, num_samples, read_waveform
+from s3prl_pruned.data.lengths import JOBS, late_bar, lengths_of, threaded
+from s3prl_pruned.data.listing import AUDIO_SUFFIXES, files_below, is_folder
+from s3prl_pruned.data.waveforms import SAMPLE_RATE, read_waveform
 
 logger = logging.getLogger(__name__)
 
-AUDIO_SUFFIXES = (".flac", ".wav", ".ogg", ".opus", ".mp3")
+CHANGED_SECONDS = 0.25
+"""So much shorter than listed, a file has changed. (Decoders differ by a tenth of a second at an MP3's ends.)"""
+
+OPTION = "-o pretrain_expert.datarc.sets=[...]; of tools/prepare_data.py: --sets ..."
+"""How a user names folders of a corpus."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +41,18 @@ class Utterance:
     """First byte and number of bytes, where ``path`` is an uncompressed archive that holds the audio file."""
 
     def read(self) -> torch.Tensor:
-        """``(S,)`` float32, see ``read_waveform``."""
-        return read_waveform(self.path, seconds=self.seconds, span=self.span)
+        """``(S,)`` float32, see ``read_waveform``.
+
+        Raises:
+            UserError: as ``read_waveform``, or the file is shorter than it was listed.
+        """
+        wav = read_waveform(self.path, seconds=self.seconds, span=self.span)
+        if len(wav) < self.num_samples - CHANGED_SECONDS * SAMPLE_RATE:
+            raise UserError(
+                f"{self.path}: was listed with {self.num_samples} samples at 16 kHz, but has {len(wav)}. It has "
+                "changed since, or the list is wrong. Restore it, or list the corpus anew."
+            )
+        return wav
 
 
 def scan_corpus(
@@ -43,29 +60,30 @@ def scan_corpus(
     splits: Sequence[str] | None = None,
     *,
     max_bad_fraction: float = 0.01,
-    jobs: int = 1,
-    progress: Callable[..., Iterable] = lambda items, total: items,
+    jobs: int = JOBS,
+    progress: Callable[..., Iterable] = late_bar,
 ) -> list[Utterance]:
     """List a corpus, sorted by id, so that the order does not depend on the file system.
 
-    Only headers are read. Files whose header is unreadable are left out, counted and named in a
-    warning. Names that begin with a dot are passed over.
+    Only headers are read, and those that this machine has read before (``lengths_of``) not again. Files that are
+    unreadable are left out, counted and named in a warning. Names that begin with a dot are passed over; what several
+    links lead to counts once (``files_below``).
 
     Args:
         root: the corpus folder; every audio file below it counts.
         splits: take only these folders of it, such as ``["train-clean-100"]``; ``None`` is all.
         max_bad_fraction: the share of unreadable files above which the corpus is refused.
-        jobs: threads that read headers.
+        jobs: threads that list folders and read headers.
         progress: called with the results to come and their number, such as ``tqdm``.
 
     Raises:
-        UserError: if a folder is missing, no audio is there, too much of it is unreadable, or two
+        UserError: if a folder is missing or cannot be listed, no audio is there, too much of it is unreadable, or two
             files differ in their suffix only (the same speech would count twice).
     """
     root = Path(root)
-    if not root.is_dir():
+    if not is_folder(root):
         raise UserError(f"{root}: no such corpus folder. Give the folder that holds the audio.")
-    paths = sorted({path for folder in _folders(root, splits) for path in _audio_files(folder)})
+    paths = files_below(_folders(root, splits), jobs=jobs)
     if not paths:
         place = f" under {', '.join(splits)}" if splits else ""
         raise UserError(
@@ -73,7 +91,7 @@ def scan_corpus(
             f"were found{place}. Give the folder that holds it."
         )
     utterances, bad = [], {}
-    for length, path in zip(progress(_map(_length_or_error, paths, jobs), total=len(paths)), paths, strict=True):
+    for length, path in zip(lengths_of(paths, root=root, jobs=jobs, progress=progress), paths, strict=True):
         if isinstance(length, UserError):
             bad[str(path)] = str(length)
             continue
@@ -87,19 +105,50 @@ def scan_corpus(
     return sorted(utterances, key=lambda utterance: utterance.id)
 
 
-def refuse_missing_files(utterances: Sequence[Utterance], *, where: str, look_at: int = 200, jobs: int = 8) -> None:
-    """Look for the files of ``look_at`` utterances spread over the corpus; 0 looks for all of them.
+def refuse_missing_files(
+    utterances: Sequence[Utterance],
+    *,
+    where: str,
+    look_at: int = 200,
+    jobs: int = JOBS,
+    progress: Callable[..., Iterable] = late_bar,
+) -> None:
+    """Look for the files of ``look_at`` utterances spread over the corpus.
+
+    Args:
+        utterances: the corpus.
+        where: its name in messages.
+        look_at: how many; 0 looks for all of them.
+        jobs: threads.
+        progress: called with the results to come and their number, such as ``tqdm``.
 
     Raises:
-        UserError: if more than 1 % of those looked at are missing. (Fewer are named in a warning.)
+        UserError: if more than 1 % of those looked at are missing or may not be read. (Fewer are named in a warning.)
     """
     stride = max(1, len(utterances) // look_at) if look_at else 1
     paths = sorted({utterances[i].path for i in range(0, len(utterances), stride)})
-    there = _map(Path.is_file, paths, jobs)
-    bad = {str(path): f"{path}: no such file." for path, found in zip(paths, there, strict=True) if not found}
+    found = progress(threaded(_problem, paths, jobs), total=len(paths))
+    bad = {str(path): f"{path}: {problem}." for path, problem in zip(paths, found, strict=True) if problem}
     refuse_many_bad(bad, total=len(paths), max_fraction=0.01, where=where)
     if bad:
         logger.warning("%s: %d of %d files looked for are missing:\n%s", where, len(bad), len(paths), _first(bad))
+
+
+def speech_digest(utterances: Iterable[Utterance], *, texts: Iterable[str] = ()) -> str:
+    """SHA-256 of what a run sees of a corpus: the ids and lengths in their order, and what is said.
+
+    A corpus that is copied, moved, mounted elsewhere or listed in a manifest keeps it.
+
+    Args:
+        utterances: in their order.
+        texts: transcripts.
+    """
+    digest = hashlib.sha256()
+    for utterance in utterances:
+        digest.update(os.fsencode(f"{utterance.num_samples} {utterance.id}\n"))
+    for text in texts:
+        digest.update(f"{text}\n".encode())
+    return digest.hexdigest()
 
 
 def refuse_many_bad(bad: dict[str, str], *, total: int, max_fraction: float, where: str) -> None:
@@ -111,20 +160,16 @@ def refuse_many_bad(bad: dict[str, str], *, total: int, max_fraction: float, whe
         )
 
 
-def _length_or_error(path: Path) -> int | UserError:
+def _problem(path: Path) -> str | None:
+    """Why a file cannot be opened."""
     try:
-        return num_samples(path)
-    except UserError as error:
-        return error
-
-
-def _map(function: Callable, items: Sequence, jobs: int) -> Iterator:
-    """``map`` in order by ``jobs`` threads: reading headers waits for disks, not for the processor."""
-    if jobs == 1:
-        yield from map(function, items)
-        return
-    with ThreadPool(jobs) as pool:
-        yield from pool.imap(function, items, chunksize=64)
+        if not stat.S_ISREG(path.stat().st_mode):
+            return "is no file"
+    except PermissionError as error:
+        return f"may not be read ({error.strerror})"
+    except (OSError, ValueError):
+        return "no such file"
+    return None if os.access(path, os.R_OK) else "may not be read"
 
 
 def _first(bad: dict[str, str], count: int = 5) -> str:
@@ -135,20 +180,13 @@ def _folders(root: Path, splits: Sequence[str] | None) -> list[Path]:
     if splits is None:
         return [root]
     for split in splits:
-        if not (root / split).is_dir():
+        if not is_folder(root / split):
             there = sorted(path.name for path in root.iterdir() if path.is_dir())
-            raise UserError(f"{root}: has no split {split!r}. Its folders are: {', '.join(there) or 'none'}.")
+            raise UserError(
+                f"{root}: has no split {split!r}. Its folders are: {', '.join(there) or 'none'}. Name those to take: "
+                f"{OPTION}."
+            )
     return [root / split for split in splits]
-
-
-def _audio_files(folder: Path) -> list[Path]:
-    # os.walk follows links to folders, which Path.rglob does not; corpora are often linked together.
-    return [
-        Path(parent, name)
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if name.lower().endswith(AUDIO_SUFFIXES) and not name.startswith(".")
-    ]
 
 
 def _refuse_twins(utterances: list[Utterance]) -> None:

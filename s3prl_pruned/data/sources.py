@@ -8,25 +8,34 @@ place, and batches mix all shards.
 
 from __future__ import annotations
 
-import csv
 import gzip
 import json
 import os
-import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from s3prl_pruned.config import UserError
-from s3prl_pruned.data.manifest import AUDIO_SUFFIXES, Utterance, refuse_missing_files, scan_corpus
-from s3prl_pruned.data.waveforms import SAMPLE_RATE
+from s3prl_pruned.data.lengths import JOBS, late_bar
+from s3prl_pruned.data.lhotse_lists import is_shar, read_cuts, read_shar
+from s3prl_pruned.data.listing import is_folder
+from s3prl_pruned.data.manifest import OPTION, Utterance, refuse_missing_files, scan_corpus
+from s3prl_pruned.data.s3prl_lists import read_table, s3prl_tables
+from s3prl_pruned.data.text import read_lines
 
-_FIRST_KEY = b'{"num_samples": '
+_FIRST_KEY = '{"num_samples": '
 
 
 def open_corpus(
-    source: str | Path, splits: Sequence[str] | None = None, *, audio_root: str | Path | None = None
+    source: str | Path,
+    splits: Sequence[str] | None = None,
+    *,
+    audio_root: str | Path | None = None,
+    look_at: int = 200,
+    jobs: int = JOBS,
+    progress: Callable[..., Iterable] = late_bar,
 ) -> Sequence[Utterance]:
     """The utterances of a corpus, whichever way it is given.
 
@@ -37,36 +46,67 @@ def open_corpus(
         splits: folders, or CSVs without `.csv`, to take; None takes everything.
         audio_root: what relative paths in CSVs and lhotse manifests are relative to; None: the list's own folder for
             CSVs, the working directory for lhotse (as lhotse does).
+        look_at: how many of a list's files are looked for; 0 looks for all. (A folder's are all opened.)
+        jobs: threads that look at files.
+        progress: called with the results to come and their number, such as `tqdm`.
 
     Raises:
         UserError: none of these, malformed (with the line), or more than 1 % of the files looked for are missing.
     """
     source = Path(source)
-    if source.is_dir() and not any(source.glob("*.csv")) and not any(source.glob("cuts.*.jsonl*")):
-        return scan_corpus(source, splits)
-    if not source.exists():
-        raise UserError(f"{source}: no such corpus. Give a folder of audio, or a manifest (tools/prepare_data.py).")
+    _refuse_missing(source)
     found: Sequence[Utterance]
-    if splits and not any(source.glob("*.csv")):
-        raise UserError(f"{source}: `sets` {list(splits)} names sub-folders or CSVs, and this has none. Leave it out.")
-    if source.is_dir() and any(source.glob("*.csv")):
-        found = [utterance for path in _csv_files(source, splits) for utterance in _read_csv(path, audio_root)]
+    if source.is_dir() and not is_shar(source):
+        tables = s3prl_tables(source)
+        if not tables or (splits and not tables.keys() & set(splits) and all(is_folder(source / s) for s in splits)):
+            return scan_corpus(source, splits, jobs=jobs, progress=progress)
+        chosen = _chosen(source, tables, splits)
+        found = [utterance for path in chosen for utterance in read_table(path, audio_root)]
+    elif splits:
+        raise UserError(
+            f"{source}: `sets` {list(splits)} names sub-folders or CSVs, and this has none. Leave it out: {OPTION}."
+        )
     elif source.is_dir():
-        found = list(_read_shar(source))
-    elif source.suffix == ".csv":
-        found = list(_read_csv(source, audio_root))
+        found = list(read_shar(source))
+    elif source.suffix.lower() == ".csv":
+        found = list(read_table(source, audio_root))
     elif source.name.endswith((".jsonl", ".jsonl.gz")):
-        lines = _lines(source)
-        ours = b'"path"' in lines[0] and b'"recording"' not in lines[0]
-        found = Manifest(source, lines) if ours else list(_read_lhotse(source, lines, audio_root))
+        lines = read_lines(source)
+        ours = bool(lines) and '"path"' in lines[0][1] and '"recording"' not in lines[0][1]
+        found = Manifest(source, lines) if ours else list(read_cuts(source, lines, audio_root))
     else:
         raise UserError(
             f"{source}: must be a folder, .csv, .jsonl or .jsonl.gz. tools/prepare_data.py makes a manifest."
         )
     if not len(found):
         raise UserError(f"{source}: holds no utterance.")
-    refuse_missing_files(found, where=str(source))
+    refuse_missing_files(found, where=str(source), look_at=look_at, jobs=jobs, progress=progress)
     return found
+
+
+def sets_in(source: str | Path, sets: Sequence[str] | None, prefix: str) -> list[str] | None:
+    """Which parts of a corpus stand for those that a recipe names.
+
+    Args:
+        source: the corpus.
+        sets: the recipe's folders or CSVs; None means everything.
+        prefix: what the names of such parts begin with, such as `train`.
+
+    Returns:
+        `sets` where the corpus has one of them; else its folders, or s3prl's CSVs, of this prefix; else, and of a
+        corpus that is one list, None.
+    """
+    source = Path(source)
+    if not sets or not source.is_dir() or is_shar(source):
+        return None
+    tables = s3prl_tables(source)
+    if tables.keys() & set(sets) or any(is_folder(source / name) for name in sets):
+        return list(sets)
+    folders = [path.name for path in source.iterdir() if is_folder(path)]
+    for names in (tables, folders):
+        if chosen := sorted(name for name in names if name.startswith(prefix)):
+            return chosen
+    return None
 
 
 class Manifest(Sequence[Utterance]):
@@ -75,11 +115,15 @@ class Manifest(Sequence[Utterance]):
     One JSON object a line: `num_samples` at 16 kHz, `id`, `path` (absolute, or relative to the manifest's folder), and
     where they apply `seconds` and `span` (`Utterance` says what they mean).
 
+    Args:
+        path: of the manifest.
+        lines: its lines with their numbers.
+
     Attributes:
         lengths: (N,) int64, `num_samples` of every utterance.
     """
 
-    def __init__(self, path: Path, lines: list[bytes]):
+    def __init__(self, path: Path, lines: list[tuple[int, str]]):
         self._path, self._lines = path, lines
         self.lengths = np.fromiter(map(self._length, range(len(lines))), np.int64, len(lines))
 
@@ -90,35 +134,57 @@ class Manifest(Sequence[Utterance]):
         data = self._parse(index)
         try:
             return Utterance(
-                id=data["id"],
-                path=self._path.parent / data["path"],
-                num_samples=data["num_samples"],
-                seconds=tuple(data["seconds"]) if "seconds" in data else None,
-                span=tuple(data["span"]) if "span" in data else None,
+                id=_text(data["id"]),
+                path=self._path.parent / _text(data["path"]),
+                num_samples=int(self.lengths[index]),
+                seconds=_pair(data["seconds"]) if "seconds" in data else None,
+                span=_whole_pair(data["span"]) if "span" in data else None,
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise self._malformed(index, error) from error
 
     def _length(self, index: int) -> int:
-        line = self._lines[index]
+        line = self._lines[index][1]
         try:
             if line.startswith(_FIRST_KEY):  # as we write it: ten times as fast as parsing it
-                return int(line[len(_FIRST_KEY) : line.index(b",")])
-            return int(self._parse(index)["num_samples"])
-        except (ValueError, KeyError, TypeError) as error:
+                length = int(line[len(_FIRST_KEY) : line.index(",")])
+            else:
+                length = int(self._parse(index)["num_samples"])
+            if not 0 <= length < 2**53:
+                raise ValueError(f"num_samples is {length}")
+            return length
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise self._malformed(index, error) from error
 
     def _parse(self, index: int) -> dict:
         try:
-            return json.loads(self._lines[index])
+            return json.loads(self._lines[index][1])
         except ValueError as error:
             raise self._malformed(index, error) from error
 
     def _malformed(self, index: int, error: Exception) -> UserError:
         return UserError(
-            f"{self._path}: line {index + 1} is no utterance with num_samples, id and path ({error!r}). Make it again "
-            "with tools/prepare_data.py."
+            f"{self._path}: line {self._lines[index][0]} is no utterance with num_samples, id and path ({error!r}). "
+            "Make it again with tools/prepare_data.py."
         )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _pair(value: Any) -> tuple[float, float]:
+    first, length = value
+    if not (0 <= first < 2**53 and 0 < length < 2**53):
+        raise ValueError(f"{value!r} is no start and length")
+    return first, length
+
+
+def _whole_pair(value: Any) -> tuple[int, int]:
+    first, length = _pair(value)
+    return int(first), int(length)
 
 
 def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
@@ -137,102 +203,20 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
     os.replace(temporary, path)
 
 
-def _lines(path: Path) -> list[bytes]:
+def _refuse_missing(source: Path) -> None:
     try:
-        data = gzip.decompress(path.read_bytes()) if path.name.endswith(".gz") else path.read_bytes()
-    except (OSError, EOFError) as error:
-        raise UserError(f"{path}: cannot be read ({error}). Copy it again.") from error
-    lines = [line for line in data.splitlines() if line.strip()]
-    if not lines:
-        raise UserError(f"{path}: holds no utterance.")
-    return lines
-
-
-def _csv_files(folder: Path, splits: Sequence[str] | None) -> list[Path]:
-    paths = [folder / f"{name}.csv" for name in splits] if splits else sorted(folder.glob("*.csv"))
-    missing = [path.name for path in paths if not path.is_file()]
-    if missing:
-        raise UserError(f"{folder}: has no {missing}. It has: {sorted(path.name for path in folder.glob('*.csv'))}.")
-    return paths
-
-
-def _read_csv(path: Path, audio_root: str | Path | None) -> Iterator[Utterance]:
-    """s3prl's `len_for_bucket`: columns `file_path` and `length` in samples at 16 kHz; others are passed over."""
-    root = Path(audio_root) if audio_root else path.parent
-    with open(path, newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        lacking = {"file_path", "length"} - set(reader.fieldnames or ())
-        if lacking:
-            raise UserError(f"{path}: s3prl's CSVs have the columns file_path and length; it lacks {sorted(lacking)}.")
-        for row in reader:
-            try:
-                length = int(row["length"])
-            except (TypeError, ValueError) as error:
-                raise UserError(
-                    f"{path}: line {reader.line_num}: `length` must be a whole number, but is {row['length']!r}."
-                ) from error
-            yield Utterance(Path(row["file_path"]).with_suffix("").as_posix(), root / row["file_path"], length)
-
-
-def _read_lhotse(path: Path, lines: list[bytes], audio_root: str | Path | None) -> Iterator[Utterance]:
-    """A CutSet of MonoCuts, or a RecordingSet: each a whole file or a piece of one."""
-    for number, line in enumerate(lines, start=1):
-        where = f"{path}: line {number}"
-        try:
-            data = json.loads(line)
-            recording = data.get("recording", data if "sources" in data else None)
-            if recording is None or data.get("type", "MonoCut") != "MonoCut":
-                raise UserError(
-                    f"{where}: must be a lhotse MonoCut or Recording, but is {data.get('type', 'something else')!r}."
-                )
-            place = Path(audio_root or "") / _lhotse_file(recording, where)
-            piece = None
-            if recording is not data:
-                piece = (float(data["start"]), float(data["duration"]))
-                piece = None if piece == (0.0, float(recording["duration"])) else piece
-            duration = piece[1] if piece else recording["num_samples"] / recording["sampling_rate"]
-            yield Utterance(data["id"], place, round(duration * SAMPLE_RATE), seconds=piece)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            if isinstance(error, UserError):
-                raise
-            raise UserError(f"{where}: is no lhotse cut or recording ({error!r}).") from error
-
-
-def _lhotse_file(recording: dict, where: str) -> str:
-    sources = recording["sources"]
-    if len(sources) != 1 or sources[0]["type"] != "file":
-        kinds = [source["type"] for source in sources]
+        source.stat()
+    except PermissionError as error:
+        raise UserError(f"{source}: may not be read ({error.strerror}). Change its rights.") from error
+    except (OSError, ValueError) as error:
         raise UserError(
-            f"{where}: must have one source of the type 'file', but has {kinds}. Save the audio to files first."
-        )
-    if len(recording.get("channel_ids") or [0]) > 1:
-        raise UserError(f"{where}: must be mono, but has channels {recording['channel_ids']}. Save it as mono first.")
-    others = [t["name"] for t in recording.get("transforms") or [] if t["name"] != "Resample"]  # we resample ourselves
-    if others:
-        raise UserError(f"{where}: transforms {others} are not applied here. Save the transformed audio first.")
-    return sources[0]["source"]
+            f"{source}: no such corpus. Give a folder of audio, or a manifest (tools/prepare_data.py)."
+        ) from error
 
 
-def _read_shar(folder: Path) -> Iterator[Utterance]:
-    """A lhotse Shar folder: `cuts.*.jsonl.gz` beside `recording.*.tar`, cut by cut in the same order."""
-    for cuts in sorted(folder.glob("cuts.*.jsonl*")):
-        archive = folder / f"recording.{cuts.name.split('.')[1]}.tar"
-        if not archive.is_file():
-            raise UserError(
-                f"{cuts}: has no {archive.name} beside it. Write the Shar with fields={{'recording': 'flac'}}."
-            )
-        try:
-            with tarfile.open(archive, "r:") as tar:
-                audio = [member for member in tar if member.name.endswith(AUDIO_SUFFIXES)]
-        except tarfile.TarError as error:
-            raise UserError(f"{archive}: is no uncompressed, whole tar ({error}). Copy it again.") from error
-        entries = [json.loads(line) for line in _lines(cuts)]
-        names = [Path(member.name).stem for member in audio]
-        if [entry.get("id") for entry in entries] != names:
-            raise UserError(
-                f"{archive}: holds {len(names)} files that are not the {len(entries)} cuts of {cuts.name}. "
-                "Write both again."
-            )
-        for entry, member in zip(entries, audio, strict=True):
-            length = round(float(entry["duration"]) * SAMPLE_RATE)
-            yield Utterance(entry["id"], archive, length, span=(member.offset_data, member.size))
+def _chosen(folder: Path, tables: dict[str, Path], names: Sequence[str] | None) -> list[Path]:
+    missing = [f"{name}.csv" for name in names or () if name not in tables]
+    if missing:
+        there = sorted(path.name for path in tables.values())
+        raise UserError(f"{folder}: has no {missing}. It has: {there}. Name those to take: {OPTION}.")
+    return [tables[name] for name in names or tables]

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-import io
+import functools
+import logging
 import math
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
 from torch.nn.functional import layer_norm
 
 from s3prl_pruned.config import UserError
+from s3prl_pruned.data.containers import open_audio, truncated
+
+logger = logging.getLogger(__name__)
 
 SAMPLE_RATE = 16_000
 """Hz. What every encoder here expects."""
 
 FRAME_SAMPLES = 400
 """Samples under one frame: the receptive field of wav2vec 2.0's seven convolutions (25 ms)."""
+
+PIECE_TOLERANCE = 0.025
+"""Seconds. A piece may end so much after its file (lists round, lhotse's durations at another sample rate, Kaldi's to
+milliseconds); as in lhotse, what is missing is the end mirrored."""
+
+MOST_NAMED = 5
+"""Files that one process names in warnings of one kind."""
 
 
 def read_waveform(
@@ -26,7 +36,8 @@ def read_waveform(
     """Decode one utterance: ``(S,)`` float32 at 16 kHz, full scale at -1 and 1.
 
     Any format that libsndfile reads. Several channels are averaged, since recorded speech stands in
-    all of them and a random choice would change from run to run. Another sample rate is converted
+    all of them and a random choice would change from run to run; where they cancel out (one is the
+    other's negative), the loudest is taken, with a warning. Another sample rate is converted
     by a polyphase filter (``scipy.signal.resample_poly``); a lower one leaves the upper band empty.
 
     Args:
@@ -35,8 +46,8 @@ def read_waveform(
         span: first byte and number of bytes of the audio file within ``path``, an uncompressed archive.
 
     Raises:
-        UserError: if the file is missing, empty, truncated, undecodable, shorter than one frame,
-            or holds NaN or infinity. (An MP3 without a length in its header may be cut unnoticed.)
+        UserError: if the file is missing, unreadable, empty, truncated, undecodable, shorter than one
+            frame, or holds NaN or infinity. (An MP3 without a length in its header may be cut unnoticed.)
     """
     path = Path(path)
     samples, rate = _decode(path, seconds, span)  # (S', channels)
@@ -46,7 +57,7 @@ def read_waveform(
             f"{path}: samples must be finite, but {broken} of {samples.size} are NaN or infinite. "
             "Repair the file or leave it out."
         )
-    wav = resample(samples.mean(axis=1), rate)  # (S,)
+    wav = resample(_mono(samples, path), rate)  # (S,)
     if len(wav) < FRAME_SAMPLES:
         raise UserError(
             f"{path}: an utterance must be at least one frame ({FRAME_SAMPLES} samples at 16 kHz, "
@@ -56,18 +67,15 @@ def read_waveform(
 
 
 def num_samples(path: str | Path) -> int:
-    """The length that ``read_waveform`` will give, in samples at 16 kHz, from the header alone.
+    """The length that ``read_waveform`` will give, in samples at 16 kHz.
+
+    From the header alone, where that says it; else the file is decoded.
 
     Raises:
-        UserError: if the file is missing, empty, truncated, or no audio.
+        UserError: if the file is missing, may not be read, is empty, truncated, or no audio.
     """
-    path = Path(path)
-    _refuse_missing_bytes(path)
-    try:
-        info = soundfile.info(path)
-    except (soundfile.SoundFileError, OSError) as error:
-        raise _undecodable(path, error) from error
-    return _resampled_length(info.frames, info.samplerate)
+    with open_audio(Path(path)) as file:
+        return _resampled_length(file.count(), file.samplerate)
 
 
 def resample(samples: np.ndarray, rate: int) -> np.ndarray:
@@ -80,13 +88,10 @@ def resample(samples: np.ndarray, rate: int) -> np.ndarray:
     return resample_poly(samples, SAMPLE_RATE // divisor, rate // divisor).astype(np.float32)
 
 
-def crop(wav: torch.Tensor, max_samples: int, generator: torch.Generator) -> torch.Tensor:
-    """A random stretch of at most ``max_samples``: ``(S,)`` to ``(min(S, max_samples),)``."""
-    excess = len(wav) - max_samples
-    if excess <= 0:
-        return wav
-    start = int(torch.randint(excess + 1, (), generator=generator))
-    return wav[start : start + max_samples]
+def crop_start(length: int, max_samples: int, generator: torch.Generator) -> int:
+    """Where a random stretch of at most ``max_samples`` begins in an utterance of ``length`` samples."""
+    excess = length - max_samples
+    return int(torch.randint(excess + 1, (), generator=generator)) if excess > 0 else 0
 
 
 def collate(wavs: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -105,78 +110,46 @@ def normalize_waveform(wav: torch.Tensor) -> torch.Tensor:
 
 def _decode(path: Path, seconds: tuple[float, float] | None, span: tuple[int, int] | None) -> tuple[np.ndarray, int]:
     """Samples ``(S', channels)`` float32 of the wanted piece, and the file's own rate in Hz."""
-    if span is None:
-        _refuse_missing_bytes(path)
-    try:
-        with soundfile.SoundFile(path if span is None else io.BytesIO(_read_span(path, *span))) as file:
-            rate, first, wanted = file.samplerate, 0, file.frames
-            if seconds is not None:
-                first, wanted = round(seconds[0] * rate), round(seconds[1] * rate)
-                if first + wanted > file.frames:
-                    last = f"the piece ends at {sum(seconds):.3f} s, the file at {file.frames / rate:.3f} s"
-                    raise _truncated(path, last)
-                file.seek(first)
-            samples = file.read(wanted, dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, OSError) as error:
-        raise _undecodable(path, error) from error
+    with open_audio(path, span) as file:
+        rate = file.samplerate
+        if seconds is None:
+            samples = file.piece()
+        else:
+            first, wanted = round(seconds[0] * rate), round(seconds[1] * rate)
+            samples = file.piece(first, wanted)
+            missing = max(0, wanted - len(samples))
+            if missing > PIECE_TOLERANCE * rate or missing == wanted > 0:
+                end = f"at {(first + len(samples)) / rate:.3f} s" if len(samples) else "before it begins"
+                raise truncated(path, f"the piece ends at {sum(seconds):.3f} s, the file {end}")
+            samples = np.pad(samples, ((0, missing), (0, 0)), mode="reflect")
     if len(samples) == 0:
         raise UserError(f"{path}: must hold audio, but holds 0 samples. Leave it out.")
-    if len(samples) < wanted:
-        raise _truncated(path, f"{len(samples)} of {wanted} samples are there")
     return samples, rate
 
 
-def _read_span(path: Path, offset: int, size: int) -> bytes:
-    if not path.is_file():
-        raise UserError(f"{path}: no such archive.")
-    with open(path, "rb") as file:
-        file.seek(offset)
-        data = file.read(size)
-    if len(data) < size:
-        raise _truncated(path, f"bytes {offset} to {offset + size} are wanted, it has {path.stat().st_size}")
-    return data
+def _mono(samples: np.ndarray, path: Path) -> np.ndarray:
+    """The average of the channels, ``(S', channels)`` to ``(S',)``; the loudest one where they cancel out.
+
+    They do where a plug was soldered the wrong way round: one channel is the other's negative, and the average a
+    silence with some noise. Channels that have nothing to do with each other leave the average a power of
+    ``sum(powers) / channels**2``; a hundredth of that is no speech any more.
+    """
+    mono = samples.mean(axis=1)
+    if samples.shape[1] == 1:
+        return mono
+    powers = np.square(samples, dtype=np.float64).mean(axis=0)  # (channels,)
+    if np.square(mono, dtype=np.float64).mean() >= powers.sum() / len(powers) ** 2 / 100:
+        return mono
+    _warn_of_cancelling(path)
+    return samples[:, powers.argmax()]
 
 
-def _refuse_missing_bytes(path: Path) -> None:
-    """Refuse what libsndfile would read as a shorter file: WAV and Ogg whose end is missing."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such audio file.")
-    size = path.stat().st_size
-    if size == 0:
-        raise UserError(f"{path}: must hold audio, but is empty (0 bytes). Copy the file again.")
-    with open(path, "rb") as file:
-        head = file.read(8)
-        if head[:4] == b"RIFF":
-            announced = int.from_bytes(head[4:], "little") + 8
-            # Writers to a pipe leave 0 or all ones; many omit the last padding byte.
-            if head[4:] not in (b"\0\0\0\0", b"\xff\xff\xff\xff") and size + 1 < announced:
-                raise _truncated(path, f"{size} of {announced} bytes are there")
-        elif head[:4] == b"OggS":
-            file.seek(max(0, size - 2 * 65_536))  # a page has at most 65,307 bytes
-            if not _ends_an_ogg_stream(file.read()):
-                raise _truncated(path, "its last Ogg page is not a stream's end")
-
-
-def _ends_an_ogg_stream(tail: bytes) -> bool:
-    """Whether ``tail`` holds, after its last page header, a whole page marked as last (RFC 3533)."""
-    page = tail[tail.rfind(b"OggS") :]
-    if len(page) < 27 or len(page) < 27 + page[26]:
-        return False
-    end_of_stream = page[5] & 4
-    return bool(end_of_stream) and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
+@functools.cache
+def _warn_of_cancelling(path: Path) -> None:
+    if (number := _warn_of_cancelling.cache_info().misses) <= MOST_NAMED:
+        more = " Further such files are not named." if number == MOST_NAMED else ""
+        logger.warning("%s: the channels cancel out in their average; the loudest is taken alone.%s", path, more)
 
 
 def _resampled_length(samples: int, rate: int) -> int:
     return -(-samples * SAMPLE_RATE // rate)
-
-
-def _truncated(path: Path, found: str) -> UserError:
-    return UserError(f"{path}: is truncated ({found}). Copy the file again or leave it out.")
-
-
-def _undecodable(path: Path, error: Exception) -> UserError:
-    reason = getattr(error, "error_string", str(error)).strip().rstrip(".")
-    return UserError(
-        f"{path}: cannot be decoded: {reason}. It is truncated, or no audio that libsndfile reads "
-        "(WAV, FLAC, Ogg, Opus, MP3). Copy the file again or leave it out."
-    )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from s3prl_pruned.export.inert import without_inert
 from s3prl_pruned.gates.attach import GateSet
 from s3prl_pruned.gates.hard_concrete import keep_probability, soft_value
 from s3prl_pruned.gates.self_pinching import SelfPinchingGates
@@ -67,10 +68,10 @@ def final_masks(
     """Deterministic masks of trained hard concrete gates.
 
     Per layer and kind, `n - round(n - sum P)` masks with the largest log_alpha stay (of a layer of the CNN at least
-    one); a scalar mask lives if and only if P > 0.5. If that misses the target by more than `config.tolerance` and
-    `config.match_target` is set, one common constant is added to the dimension gates, found by bisection with the
-    scalar masks fixed. Where the CNN has a target of its own, its gates are shifted to that first, by a constant of
-    their own.
+    one); a scalar mask lives if and only if P > 0.5; and no unit stays that the masks would scale by less than
+    `config.smallest_scale`. If that misses the target by more than `config.tolerance` and `config.match_target` is
+    set, one common constant is added to the dimension gates, found by bisection with the scalar masks fixed. Where the
+    CNN has a target of its own, its gates are shifted to that first, by a constant of their own.
 
     Args:
         gates: attached to `encoder`'s structure.
@@ -81,7 +82,7 @@ def final_masks(
     measure, cnn = measure_of(config, encoder.config, table), cnn_measure_of(config, encoder.config, table)
 
     def structure(shift: float, cnn_shift: float) -> tuple[Masks, CompactSpec]:
-        masks = _deterministic(gates, shift, cnn_shift)
+        masks = without_inert(_deterministic(gates, shift, cnn_shift), gates.spec, config.smallest_scale)
         return masks, surviving_spec(encoder.spec, masks, shape=encoder.config)
 
     def matched(share_at: Callable[[float], float], goal: float) -> float:

@@ -1,5 +1,7 @@
 """The model card (`README.md`) of an exported encoder: what it is, where it comes from, what is left per layer."""
 
+import yaml
+
 from s3prl_pruned.compat import installed_hosts
 from s3prl_pruned.compressors.magnitude import weights_left
 from s3prl_pruned.models.encoder import SpeechEncoder
@@ -18,6 +20,24 @@ from s3prl_pruned.tables import Column, Table
 
 _METHOD = 'Wang et al. 2023, "Task-Agnostic Structured Pruning of Speech Representation Models"'
 _SECONDS = 5  # length at which the card states MACs
+
+
+def card_head(encoder: SpeechEncoder, provenance: dict) -> str:
+    """The YAML that Hugging Face's Hub reads at the beginning of a card.
+
+    Args:
+        encoder: the exported encoder.
+        provenance: its licence is taken from `license`, if it is known.
+    """
+    family = encoder.config.family
+    data = {
+        "library_name": "transformers",
+        "pipeline_tag": "feature-extraction",
+        "tags": ["speech", "audio", "self-supervised", "structured-pruning", "s3prl", "s3prl_pruned", family],
+    }
+    if isinstance(provenance.get("license"), str):
+        data = {"license": provenance["license"], **data}
+    return f"---\n{yaml.safe_dump(data, sort_keys=False)}---\n\n"
 
 
 def model_card(encoder: SpeechEncoder, provenance: dict, sha256: str) -> str:

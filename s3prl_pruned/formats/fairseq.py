@@ -114,8 +114,19 @@ def read_parts(source: Source, model_cfg: Any, task_cfg: Any, state: Any) -> Loa
     for name, part in (("model's configuration", model_cfg), ("task's configuration", task_cfg), ("model", state)):
         if not isinstance(part, dict):
             raise UserError(f"{source.path}: the {name} must be a dict, but is a {type(part).__name__}.")
+    model_cfg, task_cfg = _pre_trained(model_cfg, task_cfg)
     config = from_cfg(model_cfg, task_cfg, str(source.path))
     return dense_model(source, config, KEYS.to_ours(state, config, str(source.path)))
+
+
+def _pre_trained(model_cfg: dict, task_cfg: dict) -> tuple[dict, dict]:
+    """Of a fine-tuned model (`wav2vec_ctc`, `hubert_ctc`, ...), the sections that its encoder was pre-trained with."""
+    args = model_cfg.get("w2v_args")
+    if not isinstance(args, dict):
+        return model_cfg, task_cfg
+    model, task = (args["model"], args.get("task") or {}) if "model" in args else (args, args)
+    both = isinstance(model, dict) and isinstance(task, dict)
+    return (model, {"normalize": task_cfg.get("normalize", task.get("normalize", False))}) if both else (model_cfg, {})
 
 
 def _write(path: Path, encoder: SpeechEncoder, options: WriteOptions) -> None:

@@ -5,21 +5,28 @@ written likewise, and `config.json` says so.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 
+from s3prl_pruned.checkpoint import sync
 from s3prl_pruned.config import UserError, from_dict, to_dict
 from s3prl_pruned.formats.card import model_card
 from s3prl_pruned.formats.format import CONFIG, SAFETENSORS, Format, LoadedModel, ReadOptions, Source, WriteOptions
-from s3prl_pruned.formats.tensor_files import Progress, file_sha256, write_safetensors, written_whole
+from s3prl_pruned.formats.huggingface_weights import read_weights, weight_files
+from s3prl_pruned.formats.keys import FIRST_KERNEL, unwrapped
+from s3prl_pruned.formats.tensor_files import (
+    Progress,
+    check_readable,
+    file_sha256,
+    write_safetensors,
+    written_whole,
+)
 from s3prl_pruned.models.accelerate import accelerate
 from s3prl_pruned.models.accelerate.int8 import is_int8, quantize_int8
-from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.models.encoder import SpeechEncoder, freeze_idle
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
 
 MARK, VERSION = "s3prl_pruned.encoder", 1
@@ -35,6 +42,7 @@ def save_encoder(
     *,
     progress: Progress | None = None,
     files: Mapping[str, bytes] | None = None,
+    prefix: str = "",
 ) -> None:
     """Write an encoder, dense or compact, with its card.
 
@@ -45,6 +53,7 @@ def save_encoder(
         provenance: JSON data on where the model comes from; `formats.card` says which keys the card shows.
         progress: called with the number of bytes just written.
         files: more files of the folder, such as a CTC head (`pretrain/asr/recognizer.py`).
+        prefix: before the encoder's names in the weights' file.
 
     Raises:
         UserError: the folder exists, or cannot be written.
@@ -57,17 +66,16 @@ def save_encoder(
         "provenance": provenance,
         **({"precision": "int8"} if is_int8(encoder) else {}),
     }
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    state = {prefix + name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
     with written_whole(Path(folder)) as temporary:
         temporary.mkdir()
         write_safetensors(temporary / WEIGHTS, state, progress=progress)
-        (temporary / CONFIG).write_text(json.dumps(config) + "\n")
-        (temporary / CARD).write_text(model_card(encoder, provenance, model_hash(temporary)))
+        (temporary / CONFIG).write_text(json.dumps(config) + "\n", encoding="utf-8")
+        (temporary / CARD).write_text(model_card(encoder, provenance, model_hash(temporary)), encoding="utf-8")
         for name, data in (files or {}).items():
             (temporary / name).write_bytes(data)
         for name in (WEIGHTS, CONFIG, CARD, *(files or ())):
-            with open(temporary / name, "rb") as file:
-                os.fsync(file.fileno())
+            sync(temporary / name)
 
 
 def load_encoder(folder: str | Path, *, for_inference: bool = False) -> tuple[SpeechEncoder, dict]:
@@ -78,31 +86,30 @@ def load_encoder(folder: str | Path, *, for_inference: bool = False) -> tuple[Sp
         for_inference: take the fast forms of the blocks (`accelerate`); an int8 export will do, too.
 
     Returns:
-        The encoder (CPU, eval mode; fp32, or int8 inside) and its provenance.
+        The encoder (CPU, eval mode; fp32, or int8 inside) and its provenance. To be fine-tuned, its parameters ask for
+        a gradient where one can reach them (`freeze_idle`).
 
     Raises:
         UserError: a file is missing, damaged or does not fit the other, or it is int8 and must not be.
     """
     encoder, provenance = _load(Path(folder), int8=for_inference)
-    return accelerate(encoder) if for_inference else encoder, provenance
+    if for_inference:
+        return accelerate(encoder), provenance
+    freeze_idle(encoder)
+    return encoder, provenance
 
 
-def _load(folder: Path, *, int8: bool) -> tuple[SpeechEncoder, dict]:
+def _load(folder: Path, *, int8: bool, state: Mapping[Any, Any] | None = None) -> tuple[SpeechEncoder, dict]:
     config = read_config(folder / CONFIG)
     where = str(folder / CONFIG)
     shape = from_dict(EncoderConfig, config["encoder"], where)
     spec = from_dict(CompactSpec, config["spec"], where)
-    encoder = SpeechEncoder(shape, spec).eval()
+    if config.get("precision") == "int8" and not int8:
+        raise UserError(f"{folder}: is int8, which serves inference only. Name the fp32 export that it was made of.")
+    state = unwrapped(_read_state(folder) if state is None else state, FIRST_KERNEL, str(folder))
+    encoder = encoder_for(shape, spec, state, where)
     if config.get("precision") == "int8":
-        if not int8:
-            raise UserError(
-                f"{folder}: is int8, which serves inference only. Name the fp32 export that it was made of."
-            )
         encoder = quantize_int8(encoder)
-    try:
-        state = safetensors.torch.load_file(folder / WEIGHTS)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"{folder / WEIGHTS}: is missing or damaged ({error}). Copy the folder again.") from error
     try:
         weights = {name: tensor if tensor.dtype == torch.int8 else tensor.float() for name, tensor in state.items()}
         encoder.load_state_dict(weights, assign=True)  # no second copy
@@ -112,6 +119,40 @@ def _load(folder: Path, *, int8: bool) -> tuple[SpeechEncoder, dict]:
     return encoder.eval(), config["provenance"]
 
 
+def _read_state(folder: Path) -> dict[str, torch.Tensor]:
+    if (folder / WEIGHTS).is_file():
+        check_readable(folder / WEIGHTS)
+    try:
+        return read_weights(folder)  # transformers may have saved it again, in several parts
+    except UserError as error:
+        raise UserError(f"{folder / WEIGHTS}: is missing or damaged. {error}") from error
+
+
+def encoder_for(
+    shape: EncoderConfig, spec: CompactSpec, weights: Mapping[str, torch.Tensor], where: str
+) -> SpeechEncoder:
+    """An encoder to put weights into, in eval mode.
+
+    Args:
+        shape: of the dense encoder.
+        spec: what of it stays.
+        weights: a damaged shape that is far larger than they are asks for no memory.
+        where: of the shape, for messages.
+
+    Raises:
+        UserError: shape and spec make no encoder, or one of another size.
+    """
+    try:
+        with torch.device("meta"):
+            described = SpeechEncoder(shape, spec).num_parameters()
+    except RuntimeError as error:  # beyond what torch counts to
+        raise UserError(f"{where}: describes no encoder ({str(error).splitlines()[0]}). Copy it again.") from error
+    held = sum(weight.numel() for weight in weights.values())
+    if described > 2 * held + 1000:
+        raise UserError(f"{where}: describes {described:,} parameters, but the weights are {held:,}. Copy it again.")
+    return SpeechEncoder(shape, spec).eval()
+
+
 def read_config(path: Path) -> dict:
     """The `config.json` of an exported folder: `encoder`, `spec` and `provenance` as plain data.
 
@@ -119,10 +160,10 @@ def read_config(path: Path) -> dict:
         UserError: the file is missing, damaged, or another program's.
     """
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path.parent}: is no exported encoder, {CONFIG} cannot be read ({error}).") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is damaged, not JSON ({error}). Copy the folder again.") from error
     if not isinstance(config, dict) or config.get("format") != MARK:
         raise UserError(f"{path}: `format` must be {MARK!r}. Is this another program's folder?")
@@ -131,15 +172,15 @@ def read_config(path: Path) -> dict:
             f"{path}: `format_version` must be {VERSION}, but is {config.get('format_version')}. "
             "Use the version of s3prl_pruned that wrote it."
         )
-    missing = [key for key in ("encoder", "spec", "provenance") if key not in config]
+    missing = [key for key in ("encoder", "spec", "provenance") if not isinstance(config.get(key), dict)]
     if missing:
         raise UserError(f"{path}: lacks {missing}. Copy the folder again.")
     return config
 
 
 def model_hash(folder: str | Path) -> str:
-    """What identifies an exported model: the SHA-256 of its weights file."""
-    return file_sha256(Path(folder) / WEIGHTS)
+    """What identifies an exported model: the SHA-256 of its weights file (of several, one after the other)."""
+    return file_sha256(*weight_files(Path(folder)))
 
 
 def probe(*, scale: float = 1, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -159,13 +200,17 @@ def relative_difference(found: list[torch.Tensor], expected: list[torch.Tensor])
 
 
 def recognise(source: Source) -> bool:
-    """Whether it is a folder that `save_encoder` wrote, of whatever version."""
-    return source.is_folder and (source.json(CONFIG) or {}).get("format") == MARK
+    """Whether it is a folder that `save_encoder` wrote, of whatever version, or weights that lie in one."""
+    if not source.is_folder and not any(f".{key}".endswith(f".{FIRST_KERNEL}") for key in source.weights):
+        return False
+    return (source.json(CONFIG) or {}).get("format") == MARK
 
 
 def _read(source: Source, options: ReadOptions) -> LoadedModel:
-    encoder, provenance = _load(source.path, int8=options.int8)
-    return LoadedModel(encoder, source.path, model_hash(source.path), provenance)
+    state = None if source.is_folder else source.weights
+    encoder, provenance = _load(source.folder, int8=options.int8, state=state)
+    sha256 = model_hash(source.path) if source.is_folder else file_sha256(source.path)
+    return LoadedModel(encoder, source.path, sha256, provenance)
 
 
 def _write(path: Path, encoder: SpeechEncoder, options: WriteOptions) -> None:
@@ -174,7 +219,7 @@ def _write(path: Path, encoder: SpeechEncoder, options: WriteOptions) -> None:
 
 FORMAT = Format(
     name="folder",
-    about="an exported folder of this project",
+    about="an exported folder of this project, or a trainer's checkpoint beside its config.json",
     recognise=recognise,
     read=_read,
     write=_write,

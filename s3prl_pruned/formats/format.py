@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from s3prl_pruned.config import UserError
-from s3prl_pruned.formats.tensor_files import Progress, file_sha256, read_safetensors
+from s3prl_pruned.formats.keys import weights_of
+from s3prl_pruned.formats.tensor_files import Progress, check_readable, file_sha256, read_safetensors
 from s3prl_pruned.formats.unpickle import read_torch_file
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.spec import EncoderConfig
@@ -70,11 +71,20 @@ class Source:
         """
         return read_safetensors(self.path) if not self.is_folder and self.suffix == ".safetensors" else ({}, {})
 
+    @property
+    def weights(self) -> Mapping[Any, Any]:
+        """The state dict of a single file, also where a trainer wrote it (`keys.weights_of`); empty for a folder.
+
+        Raises:
+            UserError: as `content` and `safetensors`.
+        """
+        return self.safetensors[0] or weights_of(self.content)
+
     def json(self, name: str = CONFIG) -> dict[str, Any] | None:
         """A JSON object in the folder, or beside the file; None where there is no such file.
 
         Raises:
-            UserError: the file is damaged, or holds something else.
+            UserError: the file may not be read, is damaged, or holds something else.
         """
         if name not in self._json:
             self._json[name] = _read_json(self.folder / name)
@@ -89,6 +99,7 @@ class Source:
 def _read_json(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
+    check_readable(path)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -53,7 +53,6 @@ KEYS = KeyTable(
     },
     weight_norm=NEW_WEIGHT_NORM,
     heads=("quantizer.", "project_hid.", "project_q."),
-    wrappers=("wavlm.", "hubert.", "wav2vec2.", "data2vec_audio."),  # transformers' models with heads
 )
 
 _NAMES = {"wav2vec2": "wav2vec2", "hubert": "hubert", "data2vec-audio": "data2vec", "wavlm": "wavlm"}
@@ -82,18 +81,36 @@ _FIXED = {
     "adapter_attn_dim": None,
 }
 
+PROCESSOR = "processor_config.json"
+_FIXED_OF_EXTRACTOR = {
+    "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+    "sampling_rate": 16_000,
+    "feature_size": 1,
+    "padding_value": 0.0,
+}
+
 
 def _recognise(source: Source) -> bool:
-    return source.is_folder and "model_type" in (source.json(CONFIG) or {}) and not folder.recognise(source)
+    if not source.is_folder and not any(".encoder.layers.0.feed_forward." in f".{key}" for key in source.weights):
+        return False
+    return "model_type" in (source.json(CONFIG) or {}) and not folder.recognise(source)
 
 
 def _read(source: Source, options: ReadOptions) -> LoadedModel:
-    cfg = source.json(CONFIG)
+    cfg, in_folder = source.json(CONFIG), source.is_folder
     assert cfg is not None, "it was recognised"
-    config = from_cfg(cfg, source.json(PREPROCESSOR), str(source.path / CONFIG))
+    config = from_cfg(cfg, _feature_extractor(source), str(source.folder / CONFIG))
     with_mask = bool(cfg.get("mask_time_prob", 0.05) or cfg.get("mask_feature_prob", 0.0))
-    state = KEYS.to_ours(read_weights(source.path), config, str(source.path), mask_embedding=with_mask)
-    return dense_model(source, config, state, weights=weight_files(source.path))
+    weights = read_weights(source.path) if in_folder else source.weights
+    state = KEYS.to_ours(weights, config, str(source.path), mask_embedding=with_mask)
+    return dense_model(source, config, state, weights=weight_files(source.path) if in_folder else ())
+
+
+def _feature_extractor(source: Source) -> dict | None:
+    """Settings of the feature extractor; those of a processor's file (transformers 5) go first, as in transformers."""
+    processor = source.json(PROCESSOR) or {}
+    nested = processor.get("feature_extractor", processor.get("audio_processor"))
+    return source.json(PREPROCESSOR) if nested is None else nested
 
 
 def _write(path: Path, encoder: SpeechEncoder, options: WriteOptions) -> None:
@@ -106,7 +123,7 @@ def _write(path: Path, encoder: SpeechEncoder, options: WriteOptions) -> None:
         temporary.mkdir()
         write_safetensors(temporary / SAFETENSORS, state, progress=options.progress)
         for name, data in ((CONFIG, cfg), (PREPROCESSOR, preprocessor)):
-            (temporary / name).write_text(json.dumps(data, indent=2) + "\n")
+            (temporary / name).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
 
 
 def from_cfg(cfg: dict, preprocessor: dict | None, where: str) -> EncoderConfig:
@@ -114,7 +131,7 @@ def from_cfg(cfg: dict, preprocessor: dict | None, where: str) -> EncoderConfig:
 
     Args:
         cfg: of `config.json`.
-        preprocessor: of `preprocessor_config.json`, whose `do_normalize` says whether waveforms are normalised; None
+        preprocessor: the feature extractor's settings, whose `do_normalize` says whether waveforms are normalised; None
             where there is none: then they are if and only if the feature extractor uses LayerNorm, as in public models.
         where: the name of the file in messages.
 
@@ -126,6 +143,7 @@ def from_cfg(cfg: dict, preprocessor: dict | None, where: str) -> EncoderConfig:
         raise UserError(f"{where}: `model_type` must be one of {sorted(_NAMES)}, but is {kind!r}.")
     family = _NAMES[kind]
     check_fixed(cfg, _FIXED, where)
+    check_fixed(preprocessor or {}, _FIXED_OF_EXTRACTOR, f"{where}: its feature extractor")
     fields = {ours: cfg[theirs] for theirs, ours in _FIELDS.items() if theirs in cfg}
     if "conv_dim" in cfg:
         layers = [cfg["conv_dim"], cfg.get("conv_kernel"), cfg.get("conv_stride")]
@@ -194,7 +212,7 @@ def to_cfg(config: EncoderConfig) -> tuple[dict, dict]:
 
 FORMAT = Format(
     name="huggingface",
-    about="a Hugging Face folder (config.json with `model_type`)",
+    about="a Hugging Face folder (config.json with `model_type`; also one weights' file beside it, as trainers write)",
     recognise=_recognise,
     read=_read,
     write=_write,

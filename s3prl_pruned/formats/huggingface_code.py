@@ -17,7 +17,9 @@ import torch
 
 import s3prl_pruned
 from s3prl_pruned.config import UserError
+from s3prl_pruned.formats.card import card_head
 from s3prl_pruned.formats.folder import CARD, CONFIG, TOLERANCE, probe, relative_difference, save_encoder
+from s3prl_pruned.formats.huggingface_sizes import sizes
 from s3prl_pruned.formats.tensor_files import Progress, written_whole
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.spec import EncoderConfig
@@ -40,8 +42,18 @@ _SOURCES = (
     "models/accelerate/feed_forward.py",
     "models/accelerate/whole.py",
     "models/accelerate/__init__.py",
+    "formats/huggingface_sizes.py",
     "formats/huggingface_model.py",
+    "formats/huggingface_heads.py",
 )
+_CLASSES = {
+    "AutoConfig": "PrunedSpeechConfig",
+    "AutoModel": "PrunedSpeechModel",
+    "AutoModelForCTC": "PrunedSpeechForCTC",
+    "AutoModelForAudioClassification": "PrunedSpeechForSequenceClassification",
+    "AutoModelForAudioFrameClassification": "PrunedSpeechForAudioFrameClassification",
+    "AutoModelForAudioXVector": "PrunedSpeechForXVector",
+}
 _CARD = """
 ## With transformers, without s3prl_pruned
 
@@ -51,7 +63,9 @@ _CARD = """
     inputs = extractor(waveforms, sampling_rate=16000, padding=True, return_tensors="pt")
     states = model(**inputs, output_hidden_states=True).hidden_states
 
-Waveforms are given as recorded; the model normalises them where it was trained so.
+Waveforms are given as recorded; the model normalises them where it was trained so. Attentions are those of the heads
+that are left in a layer. To be fine-tuned, `AutoModelForCTC`, `AutoModelForAudioClassification`,
+`AutoModelForAudioFrameClassification` and `AutoModelForAudioXVector` put a new head on it, as on wav2vec 2.0.
 """
 
 
@@ -72,28 +86,27 @@ def save_huggingface(
     """
     with written_whole(Path(folder)) as temporary:
         _require_transformers()
-        save_encoder(temporary, encoder, provenance, progress=progress)
-        _add_transformers_files(temporary, encoder)
+        save_encoder(temporary, encoder, provenance, progress=progress, prefix="encoder.")
+        _add_transformers_files(temporary, encoder, provenance)
         _check(temporary, encoder)
 
 
-def _add_transformers_files(folder: Path, encoder: SpeechEncoder) -> None:
-    config = json.loads((folder / CONFIG).read_text())
+def _add_transformers_files(folder: Path, encoder: SpeechEncoder, provenance: dict) -> None:
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     config |= {
         "model_type": "s3prl_pruned",
-        "architectures": ["PrunedSpeechModel"],
-        "auto_map": {"AutoConfig": f"{MODELLING}.PrunedSpeechConfig", "AutoModel": f"{MODELLING}.PrunedSpeechModel"},
-        "hidden_size": encoder.config.embed_dim,
-        "num_hidden_layers": encoder.config.num_layers,
+        "architectures": [_CLASSES["AutoModel"]],
+        "auto_map": {auto: f"{MODELLING}.{name}" for auto, name in _CLASSES.items()},
+        **sizes(encoder.config, encoder.spec),
         "dtype": "float32",
     }
-    (folder / CONFIG).write_text(json.dumps(config) + "\n")
+    (folder / CONFIG).write_text(json.dumps(config) + "\n", encoding="utf-8")
     # The model itself normalises: transformers' extractor would add another epsilon to the variance.
     preprocessor = {**preprocessor_config(encoder.config), "do_normalize": False}
-    (folder / PREPROCESSOR).write_text(json.dumps(preprocessor, indent=2) + "\n")
-    (folder / f"{MODELLING}.py").write_text(modelling_source())
-    with open(folder / CARD, "a") as card:
-        card.write(_CARD)
+    (folder / PREPROCESSOR).write_text(json.dumps(preprocessor, indent=2) + "\n", encoding="utf-8")
+    (folder / f"{MODELLING}.py").write_text(modelling_source(), encoding="utf-8")
+    card = (folder / CARD).read_text(encoding="utf-8")
+    (folder / CARD).write_text(card_head(encoder, provenance) + card + _CARD, encoding="utf-8")
 
 
 def preprocessor_config(config: EncoderConfig) -> dict:
@@ -114,7 +127,7 @@ def modelling_source() -> str:
     package, imports, bodies = Path(s3prl_pruned.__file__).parent, [], []
     defined: dict[str, str] = {}
     for name in _SOURCES:
-        text = (package / name).read_text()
+        text = (package / name).read_text(encoding="utf-8")
         lines = text.splitlines()
         dropped: set[int] = set()
         for node in ast.parse(text).body:

@@ -1,72 +1,286 @@
-"""The encoder as a model of transformers. This file and the modules it imports travel in the exported folder as one."""
+"""The encoder as a speech model of transformers. This file and the modules it imports travel in the exported folder.
 
+It does what transformers' WavLMModel and Wav2Vec2Model do. Their code is not imported: with it would come torchaudio,
+which does not load beside every torch.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput
+from transformers import PreTrainedModel, Wav2Vec2Config
+from transformers.modeling_outputs import Wav2Vec2BaseModelOutput
 
 from s3prl_pruned.config import from_dict
+from s3prl_pruned.formats.huggingface_sizes import sizes
 from s3prl_pruned.models.accelerate import accelerate
-from s3prl_pruned.models.attention import Indices
-from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.models.attention import Indices, SelfAttention
+from s3prl_pruned.models.components import normalize_utterances
+from s3prl_pruned.models.encoder import SpeechEncoder, freeze_idle
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
 
 
-class PrunedSpeechConfig(PretrainedConfig):
-    """transformers' view of `config.json`: `encoder` is the dense shape, `spec` what is left of it."""
+class PrunedSpeechConfig(Wav2Vec2Config):
+    """transformers' view of `config.json`: `encoder` is the dense shape, `spec` what is left of it.
+
+    Other code finds the sizes, which follow from those two, under wav2vec 2.0's names. Dropout, SpecAugment (on in
+    training, as in transformers' models) and the heads' settings are wav2vec 2.0's too, and may be set.
+
+    Args:
+        encoder: `EncoderConfig` as JSON data.
+        spec: `CompactSpec` as JSON data; None for a dense encoder.
+        kwargs: `Wav2Vec2Config`'s.
+    """
 
     model_type = "s3prl_pruned"
 
     def __init__(self, encoder: dict | None = None, spec: dict | None = None, **kwargs: Any):
-        super().__init__(**kwargs)
+        shape, kept = _parse(encoder, spec)
+        dropout = {
+            "hidden_dropout": shape.dropout,
+            "attention_dropout": shape.attention_dropout,
+            "activation_dropout": shape.activation_dropout,
+            "layerdrop": 0.0,
+        }
+        super().__init__(**{**dropout, **kwargs, **sizes(shape, kept)})
         self.encoder = encoder or {}
         self.spec = spec or {}
 
 
-class PrunedSpeechModel(PreTrainedModel):
+def _parse(encoder: dict | None, spec: dict | None) -> tuple[EncoderConfig, CompactSpec]:
+    shape = from_dict(EncoderConfig, encoder or {}, "config.json: encoder")
+    return shape, from_dict(CompactSpec, spec, "config.json: spec") if spec else CompactSpec.dense(shape)
+
+
+class PrunedSpeechPreTrainedModel(PreTrainedModel):
+    """What the encoder and the models with a head (`huggingface_heads.py`) share."""
+
+    config_class = PrunedSpeechConfig
+    base_model_prefix = "speech_encoder"
+    main_input_name = "input_values"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules: Any = ("EncoderLayer",)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As `PreTrainedModel.from_pretrained`, which lets all parameters ask for a gradient."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model: Any = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.base_model.freeze_idle()
+        return loaded
+
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        return True  # transformers would guess from the words of this file
+
+    def freeze_feature_encoder(self) -> None:
+        """Train the CNN no further, and save its backward pass."""
+        base: Any = self.base_model
+        extractor = base.encoder.feature_extractor
+        extractor.grad_mult = 0.0
+        extractor.requires_grad_(False)
+
+    def freeze_base_model(self) -> None:
+        """Train the head alone."""
+        self.base_model.requires_grad_(False)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, Indices):
+            module.reset()
+        elif isinstance(module, nn.Linear) and module.weight.numel():
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    def _get_feat_extract_output_lengths(
+        self, input_lengths: Tensor | int, add_adapter: bool | None = None
+    ) -> Tensor | int:
+        """Samples -> frames that the CNN makes of them."""
+        base: Any = self.base_model
+        return base.encoder.config.num_frames(input_lengths)
+
+    def _get_feature_vector_attention_mask(
+        self, feature_vector_length: int, attention_mask: Tensor, add_adapter: bool | None = None
+    ) -> Tensor:
+        """(B, S), 1 where there is speech -> (B, T) bool, as the encoder sees its frames."""
+        base: Any = self.base_model
+        lengths = attention_mask.long().sum(-1)
+        frames = base.encoder.frame_lengths(lengths, attention_mask, feature_vector_length)
+        return torch.arange(feature_vector_length, device=attention_mask.device) < frames[:, None]
+
+
+class PrunedSpeechModel(PrunedSpeechPreTrainedModel):
     """Waveforms in, L + 1 hidden states out; `AutoModel.from_pretrained(folder, trust_remote_code=True)` makes it.
 
     Waveforms come as recorded (16 kHz): where the encoder wants them normalised, this model does it, exactly as in
     training, which transformers' own feature extractor (another epsilon) would not.
     """
 
-    config_class = PrunedSpeechConfig
-    base_model_prefix = "encoder"  # the weights file holds the encoder's own names
-    main_input_name = "input_values"
-
     def __init__(self, config: PrunedSpeechConfig):
         super().__init__(config)
-        shape = from_dict(EncoderConfig, config.encoder, "config.json: encoder")
-        self.encoder = accelerate(SpeechEncoder(shape, from_dict(CompactSpec, config.spec, "config.json: spec")))
+        shape, spec = _parse(config.encoder, config.spec)
+        dropout: dict[str, Any] = {
+            "dropout": float(config.hidden_dropout),
+            "attention_dropout": float(config.attention_dropout),
+            "activation_dropout": float(config.activation_dropout),
+        }
+        self.encoder = accelerate(SpeechEncoder(replace(shape, **dropout), spec))
+        self.gradient_checkpointing = False
         self.post_init()
+        self.freeze_idle()
 
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, Indices):
-            module.reset()
+    def freeze_idle(self) -> None:
+        """Let no parameter ask for a gradient that none can reach; SpecAugment's embedding has one where it is used."""
+        freeze_idle(self.encoder)
+        masks = self.config.apply_spec_augment and self.config.mask_time_prob > 0
+        self.encoder.mask_embedding.requires_grad_(masks)
 
     def forward(
         self,
         input_values: Tensor,
         attention_mask: Tensor | None = None,
+        mask_time_indices: Tensor | None = None,
+        output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
-    ) -> BaseModelOutput | tuple:
+    ) -> Wav2Vec2BaseModelOutput | tuple:
         """Encode.
 
         Args:
             input_values: (B, S) float, 16 kHz, zero-padded at the end.
             attention_mask: (B, S), 1 where there is speech and 0 where padding follows it; None when none is padded.
+            mask_time_indices: (B, T) bool, frames to mask; None draws them in training, as the configuration says.
+            output_attentions: whether `attentions` is given; None asks the configuration, as for the next two.
             output_hidden_states: whether `hidden_states` is given.
             return_dict: False gives a tuple.
 
         Returns:
-            `last_hidden_state` (B, T, D); `hidden_states`, L + 1 of these: 0 is the first layer's input.
+            `last_hidden_state` (B, T, D); `extract_features` (B, T, C), the CNN's after their LayerNorm;
+            `hidden_states`, L + 1 of (B, T, D): 0 is the first layer's input; `attentions`, L of (B, heads that are
+            left in the layer, T, T).
         """
-        lengths = None if attention_mask is None else attention_mask.to(torch.long).sum(-1)
-        states = self.encoder.encode_raw(input_values, lengths).hidden_states
-        output = BaseModelOutput(
-            last_hidden_state=states[-1], hidden_states=tuple(states) if output_hidden_states else None
+        encoder, config = self.encoder, self.config
+        lengths = None if attention_mask is None else attention_mask.long().sum(-1)
+        wavs = input_values.to(torch.promote_types(input_values.dtype, torch.float32))
+        if encoder.config.normalize_waveform:
+            wavs = normalize_utterances(wavs, lengths)
+        wavs = wavs.to(encoder.layer_norm.weight.dtype)
+        extracted: list[Tensor] = []
+        attentions: list[Tensor] | None = [] if _or(output_attentions, config.output_attentions) else None
+
+        def project(features: Tensor) -> Tensor:
+            extracted.append(encoder.feature_projection.layer_norm(features))
+            x = F.dropout(encoder.feature_projection(features), config.feat_proj_dropout, self.training)
+            if attention_mask is None:
+                return self._mask_hidden_states(x, mask_time_indices)
+            frames = self._get_feature_vector_attention_mask(x.shape[1], attention_mask)
+            return self._mask_hidden_states(x, mask_time_indices, frames)
+
+        states = encoder(wavs, lengths, project=project, run=partial(self._run, attentions=attentions)).hidden_states
+        output = Wav2Vec2BaseModelOutput(
+            last_hidden_state=states[-1],
+            extract_features=extracted[0],
+            hidden_states=tuple(states) if _or(output_hidden_states, config.output_hidden_states) else None,
+            attentions=None if attentions is None else tuple(attentions),
         )
-        return output.to_tuple() if return_dict is False else output
+        return output if _or(return_dict, config.return_dict) else output.to_tuple()
+
+    def _run(
+        self,
+        layer: Callable[..., Tensor],
+        x: Tensor,
+        position_bias: Tensor | None,
+        padding: Tensor | None,
+        *,
+        attentions: list[Tensor] | None,
+    ) -> Tensor:
+        """A layer, (B, T, D) -> (B, T, D), with layer drop and gradient checkpointing; one more of `attentions`."""
+        weights: list[Tensor] = []
+        if attentions is not None or self.config._attn_implementation == "eager":
+            layer = partial(layer, attend=partial(attend_eagerly, weights=weights))
+        if self.training and self.config.layerdrop > 0 and float(torch.rand(())) < self.config.layerdrop:
+            y = x
+        elif self.training and self.gradient_checkpointing:
+            y = self._gradient_checkpointing_func(layer, x, position_bias, padding)
+        else:
+            y = layer(x, position_bias, padding)
+        if attentions is not None:  # a layer without attention has weights of no head
+            attentions.append(weights[0] if weights else x.new_zeros(len(x), 0, x.shape[1], x.shape[1]))
+        return y
+
+    def _mask_hidden_states(
+        self, hidden_states: Tensor, mask_time_indices: Tensor | None = None, attention_mask: Tensor | None = None
+    ) -> Tensor:
+        """SpecAugment (Park et al. 2019) on the projected features, (B, T, D) -> (B, T, D).
+
+        Args:
+            hidden_states: (B, T, D).
+            mask_time_indices: (B, T) bool; None draws them in training.
+            attention_mask: (B, T), where frames are no padding.
+        """
+        config, x = self.config, hidden_states
+        if not config.apply_spec_augment:
+            return x
+        batch, frames, width = x.shape
+        if mask_time_indices is None and self.training and config.mask_time_prob > 0:
+            lengths = [frames] * batch if attention_mask is None else attention_mask.sum(-1).tolist()
+            mask_time_indices = self._spans(lengths, frames, "time")
+        if mask_time_indices is not None:
+            masked_frames = mask_time_indices.to(x.device, torch.bool)[..., None]
+            x = torch.where(masked_frames, self.encoder.mask_embedding.to(x.dtype), x)
+        if self.training and config.mask_feature_prob > 0:
+            dims = self._spans([width] * batch, width, "feature")
+            x = x.masked_fill(dims.to(x.device)[:, None], 0.0)
+        return x
+
+    def _spans(self, lengths: list[int], size: int, axis: str) -> Tensor:
+        """SpecAugment's masks: (len(lengths), size) bool, True in spans that begin anywhere and may overlap.
+
+        Args:
+            lengths: of each row, which its spans do not leave.
+            size: of a row.
+            axis: `time` or `feature`, whose settings count.
+        """
+        prob, span, least = (getattr(self.config, f"mask_{axis}_{name}") for name in ("prob", "length", "min_masks"))
+        mask = torch.zeros(len(lengths), size, dtype=torch.bool)
+        for row, length in zip(mask, lengths, strict=True):
+            width = min(span, length)
+            if width > 0:
+                count = max(int(prob * length / width + float(torch.rand(()))), least)
+                starts = torch.randperm(length - width + 1)[: min(count, length // width)]
+                row[(starts[:, None] + torch.arange(width)).flatten()] = True
+        return mask
+
+
+def attend_eagerly(
+    attention: SelfAttention,
+    x: Tensor,
+    position_bias: Tensor | None,
+    padding: Tensor | None,
+    *,
+    weights: list[Tensor],
+) -> Tensor:
+    """Self-attention (B, T, D) -> (B, T, D) with its weights at hand.
+
+    Args:
+        attention: without masks.
+        x: (B, T, D).
+        position_bias: as `SelfAttention.forward`.
+        padding: as `SelfAttention.forward`.
+        weights: takes the attention weights, (B, heads that are left, T, T).
+    """
+    if not attention.vo_heads.sizes:
+        return attention(x, position_bias, padding)
+    weights.append(attention.weights(x, position_bias, padding))
+    value = attention.vo_heads.split(attention.v_proj(x))
+    context = F.dropout(weights[-1], attention.dropout, attention.training) @ value
+    return attention.out_proj(attention.vo_heads.merge(context))
+
+
+def _or(given: bool | None, otherwise: bool | None) -> bool:
+    return bool(otherwise if given is None else given)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.formats.format import PICKLED, SAFETENSORS
+from s3prl_pruned.formats.keys import weights_of
 from s3prl_pruned.formats.tensor_files import read_safetensors
 from s3prl_pruned.formats.unpickle import read_torch_file
 
@@ -96,4 +97,4 @@ def _read_index(path: Path) -> dict[str, str]:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    return read_safetensors(path)[0] if path.suffix == ".safetensors" else read_torch_file(path)
+    return read_safetensors(path)[0] if path.suffix == ".safetensors" else dict(weights_of(read_torch_file(path)))

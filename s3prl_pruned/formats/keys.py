@@ -1,9 +1,12 @@
 """How a checkpoint format names the encoder's weights: one table for each format, used in both directions.
 
 `{i}` stands for a Transformer layer, `{c}` for a layer of the feature extractor, `{p}` for one of data2vec's stacked
-positional convolutions. An unknown or missing key stops the load and is named.
+positional convolutions. An unknown or missing key stops the load and is named. What other modules put before the
+encoder's names (`module.`, `model.wav2vec2.`) is found in the file (`unwrapped`), not listed here.
 """
 
+import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +18,19 @@ from s3prl_pruned.config import UserError
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.spec import EncoderConfig
 
+logger = logging.getLogger(__name__)
+
+FIRST_KERNEL = "feature_extractor.layers.0.conv.weight"
+"""Of our names, one that no other part of a model ends in."""
 OLD_WEIGHT_NORM = ("weight_g", "weight_v")
 NEW_WEIGHT_NORM = ("parametrizations.weight.original0", "parametrizations.weight.original1")
 State = dict[str, Tensor]
 Foreign = dict[str, Any]
 """A state dict as a file holds it; whether its values are tensors is found out."""
+_OF_TORCH = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+"""What torch.compile, FSDP and activation checkpointing put before the names of a module, wherever it is."""
+_AVERAGE = re.compile(r"(^|[._])(ema|swa|averaged?|shadow|teacher)(_model)?([._]|$)")
+"""How copies of a model are called that are a moving average of it."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +45,8 @@ class KeyTable:
     """Its names of weight normalisation's magnitude and direction; the other pair is read too."""
     heads: tuple[str, ...]
     """Pre-training heads that public checkpoints carry beside the encoder, by name; they are left out."""
-    wrappers: tuple[str, ...] = ()
-    """Names under which other models wrap the encoder; they are taken off."""
+    task_heads: tuple[str, ...] = ()
+    """Heads of fine-tuned models that stand beside the encoder's own keys; they are left out, and this is said."""
     spell: Callable[[str, EncoderConfig], str] = lambda prefix, config: prefix
     """What the beginning of one of their keys becomes where an encoder of this configuration is an exception."""
     split: Callable[[Foreign], Foreign] = lambda state: state
@@ -82,19 +93,25 @@ class KeyTable:
             state: theirs, fp32 or lower.
             config: what it declares itself to be.
             where: its name in messages.
-            mask_embedding: False where the checkpoint says that it has none, or its format has none: zeros then.
+            mask_embedding: False where the checkpoint says that it has none; zeros then, as where it lacks one (only
+            masked pre-training uses it).
 
         Raises:
             UserError: a key is unknown, missing or of another shape; the message names it.
         """
         table = self.keys(config)
-        found = self._normalise_names(state, where)
-        found = {k: v for k, v in found.items() if k in table or not k.startswith(self.heads)}
+        one = next(theirs for theirs, mine in table.items() if mine == FIRST_KERNEL)
+        found = self._normalise_names(unwrapped(state, one, where, self.heads), where)
+        if left_out := {k.split(".")[0] for k in found.keys() - table.keys() if k.startswith(self.task_heads)}:
+            say_left_out(left_out, where)
+        heads = (*self.heads, *self.task_heads)
+        found = {k: v for k, v in found.items() if k in table or not k.startswith(heads)}
         with torch.device("meta"):
             expected = SpeechEncoder(config).state_dict()
         ours: State = {}
-        if "mask_embedding" not in table.values() or not mask_embedding:
-            table = {theirs: mine for theirs, mine in table.items() if mine != "mask_embedding"}
+        its_mask = next((theirs for theirs, mine in table.items() if mine == "mask_embedding"), None)
+        if its_mask not in found or not mask_embedding:
+            table = {theirs: mine for theirs, mine in table.items() if theirs != its_mask}
             ours["mask_embedding"] = torch.zeros(config.embed_dim)
         unknown, missing = sorted(found.keys() - table.keys()), sorted(table.keys() - found.keys())
         if unknown or missing:
@@ -120,25 +137,68 @@ class KeyTable:
         theirs = {key: state[mine] for key, mine in self.keys(config).items()}
         return self.fuse({k: v.view(1, -1, 1, 1) if _is_gate_scale(k) else v for k, v in theirs.items()})
 
-    def _normalise_names(self, state: Mapping[Any, Any], where: str) -> Foreign:
-        """Weight norm under the format's own names, no wrapper's prefix, no fused tensors."""
+    def _normalise_names(self, state: Foreign, where: str) -> Foreign:
+        """Weight norm under the format's own names, no fused tensors."""
         pairs = {
             *zip(OLD_WEIGHT_NORM, self.weight_norm, strict=True),
             *zip(NEW_WEIGHT_NORM, self.weight_norm, strict=True),
         }
         renamed: Foreign = {}
         for key, value in state.items():
-            if not isinstance(key, str):
-                raise UserError(f"{where}: has the key {key!r}, but names of weights are texts.")
             for found, wanted in pairs:
                 if "pos_conv" in key and key.endswith(f".{found}"):
                     key = key[: -len(found)] + wanted
-            wrapper = next((prefix for prefix in self.wrappers if key.startswith(prefix)), "")
-            key = key[len(wrapper) :]
             if key in renamed:
                 raise UserError(f"{where}: holds `{key}` twice, under an old and a new name. Keep one.")
             renamed[key] = value
         return self.split(renamed)
+
+
+def unwrapped(state: Mapping[Any, Any], one: str, where: str, silent: tuple[str, ...] = ()) -> Foreign:
+    """The encoder's part of a state dict, under the names that it has without the modules around it.
+
+    Args:
+        state: of the encoder, or of a model with it inside.
+        one: an unmistakable name of the encoder; what stands before it in `state` is taken off, what has something
+            else before it is not the encoder's.
+        where: the file's name in messages.
+        silent: beginnings of names of which nothing is said where they are left out.
+
+    Raises:
+        UserError: a key is no text, or two encoders are in it and neither is called a moving average.
+    """
+    for key in state:
+        if not isinstance(key, str):
+            raise UserError(f"{where}: has the key {key!r}, but names of weights are texts.")
+    plain = {_OF_TORCH.sub("", key): value for key, value in state.items()}
+    found = sorted(key[: -len(one)] for key in plain if f".{key}".endswith(f".{one}"))
+    prefixes = [prefix for prefix in found if not _AVERAGE.search(prefix)] or found
+    if len(prefixes) > 1:
+        raise UserError(f"{where}: holds several encoders, under {prefixes[:4]}. Save the one that is meant, alone.")
+    prefix = prefixes[0] if prefixes else ""
+    others = {key for key in plain if not key.startswith(prefix)}
+    others |= {key for key in plain for other in found if other != prefix and key.startswith(other)}
+    if left_out := {key.split(".")[0] for key in others if not key.startswith(silent)}:
+        say_left_out(left_out, where)
+    return {key[len(prefix) :]: value for key, value in plain.items() if key not in others}
+
+
+def say_left_out(names: set[str], where: str) -> None:
+    """Tell that the encoder alone is taken out of a model.
+
+    Args:
+        names: what else it has.
+        where: the file's name.
+    """
+    logger.warning("%s: the encoder alone is taken; left out is %s.", where, ", ".join(sorted(names)))
+
+
+def weights_of(content: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """The state dict in a torch file: the file itself, or what Lightning and other trainers keep beside their state."""
+    for name in ("state_dict", "model_state_dict"):
+        if isinstance(content.get(name), Mapping):
+            return content[name]
+    return content
 
 
 def _indices(template: str, config: EncoderConfig) -> list[dict[str, int]]:

@@ -2,13 +2,17 @@
 
 torch's exporter and protobuf would each copy the model several times. So the weights are inputs of the graph that is
 exported, and the file's initializers are written one by one; ONNX Runtime loads the file when the encoder may be gone.
+What the graph would make of weights alone is made once, here: other programs (ONNX Runtime's quantiser) want to find a
+convolution's weight among the initializers.
 """
 
 import gc
+import json
 import logging
 import os
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from s3prl_pruned.config import UserError
+import s3prl_pruned
+from s3prl_pruned.checkpoint import sync
+from s3prl_pruned.config import UserError, to_dict
 from s3prl_pruned.formats.folder import TOLERANCE, probe, relative_difference
 from s3prl_pruned.formats.format import Format, Source, WriteOptions
 from s3prl_pruned.formats.tensor_files import CountedFile, Progress
@@ -36,7 +42,13 @@ def output_names(encoder: SpeechEncoder) -> list[str]:
     return [f"hidden_state_{i}" for i in range(encoder.config.num_layers + 1)]
 
 
-def save_onnx(path: str | Path, encoder: SpeechEncoder, *, progress: Progress | None = None) -> None:
+def save_onnx(
+    path: str | Path,
+    encoder: SpeechEncoder,
+    *,
+    progress: Progress | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> None:
     """Export an encoder, dense or compact, and prove that ONNX Runtime computes the same (a `Draft`, finished).
 
     Inputs: `waveform` (B, S) float32, 16 kHz, as recorded, zero-padded; `lengths` (B,) int64, samples of each. Outputs:
@@ -47,12 +59,13 @@ def save_onnx(path: str | Path, encoder: SpeechEncoder, *, progress: Progress | 
         path: the file; must not exist.
         encoder: fp32, on the CPU, its slots empty.
         progress: called with the number of bytes just written.
+        provenance: JSON data on where the model comes from, for the file's metadata.
 
     Raises:
         UserError: as `Draft`'s methods; no file is left then.
     """
     with Draft(path) as draft:
-        draft.write(encoder, progress=progress)
+        draft.write(encoder, progress=progress, provenance=provenance)
         draft.finish()
 
 
@@ -73,12 +86,19 @@ class Draft:
     def __exit__(self, *error: object) -> None:
         self.temporary.unlink(missing_ok=True)
 
-    def write(self, encoder: SpeechEncoder, *, progress: Progress | None = None) -> None:
+    def write(
+        self,
+        encoder: SpeechEncoder,
+        *,
+        progress: Progress | None = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> None:
         """Write the file, and remember what the encoder computes.
 
         Args:
             encoder: fp32, on the CPU, its slots empty.
             progress: called with the number of bytes just written.
+            provenance: as `save_onnx`.
 
         Raises:
             UserError: the path exists, onnx, onnxscript or onnxruntime is missing, the model is over 2 GiB, or the
@@ -97,10 +117,11 @@ class Draft:
             )
         encoder.eval()
         self.expected = [_Expected.of(encoder, scale=scale, batch=batch) for scale, batch in _PROBES]
-        graph = _graph(encoder)
+        model = _graph(encoder)
+        _describe(model, encoder, provenance or {})
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            _write(self.temporary, graph, encoder, progress)
+            _write(self.temporary, model, encoder, progress)
         except OSError as error:
             raise UserError(f"{self.path}: could not be written ({error}). Free space or name another path.") from error
 
@@ -221,44 +242,90 @@ def _write(path: Path, model: Any, encoder: SpeechEncoder, progress: Progress | 
     A protobuf message is its fields in a row, each with its number, and its length where it is long: the graph is field
     7 of `ModelProto`, an initializer field 5 of `GraphProto`, its bytes field 9 of `TensorProto` (onnx's `onnx.proto`).
     """
-    weights = _initializers(model.graph, {name: weight.detach() for name, weight in encoder.named_parameters()})
+    weights = _initializers(model, {name: weight.detach().numpy() for name, weight in encoder.named_parameters()})
     del model.graph.input[len(INPUTS) :]
     graph = model.graph.SerializeToString()
     model.ClearField("graph")
     heads = list(_heads(weights))
-    size = len(graph) + sum(len(head) for head in heads) + sum(_bytes(weight) for weight in weights.values())
+    size = len(graph) + sum(len(head) for head in heads) + sum(weight.nbytes for weight in weights.values())
     with open(path, "wb") as file:
         counted = CountedFile(file, progress)
         counted.write(model.SerializeToString() + _field(7, size) + graph)
         for head, weight in zip(heads, weights.values(), strict=True):
             counted.write(head)
-            counted.write(np.ascontiguousarray(weight.numpy()))
-        file.flush()
-        os.fsync(file.fileno())
+            counted.write(np.ascontiguousarray(weight))
+    sync(path)
 
 
-def _initializers(graph: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights that the graph uses, by name. What it only transposes (linear layers) is transposed here instead."""
-    weights = dict(weights)
+def _initializers(model: Any, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The weights that the graph uses, by name.
+
+    Nodes that see nothing but weights and constants (linear maps are transposed, a convolution's weight is normed) are
+    taken out of the graph, and what they make is a weight.
+    """
+    from onnx import numpy_helper
+    from onnx.reference import ReferenceEvaluator
+
+    graph = model.graph
+    opsets = {opset.domain: opset.version for opset in model.opset_import}
+    known = {**weights, **{tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}}
     for node in list(graph.node):
-        if node.op_type == "Transpose" and node.input[0] in weights:
-            (order,) = (attribute.ints for attribute in node.attribute if attribute.name == "perm")
-            weights[node.output[0]] = weights[node.input[0]].permute(*order)
+        if node.input and all(name in known for name in node.input):
+            results = ReferenceEvaluator(node, opsets=opsets).run(None, {name: known[name] for name in node.input})
+            known |= zip(node.output, map(np.asarray, results), strict=True)
             graph.node.remove(node)
     used = {name for node in graph.node for name in node.input}
-    return {name: weight for name, weight in weights.items() if name in used}
+    for tensor in list(graph.initializer):
+        if tensor.name not in used:
+            graph.initializer.remove(tensor)
+    used -= {tensor.name for tensor in graph.initializer}
+    return {name: weight for name, weight in known.items() if name in used}
 
 
-def _heads(weights: dict[str, Tensor]) -> Iterator[bytes]:
+def _describe(model: Any, encoder: SpeechEncoder, provenance: Mapping[str, Any]) -> None:
+    """Say in the file what it is, and not where on this machine each of its nodes comes from."""
+    from onnx import helper
+
+    for node in model.graph.node:
+        del node.metadata_props[:]
+    _name_sizes(model.graph)
+    config = encoder.config
+    model.producer_name, model.producer_version = "s3prl_pruned", s3prl_pruned.__version__
+    model.graph.name = f"{config.family} encoder"
+    model.doc_string = (
+        f"A {config.family} speech encoder. waveform: (batch, samples) float32, 16 kHz, as recorded, zero-padded at "
+        "its end; lengths: samples of each utterance; hidden_state_0 is the first layer's input, the last the output."
+    )
+    facts = {
+        "family": config.family,
+        "sampling_rate": 16_000,
+        "parameters": encoder.num_parameters(),
+        "encoder": to_dict(config),
+        "provenance": dict(provenance),
+    }
+    texts = {name: fact if isinstance(fact, str) else json.dumps(fact) for name, fact in facts.items()}
+    helper.set_model_props(model, texts)
+
+
+def _name_sizes(graph: Any) -> None:
+    """Call the free sizes `batch` and `samples`, also where others are computed from them."""
+    batch, samples = (dim.dim_param for dim in graph.input[0].type.tensor_type.shape.dim)
+    names = {batch: "batch", samples: "samples"}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = re.sub(r"\w+", lambda found: names.get(found[0], found[0]), dim.dim_param)
+
+
+def _heads(weights: dict[str, np.ndarray]) -> Iterator[bytes]:
     """What stands before each weight's own bytes."""
     from onnx import TensorProto, helper
 
     for name, weight in weights.items():
-        kind = helper.np_dtype_to_tensor_dtype(weight.numpy().dtype)
-        tensor = TensorProto(name=name, dims=weight.shape, data_type=kind).SerializeToString() + _field(
-            9, _bytes(weight)
-        )
-        yield _field(5, len(tensor) + _bytes(weight)) + tensor
+        kind = helper.np_dtype_to_tensor_dtype(weight.dtype)
+        tensor = TensorProto(name=name, dims=weight.shape, data_type=kind).SerializeToString()
+        tensor += _field(9, weight.nbytes)
+        yield _field(5, len(tensor) + weight.nbytes) + tensor
 
 
 def _field(number: int, length: int) -> bytes:
@@ -268,10 +335,6 @@ def _field(number: int, length: int) -> bytes:
         head.append(length & 127 | 128)
         length >>= 7
     return bytes([*head, length])
-
-
-def _bytes(weight: Tensor) -> int:
-    return weight.numel() * weight.element_size()
 
 
 def _reason(error: Exception) -> str:
@@ -303,7 +366,7 @@ def _recognise(source: Source) -> bool:
 
 
 def _write_format(path: Path, encoder: SpeechEncoder, options: WriteOptions) -> None:
-    save_onnx(path, encoder, progress=options.progress)
+    save_onnx(path, encoder, progress=options.progress, provenance=options.provenance)
 
 
 FORMAT = Format(

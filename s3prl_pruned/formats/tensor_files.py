@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from s3prl_pruned.checkpoint import sync
 from s3prl_pruned.config import UserError
 
 Progress = Callable[[int], None]
@@ -28,14 +29,26 @@ _DTYPES = {
 }
 
 
+def check_readable(path: Path) -> None:
+    """Raise a `UserError` where there is no file, or where it may not be read: it is not damaged then."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file. Give the path of an existing checkpoint.")
+    try:
+        with open(path, "rb"):
+            return
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be opened ({error.strerror}). Check its permissions and the disk, or name a copy."
+        ) from error
+
+
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a file, mapped and not copied, and its metadata.
 
     Raises:
-        UserError: the file is missing or damaged.
+        UserError: the file is missing, may not be read, or is damaged.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file. Give the path of an existing checkpoint.")
+    check_readable(path)
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in list(file.keys())}, file.metadata() or {}
@@ -80,8 +93,7 @@ def write_safetensors(
             if tensor.numel():
                 tensor = tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
                 counted.write(tensor.flatten().view(torch.uint8).numpy())
-        file.flush()
-        os.fsync(file.fileno())
+    sync(path)
 
 
 def write_torch_file(path: Path, content: Mapping[str, Any], *, progress: Progress | None = None) -> None:
@@ -100,8 +112,7 @@ def write_torch_file(path: Path, content: Mapping[str, Any], *, progress: Progre
             torch.save(content, cast("IO[bytes]", CountedFile(file, progress)))
         except RuntimeError as error:  # torch's zip writer raises its own over the OSError
             raise error.__context__ if isinstance(error.__context__, OSError) else OSError(str(error)) from error
-        file.flush()
-        os.fsync(file.fileno())
+    sync(path)
 
 
 class CountedFile(io.RawIOBase):

@@ -69,7 +69,7 @@ KEYS = KeyTable(
     },
     weight_norm=NEW_WEIGHT_NORM,
     heads=("mask_generator.", "logit_generator."),
-    wrappers=("wav2vec2.",),
+    task_heads=("aux.",),  # of its fine-tuned models
     spell=_spell,
     split=_split,
     fuse=_fuse,
@@ -77,10 +77,7 @@ KEYS = KeyTable(
 
 
 def _recognise(source: Source) -> bool:
-    return any(
-        isinstance(key, str) and key.startswith(("encoder.transformer.", "wav2vec2.encoder.transformer."))
-        for key in source.content
-    )
+    return any(".encoder.transformer.layers." in f".{key}" for key in source.weights)
 
 
 def _read(source: Source, options: ReadOptions) -> LoadedModel:
@@ -88,7 +85,7 @@ def _read(source: Source, options: ReadOptions) -> LoadedModel:
         raise UserError(
             f"{source.path}: is a torchaudio state dict, which does not say its shape. Name it, such as hubert_base."
         )
-    return dense_model(source, options.shape, KEYS.to_ours(source.content, options.shape, str(source.path)))
+    return dense_model(source, options.shape, KEYS.to_ours(source.weights, options.shape, str(source.path)))
 
 
 def _write(path: Path, encoder: SpeechEncoder, options: WriteOptions) -> None:

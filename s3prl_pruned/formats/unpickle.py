@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from s3prl_pruned.config import UserError
+from s3prl_pruned.formats.tensor_files import check_readable
 
 # What is made for real. torch adds its storages itself, from its own closed list (`torch.storage.StorageType`).
 _REAL = {
@@ -31,7 +32,10 @@ _REAL = {
     **{("torch", name): getattr(torch, name) for name in ("float32", "float16", "bfloat16", "float64", "int64")},
 }
 # Modules whose objects configuration and bookkeeping are made of: read as shells.
-_SHELLS = ("argparse", "omegaconf", "fairseq", "examples", "typing", "enum", "numpy", "_codecs", "pathlib", "datetime")
+_SHELLS = (
+    *("argparse", "omegaconf", "fairseq", "examples", "typing", "enum", "numpy", "_codecs", "pathlib", "datetime"),
+    *("lightning", "pytorch_lightning", "lightning_fabric"),  # hyper-parameters
+)
 # Types that omegaconf's metadata names; `long` and `unicode` are older pickles' names of two of them.
 _SHELL_BUILTINS = (
     "dict",
@@ -105,19 +109,18 @@ def read_torch_file(path: str | Path) -> dict:
         Its dict, as it stands in the file: `plain` turns the parts that are configuration into dicts and lists.
 
     Raises:
-        UserError: the file is missing, truncated, no torch file, not a dict, or names a class that is neither tensor
-            nor known configuration (nothing of it has run).
+        UserError: the file is missing, may not be read, is truncated, no torch file, not a dict, or names a class that
+            is neither tensor nor known configuration (nothing of it has run).
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file. Give the path of an existing checkpoint.")
-    is_zip = zipfile.is_zipfile(path)
-    if is_zip and any(name.endswith("/constants.pkl") for name in zipfile.ZipFile(path).namelist()):
-        raise UserError(f"{path}: is a TorchScript program, not a checkpoint. Save the model's state dict instead.")
+    check_readable(path)
     module = SimpleNamespace(
         Unpickler=_Unpickler, load=lambda file, **kw: _Unpickler(file, **kw).load(), __name__="restricted"
     )
     try:
+        is_zip = zipfile.is_zipfile(path)
+        if is_zip and any(name.endswith("/constants.pkl") for name in zipfile.ZipFile(path).namelist()):
+            raise UserError(f"{path}: is a TorchScript program, not a checkpoint. Save the model's state dict instead.")
         # Safe although weights_only is off: every class goes through _Unpickler.find_class.
         state = torch.load(path, map_location="cpu", pickle_module=module, weights_only=False, mmap=is_zip)
     except _Foreign as error:
@@ -125,7 +128,9 @@ def read_torch_file(path: str | Path) -> dict:
             f"{path}: asks for {error}, which no checkpoint of a speech encoder needs. Nothing of the file was run. "
             "Do not trust it; if it is your own, save its state dict and configuration alone."
         ) from error
-    except Exception as error:  # a damaged pickle can raise nearly anything
+    except UserError:
+        raise
+    except Exception as error:  # a damaged archive or pickle can raise nearly anything
         raise UserError(
             f"{path}: is truncated, or is no torch checkpoint ({path.stat().st_size} bytes). Copy or download it again."
         ) from error

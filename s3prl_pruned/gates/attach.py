@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from s3prl_pruned.config import UserError
 from s3prl_pruned.gates.hard_concrete import HardConcrete
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.models.masks import KINDS, Masks, Slot, SlotTable
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
+from s3prl_pruned.models.masks import KINDS, Masks, Slot, SlotTable, masks_of_layer
+from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, LayerSpec
 
 
 @dataclass(kw_only=True)
@@ -56,8 +56,10 @@ class GateConfig:
     """Another start for some kinds. CoFi's and DPHuBERT's choice is `{int: 0}`: the student is not the teacher at
     first."""
 
-    max_log_alpha: float = 4.605
-    """|log_alpha| is clamped to this after each step (CoFi; logit of 0.99), so that no decision becomes final."""
+    max_log_alpha: float = field(default=7.0, metadata={"before": 4.605})
+    """|log_alpha| is clamped to this after each step, so that no decision becomes final. CoFi takes 4.605, the logit of
+    0.99: a closed gate then still counts P(z > 0) = 0.047, and many of them together a part of the model that no unit
+    fills. At 7 it is 0.0045 (LOG.md compares them)."""
 
     def validate(self) -> None:
         """Raise UserError for unknown kinds, and for starts that no gate can have."""
@@ -195,7 +197,7 @@ class MaskDraw:
         return {slot: (z.detach() != 0).float() for slot, z in self.masks.items()}
 
     def existing_layers(self) -> list[bool]:
-        """Whether each layer exists under this draw: its attention or its feed-forward lives."""
+        """Whether each layer exists under this draw: a head or an intermediate dimension of it lives."""
         return existing_layers(self.masks, self.spec)
 
     def gradient(self) -> Tensor:
@@ -224,15 +226,24 @@ def averages(masks: Mapping[Slot, Tensor], spec: CompactSpec) -> dict[str, list[
     return found
 
 
-def existing_layers(
-    masks: Mapping[Slot, Tensor], spec: CompactSpec, *, attention: str = "z_mha", feed_forward: str = "z_ffn"
-) -> list[bool]:
-    """Whether each layer of `spec` has a sublayer that lives: a mask of its slot is not 0, or there is no such slot."""
-    slots = [(i, name) for i in range(len(spec.layers)) for name in (attention, feed_forward) if (i, name) in masks]
-    flags = torch.stack([masks[slot].detach().any() for slot in slots]).tolist() if slots else []  # a GPU waits once
-    alive = dict(zip(slots, flags, strict=True))
-    return [
-        (layer.attention and alive.get((i, attention), True))
-        or (layer.feed_forward and alive.get((i, feed_forward), True))
-        for i, layer in enumerate(spec.layers)
-    ]
+def existing_layers(masks: Masks, spec: CompactSpec) -> list[bool]:
+    """Whether each layer of `spec` exists under masks: a head or an intermediate dimension of it lives.
+
+    The rule is `models.compact.surviving_spec`'s. What is left of a sublayer without any is its output bias.
+
+    Args:
+        masks: of units, by slot; an empty slot keeps everything.
+        spec: what the encoder has.
+    """
+    alive = Masks(masks.table, (masks.flat.detach() != 0).cpu())  # a GPU waits here, once for all slots
+    return [_exists(layer, masks_of_layer(alive, i)) for i, layer in enumerate(spec.layers)]
+
+
+def _exists(layer: LayerSpec, alive: dict[str, Tensor]) -> bool:
+    def of(name: str, size: int) -> Tensor:
+        return alive.get(name, torch.ones(size, dtype=torch.bool))
+
+    sizes = [len(head.vo) for head in layer.heads]
+    values = of("z_vo", sum(sizes)) & of("z_head", len(sizes)).repeat_interleave(torch.tensor(sizes, dtype=torch.long))
+    attention = layer.attention and bool(of("z_mha", 1) & values.any())
+    return attention or (layer.feed_forward and bool(of("z_ffn", 1) & of("z_int", len(layer.ffn)).any()))

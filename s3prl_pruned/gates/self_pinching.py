@@ -38,6 +38,8 @@ _MATRICES = {
     "attention_weights": tuple(f"attention.{name}.weight" for name in ("q_proj", "k_proj", "v_proj", "out_proj")),
     "ffn_weights": ("feed_forward.fc1.weight", "feed_forward.fc2.weight"),
 }
+_SUBLAYERS = {"attention_weights": "z_mha", "ffn_weights": "z_ffn"}
+"""The slot of the whole sublayer that the matrices stand in."""
 
 
 @dataclass(kw_only=True)
@@ -266,8 +268,11 @@ class PinchedDraw(MaskDraw):
         return masks
 
     def existing_layers(self) -> list[bool]:
-        """Whether each layer exists: a head or an FFN dimension of it lives."""
-        return existing_layers(self.hard, self.spec, attention="z_head", feed_forward="z_int")
+        """As `MaskDraw`; where single weights are masked, a sublayer lives while one of its weights does."""
+        if not self._matrices:
+            return super().existing_layers()
+        lives = {(i, _SUBLAYERS[kind]): z.any()[None] for (i, kind), z in self.hard.items()}
+        return existing_layers(Masks.of(lives), self.spec)
 
     def averages(self) -> dict[str, list[float]]:
         """Mean mask per slot name (kind of single weights) and layer."""

@@ -1,11 +1,15 @@
 """Self-attention whose heads may keep different numbers of query/key and value/output dimensions."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from s3prl_pruned.models.components import masked
-from s3prl_pruned.models.linear import linear
+from s3prl_pruned.models.linear import linear, masked, masked_linear, precision_of
 from s3prl_pruned.models.spec import EncoderConfig, HeadSpec, Ranks
 
 
@@ -86,11 +90,86 @@ class PositionGate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, H, T, 1)."""
-        x = x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, H, T, K)
+        x = x.unflatten(-1, (-1, self.head_dim))  # (B, T, H, K)
         if not self.all_heads:
-            x = x.index_select(1, self.heads())
-        a, b = torch.sigmoid(self.projection(x).unflatten(-1, (2, 4)).sum(-1)).chunk(2, dim=-1)  # (B, H, T, 1) each
+            x = x.index_select(2, self.heads())
+        eight = self.projection(x).transpose(1, 2)  # (B, H, T, 8)
+        a, b = torch.sigmoid(eight.unflatten(-1, (2, 4)).sum(-1)).chunk(2, dim=-1)  # (B, H, T, 1) each
         return a * (b * self.scale.view(-1, 1, 1) - 1.0) + 2.0
+
+
+class _GatedBias(torch.autograd.Function):
+    """gates (B, H, T, 1) times position bias (H, T, T), rounded once to `dtype`: (B, H, T, T); -inf at padded keys.
+
+    No tensor of that size is made in fp32 on the way, forward or backward, where the gradients are sums in fp32.
+    """
+
+    ELEMENTS = 2**24
+    """Of the (B, H, T, T) that the backward pass holds in fp32 at a time."""
+
+    @staticmethod
+    def forward(ctx: Any, gates: Tensor, bias: Tensor, padding: Tensor | None, dtype: torch.dtype) -> Tensor:
+        ctx.save_for_backward(gates, bias)
+        frames = bias.shape[-1]
+        # CUDA's attention kernels copy a bias whose rows do not begin at multiples of 16 elements.
+        width = -(-frames // 16) * 16 if bias.is_cuda else frames
+        product = torch.empty(*gates.shape[:3], width, dtype=dtype, device=bias.device)[..., :frames]
+        torch.mul(gates, bias, out=product)
+        return product if padding is None else product.masked_fill_(padding[:, None, None, :], float("-inf"))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        gates, bias = ctx.saved_tensors
+        of_gates, of_bias = torch.empty_like(gates), torch.zeros_like(bias)
+        size = max(1, _GatedBias.ELEMENTS // max(1, bias.numel()))
+        for part, gate, of_gate in zip(grad.split(size), gates.split(size), of_gates.split(size), strict=True):
+            precise = part.to(torch.promote_types(gates.dtype, bias.dtype))
+            of_gate.copy_((precise * bias).sum(-1, keepdim=True))
+            of_bias += (precise * gate).sum(0)
+        return of_gates, of_bias, None, None
+
+
+def gated_bias(gates: Tensor, bias: Tensor, padding: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """What is added to the scores: (B, H, T, T).
+
+    Args:
+        gates: (B, H, T, 1), of `PositionGate`.
+        bias: (H, T, T), the position bias.
+        padding: (B, T) bool, True where a frame is padding; None for none.
+        dtype: of the scores.
+    """
+    if not torch.compiler.is_compiling():
+        return _GatedBias.apply(gates, bias, padding, dtype)
+    product = (gates * bias).to(dtype)  # compilers fuse this
+    return product if padding is None else product.masked_fill(padding[:, None, None, :], float("-inf"))
+
+
+def with_bias_made_again(make: Callable[[], Tensor | None], attend: Callable[[Tensor | None], Tensor]) -> Tensor:
+    """`attend(make())`; the backward pass makes the bias (B, H, T, T) again in place of keeping it.
+
+    Args:
+        make: gives the bias, without randomness.
+        attend: attention as a function of the bias.
+    """
+    bias = make()
+    if bias is None or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return attend(bias)
+    own = bias.untyped_storage()._cdata
+
+    def pack(kept: Tensor) -> Any:
+        is_bias = kept.untyped_storage()._cdata == own
+        return (kept.size(), kept.stride(), kept.storage_offset()) if is_bias else kept
+
+    def unpack(kept: Any) -> Tensor:
+        if isinstance(kept, Tensor):
+            return kept
+        again = make()
+        assert again is not None
+        return again.as_strided(*kept)
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        return attend(bias)
 
 
 class SelfAttention(nn.Module):
@@ -100,6 +179,9 @@ class SelfAttention(nn.Module):
     heads; `z_head` (H,), whole heads, in the ablation in place of those two and elsewhere times them; `z_mha` (1,), on
     the output after its bias.
     The softmax scale stays 1/sqrt(K) of the original head dim, whatever is pruned.
+
+    Attributes:
+        keeps_bias: keep the gated position bias for the backward pass, where it is otherwise made again.
     """
 
     def __init__(self, config: EncoderConfig, heads: tuple[HeadSpec, ...], ranks: Ranks | None = None):
@@ -122,6 +204,7 @@ class SelfAttention(nn.Module):
         self.z_vo: Tensor | None = None
         self.z_head: Tensor | None = None
         self.z_mha: Tensor | None = None
+        self.keeps_bias = False
 
     def forward(self, x: Tensor, position_bias: Tensor | None = None, padding: Tensor | None = None) -> Tensor:
         """Attend (Wang et al. 2023, eq. 3).
@@ -134,17 +217,34 @@ class SelfAttention(nn.Module):
         Returns:
             (B, T, D).
         """
-        return masked(self.attend(x, position_bias, padding), self.z_mha)
+        return self.attend(x, position_bias, padding, self.z_mha)
 
-    def attend(self, x: Tensor, position_bias: Tensor | None, padding: Tensor | None) -> Tensor:
-        """`forward` without `z_mha`."""
+    def attend(self, x: Tensor, position_bias: Tensor | None, padding: Tensor | None, z_mha: Tensor | None) -> Tensor:
+        """`forward` under a given `z_mha`."""
         if not self.vo_heads.sizes:
-            return self.out_proj(x[..., :0])
-        query = self.qk_heads.split(masked(self.q_proj(x), self.z_qk))  # (B, H, T, width)
+            return masked(self.out_proj(x[..., :0]), z_mha)
+        x = x.to(precision_of(x))  # one copy, where autocast makes and keeps one for each projection
+        query = self.qk_heads.split(masked_linear(self.q_proj, x, outputs=self.z_qk))  # (B, H, T, width)
         key, value = self.qk_heads.split(self.k_proj(x)), self.vo_heads.split(self.v_proj(x))
-        bias, dropout = self.score_bias(x, position_bias, padding), self.dropout if self.training else 0.0
-        context = F.scaled_dot_product_attention(query, key, value, bias, dropout, scale=self.scale)
-        return self.out_proj(masked(self.vo_heads.merge(context), self.with_heads(self.z_vo, self.vo_heads, x)))
+        context = self.vo_heads.merge(self.mix(query, key, value, self.bias_of(x, position_bias, padding)))
+        z_vo = self.with_heads(self.z_vo, self.vo_heads, x)
+        return masked_linear(self.out_proj, context, inputs=z_vo, outputs=z_mha)
+
+    def mix(self, query: Tensor, key: Tensor, value: Tensor, make_bias: Callable[[], Tensor | None]) -> Tensor:
+        """Values weighed by attention: (B, H, T, width).
+
+        Args:
+            query: (B, H, T, width).
+            key: as `query`.
+            value: (B, H, T, width), of another width.
+            make_bias: of `bias_of`.
+        """
+        dropout = self.dropout if self.training else 0.0
+
+        def attend(bias: Tensor | None) -> Tensor:
+            return F.scaled_dot_product_attention(query, key, value, bias, dropout, scale=self.scale)
+
+        return attend(make_bias()) if self.keeps_bias else with_bias_made_again(make_bias, attend)
 
     def with_heads(self, z: Tensor | None, heads: RaggedHeads, x: Tensor) -> Tensor | None:
         """Masks of dimensions, flat, times `z_head` of their heads, in fp64 where `x` is; None for neither."""
@@ -163,21 +263,27 @@ class SelfAttention(nn.Module):
         """
         query = masked(self.q_proj(x), self.z_qk)
         scores = self.qk_heads.split(query) @ self.qk_heads.split(self.k_proj(x)).transpose(-1, -2) * self.scale
-        bias = self.score_bias(x, position_bias, padding)
+        bias = self.bias_of(x, position_bias, padding)()
         return (scores if bias is None else scores + bias).softmax(-1)
 
-    def score_bias(self, x: Tensor, position_bias: Tensor | None, padding: Tensor | None) -> Tensor | None:
-        """What is added to the scores: (B, H, T, T), (B, 1, 1, T) or None."""
-        bias = None
-        if position_bias is not None:
-            bias = position_bias if self.all_heads else position_bias.index_select(0, self.heads())
-            bias = bias.unsqueeze(0) if self.gate is None else self.gate(x) * bias
-        if padding is None:
-            return bias
-        keys = padding[:, None, None, :]
-        if bias is None:
-            return torch.zeros_like(keys, dtype=x.dtype).masked_fill(keys, float("-inf"))
-        return bias.masked_fill(keys, float("-inf"))
+    def bias_of(self, x: Tensor, position_bias: Tensor | None, padding: Tensor | None) -> Callable[[], Tensor | None]:
+        """Makes what is added to the scores, at each call: (B, H, T, T), (1, H, T, T), (B, 1, 1, T) or None.
+
+        Args:
+            x: as `forward`.
+            position_bias: as `forward`.
+            padding: as `forward`.
+        """
+        if position_bias is not None and not self.all_heads:
+            position_bias = position_bias.index_select(0, self.heads())
+        if position_bias is not None and self.gate is not None:
+            return partial(gated_bias, self.gate(x), position_bias, padding, precision_of(x))
+        bias = None if position_bias is None else position_bias.unsqueeze(0)
+        if padding is not None:
+            keys = padding[:, None, None, :]
+            bias = torch.zeros_like(keys, dtype=x.dtype) if bias is None else bias
+            bias = bias.masked_fill(keys, float("-inf"))
+        return lambda: bias
 
     def extra_repr(self) -> str:
         """What a printed model tells."""

@@ -5,14 +5,15 @@ D embed dim, H heads, K head dim, F feed-forward dim, L layers.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from s3prl_pruned.models.linear import linear
+from s3prl_pruned.models.linear import linear, masked, masked_linear, precision_of
 from s3prl_pruned.models.spec import EncoderConfig, Ranks
 
 Held = TypeVar("Held", bound=nn.Module)
@@ -34,15 +35,23 @@ def exporting() -> bool:
     return getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()
 
 
-def masked(x: Tensor, z: Tensor | None) -> Tensor:
-    """`x * z`, (..., N) and (N,) or (1,); where the slot is empty (None), `x` as it is."""
-    return x if z is None else x * z
+def made_again(function: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
+    """`function(*inputs)`, of which the inputs alone are kept: the backward pass computes it again.
+
+    Args:
+        function: without randomness. What it reads beside its arguments must not change until the backward pass.
+        inputs: its arguments.
+    """
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return function(*inputs)
+    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
 def normalize_utterances(wavs: Tensor, lengths: Tensor | None) -> Tensor:
     """Zero mean and unit variance over each utterance's own samples, padding left at zero: (B, S) -> (B, S).
 
-    The batched form of `data.waveforms.normalize_waveform` (a LayerNorm over the utterance).
+    The batched form of `data.waveforms.normalize_waveform` (a LayerNorm over the utterance). Sums and quotients are in
+    fp32 at least: in fp16 a number of samples above 65,504 (4 s) is infinite. An empty utterance stays at zero.
 
     Args:
         wavs: (B, S), zero-padded.
@@ -51,11 +60,12 @@ def normalize_utterances(wavs: Tensor, lengths: Tensor | None) -> Tensor:
     if lengths is None:
         return F.layer_norm(wavs, wavs.shape[-1:])
     valid = torch.arange(wavs.shape[1], device=wavs.device) < lengths[:, None]  # (B, S)
-    precise = torch.float64 if exporting() else wavs.dtype  # see `_normalise_over_time`
-    mean = wavs.masked_fill(~valid, 0.0).to(precise).sum(1, keepdim=True) / lengths[:, None]
-    centred = (wavs - mean.to(wavs.dtype)).masked_fill(~valid, 0.0)
-    variance = centred.to(precise).square().sum(1, keepdim=True) / lengths[:, None]
-    return centred * torch.rsqrt(variance.to(wavs.dtype) + 1e-5)
+    counts, x = lengths[:, None].clamp(min=1), wavs.to(torch.promote_types(wavs.dtype, torch.float32))
+    precise = torch.float64 if exporting() else x.dtype  # see `_normalise_over_time`
+    mean = x.masked_fill(~valid, 0.0).to(precise).sum(1, keepdim=True) / counts
+    centred = (x - mean.to(x.dtype)).masked_fill(~valid, 0.0)
+    variance = centred.to(precise).square().sum(1, keepdim=True) / counts
+    return (centred * torch.rsqrt(variance.to(x.dtype) + 1e-5)).to(wavs.dtype)
 
 
 class _ScaleGradient(torch.autograd.Function):
@@ -71,37 +81,39 @@ class _ScaleGradient(torch.autograd.Function):
         return grad * ctx.scale, None
 
 
-def _normalise_over_time(x: Tensor, norm: nn.GroupNorm) -> Tensor:
-    """What `norm` with a group per channel does, for exporters; (B, C, T) -> (B, C, T).
+def _normalise_over_time(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """What a GroupNorm with a group per channel does, for exporters; (B, C, T) -> (B, C, T).
 
     ONNX Runtime sums one by one in fp32, where a long constant stretch (padding) rounds the same way every time: 1e-4
     off after 2 s. So the two sums are in fp64 (by casting first: the exporter does not heed `mean(dtype=)`).
     """
     centred = x - x.double().mean(-1, keepdim=True).to(x.dtype)
     variance = centred.double().square().mean(-1, keepdim=True).to(x.dtype)
-    return centred * torch.rsqrt(variance + norm.eps) * norm.weight[:, None] + norm.bias[:, None]
+    return centred * torch.rsqrt(variance + eps) * weight[:, None] + bias[:, None]
 
 
-def normalise_survivors(norm: nn.LayerNorm, x: Tensor, z: Tensor | None) -> Tensor:
+def normalise_survivors(x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, z: Tensor | None) -> Tensor:
     """LayerNorm whose mean and variance are those of the channels that survive: (..., C) -> (..., C).
 
     So a masked model normalises as the smaller one will. The others come out on the survivors' scale, as they would
     if they came back: that is what their masks' gradient is to be taken of.
 
     Args:
-        norm: the LayerNorm.
         x: (..., C).
+        weight: (C,), of the LayerNorm.
+        bias: (C,), of the LayerNorm.
+        eps: the LayerNorm's.
         z: (C,) masks, 0 for a channel that is gone; None for a plain LayerNorm.
     """
     if z is None:
-        return norm(x)
+        return F.layer_norm(x, weight.shape, weight, bias, eps)
     with torch.autocast(x.device.type, enabled=False):
         x = x if x.dtype == torch.float64 else x.float()  # sums over channels
         alive = (z != 0).to(x.dtype)
         share = alive / alive.sum().clamp(min=1)
         centred = x - (x * share).sum(-1, keepdim=True)
         variance = (centred.square() * share).sum(-1, keepdim=True)
-        return centred * torch.rsqrt(variance + norm.eps) * norm.weight + norm.bias
+        return centred * torch.rsqrt(variance + eps) * weight + bias
 
 
 class ConvLayer(nn.Module):
@@ -109,6 +121,9 @@ class ConvLayer(nn.Module):
 
     Slot: `z_conv` (C_out,), which its norm over channels heeds; whoever reads the output multiplies with it, since it
     is the reader's weights that soft values are folded into (`export/masks.py`).
+
+    Norm and GELU keep several fp32 copies of the longest activations there are, and are quickly computed again in the
+    backward pass: so they keep none. Neither does the convolution of the waveform, whose output is 512 times as large.
     """
 
     def __init__(self, in_channels: int, channels: int, kernel: int, stride: int, *, bias: bool, norm: str | None):
@@ -122,12 +137,33 @@ class ConvLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, S_in) -> (B, C_out, S_out)."""
-        x = self.conv(x)
-        if isinstance(self.norm, nn.GroupNorm):
-            x = _normalise_over_time(x, self.norm) if exporting() else self.norm(x)
-        elif self.norm is not None:
-            x = normalise_survivors(self.norm, x.transpose(1, 2), self.z_conv).transpose(1, 2)
+        if self.norm is None:
+            return F.gelu(self.conv(x))
+        norm = (self.norm.weight, self.norm.bias, self.z_conv)  # those of now: a functional call puts others in
+        if self.conv.in_channels > 1:
+            return made_again(self._activate, self.conv(x), *norm)
+        return made_again(self._convolve_and_activate, x, self.conv.weight, self.conv.bias, *norm)
+
+    def _convolve_and_activate(
+        self, x: Tensor, kernel: Tensor, offset: Tensor | None, weight: Tensor, bias: Tensor, z: Tensor | None
+    ) -> Tensor:
+        return self._activate(F.conv1d(x, kernel, offset, stride=self.conv.stride), weight, bias, z)
+
+    def _activate(self, x: Tensor, weight: Tensor, bias: Tensor, z: Tensor | None) -> Tensor:
+        """Norm, with these weight, bias and masks, and GELU."""
+        assert self.norm is not None
+        if isinstance(self.norm, nn.LayerNorm):
+            x = normalise_survivors(x.transpose(1, 2), weight, bias, self.norm.eps, z=z).transpose(1, 2)
+        elif exporting():
+            x = _normalise_over_time(x, weight, bias, self.norm.eps)
+        else:
+            x = F.group_norm(x, self.norm.num_groups, weight, bias, self.norm.eps)
         return F.gelu(x)
+
+
+SAMPLES_AT_A_TIME = 2**20
+"""Of audio, 66 s, that the CNN computes at a time where it keeps nothing: its first layer makes 1 GiB of them in fp32
+(Base)."""
 
 
 class FeatureExtractor(nn.Module):
@@ -135,11 +171,16 @@ class FeatureExtractor(nn.Module):
 
     With `group_norm` the first layer normalises over time, so padding changes its output; s3prl pads and does
     not mask there, and so do we. `channels` says how many of each layer there are; C is the last layer's.
+
+    Attributes:
+        keeps_activations: whether it keeps what its backward pass needs; else it keeps its input, and computes itself
+            again then.
     """
 
     def __init__(self, config: EncoderConfig, channels: list[int]):
         super().__init__()
         self.grad_mult = config.feature_grad_mult
+        self.keeps_activations = True
         layers = []
         for i, (before, here, (_, kernel, stride)) in enumerate(
             zip([1, *channels[:-1]], channels, config.conv_layers, strict=True)
@@ -152,33 +193,44 @@ class FeatureExtractor(nn.Module):
     def forward(self, wavs: Tensor) -> Tensor:
         """(B, S) -> (B, T, C)."""
         if self.is_masked():
-            return self._masked(wavs)
+            return self._in_parts(self._masked, wavs).transpose(1, 2)  # (B, T, C)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.grad_mult > 0):
-            x = wavs.unsqueeze(1)  # (B, 1, S)
-            for layer in self.layers:
-                x = layer(x)  # (B, C, frames so far)
+            x = self._in_parts(self._plain, wavs)
         if self.training and 0 < self.grad_mult != 1:
             x = _ScaleGradient.apply(x, self.grad_mult)
         return x.transpose(1, 2)  # (B, T, C)
+
+    def _in_parts(self, function: Callable[[Tensor], Tensor], wavs: Tensor) -> Tensor:
+        """`function(wavs)`, (B, S) -> (B, C, T); where nothing is kept, for a few utterances at a time."""
+        keeps = torch.is_grad_enabled() and self.keeps_activations
+        if keeps or torch.compiler.is_compiling() or wavs.numel() <= SAMPLES_AT_A_TIME:
+            return function(wavs) if keeps else made_again(function, wavs)
+        size = max(1, SAMPLES_AT_A_TIME // wavs.shape[1])
+        return torch.cat([made_again(function, part) for part in wavs.split(size)])
+
+    def _plain(self, wavs: Tensor) -> Tensor:
+        x = wavs.unsqueeze(1)  # (B, 1, S)
+        for layer in self.layers:
+            x = layer(x.to(precision_of(x)))  # (B, C, frames so far)
+        return x
 
     def is_masked(self) -> bool:
         """Whether a slot of any layer is filled."""
         return any(layer.z_conv is not None for layer in self.layers)
 
     def _masked(self, wavs: Tensor) -> Tensor:
-        """`forward` under masks.
+        """`_plain` under masks, multiplied onto the next layer's weights (the last layer's reader is the projection).
 
         `grad_mult` acts on the weights, one by one: the masks get their whole gradient, also where the weights are
         frozen.
         """
-        x = wavs.unsqueeze(1)  # (B, 1, S)
-        last = len(self.layers) - 1
-        for i, layer in enumerate(self.layers):
+        x, z = wavs.unsqueeze(1), None  # (B, 1, S)
+        for layer in self.layers:
             weights = {name: self._scaled(parameter) for name, parameter in layer.named_parameters()}
-            x = torch.func.functional_call(layer, weights, (x,))
-            if i < last and layer.z_conv is not None:  # the last layer's reader is the projection
-                x = x * layer.z_conv[:, None]
-        return x.transpose(1, 2)  # (B, T, C)
+            weights["conv.weight"] = masked(weights["conv.weight"], None if z is None else z[:, None])
+            x = torch.func.functional_call(layer, weights, (x.to(precision_of(x)),))
+            z = layer.z_conv
+        return x
 
     def _scaled(self, parameter: Tensor) -> Tensor:
         if not self.training or self.grad_mult == 1:
@@ -204,9 +256,47 @@ class FeatureProjection(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, D)."""
-        x = normalise_survivors(self.layer_norm, features, self.z_conv)
-        x = masked(x, self.z_conv)
-        return x if self.projection is None else self.projection(x)
+        norm = self.layer_norm
+        x = normalise_survivors(features, norm.weight, norm.bias, norm.eps, z=self.z_conv)
+        if self.projection is None:
+            return masked(x, self.z_conv)
+        return masked_linear(self.projection, x, inputs=self.z_conv)
+
+
+class WeightNormConv1d(nn.Conv1d):
+    """A convolution over frames whose weight is a direction times a magnitude per tap (Salimans and Kingma 2016).
+
+    What `torch.nn.utils.parametrizations.weight_norm(conv, dim=2)` makes, under the same names, but with a class of its
+    own: torch makes its class at run time, and no such module can be pickled.
+
+    Args:
+        dim: channels in and out, D.
+        kernel: frames; as many frames and one come out where it is even.
+        groups: of channels.
+    """
+
+    def __init__(self, dim: int, kernel: int, *, groups: int):
+        super().__init__(dim, dim, kernel, padding=kernel // 2, groups=groups)
+        weight, bias = self._parameters.pop("weight"), self.bias
+        assert weight is not None and bias is not None
+        nn.init.normal_(weight, std=math.sqrt(4.0 / (kernel * dim)))
+        nn.init.zeros_(bias)
+        self.parametrizations = nn.ModuleDict({"weight": _WeightNorm(weight)})
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]  # a parameter there
+        """(D, D / groups, kernel)."""
+        return self.parametrizations["weight"]()
+
+
+class _WeightNorm(nn.Module):
+    def __init__(self, weight: nn.Parameter):
+        super().__init__()
+        self.original0 = nn.Parameter(torch.norm_except_dim(weight.detach(), 2, 2))  # (1, 1, kernel)
+        self.original1 = weight
+
+    def forward(self) -> Tensor:
+        return torch._weight_norm(self.original1, self.original0, 2)
 
 
 class PositionalConvolution(nn.Module):
@@ -214,12 +304,7 @@ class PositionalConvolution(nn.Module):
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
-        kernel, dim = config.pos_conv_kernel, config.embed_dim
-        conv = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=config.pos_conv_groups)
-        nn.init.normal_(conv.weight, std=math.sqrt(4.0 / (kernel * dim)))
-        assert conv.bias is not None
-        nn.init.zeros_(conv.bias)
-        self.conv = nn.utils.parametrizations.weight_norm(conv, dim=2)
+        self.conv = WeightNormConv1d(config.embed_dim, config.pos_conv_kernel, groups=config.pos_conv_groups)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
@@ -309,12 +394,12 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D) (Wang et al. 2023, eq. 3)."""
-        return masked(self.transform(x), self.z_ffn)
+        return self.transform(x, self.z_ffn)
 
-    def transform(self, x: Tensor) -> Tensor:
-        """`forward` without `z_ffn`."""
-        x = masked(F.gelu(self.fc1(x)), self.z_int)  # (B, T, F)
-        return self.fc2(self.activation_dropout(x))
+    def transform(self, x: Tensor, z_ffn: Tensor | None) -> Tensor:
+        """`forward` under a given `z_ffn`."""
+        x = self.activation_dropout(F.gelu(self.fc1(x)))  # (B, T, F)
+        return masked_linear(self.fc2, x, inputs=self.z_int, outputs=z_ffn)
 
     def extra_repr(self) -> str:
         """What a printed model tells."""

@@ -1,9 +1,11 @@
 """The encoder: waveform in, L + 1 hidden states out, dense or pruned, with slots for masks."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s3prl_pruned.models.attention import SelfAttention
@@ -13,6 +15,7 @@ from s3prl_pruned.models.components import (
     FeedForward,
     RelativePosition,
     Stack,
+    exporting,
     normalize_utterances,
     positional_convolution,
 )
@@ -50,17 +53,26 @@ class EncoderLayer(nn.Module):
         self.final_layer_norm = nn.LayerNorm(config.embed_dim)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, position_bias: Tensor | None, padding: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        position_bias: Tensor | None,
+        padding: Tensor | None,
+        *,
+        attend: Callable[..., Tensor] | None = None,
+    ) -> Tensor:
         """(B, T, D) -> (B, T, D).
 
         Args:
             x: (B, T, D).
             position_bias: as `SelfAttention.forward`.
             padding: (B, T) bool, True where a frame is padding; None for none.
+            attend: called with the attention and what it would be called with, in place of it.
         """
         if self.attention is not None:
             y = self.attention_layer_norm(x) if self.norm_first else x
-            x = x + self.dropout(self.attention(y, position_bias, padding))
+            attention = self.attention if attend is None else partial(attend, self.attention)
+            x = x + self.dropout(attention(y, position_bias, padding))
         if not self.norm_first:
             x = self.attention_layer_norm(x)
         if self.feed_forward is not None:
@@ -97,20 +109,32 @@ class SpeechEncoder(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.apply(_initialise)
 
-    def forward(self, wavs: Tensor, lengths: Tensor | None = None, *, features: Tensor | None = None) -> EncoderOutput:
+    def forward(
+        self,
+        wavs: Tensor,
+        lengths: Tensor | None = None,
+        *,
+        features: Tensor | None = None,
+        project: Callable[[Tensor], Tensor] | None = None,
+        run: Callable[..., Tensor] | None = None,
+    ) -> EncoderOutput:
         """Encode a batch.
 
         Args:
-            wavs: (B, S) float, 16 kHz, zero-padded; layer-normalised before padding where the config says so.
-            lengths: (B,) int64 samples of each utterance; None when none is padded.
+            wavs: (B, S) float, 16 kHz, zero-padded; layer-normalised before padding where the config says so. Fewer
+                samples than are under one frame are padded to one.
+            lengths: (B,) int64 samples of each utterance; None when none is padded. A shorter one than a frame has one.
             features: (B, T, C), what `feature_extractor` makes of `wavs`, where the caller has it already.
+            project: in place of `feature_projection`, (B, T, C) -> (B, T, D).
+            run: called with each layer and what it would be called with, in place of it.
 
         Returns:
             L + 1 hidden states (B, T, D) and the frames of each utterance. What stands in padded frames is what
             s3prl's model of the same family has there.
         """
+        wavs = self.one_frame_at_least(wavs)
         features = self.feature_extractor(wavs) if features is None else features
-        x = self.feature_projection(features)  # (B, T, D)
+        x = (project or self.feature_projection)(features)  # (B, T, D)
         num_frames = x.shape[1]
         frame_lengths = self.frame_lengths(lengths, wavs, num_frames)
         padding = None
@@ -126,9 +150,16 @@ class SpeechEncoder(nn.Module):
         states = []
         for layer in self.layers:
             states.append(x)
-            x = layer(x, position_bias, padding)
+            x = layer(x, position_bias, padding) if run is None else run(layer, x, position_bias, padding)
         states.append(self.layer_norm(x) if self.config.norm_first else x)
         return EncoderOutput(hidden_states=states, frame_lengths=frame_lengths)
+
+    def one_frame_at_least(self, wavs: Tensor) -> Tensor:
+        """(B, S), padded with zeros to the samples under one frame where there are fewer."""
+        missing = self.config.frame_samples - wavs.shape[1]
+        if exporting():
+            return F.pad(wavs, (0, torch.sym_max(missing, 0)))
+        return F.pad(wavs, (0, missing)) if missing > 0 else wavs
 
     def position_bias(self, x: Tensor) -> Tensor | None:
         """What the layers take as `position_bias` for hidden states (B, T, D): (H, T, T), or None."""
@@ -148,6 +179,8 @@ class SpeechEncoder(nn.Module):
     def frame_lengths(self, lengths: Tensor | None, wavs: Tensor, num_frames: int) -> Tensor:
         """Frames of each utterance that are not padding, by the family's rule (`EncoderConfig.padding_rule`).
 
+        One at least, as s3prl's and transformers' models have it: a batch with a click in it is a batch still.
+
         Args:
             lengths: (B,) int64 samples, or None when nothing is padded.
             wavs: (B, S).
@@ -155,7 +188,7 @@ class SpeechEncoder(nn.Module):
         """
         if lengths is None or self.config.padding_rule == "chunks":
             return count_frames(lengths, wavs, num_frames)
-        return self.config.num_frames(lengths)
+        return self.config.num_frames(lengths).clamp(min=1)
 
     def set_masks(self, masks: Mapping[Slot, Tensor] | None) -> None:
         """Fill the slots that `masks` has, and empty all others (None: all). The tensors are used as they are.
@@ -190,7 +223,8 @@ class SpeechEncoder(nn.Module):
 def count_frames(lengths: Tensor | None, wavs: Tensor, num_frames: int) -> Tensor:
     """Frames that hold any of an utterance's samples, by WavLM's and HuBERT's rule (s3prl's `forward_padding_mask`).
 
-    The padded batch of S samples is cut into T chunks of S // T samples; a frame is padding when its whole chunk is.
+    The padded batch of S samples is cut into T chunks of S // T samples; a frame is padding when its whole chunk is,
+    but never an utterance's first.
 
     Args:
         lengths: (B,) int64 samples, or None when nothing is padded.
@@ -200,7 +234,31 @@ def count_frames(lengths: Tensor | None, wavs: Tensor, num_frames: int) -> Tenso
     if lengths is None:
         return torch.full((wavs.shape[0],), num_frames, device=wavs.device)
     chunk = wavs.shape[1] // num_frames
-    return ((lengths + chunk - 1) // chunk).clamp(max=num_frames)
+    return ((lengths + chunk - 1) // chunk).clamp(min=1, max=num_frames)
+
+
+def freeze_idle(encoder: SpeechEncoder) -> None:
+    """Let no parameter ask for a gradient that none can reach: torch's plain DistributedDataParallel waits for it.
+
+    These are the mask embedding (of masked pre-training), the CNN where its gradient is cut off, what surrounds a
+    sublayer that is gone or has no heads, and what is empty.
+
+    Args:
+        encoder: as it will be fine-tuned; without masks.
+    """
+    idle: list[nn.Module] = [encoder.feature_extractor] if encoder.feature_extractor.grad_mult == 0 else []
+    for layer in encoder.layers:
+        if layer.norm_first:
+            idle += [layer.attention_layer_norm] * (layer.attention is None)
+            idle += [layer.final_layer_norm] * (layer.feed_forward is None)
+        if layer.attention is not None and not layer.attention.vo_heads.sizes:
+            idle += [layer.attention.q_proj, layer.attention.k_proj, layer.attention.v_proj]
+    encoder.mask_embedding.requires_grad_(False)
+    for module in idle:
+        module.requires_grad_(False)
+    for parameter in encoder.parameters():
+        if not parameter.numel():
+            parameter.requires_grad_(False)
 
 
 def _initialise(module: nn.Module) -> None:

@@ -1,7 +1,9 @@
-"""Linear maps that may be empty, or factored."""
+"""Linear maps that may be empty, factored, or between masked units."""
 
 import warnings
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -41,3 +43,61 @@ def output_side(module: "nn.Linear | LowRankLinear") -> nn.Linear:
 def input_side(module: "nn.Linear | LowRankLinear") -> nn.Linear:
     """The `nn.Linear` whose columns are a linear map's inputs: itself, or the first of its factors."""
     return module.down if isinstance(module, LowRankLinear) else module
+
+
+def is_plain(projection: nn.Module) -> bool:
+    """Whether a linear map is its weights and no more: of no other type, and without hooks (torch's pruning has some).
+
+    Only then may its weights be taken without calling it.
+    """
+    plain = (nn.Linear, LowRankLinear)
+    hooks = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+    return all(
+        type(module) in plain and not any(getattr(module, name) for name in hooks) for module in projection.modules()
+    )
+
+
+def masked(x: Tensor, z: Tensor | None) -> Tensor:
+    """`x * z`, (..., N) and (N,) or (1,), in the precision of `x`; where the slot is empty (None), `x` as it is."""
+    return x if z is None else (x * z).to(x.dtype)
+
+
+def masked_linear(
+    projection: nn.Linear | LowRankLinear, x: Tensor, *, inputs: Tensor | None = None, outputs: Tensor | None = None
+) -> Tensor:
+    """What `projection(x * inputs) * outputs` is, its bias masked too: (..., in_features) -> (..., out_features).
+
+    The masks are multiplied onto the weights, as the export does it. So no activation is kept for the gradient of the
+    masks, and that gradient is a sum over fp32 weights also where activations are half precision. Of fewer frames than
+    the matrix has rows and columns, the activations are the smaller side.
+
+    Args:
+        projection: the linear map.
+        x: (..., in_features).
+        inputs: (in_features,) masks, or None.
+        outputs: (out_features,) or (1,) masks, or None.
+    """
+    if inputs is None and outputs is None:
+        return projection(x)
+    few = x.shape[:-1].numel() < max(*input_side(projection).weight.shape, *output_side(projection).weight.shape)
+    if few or not is_plain(projection):
+        return masked(projection(masked(x, inputs)), outputs)
+    if isinstance(projection, LowRankLinear):
+        return _with_masked_weight(projection.up, _with_masked_weight(projection.down, x, inputs, None), None, outputs)
+    return _with_masked_weight(projection, x, inputs, outputs)
+
+
+def _with_masked_weight(side: nn.Linear, x: Tensor, inputs: Tensor | None, outputs: Tensor | None) -> Tensor:
+    bias = None if side.bias is None else masked(side.bias, outputs)
+    rows = None if outputs is None else outputs[:, None]
+    # One product with the matrix: a second one would keep the first for its gradient.
+    scale = inputs if rows is None or inputs is None else rows.to(side.weight.dtype) * inputs
+    return F.linear(x, masked(side.weight, rows if scale is None else scale), bias)
+
+
+def precision_of(x: Tensor) -> torch.dtype:
+    """What products of `x` are computed in: autocast's precision where that is on, else its own."""
+    kind = x.device.type
+    if x.dtype == torch.float64 or kind == "meta" or not torch.is_autocast_enabled(kind):
+        return x.dtype
+    return torch.get_autocast_dtype(kind)

@@ -99,6 +99,14 @@ class EncoderConfig:
         """Whether a linear map stands between the feature extractor and the residual stream (their widths differ)."""
         return self.conv_layers[-1][0] != self.embed_dim
 
+    @property
+    def frame_samples(self) -> int:
+        """Samples under one frame: the receptive field of the feature extractor (of every public model 400, 25 ms)."""
+        samples = 1
+        for _, kernel, stride in reversed(self.conv_layers):
+            samples = (samples - 1) * stride + kernel
+        return samples
+
     @overload
     def num_frames(self, num_samples: int) -> int: ...
 
@@ -137,6 +145,14 @@ class EncoderConfig:
             raise UserError(
                 f"`conv_layers` must be (channels, kernel, stride) of 1 or more, but is {self.conv_layers}."
             )
+        if len(self.conv_layers) > 100 or max(self.max_distance, *itertools.chain(*self.conv_layers)) > 2**20:
+            raise UserError(
+                f"`conv_layers` must be at most 100 and their numbers and `max_distance` at most {2**20}, but are "
+                f"{str(self.conv_layers)[:200]} and {self.max_distance}."
+            )
+        for name in ("dropout", "attention_dropout", "activation_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"`{name}` must be from 0 to 1, but is {getattr(self, name)}.")
         if self.relative_position and not 4 <= self.num_buckets < 4 * self.max_distance:
             raise UserError(
                 f"`num_buckets` must be at least 4 and less than 4 x `max_distance`, "

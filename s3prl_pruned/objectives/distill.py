@@ -108,13 +108,16 @@ class LayerDistillation(nn.Module):
     def _errors(
         self, student: list[Tensor], teacher: list[Tensor], valid: Tensor, pairs: list[tuple[int, int]]
     ) -> Tensor:
+        if not pairs:  # empty, but differentiable: a step in which no layer exists trains nothing
+            return self.projection.weight.flatten()[:0]
+        errors: dict[tuple[int, int], Tensor] = {}
         with torch.autocast(valid.device.type, enabled=False):
-            targets = {k: teacher[self.teacher_layers[k]].float()[valid] for k, _ in pairs}  # (N, D), N valid frames
-            mapped = {j: self._map(j)(student[j + 1].float()[valid]) for _, j in pairs}
-            errors = [self._error(mapped[j], targets[k]) for k, j in pairs]
-            if not errors:  # empty, but differentiable: a step in which no layer exists trains nothing
-                return self.projection.weight.flatten()[:0]
-            return torch.stack(errors) / self.projection.in_features
+            frames = valid_frames(valid)
+            targets = {k: gather_frames(teacher[self.teacher_layers[k]], frames) for k in {k for k, _ in pairs}}
+            for j in {j for _, j in pairs}:  # one mapped state is in memory at a time where nothing is differentiated
+                mapped = self._map(j)(gather_frames(student[j + 1], frames))  # (N, D)
+                errors |= {(k, j): self._error(mapped, targets[k]) for k, other in pairs if other == j}
+            return torch.stack([errors[pair] for pair in pairs]) / self.projection.in_features
 
     def _map(self, j: int) -> nn.Linear:
         return self.projection if j >= 0 or self.input_projection is None else self.input_projection
@@ -127,6 +130,17 @@ class LayerDistillation(nn.Module):
         angle = -F.logsigmoid(cosine) if self.config.cosine == "log_sigmoid" else -cosine
         absolute = (mapped - target).abs().sum()
         return self.config.l1_weight * absolute + self.config.cosine_weight * target.shape[1] * angle.sum()
+
+
+def valid_frames(valid: Tensor) -> Tensor:
+    """Where the frames that are not padding stand among all of a batch: (B, T) bool -> (N,) int64. A GPU waits once."""
+    return valid.flatten().nonzero().squeeze(1)
+
+
+def gather_frames(state: Tensor, frames: Tensor) -> Tensor:
+    """The frames that count, (N, D) fp32, of (B, T, D); no copy where all of them do and the state is fp32."""
+    flat = state.flatten(0, 1)
+    return (flat if len(frames) == len(flat) else flat.index_select(0, frames)).float()
 
 
 def _identity(size: int, *, bias: bool) -> nn.Linear:

@@ -25,7 +25,7 @@ def match_layers(errors: list[list[float]], exists: list[bool]) -> list[tuple[in
 
     Args:
         errors: [teacher layer, ascending depth][student layer], mean squared errors over the global batch.
-        exists: per student layer, whether its attention or its feed-forward lives under the step's masks.
+        exists: per student layer, whether a head or an intermediate dimension of it lives under the step's masks.
 
     Returns:
         (index into `errors`' rows, index into its columns), deepest first; empty when no layer is left.

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s3prl_pruned.config import UserError
-from s3prl_pruned.objectives.distill import DistillConfig
+from s3prl_pruned.objectives.distill import DistillConfig, gather_frames, valid_frames
 from s3prl_pruned.objectives.matching import teacher_layers
 
 
@@ -44,10 +44,11 @@ class PredictionHeads(nn.Module):
             (heads,) fp32, with a gradient.
         """
         with torch.autocast(valid.device.type, enabled=False):
-            shared = self.shared(student[-1].float()[valid])  # (N, heads x D), N valid frames
+            frames = valid_frames(valid)
+            shared = self.shared(gather_frames(student[-1], frames))  # (N, heads x D), N valid frames
             losses = []
             for k, _ in pairs:
-                predicted, target = self.heads[k](shared), teacher[self.teacher_layers[k]].float()[valid]
+                predicted, target = self.heads[k](shared), gather_frames(teacher[self.teacher_layers[k]], frames)
                 cosine = F.cosine_similarity(predicted, target, dim=-1)  # (N,)
                 losses.append(
                     F.l1_loss(predicted, target, reduction="sum") / target.shape[-1] - F.logsigmoid(cosine).sum()

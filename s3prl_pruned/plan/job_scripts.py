@@ -8,6 +8,7 @@ one level (`plan.levels`) are independent of one another; `<level>.txt` lists th
   options go to `sbatch` (partition, time, GPUs).
 """
 
+import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -81,7 +82,7 @@ def write_scripts(jobs: Sequence[Job], folder: Path, scheduler: Scheduler, *, na
             scripts = [f"{numbers[job.name]:03d}-{re.sub(r'[^A-Za-z0-9.-]+', '_', job.name)}.sh" for job in step]
             for job, script in zip(step, scripts, strict=True):
                 needed = [] if job.even_after_failure else [by_name[other] for other in job.after]
-                (folder / script).write_text(_script(job, needed))
+                (folder / script).write_bytes(os.fsencode(_script(job, needed)))  # names of files as they are
             listing = f"level-{number:02d}.txt"
             (folder / listing).write_text("".join(f"{script}\n" for script in scripts))
             threads = max(job.threads for job in step)

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-from s3prl_pruned.command_line import Interrupted
+from s3prl_pruned.command_line import STOP_SIGNALS, Interrupted, stop_signals
 from s3prl_pruned.plan.jobs import Failure, Job, Report, duration, levels, remaining_seconds
 
 POLL_SECONDS = 0.1
@@ -22,7 +22,7 @@ def run(jobs: Sequence[Job], *, parallel: int = 1) -> Report:
 
     Raises:
         UserError: the plan does not fit together (`levels`).
-        Interrupted: by Ctrl-C or SIGTERM, which the children were sent too; they have ended.
+        Interrupted: by one of `STOP_SIGNALS`, which the children were sent too; they have ended.
     """
     levels(jobs)
     return _Run(jobs, parallel).to_the_end()
@@ -39,7 +39,7 @@ class _Run:
     def to_the_end(self) -> Report:
         handlers = {}
         if threading.current_thread() is threading.main_thread():  # signals arrive nowhere else
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in stop_signals():
                 handlers[number] = signal.signal(number, lambda received, _: self.signals.append(received))
         try:
             said = time.monotonic()
@@ -76,7 +76,7 @@ class _Run:
     def _start(self, job: Job) -> None:
         try:
             job.log.parent.mkdir(parents=True, exist_ok=True)
-            with open(job.log, "a") as log:
+            with open(job.log, "a", encoding="utf-8", errors="surrogateescape") as log:
                 # The command inherits the lock, which so lives as long as it does, also if we are killed before it.
                 fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 print(_header(job), end="", file=log, flush=True)
@@ -134,13 +134,13 @@ class _Run:
                     if process.poll() is None:
                         os.killpg(process.pid, number if told == 1 else signal.SIGKILL)
             time.sleep(POLL_SECONDS)
-        exit_code = 75 if number == signal.SIGTERM else 130
+        exit_code = STOP_SIGNALS[signal.Signals(number)]
         raise Interrupted(f"jobs stopped: {names}. The same command goes on from there.", exit_code=exit_code)
 
 
 def _last_line(job: Job) -> str:
     """Of what the command printed in its last call."""
-    printed = job.log.read_text(errors="replace").rpartition(_header(job))[2]
+    printed = job.log.read_text(encoding="utf-8", errors="replace").rpartition(_header(job))[2]
     lines = [line.strip() for line in printed.splitlines() if line.strip()]
     return lines[-1][:300] if lines else "it printed nothing"
 

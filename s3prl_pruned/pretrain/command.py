@@ -1,12 +1,11 @@
 """`python run_pretrain.py`: from options to a finished export. s3prl's letters keep s3prl's meaning."""
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-
-import torch
 
 from s3prl_pruned import checkpoint, distributed
 from s3prl_pruned.compressors.magnitude import weights_left
@@ -14,21 +13,15 @@ from s3prl_pruned.config import UserError
 from s3prl_pruned.formats.folder import load_encoder
 from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.pretrain import runner
+from s3prl_pruned.pretrain.config import LoopConfig
 from s3prl_pruned.pretrain.dry_run import describe, dry_run
 from s3prl_pruned.pretrain.expert import Expert
 from s3prl_pruned.pretrain.finish import describe_export, export_checkpoint
-from s3prl_pruned.pretrain.report import target_lines
-from s3prl_pruned.pretrain.resolve import (
-    EXPORT,
-    RUN,
-    UPSTREAMS,
-    Run,
-    family_of,
-    parse_arguments,
-    prepare_folder,
-    resolve,
-    resolve_past,
-)  # fmt: skip
+from s3prl_pruned.pretrain.logging import read_log
+from s3prl_pruned.pretrain.report import held_out_lines, target_lines
+from s3prl_pruned.pretrain.resolve import UPSTREAMS, family_of, parse_arguments, resolve, resolve_past
+from s3prl_pruned.pretrain.run_folder import DEFAULTS, EXPORT, RUN, Run, prepare_folder, warn_of_changed_speech
+from s3prl_pruned.pretrain.trainer import parts_of_micro_batch
 from s3prl_pruned.sparsity.counts import macs, parameters, prunable_weights
 
 
@@ -46,8 +39,6 @@ def main(argv: list[str] | None = None, *, on_checkpoint: Callable[[Path], None]
     args = parse_arguments(argv)
     if args.upstream not in UPSTREAMS:
         raise UserError(f"`-u` must be one of {list(UPSTREAMS)}, but is {args.upstream!r}.")
-    if args.device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"`--device` is {args.device}, but torch {torch.__version__} sees no GPU. Use --device cpu.")
     run = resolve_past(args) if args.past_exp else resolve(args)
     args.device = distributed.start(args.device, timeout_seconds=run.runner.runner.process_timeout)
     if run.recipe == run.objective.default and distributed.is_main():
@@ -55,25 +46,33 @@ def main(argv: list[str] | None = None, *, on_checkpoint: Callable[[Path], None]
         small = "small teacher, small speech corpus, few steps"
         print(f"recipe `{run.recipe}`: {small}. The paper's: --recipe {paper} --corpus /data/LibriSpeech", flush=True)
     try:
-        return _train_and_export(run, args, on_checkpoint)
+        if args.dry_run:
+            _dry_run(run, args)
+            return None
+        with contextlib.ExitStack() as held:
+            return _train_and_export(run, args, on_checkpoint, held)
     finally:
         distributed.stop()
 
 
-def _train_and_export(run: Run, args: argparse.Namespace, on_checkpoint: Callable[[Path], None] | None) -> Path | None:
-    if args.dry_run:
-        _dry_run(run, args)
-        return None
+def _train_and_export(
+    run: Run,
+    args: argparse.Namespace,
+    on_checkpoint: Callable[[Path], None] | None,
+    held: contextlib.ExitStack,
+) -> Path | None:
     args.auto_resume |= distributed.restarted()
-    resume_from = distributed.from_main(lambda: prepare_folder(run, args))
+    resume_from = distributed.from_main(lambda: prepare_folder(run, args, held))
     if distributed.from_main(lambda: resume_from is None and (run.folder / EXPORT).exists()):
         return _report(run, args.device, finished_before=True) if distributed.is_main() else None
     expert = _expert(run, args)
     if distributed.is_main():
         _announce(run, args, expert, resume_from)
         if resume_from is None:
-            record = {"recipe": run.recipe, **run.identity()}
+            record = {"recipe": run.recipe, "defaults": DEFAULTS, "speech": expert.speech, **run.identity()}
             checkpoint.write_text(run.folder / RUN, json.dumps(record, indent=1) + "\n")
+        else:
+            warn_of_changed_speech(run, expert.speech)
     runner.train(expert, run.runner, run.folder, seed=run.seed, resume_from=resume_from, on_checkpoint=on_checkpoint)
     if not distributed.is_main():
         return None
@@ -104,13 +103,27 @@ def _announce(run: Run, args: argparse.Namespace, expert: Expert, resume_from: P
     sets = f", {' '.join(datarc.sets)}" if datarc.sets else ""
     print(f"speech: {datarc.corpus or 'embedded'}{sets}: {batches.num_utterances} utterances, {batches.hours:.2f} h")
     if distributed.world_size() > 1:
-        print(f"{distributed.world_size()} processes, {loop.gradient_accumulate_steps} micro-batches each per step")
+        print(_shared(distributed.world_size(), loop, resumed=resume_from is not None))
     print(f"{loop.total_steps} steps on {args.device}, {expert.aim}, into {run.folder}")
     if loop.fp16 and not loop.bf16 and not args.device.startswith("cuda"):
         print("fp16 is for CUDA; this device computes in fp32")
     if resume_from:
         print(f"continuing from {resume_from}")
     sys.stdout.flush()
+
+
+def _shared(processes: int, loop: LoopConfig, *, resumed: bool) -> str:
+    """What each of several processes takes of a step, in a line."""
+    if resumed:
+        return f"{processes} processes, which share the global batch that the run was started with"
+    per_step = loop.micro_batches_per_step(processes)
+    parts = parts_of_micro_batch(per_step, processes)
+    own = f"{per_step * parts // processes} {'micro-batches' if parts == 1 else f'parts of {parts} of a micro-batch'}"
+    if loop.scale_batch_with_processes:
+        scale = f"the global batch is {processes} times the recipe's (runner.scale_batch_with_processes)"
+    else:
+        scale = "the global batch is the recipe's (runner.scale_batch_with_processes=true: one for every process)"
+    return f"{processes} processes, {own} each per step; {scale}"
 
 
 def _report(run: Run, device: str, *, finished_before: bool = False) -> Path:
@@ -125,7 +138,8 @@ def _report(run: Run, device: str, *, finished_before: bool = False) -> Path:
     if provenance["teacher_note"]:
         print(f"note: {provenance['teacher_note']}")
     tolerance, advice = run.model.sparsity.tolerance, run.model.advice
-    print("\n".join(target_lines(provenance["sparsity"], tolerance=tolerance, advice=advice)))
+    lines = target_lines(provenance["sparsity"], tolerance=tolerance, advice=advice)
+    print("\n".join(lines + held_out_lines(read_log(run.folder), run.folder)))
     zeros = prunable_weights(config, spec) - weights_left(encoder)
     print(
         f"parameters: {before:,} -> {after:,}"

@@ -18,7 +18,12 @@ class LoopConfig:
     """Largest norm of the weights' gradient (DistilHuBERT). Gates and multipliers are not clipped."""
 
     gradient_accumulate_steps: int = 1
-    """Micro-batches per optimiser step."""
+    """Micro-batches per optimiser step. The processes of `torchrun` share them: the losses are those of one process,
+    however many there are."""
+
+    scale_batch_with_processes: bool = False
+    """True: every process takes `gradient_accumulate_steps` micro-batches of its own, so that the global batch is as
+    many times the recipe's as there are processes. The learning rate is the recipe's in any case."""
 
     log_step: int = 50
     """Steps between two lines of `log.jsonl` and TensorBoard."""
@@ -36,8 +41,12 @@ class LoopConfig:
     """bfloat16 in place of `fp16`, on any device: no loss scale, no overflow."""
 
     gradient_checkpointing: bool = False
-    """Keep each layer's input only and compute the layer again in the backward pass: less memory, more time, the same
-    losses."""
+    """Keep the inputs of the CNN and of each layer only, and compute them again in the backward pass: less memory, more
+    time, the same losses."""
+
+    max_seconds_at_once: float | None = None
+    """Seconds of audio that a pass may hold. A longer micro-batch is computed in parts of whole utterances whose losses
+    add up: the same audio, masks, pairs and losses in less memory (dropout draws other numbers). null: no bound."""
 
     max_bad_steps: int = 10
     """Steps of a run whose loss or gradient may be NaN or infinite. Such a step is skipped, named and counted; one more
@@ -46,6 +55,10 @@ class LoopConfig:
     process_timeout: float = 600.0
     """Seconds that the processes of `torchrun` wait for one that does not answer before they stop with an error. One
     that ended is noticed at once."""
+
+    def micro_batches_per_step(self, processes: int) -> int:
+        """Micro-batches of an optimiser step, over all processes."""
+        return self.gradient_accumulate_steps * (processes if self.scale_batch_with_processes else 1)
 
     def precision(self, device: str) -> torch.dtype:
         """What the encoders compute in on `cpu` or `cuda`."""
@@ -62,6 +75,8 @@ class LoopConfig:
             raise UserError(f"`max_bad_steps` must be at least 0, but is {self.max_bad_steps}.")
         if self.process_timeout <= 0:
             raise UserError(f"`process_timeout` must be positive, but is {self.process_timeout}.")
+        if self.max_seconds_at_once is not None and self.max_seconds_at_once <= 0:
+            raise UserError(f"`max_seconds_at_once` must be positive, but is {self.max_seconds_at_once}.")
         if self.gradient_clipping <= 0:
             raise UserError(f"`gradient_clipping` must be positive, but is {self.gradient_clipping}.")
 
@@ -135,6 +150,10 @@ class DataConfig:
     min_seconds: float = 1.0
     """Shorter utterances are left out: batches are cropped, never padded (`data/batches.py` says why)."""
 
+    held_out: int = field(default=32, metadata={"before": 0})
+    """Utterances, evenly spread over the corpus, that are never trained on (at most one in twenty): at every
+    checkpoint they give the loss of the model as it would be exported."""
+
     num_workers: int = 4
     """Processes that read audio ahead; 0 reads in the training process."""
 
@@ -148,8 +167,9 @@ class DataConfig:
         """Raise UserError where a value is out of its range."""
         if self.train_batch_size < 1:
             raise UserError(f"`train_batch_size` must be at least 1, but is {self.train_batch_size}.")
-        if self.num_workers < 0:
-            raise UserError(f"`num_workers` must be at least 0, but is {self.num_workers}.")
+        for name in ("held_out", "num_workers"):
+            if getattr(self, name) < 0:
+                raise UserError(f"`{name}` must be at least 0, but is {getattr(self, name)}.")
 
 
 @dataclass(kw_only=True)

@@ -46,7 +46,7 @@ def convert(source: str | Path, path: str | Path, target: str, *, shape: str | N
     with progress(total=4 * encoder.num_parameters(), unit="B", unit_scale=True, desc="writing", delay=1) as bar:
         if target == "onnx":
             with onnx.Draft(path) as draft:
-                draft.write(encoder, progress=bar.update)
+                draft.write(encoder, progress=bar.update, provenance=provenance)
                 del encoder  # its memory is needed for checking the file
                 draft.finish()
         else:

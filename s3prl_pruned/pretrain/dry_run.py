@@ -6,11 +6,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from s3prl_pruned import distributed
 from s3prl_pruned.config import UserError
 from s3prl_pruned.data.manifest import refuse_missing_files
 from s3prl_pruned.pretrain.config import RunnerConfig
 from s3prl_pruned.pretrain.expert import Expert
+from s3prl_pruned.pretrain.memory import Batch, Memory, memory_of_step, setting_of
 from s3prl_pruned.pretrain.trainer import Trainer
 
 PAPER_STEPS = 200_000
@@ -24,7 +27,11 @@ class DryRun:
     """Median of the timed steps, the first one left out."""
     audio_seconds_per_second: float
     memory_gib: float
-    """Peak, of this process."""
+    """Peak, of this process, the run's largest batch among its steps."""
+    largest_batch: Batch
+    """That batch."""
+    expected: Memory
+    """What the formula says of a step with it on a GPU."""
     checkpoint_gib: float
     """One checkpoint of the run."""
     free_gib: float
@@ -36,12 +43,15 @@ class DryRun:
 def dry_run(expert: Expert, config: RunnerConfig, folder: Path, *, seed: int, steps: int = 4) -> DryRun:
     """Look for every audio file, measure a checkpoint against the disk's space, and take a few real steps.
 
+    After the run's first steps, one of nothing but its largest batch: a run that has the memory for it will not run out
+    of memory later.
+
     Args:
         expert: an `UpstreamPretrainExpert`; its weights change.
         config: the runner's.
         folder: of the run; may not exist, and is not made.
         seed: of dropout.
-        steps: to take; the first is not timed.
+        steps: of the run to take; the first is not timed.
 
     Raises:
         UserError: audio is missing, the disk too small for the checkpoints kept, or anything of `Trainer.advance`.
@@ -56,6 +66,9 @@ def dry_run(expert: Expert, config: RunnerConfig, folder: Path, *, seed: int, st
         seconds.append(time.perf_counter() - began)
         audio.append(records["audio_seconds"])
         losses.append(records[expert.loss_name])
+    largest = _largest_batch(expert, trainer)
+    trainer.step = min(trainer.step, config.runner.total_steps - 1)  # the schedules end with the run
+    peak = trainer.advance([largest] * config.runner.gradient_accumulate_steps)["memory_gib"]
     timed = slice(1, None) if len(seconds) > 1 else slice(None)
     checkpoint = trainer.size_of_checkpoint() / 2**30
     free = shutil.disk_usage(_existing(folder)).free / 2**30
@@ -69,7 +82,9 @@ def dry_run(expert: Expert, config: RunnerConfig, folder: Path, *, seed: int, st
     return DryRun(
         seconds_per_step=statistics.median(seconds[timed]),
         audio_seconds_per_second=sum(audio[timed]) / sum(seconds[timed]),
-        memory_gib=records["memory_gib"],
+        memory_gib=peak,
+        largest_batch=Batch(*largest[0].shape),
+        expected=memory_of_step(setting_of(expert, config.runner), Batch(*largest[0].shape)),
         checkpoint_gib=checkpoint,
         free_gib=free,
         losses=losses,
@@ -79,12 +94,15 @@ def dry_run(expert: Expert, config: RunnerConfig, folder: Path, *, seed: int, st
 def describe(found: DryRun, config: RunnerConfig, device: str) -> str:
     """A few lines for the screen."""
     loop = config.runner
+    batch, precision = found.largest_batch, str(loop.precision("cuda")).removeprefix("torch.")
     hours = found.seconds_per_step * loop.total_steps / 3600
     paper = found.seconds_per_step * PAPER_STEPS / 3600
     return "\n".join(
         [
             f"first losses: {', '.join(f'{loss:.4g}' for loss in found.losses)}",
-            f"memory: {found.memory_gib:.2f} GiB at most so far, per process",
+            f"memory: {found.memory_gib:.2f} GiB at most on {device}, per process, with the run's largest batch of "
+            f"{batch.utterances} x {batch.seconds:.2f} s",
+            f"memory of a GPU for that batch, by a formula, in {precision}: {found.expected.in_words()}",
             f"disk: {found.checkpoint_gib:.2f} GiB a checkpoint, {loop.max_keep} kept; {found.free_gib:.1f} GiB free",
             f"speed on {device}: {found.seconds_per_step:.3g} s a step, "
             f"{found.audio_seconds_per_second:.3g} s of audio a second",
@@ -93,6 +111,18 @@ def describe(found: DryRun, config: RunnerConfig, device: str) -> str:
             "nothing was written",
         ]
     )
+
+
+def _largest_batch(expert: Expert, trainer: Trainer) -> tuple[torch.Tensor, ...]:
+    """The one that takes the most memory of all that the run will see."""
+    numbers = range(trainer.per_step * trainer.loop.total_steps)
+    setting = setting_of(expert, trainer.loop)
+
+    def size(utterances: int, samples: int) -> float:
+        return memory_of_step(setting, Batch(utterances, samples)).total
+
+    number = expert.batches.largest(numbers, size)
+    return next(iter(expert.get_train_dataloader([number])))
 
 
 def _existing(folder: Path) -> Path:

@@ -8,6 +8,8 @@ One optimiser step, as `pretrain/trainer.py` drives it:
     on_before_zero_grad   after the optimisers' step: the gates within their limits, the masks out of the student
 """
 
+import atexit
+import multiprocessing
 import signal
 from collections.abc import Iterable
 from functools import partial
@@ -19,8 +21,11 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from s3prl_pruned import distributed
+from s3prl_pruned.command_line import STOP_SIGNALS
 from s3prl_pruned.config import from_dict, to_dict
-from s3prl_pruned.data.batches import RandomCropBatches
+from s3prl_pruned.data.batches import RandomCropBatches, Share
+from s3prl_pruned.data.waveforms import SAMPLE_RATE
+from s3prl_pruned.export.inert import inert_share
 from s3prl_pruned.export.masks import FinalMasks
 from s3prl_pruned.gates.attach import MaskDraw
 from s3prl_pruned.models.encoder import SpeechEncoder
@@ -28,8 +33,11 @@ from s3prl_pruned.pretrain.config import DataConfig
 from s3prl_pruned.pretrain.distill.teachers import Teacher
 from s3prl_pruned.pretrain.pruners.pruner import Losses, Pruner, Step
 from s3prl_pruned.pretrain.recipes import MODEL_FILE, load_recipe
+from s3prl_pruned.sparsity.counts import macs, parameters
 
 T = TypeVar("T")
+SECONDS_OF_MACS = 5
+"""Length of the utterance whose multiply-accumulates are said."""
 
 
 class Trained(nn.Module):
@@ -59,6 +67,8 @@ class Expert(nn.Module):
     datarc: DataConfig
     upstream_config: Any
     batches: RandomCropBatches
+    speech: str
+    """`speech_digest` of the corpus."""
     loaded_teacher: Teacher
     rehearsal = False
     """Set by a dry run: no pass over much data."""
@@ -113,9 +123,34 @@ class Expert(nn.Module):
         self.pruner.clamp()
         self._draw.empty(self.model.student)
 
+    def judge(self, draw: MaskDraw) -> dict[str, float]:
+        """How good the student is with `draw` in its slots: one of `logging.JUDGED_BY`, or nothing."""
+        raise NotImplementedError
+
+    @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Nothing: what a task-agnostic student is worth, its downstream tasks say."""
-        return {}
+        """What an export of the model as it stands would be.
+
+        Returns:
+            `judge`'s, `export_sparsity`, `export_parameters`, `export_macs` (for `SECONDS_OF_MACS`), `inert_share`, and
+            `on_target`: whether what is left is what the run is to reach.
+        """
+        student, final = self.model.student, self.final_masks()
+        missed = abs(final.reached - self.target_sparsity)
+        draw = self.pruner.final_draw(final)
+        self.model.eval()
+        draw.fill(student)
+        judged = self.judge(draw)
+        draw.empty(student)
+        self.model.train()
+        return {
+            **judged,
+            "export_sparsity": final.sparsity,
+            "export_parameters": sum(parameters(student.config, final.spec).values()),
+            "export_macs": sum(macs(student.config, final.spec, SECONDS_OF_MACS * SAMPLE_RATE).values()),
+            "inert_share": inert_share(final.masks, student.spec, student.config),
+            "on_target": missed <= self.upstream_config.sparsity.tolerance,
+        }
 
     def final_masks(self) -> FinalMasks:
         """The deterministic masks as things stand."""
@@ -134,8 +169,8 @@ class Expert(nn.Module):
         """s3prl's interface: the reverse of `add_state_to_save`."""
         self.pruner.load_state(all_states)
 
-    def get_train_dataloader(self, numbers: Iterable[int] | None = None) -> Iterable:
-        """The micro-batches of the whole run with these numbers, in this order (without numbers: one epoch)."""
+    def get_train_dataloader(self, numbers: Iterable[int | Share] | None = None) -> Iterable:
+        """The run's micro-batches with these numbers, or parts of them, in this order (without numbers: one epoch)."""
         return torch.utils.data.DataLoader(
             cast("torch.utils.data.Dataset", self.batches),
             batch_size=None,
@@ -145,24 +180,36 @@ class Expert(nn.Module):
             generator=torch.Generator(),  # it would draw from the global one, whose state a resumed run has restored
         )
 
-    def checkpoint_activations(self) -> None:
-        """Keep only the layers' inputs for the backward pass, and compute the layers again there."""
-        for layer in self.model.student.layers:
-            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]  # wraps it
-
     def teacher_record(self) -> dict[str, str | None]:
         """What a checkpoint says of the teacher."""
         teacher = self.loaded_teacher
         return {"name": teacher.name, "sha256": teacher.sha256, "note": teacher.note}
 
 
+def checkpoint_activations(student: SpeechEncoder) -> None:
+    """Let it keep only the CNN's and the layers' inputs for the backward pass, and compute both again there."""
+    student.feature_extractor.keeps_activations = False
+    for layer in student.layers:
+        if layer.attention is not None:
+            layer.attention.keeps_bias = True  # of one layer at a time
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]  # wraps it
+
+
+@atexit.register
+def _end_readers() -> None:
+    """Kill reading processes that an error has left: they ignore how `multiprocessing` would end them, and wait for."""
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
+
+
 def _leave_stopping_to_the_main_process(worker: int) -> None:
-    """Let a reading process ignore Ctrl-C and SIGTERM.
+    """Let a reading process ignore the signals that ask for a stop.
 
     A terminal and a scheduler send them to the whole process group, and the step under way still wants its batches.
     The main process ends its readers when it stops.
     """
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    for signum in STOP_SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
 
 

@@ -8,8 +8,10 @@ import torch
 
 from s3prl_pruned import checkpoint
 from s3prl_pruned.config import UserError, from_dict
+from s3prl_pruned.export.inert import inert_share
 from s3prl_pruned.export.masks import FinalMasks, export_compact, zero_weights
-from s3prl_pruned.formats.folder import TOLERANCE, model_hash, relative_difference, save_encoder
+from s3prl_pruned.formats.folder import TOLERANCE, encoder_for, model_hash, relative_difference, save_encoder
+from s3prl_pruned.former_defaults import as_before
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
 from s3prl_pruned.pretrain.asr.recognizer import HEAD_NOTE, head_files
@@ -28,16 +30,26 @@ def masked_student(path: str | Path) -> tuple[SpeechEncoder, FinalMasks, dict[st
     Raises:
         UserError: the file is damaged, or no such checkpoint.
     """
-    state = checkpoint.load_checkpoint(path, mapped=True)  # the optimiser's state stays on disk
+    try:
+        return _rebuilt(path, checkpoint.load_checkpoint(path, mapped=True))  # the optimiser's state stays on disk
+    except (LookupError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path}: its parts do not fit each other: {error!r}. Copy it again.") from error
+
+
+def _rebuilt(path: str | Path, state: dict[str, Any]) -> tuple[SpeechEncoder, FinalMasks, dict[str, Any]]:
     needed = ("Student", "Gates", "Encoder_Config", "Upstream_Config", "Teacher", "Step", "Config", "Seed", "Versions")
     missing = [key for key in needed if key not in state]
     if missing:
         raise UserError(f"{path}: is no training checkpoint of run_pretrain.py; it lacks {missing}.")
     shape = from_dict(EncoderConfig, state["Encoder_Config"], f"{path}: Encoder_Config")
     objective = OBJECTIVES[state.get("Objective", "distill")]
-    config = from_dict(objective.model, state["Upstream_Config"], f"{path}: Upstream_Config")
+    config = from_dict(
+        objective.model, as_before(objective.model, state["Upstream_Config"]), f"{path}: Upstream_Config"
+    )
     spec = from_dict(CompactSpec, state["Spec"], f"{path}: Spec") if "Spec" in state else CompactSpec.dense(shape)
-    encoder = SpeechEncoder(shape, spec).eval()
+    encoder = encoder_for(shape, spec, state["Student"], str(path))
     try:
         encoder.load_state_dict(state["Student"], assign=True)  # no second copy
         pruner = objective.pruner_of_checkpoint(encoder, config, state, str(path))
@@ -61,6 +73,7 @@ def masked_student(path: str | Path) -> tuple[SpeechEncoder, FinalMasks, dict[st
             "rounded": final.rounded_sparsity,
             "realised": final.sparsity,
             "shift_of_dimension_gates": final.shift,
+            "inert_share": inert_share(final.masks, spec, shape),
         }
         | figures,
         **({"first_stage": state["First_Stage"]} if "First_Stage" in state else {}),

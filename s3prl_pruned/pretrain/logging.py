@@ -3,14 +3,15 @@
 import json
 from pathlib import Path
 
-from tensorboardX import SummaryWriter
-
 from s3prl_pruned.checkpoint import write_text
 from s3prl_pruned.config import UserError
 from s3prl_pruned.progress import progress
+from s3prl_pruned.scalars import ScalarWriter
 from s3prl_pruned.sparsity.quantities import quantity_in
 
 LOG = "log.jsonl"
+JUDGED_BY = ("held_out_distill", "dev_wer")
+"""What tells how good a model is that a run would export, by objective; the lower the better."""
 
 
 class RunLog:
@@ -26,32 +27,50 @@ class RunLog:
         self.path = folder / LOG
         lines = [line for line in read_log(folder) if line["step"] <= step] if self.path.exists() else []
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in lines))
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+        self.writer = ScalarWriter(folder / "tensorboard", purge_step=step + 1 if step else None)
+        self._judged = ""
         self.bar = progress(total=total_steps, initial=step, unit="step", dynamic_ncols=True)
 
     def progress(self, records: dict, *, loss: float) -> None:
-        """Advance the bar by one step; the bar itself shows the time left."""
+        """Advance the bar by one step; the bar itself shows the time left, and what the last evaluation gave."""
         name = quantity_in(records, prefix="target_").name
+        if judged_by := judged(records):
+            self._judged = (
+                f", {judged_by} {records[judged_by]:.4g} of {records['export_parameters'] / 1e6:.3g} M exported"
+            )
         self.bar.set_postfix_str(
             f"loss {loss:.4g}, target {records[f'target_{name}']:.3f}, "
-            f"expected {records[f'expected_{name}']:.3f}, {records['audio_seconds_per_second']:.3g} s audio/s, "
-            f"{records['memory_gib']:.2f} GiB" + (f", {records['bad_steps']} SKIPPED" if records["bad_steps"] else ""),
+            f"expected {records[f'expected_{name}']:.3f}{self._judged}, {records['audio_seconds_per_second']:.3g} s "
+            f"audio/s, {records['memory_gib']:.2f} GiB"
+            + (f", {records['bad_steps']} SKIPPED" if records["bad_steps"] else ""),
             refresh=False,
         )
         self.bar.update()
 
     def write(self, step: int, records: dict) -> None:
         """One line of JSON; the scalars go to TensorBoard too."""
-        with open(self.path, "a") as file:
+        with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **records}) + "\n")
         for name, value in records.items():
             if isinstance(value, (int, float)):
                 self.writer.add_scalar(name, value, step)
 
+    def best(self) -> int | None:
+        """The step of the best checkpoint so far, as `best_line` says."""
+        found = best_line(read_log(self.path.parent))
+        return None if found is None else found["step"]
+
     def close(self) -> None:
         """End the bar and TensorBoard's file."""
         self.bar.close()
         self.writer.close()
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as text ({error}). Copy the file again.") from error
 
 
 def read_log(folder: str | Path) -> list[dict]:
@@ -63,13 +82,26 @@ def read_log(folder: str | Path) -> list[dict]:
     path = Path(folder) / LOG
     if not path.is_file():
         raise UserError(f"{path}: no such log. Give the folder of a training run.")
-    texts, lines = path.read_text().splitlines(), []
+    texts, lines = _text(path).splitlines(), []
     for number, text in enumerate(texts, start=1):
         try:
-            lines.append(json.loads(text))
-        except ValueError as error:
+            line = json.loads(text)
+            line["step"] + 0
+            lines.append(line)
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             if number < len(texts):
                 raise UserError(
                     f"{path}: line {number} of {len(texts)} is damaged ({error}). Copy the file again."
                 ) from error
     return lines
+
+
+def judged(line: dict) -> str | None:
+    """Which evaluation a line has, if any."""
+    return next((name for name in JUDGED_BY if name in line), None)
+
+
+def best_line(lines: list[dict]) -> dict | None:
+    """The line of the lowest evaluation, of those whose model is on target: of others less or more is left."""
+    found = [(line[name], line) for line in lines if line.get("on_target") and (name := judged(line))]
+    return min(found, key=lambda pair: pair[0])[1] if found else None

@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from s3prl_pruned.data.manifest import speech_digest
 from s3prl_pruned.pretrain.asr import pretrain_expert as asr
 from s3prl_pruned.pretrain.asr.config import AsrModelConfig, AsrRunnerConfig
+from s3prl_pruned.pretrain.asr.data import labelled_digest, read_corpus
 from s3prl_pruned.pretrain.asr.recognizer import test_lines
 from s3prl_pruned.pretrain.config import DataConfig, RunnerConfig
 from s3prl_pruned.pretrain.distill import model as distill
 from s3prl_pruned.pretrain.distill.config import ModelConfig
-from s3prl_pruned.pretrain.distill.pretrain_expert import UpstreamPretrainExpert
+from s3prl_pruned.pretrain.distill.pretrain_expert import UpstreamPretrainExpert, training_corpus
 from s3prl_pruned.pretrain.expert import Expert
 from s3prl_pruned.pretrain.pruners.pruner import Pruner
 
@@ -36,6 +38,8 @@ class Objective:
     """A paper's recipe, for the default's first line; `{}` is the family."""
     expert: Callable[..., Expert]
     """`expert(datarc, model, device, seed=, family=)`: what is trained, and how a step runs."""
+    speech: Callable[[Any], str]
+    """`speech(datarc)`: `speech_digest` of the corpus that a configuration names."""
     pruner_of_checkpoint: Callable[..., Pruner]
     """`pruner_of_checkpoint(student, model, states, where)`, for the final masks of a checkpoint."""
     test_lines: Callable[[Path, Path, Any, str], list[str]] = _no_lines
@@ -49,6 +53,7 @@ OBJECTIVES = {
         default="embedded",
         paper="{}_base_s80",
         expert=UpstreamPretrainExpert,
+        speech=lambda datarc: speech_digest(training_corpus(datarc)),
         pruner_of_checkpoint=distill.pruner_of_checkpoint,
     ),
     "asr": Objective(
@@ -57,6 +62,7 @@ OBJECTIVES = {
         default="self_pinching_asr_embedded",
         paper="self_pinching_asr",
         expert=asr.UpstreamPretrainExpert,
+        speech=lambda datarc: labelled_digest(*read_corpus(datarc)),
         pruner_of_checkpoint=asr.pruner_of_checkpoint,
         test_lines=test_lines,
     ),

@@ -1,7 +1,9 @@
-"""What a finished run says of its target: lines for the screen."""
+"""What a finished run says of its target and its held-out loss: lines for the screen."""
 
+from pathlib import Path
 from typing import Any
 
+from s3prl_pruned.pretrain.logging import best_line, judged
 from s3prl_pruned.sparsity.quantities import CNN, SPARSITY, quantity_in
 
 
@@ -29,4 +31,23 @@ def target_lines(figures: dict[str, Any], *, tolerance: float, advice: str) -> l
                 "WARNING: the CNN's target is missed: it has too few channels to come nearer, or "
                 "sparsity.match_target is off."
             )
+    return lines
+
+
+def held_out_lines(log: list[dict[str, Any]], folder: Path) -> list[str]:
+    """What the last evaluation of a run gave, and where the best model on target is, if that was an earlier one.
+
+    Args:
+        log: lines of the run's log.
+        folder: of the run.
+    """
+    name, best = judged(log[-1]), best_line(log)
+    if name is None:
+        return []
+    lines = [f"{name}: {log[-1][name]:.4g}"]
+    if best is not None and best["step"] != log[-1]["step"]:
+        lines.append(
+            f"the best on target was {best[name]:.4g}, at step {best['step']}: tools/export.py {folder / 'best'} "
+            "TARGET exports it"
+        )
     return lines

@@ -1,21 +1,18 @@
-"""From `run_pretrain.py`'s options to a run: its recipe with what the options change, its folder, what stands there."""
+"""From `run_pretrain.py`'s options to a run: its recipe with what the options change."""
 
 import argparse
 import copy
-import datetime
-import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import get_type_hints
 
 import torch
 
-from s3prl_pruned import checkpoint, resources
-from s3prl_pruned.config import UserError, apply_overrides, from_dict, to_dict
+from s3prl_pruned import resources
+from s3prl_pruned.config import UserError, apply_overrides, from_dict
+from s3prl_pruned.data.sources import sets_in
 from s3prl_pruned.models.spec import FAMILIES
 from s3prl_pruned.own_commands import Parser
-from s3prl_pruned.pretrain.config import RunnerConfig
-from s3prl_pruned.pretrain.objectives import OBJECTIVES, AnyModelConfig, Objective
+from s3prl_pruned.pretrain.objectives import OBJECTIVES, Objective
 from s3prl_pruned.pretrain.recipes import (
     MODEL_FILE,
     RUNNER_FILE,
@@ -24,16 +21,10 @@ from s3prl_pruned.pretrain.recipes import (
     with_overrides,
     with_targets,
 )
+from s3prl_pruned.pretrain.run_folder import RUN, Run, as_it_began, read_run, refuse_difference
 from s3prl_pruned.sparsity.config import chosen_target, takes_table
 
 RECIPES = resources.recipes()
-RUN, EXPORT = "run.json", "export"
-WITHOUT_EFFECT_ON_RESULTS = (
-    *(f"runner.runner.{key}" for key in ("log_step", "save_step", "max_keep", "max_bad_steps", "process_timeout")),
-    "runner.runner.gradient_checkpointing",
-    "runner.pretrain_expert.datarc.num_workers",
-)
-"""Configuration that an unfinished run may go on with in another value."""
 
 
 UPSTREAMS = tuple(f"{family}_pruned_{objective}" for objective in OBJECTIVES for family in FAMILIES)
@@ -110,22 +101,6 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return make_parser().parse_args(argv)
 
 
-@dataclass
-class Run:
-    """A resolved run: what decides its result, and where it stands."""
-
-    objective: Objective
-    model: AnyModelConfig
-    runner: RunnerConfig
-    seed: int
-    recipe: str
-    folder: Path
-
-    def identity(self) -> dict:
-        """What `run.json` holds, and a run that goes on must share: all that decides the result."""
-        return {"model": to_dict(self.model), "runner": to_dict(self.runner), "seed": self.seed}
-
-
 def family_of(args: argparse.Namespace) -> str:
     """What `-u <family>_pruned_<objective>` names; the teacher must be one of it."""
     return args.upstream.split("_pruned_")[0]
@@ -155,7 +130,7 @@ def resolve(args: argparse.Namespace) -> Run:
     run_folder = (
         Path(args.expdir) if args.expdir else Path("result/pretrain") / args.upstream / (args.expname or folder.name)
     )
-    return Run(
+    run = Run(
         objective=objective,
         model=from_dict(objective.model, data["model"], str(model_file)),
         runner=from_dict(objective.runner, data["runner"], str(runner_file)),
@@ -163,6 +138,7 @@ def resolve(args: argparse.Namespace) -> Run:
         recipe=folder.name,
         folder=run_folder,
     )
+    return run if args.force or not (run_folder / RUN).exists() else as_it_began(run)
 
 
 def _with_options(data: dict, args: argparse.Namespace) -> dict:
@@ -174,10 +150,10 @@ def _with_options(data: dict, args: argparse.Namespace) -> dict:
         model["student_export"] = args.student
     if args.corpus:
         datarc = runner.setdefault("pretrain_expert", {}).setdefault("datarc", {})
-        datarc.update(corpus=args.corpus, sets=_sets_in(Path(args.corpus), datarc.get("sets"), "train"))
+        datarc.update(corpus=args.corpus, sets=sets_in(args.corpus, datarc.get("sets"), "train"))
         for key, prefix in (("dev_sets", "dev"), ("test_sets", "test")):
             if key in datarc:
-                datarc[key] = _sets_in(Path(args.corpus), datarc[key], prefix)
+                datarc[key] = sets_in(args.corpus, datarc[key], prefix)
     if args.target:
         model = with_targets(model, {"sparsity": {"target": chosen_target(args.target)}}, "--target")
     items = [item.strip().removeprefix("config.") for item in (args.override or "").split(",,")]  # s3prl's prefix
@@ -198,23 +174,12 @@ def _with_table(model: dict, table: str) -> dict:
     return made
 
 
-def _sets_in(corpus: Path, sets: list[str] | None, prefix: str) -> list[str] | None:
-    """The recipe's `sets` where the corpus has one of them; else its folders of this prefix; else None."""
-    if (
-        not sets
-        or not corpus.is_dir()
-        or any((corpus / name).is_dir() or (corpus / f"{name}.csv").is_file() for name in sets)
-    ):
-        return sets
-    return sorted(path.name for path in corpus.glob(f"{prefix}*") if path.is_dir()) or None
-
-
 def resolve_past(args: argparse.Namespace) -> Run:
     """`-e`: the run that a checkpoint or folder belongs to, with the configuration that it was started with."""
     folder = Path(args.past_exp)
     folder = folder if folder.is_dir() else folder.parent
     objective = objective_of(args)
-    record = _read_run(folder, objective)
+    record = read_run(folder, objective)
     data = _with_options(record, args)
     run = Run(
         objective=objective,
@@ -228,64 +193,5 @@ def resolve_past(args: argparse.Namespace) -> Run:
     if args.recipe or args.upstream_config or args.config:
         args.expdir, args.seed = str(folder), run.seed
         wanted = resolve(args)
-    _refuse_difference(wanted.identity(), record, folder)
+    refuse_difference(wanted, record, folder)
     return run
-
-
-def _read_run(folder: Path, objective: Objective) -> dict:
-    try:
-        record = json.loads((folder / RUN).read_text())
-        for key, kind in (
-            ("model", objective.model),
-            ("runner", objective.runner),
-        ):  # with defaults for fields newer than it
-            record[key] = to_dict(from_dict(kind, record[key], str(folder / RUN)))
-        record["seed"], record["recipe"]
-        return record
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder}: is no run of run_pretrain.py ({RUN}: {error!r}).") from error
-
-
-def prepare_folder(run: Run, args: argparse.Namespace) -> Path | None:
-    """Which checkpoint to continue from; refuses to mix runs, moves old ones aside when told to."""
-    if args.past_exp:
-        path = Path(args.past_exp)
-        found = path if path.is_file() else checkpoint.newest(path)
-        if found is None and not (run.folder / EXPORT).exists():
-            raise UserError(f"{path}: holds no whole checkpoint to continue from.")
-        return None if (run.folder / EXPORT).exists() else found
-    if not run.folder.exists() or not any(run.folder.iterdir()):
-        return None
-    if args.force:
-        aside = run.folder.with_name(f"{run.folder.name}.old-{datetime.datetime.now():%Y%m%d-%H%M%S}")
-        run.folder.rename(aside)
-        print(f"moved {run.folder} aside, to {aside}")
-        return None
-    _refuse_difference(run.identity(), _read_run(run.folder, objective_of(args)), run.folder)
-    if (run.folder / EXPORT).exists():
-        return None
-    found = checkpoint.newest(run.folder)
-    if found is not None and not args.auto_resume:
-        raise UserError(
-            f"{run.folder}: holds an unfinished run ({found.name}). -a continues it, -n NAME starts another beside it, "
-            "--force moves it aside."
-        )
-    return found
-
-
-def _refuse_difference(wanted: dict, stands: dict, folder: Path) -> None:
-    """Refuse when what stands in a folder was made by another configuration, and show the difference."""
-
-    def flat(data: Any, prefix: str = "") -> dict[str, Any]:
-        if not isinstance(data, dict):
-            return {prefix[:-1]: data}
-        return {k: v for key, value in data.items() for k, v in flat(value, f"{prefix}{key}.").items()}
-
-    old, new = flat({key: stands[key] for key in wanted}), flat(wanted)
-    keys = sorted(k for k in old | new if old.get(k) != new.get(k) and k not in WITHOUT_EFFECT_ON_RESULTS)
-    changed = [f"{k}: {old.get(k)!r} there, {new.get(k)!r} wanted" for k in keys]
-    if changed:
-        raise UserError(
-            f"{folder}: holds a run of another configuration ({'; '.join(changed[:5])}). -n NAME starts another run "
-            "beside it, --force moves it aside."
-        )

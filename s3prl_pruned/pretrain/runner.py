@@ -10,7 +10,7 @@ from types import FrameType
 import torch
 
 from s3prl_pruned import distributed
-from s3prl_pruned.command_line import Interrupted
+from s3prl_pruned.command_line import STOP_SIGNALS, Interrupted, stop_signals
 from s3prl_pruned.pretrain.config import RunnerConfig
 from s3prl_pruned.pretrain.expert import Expert
 from s3prl_pruned.pretrain.logging import RunLog
@@ -37,7 +37,7 @@ def train(
         on_checkpoint: called with `folder` in the main process after each checkpoint.
 
     Raises:
-        Interrupted: Ctrl-C or SIGTERM, after saving.
+        Interrupted: by one of `STOP_SIGNALS`, after saving.
         UserError: processes start from different weights, too many losses are not finite, memory or disk are full;
             earlier checkpoints stay whole.
         ProcessLost: another process of the run is gone.
@@ -72,21 +72,23 @@ def _run(
             records["audio_seconds_per_second"], started = records.pop("audio_seconds") / (now - started), now
             step, last = trainer.step, trainer.step == loop.total_steps
             reason = stop.agreed()
-            save = step % loop.save_step == 0 or last or reason is not None
-            if save:
-                records |= expert.evaluate()
+            evaluate = step % loop.save_step == 0 or last
+            save = evaluate or reason is not None  # a scheduler does not wait for evaluations
+            if evaluate:
+                with trainer.autocast():
+                    records |= expert.evaluate()
             if log:
                 log.progress(records, loss=records[expert.loss_name])
                 if step % loop.log_step == 0 or step == 1 or save:
                     log.write(step, expert.log_records(records))
             if save:
-                trainer.save(folder)
+                trainer.save(folder, best=log.best() if log else None)
                 if log and on_checkpoint:
                     on_checkpoint(folder)
             if reason is not None and not last:
                 raise Interrupted(
                     f"stopped by {reason} after step {step}; it is saved. Resume with -a.",
-                    exit_code=75 if reason == "SIGTERM" else 130,
+                    exit_code=STOP_SIGNALS[signal.Signals[reason]],
                 )
 
 
@@ -96,14 +98,15 @@ class _StopRequest:
 
     def agreed(self) -> str | None:
         """The signal that any process got, so that all of them stop after the same step."""
-        flags = torch.tensor([self.requested == "SIGTERM", self.requested == "SIGINT"], dtype=torch.int32)
-        terminated, interrupted = distributed.all_reduce_sum(flags).tolist()
-        return "SIGTERM" if terminated else "SIGINT" if interrupted else None
+        names = [signum.name for signum in STOP_SIGNALS]
+        flags = torch.tensor([self.requested == name for name in names], dtype=torch.int32)
+        received = distributed.all_reduce_sum(flags).tolist()
+        return next((name for name, count in zip(names, received, strict=True) if count), None)
 
 
 @contextmanager
 def _stop_requests() -> Iterator[_StopRequest]:
-    """Ctrl-C and SIGTERM ask for a stop after the step under way; a second Ctrl-C stops at once."""
+    """`STOP_SIGNALS` ask for a stop after the step under way; a second Ctrl-C stops at once."""
     stop = _StopRequest()
 
     def request(signum: int, frame: FrameType | None) -> None:
@@ -113,7 +116,7 @@ def _stop_requests() -> Iterator[_StopRequest]:
         if not stop.requested:
             stop.requested, stop.since = signal.Signals(signum).name, time.monotonic()
 
-    before = {signum: signal.signal(signum, request) for signum in (signal.SIGINT, signal.SIGTERM)}
+    before = {signum: signal.signal(signum, request) for signum in stop_signals()}
     try:
         yield stop
     finally:

@@ -1,9 +1,11 @@
 """One optimiser step of a run, and everything that a checkpoint of it holds.
 
-With several processes (`torchrun`), each takes its share of the step's micro-batches; masks, multipliers, matched
-pairs and the summed gradients are the same everywhere, so that all processes take the same step. How many
-micro-batches make a step is fixed when a run starts (`gradient_accumulate_steps` x processes) and kept in its
-checkpoints: resumed on more or fewer processes, a run sees the same audio and computes the same losses.
+With several processes (`torchrun`), each takes its share of the step's micro-batches: whole ones, or parts where there
+are more processes than that. Masks, multipliers, matched pairs and the summed gradients are the same everywhere, so
+that all processes take the same step, and it is the step that one process would take. How many micro-batches make a
+step is fixed when a run starts (`gradient_accumulate_steps`, times the processes where `scale_batch_with_processes` is
+set) and kept in its checkpoints: resumed on more or fewer processes, a run sees the same audio and computes the same
+losses.
 """
 
 import itertools
@@ -21,9 +23,10 @@ import torch
 import s3prl_pruned
 from s3prl_pruned import checkpoint, distributed
 from s3prl_pruned.config import UserError, to_dict
+from s3prl_pruned.data.batches import Share, in_parts
 from s3prl_pruned.data.waveforms import SAMPLE_RATE
 from s3prl_pruned.pretrain.config import RunnerConfig
-from s3prl_pruned.pretrain.expert import Expert
+from s3prl_pruned.pretrain.expert import Expert, checkpoint_activations
 from s3prl_pruned.pretrain.optim import build_optimizers
 
 logger = logging.getLogger(__name__)
@@ -48,41 +51,45 @@ class Trainer:
         self.expert, self.config, self.seed = expert, config, seed
         self.loop = config.runner
         self.step, self.bad_steps, self.seconds = 0, 0, 0.0
-        self.per_step = self.loop.gradient_accumulate_steps * distributed.world_size()
+        self.per_step = self.loop.micro_batches_per_step(distributed.world_size())
         self.optimizers = build_optimizers(expert, config.optimizer, self.loop.total_steps)
         self._device = expert.device.type
         self._precision = self.loop.precision(self._device)
         self._scaler = torch.amp.GradScaler(self._device, enabled=self._precision == torch.float16)
         self._seed_dropout()
         if self.loop.gradient_checkpointing:
-            expert.checkpoint_activations()
+            checkpoint_activations(expert.model.student)
         expert.model.train()
 
-    def _autocast(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
         """Half precision where the run has it: for losses, and for what `begin_step` computes of the batches."""
         return torch.autocast(self._device, dtype=self._precision, enabled=self._precision != torch.float32)
 
     def batches(self) -> Iterator[list]:
-        """This process's micro-batches of each step still to come: number r, r + w, ... where w processes are."""
-        rank, world, per_step = distributed.rank(), distributed.world_size(), self.per_step
-        if per_step < world:
+        """This process's micro-batches, or parts of them, of each step still to come."""
+        world, smallest = distributed.world_size(), self.expert.batches.smallest
+        parts = parts_of_micro_batch(self.per_step, world)
+        if parts > smallest:
             raise UserError(
-                f"a step of this run has {per_step} micro-batches, which {world} processes cannot share. Start at most "
-                f"{per_step} processes."
+                f"a step of this run has {self.per_step} micro-batches, which {world} processes would share in {parts} "
+                f"parts each, but the smallest has {smallest} utterances. Start fewer processes, or raise "
+                "`datarc.train_batch_size` (`datarc.max_batch_seconds`), or, for a global batch that is larger by the "
+                "number of processes, set `runner.scale_batch_with_processes=true`."
             )
         steps = range(self.step, self.loop.total_steps)
-        loader = iter(
-            self.expert.get_train_dataloader(
-                step * per_step + i for step in steps for i in range(rank, per_step, world)
-            )
-        )
-        own = len(range(rank, per_step, world))
+        loader = iter(self.expert.get_train_dataloader(share for step in steps for share in self._shares(step, parts)))
+        own = len(self._shares(0, parts))
         for _ in steps:
             try:
                 batches = list(itertools.islice(loader, own))
             except UserError as error:  # a reading process has put its traceback before the message
                 raise UserError(str(error).rsplit("UserError: ", 1)[-1].strip()) from error
             yield batches
+
+    def _shares(self, step: int, parts: int) -> list[Share]:
+        """Of the step's micro-batches in `parts` each, numbers r, r + w, ... where w processes are."""
+        own = range(distributed.rank(), self.per_step * parts, distributed.world_size())
+        return [(step * self.per_step + number // parts, number % parts, parts) for number in own]
 
     def advance(self, batches: list) -> dict[str, float]:
         """Take one optimiser step; returns its records, the same in every process.
@@ -94,11 +101,12 @@ class Trainer:
         began = time.perf_counter()
         self.step += 1
         records: dict[str, float] = {}
+        batches = [part for batch in batches for part in in_parts(batch, self.loop.max_seconds_at_once)]
         with _memory_error_named(self.config, self._device):
-            with self._autocast():
+            with self.autocast():
                 self.expert.begin_step(self.step, self.loop.total_steps, batches)
             for batch in batches:
-                with self._autocast():
+                with self.autocast():
                     loss = self.expert(batch, records, self.step)
                 self._scaler.scale(loss).backward()
             records["audio_seconds"] = sum(batch[0].numel() for batch in batches) / SAMPLE_RATE
@@ -141,8 +149,12 @@ class Trainer:
             )
         return False
 
-    def save(self, folder: Path) -> Path:
-        """Write `states-{step}.ckpt` and turn `latest` to it, from the main process.
+    def save(self, folder: Path, *, best: int | None = None) -> Path:
+        """Write `states-{step}.ckpt`, turn `latest` to it and `best` to the best so far, from the main process.
+
+        Args:
+            folder: of the run.
+            best: the step of the best checkpoint, which stays; None where there is none, and in all other processes.
 
         Raises:
             UserError: in every process: it cannot be written, or weights are not finite. Earlier ones stay whole.
@@ -150,16 +162,18 @@ class Trainer:
         cuda = torch.cuda.get_rng_state(self.expert.device) if self._device == "cuda" else None
         generators = distributed.gather({"cpu": torch.get_rng_state(), "cuda": cuda})
         path = checkpoint.checkpoint_path(folder, self.step)
-        distributed.from_main(lambda: self._write(path, generators))
+        distributed.from_main(lambda: self._write(path, generators, best))
         return path
 
-    def _write(self, path: Path, generators: list[dict]) -> None:
+    def _write(self, path: Path, generators: list[dict], best: int | None) -> None:
         for name, parameter in self.expert.model.named_parameters():
             if parameter.requires_grad and not torch.isfinite(parameter).all():
                 raise UserError(f"step {self.step}: {name} is not finite, so nothing is saved. Lower `optimizer.lr`.")
         checkpoint.save_checkpoint(path, self._state(generators))
         checkpoint.point_latest(path.parent)
-        checkpoint.rotate(path.parent, self.loop.max_keep)
+        if best is not None:
+            checkpoint.point(path.parent, "best", checkpoint.checkpoint_path(path.parent, best))
+        checkpoint.rotate(path.parent, self.loop.max_keep, best=best)
 
     def size_of_checkpoint(self) -> int:
         """Bytes that a checkpoint would take now; nothing is written."""
@@ -194,7 +208,7 @@ class Trainer:
             self._scaler.load_state_dict(state["Scaler"])
             self.step, self.bad_steps, generators = state["Step"], state["Bad_Steps"], state["RNG"]
             self.per_step, self.seconds = state["Micro_Batches_Per_Step"], state.get("Seconds", 0.0)
-        except (KeyError, RuntimeError, ValueError) as error:
+        except (KeyError, RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
             raise UserError(f"{path}: is no checkpoint of this run ({error!r}).") from error
         if len(generators) == distributed.world_size():
             own = generators[distributed.rank()]
@@ -214,6 +228,11 @@ class Trainer:
         torch.manual_seed(self.seed + self.step + distributed.rank())
 
 
+def parts_of_micro_batch(per_step: int, processes: int) -> int:
+    """In how many parts processes share each of a step's micro-batches, so that all get equally many: 1 is whole."""
+    return processes // math.gcd(per_step, processes)
+
+
 def _sum_over_processes(records: dict[str, float]) -> None:
     """Turn what each process added up over its own micro-batches into the global batch's."""
     names = sorted(records)
@@ -231,11 +250,12 @@ def _memory_error_named(config: RunnerConfig, device: str) -> Iterator[None]:
             raise
         datarc, loop = config.pretrain_expert.datarc, config.runner
         raise UserError(
-            f"out of memory ({text}). A micro-batch holds {datarc.batch_size_in_words()}, crops are at most "
-            f"{datarc.max_seconds} s. Lower that and raise `runner.gradient_accumulate_steps` (now "
-            f"{loop.gradient_accumulate_steps}) by as much, which keeps the losses; or set "
-            "`runner.gradient_checkpointing=true`; or lower `datarc.max_seconds`. Peak so far: "
-            f"{peak_memory(device):.2f} GiB. No step was skipped."
+            f"out of memory ({text}). A micro-batch holds {datarc.batch_size_in_words()} of at most "
+            f"{datarc.max_seconds} s; `runner.max_seconds_at_once` is {loop.max_seconds_at_once}, "
+            f"`runner.gradient_checkpointing` {loop.gradient_checkpointing} and `runner.gradient_accumulate_steps` "
+            f"{loop.gradient_accumulate_steps}. Two settings need less memory and keep the losses: "
+            "`-o runner.gradient_checkpointing=true`, and `-o runner.max_seconds_at_once=100` (or less), which "
+            f"computes a micro-batch in parts. Peak so far: {peak_memory(device):.2f} GiB. No step was skipped."
         ) from error
 
 

@@ -2,7 +2,8 @@
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,31 @@ class ReportFiles:
             UserError: a key is missing.
         """
         missing = [key for key in (*self.keys, self.rows) if key not in data]
-        if missing or not data[self.rows] or self.row_key not in data[self.rows][0]:
-            raise UserError(f"{where}: must be the JSON document of {self.command}, but lacks {missing or self.rows}.")
+        with self.damage_named(where):
+            if missing or not data[self.rows] or self.row_key not in data[self.rows][0]:
+                raise UserError(
+                    f"{where}: must be the JSON document of {self.command}, but lacks {missing or self.rows}."
+                )
         return data
+
+    @contextmanager
+    def damage_named(self, where: str) -> Iterator[None]:
+        """Give a document whose values are of other kinds one clear error, while something is made of it.
+
+        Args:
+            where: its name in messages.
+
+        Raises:
+            UserError: for what such values raise.
+        """
+        try:
+            yield
+        except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(
+                f"{where}: must be the JSON document of {self.command}, but is damaged ({error!r}). Copy it again."
+            ) from error
 
     def refuse_existing(self, folder: Path) -> None:
         """Raise UserError where `write` would have to overwrite."""

@@ -23,8 +23,8 @@ FILES = ReportFiles(
     row_key="qualities",
 )
 _CSV_COLUMNS = (
-    "name method rate parameters nonzero_parameters macs seconds speed noisy steps teacher note sha256 path".split()
-)
+    "name method rate inert_share parameters nonzero_parameters macs seconds speed noisy steps teacher note sha256 path"
+).split()
 
 _CSS = (
     "body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:1200px;padding:0 1em}"
@@ -81,11 +81,12 @@ def markdown(data: dict) -> str:
 
 def table(data: dict) -> Table:
     """A row per model, the dense ones first."""
-    names = qualities(data)
+    names, inert = qualities(data), any(model.get("inert_share") is not None for model in data["entries"])
     columns = [
         Column("model"),
         Column("method"),
         Column("rate", show=lambda rate: f"{100 * rate:.1f} %"),
+        *([Column("inert_share", "inert", show=lambda share: f"{100 * share:.1f} %")] if inert else []),
         *(Column(cost, COST_TITLES[cost], show=_scaled(cost)) for cost in COST_TITLES if is_shown(data, cost)),
         Column("speed"),
         *(Column(name, with_direction(data, name), show="{:.2f}") for name in names),
@@ -113,7 +114,8 @@ def explanation(data: dict) -> list[str]:
         else "no quality was measured"
     )
     lines = [
-        "Rate: share of the dense encoder's prunable weights that is gone or zero. MACs and time: "
+        "Rate: share of the dense encoder's prunable weights that is gone or zero. "
+        "Inert: share of the weights left whose units are scaled by less than 0.02. MACs and time: "
         f"{data['seconds_of_audio']:g} s of audio. Speed: against the dense encoder. {front[0].upper()}{front[1:]}.",
     ]
     if ranges := _ranges(data):

@@ -22,12 +22,20 @@ class SparsityConfig:
     warmup_fraction: float = 0.07
     """Share of the steps over which the target rises linearly from 0 (paper, section 4.2)."""
 
+    settle_fraction: float = field(default=0.2, metadata={"before": 0.0})
+    """Share of the steps, at the end, in which no mask is drawn any more: they are those that are exported, and the
+    weights settle under them (ours; DPHuBERT does so in a second run). Of hard concrete gates."""
+
+    smallest_scale: float = field(default=0.02, metadata={"before": 0.0})
+    """A unit that its masks would scale by less than this is never exported: it computes next to nothing, and counts in
+    full (`export/inert.py`). Of hard concrete gates."""
+
     match_target: bool = True
     """Where rounding leaves the exported model more than `tolerance` off the target, shift the dimension gates by one
     common constant (the channels', where they have a target, by their own) until it is not
     (`export.masks.final_masks`). False gives the bare rounding rule."""
 
-    tolerance: float = 0.01
+    tolerance: float = field(default=0.002, metadata={"before": 0.01})
     """See `match_target`; an absolute difference of sparsities, or of the share of MACs or time that goes."""
 
     renew = staticmethod(renewed)
@@ -36,6 +44,13 @@ class SparsityConfig:
         """Raise UserError where a value is out of its range."""
         if not 0 <= self.warmup_fraction <= 1:
             raise UserError(f"`warmup_fraction` must be in [0, 1], but is {self.warmup_fraction}.")
+        if not 0 <= self.settle_fraction <= 1 - self.warmup_fraction:
+            raise UserError(
+                f"`settle_fraction` must be from 0 to 1 - `warmup_fraction` ({1 - self.warmup_fraction:g}), but is "
+                f"{self.settle_fraction}."
+            )
+        if not 0 <= self.smallest_scale < 0.5:
+            raise UserError(f"`smallest_scale` must be in [0, 0.5), but is {self.smallest_scale}.")
         if not 0 < self.tolerance < 1:
             raise UserError(f"`tolerance` must be in (0, 1), but is {self.tolerance}.")
 
@@ -63,6 +78,10 @@ class SparsityConfig:
     def aim(self) -> str:
         """All targets, in words."""
         return ", ".join(target.aim for target in self.targets)
+
+    def is_settling(self, step: int, total_steps: int) -> bool:
+        """Whether the masks of an optimiser step (1-based) are the exported ones."""
+        return step > total_steps - round(self.settle_fraction * total_steps)
 
     def target_at(self, step: int, total_steps: int, goal: float | None = None) -> float:
         """Target of an optimiser step, as `goal`: it rises linearly.

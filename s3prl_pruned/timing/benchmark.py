@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from s3prl_pruned.config import UserError
+from s3prl_pruned.distributed import check_device
 from s3prl_pruned.timing import inputs
 from s3prl_pruned.timing.adapters import ragged
 from s3prl_pruned.timing.checks import CANNOT_RUN, check_equal, check_macs, first_line
@@ -138,10 +139,7 @@ def check_options(options: Options) -> None:
     if options.repeats < 1 or options.threads < 1:
         raise UserError(f"`repeats` and `threads` must be at least 1, but are {options.repeats} and {options.threads}.")
     cuda = options.device.partition(":")[0] == "cuda"
-    if cuda and not torch.cuda.is_available():
-        raise UserError(
-            f"`device` is {options.device}, but torch {torch.__version__} sees no GPU here. Use --device cpu."
-        )
+    check_device(options.device)
     if options.tf32 and not cuda:
         raise UserError(f"`tf32` is of CUDA GPUs only, but `device` is {options.device}. Leave --tf32 out.")
 

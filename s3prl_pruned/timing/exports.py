@@ -44,6 +44,8 @@ class ModelCosts:
     speed: float | None = None
     """Baseline's time over this one's, pair by pair."""
     noisy: bool = False
+    inert_share: float | None = None
+    """Share of the weights left whose units are scaled to next to nothing (`export/inert.py`); None: not known."""
 
 
 def measure(roots: Sequence[Path], *, repeats: int = 11, threads: int = 1) -> tuple[list[ModelCosts], dict | None]:
@@ -122,6 +124,7 @@ def _costs_of_export(folder: Path, encoder: SpeechEncoder, provenance: dict) -> 
         teacher=(provenance.get("teacher") or {}).get("name"),
         note=provenance.get("teacher_note"),
         steps=provenance.get("step"),
+        inert=(provenance.get("sparsity") or {}).get("inert_share"),
     )
 
 
@@ -135,6 +138,7 @@ def _costs(
     note: str | None,
     path: str | None = None,
     steps: int | None = None,
+    inert: float | None = None,
 ) -> ModelCosts:
     config, spec, left = encoder.config, encoder.spec, weights_left(encoder)
     zeros = prunable_weights(config, spec) - left
@@ -149,6 +153,7 @@ def _costs(
         steps=steps,
         parameters=encoder.num_parameters(),
         nonzero_parameters=encoder.num_parameters() - zeros,
+        inert_share=inert,
         macs=sum(macs(config, spec, round(16_000 * SECONDS)).values()),
     )
 

@@ -8,6 +8,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.data.waveforms import normalize_waveform
+from s3prl_pruned.models.encoder import freeze_idle
 from s3prl_pruned.upstream.load import load_model
 
 DOWNSAMPLE_RATE = 320  # samples per frame of every public configuration
@@ -39,6 +40,7 @@ class UpstreamExpert(nn.Module):
                 f"{ckpt}: holds a {found} encoder, and a {family} is asked for. Use -u {found}_pruned_local."
             )
         self.model.feature_extractor.grad_mult = 0.0  # s3prl's experts freeze the CNN in fine-tuning too
+        freeze_idle(self.model)
         self.model_path = str(loaded.path)
         self.model_hash = loaded.sha256
         self.teacher_note = loaded.note
@@ -51,21 +53,12 @@ class UpstreamExpert(nn.Module):
         """Encode.
 
         Args:
-            wavs: B waveforms (S,), 16 kHz, on the model's device; at least one frame (400 samples) each.
+            wavs: B waveforms (S,), 16 kHz, on the model's device; one shorter than a frame (400 samples) has one frame.
 
         Returns:
             `hidden_states`: L + 1 tensors (B, T, D), also when whole layers are pruned away; `last_hidden_state`.
-
-        Raises:
-            UserError: a waveform is shorter than one frame.
         """
-        config = self.model.config
-        shortest = min(len(wav) for wav in wavs)
-        if config.num_frames(shortest) == 0:
-            raise UserError(
-                f"an utterance must be at least one frame long (400 samples, 25 ms), but has {shortest} samples."
-            )
-        if config.normalize_waveform:
+        if self.model.config.normalize_waveform:
             wavs = [normalize_waveform(wav) for wav in wavs]
         lengths = torch.tensor([len(wav) for wav in wavs], device=wavs[0].device)
         even = all(len(wav) == len(wavs[0]) for wav in wavs)

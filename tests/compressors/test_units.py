@@ -122,6 +122,18 @@ def test_importance_of_one_frame_is_the_gradient_of_the_heads_mask(spec):
             torch.testing.assert_close(unit, leaf.grad.abs() / leaf.grad.norm(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_importance_is_summed_in_single_precision(dtype):
+    """200,000 frames of about one each: more than fp16 can hold, and than bfloat16 can count."""
+    encoder = random_encoder(CONFIG, seed=2)
+    attention = encoder.layers[0].attention
+    context = torch.ones(1, 200_000, sum(attention.vo_heads.sizes), dtype=dtype, requires_grad=True)
+    with HeadImportance(encoder) as importance:
+        importance._contexts[0] = context
+        importance.add((context / 6).sum(dtype=torch.float32))  # heads of six dimensions
+    torch.testing.assert_close(importance.sums[0], torch.full((4,), 200_000.0), rtol=4e-3, atol=0)
+
+
 def test_importance_is_summed_over_frames_by_absolute_value():
     """More than the mask's gradient, in which frames cancel; and the same under recomputed activations."""
     encoder = random_encoder(CONFIG, seed=2).train()

@@ -1,5 +1,6 @@
 """What s3prl 0.4.18 expects of an upstream, asked by s3prl's own code."""
 
+import copy
 import os
 
 import pytest
@@ -80,9 +81,33 @@ def test_an_utterance_of_a_batch_does_not_depend_on_the_others(expert):
         torch.testing.assert_close(a, b[:2], rtol=1e-4, atol=1e-5)
 
 
-def test_an_utterance_below_one_frame_is_refused_with_its_length(expert):
-    with pytest.raises(UserError, match="at least one frame.*has 399 samples"):
-        expert(noise(16_000, 399))
+@pytest.mark.parametrize("name", ["get_BertAdam_with_schedule", "get_AdamW", "get_Lamb_with_schedule"])
+def test_fine_tuned_by_the_hosts_optimisers_it_is_what_its_copy_is(expert, name):
+    """They write through `.data`, and downstream runs evaluate between their steps."""
+    from s3prl import optimizers
+
+    options = {} if name == "get_AdamW" else {"total_steps": 10}
+    optimizer, (wav,) = getattr(optimizers, name)([expert], lr=1e-2, **options), noise(4_000)
+    before = states_of(expert, [wav])
+    for _ in range(2):
+        optimizer.zero_grad()
+        sum(state.square().mean() for state in expert.train()([wav])["hidden_states"]).backward()
+        optimizer.step()
+    after = states_of(expert, [wav])
+    assert all(torch.equal(a, b) for a, b in zip(after, states_of(copy.deepcopy(expert), [wav]), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(after, before, strict=True))
+
+
+@pytest.mark.parametrize("lengths", [(16_000, 399), (399, 16_000, 1), (16_000, 0), (399,), (300, 300), (399, 7), (1,)])
+def test_an_utterance_below_one_frame_has_one_and_leaves_the_others_alone(expert, lengths):
+    wavs = noise(*lengths)
+    found = states_of(expert, wavs)
+    for state in found:
+        assert state.shape[:2] == (len(lengths), max(1, (max(lengths) - 80) // 320)) and state.isfinite().all()
+    padded = [torch.nn.functional.pad(wav, (0, max(0, 400 - len(wav)))) for wav in wavs]
+    same = [place for place, length in enumerate(lengths) if length >= 400 or max(lengths) < 400]
+    for state, other in zip(found, states_of(expert, padded), strict=True):
+        torch.testing.assert_close(state[same], other[same], rtol=1e-4, atol=1e-5)
 
 
 def test_the_number_of_states_is_constant_when_all_layers_are_pruned_away(hub, tmp_path):

@@ -1,16 +1,18 @@
 """A batch depends on the seed and its number alone; an epoch is every utterance once."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.synthetic_audio import write_synthetic_corpus
 from s3prl_pruned.config import UserError
-from s3prl_pruned.data.batches import RandomCropBatches
+from s3prl_pruned.data.batches import RandomCropBatches, in_parts
 from s3prl_pruned.data.manifest import Utterance, scan_corpus
 from s3prl_pruned.data.waveforms import read_waveform
 
@@ -118,6 +120,30 @@ def test_short_utterances_are_left_out_and_counted(corpus, caplog):
         batches(corpus, min_seconds=9, max_seconds=10)
 
 
+@pytest.mark.parametrize("options", [{"batch_size": 5}, {"max_batch_seconds": 9.0}])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_the_parts_that_processes_take_are_the_batch(corpus, options, normalize, monkeypatch):
+    monkeypatch.setattr("s3prl_pruned.data.batches.BUCKETS", 2)
+    made = batches(corpus, normalize=normalize, **options)
+    for number in range(2 * len(made)):
+        whole, lengths = made.batch(number)
+        for parts in range(1, len(whole) + 1):
+            shares = [made[number, part, parts] for part in range(parts)]
+            assert max(len(wavs) for wavs, _ in shares) - min(len(wavs) for wavs, _ in shares) <= 1
+            for part, (wavs, own) in enumerate(shares):
+                assert torch.equal(wavs, whole[part::parts]) and torch.equal(own, lengths[part::parts])
+    assert 1 < made.smallest == min(len(made.members(number)) for number in range(len(made)))
+
+
+def test_a_list_that_promises_more_than_there_is_crops_to_what_there_is(corpus):
+    wrong = [replace(utterance, num_samples=utterance.num_samples + 3000) for utterance in corpus]
+    made = batches(wrong, max_seconds=10.0)
+    for number in range(len(made)):
+        wavs, lengths = made.batch(number)
+        shortest = min(utterance.num_samples for utterance in made.members(number)) - 3000
+        assert wavs.shape[1] == shortest and set(lengths.tolist()) == {shortest}
+
+
 @pytest.fixture
 def damaged(tmp_path):
     """Twelve utterances, one of which has lost its second half since the corpus was scanned."""
@@ -137,6 +163,15 @@ def test_an_undecodable_file_is_skipped_counted_and_named(damaged, caplog):
     assert caplog.text.count(str(path)) == 1 and "skipped in training (1 so far)" in caplog.text
 
 
+def test_a_part_of_which_nothing_can_be_decoded_takes_another_of_the_batch(damaged):
+    corpus, path = damaged
+    made = batches(corpus, max_bad_fraction=0.1)
+    (number,) = (n for n in range(len(made)) if path in [utterance.path for utterance in made.members(n)])
+    whole, parts = made.batch(number)[0], [made.batch(number, part, 3)[0] for part in range(3)]
+    assert len(whole) == 2 and [len(part) for part in parts] == [1, 1, 1]
+    assert all(any(torch.equal(part[0], wav) for wav in whole) for part in parts)
+
+
 def test_too_many_undecodable_files_stop_the_run(damaged):
     made = batches(damaged[0], max_bad_fraction=0.05)
     with pytest.raises(UserError, match="1 of 12 audio files cannot be read, and at most 5 % may be"):
@@ -149,6 +184,29 @@ def test_a_batch_of_nothing_is_an_error(damaged):
     made = batches([utt for utt in corpus if utt.path == path], max_bad_fraction=1.0)
     with pytest.raises(UserError, match="none of the files of one batch can be decoded: train-clean"):
         made.batch(0)
+
+
+def test_a_batch_whose_files_are_lost_is_replaced_by_the_next(damaged):
+    corpus, path = damaged
+    made = batches(corpus, batch_size=1, max_bad_fraction=0.1)
+    lost = next(index for index in range(len(made)) if made.members(index)[0].path == path)
+    number, ((place, wav),) = made.read(lost)
+    assert (number, place) == (lost + 1, 0) and torch.equal(wav, made.members(number)[0].read())
+    assert all(len(made.batch(index)[0]) == 1 for index in range(2 * len(made)))
+
+
+@pytest.mark.parametrize("change", ["gone", "shorter"])
+def test_a_file_that_changes_under_a_run_is_skipped_counted_and_named(tmp_path, caplog, change):
+    paths = write_synthetic_corpus(tmp_path, lengths=[40_000] * 12)
+    made = batches(scan_corpus(tmp_path), max_bad_fraction=0.1, max_seconds=2.0)
+    if change == "gone":
+        paths[5].unlink()
+    else:
+        soundfile.write(paths[5], read_waveform(paths[5])[:20_000], 16_000)
+    shapes = [made.batch(index)[0].shape for index in range(len(made))]
+    assert sorted(shapes) == [(2, 32_000), (3, 32_000), (3, 32_000), (3, 32_000)], "no batch is cropped to what is left"
+    reason = "no such audio file" if change == "gone" else "was listed with 40000 samples at 16 kHz, but has 20000"
+    assert f"{paths[5]}: {reason}" in caplog.text and "skipped in training (1 so far)" in caplog.text
 
 
 def test_a_data_loader_reads_the_same_batches_ahead(corpus):
@@ -170,3 +228,30 @@ def test_a_data_loader_reads_the_same_batches_ahead(corpus):
 def test_settings_out_of_range_are_refused(corpus, change, rule):
     with pytest.raises(UserError, match=rule):
         batches(corpus, **change)
+
+
+@pytest.mark.parametrize("bound", [None, 8.0])
+def test_the_largest_batch_is_found_among_those_of_all_epochs(bound):
+    lengths = torch.randint(16_000, 64_000, (101,), generator=torch.Generator().manual_seed(0)).tolist()
+    found = batches(imagined(lengths), batch_size=4, max_seconds=3.5, window=3, max_batch_seconds=bound)
+    numbers = range(3, 3 * found.batches_per_epoch)
+
+    def samples(number: int) -> tuple[int, int]:
+        members = found.members(number)
+        return len(members), min(56_000, *(member.num_samples for member in members))
+
+    def size(utterances: int, length: int) -> float:
+        return utterances * length**1.5
+
+    sizes = [size(*samples(number)) for number in numbers]
+    assert found.largest(numbers, size) == numbers[sizes.index(max(sizes))]
+    assert len(set(sizes)) > 10, "there is a choice"
+
+
+def test_a_batch_in_parts_is_the_batch():
+    wavs, lengths = torch.arange(7 * 16_000).view(7, 16_000), torch.arange(7)
+    for seconds, sizes in ((None, [7]), (7.0, [7]), (6.9, [4, 3]), (2.5, [2, 2, 2, 1]), (0.5, [1] * 7)):
+        parts = in_parts((wavs, lengths), seconds)
+        assert [len(part[0]) for part in parts] == sizes
+        for whole, cut in zip((wavs, lengths), zip(*parts, strict=True), strict=True):
+            assert torch.equal(torch.cat(cut), whole)

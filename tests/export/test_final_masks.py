@@ -19,7 +19,7 @@ from s3prl_pruned.sparsity.expected import expected_sparsity
 from s3prl_pruned.sparsity.lagrangian import SparsityConfig
 
 FULL, NO_FAHP = ("mha", "qk", "vo", "ffn", "int"), ("mha", "head", "ffn", "int")
-BARE = SparsityConfig(match_target=False)
+BARE = SparsityConfig(match_target=False, smallest_scale=0.0)
 
 
 WITH_CNN = (*FULL, "conv")
@@ -142,10 +142,10 @@ def test_a_missed_target_is_met_by_one_shift_of_the_dimension_gates(embedded, ki
 def test_within_the_tolerance_nothing_is_shifted(embedded):
     gates = trained(embedded.spec)
     rounded = final_masks(gates, embedded, BARE).sparsity
-    for offset, shifts in ((0.009, False), (-0.009, False), (0.02, True), (-0.02, True)):
-        config = SparsityConfig(target=Target(share=rounded + offset))
+    for offset, shifts in ((0.0018, False), (-0.0018, False), (0.004, True), (-0.004, True)):
+        config = SparsityConfig(target=Target(share=rounded + offset), smallest_scale=0.0)
         assert (final_masks(gates, embedded, config).shift != 0) == shifts
-    wide = SparsityConfig(target=Target(share=rounded + 0.02), tolerance=0.05)
+    wide = SparsityConfig(target=Target(share=rounded + 0.02), tolerance=0.05, smallest_scale=0.0)
     assert final_masks(gates, embedded, wide).shift == 0
 
 
@@ -160,7 +160,7 @@ def test_a_target_out_of_reach_of_the_dimensions_is_approached_and_told(embedded
     for _, name, gate in gates.items():
         if name in ("z_ffn", "z_mha"):
             gate.log_alpha.data.fill_(-4.0 if name == "z_ffn" else 1.0)
-    final = final_masks(gates, embedded, SparsityConfig(target=Target(share=0.5)))
+    final = final_masks(gates, embedded, SparsityConfig(target=Target(share=0.5), smallest_scale=0.0))
     assert final.sparsity == pytest.approx(2 / 3, abs=0.01)  # all feed-forwards are gone, all attention stays
     assert final.sparsity == realised_sparsity(embedded.config, final.spec)
 

@@ -11,7 +11,6 @@ import torch
 
 from s3prl_pruned import compat
 from s3prl_pruned.config import UserError
-from s3prl_pruned.formats import folder as formats
 from s3prl_pruned.formats.folder import load_encoder, model_hash, save_encoder
 from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_base, tiny_large
 from s3prl_pruned.models.spec import CompactSpec, LayerSpec
@@ -118,7 +117,7 @@ def test_a_full_disk_leaves_nothing(encoder, tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(formats.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(UserError, match="could not be written .*No space left"):
         save_encoder(tmp_path / "export", encoder, PROVENANCE)
     assert list(tmp_path.iterdir()) == []

@@ -1,15 +1,17 @@
 """ONNX: any batch and length, the encoder's states, or no file."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from s3prl_pruned.config import UserError
+from s3prl_pruned.config import UserError, from_dict
 from s3prl_pruned.formats import onnx
 from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_families
 from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.models.spec import EncoderConfig
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="only the extras `onnx` and `test` install it")
 pytest.importorskip("onnxscript")
@@ -42,7 +44,7 @@ def check(path, encoder, relative_differences):
 def test_onnx_runtime_computes_the_states_at_any_batch_and_length(name, tmp_path, relative_differences):
     encoder = one_layer(name)
     assert encoder.spec.has_attention
-    onnx.save_onnx(tmp_path / "x.onnx", encoder)
+    onnx.save_onnx(tmp_path / "x.onnx", encoder, provenance={"teacher_note": "random teacher"})
     assert [p.name for p in tmp_path.iterdir()] == ["x.onnx"]
     session = onnxruntime.InferenceSession(str(tmp_path / "x.onnx"))
     assert [(i.name, i.type, len(i.shape)) for i in session.get_inputs()] == [
@@ -52,6 +54,33 @@ def test_onnx_runtime_computes_the_states_at_any_batch_and_length(name, tmp_path
     assert not any(isinstance(size, int) for i in session.get_inputs() for size in i.shape), "a size was fixed"
     assert [o.name for o in session.get_outputs()] == ["hidden_state_0", "hidden_state_1"]
     check(tmp_path / "x.onnx", encoder, relative_differences)
+    check_good_citizen(tmp_path / "x.onnx", encoder)
+
+
+def check_good_citizen(path, encoder):
+    """Other programs' tools take the file with their defaults, and it says what it is."""
+    from onnx import checker, load, shape_inference
+    from onnxruntime.quantization import quantize_dynamic
+
+    quantize_dynamic(path, path.with_name("small.onnx"))
+    assert path.with_name("small.onnx").stat().st_size
+    lengths = [4000, 3111]
+    found, expected = run(path.with_name("small.onnx"), encoder, lengths)
+    for small, state in zip(found, expected):
+        assert 0 < float((small - state).norm() / state.norm()) < 0.2  # 8 bits, one scale for each matrix
+    model = load(path)
+    checker.check_model(model, full_check=True)
+    shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    used = {name for node in model.graph.node for name in node.input}
+    assert constants <= used
+    assert not [node.op_type for node in model.graph.node if node.input and set(node.input) <= constants]
+    facts = {fact.key: fact.value for fact in model.metadata_props}
+    assert (model.producer_name, facts["sampling_rate"]) == ("s3prl_pruned", "16000") and "16 kHz" in model.doc_string
+    assert from_dict(EncoderConfig, json.loads(facts["encoder"]), "metadata") == encoder.config
+    assert json.loads(facts["provenance"]) == {"teacher_note": "random teacher"}
+    assert [dim.dim_param for dim in model.graph.input[0].type.tensor_type.shape.dim] == ["batch", "samples"]
+    assert __file__.split("/tests/")[0] not in str(model), "a path of this machine"
 
 
 @pytest.mark.slow

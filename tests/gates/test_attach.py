@@ -186,9 +186,9 @@ def test_clamping_keeps_every_decision_reversible():
         ({"kinds": []}, "`kinds` must be distinct"),
         ({"kinds": ["int", "int"]}, "`kinds` must be distinct"),
         ({"max_log_alpha": 0.0}, "`max_log_alpha` must be positive, but is 0.0"),
-        ({"initial_by_kind": {"int": -5.0}}, r"`initial_by_kind.int` must be within .*\(4.605\), but is -5.0"),
+        ({"initial_by_kind": {"int": -7.5}}, r"`initial_by_kind.int` must be within .*\(7.0\), but is -7.5"),
         ({"initial_by_kind": {"ints": 0.0}}, "initial_by_kind.ints: unknown key. Did you mean `int`"),
-        ({"initial_log_alpha": 10.0}, r"`initial_log_alpha` must be within .*\(4.605\), but is 10.0"),
+        ({"initial_log_alpha": 10.0}, r"`initial_log_alpha` must be within .*\(7.0\), but is 10.0"),
         ({"kind": ["mha"]}, "kind: unknown key. Did you mean `kinds`"),
     ],
 )

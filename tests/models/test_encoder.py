@@ -6,13 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import gelu
 
-from s3prl_pruned.models.components import FeedForward
+from s3prl_pruned.models.components import FeedForward, normalize_utterances
 from s3prl_pruned.models.dummies import (
     random_conv_masks,
     random_encoder,
     random_masks,
     random_spec,
     tiny_base,
+    tiny_families,
     tiny_large,
 )
 from s3prl_pruned.models.encoder import SpeechEncoder, count_frames
@@ -134,6 +135,49 @@ def test_every_mask_gets_a_gradient_and_empty_slots_are_the_dense_model(kinds):
     assert all(leaf.grad.abs().min() > 0 for leaf in leaves.values())
     encoder.set_masks(None)
     assert torch.equal(encoder(wavs).hidden_states[-1], dense)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float16, 2e-3), (torch.bfloat16, 1.6e-2)])
+@pytest.mark.parametrize("seconds", [2, 10, 100])
+@pytest.mark.parametrize("loudness, offset", [(0.1, 0.0), (0.1, 0.3), (0.003, 0.0)])
+def test_a_padded_batch_is_normalised_in_half_precision_as_in_double(dtype, tolerance, seconds, loudness, offset):
+    """Over 65,504 samples, which is the largest number of fp16, too; the tolerance is three roundings of the type."""
+    samples = seconds * 16_000
+    wavs = torch.randn(2, samples, generator=torch.Generator().manual_seed(seconds)) * loudness + offset
+    wavs[1, samples // 2 :] = 0
+    half = wavs.to(dtype)
+    found = normalize_utterances(half, torch.tensor([samples, samples // 2]))
+    assert found.dtype == dtype and not found[1, samples // 2 :].any()
+    for row, wav in ((found[0], half[0]), (found[1, : samples // 2], half[1, : samples // 2])):
+        exact = wav.double()
+        exact = (exact - exact.mean()) / (exact.var(unbiased=False) + 1e-5).sqrt()
+        assert float((row.double() - exact).norm() / exact.norm()) < tolerance
+
+
+@pytest.mark.parametrize("name", tiny_families())
+@pytest.mark.parametrize("lengths", [(2000, 60), (60, 2000, 1), (2000, 0), (99,), (60, 60), (60, 7), (1,), (0,)])
+@pytest.mark.parametrize("training", [False, True])
+def test_an_utterance_below_one_frame_has_one_and_leaves_the_others_alone(name, lengths, training):
+    """The tiny models' frame is 100 samples."""
+    config = tiny_families()[name]
+    assert config.frame_samples == 100 and config.num_frames(100) == 1 and config.num_frames(99) == 0
+    encoder = random_encoder(config, seed=1).train(training)
+    wavs = [torch.randn(length, generator=torch.Generator().manual_seed(length)) * 0.1 for length in lengths]
+    padded = torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True)
+    with torch.set_grad_enabled(training):
+        output = encoder.encode_raw(padded, torch.tensor(lengths))
+    assert all(state.isfinite().all() for state in output.hidden_states)
+    short = [place for place, length in enumerate(lengths) if length < 100]
+    assert output.frame_lengths[short].tolist() == [1] * len(short)
+    if training:
+        sum(state.square().sum() for state in output.hidden_states).backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in encoder.parameters())
+    elif max(lengths) == 2000:
+        long = lengths.index(2000)
+        with torch.no_grad():
+            alone = encoder.encode_raw(padded[[long]]).hidden_states
+        for state, other in zip(output.hidden_states, alone, strict=True):
+            torch.testing.assert_close(state[long], other[0], rtol=1e-4, atol=1e-4)
 
 
 def test_masks_for_another_number_of_layers_are_refused():

@@ -1,9 +1,11 @@
 """The distillation loss against the mean squared error written out in float64, padded frames left out."""
 
+import collections
 import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from s3prl_pruned.config import UserError, from_dict
 from s3prl_pruned.objectives.distill import DistillConfig, LayerDistillation
@@ -136,6 +138,67 @@ def test_errors_are_those_of_every_possible_pair_in_order(states):
         for j in range(L):
             expected = mean_squared_error(weight, student[j + 1], teacher[layer])
             assert float(errors[k, j] / VALID.sum()) == pytest.approx(expected, rel=1e-5)
+
+
+class Operations(TorchDispatchMode):
+    """Counts what is computed, by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = collections.Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.counts[function.overloadpacket.__name__] += 1
+        return function(*args, **(kwargs or {}))
+
+    @property
+    def waits(self):
+        """Operations whose result the host, or the size of their output, waits for."""
+        return self.counts["nonzero"] + self.counts["_local_scalar_dense"] + self.counts["index"]
+
+
+@pytest.mark.parametrize("padded", [True, False])
+def test_every_state_is_gathered_once_mapped_once_and_nothing_waits_per_pair(states, padded):
+    student, teacher = states
+    valid, distillation = VALID if padded else torch.ones_like(VALID), objective()
+    with Operations() as every:
+        distillation.errors(student, teacher, valid)
+    with Operations() as matched:
+        distillation(student, teacher, valid, [(3, 5), (2, 5), (1, 5), (0, 0)])
+    for operations, mapped in ((every, L), (matched, 2)):
+        assert operations.counts["mm"] == mapped
+        assert operations.counts["index_select"] == padded * (4 + mapped)
+        assert operations.waits == 1, "the number of valid frames"
+
+
+@pytest.mark.parametrize(
+    "changes", [{"loss": "l1_cosine"}, {"pairing": "fixed"}, {"pairing": "fixed", "loss": "l1_cosine"}]
+)
+@pytest.mark.parametrize("pairs", [[(3, 5), (1, 5), (0, 0), (3, 0)], [(2, 1)]])
+def test_pairs_that_share_a_state_have_the_errors_and_gradients_that_each_has_alone(states, changes, pairs):
+    """Against float64, where each pair is mapped by itself."""
+    student, teacher = states
+    distillation = objective(**changes)
+    student = [state.requires_grad_() for state in student]
+    together = distillation(student, teacher, VALID, pairs)
+    together.sum().backward()
+    exact = [state.detach().double().requires_grad_() for state in student]
+    weight, bias = distillation.projection.weight.detach().double(), distillation.projection.bias
+    alone = []
+    for k, j in pairs:
+        x = exact[j + 1][VALID] @ weight.T + (0 if bias is None else bias.detach().double())
+        y = teacher[distillation.teacher_layers[k]][VALID].double()
+        if "loss" in changes:
+            cosine = (x * y).sum(1) / (x.norm(dim=1) * y.norm(dim=1))
+            alone.append((x - y).abs().mean(1).sum() - torch.log(torch.sigmoid(cosine)).sum())
+        else:
+            alone.append((x - y).square().mean(1).sum())
+    sum(alone).backward()
+    assert together.tolist() == pytest.approx([float(error.detach()) for error in alone], rel=1e-5)
+    for state, other in zip(student, exact):
+        assert (state.grad is None) == (other.grad is None)
+        if state.grad is not None:
+            torch.testing.assert_close(state.grad, other.grad.float(), rtol=1e-4, atol=1e-5)
 
 
 def test_padded_frames_have_no_say_and_get_no_gradient(states):

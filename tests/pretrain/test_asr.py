@@ -198,6 +198,22 @@ def test_batches_are_whole_utterances_with_their_transcripts_and_a_function_of_t
     assert sorted(seen) == [8_000 + 800 * i for i in range(5)]
 
 
+@pytest.mark.parametrize("bound", [{"train_batch_size": 5}, {"max_batch_seconds": 2.4, "max_seconds": 1.0}])
+def test_the_parts_that_processes_take_are_the_batch_padded_as_it_is(asr, bound, monkeypatch):
+    monkeypatch.setattr("s3prl_pruned.data.batches.BUCKETS", 2)
+    batches = batches_of(read_sets(asr.corpus, ["train-clean-100"]), **bound)
+    assert batches.smallest > 1
+    for index in range(len(batches)):
+        whole = batches.batch(index)
+        for parts in range(1, len(whole[0]) + 1):
+            for part in range(parts):
+                wavs, lengths, targets, target_lengths = batches[index, part, parts]
+                for found, all_of_it in ((wavs, whole[0]), (lengths, whole[1]), (target_lengths, whole[3])):
+                    assert torch.equal(found, all_of_it[part::parts])
+                for found, expected in zip(targets, whole[2][part::parts], strict=True):
+                    assert torch.equal(found[found > 0], expected[expected > 0])
+
+
 def test_utterances_too_long_or_too_short_for_their_words_are_left_out_with_a_warning(asr, caplog):
     labelled = read_sets(asr.corpus, ["train-clean-100"])
     assert batches_of(labelled, max_seconds=0.6).num_utterances == 3  # 8,000, 8,800 and 9,600 samples

@@ -233,8 +233,8 @@ def test_a_dry_run_scores_heads_on_one_batch_and_says_so(recipe, tmp_path, caplo
 def test_two_processes_prune_the_heads_that_one_does(recipe, tmp_path):
     """Each scores its share of the batches; masks, and so the export's structure, are the same."""
     quiet = ",,student.dropout=0,,student.attention_dropout=0,,student.activation_dropout=0,,sparsity.tolerance=0.03"
-    more = options("heads", 4 * HEAD, quiet)
-    one = recipe.train(tmp_path / "one", *more[:1], more[1] + ",,runner.gradient_accumulate_steps=2")
+    more = options("heads", 4 * HEAD, quiet + ",,runner.gradient_accumulate_steps=2")
+    one = recipe.train(tmp_path / "one", *more)
     line = [
         sys.executable,
         "-m",

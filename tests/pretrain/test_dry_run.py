@@ -8,6 +8,7 @@ from s3prl_pruned import checkpoint
 from s3prl_pruned.config import UserError
 from s3prl_pruned.pretrain import dry_run as module
 from s3prl_pruned.pretrain.logging import read_log
+from s3prl_pruned.pretrain.trainer import Trainer
 
 
 def listing(folder):
@@ -56,3 +57,34 @@ def test_every_file_of_a_manifest_is_looked_for(recipe, tmp_path):
     (copy / "tone-3.flac").unlink()
     with pytest.raises(UserError, match="tone-3.flac: no such file"):
         recipe.train(tmp_path / "run", "--dry-run", "--corpus", str(tmp_path / "list.jsonl"))
+
+
+@pytest.mark.parametrize("more", ["", ",,runner.gradient_accumulate_steps=2"])
+def test_it_tries_the_largest_batch_that_the_run_will_see(recipe, tmp_path, monkeypatch, capsys, more):
+    seen = []
+    real = Trainer.advance
+
+    def advance(self, batches):
+        seen.append((self.step + 1, [tuple(batch[0].shape) for batch in batches]))
+        return real(self, batches)
+
+    monkeypatch.setattr(Trainer, "advance", advance)
+    longer = "runner.total_steps=40,,pretrain_expert.datarc.max_seconds=0.7"
+    recipe.train(tmp_path / "run", "--dry-run", "-o", longer + more)
+    said = capsys.readouterr().out
+    tried, each = seen[-1][1], 1 + bool(more)
+    assert [step for step, _ in seen] == [1, 2, 3, 4, 5] and len(tried) == each
+    seen.clear()
+    recipe.train(tmp_path / "run", "-o", longer + more)
+    largest = max(shape for _, shapes in seen for shape in shapes)
+    assert tried == [largest] * each
+    assert f"with the run's largest batch of 2 x {largest[1] / 16_000:.2f} s" in said
+    assert "memory of a GPU for that batch, by a formula, in float16: 0." in said
+
+
+def test_a_short_run_stays_within_its_schedules(recipe, tmp_path, monkeypatch):
+    steps = []
+    real = Trainer.advance
+    monkeypatch.setattr(Trainer, "advance", lambda self, batches: steps.append(self.step + 1) or real(self, batches))
+    recipe.train(tmp_path / "run", "--dry-run")
+    assert steps == [1, 2, 3, 3]

@@ -90,7 +90,11 @@ def test_a_run_killed_at_any_moment_continues_the_same_trajectory_bit_for_bit(re
     assert model_hash(run / "export") == model_hash(whole / "export")
 
 
-@pytest.mark.parametrize("signum, code", [(signal.SIGINT, 130), (signal.SIGTERM, 75)], ids=["ctrl-c", "scheduler"])
+@pytest.mark.parametrize(
+    "signum, code",
+    [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGHUP, 75)],
+    ids=["ctrl-c", "scheduler", "scheduler's warning", "end of the terminal"],
+)
 def test_ctrl_c_and_sigterm_save_exit_130_and_75_and_the_run_can_go_on(recipe, whole, tmp_path, signum, code):
     run = tmp_path / "run"
     process = start(recipe, run, *LONG)
@@ -108,7 +112,9 @@ def test_ctrl_c_and_sigterm_save_exit_130_and_75_and_the_run_can_go_on(recipe, w
     assert model_hash(run / "export") == model_hash(whole / "export")
 
 
-@pytest.mark.parametrize("signum, code", [(signal.SIGINT, 130), (signal.SIGTERM, 75)], ids=["ctrl-c", "scheduler"])
+@pytest.mark.parametrize(
+    "signum, code", [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)], ids=["ctrl-c", "end", "warning"]
+)
 def test_a_signal_to_the_whole_process_group_does_not_lose_the_step_under_way(recipe, tmp_path, signum, code):
     """As a terminal and a scheduler send it: to the reading processes too."""
     run, options = tmp_path / "run", f"{LONG[-1]},,pretrain_expert.datarc.num_workers=2"

@@ -1,5 +1,7 @@
 """Several processes train as one does, and none of them waits for ever for one that is gone."""
 
+import collections
+import itertools
 import math
 import os
 import signal
@@ -16,15 +18,17 @@ import yaml
 from s3prl_pruned import checkpoint, distributed
 from s3prl_pruned.config import UserError
 from s3prl_pruned.formats.folder import load_encoder
-from s3prl_pruned.pretrain.config import RunnerConfig
+from s3prl_pruned.pretrain.config import LoopConfig, RunnerConfig
 from s3prl_pruned.pretrain.distill.pretrain_expert import UpstreamPretrainExpert
 from s3prl_pruned.pretrain.logging import read_log
-from s3prl_pruned.pretrain.trainer import Trainer
+from s3prl_pruned.pretrain.trainer import Trainer, parts_of_micro_batch
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 20
 WITHOUT_DROPOUT = "student.dropout=0,,student.attention_dropout=0,,student.activation_dropout=0"
-SAME = f"{WITHOUT_DROPOUT},,runner.total_steps={STEPS},,runner.save_step=8"
+ONE_MICRO_BATCH = f"{WITHOUT_DROPOUT},,runner.total_steps={STEPS},,runner.save_step=8"
+TWO_MICRO_BATCHES = ",,runner.gradient_accumulate_steps=2"
+SAME = ONE_MICRO_BATCH + TWO_MICRO_BATCHES
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
@@ -42,19 +46,25 @@ def log_without_machine(folder):
     return [{k: v for k, v in line.items() if k not in machine} for line in read_log(folder)]
 
 
+def train_with_two(recipe, folder, options):
+    """Returns what was printed."""
+    line = torchrun(*recipe.arguments(folder, "-o", options))
+    result = subprocess.run(line, capture_output=True, text=True, cwd=ROOT, timeout=240, env=ENVIRONMENT)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
 @pytest.fixture(scope="module")
 def two_processes(recipe):
     folder = recipe.root / "two-processes"
-    line = torchrun(*recipe.arguments(folder, "-o", SAME))
-    result = subprocess.run(line, capture_output=True, text=True, cwd=ROOT, timeout=240, env=ENVIRONMENT)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("2 processes, 1 micro-batches each per step") == 1, "one process speaks"
+    said = train_with_two(recipe, folder, SAME)
+    assert said.count("2 processes, 1 micro-batches each per step") == 1, "one process speaks"
     return folder
 
 
 @pytest.fixture(scope="module")
 def accumulating(recipe):
-    return recipe.train(recipe.root / "accumulating", "-o", f"{SAME},,runner.gradient_accumulate_steps=2")
+    return recipe.train(recipe.root / "accumulating", "-o", SAME)
 
 
 def test_two_processes_compute_what_one_with_accumulation_computes(two_processes, accumulating):
@@ -65,6 +75,17 @@ def test_two_processes_compute_what_one_with_accumulation_computes(two_processes
     assert len(set(losses(two_processes))) == STEPS, "a trajectory, not one number"
     for name in ("pairs", "remaining"):
         assert [line[name] for line in read_log(two_processes)] == [line[name] for line in read_log(accumulating)], name
+
+
+def test_two_processes_share_the_one_micro_batch_of_a_recipe_and_compute_what_one_does(recipe, tmp_path):
+    """Batches of 3, 2 and 2 utterances: one process takes one more than the other."""
+    options = ONE_MICRO_BATCH + ",,pretrain_expert.datarc.train_batch_size=3"
+    said = train_with_two(recipe, tmp_path / "two", options)
+    assert "2 processes, 1 parts of 2 of a micro-batch each per step; the global batch is the recipe's" in said
+    one = recipe.train(tmp_path / "one", "-o", options)
+    for line, other in zip(log_without_machine(tmp_path / "two"), log_without_machine(one), strict=True):
+        assert line == pytest.approx(other, rel=1e-5, abs=1e-12), line["step"]
+    assert checkpoint.load_checkpoint(tmp_path / "two" / "latest")["Data_Position"] == STEPS
 
 
 def test_two_processes_keep_and_export_what_one_does(two_processes, accumulating):
@@ -104,7 +125,7 @@ def test_two_nodes_that_meet_at_a_rendezvous_compute_what_one_process_does(recip
 
 
 def test_the_comparison_sees_a_process_that_is_left_out(recipe, accumulating, tmp_path):
-    alone = recipe.train(tmp_path / "alone", "-o", SAME)  # half the global batch
+    alone = recipe.train(tmp_path / "alone", "-o", ONE_MICRO_BATCH)  # half the global batch
     differences = [abs(a - b) / b for a, b in zip(losses(alone), losses(accumulating), strict=True)]
     assert max(differences) > 1e-2
 
@@ -135,6 +156,7 @@ def processes(recipe, folder, *, timeout):
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     options = f"runner.total_steps=100000,,runner.save_step=5,,runner.max_keep=1,,runner.process_timeout={timeout}"
+    options += TWO_MICRO_BATCHES
     line = [sys.executable, str(ROOT / "run_pretrain.py"), *recipe.arguments(folder, "-o", options)]
     where = {**ENVIRONMENT, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
     started = []
@@ -197,6 +219,7 @@ def test_sigterm_to_one_process_stops_both_after_the_same_step(recipe, tmp_path)
 def test_torchrun_restarts_a_killed_process_and_the_run_ends_as_if_nothing_had_happened(recipe, tmp_path):
     long = (
         f"{WITHOUT_DROPOUT},,runner.total_steps=300,,runner.save_step=10,,runner.max_keep=2,,runner.process_timeout=60"
+        f"{TWO_MICRO_BATCHES}"
     )
     run = tmp_path / "run"
     agent = subprocess.Popen(
@@ -211,20 +234,54 @@ def test_torchrun_restarts_a_killed_process_and_the_run_ends_as_if_nothing_had_h
     stdout, stderr = agent.communicate(timeout=240)
     assert agent.returncode == 0, stderr
     assert "continuing from" in stdout
-    whole = recipe.train(tmp_path / "whole", "-o", f"{long},,runner.gradient_accumulate_steps=2")
+    whole = recipe.train(tmp_path / "whole", "-o", long)
     # Rounding grows over 300 steps: the start is exact, the end is the same run.
     assert losses(run)[:20] == pytest.approx(losses(whole)[:20], rel=1e-5)
     assert len(losses(run)) == 300 and all(map(math.isfinite, losses(run)))
 
 
-def test_more_processes_than_micro_batches_are_refused(recipe, two_processes, monkeypatch):
+@pytest.fixture
+def trainer_of(recipe, two_processes, monkeypatch):
+    """`trainer_of(processes, **runner)`: process `rank`'s trainer of so many, with batches of 7 utterances."""
     model = checkpoint.load_checkpoint(two_processes / "latest")["Upstream_Config"]
-    trainer = Trainer(
-        UpstreamPretrainExpert({"corpus": str(recipe.corpus), "min_seconds": 0.3}, model, "cpu"), RunnerConfig(), seed=0
+    expert = UpstreamPretrainExpert({"corpus": str(recipe.corpus), "min_seconds": 0.3, "num_workers": 0}, model, "cpu")
+
+    def make(processes, *, rank=0, **runner):
+        monkeypatch.setattr(distributed, "world_size", lambda: processes)
+        monkeypatch.setattr(distributed, "rank", lambda: rank)
+        return Trainer(expert, RunnerConfig(runner=LoopConfig(**runner)), seed=0)
+
+    return make
+
+
+def test_more_processes_than_utterances_of_a_micro_batch_are_refused(trainer_of):
+    message = (
+        "has 1 micro-batches, which 8 processes would share in 8 parts each, but the smallest has 7 utterances. "
+        "Start fewer processes.*runner.scale_batch_with_processes=true"
     )
-    monkeypatch.setattr(distributed, "world_size", lambda: 3)
-    with pytest.raises(UserError, match="has 1 micro-batches, which 3 processes cannot share. Start at most 1"):
-        next(trainer.batches())
+    with pytest.raises(UserError, match=message):
+        next(trainer_of(8).batches())
+    assert len(next(trainer_of(7).batches())[0][0]) == 1
+
+
+@pytest.mark.parametrize("scale", [False, True])
+@pytest.mark.parametrize("processes", [1, 2, 3, 5, 6])
+@pytest.mark.parametrize("accumulate", [1, 2, 4])
+def test_processes_share_a_step_evenly_and_wholly_and_it_is_the_recipes(trainer_of, scale, processes, accumulate):
+    shares = []
+    for rank in range(processes):
+        made = trainer_of(processes, rank=rank, gradient_accumulate_steps=accumulate, scale_batch_with_processes=scale)
+        assert made.per_step == accumulate * (processes if scale else 1)
+        shares.append(made._shares(3, parts_of_micro_batch(made.per_step, processes)))
+    assert len({len(own) for own in shares}) == 1, "evenly"
+    whole = collections.defaultdict(list)
+    for number, part, parts in itertools.chain(*shares):
+        whole[number].append((part, parts))
+    assert sorted(whole) == list(range(3 * made.per_step, 4 * made.per_step))
+    for taken in whole.values():
+        assert sorted(taken) == [(part, len(taken)) for part in range(len(taken))]
+    if scale or accumulate % processes == 0:
+        assert all(len(taken) == 1 for taken in whole.values()), "micro-batches stay whole"
 
 
 def test_one_micro_batch_and_the_same_audio_in_two_take_the_same_20_steps(recipe):

@@ -14,12 +14,14 @@ from s3prl_pruned.sparsity.lagrangian import Lagrangian, SparsityConfig
 
 def test_the_defaults_are_the_papers():
     config = SparsityConfig()
-    assert (config.target, config.warmup_fraction, config.match_target, config.tolerance) == (
-        Target(of="params", share=0.8),
-        0.07,
-        True,
-        0.01,
-    )
+    assert (config.target, config.warmup_fraction) == (Target(of="params", share=0.8), 0.07)
+
+
+def test_the_masks_settle_in_the_last_fifth_unless_told_otherwise():
+    settling = [step for step in range(1, 501) if SparsityConfig().is_settling(step, 500)]
+    assert settling == list(range(401, 501))
+    assert not SparsityConfig(settle_fraction=0.0).is_settling(500, 500)
+    assert SparsityConfig(settle_fraction=0.5, warmup_fraction=0.5).is_settling(3, 4)
 
 
 def test_the_target_rises_linearly_over_the_warmup_and_stays():

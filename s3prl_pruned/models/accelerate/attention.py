@@ -1,14 +1,13 @@
 """Attention head by head, a block of queries at a time: ragged heads as they are, no bias of T x T in memory."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s3prl_pruned.models.accelerate.closed_units import Split, gated
 from s3prl_pruned.models.accelerate.paths import path_for
 from s3prl_pruned.models.attention import SelfAttention
-from s3prl_pruned.models.components import masked, toeplitz
-from s3prl_pruned.models.linear import LowRankLinear
+from s3prl_pruned.models.components import toeplitz
+from s3prl_pruned.models.linear import LowRankLinear, masked, masked_linear
 
 
 class FastSelfAttention(SelfAttention):
@@ -24,20 +23,27 @@ class FastSelfAttention(SelfAttention):
         """
         return gated(self, self.attend, self.z_mha, x, position_bias, padding)
 
-    def attend(self, x: Tensor, position_bias: Tensor | None, padding: Tensor | None) -> Tensor:
-        """`forward` without `z_mha`."""
+    def attend(self, x: Tensor, position_bias: Tensor | None, padding: Tensor | None, z_mha: Tensor | None) -> Tensor:
+        """As `SelfAttention.attend`."""
         is_masked = any(mask is not None for mask in (self.z_qk, self.z_vo, self.z_head))
         path = None if is_masked or not self.vo_heads.sizes else path_for(self, x, x.shape[1])
         if path is not None and (position_bias is None or position_bias.dim() == 2):
-            return self.out_proj(self.context_by_head(x, position_bias, padding, path.queries))
+            return masked(self.out_proj(self.context_by_head(x, position_bias, padding, path.queries)), z_mha)
         if position_bias is not None and position_bias.dim() == 2:
             position_bias = toeplitz(position_bias)
         # Where a dimension or its head is closed, no gradient reaches query or key.
         queries = Split.of(self.with_heads(self.z_qk, self.qk_heads, x), self.q_proj, self.k_proj)
         values = Split.of(self.with_heads(self.z_vo, self.vo_heads, x), self.v_proj, self.out_proj)
         if queries is None and values is None:
-            return super().attend(x, position_bias, padding)
-        return self._attend_with_open_units(x, position_bias, padding, queries, values)
+            return super().attend(x, position_bias, padding, z_mha)
+        query = self.qk_heads.split(masked(_project(self.q_proj, x, queries), self.z_qk))  # (B, H, T, width)
+        key = self.qk_heads.split(_project(self.k_proj, x, queries))
+        value = self.vo_heads.split(_project(self.v_proj, x, values))
+        context = self.vo_heads.merge(self.mix(query, key, value, self.bias_of(x, position_bias, padding)))
+        z_vo = self.with_heads(self.z_vo, self.vo_heads, x)  # (sum of sizes,)
+        if values is not None and z_vo is not None:
+            return masked(values.inputs(self.out_proj, *values.parted(context), z_vo), z_mha)
+        return masked_linear(self.out_proj, context, inputs=z_vo, outputs=z_mha)
 
     def context_by_head(
         self, x: Tensor, by_distance: Tensor | None, padding: Tensor | None, queries_at_a_time: int
@@ -66,25 +72,6 @@ class FastSelfAttention(SelfAttention):
             padding=padding,
             queries_at_a_time=queries_at_a_time,
         )
-
-    def _attend_with_open_units(
-        self,
-        x: Tensor,
-        position_bias: Tensor | None,
-        padding: Tensor | None,
-        queries: Split | None,
-        values: Split | None,
-    ) -> Tensor:
-        query = self.qk_heads.split(masked(_project(self.q_proj, x, queries), self.z_qk))  # (B, H, T, width)
-        key = self.qk_heads.split(_project(self.k_proj, x, queries))
-        value = self.vo_heads.split(_project(self.v_proj, x, values))
-        bias, dropout = self.score_bias(x, position_bias, padding), self.dropout if self.training else 0.0
-        context = F.scaled_dot_product_attention(query, key, value, bias, dropout, scale=self.scale)
-        context = self.vo_heads.merge(context)  # (B, T, sum of sizes)
-        z_vo = self.with_heads(self.z_vo, self.vo_heads, x)
-        if values is not None and z_vo is not None:
-            return values.inputs(self.out_proj, *values.parted(context), z_vo)
-        return self.out_proj(masked(context, z_vo))
 
     def weights(self, x: Tensor, position_bias: Tensor | None = None, padding: Tensor | None = None) -> Tensor:
         """As `SelfAttention.weights`; `position_bias` may be given by distance."""

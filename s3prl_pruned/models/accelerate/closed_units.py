@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from s3prl_pruned.models.linear import LowRankLinear, input_side, output_side
+from s3prl_pruned.models.linear import LowRankLinear, input_side, is_plain, masked, output_side
 
 SHARE_THAT_PAYS = {"cpu": 0.4}
 """Share of closed units above which splitting saves more than it costs in fp32 (LOG.md), by device.
@@ -39,10 +39,9 @@ class Split:
         Args:
             z: masks (N,), or None for none.
             maps: the linear maps into and out of the units. `Split` takes their weights without calling them: there is
-                none of maps that compute something else when called (of other types, or with hooks, as torch's pruning
-                has).
+                none of maps that compute something else when called (`is_plain`).
         """
-        if z is None or not _is_trained_with(z) or not all(_is_plain(each) for each in maps):
+        if z is None or not _is_trained_with(z) or not all(is_plain(each) for each in maps):
             return None
         is_open = z.detach() != 0
         if int(is_open.sum()) >= (1 - SHARE_THAT_PAYS[z.device.type]) * len(z):
@@ -75,7 +74,8 @@ class Split:
             z: (N,), all masks.
         """
         side = input_side(projection)
-        y = F.linear(opened * z.index_select(0, self.open), side.weight.index_select(1, self.open), side.bias)
+        opened = masked(opened, z.index_select(0, self.open))
+        y = F.linear(opened, side.weight.index_select(1, self.open), side.bias)
         if z.requires_grad:
             columns = side.weight.detach().index_select(1, self.closed)
             y = _AddClosed.apply(y, z.index_select(0, self.closed), closed.detach(), columns)
@@ -83,17 +83,15 @@ class Split:
 
 
 def gated(sublayer: nn.Module, compute: Callable[..., Tensor], z: Tensor | None, *inputs: Tensor | None) -> Tensor:
-    """`compute(*inputs) * z` for a sublayer's own mask (1,); where that is 0 in training, nothing goes back through it.
+    """`compute(*inputs, z)`, masked by a sublayer's own mask z (1,); where z is 0 in training, nothing goes back.
 
     Its parameters and inputs get gradients of zero then, as from a product with 0, so that an optimiser moves them as
     it would.
     """
-    if z is None:
-        return compute(*inputs)
-    if not _is_trained_with(z) or z.detach().any():
-        return compute(*inputs) * z
+    if z is None or not _is_trained_with(z) or z.detach().any():
+        return compute(*inputs, z)
     with torch.no_grad():
-        y = compute(*inputs)
+        y = compute(*inputs, None)
     behind = [tensor for tensor in (*inputs, *sublayer.parameters()) if tensor is not None and tensor.requires_grad]
     return _ClosedSublayer.apply(y, z, *behind)
 
@@ -102,14 +100,6 @@ def _is_trained_with(z: Tensor) -> bool:
     if z.device.type not in SHARE_THAT_PAYS:
         return False
     return torch.is_grad_enabled() and not torch.compiler.is_compiling()
-
-
-def _is_plain(projection: nn.Module) -> bool:
-    plain = (nn.Linear, LowRankLinear)
-    hooks = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-    return all(
-        type(module) in plain and not any(getattr(module, name) for name in hooks) for module in projection.modules()
-    )
 
 
 def _before_units(projection: nn.Linear | LowRankLinear, x: Tensor) -> tuple[Tensor, nn.Linear]:
@@ -152,13 +142,14 @@ class _ClosedSublayer(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, z: Tensor, *behind: Tensor) -> Tensor:
         ctx.save_for_backward(y, z, *behind)
-        return y * z
+        return masked(y, z)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         y, z, *behind = ctx.saved_tensors
-        return None, (grad * y).sum().to(z.dtype).view_as(z), *(torch.zeros_like(tensor) for tensor in behind)
+        of_z = (grad * y.to(torch.promote_types(y.dtype, z.dtype))).sum()  # in fp32 of half precision
+        return None, of_z.to(z.dtype).view_as(z), *(torch.zeros_like(tensor) for tensor in behind)
 
 
 class _AddClosed(torch.autograd.Function):

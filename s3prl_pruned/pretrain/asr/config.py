@@ -72,6 +72,9 @@ class AsrDataConfig(DataConfig):
     out.
     """
 
+    held_out: int = field(default=0, metadata={"before": 0})
+    """Nothing: `dev_sets` are what is not trained on."""
+
     dev_sets: tuple[str, ...] | None = None
     """Folders whose word error rate is measured at every `save_step`; null measures none."""
 
@@ -81,6 +84,8 @@ class AsrDataConfig(DataConfig):
     def validate(self) -> None:
         """Raise UserError where a value is out of its range."""
         super().validate()
+        if self.held_out:
+            raise UserError(f"`held_out` must be 0 here, but is {self.held_out}. Name folders in `dev_sets` instead.")
         if not self.sets:
             raise UserError("`sets` must name the folders with labelled training speech, such as [train-clean-100].")
 

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.data.batches import RandomCropBatches
 from s3prl_pruned.data.corpus import embedded_corpus, read_split
-from s3prl_pruned.data.manifest import Utterance
-from s3prl_pruned.data.waveforms import SAMPLE_RATE, collate, num_samples
+from s3prl_pruned.data.lengths import late_bar, lengths_of
+from s3prl_pruned.data.manifest import Utterance, speech_digest
+from s3prl_pruned.data.waveforms import SAMPLE_RATE, collate
 from s3prl_pruned.models.spec import EncoderConfig
 from s3prl_pruned.objectives.ctc import Characters, frames_needed
 from s3prl_pruned.pretrain.asr.config import AsrDataConfig
@@ -55,12 +57,31 @@ def read_sets(root: Path, sets: Sequence[str] | None) -> list[Labelled]:
     Raises:
         UserError: a folder has no transcripts, a transcript no audio, or audio cannot be read.
     """
+    lines = [(name, line) for name in sets or () for line in read_split(root, name)]
+    lengths = lengths_of([line.path for _, line in lines], root=root, progress=late_bar)
     found = []
-    for name in sets or ():
-        for line in read_split(root, name):
-            utterance = Utterance(f"{name}/{line.id}", line.path, num_samples(line.path))
-            found.append(Labelled(utterance, " ".join(line.text.split())))
+    for (name, line), length in zip(lines, lengths, strict=True):
+        if isinstance(length, UserError):
+            raise length
+        found.append(Labelled(Utterance(f"{name}/{line.id}", line.path, length), " ".join(line.text.split())))
     return found
+
+
+def read_corpus(datarc: AsrDataConfig) -> tuple[list[Labelled], list[Labelled], list[Labelled]]:
+    """The labelled speech that a configuration names: training, dev and test.
+
+    Raises:
+        UserError: as `corpus_root` and `read_sets`.
+    """
+    root = corpus_root(datarc)
+    training, dev, test = (read_sets(root, sets) for sets in (datarc.sets, datarc.dev_sets, datarc.test_sets))
+    return training, dev, test
+
+
+def labelled_digest(*parts: Sequence[Labelled]) -> str:
+    """`speech_digest` of labelled speech: training, dev and test."""
+    items = [item for part in parts for item in part]
+    return speech_digest([item.utterance for item in items], texts=[item.transcript for item in items])
 
 
 def transcripts(labelled: Sequence[Labelled]) -> dict[str, str]:
@@ -120,19 +141,24 @@ class LabelledBatches(RandomCropBatches):
             normalize=config.normalize_waveform,
         )
 
-    def batch(self, index: int) -> LabelledBatch:  # type: ignore[override]  # with targets, where the base has none
-        """The batch number `index` (0, 1, ...) of the whole run: `LabelledBatch`.
+    def _common_length(self, lengths: np.ndarray) -> int:
+        return int(lengths.max())
+
+    def batch(  # type: ignore[override]  # with targets, where the base has none
+        self, index: int, part: int = 0, parts: int = 1
+    ) -> LabelledBatch:
+        """The batch number `index` (0, 1, ...) of the whole run, or a part of it: `LabelledBatch`.
+
+        A part is padded as the whole batch is, since padding has a say in what the encoder computes.
 
         Raises:
             UserError: as `RandomCropBatches.batch`.
         """
-        members = self.members(index)
-        pairs = [(wav, member) for member in members if (wav := self._read(member)) is not None]
-        if not pairs:
-            raise UserError(
-                f"none of the files of one batch can be decoded: {', '.join(m.id for m in members)}. Repair them."
-            )
-        wavs, lengths = collate([wav for wav, _ in pairs])
-        targets = [torch.tensor(self._targets[member.id]) for _, member in pairs]
+        number, read = self.read(index, part, parts)
+        members = self.members(number)
+        wavs, lengths = collate([wav for _, wav in read])
+        longest = max(member.num_samples for member in members)
+        wavs = torch.nn.functional.pad(wavs, (0, max(0, longest - wavs.shape[1])))
+        targets = [torch.tensor(self._targets[members[place].id]) for place, _ in read]
         padded = torch.nn.utils.rnn.pad_sequence(targets, batch_first=True)
         return wavs, lengths, padded, torch.tensor([len(target) for target in targets])

@@ -12,11 +12,19 @@ from torch import Tensor
 
 from s3prl_pruned import distributed
 from s3prl_pruned.config import from_dict
+from s3prl_pruned.gates.attach import MaskDraw
 from s3prl_pruned.models.accelerate import accelerate
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.objectives.ctc import Characters, CtcHead, ctc_loss
 from s3prl_pruned.pretrain.asr.config import AsrDataConfig, AsrModelConfig
-from s3prl_pruned.pretrain.asr.data import LabelledBatch, LabelledBatches, corpus_root, read_sets, transcripts
+from s3prl_pruned.pretrain.asr.data import (
+    LabelledBatch,
+    LabelledBatches,
+    corpus_root,
+    labelled_digest,
+    read_corpus,
+    transcripts,
+)
 from s3prl_pruned.pretrain.asr.recognizer import Recognizer
 from s3prl_pruned.pretrain.distill.model import student_shape
 from s3prl_pruned.pretrain.distill.teachers import Teacher, load_teacher
@@ -92,13 +100,14 @@ class UpstreamPretrainExpert(Expert):
         self.seed = seed
         self.datarc = datarc if isinstance(datarc, AsrDataConfig) else from_dict(AsrDataConfig, datarc, "datarc")
         self.upstream_config = model_config(upstream_config, AsrModelConfig)
-        root = corpus_root(self.datarc)
-        training = read_sets(root, self.datarc.sets)
-        self.dev, self.test = read_sets(root, self.datarc.dev_sets), read_sets(root, self.datarc.test_sets)
+        training, self.dev, self.test = read_corpus(self.datarc)
+        self.speech = labelled_digest(training, self.dev, self.test)
         texts = transcripts(training)
         given = self.upstream_config.ctc.characters
         self.characters = Characters.of(texts) if given is None else Characters(given)
-        self.characters.refuse_unknown({**texts, **transcripts(self.dev), **transcripts(self.test)}, where=str(root))
+        self.characters.refuse_unknown(
+            {**texts, **transcripts(self.dev), **transcripts(self.test)}, where=str(corpus_root(self.datarc))
+        )
         source = self.upstream_config.teacher or BASE_MODELS[family]
         self.loaded_teacher: Teacher = load_teacher(source, seed, family=family, objective="asr")
         with torch.random.fork_rng(devices=[]):
@@ -133,15 +142,12 @@ class UpstreamPretrainExpert(Expert):
         records["ctc"] = records.get("ctc", 0.0) + float(loss.detach())
         return loss
 
-    def evaluate(self) -> dict[str, float]:
-        """WER on dev (`dev_wer`, a fraction) of the model as it stands, decoded greedily; nothing without dev."""
+    def judge(self, draw: MaskDraw) -> dict[str, float]:
+        """`dev_wer`, the WER on dev (a fraction), decoded greedily; nothing without dev."""
         if not self.dev:
             return {}
-        draw = self.pruner.draw(self._step)
-        draw.fill(self.model.student)
         own = self.dev[distributed.rank() :: distributed.world_size()]
         errors, _ = Recognizer(self.model.student, self.model.head, self.characters).recognize(own)
-        draw.empty(self.model.student)
         edits, words = distributed.all_reduce_sum(
             torch.tensor([errors.edits, errors.words], device=self.device)
         ).tolist()

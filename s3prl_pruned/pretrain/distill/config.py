@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from s3prl_pruned.compressors.config import CompressConfig
 from s3prl_pruned.config import UserError
+from s3prl_pruned.former_defaults import is_default
 from s3prl_pruned.gates.attach import GateConfig
 from s3prl_pruned.gates.self_pinching import SelfPinchingConfig
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
@@ -94,8 +95,8 @@ class ModelConfig:
             raise UserError(
                 "`distill.prediction_heads` is of students that `compress` makes. Leave it out, or name techniques."
             )
-        pruning = {"gates": GateConfig(), "sparsity": SparsityConfig(), "self_pinching": None, "compress": None}
-        idle = [name for name, default in pruning.items() if getattr(self, name) != default]
+        idle = [name for name in ("gates", "sparsity") if not is_default(getattr(self, name))]
+        idle += [name for name in ("self_pinching", "compress") if getattr(self, name) is not None]
         if self.student_export is not None and idle:
             raise UserError(
                 f"`student_export` is given, so nothing is pruned, and `{idle[0]}` would have no effect. Leave it out: "
@@ -139,7 +140,7 @@ def check_target(
     lowest, highest = realised_sparsity(encoder, spec), reachable_sparsity(encoder, gates, spec)
     if target > highest:
         raise UserError(
-            f"`sparsity.target.share` is {target}, but gates of the kinds {list(gates.kinds)} reach {highest:.4f} at "
+            f"`sparsity.target.share` is {target}, but gates of the kinds {list(gates.kinds)} reach {highest:.5f} at "
             f"most on this encoder (from {lowest:.4f}). Lower it, or add kinds."
         )
     if target < lowest:

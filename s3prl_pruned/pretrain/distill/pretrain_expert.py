@@ -2,14 +2,14 @@
 
 One optimiser step, as `pretrain/expert.py` says it, and here:
 
-    begin_step       with several micro-batches, match the layers over all of them
+    begin_step       match the layers, by the running errors of the steps before
     forward          per micro-batch: teacher, masked student, errors of the matched pairs
+    end_backward     the step's errors of every pair join the running ones
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from s3prl_pruned import distributed
 from s3prl_pruned.config import UserError, from_dict
 from s3prl_pruned.data.batches import RandomCropBatches
 from s3prl_pruned.data.corpus import embedded_corpus
+from s3prl_pruned.data.manifest import Utterance, speech_digest
 from s3prl_pruned.data.sources import open_corpus
 from s3prl_pruned.gates.attach import MaskDraw
 from s3prl_pruned.objectives.distill import LayerDistillation
@@ -36,6 +37,9 @@ Batch = tuple[Tensor, Tensor]
 """wavs (B, S) float32, lengths (B,) int64."""
 Pairs = list[tuple[int, int]]
 """As `match_layers` gives them."""
+RUNNING_SHARE = 0.9
+"""What the running errors keep of themselves in a step. The pairs that they choose were those of the step's own errors
+in at least 499 of 500 steps (LOG.md), and are known before its first forward pass."""
 
 
 @dataclass
@@ -43,7 +47,7 @@ class _Matched:
     """What the loss of the optimiser step under way is of."""
 
     global_frames: int
-    pairs: Pairs | None
+    pairs: Pairs
 
 
 class UpstreamPretrainExpert(Expert):
@@ -77,27 +81,37 @@ class UpstreamPretrainExpert(Expert):
         self.upstream_config = model_config(upstream_config, ModelConfig)
         self.loaded_teacher: Teacher = load_teacher(self.upstream_config.teacher, seed, family=family)
         self.model = DistillForPretrain(self.loaded_teacher.encoder, self.upstream_config, seed=seed)
+        corpus = training_corpus(self.datarc)
+        self.speech = speech_digest(corpus)
         self.batches = RandomCropBatches(
-            open_corpus(_corpus_root(self.datarc), self.datarc.sets, audio_root=self.datarc.libri_root),
+            corpus,
             batch_size=self.datarc.train_batch_size,
             max_seconds=self.datarc.max_seconds,
             min_seconds=self.datarc.min_seconds,
             max_batch_seconds=self.datarc.max_batch_seconds,
             seed=seed,
             normalize=self.model.student.config.normalize_waveform,
+            held_out=self.datarc.held_out,
         )
-        self._matched = _Matched(0, None)
+        self._matched = _Matched(0, [])
+        self._running_errors: Tensor | None = None  # (teacher layers, student layers), per frame, of all processes
+        self._step_errors: list[Tensor] = []  # of this process's micro-batches, summed over their frames
         self.to(self.device)
 
     def begin_step(self, step: int, total_steps: int, batches: list[Batch]) -> None:
         """Put the masks of optimiser step `step` (1-based) into the student, for all its micro-batches."""
         self.fill_masks(step, total_steps, self._losses)
         frames = torch.tensor(sum(self._num_valid(*batch) for batch in batches), device=self.device)
-        self._matched = _Matched(int(distributed.all_reduce_sum(frames)), self.model.distillation.pairs)
-        if self._matched.pairs is None and len(batches) > 1:  # one micro-batch is matched in its own forward pass
-            with torch.no_grad():
-                errors = (self._errors(*self._states(*batch)) for batch in batches)
-                self._matched.pairs = self._match(sum(errors, start=torch.zeros((), device=self.device)))
+        self._matched = _Matched(int(distributed.all_reduce_sum(frames)), self.model.distillation.pairs or [])
+        if self.model.distillation.pairs is None:
+            if self._running_errors is None:  # the first step is matched by its own errors
+                # with the dropout that the forward passes will draw again
+                devices = [self.device] if self.device.type == "cuda" else []
+                with torch.no_grad(), torch.random.fork_rng(devices):
+                    self._step_errors = [self._errors(*self._states(*batch)) for batch in batches]
+                self._join_errors()
+            assert self._running_errors is not None
+            self._matched.pairs = match_layers(self._running_errors.tolist(), self._draw.existing_layers())
 
     def forward(self, data: Batch, records: dict[str, float], global_step: int = 0) -> Tensor:
         """Distillation loss of one micro-batch, in units of the global batch: the micro-batches' losses add up.
@@ -112,36 +126,73 @@ class UpstreamPretrainExpert(Expert):
         """
         matched, distillation = self._matched, self.model.distillation
         student, teacher, valid = self._states(*data)
-        if matched.pairs is None:
-            matched.pairs = self._match(self._errors(student, teacher, valid))
+        if distillation.pairs is None:
+            self._step_errors.append(self._errors(student, teacher, valid))
         errors = distillation(student, teacher, valid, matched.pairs) / matched.global_frames
-        for (k, _), error in zip(matched.pairs, errors.detach(), strict=True):
-            name = f"distill_layer_{distillation.teacher_layers[k]}"
-            records[name] = records.get(name, 0.0) + float(error)
         loss = errors.sum()
-        records["distill"] = records.get("distill", 0.0) + float(loss.detach())
+        names = [*(f"distill_layer_{distillation.teacher_layers[k]}" for k, _ in matched.pairs), "distill"]
+        # one transfer: a GPU waits once
+        for name, value in zip(names, torch.cat((errors, loss[None])).detach().tolist(), strict=True):
+            records[name] = records.get(name, 0.0) + value
         return loss
+
+    def end_backward(self, records: dict[str, float], *, loss_scale: float = 1.0) -> None:
+        """After all micro-batches' backward passes: as `Expert.end_backward`, and the running errors."""
+        super().end_backward(records, loss_scale=loss_scale)
+        if self._step_errors:
+            self._join_errors()
+
+    def _join_errors(self) -> None:
+        """The step's errors, over all processes, join the running ones, but for those that are not finite."""
+        errors = distributed.all_reduce_sum(torch.stack(self._step_errors).sum(0)) / self._matched.global_frames
+        self._step_errors = []
+        before = errors if self._running_errors is None else self._running_errors
+        joined = before.lerp(errors, 1 - RUNNING_SHARE)
+        self._running_errors = torch.where(joined.isfinite(), joined, before)
+
+    def judge(self, draw: MaskDraw) -> dict[str, float]:
+        """`held_out_distill`: the loss on what is held out, all frames alike, of the pairs that match best over all."""
+        if not self.batches.held_out:
+            return {}
+        distillation, layers = self.model.distillation, self.model.student.config.num_layers
+        teacher_layers, pairs = len(distillation.teacher_layers), distillation.pairs
+        totals = torch.zeros(teacher_layers * layers + 1, device=self.device)  # errors, then the number of frames
+        for batch in self.batches.held_out_batches(distributed.rank(), distributed.world_size()):
+            student, teacher, valid = self._states(*batch)
+            if pairs is None:
+                totals[:-1] += self._errors(student, teacher, valid).flatten()
+            else:
+                totals[: len(pairs)] += distillation(student, teacher, valid, pairs)
+            totals[-1] += valid.sum()
+        *errors, frames = distributed.all_reduce_sum(totals).tolist()
+        if pairs is None:
+            by_layer = [errors[k * layers : (k + 1) * layers] for k in range(teacher_layers)]
+            errors = [by_layer[k][j] for k, j in match_layers(by_layer, draw.existing_layers())]
+        return {"held_out_distill": sum(errors) / frames}
 
     def log_records(self, records: dict[str, Any]) -> dict[str, Any]:
         """What is written every `log_step`: the records, the matched pairs, and what the pruner keeps as it stands."""
         teacher_layers = self.model.distillation.teacher_layers
-        pairs = [[teacher_layers[k], j + 1] for k, j in self._matched.pairs or []]
+        pairs = [[teacher_layers[k], j + 1] for k, j in self._matched.pairs]
         return {**records, **self.pruner.log_records(self._draw, self.model.teacher.spec), "pairs": pairs}
 
     def add_state_to_save(self, all_states: dict[str, Any]) -> dict[str, Any]:
         """s3prl's interface, with the maps or heads of the objective."""
         all_states["Distillation"] = self.model.distillation.state_dict()
+        all_states["Running_Errors"] = self._running_errors
         return super().add_state_to_save(all_states)
 
     def load_model(self, all_states: dict[str, Any]) -> None:
         """s3prl's interface: the reverse of `add_state_to_save`."""
         super().load_model(all_states)
         self.model.distillation.load_state_dict(all_states["Distillation"])
+        errors = all_states.get("Running_Errors")  # 0.1.0 matched each step by its own
+        self._running_errors = None if errors is None else errors.to(self.device)
 
     def _states(self, wavs: Tensor, lengths: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """Student's and teacher's L + 1 states (B, T, D), and which frames are valid (B, T)."""
-        wavs, lengths = wavs.to(self.device), lengths.to(self.device)
-        padded = lengths if bool((lengths < wavs.shape[1]).any()) else None
+        padded = lengths.to(self.device) if bool((lengths < wavs.shape[1]).any()) else None
+        wavs = self.model.teacher.one_frame_at_least(wavs.to(self.device))
         with torch.no_grad():
             features = self.model.teacher.feature_extractor(wavs)
             teacher = self.model.teacher(wavs, padded, features=features)
@@ -151,17 +202,13 @@ class UpstreamPretrainExpert(Expert):
         return student.hidden_states, teacher.hidden_states, valid
 
     def _num_valid(self, wavs: Tensor, lengths: Tensor) -> int:
-        frames = int(self.model.student.config.num_frames(wavs.shape[1]))
+        frames = max(1, self.model.student.config.num_frames(wavs.shape[1]))
         return int(self.model.student.frame_lengths(lengths, wavs, frames).sum())
 
     def _errors(self, student: list[Tensor], teacher: list[Tensor], valid: Tensor) -> Tensor:
         """`LayerDistillation.errors`, (teacher layers, student layers), where pairs are not fixed."""
         assert isinstance(self.model.distillation, LayerDistillation)
         return self.model.distillation.errors(student, teacher, valid)
-
-    def _match(self, errors: Tensor) -> Pairs:
-        """Pairs by this process's part of the errors, (teacher layers, student layers)."""
-        return match_layers(distributed.all_reduce_sum(errors).tolist(), self._draw.existing_layers())
 
     def _losses(self, draw: MaskDraw, number: int, share: float) -> Iterator[Tensor]:
         """`pruners.pruner.Losses`: every valid frame counts alike; pairs are matched in each batch."""
@@ -185,13 +232,18 @@ class UpstreamPretrainExpert(Expert):
             yield distillation(*states, pairs).sum()
 
 
-def _corpus_root(datarc: DataConfig) -> Path:
+def training_corpus(datarc: DataConfig) -> Sequence[Utterance]:
+    """The speech that a configuration names, or the embedded one.
+
+    Raises:
+        UserError: none is given and the embedded one lacks a named folder; or as `open_corpus`.
+    """
     if datarc.corpus is not None:
-        return Path(datarc.corpus)
+        return open_corpus(datarc.corpus, datarc.sets, audio_root=datarc.libri_root)
     root = embedded_corpus()
     if datarc.sets and not all((root / name).is_dir() for name in datarc.sets):
         raise UserError(
             f"`sets` names folders of a corpus, {list(datarc.sets)}, but no corpus is given. Add --corpus "
             "/data/LibriSpeech"
         )
-    return root
+    return open_corpus(root, datarc.sets)

@@ -27,6 +27,7 @@ class HardConcretePruner:
     def __init__(self, student: SpeechEncoder, config: GateConfig, control: LagrangianControl, *, seed: int):
         self.student, self.control, self.seed = student, control, seed
         self.gates, self.multipliers = GateSet(student.spec, config, student.config), control.multipliers
+        self._settled: MaskDraw | None = None
 
     @property
     def target_sparsity(self) -> float:
@@ -39,12 +40,19 @@ class HardConcretePruner:
         return self.control.aim
 
     def draw(self, step: Step, losses: Losses | None = None) -> MaskDraw:
-        """The masks of a step, a function of the seed and its number."""
+        """The masks of a step, a function of the seed and its number; at the end of a run the exported ones."""
+        if self.control.config.is_settling(step.number, step.total):
+            if self._settled is None:  # the gates are not trained any more, so that a run that goes on finds the same
+                self._settled = self.final_draw(self.final_masks())
+            return self._settled
         return self.gates.draw(torch.Generator().manual_seed(self.seed * 1_000_003 + step.number))
 
     def penalty(self, step: Step, draw: MaskDraw) -> Penalty:
         """The Lagrangian of what is expected to go under the gates, whatever was drawn."""
-        return self.control.penalty(self.gates, step)
+        if self._settled is None:
+            return self.control.penalty(self.gates, step)
+        with torch.no_grad():
+            return replace(self.control.penalty(self.gates, step), value=None)
 
     def clamp(self) -> None:
         """Keep every log_alpha within its limit."""
@@ -53,6 +61,10 @@ class HardConcretePruner:
     def final_masks(self) -> FinalMasks:
         """The deterministic masks of `export.masks.final_masks`."""
         return final_masks(self.gates, self.student, self.control.config, self.control.table)
+
+    def final_draw(self, final: FinalMasks) -> MaskDraw:
+        """The soft values of the survivors, without a gradient."""
+        return MaskDraw(final.masks, self.student.spec)
 
     def figures(self, final: FinalMasks) -> dict[str, Any]:
         """What was expected, and what became of each target."""
@@ -89,3 +101,4 @@ class HardConcretePruner:
                 "table back, or start another run (-n NAME)."
             )
         load_parts(self, states)
+        self._settled = None

@@ -54,6 +54,10 @@ class NoPruner:
         """None: the student stays."""
         return FinalMasks.exact(Masks.of({}), self.student.spec, self.target_sparsity)
 
+    def final_draw(self, final: FinalMasks) -> MaskDraw:
+        """No masks."""
+        return MaskDraw(final.masks, self.student.spec)
+
     def figures(self, final: FinalMasks) -> dict[str, Any]:
         """What was expected is what is realised."""
         return {"expected": final.sparsity}

@@ -97,6 +97,10 @@ class Pruner(Protocol):
         """The deterministic masks, as things stand."""
         ...
 
+    def final_draw(self, final: FinalMasks) -> MaskDraw:
+        """Those masks, for the student of the training, whose weights are not folded."""
+        ...
+
     def figures(self, final: FinalMasks) -> dict[str, Any]:
         """What an export's card says of the target beside the realised sparsity: `expected`, and more."""
         ...

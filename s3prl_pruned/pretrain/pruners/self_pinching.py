@@ -55,6 +55,10 @@ class SelfPinchingPruner:
         """The masks of training, whatever the target."""
         return pinched_masks(self.gates, self.student)
 
+    def final_draw(self, final: FinalMasks) -> PinchedDraw:
+        """The masks of training."""
+        return self.gates.draw(self.student, self.gates.config.final_temperature)
+
     def figures(self, final: FinalMasks) -> dict[str, Any]:
         """What is realised was counted in training too."""
         return {"expected": final.sparsity}

@@ -88,6 +88,10 @@ class TechniquesPruner:
         left = min(weights_left(self.student), prunable_weights(shape, spec))  # what is masked may be zero as well
         return FinalMasks.exact(masks, spec, sparsity(left, shape, with_cnn=spec.channels is not None))
 
+    def final_draw(self, final: FinalMasks) -> MaskDraw:
+        """The masks as they stand."""
+        return self._standing()
+
     def figures(self, final: FinalMasks) -> dict[str, Any]:
         """What was expected is what is realised."""
         return {"expected": final.sparsity}

@@ -15,14 +15,16 @@ below that.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import sys
 import time
 from pathlib import Path
 
 from s3prl_pruned import distributed
-from s3prl_pruned.command_line import Interrupted
+from s3prl_pruned.command_line import Interrupted, Stopped
 from s3prl_pruned.config import UserError
+from s3prl_pruned.folder_lock import locked
 from s3prl_pruned.own_commands import typed
 from s3prl_pruned.superb.results.result import RESULT_FILE, Part, Result, Seconds, read_result, write_result
 from s3prl_pruned.superb.running import s3prl_runner
@@ -33,7 +35,6 @@ from s3prl_pruned.superb.running.messages import announce, say, show_part, show_
 from s3prl_pruned.superb.running.options import make_parser
 from s3prl_pruned.superb.running.run_folder import (
     BegunRun,
-    Stage,
     move_aside,
     read_begun,
     refuse_another_run,
@@ -50,14 +51,15 @@ def main(argv: list[str] | None = None) -> None:
 
     Raises:
         UserError: on anything that a user or a file can cause.
-        Interrupted: by Ctrl-C; s3prl's checkpoints so far stand.
+        Interrupted: by Ctrl-C or another stop signal; s3prl's checkpoints so far stand.
     """
     options = make_parser().parse_args(argv)
     options.command = typed("downstream", *(sys.argv[1:] if argv is None else argv))
     try:
         run_task(options)
-    except KeyboardInterrupt:
-        raise Interrupted("the same command with -a goes on from the last checkpoint.") from None
+    except KeyboardInterrupt as stop:
+        code = stop.exit_code if isinstance(stop, Stopped) else 130
+        raise Interrupted("the same command with -a goes on from the last checkpoint.", exit_code=code) from None
 
 
 def run_task(options: argparse.Namespace) -> None:
@@ -96,7 +98,8 @@ def _run_task(options: argparse.Namespace) -> None:
     elif options.mode == "evaluate":
         _evaluate_only(run, begun, options)
     else:
-        _train(run, begun, options)
+        with contextlib.ExitStack() as held:
+            _train(run, begun, options, held)
 
 
 def _make_run(options: argparse.Namespace) -> DownstreamRun:
@@ -106,10 +109,10 @@ def _make_run(options: argparse.Namespace) -> DownstreamRun:
     return made[0] if made else make_run(options)
 
 
-def _train(run: DownstreamRun, begun: BegunRun, options: argparse.Namespace) -> None:
+def _train(run: DownstreamRun, begun: BegunRun, options: argparse.Namespace, held: contextlib.ExitStack) -> None:
     folder = run.folder
     resume = options.auto_resume or options.past_exp is not None
-    stage = distributed.from_main(lambda: _settle(folder, begun, resume=resume, force=options.force))
+    stage = distributed.from_main(lambda: settle_training(folder, begun, resume=resume, force=options.force, held=held))
     if stage == "finished":
         if not distributed.is_main():
             return
@@ -129,14 +132,8 @@ def _train(run: DownstreamRun, begun: BegunRun, options: argparse.Namespace) -> 
     if options.mode == "train":
         print(f"{folder}: trained in {seconds:.0f} s. `-m evaluate` with the same options evaluates it.")
         return
-    _evaluate(run, begun, train_seconds=seconds if run.driver.trains else None)
-
-
-def _settle(folder: Path, begun: BegunRun, *, resume: bool, force: bool) -> Stage:
-    stage = settle_training(folder, begun, resume=resume, force=force)
-    if stage == "start":
-        write_begun(folder, begun)
-    return stage
+    with locked(folder, _evaluation_lock(run)):
+        _evaluate(run, begun, train_seconds=seconds if run.driver.trains else None)
 
 
 def _train_one(training: Training, options: argparse.Namespace, *, resumed: bool) -> None:
@@ -163,17 +160,18 @@ def _evaluate_only(run: DownstreamRun, begun: BegunRun, options: argparse.Namesp
     if previous is not None:
         refuse_another_run(run.folder, previous, begun)
         begun.protocol, begun.protocol_note = previous.protocol, previous.protocol_note
-    elif not run.driver.trains:
-        write_begun(run.folder, begun)
     target = run.folder / _result_name(run)
-    if target.is_file() and options.force:
-        move_aside(target)
-    elif target.is_file():
+    if target.is_file() and not options.force:
         _refuse_another_checkpoint(target, run, named)
         print(f"{target}: evaluated before; nothing to do.")
         show_result(read_result(target), target)
         return
-    _evaluate(run, begun, named=named, afresh=options.force)
+    with locked(run.folder, _evaluation_lock(run)):
+        if previous is None and not run.driver.trains:
+            write_begun(run.folder, begun)
+        if target.is_file():
+            move_aside(target)
+        _evaluate(run, begun, named=named, afresh=options.force)
 
 
 def _refuse_another_checkpoint(target: Path, run: DownstreamRun, named: Evaluation | None) -> None:
@@ -258,6 +256,11 @@ def _named_checkpoint(run: DownstreamRun, options: argparse.Namespace) -> Evalua
 def _result_name(run: DownstreamRun) -> str:
     split = run.args.evaluate_split
     return RESULT_FILE if split == run.task.test_split else f"result-{split}.json"
+
+
+def _evaluation_lock(run: DownstreamRun) -> str:
+    """A split's own: others may be evaluated at the same time, also beside the training."""
+    return f".{_result_name(run)}.lock"
 
 
 def _now() -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from s3prl_pruned.config import UserError, from_dict, to_dict
+from s3prl_pruned.folder_lock import is_unused, locked
 from s3prl_pruned.superb.results.result import (
     RESULT_FILE,
     RUN_FILE,
@@ -64,22 +66,27 @@ def read_begun(folder: Path) -> BegunRun | None:
     return from_dict(BegunRun, read_json(path), str(path)) if path.is_file() else None
 
 
-def settle_training(folder: Path, begun: BegunRun, *, resume: bool, force: bool) -> Stage:
-    """What a call that trains has to do in its folder.
+def settle_training(folder: Path, begun: BegunRun, *, resume: bool, force: bool, held: contextlib.ExitStack) -> Stage:
+    """What a call that trains has to do in its folder; where it starts, ``run.json`` is written.
 
     Args:
         folder: of the run.
         begun: what this call would begin.
         resume: ``-a``.
         force: move aside whatever stands there.
+        held: gets the folder's lock, unless the run is finished: that one is only read.
 
     Raises:
-        UserError: if the folder holds another run, an unfinished one without ``resume``, or files of something else.
+        UserError: if the folder holds another run, an unfinished one without ``resume``, or files of something else, or
+            another process is at work in it.
     """
-    if not folder.exists() or not any(folder.iterdir()):
-        return "start"
-    if force:
-        move_aside(folder)
+    if force and not is_unused(folder):
+        with locked(folder):
+            move_aside(folder)
+    if not (folder / RESULT_FILE).is_file():
+        held.enter_context(locked(folder))
+    if is_unused(folder):
+        write_begun(folder, begun)
         return "start"
     previous = read_begun(folder)
     if previous is None:

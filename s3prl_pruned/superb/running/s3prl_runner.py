@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
-import errno
 import io
 import multiprocessing
 import os
@@ -25,9 +24,11 @@ from typing import Any, TextIO
 import yaml
 
 from s3prl_pruned import __version__, compat, distributed
+from s3prl_pruned.checkpoint import DISK_FULL, write_torch
 from s3prl_pruned.compat import audio, experts
 from s3prl_pruned.config import UserError
 from s3prl_pruned.data.waveforms import SAMPLE_RATE
+from s3prl_pruned.scalars import ScalarWriter
 from s3prl_pruned.superb.results.result import Versions
 from s3prl_pruned.superb.running.features import extract_singly
 from s3prl_pruned.superb.tasks.driver import DownstreamRun
@@ -48,7 +49,7 @@ def prepare(options: argparse.Namespace) -> None:
     if os.environ.get("TQDM_DISABLE", "0") not in ("", "0"):
         # s3prl counts its steps in the progress bar; a disabled one does not count.
         raise UserError("TQDM_DISABLE: s3prl would never end with it. Unset this environment variable.")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and options.mode in ("evaluate", "inference"):
+    if distributed.launched_processes() > 1 and options.mode in ("evaluate", "inference"):
         raise UserError(f"-m {options.mode}: s3prl evaluates in one process. Start without torchrun.")
     if options.device == "cpu":
         # Where there is a GPU, s3prl would enter torch.cuda.device("cpu") and stop.
@@ -64,7 +65,7 @@ def prepare(options: argparse.Namespace) -> None:
     if options.mode == "inference" and not Path(options.evaluate_split or "").is_file():
         raise UserError(f"-t {options.evaluate_split}: -m inference takes an existing audio file.")
     options.device = distributed.start(options.device, timeout_seconds=TIMEOUT_SECONDS)
-    options.local_rank = int(os.environ["LOCAL_RANK"]) if distributed.world_size() > 1 else None
+    options.local_rank = distributed.local_rank() if distributed.world_size() > 1 else None
     torch.multiprocessing.set_sharing_strategy("file_system")
     if sys.platform == "linux" and multiprocessing.get_start_method(allow_none=True) is None:
         # Python 3.14 starts data loading processes anew, without the workarounds applied above.
@@ -110,12 +111,10 @@ def train(run: DownstreamRun, start: Path | None) -> None:
             runner.train()
         except experts.LastStep:
             pass
-        except (OSError, RuntimeError) as error:
-            # On a full disk torch's writer fails in inline_container.cc; other files give ENOSPC.
-            if "inline_container" not in str(error) and getattr(error, "errno", None) != errno.ENOSPC:
+        except OSError as error:
+            if error.errno not in DISK_FULL:
                 raise
-            reason = str(error).strip().split("\n")[0]
-            raise UserError(f"{run.folder}: cannot be written ({reason}). Make room; -a goes on.") from error
+            raise UserError(f"{run.folder}: cannot be written ({error}). Make room; -a goes on.") from error
 
 
 def evaluate(run: DownstreamRun, checkpoint: Path | None) -> str:
@@ -174,6 +173,8 @@ def _make_runner(run: DownstreamRun, mode: str, checkpoint: Path | None) -> Any:
     if distributed.world_size() > 1:
         experts.train_on_all_processes()
     experts.import_expert(args.downstream)
+    experts.save_checkpoints_by(write_torch)
+    experts.write_scalars_by(ScalarWriter)
     run.driver.adapt(run)
     for seed in (random.seed, numpy.random.seed, torch.manual_seed):
         seed(args.seed)

@@ -11,6 +11,14 @@ from s3prl_pruned.superb.score.score import SCALES, Scale, agrees_with_table1, c
 from s3prl_pruned.superb.score.scored_models import ScoredModel
 from s3prl_pruned.tables import Column, Table
 
+_COLUMNS: list[Column | str] = [
+    Column("task and metric"),
+    Column("percent", align="right"),
+    Column("paper", align="right"),
+    Column("leaderboard", align="right"),
+    "",
+]
+
 
 def as_text(models: list[ScoredModel], unfinished: list[Path]) -> str:
     """The table for a screen, in detail: what holds of every model is said once, above them."""
@@ -18,14 +26,15 @@ def as_text(models: list[ScoredModel], unfinished: list[Path]) -> str:
         [note for note in models[0].notes if all(note in model.notes for model in models)] if len(models) > 1 else []
     )
     lines = [f"! every row: {note}" for note in shared]
+    rows = [_metric_rows(model) + _score_rows(model) for model in models]
+    header, *table = Table(_COLUMNS, [row for of_model in rows for row in of_model]).text().splitlines()
     if models:
-        lines.append(f"  {'task':<5}{'metric':<16}{'percent':>9}{'paper':>10}{'leaderboard':>13}")
-    for model in models:
+        lines.append(f"  {header}")
+    written = iter(table)
+    for model, of_model in zip(models, rows, strict=True):
         lines.append(f"{model.name}  ({'SHA-256 ' + model.sha256[:16] if model.sha256 else 'no model hash'})")
         lines += [f"  ! {note}" for note in model.notes if note not in shared]
-        for task, result in model.results.items():
-            lines += [_metric_line(task, value) for value in result.metrics]
-        lines += _score_lines(model)
+        lines += [f"  {next(written)}" for _ in of_model]
     lines += unfinished_lines(unfinished)
     return "\n".join(lines)
 
@@ -35,30 +44,30 @@ def unfinished_lines(unfinished: list[Path]) -> list[str]:
     return [f"unfinished, not counted: {folder}" for folder in unfinished]
 
 
-def _metric_line(task: str, value: Value) -> str:
-    terms = _columns([_term(task, value, scale) for scale in SCALES], digits=1)
-    return f"  {task:<5}{value.name:<16}{value.percent:>9.2f}{terms}"
+def _metric_rows(model: ScoredModel) -> list[list[Any]]:
+    return [
+        [f"{task} {value.name}", _number(value.percent, 2), *(_number(_term(task, value, s), 1) for s in SCALES), ""]
+        for task, result in model.results.items()
+        for value in result.metrics
+    ]
 
 
-def _score_lines(model: ScoredModel) -> list[str]:
-    """One line, or two where the scales lack different tasks."""
-    lines = []
+def _score_rows(model: ScoredModel) -> list[list[Any]]:
+    """One row, or two where the scales lack different tasks."""
+    rows = []
     for missing in dict.fromkeys(model.scores[scale].missing for scale in SCALES):
         scores = [model.scores[scale] if model.scores[scale].missing == missing else None for scale in SCALES]
         if not missing:
-            totals = _columns([score.total if score else None for score in scores], digits=2)
-            lines.append(f"  {'score':<30}{totals}")
+            rows.append(["score", "", *(_number(score.total if score else None, 2) for score in scores), ""])
             continue
         label = f"partial, {len(TASKS) - len(missing)} of {len(TASKS)} tasks: mean"
-        means = _columns([score.partial if score else None for score in scores], digits=1)
-        lines.append(f"  {label:<30}{means}  no score, missing {' '.join(missing)}")
-    return lines
+        means = (_number(score.partial if score else None, 1) for score in scores)
+        rows.append([label, "", *means, f"no score, missing {' '.join(missing)}"])
+    return rows
 
 
-def _columns(values: list[float | None], *, digits: int) -> str:
-    """The columns of both scales; `-` where there is no value."""
-    paper, board = ("-" if value is None else f"{value:.{digits}f}" for value in values)
-    return f"{paper:>10}{board:>13}"
+def _number(value: float | None, digits: int) -> str | None:
+    return None if value is None else f"{value:.{digits}f}"
 
 
 def _term(task: str, value: Value, scale: Scale) -> float | None:

@@ -137,7 +137,10 @@ def is_cached(path: Path) -> bool:
 
 
 def _cache_root() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "s3prl_pruned"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "s3prl_pruned"
+    except RuntimeError as error:  # a container's user without HOME and without a line in /etc/passwd
+        raise UserError("there is no home folder to keep lists in. Set XDG_CACHE_HOME to a folder.") from error
 
 
 def write_once(path: Path, content: bytes | str, *, afresh: bool = False) -> Path:

@@ -13,12 +13,14 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from s3prl_pruned.compat import audio
 from s3prl_pruned.config import UserError
-from s3prl_pruned.data.manifest import AUDIO_SUFFIXES
+from s3prl_pruned.data.corpus import read_transcripts
+from s3prl_pruned.data.listing import AUDIO_SUFFIXES, files_at_depth
 from s3prl_pruned.data.waveforms import SAMPLE_RATE
 from s3prl_pruned.superb.tasks.corpora import cache_folder, write_once
 
@@ -67,7 +69,7 @@ def read_split(root: Path, name: str) -> TranscribedSplit:
             f"{', '.join(there) or 'no folders'}. Give the folder that holds the splits by --corpus, or "
             "name other splits by -o config.downstream_expert.datarc.train=[...]."
         )
-    files = sorted(p for p in folder.glob("*/*/*") if p.suffix.lower() in AUDIO_SUFFIXES)
+    files = files_at_depth(folder, 3)
     if not files:
         raise UserError(
             f"{folder}: must hold <speaker>/<chapter>/<speaker>-<chapter>-<utterance> with one of "
@@ -78,7 +80,7 @@ def read_split(root: Path, name: str) -> TranscribedSplit:
     _refuse_unpaired(folder, ids, transcripts)
     digest = hashlib.sha256()
     for file in files:
-        digest.update(f"{file.relative_to(root).as_posix()} {file.stat().st_size}\n".encode())
+        digest.update(os.fsencode(f"{file.relative_to(root).as_posix()} {file.stat().st_size}\n"))
         digest.update(f"{transcripts[file.stem]}\n".encode())
     return TranscribedSplit(
         name=name,
@@ -116,6 +118,11 @@ def write_bucket_lengths(root: Path, splits: list[TranscribedSplit]) -> Path:
     return folder
 
 
+def plain_transcripts(path: str) -> str:
+    """The text of a ``*.trans.txt`` without blank lines, for s3prl."""
+    return "".join(f"{key} {text}\n" for key, text in read_transcripts(Path(path)))
+
+
 def refuse_lost_utterances(num_utterances: int, batch_size: int, where: str) -> None:
     """s3prl's ``asr`` drops a last batch of one utterance; in a test set it would be lost from the metric.
 
@@ -133,22 +140,17 @@ def refuse_lost_utterances(num_utterances: int, batch_size: int, where: str) -> 
 def _read_transcripts(folder: Path) -> dict[str, str]:
     """Text by utterance id, from every ``*.trans.txt`` below."""
     texts: dict[str, str] = {}
-    for listing in sorted(folder.glob("*/*/*.trans.txt")):
+    for listing in files_at_depth(folder, 3, (".trans.txt",)):
         expected = "-".join(listing.relative_to(folder).parts[:2]) + ".trans.txt"
         if listing.name != expected:
             raise UserError(f"{listing}: must be named {expected}, which s3prl looks for.")
-        try:
-            lines = listing.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{listing}: cannot be read as UTF-8 text ({error}).") from error
-        for line in filter(str.strip, lines):
-            key, *words = line.split()
+        for key, text in read_transcripts(listing):
             if key in texts:
                 raise UserError(f"{listing}: the id {key} must stand once in {folder.name}, but stands twice.")
-            texts[key] = " ".join(words)
+            texts[key] = " ".join(text.split())
             unknown = sorted(set(texts[key].upper().replace(" ", "|")) - set(LETTERS))
-            if unknown or not words:
-                found = f"holds {' '.join(map(repr, unknown))}" if words else "is empty"
+            if unknown or not texts[key]:
+                found = f"holds {' '.join(map(repr, unknown))}" if text else "is empty"
                 raise UserError(
                     f"{listing}: a transcript must be letters A to Z, ' and spaces, but {key}'s {found}. "
                     "Write numbers and signs out as words."

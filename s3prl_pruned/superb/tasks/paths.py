@@ -48,7 +48,7 @@ def read_paths(file: str | None) -> Paths:
             raise UserError(f"{path}: {key}: no such task.{nearest(str(key), [*TASKS, S3PRL_ROOT])}")
         if not isinstance(value, str):
             raise UserError(f"{path}: {key}: must be a path, but is {value!r}.")
-    found = {key: path.parent / Path(value).expanduser() for key, value in data.items()}
+    found = {key: path.parent / Path(os.path.expanduser(value)) for key, value in data.items()}
     return Paths(s3prl_root=found.pop(S3PRL_ROOT, None), corpora=found)
 
 
@@ -56,7 +56,7 @@ def corpus_of(task: Task, given: str | None, paths: Paths) -> Path | None:
     """The corpus of a task: ``--corpus``, else the environment, else ``paths.yaml``; None where nothing names it."""
     variable = os.environ.get(f"S3PRL_PRUNED_{task.name.upper()}_CORPUS")
     named = given or variable
-    return Path(named).expanduser() if named else paths.corpora.get(task.name)
+    return Path(os.path.expanduser(named)) if named else paths.corpora.get(task.name)
 
 
 def s3prl_checkout(given: str | None, paths: Paths) -> Path | None:
@@ -65,7 +65,7 @@ def s3prl_checkout(given: str | None, paths: Paths) -> Path | None:
     Raises:
         UserError: if there is no such folder.
     """
-    root = Path(given).expanduser() if given else paths.s3prl_root
+    root = Path(os.path.expanduser(given)) if given else paths.s3prl_root
     if root is None:
         return None
     for folder in (root, root / "s3prl"):

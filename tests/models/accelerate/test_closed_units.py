@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from s3prl_pruned.models import linear
 from s3prl_pruned.models.accelerate import accelerate, closed_units
 from s3prl_pruned.models.accelerate.closed_units import Split, gated
 from s3prl_pruned.models.compact import surviving_spec
@@ -166,7 +167,7 @@ def test_a_closed_sublayer_is_computed_without_a_graph(mask, graph):
     layer = torch.nn.Linear(3, 3)
     z = None if mask is None else torch.tensor([mask], requires_grad=True)
     x = torch.randn(2, 3, requires_grad=True)
-    y = gated(layer, lambda x, _: seen.append(torch.is_grad_enabled()) or layer(x), z, x, None)
+    y = gated(layer, lambda x, _, z: seen.append(torch.is_grad_enabled()) or linear.masked(layer(x), z), z, x, None)
     torch.testing.assert_close(y, layer(x) * (1.0 if mask is None else mask))
     y.sum().backward()
     assert seen == [graph] and bool(layer.weight.grad.any()) == graph == bool(x.grad.any())

@@ -170,6 +170,64 @@ def replace_one_bias(encoder):
     conv.bias = torch.nn.Parameter(conv.bias + 1)
 
 
+def average_through_data(encoder):
+    """A moving average, as s3prl's optimisers write: neither an address nor a version changes."""
+    for parameter in encoder.parameters():
+        parameter.data.mul_(0.9).add_(0.1)
+
+
+def write_a_row_through_data(encoder):
+    encoder.feature_extractor.layers[1].conv.weight.data[3] *= -1
+
+
+def write_one_element_through_data(encoder):
+    encoder.feature_extractor.layers[3].conv.weight.data[5, 4, 1] += 1
+
+
+def exchange_rows_through_data(encoder):
+    """No sum over the weights changes."""
+    weight = encoder.feature_extractor.layers[0].conv.weight.data
+    weight[[0, 1]] = weight[[1, 0]]
+
+
+def exchange_elements_through_data(encoder):
+    weight = encoder.positional_convolution.conv.parametrizations.weight.original1.data
+    weight[2, 0] = weight[2, 0].flip(0)
+
+
+def write_a_small_number_through_data(encoder):
+    """A step of a late optimiser: 1e-5 of the weights."""
+    for parameter in encoder.positional_convolution.parameters():
+        parameter.data.mul_(1 + 1e-5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [average_through_data, write_a_row_through_data, write_one_element_through_data, exchange_rows_through_data,
+     exchange_elements_through_data, write_a_small_number_through_data],
+)  # fmt: skip
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_weights_written_through_data_are_seen(change, mode):
+    encoder, wavs = fast_encoder(tiny_base(), seed=1).double(), torch.randn(1, 2000).double()
+    with mode():
+        before = encoder(wavs).hidden_states
+        change(encoder)
+        after, copied = encoder(wavs).hidden_states, copy.deepcopy(encoder)(wavs).hidden_states
+    assert all(torch.equal(a, b) for a, b in zip(after, copied, strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(after, before, strict=True))
+
+
+def test_weights_that_stay_are_not_derived_anew(monkeypatch):
+    encoder, wavs = fast_encoder(tiny_base(), seed=1), torch.randn(1, 2000)
+    with torch.no_grad():
+        first = encoder(wavs).hidden_states
+        monkeypatch.setattr("s3prl_pruned.models.accelerate.cnn.rows_of", lambda conv: pytest.fail("derived anew"))
+        monkeypatch.setattr(
+            "s3prl_pruned.models.accelerate.positions._spectrum", lambda *_: pytest.fail("derived anew")
+        )
+        assert all(torch.equal(a, b) for a, b in zip(first, encoder(wavs).hidden_states, strict=True))
+
+
 @pytest.mark.parametrize("change", [change_in_place, load_others, widen, replace_one_bias])
 def test_what_is_kept_of_the_weights_follows_them(change):
     encoder = fast_encoder(tiny_base(conv_bias=True), seed=1)

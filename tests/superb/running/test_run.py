@@ -5,6 +5,7 @@ import io
 import os
 import re
 import shutil
+import signal
 from pathlib import Path
 
 import editdistance
@@ -13,7 +14,9 @@ import torch
 from torch import nn
 
 from s3prl_pruned import compat
+from s3prl_pruned.command_line import Interrupted, Stopped
 from s3prl_pruned.config import UserError, load_yaml
+from s3prl_pruned.folder_lock import locked
 from s3prl_pruned.superb.results.result import Upstream, read_result
 from s3prl_pruned.superb.running import make_run, run
 from s3prl_pruned.superb.running.messages import announce
@@ -160,6 +163,51 @@ def test_a_full_disk_is_one_clear_error_and_leaves_what_was_saved(again, monkeyp
     with pytest.raises(UserError, match="results/fbank/asr: cannot be written .* Make room; -a goes on"):
         again("-a")
     assert checkpoints.newest_checkpoint(FOLDER) == FOLDER / STATES[0]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, whose disk is always full")
+def test_the_oldest_checkpoint_stands_until_the_new_one_is_whole(again, monkeypatch):
+    """s3prl deletes first, and writes in place."""
+    save, few = torch.save, ("-u", "fbank", "-n", "few", "-o", f"{SHORT_SETTINGS},,config.runner.max_keep=1")
+    folder = Path("results/few/asr")
+    monkeypatch.setattr(torch, "save", lambda states, path: save(states, path if states["Step"] == 2 else "/dev/full"))
+    with pytest.raises(UserError, match="results/few/asr: cannot be written"):
+        command(*few)
+    assert [path.name for path in folder.glob("states-*")] == ["states-2.ckpt"]
+    monkeypatch.setattr(torch, "save", save)
+    assert f"Going on from {folder / 'states-2.ckpt'}" in command(*few, "-a")
+    assert [path.name for path in folder.glob("states-*")] == ["states-4.ckpt"]
+
+
+def test_a_run_killed_before_it_wrote_run_json_begins_anew(again):
+    shutil.rmtree(FOLDER)
+    FOLDER.mkdir()
+    (FOLDER / ".run.json.123").write_text("{")
+    again("-a", "-m", "train")
+    assert (FOLDER / "run.json").is_file() and (FOLDER / STATES[1]).is_file()
+
+
+def test_a_folder_in_use_is_refused_but_a_finished_run_is_read(again, capsys):
+    with locked(FOLDER):
+        assert "nothing to do" in again()
+        (FOLDER / "result.json").unlink()
+        with pytest.raises(UserError, match="results/fbank/asr: another process is at work in this folder"):
+            again("-a")
+        with locked(FOLDER, ".result.json.lock"), pytest.raises(UserError, match="another process is at work"):
+            again("-m", "evaluate")
+        again("-m", "evaluate")
+    assert not [path.name for path in FOLDER.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("error, code", [(KeyboardInterrupt(), 130), (Stopped(signal.SIGUSR1), 75)])
+def test_a_stop_says_how_to_go_on(again, monkeypatch, error, code):
+    def stop(options):
+        raise error
+
+    monkeypatch.setattr(run, "run_task", stop)
+    with pytest.raises(Interrupted, match="the same command with -a goes on from the last checkpoint") as stopped:
+        again()
+    assert stopped.value.exit_code == code
 
 
 def test_files_of_something_else_are_not_touched(again):

@@ -76,7 +76,9 @@ def test_two_processes_learn_what_one_learns_from_their_batches_accumulated(tmp_
 
 
 def test_evaluation_is_refused_on_several_processes(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    launch = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    for name, value in launch.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="-m evaluate: s3prl evaluates in one process. Start without torchrun"):
         run.main(["-u", "fbank", "-d", "ks", "-m", "evaluate"])
 

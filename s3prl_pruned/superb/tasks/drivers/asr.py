@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from s3prl_pruned import distributed
+from s3prl_pruned.compat import experts
 from s3prl_pruned.config import UserError
 from s3prl_pruned.superb.catalogue import Value
 from s3prl_pruned.superb.metrics.edits import word_and_character_error_rates
@@ -68,8 +69,9 @@ class SpeechRecognition(Driver):
         return read
 
     def adapt(self, run: DownstreamRun) -> None:
-        """Write the dictionary of letters."""
+        """Write the dictionary of letters; let s3prl read the transcripts as they were checked."""
         distributed.from_main(lambda: librispeech.write_dictionary(run.folder / "char.dict"))
+        experts.read_asr_transcripts_by(librispeech.plain_transcripts)
 
     def make_faster(self, runner: Any, run: DownstreamRun) -> None:
         """Train the LSTM on padded batches; remember audio and features from one epoch to the next."""

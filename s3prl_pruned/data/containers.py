@@ -1,0 +1,268 @@
+"""Audio files as they are: of a length that their header leaves open or gets wrong, or with the end missing.
+
+A program that writes to a pipe cannot go back to fill in the length. It leaves 0, all ones or another very large
+number in a WAV, AIFF or AU, 0 in a FLAC, and no header frame in an MP3; all of these are legal. libsndfile takes most
+of them as "to the end of the file"; the others are helped here, and those without any length are decoded to their end.
+A length that few bytes can hardly hold is never believed before that many samples are there.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+
+from s3prl_pruned.config import UserError
+
+_BLOCK = 1 << 18
+"""Samples per channel that are decoded at a time where the length is not known."""
+
+_MOST_SAMPLES_PER_BYTE = 64
+"""More than speech in any format has (MP3 at 8 kbit/s: 24); only a FLAC of silence has more."""
+
+_NO_LENGTH = 1 << 62
+"""libsndfile's number of samples is larger where there is none."""
+
+_LARGEST_SIZE = 0x7F000000
+"""Bytes. A larger size in a header of 32 bits is a writer's "unknown" (SoX: 0x7f000000 or 0x7ffff000)."""
+
+_ONES = b"\xff" * 4
+"""As the size of a WAV or AU, libsndfile reads it as "to the end"."""
+
+
+class AudioFile(soundfile.SoundFile):
+    """An audio file that is read to its true end.
+
+    Args:
+        source: the path's bytes, or the file's content.
+        path: for messages.
+        size: of the file in bytes.
+        open_end: its header does not say how long it is, whatever libsndfile makes of that.
+    """
+
+    _believed = True
+
+    def __init__(self, source: bytes | BinaryIO, *, path: Path, size: int, open_end: bool = False):
+        super().__init__(source)
+        self._path, self._says_length = path, not open_end and self.frames < _NO_LENGTH
+        self._believed = self._says_length and self.frames * self.channels <= size * _MOST_SAMPLES_PER_BYTE
+
+    def seekable(self) -> bool:
+        """Soundfile seeks to where it has read to, which a FLAC of unknown length refuses at its end."""
+        return self._believed and super().seekable()
+
+    def count(self) -> int:
+        """Samples per channel: from the header where it is to be believed, else by decoding.
+
+        Raises:
+            UserError: fewer are there than the header says.
+        """
+        return self.frames if self._believed else sum(map(len, self._blocks()))
+
+    def piece(self, first: int = 0, wanted: int | None = None) -> np.ndarray:
+        """Decode ``wanted`` samples from ``first``, or all that follow: ``(S', channels)`` float32.
+
+        Fewer come where the file ends before.
+
+        Raises:
+            UserError: all are wanted, but fewer are there than the header says.
+        """
+        if self._believed:
+            first = min(first, self.frames)
+            self.seek(first)
+            samples = self.read(-1 if wanted is None else wanted, dtype="float32", always_2d=True)
+            if wanted is None:
+                self._refuse_fewer(first + len(samples))
+            return samples
+        blocks, end = [np.zeros((0, self.channels), np.float32)], None if wanted is None else first + wanted
+        for block in self._blocks():
+            blocks.append(block)
+            if end is not None and sum(map(len, blocks)) >= end:
+                break
+        return np.concatenate(blocks)[first:end]
+
+    def _blocks(self) -> Iterator[np.ndarray]:
+        """The whole file from its start; memory is only taken for what is there."""
+        found, block = 0, np.zeros(_BLOCK)
+        while len(block) == _BLOCK:
+            block = self.read(_BLOCK, dtype="float32", always_2d=True)
+            found += len(block)
+            yield block
+        if self._says_length:
+            self._refuse_fewer(found)
+
+    def _refuse_fewer(self, found: int) -> None:
+        if found < self.frames:
+            raise truncated(self._path, f"{found} of {self.frames} samples are there")
+
+
+@contextmanager
+def open_audio(path: Path, span: tuple[int, int] | None = None) -> Iterator[AudioFile]:
+    """Open an audio file to decode it.
+
+    Args:
+        path: the file, or with ``span`` one that holds it.
+        span: first byte and number of bytes of the audio file within ``path``, an uncompressed archive.
+
+    Raises:
+        UserError: it is missing, may not be read, is empty or truncated, or cannot be decoded; also from within the
+            ``with``.
+    """
+    refuse_unreachable(path, "audio file" if span is None else "archive")
+    try:
+        with open(path, "rb") if span is None else io.BytesIO(_read_span(path, *span)) as content:
+            size = content.seek(0, os.SEEK_END)
+            if size == 0:
+                raise UserError(f"{path}: must hold audio, but is empty (0 bytes). Copy the file again.")
+            _refuse_cut(path, content, size)
+            content.seek(0)
+            source = os.fsencode(path) if span is None else content  # a name need not be UTF-8
+            with _opened(source, content, path=path, size=size) as file:
+                yield file
+    except (soundfile.SoundFileError, OSError) as error:
+        raise _undecodable(path, error) from error
+
+
+def refuse_unreachable(path: Path, kind: str) -> None:
+    """Raise UserError where ``path`` is no file that can be looked at; ``kind`` says what it should be."""
+    try:
+        regular = stat.S_ISREG(path.stat().st_mode)
+    except PermissionError as error:
+        raise _undecodable(path, error) from error
+    except (OSError, ValueError):  # ValueError: a zero byte in the name
+        regular = False
+    if not regular:
+        raise UserError(f"{path}: no such {kind}.")
+
+
+def truncated(path: Path, found: str) -> UserError:
+    """The error for a file whose end is missing; ``found`` says how that shows."""
+    return UserError(f"{path}: is truncated ({found}). Copy the file again or leave it out.")
+
+
+def _opened(source: bytes | BinaryIO, content: BinaryIO, *, path: Path, size: int) -> AudioFile:
+    """``AudioFile`` on the file itself, or on a copy in memory whose header lets libsndfile read all of it."""
+    file = AudioFile(source, path=path, size=size)
+    place = content.tell()  # an archive's content is also what libsndfile reads
+    content.seek(0)
+    if file.format == "MP3" and not _mp3_says_length(content):
+        content.seek(0)
+        return AudioFile(_Endless(content.read()), path=path, size=size, open_end=True)
+    content.seek(0)
+    if file.frames == 0 and (data := _to_the_end(content.read())) is not None:
+        return AudioFile(io.BytesIO(data), path=path, size=size)
+    content.seek(place)
+    return file
+
+
+class _Endless(io.BytesIO):
+    """An MP3 that seems to be a thousand times as large.
+
+    Without a header frame, mpg123 estimates the length from the file's size and its first frame's bit rate, and
+    libsndfile stops there; of a variable rate, that may be after a quarter.
+    """
+
+    def tell(self) -> int:
+        place = super().tell()
+        return 1000 * place if place == self.getbuffer().nbytes else place
+
+
+def _mp3_says_length(file: BinaryIO) -> bool:
+    """Whether an MP3 begins with a header frame that holds a number of frames (Xing, Info or VBRI)."""
+    head = file.read(10)
+    tag = 0
+    if head[:3] == b"ID3":
+        for byte in head[6:10]:  # seven bits each
+            tag = tag * 128 + byte
+        tag += 10
+    file.seek(tag)
+    frame = file.read(2048)
+    found = re.search(rb"(?:Xing|Info)(.{4})(.{4})|VBRI.{10}(.{4})", frame, re.DOTALL)
+    if found is None:
+        return False
+    flags, count, vbri = found.groups()
+    return any(vbri) if vbri is not None else bool(flags[3] & 1) and any(count)
+
+
+def _to_the_end(data: bytes) -> bytes | None:
+    """A WAV or AU of 0 samples with its size set to "to the end", where samples follow nevertheless; else None."""
+    if data[:4] == b".snd":
+        return data[:8] + _ONES + data[12:]
+    if data[:4] not in (b"RIFF", b"RF64"):
+        return None
+    at = 12
+    while at + 8 <= len(data) and data[at : at + 4] != b"data":
+        length = int.from_bytes(data[at + 4 : at + 8], "little")
+        at += 8 + length + length % 2
+    after = data[at + 8 : at + 12]
+    if not after or re.fullmatch(rb"[A-Za-z0-9 ]{4}", after):  # the next chunk: there really are no samples
+        return None
+    return b"RIFF" + _ONES + data[8 : at + 4] + _ONES + data[at + 8 :]
+
+
+def _read_span(path: Path, offset: int, size: int) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(offset)
+        data = file.read(size)
+    if len(data) < size:
+        raise truncated(path, f"bytes {offset} to {offset + size} are wanted, it has {path.stat().st_size}")
+    return data
+
+
+def _refuse_cut(path: Path, file: BinaryIO, size: int) -> None:
+    """Refuse what libsndfile would read as a shorter file: WAV, AIFF, AU and Ogg whose end is missing."""
+    file.seek(0)
+    head = file.read(28)
+    announced = _announced_bytes(head)
+    if announced is not None and size + 1 < announced:  # many writers omit the last padding byte
+        raise truncated(path, f"{size} of {announced} bytes are there")
+    if head[:4] == b"OggS":
+        file.seek(max(0, size - 2 * 65_536))  # a page has at most 65,307 bytes
+        if not _ends_an_ogg_stream(file.read()):
+            raise truncated(path, "its last Ogg page is not a stream's end")
+
+
+def _announced_bytes(head: bytes) -> int | None:
+    """The size of the whole file that the first 28 bytes of a WAV, AIFF or AU tell; None where they do not."""
+    before = 8  # what the size leaves out
+    if head[:4] == b"RIFF":
+        size = int.from_bytes(head[4:8], "little")
+    elif head[:4] in (b"RIFX", b"FORM"):
+        size = int.from_bytes(head[4:8], "big")
+    elif head[:4] == b".snd":
+        before, size = int.from_bytes(head[4:8], "big"), int.from_bytes(head[8:12], "big")
+    elif (
+        head[:4] == b"RF64" and head[12:16] == b"ds64"
+    ):  # a WAV that may be larger than 4 GiB, its size in the chunk ds64
+        size = int.from_bytes(head[20:28], "little")
+        return before + size if 0 < size < _NO_LENGTH else None
+    else:
+        return None
+    return before + size if 0 < size < _LARGEST_SIZE else None
+
+
+def _ends_an_ogg_stream(tail: bytes) -> bool:
+    """Whether ``tail`` holds, after its last page header, a whole page marked as last (RFC 3533)."""
+    page = tail[tail.rfind(b"OggS") :]
+    if len(page) < 27 or len(page) < 27 + page[26]:
+        return False
+    end_of_stream = page[5] & 4
+    return bool(end_of_stream) and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
+
+
+def _undecodable(path: Path, error: Exception) -> UserError:
+    if isinstance(error, PermissionError):
+        return UserError(f"{path}: may not be read ({error.strerror}). Change its rights or leave it out.")
+    reason = getattr(error, "error_string", str(error)).strip().rstrip(".")
+    return UserError(
+        f"{path}: cannot be decoded: {reason}. It is truncated, or no audio that libsndfile reads "
+        "(WAV, FLAC, Ogg, Opus, MP3). Copy the file again or leave it out."
+    )

@@ -1,0 +1,33 @@
+"""What transformers' configurations of speech models call an encoder's sizes."""
+
+from typing import Any
+
+from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
+
+
+def sizes(shape: EncoderConfig, spec: CompactSpec) -> dict[str, Any]:
+    """Sizes by transformers' names: of Transformer layers those of the dense ones, of the CNN those that are left.
+
+    Args:
+        shape: the dense shape.
+        spec: what is left of it.
+    """
+    _, kernels, strides = zip(*shape.conv_layers, strict=True)
+    named = {
+        "hidden_size": shape.embed_dim,
+        "num_hidden_layers": shape.num_layers,
+        "num_attention_heads": shape.num_heads,
+        "intermediate_size": shape.ffn_dim,
+        "conv_dim": [len(channels) for channels in spec.channels_of(shape)],
+        "conv_kernel": list(kernels),
+        "conv_stride": list(strides),
+        "conv_bias": shape.conv_bias,
+        "num_conv_pos_embeddings": shape.pos_conv_kernel,
+        "num_conv_pos_embedding_groups": shape.pos_conv_groups,
+        "feat_extract_norm": shape.extractor_mode.removesuffix("_norm"),
+        "do_stable_layer_norm": shape.norm_first,
+        "add_adapter": False,
+    }
+    if shape.relative_position:
+        named |= {"num_buckets": shape.num_buckets, "max_bucket_distance": shape.max_distance}
+    return named

@@ -1,0 +1,178 @@
+"""A run and its folder: what decides its result, what stands in the folder, and whether that may go on."""
+
+import argparse
+import contextlib
+import datetime
+import json
+import logging
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from s3prl_pruned import checkpoint
+from s3prl_pruned.config import UserError, from_dict, to_dict
+from s3prl_pruned.folder_lock import is_unused, locked
+from s3prl_pruned.former_defaults import as_before, former_values, with_values
+from s3prl_pruned.pretrain.config import RunnerConfig
+from s3prl_pruned.pretrain.objectives import AnyModelConfig, Objective
+
+logger = logging.getLogger(__name__)
+
+RUN, EXPORT = "run.json", "export"
+DEFAULTS = 2
+"""Which defaults `run.json` was written under; goes up where `before` of a field is set (`former_defaults`)."""
+WITHOUT_EFFECT_ON_RESULTS = (
+    *(f"runner.runner.{key}" for key in ("log_step", "save_step", "max_keep", "max_bad_steps", "process_timeout")),
+    "runner.runner.gradient_checkpointing",
+    "runner.runner.max_seconds_at_once",
+    "runner.pretrain_expert.datarc.num_workers",
+)
+"""Configuration that an unfinished run may go on with in another value."""
+THE_CORPUS = tuple(
+    f"runner.pretrain_expert.datarc.{key}" for key in ("corpus", "libri_root", "sets", "dev_sets", "test_sets")
+)
+"""Configuration that may differ where the speech that it leads to does not."""
+
+
+@dataclass
+class Run:
+    """A resolved run: what decides its result, and where it stands."""
+
+    objective: Objective
+    model: AnyModelConfig
+    runner: RunnerConfig
+    seed: int
+    recipe: str
+    folder: Path
+
+    def identity(self) -> dict:
+        """What `run.json` holds, and a run that goes on must share: all that decides the result."""
+        return {"model": to_dict(self.model), "runner": to_dict(self.runner), "seed": self.seed}
+
+
+def as_it_began(run: Run) -> Run:
+    """A run that stands in its folder already, with the defaults of the time when it began."""
+    record, wanted = _read_json(run.folder), run.identity()
+    if record.get("defaults", 1) == DEFAULTS:
+        return run
+    model, runner = (
+        with_values(wanted[key], former_values(kind, record[key]))
+        for key, kind in (("model", run.objective.model), ("runner", run.objective.runner))
+    )
+    where = str(run.folder / RUN)
+    return replace(
+        run, model=from_dict(run.objective.model, model, where), runner=from_dict(run.objective.runner, runner, where)
+    )
+
+
+def read_run(folder: Path, objective: Objective) -> dict:
+    """`run.json`, with what was done by default when it was written for fields newer than it.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    record = _read_json(folder)
+    for key, kind in (("model", objective.model), ("runner", objective.runner)):
+        record[key] = to_dict(from_dict(kind, as_before(kind, record[key]), str(folder / RUN)))
+    return record
+
+
+def _read_json(folder: Path) -> dict:
+    try:
+        record = json.loads((folder / RUN).read_text(encoding="utf-8"))
+        record["seed"], record["recipe"], record["model"].items, record["runner"].items
+        return record
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{folder}: is no run of run_pretrain.py ({RUN}: {error!r}).") from error
+
+
+def prepare_folder(run: Run, args: argparse.Namespace, held: contextlib.ExitStack) -> Path | None:
+    """Which checkpoint to continue from; refuses to mix runs, moves old ones aside when told to.
+
+    Args:
+        run: the resolved run.
+        args: the command line.
+        held: gets the folder's lock, unless the run is finished: that one is only read.
+
+    Raises:
+        UserError: the folder holds another run or is in use, or nothing can be continued there.
+    """
+    if args.force and not args.past_exp and not is_unused(run.folder):
+        with locked(run.folder):
+            aside = run.folder.with_name(f"{run.folder.name}.old-{datetime.datetime.now():%Y%m%d-%H%M%S}")
+            run.folder.rename(aside)
+            print(f"moved {run.folder} aside, to {aside}")
+    if not (run.folder / EXPORT).exists():
+        held.enter_context(locked(run.folder))
+    if args.past_exp:
+        path = Path(args.past_exp)
+        found = path if path.is_file() else checkpoint.newest(path)
+        if found is None and not (run.folder / EXPORT).exists():
+            raise UserError(f"{path}: holds no whole checkpoint to continue from.")
+        return None if (run.folder / EXPORT).exists() else found
+    if is_unused(run.folder):
+        return None
+    refuse_difference(run, read_run(run.folder, run.objective), run.folder)
+    if (run.folder / EXPORT).exists():
+        return None
+    found = checkpoint.newest(run.folder)
+    if found is not None and not args.auto_resume:
+        raise UserError(
+            f"{run.folder}: holds an unfinished run ({found.name}). -a continues it, -n NAME starts another beside it, "
+            "--force moves it aside."
+        )
+    return found
+
+
+def refuse_difference(wanted: Run, stands: dict, folder: Path) -> None:
+    """Refuse when what stands in a folder was made by another configuration, and show the difference.
+
+    A path may be spelled in another way, and the corpus may lie elsewhere as long as its speech is the same.
+
+    Args:
+        wanted: by the command line.
+        stands: `read_run`'s.
+        folder: of the latter.
+
+    Raises:
+        UserError: they differ.
+    """
+
+    def flat(data: Any, prefix: str = "") -> dict[str, Any]:
+        if not isinstance(data, dict):
+            return {prefix[:-1]: data}
+        return {k: v for key, value in data.items() for k, v in flat(value, f"{prefix}{key}.").items()}
+
+    identity = wanted.identity()
+    old, new = flat({key: stands[key] for key in identity}), flat(identity)
+    keys = [k for k in sorted(old | new) if k not in WITHOUT_EFFECT_ON_RESULTS and not _same(old.get(k), new.get(k))]
+    advice = "-n NAME starts another run beside it, --force moves it aside."
+    if any(key in THE_CORPUS for key in keys) and "speech" in stands:
+        if wanted.objective.speech(wanted.runner.pretrain_expert.datarc) == stands["speech"]:
+            keys = [key for key in keys if key not in THE_CORPUS]
+        else:
+            advice += " With a moved or copied corpus a run goes on if all its files have the same names and lengths."
+    changed = [f"{k}: {old.get(k)!r} there, {new.get(k)!r} wanted" for k in keys]
+    if changed:
+        raise UserError(f"{folder}: holds a run of another configuration ({'; '.join(changed[:5])}). {advice}")
+
+
+def warn_of_changed_speech(run: Run, speech: str) -> None:
+    """Say so where the corpus of a run that goes on is not what it was: files came, went or have another length.
+
+    Args:
+        run: that goes on.
+        speech: `Expert.speech`.
+    """
+    if json.loads((run.folder / RUN).read_text()).get("speech", speech) != speech:
+        logger.warning(
+            "%s: the corpus is not what it was when this run began (names, lengths or transcripts differ): from here "
+            "on its batches are others.", run.runner.pretrain_expert.datarc.corpus or "embedded",
+        )  # fmt: skip
+
+
+def _same(old: Any, new: Any) -> bool:
+    """Equal, or two spellings of the path of one file or folder."""
+    both_paths = isinstance(old, str) and isinstance(new, str) and os.path.exists(old) and os.path.exists(new)
+    return old == new or (both_paths and os.path.realpath(old) == os.path.realpath(new))

@@ -1,0 +1,74 @@
+"""What a fine-tuning needs of an encoder: pickles, and no parameter that waits for a gradient in vain."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+
+from s3prl_pruned.formats.folder import load_encoder, save_encoder
+from s3prl_pruned.models.accelerate import accelerate
+from s3prl_pruned.models.components import WeightNormConv1d
+from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_families
+from s3prl_pruned.models.encoder import freeze_idle
+from s3prl_pruned.upstream.expert import UpstreamExpert
+
+SHAPES = tiny_families()
+
+
+def backward(encoder):
+    encoder.train()
+    wavs = torch.randn(2, 1500, generator=torch.Generator().manual_seed(0)) * 0.1
+    encoder.encode_raw(wavs, torch.tensor([1500, 900])).hidden_states[-1].pow(2).mean().backward()
+    return {name for name, parameter in encoder.named_parameters() if parameter.grad is None}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_what_is_frozen_is_what_no_gradient_reaches(name):
+    config = SHAPES[name]
+    for seed in range(6):
+        spec = random_spec(config, seed=seed, channels=seed % 2 == 1)
+        without = backward(random_encoder(config, seed=0, spec=spec))
+        encoder = accelerate(random_encoder(config, seed=0, spec=spec))
+        freeze_idle(encoder)
+        frozen = {name for name, parameter in encoder.named_parameters() if not parameter.requires_grad}
+        empty = {name for name, parameter in encoder.named_parameters() if not parameter.numel()}
+        assert frozen - empty == without - empty and without <= frozen
+
+
+def test_an_export_and_an_upstream_are_ready_for_plain_distributed_data_parallel(tmp_path):
+    config = SHAPES["wavlm_large"]
+    save_encoder(tmp_path / "x", random_encoder(config, seed=0, spec=random_spec(config, seed=3)), {})
+    for encoder in (load_encoder(tmp_path / "x")[0], UpstreamExpert(tmp_path / "x").model):
+        without = backward(encoder)
+        assert without and not [n for n, p in encoder.named_parameters() if p.requires_grad and n in without]
+
+
+def test_weight_norm_is_torchs(relative_differences):
+    ours = WeightNormConv1d(8, 6, groups=2)
+    torch.manual_seed(1)
+    theirs = torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv1d(8, 8, 6, padding=3, groups=2), dim=2)
+    with torch.no_grad():
+        theirs.parametrizations.weight.original0.mul_(torch.rand(6) + 0.5)
+    ours.load_state_dict(theirs.state_dict())  # the same names
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    x = torch.randn(2, 8, 20)
+    found, expected = ours(x), theirs(x)
+    assert torch.equal(found, expected)
+    found.pow(2).sum().backward(), expected.pow(2).sum().backward()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(a.grad, b.grad)
+
+
+@pytest.mark.parametrize("name", ["wavlm_base", "data2vec_base"])
+def test_an_upstream_is_pickled_and_copied(name, tmp_path):
+    save_encoder(tmp_path / "x", random_encoder(SHAPES[name], seed=0, spec=random_spec(SHAPES[name], seed=3)), {})
+    upstream, wav = UpstreamExpert(tmp_path / "x").eval(), torch.randn(1500) * 0.1
+    with torch.no_grad():
+        expected = upstream([wav])["hidden_states"]
+        torch.save(upstream, tmp_path / "x.pt")
+        loaded = torch.load(tmp_path / "x.pt", weights_only=False)
+        for again in (pickle.loads(pickle.dumps(upstream)), loaded, copy.deepcopy(upstream)):
+            assert all(torch.equal(a, b) for a, b in zip(again([wav])["hidden_states"], expected, strict=True))
+            next(again.model.layers.parameters())[0] += 1  # a copy of its own
+            assert torch.equal(upstream([wav])["last_hidden_state"], expected[-1])

@@ -1,0 +1,90 @@
+"""An unfinished run goes on with its corpus under another name as long as the speech is the same."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from benchmarks.synthetic_audio import write_synthetic_corpus
+from s3prl_pruned.checkpoint import load_checkpoint
+from s3prl_pruned.config import UserError
+from s3prl_pruned.data.prepare import prepare
+from s3prl_pruned.pretrain.resolve import parse_arguments, resolve
+from tests.tiny_run import TinyRecipe
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A recipe and a finished run of it."""
+    tiny = TinyRecipe(tmp_path_factory.mktemp("paths"))
+    return tiny, tiny.train(tiny.root / "run")
+
+
+def interrupted(run, folder):
+    """The run as it stood after its first step."""
+    shutil.copytree(
+        run[1], folder, symlinks=True, ignore=shutil.ignore_patterns("export", "states-[23].ckpt", "latest")
+    )
+    return folder
+
+
+def assert_goes_on_to_the_same_end(run, folder, *more):
+    tiny, whole = run
+    tiny.train(folder, *more, "-a")
+    ours, theirs = (load_checkpoint(each / "states-3.ckpt")["Student"] for each in (folder, whole))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_another_spelling_of_corpus_and_teacher_goes_on(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(run[0].root)
+    assert_goes_on_to_the_same_end(
+        run, interrupted(run, tmp_path / "run"), "--corpus", "corpus/", "--teacher", "./teacher.pt"
+    )
+
+
+@pytest.mark.parametrize("form", ["copy", "manifest", "link"])
+def test_a_moved_or_listed_corpus_goes_on_with_the_same_batches(run, tmp_path, form):
+    other = tmp_path / ("list.jsonl" if form == "manifest" else "elsewhere")
+    if form == "copy":
+        shutil.copytree(run[0].corpus, other)
+    elif form == "manifest":
+        prepare(run[0].corpus, other)
+    else:
+        other.symlink_to(run[0].corpus)
+    assert_goes_on_to_the_same_end(run, interrupted(run, tmp_path / "run"), "--corpus", str(other))
+
+
+def test_other_speech_is_refused_with_what_would_go_on(run, tmp_path):
+    write_synthetic_corpus(tmp_path / "other", lengths=[9_000] * 7)
+    for folder in (interrupted(run, tmp_path / "run"), run[1]):  # the finished one, too
+        with pytest.raises(UserError, match="datarc.corpus: .*With a moved or copied corpus a run goes on if all its"):
+            run[0].train(folder, "--corpus", str(tmp_path / "other"), "-a")
+
+
+def test_a_corpus_that_changed_in_its_place_goes_on_with_a_warning(run, tmp_path, caplog):
+    folder = interrupted(run, tmp_path / "run")
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**record, "speech": "of another day"}))
+    run[0].train(folder, "-a")
+    assert "the corpus is not what it was when this run began" in caplog.text
+
+
+def test_a_run_from_before_speech_was_recorded_goes_on(run, tmp_path, caplog):
+    folder = interrupted(run, tmp_path / "run")
+    record = json.loads((folder / "run.json").read_text())
+    del record["speech"]
+    (folder / "run.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="datarc.corpus"):
+        run[0].train(folder, "--corpus", str(tmp_path), "-a")
+    run[0].train(folder, "-a")
+    assert "the corpus is not" not in caplog.text
+
+
+@pytest.mark.parametrize("recipe", ["embedded", "wavlm_base_s80"])
+def test_a_list_is_taken_whole_whatever_sets_a_recipe_names(tmp_path, recipe):
+    (tmp_path / "list.csv").write_text("file_path,length\n")
+    line = ["-u", "wavlm_pruned_distill", "--recipe", recipe, "--corpus", str(tmp_path / "list.csv")]
+    assert resolve(parse_arguments(line)).runner.pretrain_expert.datarc.sets is None
+    named = resolve(parse_arguments([*line, "-o", "pretrain_expert.datarc.sets=[mine]"]))
+    assert named.runner.pretrain_expert.datarc.sets == ("mine",), "what the user names is not dropped in silence"
