@@ -9,9 +9,7 @@ from s3prl_pruned.models.compact import surviving_spec
 from s3prl_pruned.models.masks import Masks, Slot
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
 from s3prl_pruned.sparsity.counts import prunable_weights
-
-INERT = 0.02
-"""A unit that the masks scale by less than this is inert."""
+from s3prl_pruned.sparsity.quantities import INERT
 
 
 def unit_scales(masks: Mapping[Slot, Tensor], spec: CompactSpec) -> dict[Slot, Tensor]:

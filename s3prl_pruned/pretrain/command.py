@@ -10,12 +10,13 @@ from pathlib import Path
 from s3prl_pruned import checkpoint, distributed
 from s3prl_pruned.compressors.magnitude import weights_left
 from s3prl_pruned.config import UserError
+from s3prl_pruned.data.waveforms import SAMPLE_RATE
 from s3prl_pruned.formats.folder import load_encoder
 from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.pretrain import runner
 from s3prl_pruned.pretrain.config import LoopConfig
 from s3prl_pruned.pretrain.dry_run import describe, dry_run
-from s3prl_pruned.pretrain.expert import Expert
+from s3prl_pruned.pretrain.expert import SECONDS_OF_MACS, Expert
 from s3prl_pruned.pretrain.finish import describe_export, export_checkpoint
 from s3prl_pruned.pretrain.logging import read_log
 from s3prl_pruned.pretrain.report import held_out_lines, target_lines
@@ -134,7 +135,7 @@ def _report(run: Run, device: str, *, finished_before: bool = False) -> Path:
     if finished_before:
         print(f"{run.folder}: this run is finished already; nothing to do (--force starts anew).")
     before, after = sum(parameters(config, dense).values()), encoder.num_parameters()
-    work = [sum(macs(config, s, 80_000).values()) / 1e9 for s in (dense, spec)]
+    work = [sum(macs(config, s, SECONDS_OF_MACS * SAMPLE_RATE).values()) / 1e9 for s in (dense, spec)]
     if provenance["teacher_note"]:
         print(f"note: {provenance['teacher_note']}")
     tolerance, advice = run.model.sparsity.tolerance, run.model.advice
@@ -144,7 +145,7 @@ def _report(run: Run, device: str, *, finished_before: bool = False) -> Path:
     print(
         f"parameters: {before:,} -> {after:,}"
         + f" ({after - zeros:,} not zero; nothing gets faster by that)" * bool(zeros)
-        + f"; MACs for 5 s: {work[0]:.3f} G -> {work[1]:.3f} G"
+        + f"; MACs for {SECONDS_OF_MACS} s: {work[0]:.3f} G -> {work[1]:.3f} G"
     )
     for line in run.objective.test_lines(run.folder, folder, run.runner.pretrain_expert.datarc, device):
         print(line)

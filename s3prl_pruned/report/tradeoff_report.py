@@ -13,6 +13,7 @@ from s3prl_pruned.report.tradeoff_picture import (
     quality_against_costs,
     with_direction,
 )
+from s3prl_pruned.sparsity.quantities import INERT
 from s3prl_pruned.tables import Bold, Column, Table
 
 FILES = ReportFiles(
@@ -115,7 +116,7 @@ def explanation(data: dict) -> list[str]:
     )
     lines = [
         "Rate: share of the dense encoder's prunable weights that is gone or zero. "
-        "Inert: share of the weights left whose units are scaled by less than 0.02. MACs and time: "
+        f"Inert: share of the weights left whose units are scaled by less than {INERT}. MACs and time: "
         f"{data['seconds_of_audio']:g} s of audio. Speed: against the dense encoder. {front[0].upper()}{front[1:]}.",
     ]
     if ranges := _ranges(data):

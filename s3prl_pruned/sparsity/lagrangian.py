@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.sparsity.config import CnnTarget, Target, renewed
+from s3prl_pruned.sparsity.quantities import INERT
 
 
 @dataclass(kw_only=True)
@@ -26,7 +27,7 @@ class SparsityConfig:
     """Share of the steps, at the end, in which no mask is drawn any more: they are those that are exported, and the
     weights settle under them (ours; DPHuBERT does so in a second run). Of hard concrete gates."""
 
-    smallest_scale: float = field(default=0.02, metadata={"before": 0.0})
+    smallest_scale: float = field(default=INERT, metadata={"before": 0.0})
     """A unit that its masks would scale by less than this is never exported: it computes next to nothing, and counts in
     full (`export/inert.py`). Of hard concrete gates."""
 

@@ -4,6 +4,9 @@ from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
+INERT = 0.02
+"""A unit that its masks scale by less than this computes next to nothing (ours)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Quantity:
