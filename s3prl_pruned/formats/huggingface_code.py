@@ -32,6 +32,7 @@ _SOURCES = (
     "models/masks.py",
     "models/linear.py",
     "models/components.py",
+    "models/cnn.py",
     "models/attention.py",
     "models/encoder.py",
     "models/accelerate/paths.py",

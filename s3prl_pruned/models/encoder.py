@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s3prl_pruned.models.attention import SelfAttention
+from s3prl_pruned.models.cnn import FeatureExtractor, FeatureProjection
 from s3prl_pruned.models.components import (
-    FeatureExtractor,
-    FeatureProjection,
     FeedForward,
     RelativePosition,
     Stack,

@@ -13,7 +13,7 @@ import torch
 
 from s3prl_pruned.data.batches import in_parts
 from s3prl_pruned.data.waveforms import SAMPLE_RATE
-from s3prl_pruned.models.components import SAMPLES_AT_A_TIME
+from s3prl_pruned.models.cnn import SAMPLES_AT_A_TIME
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, LayerSpec
 from s3prl_pruned.pretrain.config import LoopConfig
 from s3prl_pruned.pretrain.expert import Expert

@@ -19,7 +19,8 @@ from s3prl_pruned.data.waveforms import SAMPLE_RATE
 from s3prl_pruned.models.accelerate import accelerate
 from s3prl_pruned.models.accelerate.paths import path_for
 from s3prl_pruned.models.attention import SelfAttention
-from s3prl_pruned.models.components import FeatureExtractor, FeedForward, RelativePosition
+from s3prl_pruned.models.cnn import FeatureExtractor
+from s3prl_pruned.models.components import FeedForward, RelativePosition
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, HeadSpec, LayerSpec
 from s3prl_pruned.sparsity.counts import EncoderCounts

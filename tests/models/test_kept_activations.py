@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from s3prl_pruned.models import attention, components, linear
+from s3prl_pruned.models import attention, cnn, components, linear
 from s3prl_pruned.models.accelerate import attention as fast_attention
 from s3prl_pruned.models.attention import gated_bias, with_bias_made_again
 from s3prl_pruned.models.dummies import random_encoder, tiny_base, tiny_families
@@ -30,9 +30,9 @@ def reference(monkeypatch):
     """Call it, and masks are multiplied onto activations, and everything is kept."""
 
     def begin():
-        for module in (components, attention, fast_attention):
+        for module in (components, cnn, attention, fast_attention):
             monkeypatch.setattr(module, "masked_linear", on_activations)
-        monkeypatch.setattr(components, "made_again", lambda function, *inputs: function(*inputs))
+        monkeypatch.setattr(cnn, "made_again", lambda function, *inputs: function(*inputs))
         monkeypatch.setattr(attention, "with_bias_made_again", lambda make, attend: attend(make()))
         monkeypatch.setattr(
             attention,
@@ -205,9 +205,9 @@ def test_a_cnn_in_parts_that_keeps_its_input_alone_has_the_same_gradients(name, 
     encoder, masks, wavs = masked_encoder(tiny_families()[name], kinds=kinds)
     encoder, masks, wavs = encoder.double(), masks.to(torch.float64), wavs.double()
     calls = []
-    real = components.made_again
-    monkeypatch.setattr(components, "made_again", lambda *args: calls.append(args[1].shape[0]) or real(*args))
-    monkeypatch.setattr(components, "SAMPLES_AT_A_TIME", 4_100)
+    real = cnn.made_again
+    monkeypatch.setattr(cnn, "made_again", lambda *args: calls.append(args[1].shape[0]) or real(*args))
+    monkeypatch.setattr(cnn, "SAMPLES_AT_A_TIME", 4_100)
     encoder.feature_extractor.keeps_activations = False
     found = gradients(encoder, masks, wavs)
     assert {2, 1} <= set(calls), "two utterances, then one"

@@ -14,7 +14,7 @@ FROZEN = ("-o", "student.feature_grad_mult=0,,runner.total_steps=4")
 @pytest.fixture
 def calls(monkeypatch):
     """How often any CNN ran."""
-    from s3prl_pruned.models.components import FeatureExtractor
+    from s3prl_pruned.models.cnn import FeatureExtractor
 
     counted, real = [], FeatureExtractor.forward
     monkeypatch.setattr(FeatureExtractor, "forward", lambda self, wavs: counted.append(None) or real(self, wavs))

@@ -16,7 +16,8 @@ from s3prl_pruned.models.accelerate.paths import Derived
 from s3prl_pruned.models.accelerate.positions import FastPositionalConvolution
 from s3prl_pruned.models.accelerate.whole import FastSpeechEncoder
 from s3prl_pruned.models.attention import SelfAttention
-from s3prl_pruned.models.components import FeatureExtractor, FeedForward, PositionalConvolution
+from s3prl_pruned.models.cnn import FeatureExtractor
+from s3prl_pruned.models.components import FeedForward, PositionalConvolution
 from s3prl_pruned.models.encoder import SpeechEncoder
 
 FAST_FORMS: dict[type[nn.Module], type[nn.Module]] = {

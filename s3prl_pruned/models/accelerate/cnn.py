@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s3prl_pruned.models.accelerate.paths import Derived, path_for
-from s3prl_pruned.models.components import ConvLayer, FeatureExtractor, Stack
+from s3prl_pruned.models.cnn import ConvLayer, FeatureExtractor
+from s3prl_pruned.models.components import Stack
 
 gelu_ = torch.ops.aten.gelu_
 """`F.gelu` in place."""
@@ -44,7 +45,7 @@ def extract_features(
     frames_at_a_time: int,
     products: Sequence[Product] | None = None,
 ) -> Tensor:
-    """What `components.FeatureExtractor` computes: (B, S) -> (B, T, C).
+    """What `models.cnn.FeatureExtractor` computes: (B, S) -> (B, T, C).
 
     In channels-last order a window of frames is one row in memory, so that a convolution is a matrix product. A stretch
     of frames goes through all layers while it is in the cache.

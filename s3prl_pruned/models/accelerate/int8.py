@@ -14,7 +14,8 @@ from s3prl_pruned.config import UserError
 from s3prl_pruned.models.accelerate import accelerate
 from s3prl_pruned.models.accelerate.cnn import extract_features, rows_of, windows
 from s3prl_pruned.models.accelerate.paths import Derived, path_for
-from s3prl_pruned.models.components import FeatureExtractor, Stack
+from s3prl_pruned.models.cnn import FeatureExtractor
+from s3prl_pruned.models.components import Stack
 from s3prl_pruned.models.encoder import SpeechEncoder
 
 SMALLEST = 1024
