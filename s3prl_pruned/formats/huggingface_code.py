@@ -39,6 +39,7 @@ _SOURCES = (
     "models/accelerate/cnn.py",
     "models/accelerate/positions.py",
     "models/accelerate/closed_units.py",
+    "models/accelerate/fused_attention.py",
     "models/accelerate/attention.py",
     "models/accelerate/feed_forward.py",
     "models/accelerate/whole.py",

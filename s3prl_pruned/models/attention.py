@@ -73,6 +73,16 @@ class RaggedHeads(nn.Module):
         return z.index_select(0, self.head_of())
 
 
+def _layout(heads: tuple[HeadSpec, ...]) -> list[int]:
+    """Of each head: its first query/key dimension, their number, the same of value/output, and which head it is."""
+    values: list[int] = []
+    qk = vo = 0
+    for head in heads:
+        values += [qk, len(head.qk), vo, len(head.vo), head.index]
+        qk, vo = qk + len(head.qk), vo + len(head.vo)
+    return values
+
+
 class PositionGate(nn.Module):
     """WavLM's gate on the relative position bias: (B, T, D) -> (B, H, T, 1), for the surviving heads.
 
@@ -199,6 +209,7 @@ class SelfAttention(nn.Module):
         indices = [head.index for head in heads]
         self.gate = PositionGate(config, indices) if config.gated_position and heads else None
         self.heads = Indices(indices)
+        self.layout = Indices(_layout(heads))
         self.all_heads = len(indices) == config.num_heads
         self.z_qk: Tensor | None = None
         self.z_vo: Tensor | None = None
@@ -224,11 +235,33 @@ class SelfAttention(nn.Module):
         if not self.vo_heads.sizes:
             return masked(self.out_proj(x[..., :0]), z_mha)
         x = x.to(precision_of(x))  # one copy, where autocast makes and keeps one for each projection
-        query = self.qk_heads.split(masked_linear(self.q_proj, x, outputs=self.z_qk))  # (B, H, T, width)
-        key, value = self.qk_heads.split(self.k_proj(x)), self.vo_heads.split(self.v_proj(x))
-        context = self.vo_heads.merge(self.mix(query, key, value, self.bias_of(x, position_bias, padding)))
+        query = masked_linear(self.q_proj, x, outputs=self.z_qk)
+        context = self.context(query, self.k_proj(x), self.v_proj(x), x, position_bias, padding)
         z_vo = self.with_heads(self.z_vo, self.vo_heads, x)
         return masked_linear(self.out_proj, context, inputs=z_vo, outputs=z_mha)
+
+    def context(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        x: Tensor,
+        position_bias: Tensor | None,
+        padding: Tensor | None,
+    ) -> Tensor:
+        """What the output projection reads: (B, T, sum of value/output sizes).
+
+        Args:
+            query: (B, T, sum of query/key sizes), masked.
+            key: as `query`.
+            value: (B, T, sum of value/output sizes).
+            x: as `forward`.
+            position_bias: as `forward`.
+            padding: as `forward`.
+        """
+        query, key = self.qk_heads.split(query), self.qk_heads.split(key)  # (B, H, T, width)
+        make_bias = self.bias_of(x, position_bias, padding)
+        return self.vo_heads.merge(self.mix(query, key, self.vo_heads.split(value), make_bias))
 
     def mix(self, query: Tensor, key: Tensor, value: Tensor, make_bias: Callable[[], Tensor | None]) -> Tensor:
         """Values weighed by attention: (B, H, T, width).

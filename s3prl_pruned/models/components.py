@@ -35,6 +35,12 @@ def exporting() -> bool:
     return getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()
 
 
+def recorded() -> bool:
+    """Whether what runs is traced, compiled or captured: what it makes must not outlive it, nor be older than it."""
+    capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+    return capturing or torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
 def made_again(function: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
     """`function(*inputs)`, of which the inputs alone are kept: the backward pass computes it again.
 
@@ -66,6 +72,14 @@ def normalize_utterances(wavs: Tensor, lengths: Tensor | None) -> Tensor:
     centred = (x - mean.to(x.dtype)).masked_fill(~valid, 0.0)
     variance = centred.to(precise).square().sum(1, keepdim=True) / counts
     return (centred * torch.rsqrt(variance.to(x.dtype) + 1e-5)).to(wavs.dtype)
+
+
+class TrainingDropout(nn.Dropout):
+    """`nn.Dropout` that does nothing in evaluation mode, where torch's still calls an operator."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of any shape."""
+        return super().forward(x) if self.training else x
 
 
 class WeightNormConv1d(nn.Conv1d):
@@ -111,8 +125,8 @@ class PositionalConvolution(nn.Module):
         super().__init__()
         self.conv = WeightNormConv1d(config.embed_dim, config.pos_conv_kernel, groups=config.pos_conv_groups)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
+    def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
+        """(B, T, D) -> (B, T, D); `inside` as `PositionalConvolutionStack.forward`, and not needed here."""
         num_frames = x.shape[1]
         x = self.conv(x.transpose(1, 2))[..., :num_frames]  # (B, D, T); an even kernel gives one frame too many
         return F.gelu(x).transpose(1, 2)
@@ -128,13 +142,22 @@ class PositionalConvolutionStack(nn.Module):
             nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups) for _ in range(config.pos_conv_depth)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
-        num_frames = x.shape[1]
+    def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
+        """(B, T, D) -> (B, T, D).
+
+        Args:
+            x: (B, T, D).
+            inside: (T,) bool, the frames that there are, where T is more: no convolution hears the others.
+        """
         for conv in self.convs:
-            x = conv(x.transpose(1, 2))[..., :num_frames].transpose(1, 2)  # (B, T, D)
+            x = x if inside is None else x.masked_fill(~inside[:, None], 0.0)
+            x = self.convolve(conv, x)
             x = F.gelu(F.layer_norm(x, x.shape[-1:]))
         return x
+
+    def convolve(self, conv: nn.Conv1d, x: Tensor) -> Tensor:
+        """One of the convolutions: (B, T, D) -> (B, T, D)."""
+        return conv(x.transpose(1, 2))[..., : x.shape[1]].transpose(1, 2)
 
 
 def positional_convolution(config: EncoderConfig) -> nn.Module:
@@ -154,6 +177,7 @@ class RelativePosition(nn.Module):
         self.num_buckets = config.num_buckets
         self.max_distance = config.max_distance
         self.embedding = nn.Embedding(config.num_buckets, config.num_heads)
+        self._last_buckets: Tensor | None = None
 
     def buckets(self, distance: Tensor) -> Tensor:
         """Bucket of key position minus query position, in frames; int64, any shape."""
@@ -167,8 +191,19 @@ class RelativePosition(nn.Module):
 
     def by_distance(self, num_frames: int) -> Tensor:
         """Bias by key position minus query position, from 1 - T to T - 1: (H, 2T - 1) for `num_frames` = T."""
-        distance = torch.arange(1 - num_frames, num_frames, device=self.embedding.weight.device)
-        return self.embedding(self.buckets(distance)).T
+        return self.embedding(self._buckets_of(num_frames)).T
+
+    def _buckets_of(self, num_frames: int) -> Tensor:
+        """Of all distances, (2T - 1,) int64; the last ones are kept, since they take a dozen small operations."""
+        device = self.embedding.weight.device
+        kept = self._last_buckets
+        if kept is not None and len(kept) == 2 * num_frames - 1 and kept.device == device and not recorded():
+            return kept
+        with torch.inference_mode(False):
+            buckets = self.buckets(torch.arange(1 - num_frames, num_frames, device=device))
+        if not recorded():
+            self._last_buckets = buckets
+        return buckets
 
     def forward(self, num_frames: int) -> Tensor:
         """Bias for `num_frames` = T queries and keys: (H, T, T), [h, query, key]."""
@@ -193,7 +228,7 @@ class FeedForward(nn.Module):
         self.num_dims = num_dims
         self.fc1 = linear(config.embed_dim, num_dims, rank=ranks.fc1)
         self.fc2 = linear(num_dims, config.embed_dim, rank=ranks.fc2)
-        self.activation_dropout = nn.Dropout(config.activation_dropout)
+        self.activation_dropout = TrainingDropout(config.activation_dropout)
         self.z_int: Tensor | None = None
         self.z_ffn: Tensor | None = None
 

@@ -14,6 +14,7 @@ from s3prl_pruned.models.components import (
     FeedForward,
     RelativePosition,
     Stack,
+    TrainingDropout,
     exporting,
     normalize_utterances,
     positional_convolution,
@@ -50,7 +51,7 @@ class EncoderLayer(nn.Module):
         self.attention_layer_norm = nn.LayerNorm(config.embed_dim)
         self.feed_forward = FeedForward(config, len(spec.ffn), spec.ranks) if spec.feed_forward else None
         self.final_layer_norm = nn.LayerNorm(config.embed_dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = TrainingDropout(config.dropout)
 
     def forward(
         self,
@@ -105,7 +106,7 @@ class SpeechEncoder(nn.Module):
         self.relative_position = RelativePosition(config) if with_bias else None
         self.layers: Stack[EncoderLayer] = Stack(EncoderLayer(config, layer) for layer in self.spec.layers)
         self.layer_norm = nn.LayerNorm(config.embed_dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = TrainingDropout(config.dropout)
         self.apply(_initialise)
 
     def forward(
@@ -114,6 +115,8 @@ class SpeechEncoder(nn.Module):
         lengths: Tensor | None = None,
         *,
         features: Tensor | None = None,
+        frame_lengths: Tensor | None = None,
+        inside: Tensor | None = None,
         project: Callable[[Tensor], Tensor] | None = None,
         run: Callable[..., Tensor] | None = None,
     ) -> EncoderOutput:
@@ -124,6 +127,9 @@ class SpeechEncoder(nn.Module):
                 samples than are under one frame are padded to one.
             lengths: (B,) int64 samples of each utterance; None when none is padded. A shorter one than a frame has one.
             features: (B, T, C), what `feature_extractor` makes of `wavs`, where the caller has it already.
+            frame_lengths: (B,) int64, frames of each utterance that are not padding, where the caller knows them better
+                than by `lengths`.
+            inside: (T,) bool, the frames that there are, where the features have more; None for all.
             project: in place of `feature_projection`, (B, T, C) -> (B, T, D).
             run: called with each layer and what it would be called with, in place of it.
 
@@ -135,12 +141,14 @@ class SpeechEncoder(nn.Module):
         features = self.feature_extractor(wavs) if features is None else features
         x = (project or self.feature_projection)(features)  # (B, T, D)
         num_frames = x.shape[1]
-        frame_lengths = self.frame_lengths(lengths, wavs, num_frames)
+        padded = lengths is not None or frame_lengths is not None
+        if frame_lengths is None:
+            frame_lengths = self.frame_lengths(lengths, wavs, num_frames)
         padding = None
-        if lengths is not None:
+        if padded:
             padding = torch.arange(num_frames, device=x.device) >= frame_lengths[:, None]  # (B, T)
             x = x.masked_fill(padding[..., None], 0.0)
-        x = x + self.positional_convolution(x)
+        x = x + self.positional_convolution(x, inside)
         if not self.config.norm_first:
             x = self.layer_norm(x)
         x = self.dropout(x)

@@ -8,7 +8,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.data.waveforms import normalize_waveform
-from s3prl_pruned.models.encoder import freeze_idle
+from s3prl_pruned.models.accelerate.graphs import GraphedEncoder, graphed
+from s3prl_pruned.models.encoder import EncoderOutput, freeze_idle
 from s3prl_pruned.upstream.load import load_model
 
 DOWNSAMPLE_RATE = 320  # samples per frame of every public configuration
@@ -22,6 +23,8 @@ class UpstreamExpert(nn.Module):
         model_config: not used; s3prl passes it to every upstream.
         refresh: not used; s3prl passes it to every upstream.
         family: what the encoder must be, one of `models.spec.FAMILIES`; None takes any.
+        compiled: on a GPU in inference, run by CUDA graphs (`models.accelerate.graphs`): short inputs are several times
+            as fast, and the first call of each length takes longer.
 
     Attributes:
         model: the encoder.
@@ -29,7 +32,13 @@ class UpstreamExpert(nn.Module):
     """
 
     def __init__(
-        self, ckpt: str | Path, model_config: str | None = None, refresh: bool = False, *, family: str | None = None
+        self,
+        ckpt: str | Path,
+        model_config: str | None = None,
+        refresh: bool = False,
+        *,
+        family: str | None = None,
+        compiled: bool = False,
     ):
         super().__init__()
         loaded = load_model(ckpt)
@@ -44,6 +53,8 @@ class UpstreamExpert(nn.Module):
         self.model_path = str(loaded.path)
         self.model_hash = loaded.sha256
         self.teacher_note = loaded.note
+        self.compiled = compiled
+        self._graphs: GraphedEncoder | None = None
 
     def get_downsample_rates(self, key: str) -> int:
         """Samples per frame of any feature."""
@@ -63,5 +74,16 @@ class UpstreamExpert(nn.Module):
         lengths = torch.tensor([len(wav) for wav in wavs], device=wavs[0].device)
         even = all(len(wav) == len(wavs[0]) for wav in wavs)
         padded = pad_sequence(list(wavs), batch_first=True).to(next(self.model.parameters()).dtype)
-        states = self.model(padded, None if even else lengths).hidden_states
+        states = self._encode(padded, None if even else lengths).hidden_states
         return {"hidden_states": states, "last_hidden_state": states[-1]}
+
+    def _encode(self, wavs: Tensor, lengths: Tensor | None) -> EncoderOutput:
+        if not (self.compiled and wavs.is_cuda):
+            return self.model(wavs, lengths)
+        if self._graphs is None:
+            self._graphs = graphed(self.model)
+        return self._graphs(wavs, lengths)
+
+    def __getstate__(self) -> dict:
+        """Without graphs, which live in one process and of one model."""
+        return {**self.__dict__, "_graphs": None}

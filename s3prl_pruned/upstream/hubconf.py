@@ -13,30 +13,39 @@ _Entry = Callable[..., _UpstreamExpert]
 def _entries(family: str) -> tuple[_Entry, _Entry, _Entry]:
     """`<family>_pruned`, `<family>_pruned_local` and `<family>_pruned_url`."""
 
-    def local(ckpt: str | Path, model_config: str | None = None, refresh: bool = False) -> _UpstreamExpert:
+    def local(
+        ckpt: str | Path, model_config: str | None = None, refresh: bool = False, compiled: bool = False
+    ) -> _UpstreamExpert:
         """A pruned encoder from a local path.
 
         ckpt (str): an export's folder, a training checkpoint (masks applied), or a dense checkpoint.
         model_config, refresh: not used; s3prl passes them to every upstream.
+        compiled (bool): by CUDA graphs, where it runs on a GPU.
         """
-        return _UpstreamExpert(ckpt, family=family)
+        return _UpstreamExpert(ckpt, family=family, compiled=compiled)
 
-    def url(ckpt: str, refresh: bool = False, model_config: str | None = None) -> _UpstreamExpert:
+    def url(
+        ckpt: str, refresh: bool = False, model_config: str | None = None, compiled: bool = False
+    ) -> _UpstreamExpert:
         """A pruned encoder from the URL of a `states-*.ckpt` or of a zipped export.
 
         ckpt (str): URL.
         refresh (bool): download again although it is in the cache.
         model_config: not used.
+        compiled (bool): by CUDA graphs, where it runs on a GPU.
         """
         from s3prl_pruned.upstream.download import fetch_model
 
-        return local(fetch_model(ckpt, refresh=refresh))
+        return local(fetch_model(ckpt, refresh=refresh), compiled=compiled)
 
     def newest(
-        ckpt: str | Path | None = None, refresh: bool = False, model_config: str | None = None
+        ckpt: str | Path | None = None,
+        refresh: bool = False,
+        model_config: str | None = None,
+        compiled: bool = False,
     ) -> _UpstreamExpert:
         """The newest export under `result/pretrain/<family>_pruned_distill/`, or what `ckpt` names."""
-        return local(ckpt or newest_export(f"{family}_pruned"))
+        return local(ckpt or newest_export(f"{family}_pruned"), compiled=compiled)
 
     for function, kind in ((newest, ""), (local, "_local"), (url, "_url")):
         function.__name__ = function.__qualname__ = f"{family}_pruned{kind}"

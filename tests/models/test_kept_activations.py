@@ -102,8 +102,11 @@ def test_in_fp32_they_agree_within_rounding(reference):
 
 
 def test_masks_gradients_are_not_less_exact_in_half_precision(reference):
-    """Against float64; with activations in fp32 under fp32 masks, as `reference` has them."""
-    encoder, masks, wavs = masked_encoder(tiny_base(embed_dim=48, ffn_dim=96), kinds=KINDS[:-1])
+    """Against float64; with activations in fp32 under fp32 masks, as `reference` has them.
+
+    Groups are of 16 channels: of 12, torch 2.13's convolution in bf16 is wrong by its whole size on CPUs with AMX.
+    """
+    encoder, masks, wavs = masked_encoder(tiny_base(embed_dim=48, ffn_dim=96, pos_conv_groups=3), kinds=KINDS[:-1])
     names = [f"{slot}" for slot in masks]
     with torch.autocast("cpu", torch.bfloat16):
         found = gradients(encoder, masks, wavs)

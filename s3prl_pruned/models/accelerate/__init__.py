@@ -13,17 +13,18 @@ from s3prl_pruned.models.accelerate.attention import FastSelfAttention
 from s3prl_pruned.models.accelerate.cnn import FastFeatureExtractor
 from s3prl_pruned.models.accelerate.feed_forward import FastFeedForward
 from s3prl_pruned.models.accelerate.paths import Derived
-from s3prl_pruned.models.accelerate.positions import FastPositionalConvolution
+from s3prl_pruned.models.accelerate.positions import FastPositionalConvolution, FastPositionalConvolutionStack
 from s3prl_pruned.models.accelerate.whole import FastSpeechEncoder
 from s3prl_pruned.models.attention import SelfAttention
 from s3prl_pruned.models.cnn import FeatureExtractor
-from s3prl_pruned.models.components import FeedForward, PositionalConvolution
+from s3prl_pruned.models.components import FeedForward, PositionalConvolution, PositionalConvolutionStack
 from s3prl_pruned.models.encoder import SpeechEncoder
 
 FAST_FORMS: dict[type[nn.Module], type[nn.Module]] = {
     SpeechEncoder: FastSpeechEncoder,
     FeatureExtractor: FastFeatureExtractor,
     PositionalConvolution: FastPositionalConvolution,
+    PositionalConvolutionStack: FastPositionalConvolutionStack,
     SelfAttention: FastSelfAttention,
     FeedForward: FastFeedForward,
 }
@@ -31,15 +32,22 @@ FAST_FORMS: dict[type[nn.Module], type[nn.Module]] = {
 Block = TypeVar("Block", bound=nn.Module)
 
 
-def accelerate(module: Block) -> Block:
+POSITIONS = (PositionalConvolution, PositionalConvolutionStack)
+
+
+def accelerate(module: Block, only: tuple[type[nn.Module], ...] = tuple(FAST_FORMS)) -> Block:
     """Swap the fast forms in, once: for an encoder, or for blocks of one. Changes `module` and returns it.
+
+    Args:
+        module: an encoder, or blocks of one.
+        only: types of the blocks that get theirs; `POSITIONS` is what a teacher needs on a GPU.
 
     Parameters, masks and hooks stay where they are: only classes change, as `torch.nn.utils.parametrize` does it too.
     A block that has its fast form already, or has none, is left alone.
     """
     for block in module.modules():
         fast = FAST_FORMS.get(type(block))
-        if fast is not None:
+        if fast is not None and type(block) in only:
             block.__class__ = fast
             vars(block)["derived"] = Derived()
     return module

@@ -1,17 +1,23 @@
-"""Attention head by head, a block of queries at a time: ragged heads as they are, no bias of T x T in memory."""
+"""Attention without a bias of T x T in memory: head by head on a CPU, in one kernel or block by block on a GPU."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s3prl_pruned.models.accelerate.closed_units import Split, gated
+from s3prl_pruned.models.accelerate.fused_attention import attend_fused, fused_fits
 from s3prl_pruned.models.accelerate.paths import path_for
-from s3prl_pruned.models.attention import SelfAttention
+from s3prl_pruned.models.attention import SelfAttention, gated_bias
 from s3prl_pruned.models.components import toeplitz
 from s3prl_pruned.models.linear import LowRankLinear, masked, masked_linear
 
+SCORES_AT_A_TIME = 2**28
+"""Elements of the gated bias that a GPU holds at once, where `fused_attention` does not compute it: 0.5 GiB in half
+precision."""
+
 
 class FastSelfAttention(SelfAttention):
-    """`SelfAttention`: head by head in inference; in training without the gradients of closed units."""
+    """`SelfAttention`: without T x T scores in inference, without the gradients of closed units in training."""
 
     def forward(self, x: Tensor, position_bias: Tensor | None = None, padding: Tensor | None = None) -> Tensor:
         """Attend: (B, T, D) -> (B, T, D).
@@ -25,52 +31,73 @@ class FastSelfAttention(SelfAttention):
 
     def attend(self, x: Tensor, position_bias: Tensor | None, padding: Tensor | None, z_mha: Tensor | None) -> Tensor:
         """As `SelfAttention.attend`."""
-        is_masked = any(mask is not None for mask in (self.z_qk, self.z_vo, self.z_head))
-        path = None if is_masked or not self.vo_heads.sizes else path_for(self, x, x.shape[1])
-        if path is not None and (position_bias is None or position_bias.dim() == 2):
-            return masked(self.out_proj(self.context_by_head(x, position_bias, padding, path.queries)), z_mha)
-        if position_bias is not None and position_bias.dim() == 2:
-            position_bias = toeplitz(position_bias)
         # Where a dimension or its head is closed, no gradient reaches query or key.
         queries = Split.of(self.with_heads(self.z_qk, self.qk_heads, x), self.q_proj, self.k_proj)
         values = Split.of(self.with_heads(self.z_vo, self.vo_heads, x), self.v_proj, self.out_proj)
         if queries is None and values is None:
             return super().attend(x, position_bias, padding, z_mha)
-        query = self.qk_heads.split(masked(_project(self.q_proj, x, queries), self.z_qk))  # (B, H, T, width)
-        key = self.qk_heads.split(_project(self.k_proj, x, queries))
-        value = self.vo_heads.split(_project(self.v_proj, x, values))
-        context = self.vo_heads.merge(self.mix(query, key, value, self.bias_of(x, position_bias, padding)))
+        query = masked(_project(self.q_proj, x, queries), self.z_qk)
+        key, value = _project(self.k_proj, x, queries), _project(self.v_proj, x, values)
+        context = self.context(query, key, value, x, position_bias, padding)
         z_vo = self.with_heads(self.z_vo, self.vo_heads, x)  # (sum of sizes,)
         if values is not None and z_vo is not None:
             return masked(values.inputs(self.out_proj, *values.parted(context), z_vo), z_mha)
         return masked_linear(self.out_proj, context, inputs=z_vo, outputs=z_mha)
 
-    def context_by_head(
-        self, x: Tensor, by_distance: Tensor | None, padding: Tensor | None, queries_at_a_time: int
+    def context(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        x: Tensor,
+        position_bias: Tensor | None,
+        padding: Tensor | None,
     ) -> Tensor:
-        """What the output projection reads, (B, T, sum of value/output sizes), without T x T scores in memory.
-
-        Args:
-            x: (B, T, D).
-            by_distance: (H of the dense layer, 2T - 1), the position bias; None for none.
-            padding: (B, T) bool, True where a frame must not be attended to; None for none.
-            queries_at_a_time: their scores are in memory at once.
-        """
+        """As `SelfAttention.context`; with a bias by distance without T x T scores in memory."""
+        path = path_for(self, x, x.shape[1])
+        if path is None or (position_bias is not None and position_bias.dim() == 3):
+            if position_bias is not None and position_bias.dim() == 2:
+                position_bias = toeplitz(position_bias)
+            return super().context(query, key, value, x, position_bias, padding)
+        if fused_fits(x, self.qk_heads.sizes, self.vo_heads.sizes):
+            return attend_fused(
+                query,
+                key,
+                value,
+                layout=self.layout(),
+                widths=(self.qk_heads.width, self.vo_heads.width),
+                scale=self.scale,
+                bias=position_bias,
+                gate=self.gate,
+                x=x,
+                padding=padding,
+            )
         gates = None
-        if by_distance is not None:
-            by_distance = by_distance.index_select(0, self.heads())
-            gates = None if self.gate is None else self.gate(x).squeeze(-1)  # (B, H, T)
+        if position_bias is not None:
+            position_bias = position_bias.index_select(0, self.heads())
+            gates = None if self.gate is None else self.gate(x)  # (B, H, T, 1)
+        if x.is_cuda:
+            context = attend_in_blocks(
+                *(_widened(self.qk_heads.split(part)) for part in (query, key)),
+                _widened(self.vo_heads.split(value)),
+                scale=self.scale,
+                bias=position_bias,
+                gates=gates,
+                padding=padding,
+                scores_at_a_time=SCORES_AT_A_TIME,
+            )
+            return self.vo_heads.merge(context[..., : self.vo_heads.width])
         return attend_by_head(
-            self.q_proj(x),
-            self.k_proj(x),
-            self.v_proj(x),
+            query,
+            key,
+            value,
             qk_sizes=self.qk_heads.sizes,
             vo_sizes=self.vo_heads.sizes,
             scale=self.scale,
-            bias=by_distance,
-            gates=gates,
+            bias=position_bias,
+            gates=None if gates is None else gates.squeeze(-1),
             padding=padding,
-            queries_at_a_time=queries_at_a_time,
+            queries_at_a_time=path.queries,
         )
 
     def weights(self, x: Tensor, position_bias: Tensor | None = None, padding: Tensor | None = None) -> Tensor:
@@ -82,6 +109,54 @@ class FastSelfAttention(SelfAttention):
 
 def _project(projection: nn.Linear | LowRankLinear, x: Tensor, split: Split | None) -> Tensor:
     return projection(x) if split is None else split.outputs(projection, x)
+
+
+def _widened(x: Tensor) -> Tensor:
+    """(B, H, T, width) with zeros up to a multiple of 8 dimensions, which torch's attention kernels want."""
+    return F.pad(x, (0, -x.shape[-1] % 8))
+
+
+def attend_in_blocks(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    scale: float,
+    bias: Tensor | None,
+    gates: Tensor | None,
+    padding: Tensor | None,
+    scores_at_a_time: int,
+) -> Tensor:
+    """Softmax attention, all heads at once, a block of queries at a time: (B, H, T, width of values).
+
+    Args:
+        query: (B, H, T, width).
+        key: as `query`.
+        value: (B, H, T, width), of another width.
+        scale: of the scores.
+        bias: (H, 2T - 1) by distance, key minus query from 1 - T on, for these heads; None for none.
+        gates: (B, H, T, 1), on the bias; None for none.
+        padding: (B, T) bool, True where a frame must not be attended to; None for none.
+        scores_at_a_time: their bias is in memory at once.
+    """
+    batch, heads, frames, _ = query.shape
+    rows = max(1, scores_at_a_time // (batch * heads * frames))
+    windows = None if bias is None else bias.unfold(-1, frames, 1)  # (H, T, T), a view; the last query comes first
+    hidden = None
+    if padding is not None:
+        hidden = torch.zeros_like(padding, dtype=query.dtype).masked_fill(padding, float("-inf"))[:, None, None, :]
+    parts = []
+    for start in range(0, frames, rows):
+        asked = query[:, :, start : start + rows]
+        end, added = start + asked.shape[2], hidden
+        if windows is not None:
+            of_block = windows[:, frames - end : frames - start].flip(1)  # (H, rows, T)
+            if gates is None:
+                added = of_block.to(query.dtype) if hidden is None else of_block + hidden
+            else:
+                added = gated_bias(gates[:, :, start:end], of_block, padding, query.dtype)
+        parts.append(F.scaled_dot_product_attention(asked, key, value, added, scale=scale))
+    return torch.cat(parts, 2)
 
 
 def attend_by_head(

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s3prl_pruned.models.accelerate.paths import Derived, path_for
-from s3prl_pruned.models.cnn import ConvLayer, FeatureExtractor
+from s3prl_pruned.models.cnn import SAMPLES_AT_A_TIME, ConvLayer, FeatureExtractor
 from s3prl_pruned.models.components import Stack
 
 gelu_ = torch.ops.aten.gelu_
@@ -32,7 +32,7 @@ class FastFeatureExtractor(FeatureExtractor):
     def forward(self, wavs: Tensor) -> Tensor:
         """(B, S) -> (B, T, C)."""
         path = None if self.is_masked() else path_for(self, wavs, self.num_frames(wavs.shape[-1]))
-        if path is None:
+        if path is None or (wavs.is_cuda and wavs.shape[1] <= SAMPLES_AT_A_TIME):
             return super().forward(wavs)
         return extract_features(self.layers, wavs, self.derived, frames_at_a_time=path.cnn_frames)
 
@@ -52,7 +52,7 @@ def extract_features(
 
     Args:
         layers: the extractor's `ConvLayer`s.
-        wavs: float32 or float64.
+        wavs: (B, S).
         derived: keeps the weights in the order that the products want (`paths.Derived`).
         frames_at_a_time: frames of a stretch.
         products: what computes the convolutions after the first; None for theirs in fp32.
@@ -95,7 +95,7 @@ def _samples_heard(frames: int, kernels: list[int], strides: list[int]) -> int:
 def product(conv: nn.Conv1d) -> Product:
     """The convolution with its weights in the order that its products want."""
     kernel, stride = conv.kernel_size[0], conv.stride[0]
-    if (kernel, stride) == (3, 2) and min(conv.in_channels, conv.out_channels) >= WIDE:
+    if (kernel, stride) == (3, 2) and min(conv.in_channels, conv.out_channels) >= WIDE and not conv.weight.is_cuda:
         a, b, c = (tap.contiguous() for tap in conv.weight.detach().permute(2, 1, 0))  # (C_in, C_out) each
         return partial(
             _convolve_by_threes, taps=(a, b, c), half_sum=(a + c) / 2, half_difference=(a - c) / 2, bias=conv.bias
@@ -159,8 +159,10 @@ def _convolve_by_threes(
     return y if bias is None else y.add_(bias)
 
 
-def _fold_norm(norm: nn.GroupNorm, weight: Tensor, heard: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution followed by a GroupNorm over time, for one utterance.
+def norm_over_time(
+    norm: nn.GroupNorm, weight: Tensor, heard: Tensor, count: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """What a GroupNorm over time makes of a convolution's outputs: scale and shift, (B, C) float64 each.
 
     A channel's mean and variance over time follow from those of the windows: mean @ w and w^T Cov w. In float64, since
     a variance is a difference of squares. The convolution's own bias goes out with the mean.
@@ -168,12 +170,28 @@ def _fold_norm(norm: nn.GroupNorm, weight: Tensor, heard: Tensor) -> tuple[Tenso
     Args:
         norm: a group per channel.
         weight: (kernel, C).
-        heard: (frames, kernel), the windows.
+        heard: (B, windows, kernel).
+        count: () int64, how many of the windows count, the first ones; None for all.
     """
     precise, w = heard.double(), weight.double()
-    mean = precise.mean(0)  # (kernel,)
-    covariance = precise.T @ precise / len(precise) - mean[:, None] * mean
-    variance = ((covariance @ w) * w).sum(0).clamp(min=0)  # (C,)
+    number: int | Tensor = precise.shape[1]
+    if count is not None:
+        precise = precise * (torch.arange(precise.shape[1], device=count.device) < count)[:, None]
+        number = count
+    mean = precise.sum(1) / number  # (B, kernel)
+    covariance = precise.mT @ precise / number - mean[:, :, None] * mean[:, None]
+    variance = ((covariance @ w) * w).sum(1).clamp(min=0)  # (B, C)
     scale = norm.weight.double() * torch.rsqrt(variance + norm.eps)
-    shift = norm.bias.double() - mean @ w * scale
-    return (w * scale).to(weight.dtype), shift.to(weight.dtype)
+    return scale, norm.bias.double() - mean @ w * scale
+
+
+def _fold_norm(norm: nn.GroupNorm, weight: Tensor, heard: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a convolution followed by a GroupNorm over time, for one utterance.
+
+    Args:
+        norm: a group per channel.
+        weight: (kernel, C).
+        heard: (frames, kernel), the windows.
+    """
+    scale, shift = norm_over_time(norm, weight, heard[None])
+    return (weight.double() * scale).to(weight.dtype), shift[0].to(weight.dtype)

@@ -13,54 +13,66 @@ from s3prl_pruned.models.components import exporting
 
 @dataclass(frozen=True, kw_only=True)
 class Path:
-    """How an encoder computes in inference; chosen by device and length, never timed at run time."""
+    """How an encoder computes in inference; chosen by device, precision and length, never timed at run time."""
 
     max_frames: int | None
-    """Up to this many frames (20 ms) per utterance; None for any number."""
+    """Up to this many frames (20 ms): of an utterance on a CPU, of the whole batch on a GPU; None for any number."""
+    positions: str = "fft"
+    """Form of the positional convolution, one of `positions.FORMS`."""
+    block: int = 1024
+    """Size of its Fourier transforms, frames."""
     cnn_frames: int
-    """Frames that the CNN makes at a time: small enough for the cache, large enough for matrix products."""
-    block: int
-    """Size of the positional convolution's Fourier transforms, frames."""
-    queries: int
-    """Queries that attend at a time: their scores, not T x T, are in memory."""
+    """Frames that the CNN makes at a time: on a CPU small enough for the cache and large enough for matrix products. A
+    GPU makes so many of one utterance only where all at once take too much memory."""
+    queries: int = 0
+    """On a CPU: queries that attend at a time. Their scores, not T x T, are in memory."""
 
 
-# `python benchmarks/paths.py` says what is fastest at which length (LOG.md has the runs). A device without an entry
-# takes the reference path: on CUDA nothing has been measured yet.
-PATHS: dict[str, tuple[Path, ...]] = {
-    "cpu": (
-        Path(max_frames=64, cnn_frames=132, block=128, queries=256),
-        Path(max_frames=None, cnn_frames=132, block=320, queries=256),
-    ),
+# `python benchmarks/paths.py` says what is fastest at which length (LOG.md has the runs), by type of device and
+# precision. What has no entry takes the reference path.
+_GPU_HALF = (
+    Path(max_frames=1000, positions="unfold", cnn_frames=3264),
+    Path(max_frames=None, positions="fft", cnn_frames=3264),
+)
+_CPU = (
+    Path(max_frames=64, cnn_frames=132, block=128, queries=256),
+    Path(max_frames=None, cnn_frames=132, block=320, queries=256),
+)
+PATHS: dict[tuple[str, torch.dtype], tuple[Path, ...]] = {
+    ("cpu", torch.float32): _CPU,
+    ("cpu", torch.float64): _CPU,
+    ("cuda", torch.float32): (Path(max_frames=None, positions="fft", cnn_frames=3264),),
+    ("cuda", torch.bfloat16): _GPU_HALF,
+    ("cuda", torch.float16): _GPU_HALF,
 }
 
 
 def path_for(module: nn.Module, x: Tensor, num_frames: int) -> Path | None:
     """The path that `module` takes for an input; None for the reference.
 
-    The fast paths serve inference: in evaluation mode, without gradients, in fp32 or fp64, run as written (neither
-    compiled nor traced). Training never takes them; its teacher is not accelerated at all, so that no loss depends on
-    which path a pass takes.
+    The fast paths serve inference: in evaluation mode, without gradients, run as written (neither compiled nor traced
+    nor under autocast).
 
     Args:
         module: whose forward asks.
-        x: its input.
+        x: its input, (B, ...).
         num_frames: T of the utterances, padding included.
     """
-    if module.training or torch.is_grad_enabled() or x.device.type not in PATHS:
-        return None
-    if x.dtype not in (torch.float32, torch.float64) or torch.is_autocast_enabled(x.device.type):
+    rows = PATHS.get((x.device.type, x.dtype))
+    if rows is None or module.training or torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
         return None
     if exporting() or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return None
-    return next(path for path in PATHS[x.device.type] if path.max_frames is None or num_frames <= path.max_frames)
+    frames = num_frames if x.device.type == "cpu" else num_frames * x.shape[0]
+    return next(path for path in rows if path.max_frames is None or frames <= path.max_frames)
 
 
 class Derived:
     """Something computed from weights, kept until they change (or move, or are loaded anew).
 
     What they hold is looked at each time, through a matrix-vector product: versions and addresses miss what is written
-    through `.data`, as s3prl's optimisers and moving averages write. Copies and pickles start empty.
+    through `.data`, as s3prl's optimisers and moving averages write. Copies and pickles start empty. On a GPU the look
+    would wait for it, so that nothing is kept there: what is derived takes microseconds.
     """
 
     def __init__(self) -> None:
@@ -74,6 +86,8 @@ class Derived:
             weights: what it is made of.
             make: makes it.
         """
+        if weights[0].is_cuda:
+            return make()
         # The tensors themselves are kept too: the identity of one that is gone may be another's tomorrow.
         identity, held = [id(weight) for weight in weights], [_digest(weight.detach()) for weight in weights]
         kept = self._kept.get(key)

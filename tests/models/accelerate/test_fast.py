@@ -18,7 +18,9 @@ from s3prl_pruned.models.dummies import random_encoder, random_masks, random_spe
 from s3prl_pruned.models.encoder import SpeechEncoder
 
 # Small pieces, so that tiny inputs are cut into many: the last one shorter than the others.
-PIECES = {"cpu": (Path(max_frames=None, cnn_frames=4, block=16, queries=5),)}
+PIECES = dict.fromkeys(
+    [("cpu", torch.float32), ("cpu", torch.float64)], (Path(max_frames=None, cnn_frames=4, block=16, queries=5),)
+)
 SHAPES = tiny_families()
 
 
@@ -122,7 +124,7 @@ def test_transforms_are_the_convolution_for_every_kernel_block_and_length(kernel
     conv = torch.nn.Conv1d(8, 8, kernel, padding=kernel // 2, groups=groups).double()
     x = torch.randn(3, frames, 8).double()
     with torch.no_grad():
-        found = convolve(conv, x, Derived(), block=block)
+        found = convolve(conv, x, Derived(), Path(max_frames=None, cnn_frames=0, block=block))
         expected = conv(x.transpose(1, 2))[..., :frames].transpose(1, 2)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
@@ -132,7 +134,7 @@ def test_padding_far_from_speech_is_exactly_the_bias():
     x = torch.zeros(1, 50, 8)
     x[:, :10] = torch.randn(10, 8)
     with torch.no_grad():
-        y = convolve(conv, x, Derived(), block=16)
+        y = convolve(conv, x, Derived(), Path(max_frames=None, cnn_frames=0, block=16))
     assert torch.equal(y[:, 13:], conv.bias.expand(1, 37, 8))
     assert not torch.equal(y[:, 12], conv.bias.expand(1, 8))
 
@@ -260,10 +262,7 @@ def test_weights_made_in_inference_mode_are_derived_anew():
         assert not torch.allclose(before, encoder(wavs).hidden_states[-1])
 
 
-def test_training_gradients_masks_and_exports_take_the_reference(monkeypatch):
-    def refuse(*args, **kwargs):
-        raise AssertionError("a fast path ran")
-
+def test_training_gradients_and_exports_take_the_reference(monkeypatch):
     encoder, x = fast_encoder(tiny_base(), seed=1), torch.zeros(1, 20, 24)
     assert path_for(encoder, x, 20) is None  # gradients are on
     with torch.no_grad():
@@ -277,12 +276,17 @@ def test_training_gradients_masks_and_exports_take_the_reference(monkeypatch):
         assert path_for(encoder, x.to("meta"), 20) is None
         with torch.autocast("cpu", torch.bfloat16):
             assert path_for(encoder, x, 20) is None
-        monkeypatch.setattr("s3prl_pruned.models.accelerate.attention.attend_by_head", refuse)
-        encoder.set_masks(random_masks(encoder.spec, seed=0))
-        encoder(torch.randn(1, 2000))
-        encoder.set_masks(None)
-        with pytest.raises(AssertionError, match="a fast path ran"):
-            encoder(torch.randn(1, 2000))
+
+
+@pytest.mark.parametrize("shape", sorted(SHAPES))
+def test_masks_of_a_checkpoint_are_heeded(shape):
+    encoder = fast_encoder(SHAPES[shape], seed=1).double()
+    wavs, lengths = torch.randn(2, 2000).double(), torch.tensor([2000, 1100])
+    encoder.set_masks(random_masks(encoder.spec, seed=0))
+    found, expected = both_paths(encoder, wavs, lengths)
+    assert worst(found, expected) < 1e-9
+    encoder.set_masks(None)
+    assert worst(both_paths(encoder, wavs, lengths)[0], expected) > 1e-3
 
 
 def test_memory_is_that_of_a_stretch_not_of_the_utterance():
@@ -312,8 +316,9 @@ def test_without_accelerate_no_fast_form_runs(monkeypatch):
 def test_accelerate_changes_classes_only_and_once():
     plain = random_encoder(tiny_base(), seed=1)
     fast = accelerate(copy.deepcopy(plain))
-    assert {type(module) for module in fast.modules()} >= set(FAST_FORMS.values())
-    assert not {type(module) for module in fast.modules()} & set(FAST_FORMS)
+    every = [*fast.modules(), *accelerate(random_encoder(SHAPES["data2vec_base"], seed=1)).modules()]
+    assert {type(module) for module in every} >= set(FAST_FORMS.values())
+    assert not {type(module) for module in every} & set(FAST_FORMS)
     assert all(torch.equal(value, fast.state_dict()[name]) for name, value in plain.state_dict().items())
     kept = fast.feature_extractor.derived
     assert accelerate(fast) is fast and fast.feature_extractor.derived is kept

@@ -1,0 +1,222 @@
+"""CUDA graphs: a whole forward pass launched at once, where a small encoder else waits for its launches.
+
+    graphed(encoder)(wavs, lengths)      # as encoder(wavs, lengths), in inference
+
+A graph computes one shape. So the frames of an input are rounded up to those of a bucket, and everything that depends
+on its true length is told to the graph: how far the norm over time counts, and which frames are padding. What comes out
+is what `SpeechEncoder.forward` computes, at the true length.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from s3prl_pruned.models.accelerate.cnn import norm_over_time, rows_of
+from s3prl_pruned.models.accelerate.paths import path_for
+from s3prl_pruned.models.cnn import ConvLayer
+from s3prl_pruned.models.encoder import EncoderOutput, SpeechEncoder
+
+logger = logging.getLogger(__name__)
+
+MAX_GRAPHS = 24
+"""Graphs that are kept; the one unused for longest goes."""
+MAX_FRAMES = 3000
+"""Frames of a batch, a minute, above which a GPU has enough to do without a graph."""
+_WARM_UP = 3  # calls before a graph is captured: lazy initialisation, plans of transforms, compilation of kernels
+
+
+@dataclass
+class Inputs:
+    """What a graph reads, at fixed addresses."""
+
+    wavs: Tensor
+    """(B, samples of the bucket); what stands behind the true length is not heard."""
+    convolved: Tensor
+    """() int64: outputs of the first convolution, over the true length."""
+    frames: Tensor
+    """() int64: T of the true length."""
+    frame_lengths: Tensor
+    """(B,) int64: frames of each utterance that are not padding."""
+
+
+Captured = Callable[[], Tensor]
+"""Computes from the `Inputs` as they are now: states (L + 1, B, T of the bucket, D)."""
+
+
+def graphed(encoder: SpeechEncoder, *, max_graphs: int = MAX_GRAPHS, max_frames: int = MAX_FRAMES) -> "GraphedEncoder":
+    """An encoder's calls by CUDA graphs.
+
+    Args:
+        encoder: in evaluation mode, on its GPU. Weights may change in place afterwards; a graph reads them anew.
+        max_graphs: graphs that are kept, one for each number of utterances and bucket of lengths.
+        max_frames: T times B above which the encoder is called as it is.
+    """
+    return GraphedEncoder(encoder, capture=_capture, max_graphs=max_graphs, max_frames=max_frames)
+
+
+def bucket(frames: int) -> int:
+    """Frames of the graph that serves `frames`: up to an eighth more, or 8."""
+    step = max(8, 1 << max(0, frames.bit_length() - 4))
+    return -(-frames // step) * step
+
+
+class GraphedEncoder:
+    """Called as the encoder; see `graphed`.
+
+    Args:
+        encoder: as `graphed`.
+        capture: makes a `Captured` of a function.
+        max_graphs: as `graphed`.
+        max_frames: as `graphed`.
+    """
+
+    def __init__(
+        self,
+        encoder: SpeechEncoder,
+        *,
+        capture: Callable[[Callable[[], Tensor]], Captured],
+        max_graphs: int = MAX_GRAPHS,
+        max_frames: int = MAX_FRAMES,
+    ):
+        self.encoder, self.config = encoder, encoder.config
+        self.capture, self.max_graphs, self.max_frames = capture, max_graphs, max_frames
+        self._graphs: OrderedDict[tuple[int, int], tuple[Inputs, Captured]] = OrderedDict()
+        self._captured_from: tuple = ()
+
+    def __call__(self, wavs: Tensor, lengths: Tensor | None = None) -> EncoderOutput:
+        """As `SpeechEncoder.forward`.
+
+        Args:
+            wavs: (B, S), zero-padded.
+            lengths: (B,) int64 samples of each utterance; None when none is padded.
+        """
+        wavs = self.encoder.one_frame_at_least(wavs)
+        frames = int(self.config.num_frames(wavs.shape[1]))
+        if not self.serves(wavs, frames):
+            return self.encoder(wavs, lengths)
+        inputs, run = self._graph(wavs, bucket(frames))
+        frame_lengths = self.encoder.frame_lengths(lengths, wavs, frames)
+        kernel, stride = self.config.conv_layers[0][1:]
+        inputs.wavs[:, : wavs.shape[1]].copy_(wavs)
+        inputs.convolved.fill_((wavs.shape[1] - kernel) // stride + 1)
+        inputs.frames.fill_(frames)
+        inputs.frame_lengths.copy_(frame_lengths)
+        states = run()[:, :, :frames].clone()
+        return EncoderOutput(hidden_states=list(states.unbind()), frame_lengths=frame_lengths)
+
+    def serves(self, wavs: Tensor, frames: int) -> bool:
+        """Whether a graph serves this input: in inference, of a few frames, without masks on the CNN."""
+        encoder = self.encoder
+        return (
+            wavs.shape[0] * bucket(frames) <= self.max_frames
+            and path_for(encoder, wavs, frames) is not None
+            and not encoder.feature_extractor.is_masked()
+        )
+
+    def _graph(self, wavs: Tensor, frames: int) -> tuple[Inputs, Captured]:
+        """The one for these utterances and frames, captured if it is not there."""
+        source = tuple((tensor.data_ptr(), tensor.dtype) for tensor in _tensors(self.encoder))
+        if source != self._captured_from:  # weights or masks lie elsewhere
+            self._graphs.clear()
+            self._captured_from = source
+        key = (wavs.shape[0], frames)
+        if key in self._graphs:
+            self._graphs.move_to_end(key)
+            return self._graphs[key]
+        if len(self._graphs) >= self.max_graphs:
+            self._graphs.popitem(last=False)
+        inputs = self._inputs(wavs, frames)
+        logger.debug("CUDA graph of %d utterance(s) of %d frames", *key)
+        self._graphs[key] = (inputs, self.capture(lambda: encode_in_bucket(self.encoder, inputs)))
+        return self._graphs[key]
+
+    def _inputs(self, wavs: Tensor, frames: int) -> Inputs:
+        hop = 1
+        for _, _, stride in self.config.conv_layers:
+            hop *= stride
+        samples = self.config.frame_samples + frames * hop - 1  # the most that give so many frames
+        batch = wavs.shape[0]
+        with torch.inference_mode(False):  # written to at every call, in inference mode or not
+            return Inputs(
+                wavs=wavs.new_zeros(batch, samples),
+                convolved=torch.ones((), dtype=torch.int64, device=wavs.device),
+                frames=torch.ones((), dtype=torch.int64, device=wavs.device),
+                frame_lengths=torch.ones(batch, dtype=torch.int64, device=wavs.device),
+            )
+
+
+def _tensors(encoder: SpeechEncoder) -> list[Tensor]:
+    """All that a graph reads of an encoder: parameters, buffers and masks."""
+    masks = [
+        value
+        for module in encoder.modules()
+        for name, value in vars(module).items()
+        if name.startswith("z_") and isinstance(value, Tensor)
+    ]
+    return [*encoder.parameters(), *encoder.buffers(), *masks]
+
+
+def _capture(function: Callable[[], Tensor]) -> Captured:
+    """Record what `function` launches; all graphs share a pool of memory, since none runs beside another."""
+    global _pool
+    if _pool is None:
+        _pool = torch.cuda.graph_pool_handle()
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.inference_mode(), torch.cuda.stream(side):
+        for _ in range(_WARM_UP):
+            function()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.inference_mode(), torch.cuda.graph(graph, pool=_pool):
+        states = function()
+
+    def replay() -> Tensor:
+        graph.replay()
+        return states
+
+    return replay
+
+
+_pool: tuple[int, int] | None = None
+
+
+def encode_in_bucket(encoder: SpeechEncoder, inputs: Inputs) -> Tensor:
+    """What `SpeechEncoder.forward` computes, in as many frames as the bucket has; all that follow are of no meaning.
+
+    Args:
+        encoder: without masks on its CNN.
+        inputs: as they are now.
+
+    Returns:
+        States (L + 1, B, T of the bucket, D).
+    """
+    features = _features(encoder, inputs)
+    inside = torch.arange(features.shape[1], device=features.device) < inputs.frames
+    output = encoder(inputs.wavs, features=features, frame_lengths=inputs.frame_lengths, inside=inside)
+    return torch.stack(output.hidden_states)
+
+
+def _features(encoder: SpeechEncoder, inputs: Inputs) -> Tensor:
+    """The CNN's, (B, T, C), whose norm over time counts the true length."""
+    first, *others = encoder.feature_extractor.layers
+    x = inputs.wavs.unsqueeze(1)  # (B, 1, S)
+    x = _first_layer(first, x, inputs.convolved)
+    for layer in others:
+        x = layer(x)
+    return x.transpose(1, 2)
+
+
+def _first_layer(layer: ConvLayer, x: Tensor, convolved: Tensor) -> Tensor:
+    """(B, 1, S) -> (B, C, outputs); the norm, where it is over time, counts the first `convolved` outputs."""
+    if not isinstance(layer.norm, nn.GroupNorm):
+        return layer(x)
+    heard = x[:, 0].unfold(-1, layer.conv.kernel_size[0], layer.conv.stride[0])  # (B, outputs, kernel)
+    scale, shift = norm_over_time(layer.norm, rows_of(layer.conv), heard, convolved)
+    y = F.conv1d(x, layer.conv.weight, None, stride=layer.conv.stride)
+    return F.gelu(torch.addcmul(shift[..., None].to(y.dtype), y, scale[..., None].to(y.dtype)))
