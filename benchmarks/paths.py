@@ -5,9 +5,9 @@
     python benchmarks/paths.py --device cuda --dtype bf16 --batches 1,12,24
 
 Each knob is turned by itself in the operation that it belongs to: `cnn_frames` in the CNN, `block` in the positional
-convolution, `queries` in one layer's attention (WavLM Base, all heads of 13 dimensions). On a GPU it is
-`positions`, the form of the positional convolution, in inference and, as `training`, forward and backward. Weights are
-random and the audio is noise. Values take turns (`timing/`), ratios are the reference path's time over the value's. Prints a
+convolution, `queries` in one layer's attention (WavLM Base, all heads of 13 dimensions). On a GPU it is `positions`,
+the form of the positional convolution, in inference and, as `training`, forward and backward. Weights are random and
+the audio is noise. Values take turns (`timing/`), ratios are the reference path's time over the value's. Prints a
 table and the fastest values per length, and ends with one JSON line.
 """
 

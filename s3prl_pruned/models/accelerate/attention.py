@@ -78,7 +78,8 @@ class FastSelfAttention(SelfAttention):
             gates = None if self.gate is None else self.gate(x)  # (B, H, T, 1)
         if x.is_cuda:
             context = attend_in_blocks(
-                *(_widened(self.qk_heads.split(part)) for part in (query, key)),
+                _widened(self.qk_heads.split(query)),
+                _widened(self.qk_heads.split(key)),
                 _widened(self.vo_heads.split(value)),
                 scale=self.scale,
                 bias=position_bias,

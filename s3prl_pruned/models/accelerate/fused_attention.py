@@ -22,7 +22,7 @@ LARGEST_HEAD = 128
 if triton is not None:
 
     @triton.jit
-    def _position_gate(
+    def _position_gate(  # type: ignore[no-untyped-def]  # Triton's types are not Python's
         X, WEIGHT, OFFSET, rows, in_rows, scale, ROW: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr
     ):
         """WavLM's gate (`models.attention.PositionGate`) of each row: X points at the head's dimensions."""
@@ -44,7 +44,7 @@ if triton is not None:
         return a * (b * scale - 1.0) + 2.0
 
     @triton.jit
-    def _attend_block(
+    def _attend_block(  # type: ignore[no-untyped-def]
         QUERY, KEY, VALUE, CONTEXT, LAYOUT, BIAS, X, WEIGHT, OFFSET, SCALES, PADDING,
         frames, qk_row, vo_row, scale,
         BIASED: tl.constexpr, GATED: tl.constexpr, PADDED: tl.constexpr, PRECISION: tl.constexpr,
@@ -139,9 +139,8 @@ def attend_fused(
         query, key, value, context, layout, query if bias is None else bias.contiguous(), x, *weights,
         query if padding is None else padding.contiguous().view(torch.uint8), frames, query.shape[-1], value.shape[-1],
         scale,
-        BIASED=bias is not None, GATED=gated, PADDED=padding is not None, 
-        PRECISION="ieee" if exact else "tf32",
-        ROW=x.shape[-1], DIM=dim, GATE_WIDTH=_power_of_two(dim), QK_WIDTH=_power_of_two(widths[0]),
+        BIASED=bias is not None, GATED=gated, PADDED=padding is not None,
+        PRECISION="ieee" if exact else "tf32", ROW=x.shape[-1], DIM=dim, GATE_WIDTH=_power_of_two(dim), QK_WIDTH=_power_of_two(widths[0]),
         VO_WIDTH=_power_of_two(widths[1]), ROWS=rows, KEYS=32 if exact else 64, num_warps=4, num_stages=2,
     )  # fmt: skip
     return context

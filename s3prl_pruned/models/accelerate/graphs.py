@@ -11,6 +11,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -183,7 +184,7 @@ def _capture(function: Callable[[], Tensor]) -> Captured:
     return replay
 
 
-_pool: tuple[int, int] | None = None
+_pool: Any = None  # of torch's own type, one for all graphs
 
 
 def encode_in_bucket(encoder: SpeechEncoder, inputs: Inputs) -> Tensor:
