@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from s3prl_pruned import distributed
@@ -104,12 +104,12 @@ class Expert(nn.Module):
         self._draw = self.pruner.draw(self._step, losses)
         self._draw.fill(self.model.student)
 
-    def end_backward(self, records: dict[str, float], *, loss_scale: float = 1.0) -> None:
+    def end_backward(self, records: dict[str, float | Tensor], *, loss_scale: Tensor | float = 1.0) -> None:
         """After all micro-batches' backward passes: the gradients of gates and multipliers.
 
         Args:
-            records: terms are added under their names.
-            loss_scale: what the loss was multiplied with.
+            records: terms are added under their names; scalars of the device, which are read later.
+            loss_scale: what the loss was multiplied with, a number or a scalar.
         """
         penalty = self.pruner.penalty(self._step, self._draw)
         if penalty.value is not None and penalty.value.requires_grad:
@@ -176,6 +176,7 @@ class Expert(nn.Module):
             batch_size=None,
             sampler=range(len(self.batches)) if numbers is None else numbers,
             num_workers=self.datarc.num_workers,
+            pin_memory=self.device.type == "cuda",
             worker_init_fn=_leave_stopping_to_the_main_process,
             generator=torch.Generator(),  # it would draw from the global one, whose state a resumed run has restored
         )
@@ -184,6 +185,12 @@ class Expert(nn.Module):
         """What a checkpoint says of the teacher."""
         teacher = self.loaded_teacher
         return {"name": teacher.name, "sha256": teacher.sha256, "note": teacher.note}
+
+
+def add_records(records: dict[str, float | Tensor], terms: Iterable[tuple[str, Tensor]]) -> None:
+    """Add a micro-batch's terms to the step's, by name: scalars without a graph, which stay where they are."""
+    for name, value in terms:
+        records[name] = records[name] + value if name in records else value
 
 
 def checkpoint_activations(student: SpeechEncoder) -> None:

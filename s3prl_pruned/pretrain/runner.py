@@ -67,19 +67,27 @@ def _run(
     with _stop_requests() as stop:
         started = time.perf_counter()
         for batches in trainer.batches():
-            records = trainer.advance(batches)
-            now = time.perf_counter()
-            records["audio_seconds_per_second"], started = records.pop("audio_seconds") / (now - started), now
+            trainer.start(batches)
             step, last = trainer.step, trainer.step == loop.total_steps
             reason = stop.agreed()
             evaluate = step % loop.save_step == 0 or last
             save = evaluate or reason is not None  # a scheduler does not wait for evaluations
+            write = step % loop.log_step == 0 or step == 1 or save
+            done = trainer.finished(wait=write)
+            if not done:
+                continue
+            now = time.perf_counter()
+            pace, started = sum(records.pop("audio_seconds") for records in done) / (now - started), now
+            for records in done:
+                records["audio_seconds_per_second"] = pace
+            records = done[-1]
             if evaluate:
                 with trainer.autocast():
                     records |= expert.evaluate()
             if log:
-                log.progress(records, loss=records[expert.loss_name])
-                if step % loop.log_step == 0 or step == 1 or save:
+                for each in done:
+                    log.progress(each, loss=each[expert.loss_name])
+                if write:
                     log.write(step, expert.log_records(records))
             if save:
                 trainer.save(folder, best=log.best() if log else None)

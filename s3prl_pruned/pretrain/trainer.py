@@ -6,6 +6,9 @@ that all processes take the same step, and it is the step that one process would
 step is fixed when a run starts (`gradient_accumulate_steps`, times the processes where `scale_batch_with_processes` is
 set) and kept in its checkpoints: resumed on more or fewer processes, a run sees the same audio and computes the same
 losses.
+
+On a GPU nothing waits for a step to end: `start` gives it out, and `finished` has its records `STEPS_BEHIND` steps
+later. What a step decides by its own numbers (whether it may change anything) is decided on the device.
 """
 
 import itertools
@@ -14,11 +17,13 @@ import math
 import platform
 import resource
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 import s3prl_pruned
 from s3prl_pruned import checkpoint, distributed
@@ -28,8 +33,12 @@ from s3prl_pruned.data.waveforms import SAMPLE_RATE
 from s3prl_pruned.pretrain.config import RunnerConfig
 from s3prl_pruned.pretrain.expert import Expert, checkpoint_activations
 from s3prl_pruned.pretrain.optim import build_optimizers
+from s3prl_pruned.pretrain.records import STEPS_BEHIND, StepRecords, is_finite, sum_over_processes
 
 logger = logging.getLogger(__name__)
+
+_SCALE = "loss_scale"
+"""Among a step's records until they are read."""
 
 
 class Trainer:
@@ -41,10 +50,10 @@ class Trainer:
         seed: of dropout, and recorded in checkpoints.
 
     Attributes:
-        step: optimiser steps done, skipped ones included.
-        bad_steps: how many of them were skipped because their loss or gradient was not finite.
+        step: optimiser steps given out, skipped ones included.
+        bad_steps: how many of those that `finished` gave were skipped because their loss or gradient was not finite.
         per_step: micro-batches per optimiser step, over all processes.
-        seconds: that the steps done took, without reading data, checkpoints and evaluation.
+        seconds: that the steps given out took, without reading data, checkpoints and evaluation.
     """
 
     def __init__(self, expert: Expert, config: RunnerConfig, *, seed: int):
@@ -54,6 +63,9 @@ class Trainer:
         self.per_step = self.loop.micro_batches_per_step(distributed.world_size())
         self.optimizers = build_optimizers(expert, config.optimizer, self.loop.total_steps)
         self._device = expert.device.type
+        self._behind = STEPS_BEHIND if self._device == "cuda" else 0
+        self._unread: deque[StepRecords] = deque()
+        self._peak = 0.0
         self._precision = self.loop.precision(self._device)
         self._scaler = torch.amp.GradScaler(self._device, enabled=self._precision == torch.float16)
         self._seed_dropout()
@@ -92,15 +104,24 @@ class Trainer:
         return [(step * self.per_step + number // parts, number % parts, parts) for number in own]
 
     def advance(self, batches: list) -> dict[str, float]:
-        """Take one optimiser step; returns its records, the same in every process.
+        """Take one optimiser step and wait for it: `start`, then `finished`.
+
+        Returns:
+            Its records.
+        """
+        self.start(batches)
+        return self.finished(wait=True)[-1]
+
+    def start(self, batches: list) -> None:
+        """Give one optimiser step out.
 
         Raises:
-            UserError: more than `max_bad_steps` steps had no finite loss and gradient, or memory ran out.
+            UserError: memory ran out.
             ProcessLost: another process of the run is gone.
         """
         began = time.perf_counter()
         self.step += 1
-        records: dict[str, float] = {}
+        records: dict[str, float | Tensor] = {}
         batches = [part for batch in batches for part in in_parts(batch, self.loop.max_seconds_at_once)]
         with _memory_error_named(self.config, self._device):
             with self.autocast():
@@ -110,44 +131,67 @@ class Trainer:
                     loss = self.expert(batch, records, self.step)
                 self._scaler.scale(loss).backward()
             records["audio_seconds"] = sum(batch[0].numel() for batch in batches) / SAMPLE_RATE
-            _sum_over_processes(records)
-            self.expert.end_backward(records, loss_scale=self._scaler.get_scale())
-            distributed.all_reduce_gradients(self.optimizers.weight_parameters)
-
-            records["lr"] = self.optimizers.set_step(self.step)
-            self._scaler.unscale_(self.optimizers.weights)
-            records["gradient_norm"] = self.optimizers.clip(self.loop.gradient_clipping)
-            records["gate_gradient_norm"] = self.optimizers.gate_gradient_norm()
-            if self._is_usable(records):
-                self.optimizers.step()
-            records["bad_steps"] = self.bad_steps
-            self._scaler.update()
-            self.expert.on_before_zero_grad()
-            self.optimizers.zero_grad()
+            sum_over_processes(records, self.expert.device)
+            records |= self._update(records)
         self.seconds += time.perf_counter() - began
         records["train_seconds"] = self.seconds
-        records["memory_gib"] = peak_memory(self._device)
-        return records
+        self._unread.append(StepRecords.sent(self.step, records))
 
-    def _is_usable(self, records: dict[str, float]) -> bool:
-        """Whether this step may change anything; counts those that may not, and stops at the limit."""
+    def _update(self, records: dict[str, float | Tensor]) -> dict[str, float | Tensor]:
+        """From the micro-batches' gradients to the next weights and gates, unless a term is not finite."""
+        scale = self._scaler.scale(torch.ones((), device=self.expert.device)) if self._scaler.is_enabled() else 1.0
+        self.expert.end_backward(records, loss_scale=scale)
+        distributed.all_reduce_gradients(self.optimizers.weight_parameters)
+
+        lr = self.optimizers.set_step(self.step)
+        self._scaler.unscale_(self.optimizers.weights)
+        norm = self.optimizers.clip(self.loop.gradient_clipping)
+        gate_norm = self.optimizers.gate_gradient_norm()
+        usable = is_finite(records[self.expert.loss_name], norm, gate_norm)
+        self.optimizers.step(unless=usable.logical_not().float())
+        self._scaler.update()
+        self.expert.on_before_zero_grad()
+        self.optimizers.zero_grad()
+        return {"lr": lr, "gradient_norm": norm, "gate_gradient_norm": gate_norm, _SCALE: scale}
+
+    def finished(self, *, wait: bool = False) -> list[dict[str, float]]:
+        """The records of steps that are done and were not given yet, in order, the same in every process.
+
+        Args:
+            wait: for all steps; else for those that are further behind than a GPU needs to have work.
+
+        Raises:
+            UserError: more than `max_bad_steps` steps had no finite loss and gradient.
+        """
+        if wait or self._device != "cuda":  # asking CUDA takes its time
+            self._peak = peak_memory(self._device)
+        found = []
+        while len(self._unread) > (0 if wait else self._behind):
+            sent = self._unread.popleft()
+            records = sent.read()
+            self._judge(sent.step, records, loss_scale=records.pop(_SCALE))
+            records |= {"bad_steps": self.bad_steps, "memory_gib": self._peak}
+            found.append(records)
+        return found
+
+    def _judge(self, step: int, records: dict[str, float], *, loss_scale: float) -> None:
+        """Say where a step changed nothing; count those that may not be many, and stop at the limit."""
         terms = {name: records[name] for name in (self.expert.loss_name, "gradient_norm", "gate_gradient_norm")}
         broken = {name: value for name, value in terms.items() if not math.isfinite(value)}
         if not broken:
-            return True
-        if self.expert.loss_name not in broken and self._scaler.is_enabled() and self._scaler.get_scale() > 1:
-            logger.warning("step %d is skipped: its gradient overflows under the loss scale.", self.step)
-            return False
+            return
+        if self.expert.loss_name not in broken and self._scaler.is_enabled() and loss_scale > 1:
+            logger.warning("step %d is skipped: its gradient overflows under the loss scale.", step)
+            return
         self.bad_steps += 1
         what = ", ".join(f"{name} is {value}" for name, value in broken.items())
-        logger.warning("step %d is skipped (%d skipped so far): %s.", self.step, self.bad_steps, what)
+        logger.warning("step %d is skipped (%d skipped so far): %s.", step, self.bad_steps, what)
         if self.bad_steps > self.loop.max_bad_steps:
             raise UserError(
-                f"step {self.step}: {what}. `max_bad_steps` allows {self.loop.max_bad_steps} such steps, and this is "
+                f"step {step}: {what}. `max_bad_steps` allows {self.loop.max_bad_steps} such steps, and this is "
                 f"number {self.bad_steps}; nothing of it is saved. Lower `optimizer.lr`, or look at the data, then "
                 "resume from a checkpoint before it."
             )
-        return False
 
     def save(self, folder: Path, *, best: int | None = None) -> Path:
         """Write `states-{step}.ckpt`, turn `latest` to it and `best` to the best so far, from the main process.
@@ -159,6 +203,7 @@ class Trainer:
         Raises:
             UserError: in every process: it cannot be written, or weights are not finite. Earlier ones stay whole.
         """
+        assert not self._unread, "a bad step that was not counted yet would be forgotten"
         cuda = torch.cuda.get_rng_state(self.expert.device) if self._device == "cuda" else None
         generators = distributed.gather({"cpu": torch.get_rng_state(), "cuda": cuda})
         path = checkpoint.checkpoint_path(folder, self.step)
@@ -231,13 +276,6 @@ class Trainer:
 def parts_of_micro_batch(per_step: int, processes: int) -> int:
     """In how many parts processes share each of a step's micro-batches, so that all get equally many: 1 is whole."""
     return processes // math.gcd(per_step, processes)
-
-
-def _sum_over_processes(records: dict[str, float]) -> None:
-    """Turn what each process added up over its own micro-batches into the global batch's."""
-    names = sorted(records)
-    summed = distributed.all_reduce_sum(torch.tensor([records[name] for name in names], dtype=torch.float64))
-    records.update(zip(names, summed.tolist(), strict=True))
 
 
 @contextmanager
