@@ -36,6 +36,8 @@ from s3prl_pruned.pretrain.recipes import MODEL_FILE, load_recipe
 from s3prl_pruned.sparsity.counts import macs, parameters
 
 T = TypeVar("T")
+BATCHES_AHEAD = 4
+"""That each reading process has ready."""
 SECONDS_OF_MACS = 5
 """Length of the utterance whose multiply-accumulates are said."""
 
@@ -171,11 +173,13 @@ class Expert(nn.Module):
 
     def get_train_dataloader(self, numbers: Iterable[int | Share] | None = None) -> Iterable:
         """The run's micro-batches with these numbers, or parts of them, in this order (without numbers: one epoch)."""
+        workers = self.datarc.workers()
         return torch.utils.data.DataLoader(
             cast("torch.utils.data.Dataset", self.batches),
             batch_size=None,
             sampler=range(len(self.batches)) if numbers is None else numbers,
-            num_workers=self.datarc.num_workers,
+            num_workers=workers,
+            prefetch_factor=BATCHES_AHEAD if workers else None,
             pin_memory=self.device.type == "cuda",
             worker_init_fn=_leave_stopping_to_the_main_process,
             generator=torch.Generator(),  # it would draw from the global one, whose state a resumed run has restored

@@ -11,6 +11,7 @@ import torch
 
 from s3prl_pruned import distributed
 from s3prl_pruned.command_line import STOP_SIGNALS, Interrupted, stop_signals
+from s3prl_pruned.pretrain.compiled import uncompiled
 from s3prl_pruned.pretrain.config import RunnerConfig
 from s3prl_pruned.pretrain.expert import Expert
 from s3prl_pruned.pretrain.logging import RunLog
@@ -82,7 +83,7 @@ def _run(
                 records["audio_seconds_per_second"] = pace
             records = done[-1]
             if evaluate:
-                with trainer.autocast():
+                with trainer.autocast(), uncompiled():
                     records |= expert.evaluate()
             if log:
                 for each in done:

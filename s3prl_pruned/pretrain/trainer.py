@@ -30,6 +30,8 @@ from s3prl_pruned import checkpoint, distributed
 from s3prl_pruned.config import UserError, to_dict
 from s3prl_pruned.data.batches import Share, in_parts
 from s3prl_pruned.data.waveforms import SAMPLE_RATE
+from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.pretrain.compiled import compile_encoders, uncompiled
 from s3prl_pruned.pretrain.config import RunnerConfig
 from s3prl_pruned.pretrain.expert import Expert, checkpoint_activations
 from s3prl_pruned.pretrain.optim import build_optimizers
@@ -69,6 +71,11 @@ class Trainer:
         self._precision = self.loop.precision(self._device)
         self._scaler = torch.amp.GradScaler(self._device, enabled=self._precision == torch.float16)
         self._seed_dropout()
+        self.compiles = self.loop.compiles(self._device)
+        if self.compiles:
+            compile_encoders(*(module for module in expert.model.children() if isinstance(module, SpeechEncoder)))
+        if self._device == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.loop.tf32
         if self.loop.gradient_checkpointing:
             checkpoint_activations(expert.model.student)
         expert.model.train()
@@ -124,7 +131,7 @@ class Trainer:
         records: dict[str, float | Tensor] = {}
         batches = [part for batch in batches for part in in_parts(batch, self.loop.max_seconds_at_once)]
         with _memory_error_named(self.config, self._device):
-            with self.autocast():
+            with self.autocast(), uncompiled():
                 self.expert.begin_step(self.step, self.loop.total_steps, batches)
             for batch in batches:
                 with self.autocast():
