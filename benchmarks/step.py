@@ -3,17 +3,17 @@
     OMP_NUM_THREADS=1 python benchmarks/step.py              # WavLM Base's shape, 2 x 5 s, minutes
     OMP_NUM_THREADS=1 python benchmarks/step.py --closed 0.8 # as at the target sparsity
     python benchmarks/step.py --rounds 2 --layers 2          # a look at whether it runs
-    python benchmarks/step.py --device cuda --precision bf16 --shape paper --only a,b,d
-    python benchmarks/step.py --device cuda --precision bf16 --shape embedded --only b
+    python benchmarks/step.py --device cuda --precision bf16 --shape paper --only a,b,d,e
+    python benchmarks/step.py --device cuda --precision bf16 --shape embedded --only b,e
 
 The straightforward step is what one would write first in s3prl: its WavLM as teacher in fp32 and again as student,
 masks multiplied onto the student's weights, torch's AdamW as it comes, the CNN trained. (a) ours with the same
 mathematics: the losses of the first steps are asserted to agree. (b) ours with the CNN frozen and computed once for
 teacher and student (`student.feature_grad_mult: 0`): another recipe, whose distillation loss is shown beside (a)'s.
-(c) as (a) with gradient checkpointing. (d) with --compile: as (a), layers and CNNs of both encoders under
-torch.compile; closed units are computed then, not spared. Weights are random and the audio is noise: timings only, no result of
-training. With --closed, gates of dimensions are closed at random, as no run's are, and sublayers stay open.
-Steps take turns, so that a busy machine slows all alike; ratios are taken round by round. On a CPU the process's own
+(c) as (a) with gradient checkpointing. (d) and (e) with --compile: as (a) and (b), layers and CNNs of both encoders
+under torch.compile; closed units are computed then, not spared, and a CPU's operators are counted as if not compiled.
+Weights are random and the audio is noise: timings only, no result of training. With --closed, gates of dimensions are
+closed at random, as no run's are, and sublayers stay open. Steps take turns, so that a busy machine slows all alike; ratios are taken round by round. On a CPU the process's own
 time is counted (all its threads), not the time it waits for a busy machine; on a GPU the wall's, from an idle GPU to an
 idle GPU. One more step of each is counted: on a GPU its kernels, copies and waits by torch's profiler, and how long the
 GPU was busy; elsewhere its operators. Ends with one JSON line.
@@ -43,6 +43,7 @@ VARIANTS = {
     "b": "(b) ours, CNN frozen and shared",
     "c": "(c) as (a), gradient checkpointing",
     "d": "(d) as (a), compiled",
+    "e": "(e) as (b), compiled",
 }
 SHAPES = {"base": (2, 5.0), "paper": (24, 15.6), "embedded": (8, 4.0)}
 """Utterances and seconds of each: WavLM Base at a size for a CPU, as in the paper, the embedded default."""
@@ -72,7 +73,7 @@ def main() -> None:
         help="share of the dimensions whose gates are closed: 0 as at the start of a run, 0.8 as from the end of the "
         "paper's ramp on (default: 0)",
     )
-    parser.add_argument("--compile", action="store_true", help="a compiled step beside the others")
+    parser.add_argument("--compile", action="store_true", help="compiled steps beside the others")
     parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
     parser.add_argument(
         "--precision",
@@ -97,7 +98,7 @@ def chosen(args: argparse.Namespace) -> list[str]:
         if unknown := [letter for letter in letters if letter not in VARIANTS]:
             raise UserError(f"`--only` must name steps out of {','.join(VARIANTS)}, but holds {unknown[0]!r}.")
         return letters
-    letters = [letter for letter in VARIANTS if letter != "d" or args.compile]
+    letters = [letter for letter in VARIANTS if letter not in "de" or args.compile]
     if importlib.util.find_spec("s3prl") is None:
         print("s3prl is not installed: the straightforward step is left out, and ratios are to the first of ours")
         letters.remove("s")
@@ -223,6 +224,7 @@ def steps_by_name(args: argparse.Namespace, folder: Path) -> dict:
         "b": lambda: ours(frozen),
         "c": lambda: ours(gradient_checkpointing=True),
         "d": lambda: ours(compile=True),
+        "e": lambda: ours(frozen, compile=True),
     }
     return {VARIANTS[letter]: makers[letter]() for letter in args.only}
 

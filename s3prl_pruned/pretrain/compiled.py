@@ -1,31 +1,39 @@
 """Training steps under torch.compile: layers and CNNs of the encoders, the rest as it is written.
 
-Compiled are modules, each as a whole: fused, a layer launches a few kernels where it launched a hundred. A second shape
-makes their kernels serve all shapes (torch's automatic dynamic shapes), so that a corpus of many lengths is compiled
-for twice and not for ever.
+Compiled are modules, each as a whole: fused, a layer launches a few kernels where it launched a hundred.
 """
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 
 from s3prl_pruned.models.encoder import SpeechEncoder
 
-SHAPES_COMPILED_FOR = 2
-"""A first one, then all others."""
-_MOST_KERNELS = 64
-"""Variants of one module: teacher and student, masks with and without gradients, ragged layers. Beyond torch's own
-limit (8) it would go on uncompiled in silence."""
+STEPS_OF_COMPILING = 2
+"""Of lengths that vary: kernels for the first, then such as serve all others too."""
+_MOST_VARIANTS = 64
+"""Of one module: teacher and student, masks with and without gradients, ragged layers, the lengths of
+`datarc.crop_lengths`. Beyond torch's own limit (8) a module would go on uncompiled in silence."""
 
 
-def compile_encoders(*encoders: SpeechEncoder) -> None:
-    """Let the layers and the CNN of each be compiled at their first call. Masks, hooks and parameters stay theirs."""
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_KERNELS)
+def compile_encoders(*encoders: SpeechEncoder, few_lengths: bool) -> None:
+    """Let the layers and the CNN of each be compiled when they are called. Masks, hooks and parameters stay theirs.
+
+    Args:
+        encoders: in place.
+        few_lengths: kernels for each length by itself; else a second length makes some that serve all lengths.
+    """
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_VARIANTS)
     for encoder in encoders:
-        module: nn.Module
-        for module in (encoder.feature_extractor, *encoder.layers):
-            module.forward = torch.compile(module.forward)  # type: ignore[method-assign]  # wraps it
+        modules: list[nn.Module] = [encoder.feature_extractor, *encoder.layers]
+        for module in modules:
+            module.forward = torch.compile(module.forward, dynamic=False if few_lengths else None)
 
 
-def uncompiled() -> "torch.compiler.set_stance":
+@contextmanager
+def uncompiled() -> Iterator[None]:
     """Within it, what is compiled runs as written: for passes of other shapes and modes than training's."""
-    return torch.compiler.set_stance("force_eager")
+    with torch.compiler.set_stance("force_eager"):
+        yield

@@ -171,11 +171,18 @@ class DataConfig:
     min_seconds: float = 1.0
     """Shorter utterances are left out: batches are cropped, never padded (`data/batches.py` says why)."""
 
+    crop_lengths: int | None = None
+    """How many lengths batches may have: the equal steps up to `max_seconds`. A batch is cut to the longest of them
+    that its shortest utterance fills, so that compiled steps (`runner.compile`) have kernels for each length by itself.
+    What is cut off is lost in this epoch: half a step of each utterance on average, 0.5 s with 16 lengths up to 15.6 s,
+    4 % of LibriSpeech's 12.3 s; crops begin at random places, so that another epoch hears it. null: batches have the
+    length of their shortest, and compiled kernels serve all lengths."""
+
     held_out: int = field(default=32, metadata={"before": 0})
     """Utterances, evenly spread over the corpus, that are never trained on (at most one in twenty): at every
     checkpoint they give the loss of the model as it would be exported."""
 
-    num_workers: int | None = field(default=None, metadata={"before": 4})
+    num_workers: int | None = None
     """Processes that read audio ahead; 0 reads in the training process. null: by the machine, one for each of its cores
     but one, shared by the processes that train on it, up to 8."""
 
@@ -196,6 +203,8 @@ class DataConfig:
         """Raise UserError where a value is out of its range."""
         if self.train_batch_size < 1:
             raise UserError(f"`train_batch_size` must be at least 1, but is {self.train_batch_size}.")
+        if self.crop_lengths is not None and self.crop_lengths < 1:
+            raise UserError(f"`crop_lengths` must be at least 1, but is {self.crop_lengths}.")
         for name in ("held_out", "num_workers"):
             if (getattr(self, name) or 0) < 0:
                 raise UserError(f"`{name}` must be at least 0, but is {getattr(self, name)}.")

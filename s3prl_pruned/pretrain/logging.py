@@ -28,8 +28,14 @@ class RunLog:
         lines = [line for line in read_log(folder) if line["step"] <= step] if self.path.exists() else []
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in lines))
         self.writer = ScalarWriter(folder / "tensorboard", purge_step=step + 1 if step else None)
-        self._judged = ""
+        self._judged = self._doing = ""
         self.bar = progress(total=total_steps, initial=step, unit="step", dynamic_ncols=True)
+
+    def describe(self, doing: str) -> None:
+        """Let the bar say what takes longer than a step."""
+        if doing != self._doing:
+            self._doing = doing
+            self.bar.set_description(doing or None)
 
     def progress(self, records: dict, *, loss: float) -> None:
         """Advance the bar by one step; the bar itself shows the time left, and what the last evaluation gave."""

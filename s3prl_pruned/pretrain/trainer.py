@@ -19,7 +19,7 @@ import resource
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -54,6 +54,8 @@ class Trainer:
     Attributes:
         step: optimiser steps given out, skipped ones included.
         bad_steps: how many of those that `finished` gave were skipped because their loss or gradient was not finite.
+        steps_taken: of `step`, by this process since it began or went on.
+        compiles: whether layers and CNNs are under torch.compile.
         per_step: micro-batches per optimiser step, over all processes.
         seconds: that the steps given out took, without reading data, checkpoints and evaluation.
     """
@@ -61,7 +63,7 @@ class Trainer:
     def __init__(self, expert: Expert, config: RunnerConfig, *, seed: int):
         self.expert, self.config, self.seed = expert, config, seed
         self.loop = config.runner
-        self.step, self.bad_steps, self.seconds = 0, 0, 0.0
+        self.step, self.bad_steps, self.seconds, self.steps_taken = 0, 0, 0.0, 0
         self.per_step = self.loop.micro_batches_per_step(distributed.world_size())
         self.optimizers = build_optimizers(expert, config.optimizer, self.loop.total_steps)
         self._device = expert.device.type
@@ -73,7 +75,8 @@ class Trainer:
         self._seed_dropout()
         self.compiles = self.loop.compiles(self._device)
         if self.compiles:
-            compile_encoders(*(module for module in expert.model.children() if isinstance(module, SpeechEncoder)))
+            encoders = [module for module in expert.model.children() if isinstance(module, SpeechEncoder)]
+            compile_encoders(*encoders, few_lengths=expert.datarc.crop_lengths is not None)
         if self._device == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.loop.tf32
         if self.loop.gradient_checkpointing:
@@ -127,11 +130,11 @@ class Trainer:
             ProcessLost: another process of the run is gone.
         """
         began = time.perf_counter()
-        self.step += 1
+        self.step, self.steps_taken = self.step + 1, self.steps_taken + 1
         records: dict[str, float | Tensor] = {}
         batches = [part for batch in batches for part in in_parts(batch, self.loop.max_seconds_at_once)]
         with _memory_error_named(self.config, self._device):
-            with self.autocast(), uncompiled():
+            with self.autocast(), uncompiled() if self.compiles else nullcontext():
                 self.expert.begin_step(self.step, self.loop.total_steps, batches)
             for batch in batches:
                 with self.autocast():

@@ -95,6 +95,7 @@ class UpstreamPretrainExpert(Expert):
             seed=seed,
             normalize=self.model.student.config.normalize_waveform,
             held_out=self.datarc.held_out,
+            crop_lengths=self.datarc.crop_lengths,
         )
         self._matched = _Matched(0, [])
         self._running_errors: Tensor | None = None  # (teacher layers, student layers), per frame, of all processes
