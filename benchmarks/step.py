@@ -9,14 +9,14 @@
 The straightforward step is what one would write first in s3prl: its WavLM as teacher in fp32 and again as student,
 masks multiplied onto the student's weights, torch's AdamW as it comes, the CNN trained. (a) ours with the same
 mathematics: the losses of the first steps are asserted to agree. (b) ours with the CNN frozen and computed once for
-teacher and student (`student.feature_grad_mult: 0`): another recipe, whose distillation loss is shown beside (a)'s.
-(c) as (a) with gradient checkpointing. (d) and (e) with --compile: as (a) and (b), layers and CNNs of both encoders
-under torch.compile; closed units are computed then, not spared, and a CPU's operators are counted as if not compiled.
-Weights are random and the audio is noise: timings only, no result of training. With --closed, gates of dimensions are
-closed at random, as no run's are, and sublayers stay open. Steps take turns, so that a busy machine slows all alike; ratios are taken round by round. On a CPU the process's own
-time is counted (all its threads), not the time it waits for a busy machine; on a GPU the wall's, from an idle GPU to an
-idle GPU. One more step of each is counted: on a GPU its kernels, copies and waits by torch's profiler, and how long the
-GPU was busy; elsewhere its operators. Ends with one JSON line.
+teacher and student (`student.feature_grad_mult: 0`): another recipe, whose distillation loss is shown beside (a)'s. (c)
+as (a) with gradient checkpointing. (d) and (e) with --compile: as (a) and (b), layers and CNNs of both encoders under
+torch.compile; closed units are computed then, not spared, and a CPU's operators are counted as if not compiled. Weights
+are random and the audio is noise: timings only, no result of training. With --closed, gates of dimensions are closed at
+random, as no run's are, and sublayers stay open. Steps take turns, so that a busy machine slows all alike; ratios are
+taken round by round. On a CPU the process's own time is counted (all its threads), not the time it waits for a busy
+machine; on a GPU the wall's, from an idle GPU to an idle GPU. One more step of each is counted: on a GPU its kernels,
+copies and waits by torch's profiler, and how long the GPU was busy; elsewhere its operators. Ends with one JSON line.
 """
 
 import argparse
