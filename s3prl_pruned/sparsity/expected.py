@@ -13,7 +13,7 @@ from torch import Tensor
 
 from s3prl_pruned.gates.attach import GateConfig
 from s3prl_pruned.gates.self_pinching import SelfPinchingConfig
-from s3prl_pruned.models.masks import Masks, SlotTable
+from s3prl_pruned.models.masks import Masks, Slot, SlotTable
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
 from s3prl_pruned.sparsity.counts import EncoderCounts, LayerCounts, Number, sparsity, weights
 
@@ -59,29 +59,29 @@ _Places = tuple[Tensor, dict[str, tuple[int, ...]]]
 
 def _lay_out(spec: CompactSpec, probabilities: Masks) -> _Laid:
     flat = probabilities.flat
-    places, shapes = _places(_ById(spec), _ById(probabilities.table), flat.device)
+    places, shapes = _places(_ById(spec), tuple(probabilities.table.sizes.items()), flat.device)
     numbers = torch.cat((flat, _zero_and_one(flat.device, flat.dtype))).index_select(0, places)
     parts = numbers.split([torch.Size(shape).numel() for shape in shapes.values()])
     return _Laid(**{name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)})
 
 
 class _ById:
-    """Stands for something that is never changed; equal to itself alone, so that no part of it is compared."""
+    """Stands for a structure; equal to itself alone, so that its thousands of indices are not compared at each step."""
 
-    def __init__(self, held: object):
-        self.held = held
+    def __init__(self, spec: CompactSpec):
+        self.spec = spec
 
     def __hash__(self) -> int:
-        return id(self.held)
+        return id(self.spec)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ById) and self.held is other.held
+        return isinstance(other, _ById) and self.spec is other.spec
 
 
 @lru_cache(maxsize=8)
-def _places(spec: _ById, table: _ById, device: torch.device) -> _Places:
-    assert isinstance(spec.held, CompactSpec) and isinstance(table.held, SlotTable)
-    layers, slices, total = spec.held.layers, table.held.slices(), table.held.total
+def _places(structure: _ById, sizes: tuple[tuple[Slot, int], ...], device: torch.device) -> _Places:
+    table, layers = SlotTable(dict(sizes)), structure.spec.layers
+    slices, total = table.slices(), table.total
     nothing, surely = total, total + 1  # where the appended 0 and 1 stand
 
     def units(layer: int, kind: str, count: int) -> list[int]:
@@ -97,9 +97,9 @@ def _places(spec: _ById, table: _ById, device: torch.device) -> _Places:
     for kind in ("qk", "vo"):
         rows: list[list[int]] = []
         for i, layer in enumerate(layers):
-            sizes = [len(getattr(head, kind)) for head in layer.heads]
-            of_layer = iter(units(i, kind, sum(sizes)))
-            rows += [[next(of_layer) for _ in range(size)] for size in sizes] + [[]] * (heads - len(sizes))
+            of_heads = [len(getattr(head, kind)) for head in layer.heads]
+            of_layer = iter(units(i, kind, sum(of_heads)))
+            rows += [[next(of_layer) for _ in range(size)] for size in of_heads] + [[]] * (heads - len(of_heads))
         width = max([1, *map(len, rows)])
         laid.append(table_of(rows, width))
         shapes[kind] = (len(layers), heads, width)
