@@ -8,20 +8,16 @@ One optimiser step, as `pretrain/trainer.py` drives it:
     on_before_zero_grad   after the optimisers' step: the gates within their limits, the masks out of the student
 """
 
-import atexit
-import multiprocessing
-import signal
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from s3prl_pruned import distributed
-from s3prl_pruned.command_line import STOP_SIGNALS
 from s3prl_pruned.config import from_dict, to_dict
 from s3prl_pruned.data.batches import RandomCropBatches, Share
 from s3prl_pruned.data.waveforms import SAMPLE_RATE
@@ -32,12 +28,11 @@ from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.pretrain.config import DataConfig
 from s3prl_pruned.pretrain.distill.teachers import Teacher
 from s3prl_pruned.pretrain.pruners.pruner import Losses, Pruner, Step
+from s3prl_pruned.pretrain.reading import Reader
 from s3prl_pruned.pretrain.recipes import MODEL_FILE, load_recipe
 from s3prl_pruned.sparsity.counts import macs, parameters
 
 T = TypeVar("T")
-BATCHES_AHEAD = 4
-"""That each reading process has ready."""
 SECONDS_OF_MACS = 5
 """Length of the utterance whose multiply-accumulates are said."""
 
@@ -171,18 +166,13 @@ class Expert(nn.Module):
         """s3prl's interface: the reverse of `add_state_to_save`."""
         self.pruner.load_state(all_states)
 
-    def get_train_dataloader(self, numbers: Iterable[int | Share] | None = None) -> Iterable:
+    def get_train_dataloader(self, numbers: Iterable[int | Share] | None = None) -> Reader:
         """The run's micro-batches with these numbers, or parts of them, in this order (without numbers: one epoch)."""
-        workers = self.datarc.workers()
-        return torch.utils.data.DataLoader(
-            cast("torch.utils.data.Dataset", self.batches),
-            batch_size=None,
-            sampler=range(len(self.batches)) if numbers is None else numbers,
-            num_workers=workers,
-            prefetch_factor=BATCHES_AHEAD if workers else None,
-            pin_memory=self.device.type == "cuda",
-            worker_init_fn=_leave_stopping_to_the_main_process,
-            generator=torch.Generator(),  # it would draw from the global one, whose state a resumed run has restored
+        return Reader(
+            self.batches,
+            range(len(self.batches)) if numbers is None else numbers,
+            workers=self.datarc.workers(),
+            pinned=self.device.type == "cuda",
         )
 
     def teacher_record(self) -> dict[str, str | None]:
@@ -204,24 +194,6 @@ def checkpoint_activations(student: SpeechEncoder) -> None:
         if layer.attention is not None:
             layer.attention.keeps_bias = True  # of one layer at a time
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]  # wraps it
-
-
-@atexit.register
-def _end_readers() -> None:
-    """Kill reading processes that an error has left: they ignore how `multiprocessing` would end them, and wait for."""
-    for process in multiprocessing.active_children():
-        if process.daemon:
-            process.kill()
-
-
-def _leave_stopping_to_the_main_process(worker: int) -> None:
-    """Let a reading process ignore the signals that ask for a stop.
-
-    A terminal and a scheduler send them to the whole process group, and the step under way still wants its batches.
-    The main process ends its readers when it stops.
-    """
-    for signum in STOP_SIGNALS:
-        signal.signal(signum, signal.SIG_IGN)
 
 
 def model_config(source: T | dict[str, Any] | str | Path, kind: type[T]) -> T:

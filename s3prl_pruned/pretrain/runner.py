@@ -89,7 +89,7 @@ def _run(
                     records |= expert.evaluate()
             if log:
                 for each in done:
-                    log.progress(each, loss=each[expert.loss_name])
+                    log.progress(each, loss=each[expert.loss_name], reading=trainer.reading_pace)
                 if write:
                     log.write(step, expert.log_records(records))
             if save:

@@ -31,10 +31,11 @@ from s3prl_pruned.config import UserError, to_dict
 from s3prl_pruned.data.batches import Share, in_parts
 from s3prl_pruned.data.waveforms import SAMPLE_RATE
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.pretrain.compiled import compile_encoders, uncompiled
+from s3prl_pruned.pretrain.compiled import compile_encoders, round_weights, uncompiled
 from s3prl_pruned.pretrain.config import RunnerConfig
 from s3prl_pruned.pretrain.expert import Expert, checkpoint_activations
 from s3prl_pruned.pretrain.optim import build_optimizers
+from s3prl_pruned.pretrain.reading import Reader
 from s3prl_pruned.pretrain.records import STEPS_BEHIND, StepRecords, is_finite, sum_over_processes
 
 logger = logging.getLogger(__name__)
@@ -69,10 +70,14 @@ class Trainer:
         self._device = expert.device.type
         self._behind = STEPS_BEHIND if self._device == "cuda" else 0
         self._unread: deque[StepRecords] = deque()
+        self._reader: Reader | None = None
         self._peak = 0.0
         self._precision = self.loop.precision(self._device)
         self._scaler = torch.amp.GradScaler(self._device, enabled=self._precision == torch.float16)
         self._seed_dropout()
+        teacher = getattr(expert.model, "teacher", None)
+        if teacher is not None and self._precision != torch.float32:
+            round_weights(teacher, self._precision)
         self.compiles = self.loop.compiles(self._device)
         if self.compiles:
             encoders = [module for module in expert.model.children() if isinstance(module, SpeechEncoder)]
@@ -99,7 +104,8 @@ class Trainer:
                 "number of processes, set `runner.scale_batch_with_processes=true`."
             )
         steps = range(self.step, self.loop.total_steps)
-        loader = iter(self.expert.get_train_dataloader(share for step in steps for share in self._shares(step, parts)))
+        self._reader = self.expert.get_train_dataloader(share for step in steps for share in self._shares(step, parts))
+        loader = iter(self._reader)
         own = len(self._shares(0, parts))
         for _ in steps:
             try:
@@ -107,6 +113,11 @@ class Trainer:
             except UserError as error:  # a reading process has put its traceback before the message
                 raise UserError(str(error).rsplit("UserError: ", 1)[-1].strip()) from error
             yield batches
+
+    @property
+    def reading_pace(self) -> float:
+        """Seconds of audio a second that this process's readers can read."""
+        return 0.0 if self._reader is None else self._reader.pace
 
     def _shares(self, step: int, parts: int) -> list[Share]:
         """Of the step's micro-batches in `parts` each, numbers r, r + w, ... where w processes are."""

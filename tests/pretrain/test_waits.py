@@ -78,6 +78,7 @@ def reads_of(monkeypatch):
         expert = trainer.expert
         held = [state for each in states for state in each.values()]
         mode = ReadsOfTheDevice([*expert.model.parameters(), *expert.model.buffers(), held, expert._running_errors])
+        to_numpy = torch.Tensor.numpy
         for name in METHODS:
             real = getattr(torch.Tensor, name)
 
@@ -89,7 +90,7 @@ def reads_of(monkeypatch):
 
         def copied(copy):
             mode.found["copied"] += 1
-            return torch.from_numpy(copy._copy.numpy().copy())
+            return torch.from_numpy(to_numpy(copy._copy).copy())
 
         monkeypatch.setattr(transfers.HostCopy, "get", copied)
         with mode:
