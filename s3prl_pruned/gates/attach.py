@@ -174,7 +174,10 @@ class MaskDraw:
 
     Attributes:
         masks: for `SpeechEncoder.set_masks`.
+        depends_on_weights: whether `backward` adds to the gradients of the encoder's weights.
     """
+
+    depends_on_weights = False
 
     def __init__(self, drawn: Masks, spec: CompactSpec):
         self.spec = spec

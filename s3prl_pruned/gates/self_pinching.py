@@ -212,6 +212,8 @@ class PinchedDraw(MaskDraw):
             kind).
     """
 
+    depends_on_weights = True
+
     def __init__(self, gates: SelfPinchingGates, encoder: SpeechEncoder, temperature: float):
         self._sources: list[tuple[nn.Parameter, Tensor]] = []  # a weight, and the alias that scores are computed from
         self._matrices: dict[Slot, nn.Parameter] = {}  # those that are masked weight by weight, as they are

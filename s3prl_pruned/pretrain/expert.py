@@ -95,6 +95,11 @@ class Expert(nn.Module):
         """What the run is to reach, in words."""
         return self.pruner.aim
 
+    @property
+    def adds_to_gradients(self) -> bool:
+        """Whether `end_backward` adds to the weights' gradients in this step."""
+        return self._draw.depends_on_weights
+
     def fill_masks(self, step: int, total_steps: int, losses: Losses | None = None) -> None:
         """Draw the masks of optimiser step `step` (1-based), the same on every rank, for all its micro-batches."""
         self._step = Step(step, total_steps)

@@ -34,6 +34,7 @@ from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.pretrain.compiled import compile_encoders, round_weights, uncompiled
 from s3prl_pruned.pretrain.config import RunnerConfig
 from s3prl_pruned.pretrain.expert import Expert, checkpoint_activations
+from s3prl_pruned.pretrain.gradients import GradientSums
 from s3prl_pruned.pretrain.optim import build_optimizers
 from s3prl_pruned.pretrain.reading import Reader
 from s3prl_pruned.pretrain.records import STEPS_BEHIND, StepRecords, is_finite, sum_over_processes
@@ -67,6 +68,7 @@ class Trainer:
         self.step, self.bad_steps, self.seconds, self.steps_taken = 0, 0, 0.0, 0
         self.per_step = self.loop.micro_batches_per_step(distributed.world_size())
         self.optimizers = build_optimizers(expert, config.optimizer, self.loop.total_steps)
+        self._gradients = GradientSums(self.optimizers.weight_parameters)
         self._device = expert.device.type
         self._behind = STEPS_BEHIND if self._device == "cuda" else 0
         self._unread: deque[StepRecords] = deque()
@@ -147,9 +149,11 @@ class Trainer:
         with _memory_error_named(self.config, self._device):
             with self.autocast(), uncompiled() if self.compiles else nullcontext():
                 self.expert.begin_step(self.step, self.loop.total_steps, batches)
-            for batch in batches:
+            for number, batch in enumerate(batches, start=1):
                 with self.autocast():
                     loss = self.expert(batch, records, self.step)
+                if number == len(batches) and not self.expert.adds_to_gradients:
+                    self._gradients.watch()
                 self._scaler.scale(loss).backward()
             records["audio_seconds"] = sum(batch[0].numel() for batch in batches) / SAMPLE_RATE
             sum_over_processes(records, self.expert.device)
@@ -162,7 +166,7 @@ class Trainer:
         """From the micro-batches' gradients to the next weights and gates, unless a term is not finite."""
         scale = self._scaler.scale(torch.ones((), device=self.expert.device)) if self._scaler.is_enabled() else 1.0
         self.expert.end_backward(records, loss_scale=scale)
-        distributed.all_reduce_gradients(self.optimizers.weight_parameters)
+        self._gradients.finish()
 
         lr = self.optimizers.set_step(self.step)
         self._scaler.unscale_(self.optimizers.weights)
