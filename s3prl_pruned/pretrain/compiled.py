@@ -2,18 +2,20 @@
 
 Layers and CNNs of the encoders are compiled, each as a whole; the rest runs as it is written. Fused, a layer launches a
 few kernels where it launched a hundred.
+
+A compiler fits its kernels to the shapes that it sees first. So that a run that goes on computes with the same kernels
+as one that was never interrupted, they are compiled either for each length by itself (`datarc.crop_lengths`), or for
+all lengths, by a warm-up with noise of one shape that depends on the recipe alone (`warm_up`).
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from s3prl_pruned.models.encoder import SpeechEncoder
 
-STEPS_OF_COMPILING = 2
-"""Of lengths that vary: kernels for the first, then such as serve all others too."""
 _MOST_VARIANTS = 64
 """Of one module: teacher and student, masks with and without gradients, ragged layers, the lengths of
 `datarc.crop_lengths`. Beyond torch's own limit (8) a module would go on uncompiled in silence."""
@@ -24,13 +26,33 @@ def compile_encoders(*encoders: SpeechEncoder, few_lengths: bool) -> None:
 
     Args:
         encoders: in place.
-        few_lengths: kernels for each length by itself; else a second length makes some that serve all lengths.
+        few_lengths: kernels for each length by itself; else such as serve all lengths, which `warm_up` makes.
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_VARIANTS)
     for encoder in encoders:
         modules: list[nn.Module] = [encoder.feature_extractor, *encoder.layers]
         for module in modules:
-            module.forward = torch.compile(module.forward, dynamic=False if few_lengths else None)
+            module.forward = torch.compile(module.forward, dynamic=not few_lengths)
+
+
+def warm_up(teacher: SpeechEncoder | None, student: SpeechEncoder, wavs: Tensor, *, shares_features: bool) -> None:
+    """Let the encoders be compiled by a pass there and back, which leaves nothing but kernels.
+
+    Args:
+        teacher: None where there is none.
+        student: with the masks that kernels are for; gets gradients, which the caller drops.
+        wavs: (B, S), noise.
+        shares_features: whether the teacher's CNN is the student's too.
+    """
+    devices = [wavs.device] if wavs.is_cuda else []
+    with torch.random.fork_rng(devices):  # dropout draws in training what it would have drawn
+        features = None
+        if teacher is not None:
+            with torch.no_grad():
+                features = teacher.feature_extractor(wavs)
+                teacher(wavs, features=features)
+        states = student(wavs, features=features if shares_features else None).hidden_states
+        torch.stack([state.float().square().mean() for state in states]).sum().backward()
 
 
 def round_weights(teacher: SpeechEncoder, precision: torch.dtype) -> None:

@@ -55,9 +55,9 @@ class LoopConfig:
 
     compile: bool | None = None
     """Whether torch.compile makes the layers and CNNs of both encoders faster (null: on CUDA, in runs of at least 5,000
-    steps: compiling takes a minute or two at the start, which the bar names, and again for new shapes at first). Every
-    length is served by the same kernels then, unless `datarc.crop_lengths` says that there are few. Dropout draws other
-    numbers than without; losses are the same to rounding. Evaluation is not compiled."""
+    steps: compiling takes minutes before the first step, which the bar names). The same kernels serve every length,
+    unless `datarc.crop_lengths` says that there are few. Dropout draws other numbers than without; losses are the same
+    to rounding. Evaluation is not compiled."""
 
     tf32: bool = False
     """Whether CUDA rounds the factors of matrix products and convolutions in fp32 to 10 bits of mantissa (TF32), which

@@ -100,6 +100,15 @@ class Expert(nn.Module):
         """Whether `end_backward` adds to the weights' gradients in this step."""
         return self._draw.depends_on_weights
 
+    @property
+    def masks_are_learned(self) -> bool:
+        """Whether the masks of this step get a gradient."""
+        return self._draw.masks.flat.requires_grad
+
+    def drop_mask_gradients(self) -> None:
+        """Of a pass that was none of the step's."""
+        self._draw.masks.flat.grad = None
+
     def fill_masks(self, step: int, total_steps: int, losses: Losses | None = None) -> None:
         """Draw the masks of optimiser step `step` (1-based), the same on every rank, for all its micro-batches."""
         self._step = Step(step, total_steps)

@@ -11,7 +11,7 @@ import torch
 
 from s3prl_pruned import distributed
 from s3prl_pruned.command_line import STOP_SIGNALS, Interrupted, stop_signals
-from s3prl_pruned.pretrain.compiled import STEPS_OF_COMPILING, uncompiled
+from s3prl_pruned.pretrain.compiled import uncompiled
 from s3prl_pruned.pretrain.config import RunnerConfig
 from s3prl_pruned.pretrain.expert import Expert
 from s3prl_pruned.pretrain.logging import RunLog
@@ -69,7 +69,7 @@ def _run(
         started = time.perf_counter()
         for batches in trainer.batches():
             if log:
-                log.describe("compiling" if trainer.compiles and trainer.steps_taken < STEPS_OF_COMPILING else "")
+                log.describe("compiling" if trainer.compiles and not trainer.steps_taken else "")
             trainer.start(batches)
             step, last = trainer.step, trainer.step == loop.total_steps
             reason = stop.agreed()

@@ -31,7 +31,7 @@ from s3prl_pruned.config import UserError, to_dict
 from s3prl_pruned.data.batches import Share, in_parts
 from s3prl_pruned.data.waveforms import SAMPLE_RATE
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.pretrain.compiled import compile_encoders, round_weights, uncompiled
+from s3prl_pruned.pretrain.compiled import compile_encoders, round_weights, uncompiled, warm_up
 from s3prl_pruned.pretrain.config import RunnerConfig
 from s3prl_pruned.pretrain.expert import Expert, checkpoint_activations
 from s3prl_pruned.pretrain.gradients import GradientSums
@@ -74,6 +74,7 @@ class Trainer:
         self._unread: deque[StepRecords] = deque()
         self._reader: Reader | None = None
         self._peak = 0.0
+        self._warm: set[bool] = set()
         self._precision = self.loop.precision(self._device)
         self._scaler = torch.amp.GradScaler(self._device, enabled=self._precision == torch.float16)
         self._seed_dropout()
@@ -145,10 +146,13 @@ class Trainer:
         began = time.perf_counter()
         self.step, self.steps_taken = self.step + 1, self.steps_taken + 1
         records: dict[str, float | Tensor] = {}
+        datarc = self.expert.datarc
         batches = [part for batch in batches for part in in_parts(batch, self.loop.max_seconds_at_once)]
         with _memory_error_named(self.config, self._device):
             with self.autocast(), uncompiled() if self.compiles else nullcontext():
                 self.expert.begin_step(self.step, self.loop.total_steps, batches)
+            if self.compiles and datarc.crop_lengths is None and self.expert.masks_are_learned not in self._warm:
+                self._warm_up()
             for number, batch in enumerate(batches, start=1):
                 with self.autocast():
                     loss = self.expert(batch, records, self.step)
@@ -161,6 +165,24 @@ class Trainer:
         self.seconds += time.perf_counter() - began
         records["train_seconds"] = self.seconds
         self._unread.append(StepRecords.sent(self.step, records))
+
+    def _warm_up(self) -> None:
+        """Compile for the masks of the step: at the end of a run, without gradients, they have kernels of their own."""
+        datarc, device, model = self.expert.datarc, self.expert.device, self.expert.model
+        shape = (datarc.train_batch_size, self.expert.batches.max_samples)
+        if datarc.max_batch_seconds is not None:
+            shape = (max(2, int(datarc.max_batch_seconds // datarc.max_seconds)), shape[1])
+        wavs = 0.1 * torch.randn(*shape, generator=torch.Generator().manual_seed(0)).to(device)
+        with self.autocast():
+            warm_up(
+                getattr(model, "teacher", None),
+                model.student,
+                wavs,
+                shares_features=getattr(model, "shares_features", False),
+            )
+        self.optimizers.zero_grad()
+        self.expert.drop_mask_gradients()
+        self._warm.add(self.expert.masks_are_learned)
 
     def _update(self, records: dict[str, float | Tensor]) -> dict[str, float | Tensor]:
         """From the micro-batches' gradients to the next weights and gates, unless a term is not finite."""
