@@ -15,11 +15,10 @@ import itertools
 import logging
 import math
 import platform
-import resource
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -35,6 +34,7 @@ from s3prl_pruned.pretrain.compiled import compile_encoders, round_weights, unco
 from s3prl_pruned.pretrain.config import RunnerConfig
 from s3prl_pruned.pretrain.expert import Expert, checkpoint_activations
 from s3prl_pruned.pretrain.gradients import GradientSums
+from s3prl_pruned.pretrain.memory_errors import memory_error_named, peak_memory
 from s3prl_pruned.pretrain.optim import build_optimizers
 from s3prl_pruned.pretrain.reading import Reader
 from s3prl_pruned.pretrain.records import STEPS_BEHIND, StepRecords, is_finite, sum_over_processes
@@ -59,7 +59,7 @@ class Trainer:
         steps_taken: of `step`, by this process since it began or went on.
         compiles: whether layers and CNNs are under torch.compile.
         per_step: micro-batches per optimiser step, over all processes.
-        seconds: that the steps given out took, without reading data, checkpoints and evaluation.
+        seconds: that giving steps out and waiting for them took, without reading data, checkpoints and evaluation.
     """
 
     def __init__(self, expert: Expert, config: RunnerConfig, *, seed: int):
@@ -148,7 +148,7 @@ class Trainer:
         records: dict[str, float | Tensor] = {}
         datarc = self.expert.datarc
         batches = [part for batch in batches for part in in_parts(batch, self.loop.max_seconds_at_once)]
-        with _memory_error_named(self.config, self._device):
+        with memory_error_named(self.config, self._device):
             with self.autocast(), uncompiled() if self.compiles else nullcontext():
                 self.expert.begin_step(self.step, self.loop.total_steps, batches)
             if self.compiles and datarc.crop_lengths is None and self.expert.masks_are_learned not in self._warm:
@@ -163,21 +163,21 @@ class Trainer:
             sum_over_processes(records, self.expert.device)
             records |= self._update(records)
         self.seconds += time.perf_counter() - began
-        records["train_seconds"] = self.seconds
         self._unread.append(StepRecords.sent(self.step, records))
 
     def _warm_up(self) -> None:
         """Compile for the masks of the step: at the end of a run, without gradients, they have kernels of their own."""
-        datarc, device, model = self.expert.datarc, self.expert.device, self.expert.model
+        datarc, model = self.expert.datarc, self.expert.model
         shape = (datarc.train_batch_size, self.expert.batches.max_samples)
         if datarc.max_batch_seconds is not None:
             shape = (max(2, int(datarc.max_batch_seconds // datarc.max_seconds)), shape[1])
-        wavs = 0.1 * torch.randn(*shape, generator=torch.Generator().manual_seed(0)).to(device)
+        wavs = 0.1 * torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+        (wavs,), *_ = in_parts((wavs,), self.loop.max_seconds_at_once)
         with self.autocast():
             warm_up(
                 getattr(model, "teacher", None),
                 model.student,
-                wavs,
+                wavs.to(self.expert.device),
                 shares_features=getattr(model, "shares_features", False),
             )
         self.optimizers.zero_grad()
@@ -210,15 +210,18 @@ class Trainer:
         Raises:
             UserError: more than `max_bad_steps` steps had no finite loss and gradient.
         """
+        began, found = time.perf_counter(), []
         if wait or self._device != "cuda":  # asking CUDA takes its time
             self._peak = peak_memory(self._device)
-        found = []
         while len(self._unread) > (0 if wait else self._behind):
             sent = self._unread.popleft()
             records = sent.read()
             self._judge(sent.step, records, loss_scale=records.pop(_SCALE))
             records |= {"bad_steps": self.bad_steps, "memory_gib": self._peak}
             found.append(records)
+        self.seconds += time.perf_counter() - began
+        for records in found:
+            records["train_seconds"] = self.seconds
         return found
 
     def _judge(self, step: int, records: dict[str, float], *, loss_scale: float) -> None:
@@ -323,32 +326,6 @@ class Trainer:
 def parts_of_micro_batch(per_step: int, processes: int) -> int:
     """In how many parts processes share each of a step's micro-batches, so that all get equally many: 1 is whole."""
     return processes // math.gcd(per_step, processes)
-
-
-@contextmanager
-def _memory_error_named(config: RunnerConfig, device: str) -> Iterator[None]:
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        text = str(error).splitlines()[0] if str(error) else "MemoryError"
-        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "allocate memory" not in text:
-            raise
-        datarc, loop = config.pretrain_expert.datarc, config.runner
-        raise UserError(
-            f"out of memory ({text}). A micro-batch holds {datarc.batch_size_in_words()} of at most "
-            f"{datarc.max_seconds} s; `runner.max_seconds_at_once` is {loop.max_seconds_at_once}, "
-            f"`runner.gradient_checkpointing` {loop.gradient_checkpointing} and `runner.gradient_accumulate_steps` "
-            f"{loop.gradient_accumulate_steps}. Two settings need less memory and keep the losses: "
-            "`-o runner.gradient_checkpointing=true`, and `-o runner.max_seconds_at_once=100` (or less), which "
-            f"computes a micro-batch in parts. Peak so far: {peak_memory(device):.2f} GiB. No step was skipped."
-        ) from error
-
-
-def peak_memory(device: str) -> float:
-    """The most memory this process has held so far, in GiB: allocated on the GPU, resident on a CPU."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
 
 
 def versions() -> dict[str, str]:
