@@ -8,8 +8,10 @@ as one that was never interrupted, they are compiled either for each length by i
 all lengths, by a warm-up with noise of one shape that depends on the recipe alone (`warm_up`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +34,22 @@ def compile_encoders(*encoders: SpeechEncoder, few_lengths: bool) -> None:
     for encoder in encoders:
         modules: list[nn.Module] = [encoder.feature_extractor, *encoder.layers]
         for module in modules:
-            module.forward = torch.compile(module.forward, dynamic=not few_lengths)
+            compiled = torch.compile(module.forward, dynamic=False if few_lengths else None)
+            module.forward = compiled if few_lengths else partial(_of_any_length, compiled)
+
+
+def _of_any_length(compiled: Callable[..., Tensor], *inputs: Tensor | None, **more: Any) -> Tensor:
+    """Call it so that it is compiled for any number of utterances and frames (or samples).
+
+    Args:
+        compiled: the forward pass of a layer or of the CNN.
+        inputs: (B, S); or (B, T, D), position bias (H, T, T) or None, padding (B, T) or None.
+        more: passed on.
+    """
+    for tensor, dims in zip(inputs, ((0, 1), (1, 2), (0, 1)), strict=False):
+        if tensor is not None:
+            torch._dynamo.maybe_mark_dynamic(tensor, dims)
+    return compiled(*inputs, **more)
 
 
 def warm_up(teacher: SpeechEncoder | None, student: SpeechEncoder, wavs: Tensor, *, shares_features: bool) -> None:
