@@ -30,6 +30,7 @@ from s3prl_pruned.pretrain.distill.teachers import Teacher
 from s3prl_pruned.pretrain.pruners.pruner import Losses, Pruner, Step
 from s3prl_pruned.pretrain.reading import Reader
 from s3prl_pruned.pretrain.recipes import MODEL_FILE, load_recipe
+from s3prl_pruned.pretrain.records import precise
 from s3prl_pruned.sparsity.counts import macs, parameters
 
 T = TypeVar("T")
@@ -198,7 +199,7 @@ class Expert(nn.Module):
 def add_records(records: dict[str, float | Tensor], terms: Iterable[tuple[str, Tensor]]) -> None:
     """Add a micro-batch's terms to the step's, by name: scalars without a graph, which stay where they are."""
     for name, value in terms:
-        records[name] = records[name] + value if name in records else value
+        records[name] = precise(records[name]) + value if name in records else value
 
 
 def checkpoint_activations(student: SpeechEncoder) -> None:

@@ -13,13 +13,19 @@ STEPS_BEHIND = 2
 """On a GPU a step's records are read when the second one after it has been given out: the GPU has work meanwhile."""
 
 
+def precise(value: Tensor | float) -> Tensor:
+    """In fp64, where the device has it: terms of a loss may nearly cancel out."""
+    tensor = torch.as_tensor(value)
+    return tensor if tensor.device.type == "mps" else tensor.double()
+
+
 def sum_over_processes(records: dict[str, float | Tensor], device: torch.device) -> None:
     """Turn what each process added up over its own micro-batches into the global batch's."""
     if distributed.world_size() == 1:
         return
     names = sorted(records)
-    numbers = [torch.as_tensor(records[name], dtype=torch.float32) for name in names]
-    summed = distributed.all_reduce_sum(torch.stack([number.to(device) for number in numbers]))
+    numbers = [torch.as_tensor(records[name], device=device) for name in names]
+    summed = distributed.all_reduce_sum(precise(torch.stack(numbers)))
     records.update(zip(names, summed.unbind(), strict=True))
 
 
@@ -49,7 +55,7 @@ class StepRecords:
         """Those of a step that has been given out: scalars of the device, all in one copy, and numbers."""
         tensors = {name: value.detach() for name, value in records.items() if isinstance(value, Tensor)}
         known = {name: value for name, value in records.items() if not isinstance(value, Tensor)}
-        return cls(step, known, list(tensors), HostCopy(torch.stack([value.float() for value in tensors.values()])))
+        return cls(step, known, list(tensors), HostCopy(torch.stack(list(tensors.values()))))
 
     def read(self) -> dict[str, float]:
         """All by name; waits for the device where it is not there yet."""
