@@ -3,40 +3,66 @@
     OMP_NUM_THREADS=1 python benchmarks/step.py              # WavLM Base's shape, 2 x 5 s, minutes
     OMP_NUM_THREADS=1 python benchmarks/step.py --closed 0.8 # as at the target sparsity
     python benchmarks/step.py --rounds 2 --layers 2          # a look at whether it runs
+    python benchmarks/step.py --device cuda --precision bf16 --shape paper --only a,b,d,e
+    python benchmarks/step.py --device cuda --precision bf16 --shape embedded --only b,e
 
 The straightforward step is what one would write first in s3prl: its WavLM as teacher in fp32 and again as student,
 masks multiplied onto the student's weights, torch's AdamW as it comes, the CNN trained. (a) ours with the same
 mathematics: the losses of the first steps are asserted to agree. (b) ours with the CNN frozen and computed once for
-teacher and student (`student.feature_grad_mult: 0`): another recipe, whose distillation loss is shown beside (a)'s.
-(c) as (a) with gradient checkpointing. (d) with --compile: as (a), the layers of both encoders under torch.compile;
-closed units are computed then, not spared. Weights are random and the audio is noise: timings only, no result of
-training. With --closed, gates of dimensions are closed at random, as no run's are, and sublayers stay open.
-Steps take turns, so that a busy machine slows all alike; ratios are taken round by round. On a CPU the process's own
-time is counted (all its threads), not the time it waits for a busy machine; on a GPU the wall's. Ends with one JSON
-line.
+teacher and student (`student.feature_grad_mult: 0`): another recipe, whose distillation loss is shown beside (a)'s. (c)
+as (a) with gradient checkpointing. (d) and (e) with --compile: as (a) and (b), layers and CNNs of both encoders under
+torch.compile; closed units are computed then, not spared, and a CPU's operators are counted as if not compiled. Weights
+are random and the audio is noise: timings only, no result of training. With --closed, gates of dimensions are closed at
+random, as no run's are, and sublayers stay open. Steps take turns, so that a busy machine slows all alike; ratios are
+taken round by round. On a CPU the process's own time is counted (all its threads), not the time it waits for a busy
+machine; on a GPU the wall's, from an idle GPU to an idle GPU. One more step of each is counted: on a GPU its kernels,
+copies and waits by torch's profiler, and how long the GPU was busy; elsewhere its operators. Ends with one JSON line.
 """
 
 import argparse
+import importlib.util
 import json
 import statistics
 import tempfile
 import time
 import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from benchmarks.step_counts import counted
 from s3prl_pruned.command_line import command_line
+from s3prl_pruned.config import UserError
 from s3prl_pruned.tables import Column, Table
+
+VARIANTS = {
+    "s": "(s) straightforward (s3prl's WavLM)",
+    "a": "(a) ours, same mathematics",
+    "b": "(b) ours, CNN frozen and shared",
+    "c": "(c) as (a), gradient checkpointing",
+    "d": "(d) as (a), compiled",
+    "e": "(e) as (b), compiled",
+}
+SHAPES = {"base": (2, 5.0), "paper": (24, 15.6), "embedded": (8, 4.0)}
+"""Utterances and seconds of each: WavLM Base at a size for a CPU, as in the paper, the embedded default."""
 
 
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds (default: 5)")
-    parser.add_argument("--batch", type=int, default=2, help="utterances (default: 2)")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each (default: 5)")
+    parser.add_argument(
+        "--shape",
+        choices=SHAPES,
+        default="base",
+        help="WavLM Base with 2 x 5 s (base) or 24 x 15.6 s (paper), or the embedded teacher with 8 x 4 s (embedded; "
+        "its recipe's CNN is (b)'s) (default: base)",
+    )
+    parser.add_argument("--only", metavar="A,D", help=f"letters of the steps to take, of {','.join(VARIANTS)}")
+    parser.add_argument("--batch", type=int, help="utterances (default: the shape's)")
+    parser.add_argument("--seconds", type=float, help="of each (default: the shape's)")
     parser.add_argument(
         "--layers", type=int, default=12, help="of the encoder, a multiple of 2 (default: 12, WavLM Base)"
     )
@@ -47,18 +73,36 @@ def main() -> None:
         help="share of the dimensions whose gates are closed: 0 as at the start of a run, 0.8 as from the end of the "
         "paper's ramp on (default: 0)",
     )
-    parser.add_argument("--compile", action="store_true", help="a step with compiled layers beside the others")
+    parser.add_argument("--compile", action="store_true", help="compiled steps beside the others")
     parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
     parser.add_argument(
         "--precision",
-        choices=["fp32", "bf16"],
+        choices=["fp32", "bf16", "fp16"],
         default="fp32",
         help="of ours; the straightforward step stays fp32 (default: fp32)",
     )
+    parser.add_argument("--tf32", action="store_true", help="TF32 in what is fp32 on CUDA, as `runner.tf32`")
     args = parser.parse_args()
+    batch, seconds = SHAPES[args.shape]
+    args.batch, args.seconds = args.batch or batch, args.seconds or seconds
+    args.only = chosen(args)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # s3prl uses torch's old weight_norm
         measure(args, Path(folder))
+
+
+def chosen(args: argparse.Namespace) -> list[str]:
+    """Letters of the steps to take: by default all, without s3prl's where it is not installed."""
+    if args.only:
+        letters = args.only.replace(",", " ").split()
+        if unknown := [letter for letter in letters if letter not in VARIANTS]:
+            raise UserError(f"`--only` must name steps out of {','.join(VARIANTS)}, but holds {unknown[0]!r}.")
+        return letters
+    letters = [letter for letter in VARIANTS if letter not in "de" or args.compile]
+    if importlib.util.find_spec("s3prl") is None:
+        print("s3prl is not installed: the straightforward step is left out, and ratios are to the first of ours")
+        letters.remove("s")
+    return letters
 
 
 def measure(args: argparse.Namespace, folder: Path) -> None:
@@ -72,14 +116,16 @@ def measure(args: argparse.Namespace, folder: Path) -> None:
     for _ in range(args.rounds + 1):
         for name, step in steps.items():
             began = clock(args.device)
-            losses[name].append(step(batch))
+            read = step(batch)
             times[name].append(clock(args.device) - began)
-    reference, *ours = steps
-    if args.precision == "fp32":
-        for name in (ours[0], *ours[2:]):
-            for one, other in zip(losses[name], losses[reference], strict=True):
-                assert abs(one - other) <= 1e-4 * abs(other), f"{name}: {losses[name]} against {losses[reference]}"
-    report(args, times, losses, reference)
+            losses[name].append(read())
+    same = [VARIANTS[letter] for letter in "sacd" if VARIANTS[letter] in steps]
+    if args.precision == "fp32" and not args.tf32:
+        for name in same[1:]:
+            for one, other in zip(losses[name], losses[same[0]], strict=True):
+                assert abs(one - other) <= 1e-4 * abs(other), f"{name}: {losses[name]} against {losses[same[0]]}"
+    counts = {name: counted(step, batch, args.device) for name, step in steps.items()}
+    report(args, times, losses, counts)
 
 
 def clock(device: str) -> float:
@@ -91,10 +137,11 @@ def clock(device: str) -> float:
     return time.perf_counter()
 
 
-def report(args: argparse.Namespace, times: dict, losses: dict, reference: str) -> None:
+def report(args: argparse.Namespace, times: dict, losses: dict, counts: dict) -> None:
     """A table, and one JSON line."""
+    layers = "the embedded teacher" if args.shape == "embedded" else f"{args.layers} layers, random weights"
     print(
-        f"\n{args.layers} layers, {args.batch} x {args.seconds:g} s of noise, random weights, {args.device}, "
+        f"\n{layers}, {args.batch} x {args.seconds:g} s of noise, {args.device}, "
         f"{torch.get_num_threads()} thread(s), ours in {args.precision}, {args.rounds} rounds"
     )
     result = {
@@ -104,12 +151,13 @@ def report(args: argparse.Namespace, times: dict, losses: dict, reference: str) 
         "torch": str(torch.__version__),
         "steps": {},
     }
+    reference = next(iter(times))
     for name, seconds in times.items():
         seconds, base = seconds[1:], times[reference][1:]  # the first round makes buffers
         ratios = [b / s for b, s in zip(base, seconds, strict=True)]
         row = {
             "seconds": statistics.median(seconds), "speed_up": statistics.median(ratios), "lowest": min(ratios),
-            "highest": max(ratios), "losses": losses[name],
+            "highest": max(ratios), "losses": losses[name], **counts[name],
         }  # fmt: skip
         result["steps"][name] = row
     columns = [
@@ -119,53 +167,66 @@ def report(args: argparse.Namespace, times: dict, losses: dict, reference: str) 
         Column("lowest", align="right", show="{:.2f}"),
         Column("highest", align="right", show="{:.2f}"),
         Column("losses", "last loss", align="right", show=lambda losses: f"{losses[-1]:.5f}"),
+        *(Column(name, name.replace("_", " "), align="right") for name in next(iter(counts.values()))),
     ]
     print(Table(columns, [{"step": name, **row} for name, row in result["steps"].items()]).text())
     print(json.dumps(result))
 
 
 def steps_by_name(args: argparse.Namespace, folder: Path) -> dict:
-    """Each a function of a batch that takes one optimiser step and returns its distillation loss."""
+    """Each a function of a batch that gives one optimiser step out; what it returns reads the distillation loss."""
     from benchmarks.synthetic_audio import write_synthetic_corpus
-    from s3prl_pruned import compat
     from s3prl_pruned.formats import microsoft
     from s3prl_pruned.models.dummies import random_encoder
     from s3prl_pruned.models.families import wavlm_base
     from s3prl_pruned.pretrain.config import LoopConfig, RunnerConfig
     from s3prl_pruned.pretrain.distill.config import ModelConfig, StudentConfig
     from s3prl_pruned.pretrain.distill.pretrain_expert import UpstreamPretrainExpert
+    from s3prl_pruned.pretrain.distill.teachers import load_teacher
     from s3prl_pruned.pretrain.trainer import Trainer
 
-    compat.apply()
-    torch.save(
-        microsoft.checkpoint(random_encoder(replace(wavlm_base(), num_layers=args.layers), seed=0)),
-        folder / "teacher.pt",
-    )
+    if args.shape == "embedded":
+        encoder = load_teacher("embedded").encoder
+    else:
+        encoder = random_encoder(replace(wavlm_base(), num_layers=args.layers), seed=0)
+    torch.save(microsoft.checkpoint(encoder), folder / "teacher.pt")
     write_synthetic_corpus(folder / "noise")
     student = StudentConfig(dropout=0.0, attention_dropout=0.0, activation_dropout=0.0)
     model = ModelConfig(teacher=str(folder / "teacher.pt"), student=student)
-    model.distill.num_pairs = min(4, args.layers)
-    runner = RunnerConfig(runner=LoopConfig(fp16=False, bf16=args.precision == "bf16", total_steps=1000))
+    model.distill.num_pairs = min(4, encoder.config.num_layers)
+    loop = LoopConfig(
+        fp16=args.precision == "fp16", bf16=args.precision == "bf16", total_steps=1000, compile=False, tf32=args.tf32
+    )
 
-    def ours(model: ModelConfig, runner: RunnerConfig, *, compiled: bool = False):
+    def ours(model: ModelConfig = model, **more: bool):
+        runner = RunnerConfig(runner=replace(loop, **more))
         expert = UpstreamPretrainExpert({"corpus": str(folder / "noise")}, model, args.device, seed=0)
         close(expert.model.gates, args.closed)
-        if compiled:
-            for layer in (*expert.model.teacher.layers, *expert.model.student.layers):
-                layer.compile()
         trainer = Trainer(expert, runner, seed=0)
-        return lambda batch: trainer.advance([batch])["distill"]
+
+        def step(batch):
+            trainer.start([batch])
+            return lambda: trainer.finished(wait=True)[-1]["distill"]
+
+        return step
+
+    def straightforward():
+        from s3prl_pruned import compat
+
+        compat.apply()
+        step = Straightforward(model, RunnerConfig(runner=loop), folder, args).step
+        return lambda batch: partial(float, step(batch))
 
     frozen = replace(model, student=replace(student, feature_grad_mult=0.0))
-    checkpointing = replace(runner, runner=replace(runner.runner, gradient_checkpointing=True))
-    compiled = {"(d) as (a), layers compiled": ours(model, runner, compiled=True)} if args.compile else {}
-    return {
-        "straightforward (s3prl's WavLM)": Straightforward(model, runner, folder, args).step,
-        "(a) ours, same mathematics": ours(model, runner),
-        "(b) ours, CNN frozen and shared": ours(frozen, runner),
-        "(c) as (a), gradient checkpointing": ours(model, checkpointing),
-        **compiled,
+    makers = {
+        "s": straightforward,
+        "a": ours,
+        "b": lambda: ours(frozen),
+        "c": lambda: ours(gradient_checkpointing=True),
+        "d": lambda: ours(compile=True),
+        "e": lambda: ours(frozen, compile=True),
     }
+    return {VARIANTS[letter]: makers[letter]() for letter in args.only}
 
 
 def close(gates: torch.nn.Module, share: float) -> None:
@@ -212,8 +273,8 @@ class Straightforward:
             torch.optim.Adam(self.lagrangian.parameters(), lr=adam.multiplier_lr, maximize=True),
         ]
 
-    def step(self, batch: tuple[torch.Tensor, torch.Tensor]) -> float:
-        """One optimiser step; returns its loss."""
+    def step(self, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """One optimiser step; returns its loss, a scalar."""
         from s3prl_pruned.objectives.matching import match_layers
         from s3prl_pruned.sparsity.expected import expected_sparsity
 
@@ -238,7 +299,7 @@ class Straightforward:
             optimizer.step()
             optimizer.zero_grad()
         self.gates.clamp()
-        return float(loss.detach())
+        return loss.detach()
 
     def _masked(self, masks) -> dict[str, torch.Tensor]:
         """The student's parameters with every mask multiplied onto weights and biases."""

@@ -4,8 +4,7 @@ Why neither DistributedDataParallel nor accelerate (which wraps it): both averag
 here they are summed once per optimiser step, over micro-batches whose number may differ from rank to rank; which
 weights get a gradient changes from step to step with the masks (`find_unused_parameters`); and the masks' gradients
 are no parameters at all and must be summed before eq. 4's clip, which no wrapper would do for us. What is left of
-them for us is one summed message per step, `all_reduce_gradients`. The price: communication does not overlap the
-backward pass (WavLM Base: 378 MB in fp32 a step).
+them for us is the sum of the gradients in buckets that overlap with the backward pass (`pretrain/gradients.py`).
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ def start(device: str, *, timeout_seconds: float) -> str:
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
-    with _losses_named():
+    with losses_named():
         dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout_seconds))
     return device
 
@@ -138,7 +137,7 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     if not _many():
         return tensor
     total = tensor.detach().clone()
-    with _losses_named():
+    with losses_named():
         dist.all_reduce(total, op=dist.ReduceOp.SUM)
     return total
 
@@ -152,25 +151,12 @@ def all_reduce_sums(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
 
 
-def all_reduce_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Replace each gradient by its sum over all processes.
-
-    Parameters without a gradient are passed over; they are the same ones everywhere, since all processes share
-    masks and matched layers.
-    """
-    if not _many():
-        return
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    for gradient, summed in zip(gradients, all_reduce_sums(gradients), strict=True):
-        gradient.copy_(summed)
-
-
 def gather(item: T) -> list[T]:
     """Every process's ``item`` (plain data or CPU tensors), in order of rank, on every process."""
     if not _many():
         return [item]
     items: list = [None] * world_size()
-    with _losses_named():
+    with losses_named():
         dist.all_gather_object(items, item)
     return items
 
@@ -209,7 +195,7 @@ def from_main(function: Callable[[], T]) -> T:
             outcome = [(function(), None)]
         except UserError as error:
             outcome = [(None, str(error))]
-    with _losses_named():
+    with losses_named():
         dist.broadcast_object_list(outcome, src=0, device=torch.device("cpu"))
     ((result, refusal),) = outcome
     if refusal is not None:
@@ -218,7 +204,8 @@ def from_main(function: Callable[[], T]) -> T:
 
 
 @contextmanager
-def _losses_named() -> Iterator[None]:
+def losses_named() -> Iterator[None]:
+    """Let what torch's collectives raise when another process is gone be a `ProcessLost`."""
     try:
         yield
     except RuntimeError as error:  # DistBackendError and gloo's own

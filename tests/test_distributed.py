@@ -123,3 +123,33 @@ def test_a_device_that_is_not_here_is_named(device):
     with pytest.raises(UserError, match="`--device` must be one that works here, such as cpu, but is"):
         check_device(device)
     check_device("cpu")
+
+
+SUMS = """
+import sys, torch, torch.distributed as dist
+from s3prl_pruned.distributed import rank
+from s3prl_pruned.pretrain.gradients import GradientSums
+dist.init_process_group("gloo", init_method=sys.argv[1], rank=int(sys.argv[2]), world_size=2)
+weights = [torch.nn.Parameter(torch.tensor([float(i), 1.0])) for i in range(5)]
+sums = GradientSums(weights, bucket_bytes=16)  # two of them
+early = []
+for used in ([0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 4], [0, 1, 2, 4]):
+    for weight in weights:
+        weight.grad = None
+    for micro_batch in (1.0, 2.0):  # the gradient of weight i is i + 1, times the micro-batch, times the process
+        if micro_batch == 2.0:
+            sums.watch()
+        sum((i + 1.0) * weights[i].sum() * micro_batch * (rank() + 1) for i in used).backward()
+    early.append(sums.finish())
+    for i, weight in enumerate(weights):
+        expected = [9.0 * (i + 1)] * 2 if i in used else None
+        assert (None if weight.grad is None else weight.grad.tolist()) == expected, (used, i, weight.grad)
+print(early)
+dist.destroy_process_group()
+"""
+
+
+def test_gradients_are_summed_in_buckets_on_their_way_during_the_backward_pass(tmp_path):
+    """In the first step nothing is expected; in the third, one does not come and another does unexpectedly."""
+    for out, err in in_two_processes(SUMS, tmp_path):
+        assert out.strip() == "[0, 2, 0, 2]", err

@@ -61,6 +61,8 @@ class RandomCropBatches:
             ones stand in large batches.
         held_out: how many utterances, evenly spread over the corpus, are never trained on; at most one in
             ``FEWEST_PER_HELD_OUT``.
+        crop_lengths: how many lengths there may be, in equal steps up to ``max_seconds``; a batch shorter than the
+            first step keeps its length. None for any length.
 
     Attributes:
         held_out: the utterances that are never trained on.
@@ -84,6 +86,7 @@ class RandomCropBatches:
         max_bad_fraction: float = 0.01,
         max_batch_seconds: float | None = None,
         held_out: int = 0,
+        crop_lengths: int | None = None,
     ) -> None:
         if max_batch_seconds is not None:
             _at_least(max_seconds, max_batch_seconds=max_batch_seconds)
@@ -96,6 +99,7 @@ class RandomCropBatches:
         self.max_samples = round(max_seconds * SAMPLE_RATE)
         self.max_bad_fraction = max_bad_fraction
         self.bad: dict[str, str] = {}
+        self._crop_lengths = crop_lengths
         self._corpus = utterances
         lengths = corpus_lengths(utterances)
         long_enough = np.flatnonzero(lengths >= round(min_seconds * SAMPLE_RATE))
@@ -141,7 +145,7 @@ class RandomCropBatches:
         number, read = self.read(index, part, parts)
         lengths = self._samples[self._members(number)].tolist()
         generator = torch.Generator().manual_seed(self._seed_of(1, index))
-        num_samples = min(self.max_samples, *lengths)
+        num_samples = self._cut(min(self.max_samples, *lengths))
         starts = [crop_start(length, num_samples, generator) for length in lengths]
         num_samples = min(num_samples, *(len(wav) for _, wav in read))  # a list may promise a little more than there is
         places = [(wav, min(starts[place], len(wav) - num_samples)) for place, wav in read]
@@ -184,7 +188,12 @@ class RandomCropBatches:
 
     def _common_length(self, lengths: np.ndarray) -> int:
         """Samples of each utterance in a batch of these."""
-        return int(lengths.min())
+        return self._cut(int(lengths.min()))
+
+    def _cut(self, num_samples: int) -> int:
+        """To the longest of the lengths that there may be."""
+        steps = self._crop_lengths or self.max_samples
+        return num_samples * steps // self.max_samples * self.max_samples // steps or num_samples
 
     def members(self, index: int) -> list[Utterance]:
         """The utterances of batch number ``index``."""

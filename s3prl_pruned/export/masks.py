@@ -28,7 +28,7 @@ class FinalMasks:
     """Deterministic masks, and how they came about."""
 
     masks: Masks
-    """Survivors hold their soft value, the rest 0."""
+    """Survivors hold their soft value, the rest 0. Of hard concrete gates they are on the CPU."""
     spec: CompactSpec
     """What the masks keep."""
     sparsity: float
@@ -143,7 +143,8 @@ def zero_weights(encoder: SpeechEncoder, matrices: dict[str, Tensor]) -> None:
 
 def _deterministic(gates: GateSet, shift: float, cnn_shift: float) -> Masks:
     masks = {}
-    for (layer, name), log_alpha in gates.table.split(gates.log_alpha.detach()).items():
+    # on the CPU, where counting and sorting slot by slot waits for no device
+    for (layer, name), log_alpha in gates.table.split(gates.log_alpha.detach().cpu()).items():
         if name in ("z_mha", "z_ffn"):
             masks[layer, name] = torch.where(keep_probability(log_alpha) > 0.5, soft_value(log_alpha), 0.0)
         else:

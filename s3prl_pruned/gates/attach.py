@@ -12,6 +12,7 @@ from s3prl_pruned.gates.hard_concrete import HardConcrete
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.masks import KINDS, Masks, Slot, SlotTable, masks_of_layer
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, LayerSpec
+from s3prl_pruned.transfers import HostCopy, to_device
 
 
 @dataclass(kw_only=True)
@@ -122,16 +123,16 @@ class GateSet(nn.Module):
         Args:
             generator: on the CPU; the same state on every rank gives every rank the same masks.
         """
-        noise = torch.rand(self.log_alpha.shape, generator=generator).to(self.log_alpha.device)
+        noise = to_device(torch.rand(self.log_alpha.shape, generator=generator), self.log_alpha.device)
         return MaskDraw(Masks(self.table, self._gate(self.log_alpha)(noise)), self.spec)
 
     def clamp(self) -> None:
         """Keep every log_alpha within the configured limit; call it after each optimiser step."""
         self._gate(self.log_alpha).clamp(self.config.max_log_alpha)
 
-    def keep_probabilities(self) -> dict[Slot, Tensor]:
+    def keep_probabilities(self) -> Masks:
         """P(z > 0), (n,) by slot."""
-        return self.table.split(self._gate(self.log_alpha).keep_probability())
+        return Masks(self.table, self._gate(self.log_alpha).keep_probability())
 
     def extra_repr(self) -> str:
         """The kinds, and how many masks."""
@@ -173,12 +174,16 @@ class MaskDraw:
 
     Attributes:
         masks: for `SpeechEncoder.set_masks`.
+        depends_on_weights: whether `backward` adds to the gradients of the encoder's weights.
     """
+
+    depends_on_weights = False
 
     def __init__(self, drawn: Masks, spec: CompactSpec):
         self.spec = spec
         self._drawn = drawn.flat
         self.masks = Masks(drawn.table, drawn.flat.detach().requires_grad_(drawn.flat.requires_grad))
+        self._alive: HostCopy | None = None
 
     def fill(self, encoder: SpeechEncoder) -> None:
         """Put the masks into the encoder's slots, for all micro-batches of the step."""
@@ -192,20 +197,31 @@ class MaskDraw:
         """Mean mask per slot name and layer (Wang et al. 2023, Figure 3a); 0 where a layer has no such slot."""
         return averages(self.masks, self.spec)
 
-    def keep_probabilities(self) -> dict[Slot, Tensor]:
+    def keep_probabilities(self) -> Masks:
         """0 or 1 per unit, (n,) by slot: whether it stays in this step."""
-        return {slot: (z.detach() != 0).float() for slot, z in self.masks.items()}
+        return Masks(self.masks.table, (self.masks.flat.detach() != 0).float())
+
+    def _living(self) -> Masks:
+        """What is not 0 where a unit, or all of a sublayer, lives."""
+        return self.masks
+
+    def ask_existing(self) -> None:
+        """Let what `existing_layers` needs come from the device while the program goes on."""
+        if self._alive is None:
+            self._alive = HostCopy(self._living().flat.detach() != 0)
 
     def existing_layers(self) -> list[bool]:
         """Whether each layer exists under this draw: a head or an intermediate dimension of it lives."""
-        return existing_layers(self.masks, self.spec)
+        self.ask_existing()
+        assert self._alive is not None
+        return existing_layers(Masks(self._living().table, self._alive.get()), self.spec)
 
     def gradient(self) -> Tensor:
         """The accumulated dL/dz of all masks, (N,): 0 where none arrived."""
         leaf = self.masks.flat
         return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
 
-    def backward(self, gradient: Tensor, *, loss_scale: float = 1.0) -> None:
+    def backward(self, gradient: Tensor, *, loss_scale: Tensor | float = 1.0) -> None:
         """Send dL/dz back to what the masks were made of.
 
         Args:
@@ -219,6 +235,7 @@ class MaskDraw:
 def averages(masks: Mapping[Slot, Tensor], spec: CompactSpec) -> dict[str, list[float]]:
     """Mean mask per slot name and layer; 0 where a layer has no such slot."""
     found: dict[str, list[float]] = {}
+    masks = masks.to("cpu") if isinstance(masks, Masks) else masks
     channel_layers = 1 + max((i for i, name in masks if name == "z_conv"), default=-1)
     for (layer, name), z in masks.items():
         size = channel_layers if name == "z_conv" else len(spec.layers)
@@ -226,16 +243,15 @@ def averages(masks: Mapping[Slot, Tensor], spec: CompactSpec) -> dict[str, list[
     return found
 
 
-def existing_layers(masks: Masks, spec: CompactSpec) -> list[bool]:
+def existing_layers(alive: Mapping[Slot, Tensor], spec: CompactSpec) -> list[bool]:
     """Whether each layer of `spec` exists under masks: a head or an intermediate dimension of it lives.
 
     The rule is `models.compact.surviving_spec`'s. What is left of a sublayer without any is its output bias.
 
     Args:
-        masks: of units, by slot; an empty slot keeps everything.
+        alive: bool of units, by slot, on the CPU; an empty slot keeps everything.
         spec: what the encoder has.
     """
-    alive = Masks(masks.table, (masks.flat.detach() != 0).cpu())  # a GPU waits here, once for all slots
     return [_exists(layer, masks_of_layer(alive, i)) for i, layer in enumerate(spec.layers)]
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from s3prl_pruned import distributed
 from s3prl_pruned.config import UserError
-from s3prl_pruned.gates.attach import MaskDraw, averages, existing_layers
+from s3prl_pruned.gates.attach import MaskDraw, averages
 from s3prl_pruned.models.encoder import EncoderLayer, SpeechEncoder
 from s3prl_pruned.models.masks import Masks, Slot
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, LayerSpec, Ranks
@@ -163,9 +163,9 @@ class PinchedUnits:
     kept: dict[Slot, Tensor]
     """(n,) by slot; of single weights by layer and kind."""
 
-    def keep_probabilities(self) -> dict[Slot, Tensor]:
+    def keep_probabilities(self) -> Masks:
         """`kept`."""
-        return self.kept
+        return Masks.of(self.kept)
 
 
 def slot_name(kind: str) -> str:
@@ -212,6 +212,8 @@ class PinchedDraw(MaskDraw):
             kind).
     """
 
+    depends_on_weights = True
+
     def __init__(self, gates: SelfPinchingGates, encoder: SpeechEncoder, temperature: float):
         self._sources: list[tuple[nn.Parameter, Tensor]] = []  # a weight, and the alias that scores are computed from
         self._matrices: dict[Slot, nn.Parameter] = {}  # those that are masked weight by weight, as they are
@@ -250,12 +252,12 @@ class PinchedDraw(MaskDraw):
         parts = z.split([alias.numel() for alias in aliases.values()])
         return hard, {(index, name): aliases[name].flatten() * part for name, part in zip(names, parts, strict=True)}
 
-    def keep_probabilities(self) -> dict[Slot, Tensor]:
+    def keep_probabilities(self) -> Masks:
         """0 or 1 per unit, (n,) by slot (by layer and kind for single weights), as `GateSet`'s probabilities.
 
         The gradient of a count of them joins the masks' own in `backward`.
         """
-        return dict(self._counted)
+        return self._counted
 
     def hard_masks(self) -> dict[Slot, Tensor]:
         """0/1 masks by slot; of single weights, by layer and the matrix's name in it, in its shape."""
@@ -267,12 +269,11 @@ class PinchedDraw(MaskDraw):
                 masks[index, name] = part.view_as(matrix)
         return masks
 
-    def existing_layers(self) -> list[bool]:
-        """As `MaskDraw`; where single weights are masked, a sublayer lives while one of its weights does."""
+    def _living(self) -> Masks:
+        """Where single weights are masked, a sublayer lives while one of its weights does."""
         if not self._matrices:
-            return super().existing_layers()
-        lives = {(i, _SUBLAYERS[kind]): z.any()[None] for (i, kind), z in self.hard.items()}
-        return existing_layers(Masks.of(lives), self.spec)
+            return self.masks
+        return Masks.of({(i, _SUBLAYERS[kind]): z.any()[None] for (i, kind), z in self.hard.items()})
 
     def averages(self) -> dict[str, list[float]]:
         """Mean mask per slot name (kind of single weights) and layer."""
@@ -295,7 +296,7 @@ class PinchedDraw(MaskDraw):
             delattr(linear, attribute)
             linear.register_parameter(attribute, matrix)
 
-    def backward(self, gradient: Tensor, *, loss_scale: float = 1.0) -> None:
+    def backward(self, gradient: Tensor, *, loss_scale: Tensor | float = 1.0) -> None:
         """Send the gradients of masks and count back to the thresholds, and through the scores to the weights.
 
         The weights' part is added to their `.grad`, which still carries the loss scale and is still to be summed over

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.objectives.matching import fixed_states, teacher_layers
+from s3prl_pruned.transfers import to_device
 
 
 @dataclass(kw_only=True)
@@ -97,7 +98,7 @@ class LayerDistillation(nn.Module):
         Args:
             student: L + 1 states (B, T, D); learned pairs do not use the first (the input of layer 1).
             teacher: L + 1 states (B, T, D).
-            valid: (B, T) bool, True on frames that are not padding.
+            valid: (B, T) bool, True on frames that are not padding; on the CPU, so that no device waits for it.
             pairs: what `match_layers` gave, or the fixed `self.pairs`.
 
         Returns:
@@ -111,7 +112,7 @@ class LayerDistillation(nn.Module):
         if not pairs:  # empty, but differentiable: a step in which no layer exists trains nothing
             return self.projection.weight.flatten()[:0]
         errors: dict[tuple[int, int], Tensor] = {}
-        with torch.autocast(valid.device.type, enabled=False):
+        with torch.autocast(student[0].device.type, enabled=False):
             frames = valid_frames(valid)
             targets = {k: gather_frames(teacher[self.teacher_layers[k]], frames) for k in {k for k, _ in pairs}}
             for j in {j for _, j in pairs}:  # one mapped state is in memory at a time where nothing is differentiated
@@ -133,14 +134,14 @@ class LayerDistillation(nn.Module):
 
 
 def valid_frames(valid: Tensor) -> Tensor:
-    """Where the frames that are not padding stand among all of a batch: (B, T) bool -> (N,) int64. A GPU waits once."""
+    """Where the frames that are not padding stand among all of a batch: (B, T) bool -> (N,) int64."""
     return valid.flatten().nonzero().squeeze(1)
 
 
 def gather_frames(state: Tensor, frames: Tensor) -> Tensor:
     """The frames that count, (N, D) fp32, of (B, T, D); no copy where all of them do and the state is fp32."""
     flat = state.flatten(0, 1)
-    return (flat if len(frames) == len(flat) else flat.index_select(0, frames)).float()
+    return (flat if len(frames) == len(flat) else flat.index_select(0, to_device(frames, flat.device))).float()
 
 
 def _identity(size: int, *, bias: bool) -> nn.Linear:

@@ -37,13 +37,13 @@ class PredictionHeads(nn.Module):
         Args:
             student: L + 1 states (B, T, D), of which the last is used.
             teacher: L + 1 states (B, T, D).
-            valid: (B, T) bool, True on frames that are not padding.
+            valid: (B, T) bool, True on frames that are not padding; on the CPU, so that no device waits for it.
             pairs: `self.pairs`.
 
         Returns:
             (heads,) fp32, with a gradient.
         """
-        with torch.autocast(valid.device.type, enabled=False):
+        with torch.autocast(student[-1].device.type, enabled=False):
             frames = valid_frames(valid)
             shared = self.shared(gather_frames(student[-1], frames))  # (N, heads x D), N valid frames
             losses = []

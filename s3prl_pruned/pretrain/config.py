@@ -1,10 +1,15 @@
 """What `config_runner.yaml` may hold, and the recipe that it forms with `config_model.yaml`. Defaults: the paper's."""
 
+import os
 from dataclasses import dataclass, field
 
 import torch
 
 from s3prl_pruned.config import UserError
+
+MOST_WORKERS = 8
+"""That read audio by default: with so many, sixteen-second FLACs come faster than an H200 trains on them."""
+_STEPS_THAT_COMPILING_PAYS_FOR = 5_000
 
 
 @dataclass(kw_only=True)
@@ -48,6 +53,16 @@ class LoopConfig:
     """Seconds of audio that a pass may hold. A longer micro-batch is computed in parts of whole utterances whose losses
     add up: the same audio, masks, pairs and losses in less memory (dropout draws other numbers). null: no bound."""
 
+    compile: bool | None = None
+    """Whether torch.compile makes the layers and CNNs of both encoders faster (null: on CUDA, in runs of at least 5,000
+    steps: compiling takes minutes before the first step, which the bar names). The same kernels serve every length,
+    unless `datarc.crop_lengths` says that there are few. Dropout draws other numbers than without; losses are the same
+    to rounding. Evaluation is not compiled."""
+
+    tf32: bool = False
+    """Whether CUDA rounds the factors of matrix products and convolutions in fp32 to 10 bits of mantissa (TF32), which
+    is faster: those of the losses and the positional convolution, and with neither `fp16` nor `bf16` all of them."""
+
     max_bad_steps: int = 10
     """Steps of a run whose loss or gradient may be NaN or infinite. Such a step is skipped, named and counted; one more
     stops the run. (An fp16 gradient that overflows while the loss scale can still fall is not counted.)"""
@@ -59,6 +74,12 @@ class LoopConfig:
     def micro_batches_per_step(self, processes: int) -> int:
         """Micro-batches of an optimiser step, over all processes."""
         return self.gradient_accumulate_steps * (processes if self.scale_batch_with_processes else 1)
+
+    def compiles(self, device: str) -> bool:
+        """Whether steps are compiled on `cpu` or `cuda`."""
+        if self.compile is None:
+            return device == "cuda" and self.total_steps >= _STEPS_THAT_COMPILING_PAYS_FOR
+        return self.compile
 
     def precision(self, device: str) -> torch.dtype:
         """What the encoders compute in on `cpu` or `cuda`."""
@@ -150,12 +171,27 @@ class DataConfig:
     min_seconds: float = 1.0
     """Shorter utterances are left out: batches are cropped, never padded (`data/batches.py` says why)."""
 
+    crop_lengths: int | None = None
+    """How many lengths batches may have: the equal steps up to `max_seconds`. A batch is cut to the longest of them
+    that its shortest utterance fills, so that compiled steps (`runner.compile`) have kernels for each length by itself.
+    What is cut off is lost in this epoch: half a step of each utterance on average, 0.5 s with 16 lengths up to 15.6 s,
+    4 % of LibriSpeech's 12.3 s; crops begin at random places, so that another epoch hears it. null: batches have the
+    length of their shortest, and compiled kernels serve all lengths."""
+
     held_out: int = field(default=32, metadata={"before": 0})
     """Utterances, evenly spread over the corpus, that are never trained on (at most one in twenty): at every
     checkpoint they give the loss of the model as it would be exported."""
 
-    num_workers: int = 4
-    """Processes that read audio ahead; 0 reads in the training process."""
+    num_workers: int | None = None
+    """Processes that read audio ahead; 0 reads in the training process. null: by the machine, one for each of its cores
+    but one, shared by the processes that train on it, up to 8."""
+
+    def workers(self) -> int:
+        """`num_workers`, or what this machine has."""
+        if self.num_workers is not None:
+            return self.num_workers
+        cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        return min(MOST_WORKERS, max(0, cores - 1))
 
     def batch_size_in_words(self) -> str:
         """What bounds a micro-batch, with its key."""
@@ -167,8 +203,10 @@ class DataConfig:
         """Raise UserError where a value is out of its range."""
         if self.train_batch_size < 1:
             raise UserError(f"`train_batch_size` must be at least 1, but is {self.train_batch_size}.")
+        if self.crop_lengths is not None and self.crop_lengths < 1:
+            raise UserError(f"`crop_lengths` must be at least 1, but is {self.crop_lengths}.")
         for name in ("held_out", "num_workers"):
-            if getattr(self, name) < 0:
+            if (getattr(self, name) or 0) < 0:
                 raise UserError(f"`{name}` must be at least 0, but is {getattr(self, name)}.")
 
 

@@ -8,20 +8,16 @@ One optimiser step, as `pretrain/trainer.py` drives it:
     on_before_zero_grad   after the optimisers' step: the gates within their limits, the masks out of the student
 """
 
-import atexit
-import multiprocessing
-import signal
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from s3prl_pruned import distributed
-from s3prl_pruned.command_line import STOP_SIGNALS
 from s3prl_pruned.config import from_dict, to_dict
 from s3prl_pruned.data.batches import RandomCropBatches, Share
 from s3prl_pruned.data.waveforms import SAMPLE_RATE
@@ -32,7 +28,9 @@ from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.pretrain.config import DataConfig
 from s3prl_pruned.pretrain.distill.teachers import Teacher
 from s3prl_pruned.pretrain.pruners.pruner import Losses, Pruner, Step
+from s3prl_pruned.pretrain.reading import Reader
 from s3prl_pruned.pretrain.recipes import MODEL_FILE, load_recipe
+from s3prl_pruned.pretrain.records import precise
 from s3prl_pruned.sparsity.counts import macs, parameters
 
 T = TypeVar("T")
@@ -98,18 +96,32 @@ class Expert(nn.Module):
         """What the run is to reach, in words."""
         return self.pruner.aim
 
+    @property
+    def adds_to_gradients(self) -> bool:
+        """Whether `end_backward` adds to the weights' gradients in this step."""
+        return self._draw.depends_on_weights
+
+    @property
+    def masks_are_learned(self) -> bool:
+        """Whether the masks of this step get a gradient."""
+        return self._draw.masks.flat.requires_grad
+
+    def drop_mask_gradients(self) -> None:
+        """Of a pass that was none of the step's."""
+        self._draw.masks.flat.grad = None
+
     def fill_masks(self, step: int, total_steps: int, losses: Losses | None = None) -> None:
         """Draw the masks of optimiser step `step` (1-based), the same on every rank, for all its micro-batches."""
         self._step = Step(step, total_steps)
         self._draw = self.pruner.draw(self._step, losses)
         self._draw.fill(self.model.student)
 
-    def end_backward(self, records: dict[str, float], *, loss_scale: float = 1.0) -> None:
+    def end_backward(self, records: dict[str, float | Tensor], *, loss_scale: Tensor | float = 1.0) -> None:
         """After all micro-batches' backward passes: the gradients of gates and multipliers.
 
         Args:
-            records: terms are added under their names.
-            loss_scale: what the loss was multiplied with.
+            records: terms are added under their names; scalars of the device, which are read later.
+            loss_scale: what the loss was multiplied with, a number or a scalar.
         """
         penalty = self.pruner.penalty(self._step, self._draw)
         if penalty.value is not None and penalty.value.requires_grad:
@@ -169,21 +181,25 @@ class Expert(nn.Module):
         """s3prl's interface: the reverse of `add_state_to_save`."""
         self.pruner.load_state(all_states)
 
-    def get_train_dataloader(self, numbers: Iterable[int | Share] | None = None) -> Iterable:
+    def get_train_dataloader(self, numbers: Iterable[int | Share] | None = None) -> Reader:
         """The run's micro-batches with these numbers, or parts of them, in this order (without numbers: one epoch)."""
-        return torch.utils.data.DataLoader(
-            cast("torch.utils.data.Dataset", self.batches),
-            batch_size=None,
-            sampler=range(len(self.batches)) if numbers is None else numbers,
-            num_workers=self.datarc.num_workers,
-            worker_init_fn=_leave_stopping_to_the_main_process,
-            generator=torch.Generator(),  # it would draw from the global one, whose state a resumed run has restored
+        return Reader(
+            self.batches,
+            range(len(self.batches)) if numbers is None else numbers,
+            workers=self.datarc.workers(),
+            pinned=self.device.type == "cuda",
         )
 
     def teacher_record(self) -> dict[str, str | None]:
         """What a checkpoint says of the teacher."""
         teacher = self.loaded_teacher
         return {"name": teacher.name, "sha256": teacher.sha256, "note": teacher.note}
+
+
+def add_records(records: dict[str, float | Tensor], terms: Iterable[tuple[str, Tensor]]) -> None:
+    """Add a micro-batch's terms to the step's, by name: scalars without a graph, which stay where they are."""
+    for name, value in terms:
+        records[name] = precise(records[name]) + value if name in records else value
 
 
 def checkpoint_activations(student: SpeechEncoder) -> None:
@@ -193,24 +209,6 @@ def checkpoint_activations(student: SpeechEncoder) -> None:
         if layer.attention is not None:
             layer.attention.keeps_bias = True  # of one layer at a time
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]  # wraps it
-
-
-@atexit.register
-def _end_readers() -> None:
-    """Kill reading processes that an error has left: they ignore how `multiprocessing` would end them, and wait for."""
-    for process in multiprocessing.active_children():
-        if process.daemon:
-            process.kill()
-
-
-def _leave_stopping_to_the_main_process(worker: int) -> None:
-    """Let a reading process ignore the signals that ask for a stop.
-
-    A terminal and a scheduler send them to the whole process group, and the step under way still wants its batches.
-    The main process ends its readers when it stops.
-    """
-    for signum in STOP_SIGNALS:
-        signal.signal(signum, signal.SIG_IGN)
 
 
 def model_config(source: T | dict[str, Any] | str | Path, kind: type[T]) -> T:

@@ -28,11 +28,23 @@ class RunLog:
         lines = [line for line in read_log(folder) if line["step"] <= step] if self.path.exists() else []
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in lines))
         self.writer = ScalarWriter(folder / "tensorboard", purge_step=step + 1 if step else None)
-        self._judged = ""
+        self._judged = self._doing = ""
         self.bar = progress(total=total_steps, initial=step, unit="step", dynamic_ncols=True)
 
-    def progress(self, records: dict, *, loss: float) -> None:
-        """Advance the bar by one step; the bar itself shows the time left, and what the last evaluation gave."""
+    def describe(self, doing: str) -> None:
+        """Let the bar say what takes longer than a step."""
+        if doing != self._doing:
+            self._doing = doing
+            self.bar.set_description(doing or None)
+
+    def progress(self, records: dict, *, loss: float, reading: float) -> None:
+        """Advance the bar by one step; the bar itself shows the time left, and what the last evaluation gave.
+
+        Args:
+            records: of the step.
+            loss: of it.
+            reading: seconds of audio a second that could be read; training takes fewer unless it waits for audio.
+        """
         name = quantity_in(records, prefix="target_").name
         if judged_by := judged(records):
             self._judged = (
@@ -41,7 +53,7 @@ class RunLog:
         self.bar.set_postfix_str(
             f"loss {loss:.4g}, target {records[f'target_{name}']:.3f}, "
             f"expected {records[f'expected_{name}']:.3f}{self._judged}, {records['audio_seconds_per_second']:.3g} s "
-            f"audio/s, {records['memory_gib']:.2f} GiB"
+            f"audio/s trained, {reading:.3g} readable, {records['memory_gib']:.2f} GiB"
             + (f", {records['bad_steps']} SKIPPED" if records["bad_steps"] else ""),
             refresh=False,
         )

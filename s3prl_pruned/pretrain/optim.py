@@ -1,9 +1,12 @@
-"""Three optimisers: weights (AdamW, scheduled), gates (AdamW, constant), multipliers (Adam, ascending)."""
+"""Three optimisers: weights (AdamW, scheduled), gates (AdamW, constant), multipliers (Adam, ascending).
+
+All are torch's fused ones, which can leave a step out by a number on the device: nothing is read from it.
+"""
 
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from s3prl_pruned.pretrain.config import OptimizerConfig
 from s3prl_pruned.pretrain.expert import Expert
@@ -46,9 +49,9 @@ class Optimizers:
         self.weight_parameters, self._gate_parameters = weights + head, gates
         self._all: list[torch.optim.Optimizer] = [self.weights]
         if gates:
-            self._all.append(torch.optim.AdamW(gates, lr=config.gate_lr, weight_decay=0.0))
+            self._all.append(torch.optim.AdamW(gates, lr=config.gate_lr, weight_decay=0.0, fused=True))
         if multipliers:
-            self._all.append(torch.optim.Adam(multipliers, lr=config.multiplier_lr, maximize=True))
+            self._all.append(torch.optim.Adam(multipliers, lr=config.multiplier_lr, maximize=True, fused=True))
 
     def set_step(self, step: int) -> float:
         """Set the weights' learning rates of optimiser step `step` (1-based); returns that of all but the head."""
@@ -57,19 +60,26 @@ class Optimizers:
             group["lr"] = peak * factor
         return self.config.lr * factor
 
-    def clip(self, max_norm: float) -> float:
-        """Clip the weights' gradient; returns its norm before."""
-        return float(nn.utils.clip_grad_norm_(self.weight_parameters, max_norm))
+    def clip(self, max_norm: float) -> Tensor:
+        """Clip the weights' gradient; returns its norm before, a scalar."""
+        return nn.utils.clip_grad_norm_(self.weight_parameters, max_norm)
 
-    def gate_gradient_norm(self) -> float:
+    def gate_gradient_norm(self) -> Tensor | float:
         """Norm of the gradient of all log_alpha, which is not clipped."""
         gradients = [p.grad for p in self._gate_parameters if p.grad is not None]
-        return float(nn.utils.get_total_norm(gradients)) if gradients else 0.0
+        return nn.utils.get_total_norm(gradients) if gradients else 0.0
 
-    def step(self) -> None:
-        """Take one step of all of them."""
+    def step(self, *, unless: Tensor) -> None:
+        """Take one step of all of them.
+
+        Args:
+            unless: a scalar, fp32: where it is 1, nothing changes, no count of steps either.
+        """
         for optimizer in self._all:
+            # what torch's GradScaler hands to fused optimisers
+            vars(optimizer)["found_inf"] = unless
             optimizer.step()
+            del vars(optimizer)["found_inf"]
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
@@ -83,6 +93,8 @@ class Optimizers:
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
         """The reverse of `state_dict`; takes also the states of versions that had a log_alpha for each slot."""
         for optimizer, state in zip(self._all, states, strict=True):
+            groups = [{**group, "fused": True, "foreach": None} for group in state["param_groups"]]
+            state = {**state, "param_groups": groups}  # other versions had other implementations
             one = len(optimizer.param_groups) == len(optimizer.param_groups[0]["params"]) == 1
             optimizer.load_state_dict(_in_one(state) if one else state)
 

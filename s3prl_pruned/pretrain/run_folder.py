@@ -26,6 +26,8 @@ WITHOUT_EFFECT_ON_RESULTS = (
     *(f"runner.runner.{key}" for key in ("log_step", "save_step", "max_keep", "max_bad_steps", "process_timeout")),
     "runner.runner.gradient_checkpointing",
     "runner.runner.max_seconds_at_once",
+    "runner.runner.compile",
+    "runner.runner.tf32",
     "runner.pretrain_expert.datarc.num_workers",
 )
 """Configuration that an unfinished run may go on with in another value."""

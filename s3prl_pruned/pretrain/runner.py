@@ -11,6 +11,7 @@ import torch
 
 from s3prl_pruned import distributed
 from s3prl_pruned.command_line import STOP_SIGNALS, Interrupted, stop_signals
+from s3prl_pruned.pretrain.compiled import uncompiled
 from s3prl_pruned.pretrain.config import RunnerConfig
 from s3prl_pruned.pretrain.expert import Expert
 from s3prl_pruned.pretrain.logging import RunLog
@@ -67,19 +68,29 @@ def _run(
     with _stop_requests() as stop:
         started = time.perf_counter()
         for batches in trainer.batches():
-            records = trainer.advance(batches)
-            now = time.perf_counter()
-            records["audio_seconds_per_second"], started = records.pop("audio_seconds") / (now - started), now
+            if log:
+                log.describe("compiling" if trainer.compiles and not trainer.steps_taken else "")
+            trainer.start(batches)
             step, last = trainer.step, trainer.step == loop.total_steps
             reason = stop.agreed()
             evaluate = step % loop.save_step == 0 or last
             save = evaluate or reason is not None  # a scheduler does not wait for evaluations
+            write = step % loop.log_step == 0 or step == 1 or save
+            done = trainer.finished(wait=write)
+            if not done:
+                continue
+            now = time.perf_counter()
+            pace, started = sum(records.pop("audio_seconds") for records in done) / (now - started), now
+            for records in done:
+                records["audio_seconds_per_second"] = pace
+            records = done[-1]
             if evaluate:
-                with trainer.autocast():
+                with trainer.autocast(), uncompiled():
                     records |= expert.evaluate()
             if log:
-                log.progress(records, loss=records[expert.loss_name])
-                if step % loop.log_step == 0 or step == 1 or save:
+                for each in done:
+                    log.progress(each, loss=each[expert.loss_name], reading=trainer.reading_pace)
+                if write:
                     log.write(step, expert.log_records(records))
             if save:
                 trainer.save(folder, best=log.best() if log else None)

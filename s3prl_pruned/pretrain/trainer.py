@@ -6,30 +6,43 @@ that all processes take the same step, and it is the step that one process would
 step is fixed when a run starts (`gradient_accumulate_steps`, times the processes where `scale_batch_with_processes` is
 set) and kept in its checkpoints: resumed on more or fewer processes, a run sees the same audio and computes the same
 losses.
+
+On a GPU nothing waits for a step to end: `start` gives it out, and `finished` has its records `STEPS_BEHIND` steps
+later. What a step decides by its own numbers (whether it may change anything) is decided on the device.
 """
 
 import itertools
 import logging
 import math
 import platform
-import resource
 import time
+from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 import s3prl_pruned
 from s3prl_pruned import checkpoint, distributed
 from s3prl_pruned.config import UserError, to_dict
 from s3prl_pruned.data.batches import Share, in_parts
 from s3prl_pruned.data.waveforms import SAMPLE_RATE
+from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.pretrain.compiled import compile_encoders, round_weights, uncompiled, warm_up
 from s3prl_pruned.pretrain.config import RunnerConfig
 from s3prl_pruned.pretrain.expert import Expert, checkpoint_activations
+from s3prl_pruned.pretrain.gradients import GradientSums
+from s3prl_pruned.pretrain.memory_errors import memory_error_named, peak_memory
 from s3prl_pruned.pretrain.optim import build_optimizers
+from s3prl_pruned.pretrain.reading import Reader
+from s3prl_pruned.pretrain.records import STEPS_BEHIND, StepRecords, is_finite, sum_over_processes
 
 logger = logging.getLogger(__name__)
+
+_SCALE = "loss_scale"
+"""Among a step's records until they are read."""
 
 
 class Trainer:
@@ -41,22 +54,39 @@ class Trainer:
         seed: of dropout, and recorded in checkpoints.
 
     Attributes:
-        step: optimiser steps done, skipped ones included.
-        bad_steps: how many of them were skipped because their loss or gradient was not finite.
+        step: optimiser steps given out, skipped ones included.
+        bad_steps: how many of those that `finished` gave were skipped because their loss or gradient was not finite.
+        steps_taken: of `step`, by this process since it began or went on.
+        compiles: whether layers and CNNs are under torch.compile.
         per_step: micro-batches per optimiser step, over all processes.
-        seconds: that the steps done took, without reading data, checkpoints and evaluation.
+        seconds: that giving steps out and waiting for them took, without reading data, checkpoints and evaluation.
     """
 
     def __init__(self, expert: Expert, config: RunnerConfig, *, seed: int):
         self.expert, self.config, self.seed = expert, config, seed
         self.loop = config.runner
-        self.step, self.bad_steps, self.seconds = 0, 0, 0.0
+        self.step, self.bad_steps, self.seconds, self.steps_taken = 0, 0, 0.0, 0
         self.per_step = self.loop.micro_batches_per_step(distributed.world_size())
         self.optimizers = build_optimizers(expert, config.optimizer, self.loop.total_steps)
+        self._gradients = GradientSums(self.optimizers.weight_parameters)
         self._device = expert.device.type
+        self._behind = STEPS_BEHIND if self._device == "cuda" else 0
+        self._unread: deque[StepRecords] = deque()
+        self._reader: Reader | None = None
+        self._peak = 0.0
+        self._warm: set[bool] = set()
         self._precision = self.loop.precision(self._device)
         self._scaler = torch.amp.GradScaler(self._device, enabled=self._precision == torch.float16)
         self._seed_dropout()
+        teacher = getattr(expert.model, "teacher", None)
+        if teacher is not None and self._precision != torch.float32:
+            round_weights(teacher, self._precision)
+        self.compiles = self.loop.compiles(self._device)
+        if self.compiles:
+            encoders = [module for module in expert.model.children() if isinstance(module, SpeechEncoder)]
+            compile_encoders(*encoders, few_lengths=expert.datarc.crop_lengths is not None)
+        if self._device == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.loop.tf32
         if self.loop.gradient_checkpointing:
             checkpoint_activations(expert.model.student)
         expert.model.train()
@@ -77,7 +107,8 @@ class Trainer:
                 "number of processes, set `runner.scale_batch_with_processes=true`."
             )
         steps = range(self.step, self.loop.total_steps)
-        loader = iter(self.expert.get_train_dataloader(share for step in steps for share in self._shares(step, parts)))
+        self._reader = self.expert.get_train_dataloader(share for step in steps for share in self._shares(step, parts))
+        loader = iter(self._reader)
         own = len(self._shares(0, parts))
         for _ in steps:
             try:
@@ -86,68 +117,131 @@ class Trainer:
                 raise UserError(str(error).rsplit("UserError: ", 1)[-1].strip()) from error
             yield batches
 
+    @property
+    def reading_pace(self) -> float:
+        """Seconds of audio a second that this process's readers can read."""
+        return 0.0 if self._reader is None else self._reader.pace
+
     def _shares(self, step: int, parts: int) -> list[Share]:
         """Of the step's micro-batches in `parts` each, numbers r, r + w, ... where w processes are."""
         own = range(distributed.rank(), self.per_step * parts, distributed.world_size())
         return [(step * self.per_step + number // parts, number % parts, parts) for number in own]
 
     def advance(self, batches: list) -> dict[str, float]:
-        """Take one optimiser step; returns its records, the same in every process.
+        """Take one optimiser step and wait for it: `start`, then `finished`.
+
+        Returns:
+            Its records.
+        """
+        self.start(batches)
+        return self.finished(wait=True)[-1]
+
+    def start(self, batches: list) -> None:
+        """Give one optimiser step out.
 
         Raises:
-            UserError: more than `max_bad_steps` steps had no finite loss and gradient, or memory ran out.
+            UserError: memory ran out.
             ProcessLost: another process of the run is gone.
         """
         began = time.perf_counter()
-        self.step += 1
-        records: dict[str, float] = {}
+        self.step, self.steps_taken = self.step + 1, self.steps_taken + 1
+        records: dict[str, float | Tensor] = {}
+        datarc = self.expert.datarc
         batches = [part for batch in batches for part in in_parts(batch, self.loop.max_seconds_at_once)]
-        with _memory_error_named(self.config, self._device):
-            with self.autocast():
+        with memory_error_named(self.config, self._device):
+            with self.autocast(), uncompiled() if self.compiles else nullcontext():
                 self.expert.begin_step(self.step, self.loop.total_steps, batches)
-            for batch in batches:
+            if self.compiles and datarc.crop_lengths is None and self.expert.masks_are_learned not in self._warm:
+                self._warm_up()
+            for number, batch in enumerate(batches, start=1):
                 with self.autocast():
                     loss = self.expert(batch, records, self.step)
+                if number == len(batches) and not self.expert.adds_to_gradients:
+                    self._gradients.watch()
                 self._scaler.scale(loss).backward()
             records["audio_seconds"] = sum(batch[0].numel() for batch in batches) / SAMPLE_RATE
-            _sum_over_processes(records)
-            self.expert.end_backward(records, loss_scale=self._scaler.get_scale())
-            distributed.all_reduce_gradients(self.optimizers.weight_parameters)
-
-            records["lr"] = self.optimizers.set_step(self.step)
-            self._scaler.unscale_(self.optimizers.weights)
-            records["gradient_norm"] = self.optimizers.clip(self.loop.gradient_clipping)
-            records["gate_gradient_norm"] = self.optimizers.gate_gradient_norm()
-            if self._is_usable(records):
-                self.optimizers.step()
-            records["bad_steps"] = self.bad_steps
-            self._scaler.update()
-            self.expert.on_before_zero_grad()
-            self.optimizers.zero_grad()
+            sum_over_processes(records, self.expert.device)
+            records |= self._update(records)
         self.seconds += time.perf_counter() - began
-        records["train_seconds"] = self.seconds
-        records["memory_gib"] = peak_memory(self._device)
-        return records
+        self._unread.append(StepRecords.sent(self.step, records))
 
-    def _is_usable(self, records: dict[str, float]) -> bool:
-        """Whether this step may change anything; counts those that may not, and stops at the limit."""
+    def _warm_up(self) -> None:
+        """Compile for the masks of the step: at the end of a run, without gradients, they have kernels of their own."""
+        datarc, model = self.expert.datarc, self.expert.model
+        shape = (datarc.train_batch_size, self.expert.batches.max_samples)
+        if datarc.max_batch_seconds is not None:
+            shape = (max(2, int(datarc.max_batch_seconds // datarc.max_seconds)), shape[1])
+        wavs = 0.1 * torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+        (wavs,), *_ = in_parts((wavs,), self.loop.max_seconds_at_once)
+        with self.autocast():
+            warm_up(
+                getattr(model, "teacher", None),
+                model.student,
+                wavs.to(self.expert.device),
+                shares_features=getattr(model, "shares_features", False),
+            )
+        self.optimizers.zero_grad()
+        self.expert.drop_mask_gradients()
+        self._warm.add(self.expert.masks_are_learned)
+
+    def _update(self, records: dict[str, float | Tensor]) -> dict[str, float | Tensor]:
+        """From the micro-batches' gradients to the next weights and gates, unless a term is not finite."""
+        scale = self._scaler.scale(torch.ones((), device=self.expert.device)) if self._scaler.is_enabled() else 1.0
+        self.expert.end_backward(records, loss_scale=scale)
+        self._gradients.finish()
+
+        lr = self.optimizers.set_step(self.step)
+        self._scaler.unscale_(self.optimizers.weights)
+        norm = self.optimizers.clip(self.loop.gradient_clipping)
+        gate_norm = self.optimizers.gate_gradient_norm()
+        usable = is_finite(records[self.expert.loss_name], norm, gate_norm)
+        self.optimizers.step(unless=usable.logical_not().float())
+        self._scaler.update()
+        self.expert.on_before_zero_grad()
+        self.optimizers.zero_grad()
+        return {"lr": lr, "gradient_norm": norm, "gate_gradient_norm": gate_norm, _SCALE: scale}
+
+    def finished(self, *, wait: bool = False) -> list[dict[str, float]]:
+        """The records of steps that are done and were not given yet, in order, the same in every process.
+
+        Args:
+            wait: for all steps; else for those that are further behind than a GPU needs to have work.
+
+        Raises:
+            UserError: more than `max_bad_steps` steps had no finite loss and gradient.
+        """
+        began, found = time.perf_counter(), []
+        if wait or self._device != "cuda":  # asking CUDA takes its time
+            self._peak = peak_memory(self._device)
+        while len(self._unread) > (0 if wait else self._behind):
+            sent = self._unread.popleft()
+            records = sent.read()
+            self._judge(sent.step, records, loss_scale=records.pop(_SCALE))
+            records |= {"bad_steps": self.bad_steps, "memory_gib": self._peak}
+            found.append(records)
+        self.seconds += time.perf_counter() - began
+        for records in found:
+            records["train_seconds"] = self.seconds
+        return found
+
+    def _judge(self, step: int, records: dict[str, float], *, loss_scale: float) -> None:
+        """Say where a step changed nothing; count those that may not be many, and stop at the limit."""
         terms = {name: records[name] for name in (self.expert.loss_name, "gradient_norm", "gate_gradient_norm")}
         broken = {name: value for name, value in terms.items() if not math.isfinite(value)}
         if not broken:
-            return True
-        if self.expert.loss_name not in broken and self._scaler.is_enabled() and self._scaler.get_scale() > 1:
-            logger.warning("step %d is skipped: its gradient overflows under the loss scale.", self.step)
-            return False
+            return
+        if self.expert.loss_name not in broken and self._scaler.is_enabled() and loss_scale > 1:
+            logger.warning("step %d is skipped: its gradient overflows under the loss scale.", step)
+            return
         self.bad_steps += 1
         what = ", ".join(f"{name} is {value}" for name, value in broken.items())
-        logger.warning("step %d is skipped (%d skipped so far): %s.", self.step, self.bad_steps, what)
+        logger.warning("step %d is skipped (%d skipped so far): %s.", step, self.bad_steps, what)
         if self.bad_steps > self.loop.max_bad_steps:
             raise UserError(
-                f"step {self.step}: {what}. `max_bad_steps` allows {self.loop.max_bad_steps} such steps, and this is "
+                f"step {step}: {what}. `max_bad_steps` allows {self.loop.max_bad_steps} such steps, and this is "
                 f"number {self.bad_steps}; nothing of it is saved. Lower `optimizer.lr`, or look at the data, then "
                 "resume from a checkpoint before it."
             )
-        return False
 
     def save(self, folder: Path, *, best: int | None = None) -> Path:
         """Write `states-{step}.ckpt`, turn `latest` to it and `best` to the best so far, from the main process.
@@ -159,6 +253,7 @@ class Trainer:
         Raises:
             UserError: in every process: it cannot be written, or weights are not finite. Earlier ones stay whole.
         """
+        assert not self._unread, "a bad step that was not counted yet would be forgotten"
         cuda = torch.cuda.get_rng_state(self.expert.device) if self._device == "cuda" else None
         generators = distributed.gather({"cpu": torch.get_rng_state(), "cuda": cuda})
         path = checkpoint.checkpoint_path(folder, self.step)
@@ -231,39 +326,6 @@ class Trainer:
 def parts_of_micro_batch(per_step: int, processes: int) -> int:
     """In how many parts processes share each of a step's micro-batches, so that all get equally many: 1 is whole."""
     return processes // math.gcd(per_step, processes)
-
-
-def _sum_over_processes(records: dict[str, float]) -> None:
-    """Turn what each process added up over its own micro-batches into the global batch's."""
-    names = sorted(records)
-    summed = distributed.all_reduce_sum(torch.tensor([records[name] for name in names], dtype=torch.float64))
-    records.update(zip(names, summed.tolist(), strict=True))
-
-
-@contextmanager
-def _memory_error_named(config: RunnerConfig, device: str) -> Iterator[None]:
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        text = str(error).splitlines()[0] if str(error) else "MemoryError"
-        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "allocate memory" not in text:
-            raise
-        datarc, loop = config.pretrain_expert.datarc, config.runner
-        raise UserError(
-            f"out of memory ({text}). A micro-batch holds {datarc.batch_size_in_words()} of at most "
-            f"{datarc.max_seconds} s; `runner.max_seconds_at_once` is {loop.max_seconds_at_once}, "
-            f"`runner.gradient_checkpointing` {loop.gradient_checkpointing} and `runner.gradient_accumulate_steps` "
-            f"{loop.gradient_accumulate_steps}. Two settings need less memory and keep the losses: "
-            "`-o runner.gradient_checkpointing=true`, and `-o runner.max_seconds_at_once=100` (or less), which "
-            f"computes a micro-batch in parts. Peak so far: {peak_memory(device):.2f} GiB. No step was skipped."
-        ) from error
-
-
-def peak_memory(device: str) -> float:
-    """The most memory this process has held so far, in GiB: allocated on the GPU, resident on a CPU."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
 
 
 def versions() -> dict[str, str]:

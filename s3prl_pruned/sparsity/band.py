@@ -48,6 +48,6 @@ class BandConfig:
         Args:
             sparsity: of the model as it stands, a scalar with a gradient to the gates.
         """
-        gap = float(sparsity.detach()) - self.goal
-        sign = 0 if abs(gap) <= self.tolerance else -1 if gap > 0 else 1
-        return sign * self.size_weight * (1 - sparsity)
+        gap = sparsity.detach() - self.goal
+        outside = gap.abs() > self.tolerance
+        return -gap.sign() * outside * self.size_weight * (1 - sparsity)

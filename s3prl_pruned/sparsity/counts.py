@@ -10,7 +10,7 @@ from s3prl_pruned.models.attention import padded_width
 from s3prl_pruned.models.spec import ATTENTION_MAPS, FEED_FORWARD_MAPS, CompactSpec, EncoderConfig, LayerSpec, Ranks
 
 Number: TypeAlias = int | float | Tensor
-"""A count of a structure, or the expected count under gates, a scalar tensor."""
+"""A count of a structure, or the expected count under gates: a scalar tensor, or one (L,) of L layers."""
 _MAPS = {"qk": ("q_proj", "k_proj"), "vo": ("v_proj", "out_proj"), "ffn": ("fc1", "fc2")}
 """The linear maps that a kind of dimension is a side of; the other side is the residual stream."""
 
@@ -19,7 +19,7 @@ _MAPS = {"qk": ("q_proj", "k_proj"), "vo": ("v_proj", "out_proj"), "ffn": ("fc1"
 class LayerCounts:
     """Query/key dimensions, value/output dimensions and intermediate dimensions of a layer that stay.
 
-    Integers for a structure; scalar tensors for the expectation under gates.
+    Integers for a structure; for the expectation under gates tensors, scalar or (L,) of L layers at once.
     """
 
     qk: Number
@@ -52,6 +52,7 @@ class EncoderCounts:
     """What stays of an encoder: integers for a structure, scalar tensors for the expectation under gates."""
 
     layers: list[LayerCounts]
+    """Of each layer, or one of all of them."""
     channels: list[Number]
     """Of each layer of the CNN."""
     with_cnn: bool
@@ -91,6 +92,11 @@ def layer_weights(
     return sum(weights[name] for name in names)
 
 
+def total(count: Number) -> Number:
+    """Of all layers that a count is of."""
+    return count.sum() if isinstance(count, Tensor) and count.dim() else count
+
+
 def cnn_weights(config: EncoderConfig, channels: Sequence[Number]) -> Number:
     """Weights of the convolutions and of the projection that reads them, without biases.
 
@@ -108,7 +114,7 @@ def weights(config: EncoderConfig, counts: EncoderCounts) -> Number:
 
     Where the CNN is pruned too, those of its convolutions and of the projection behind it are among them.
     """
-    layers = sum(layer_weights(config.embed_dim, layer) for layer in counts.layers)
+    layers = sum(total(layer_weights(config.embed_dim, layer)) for layer in counts.layers)
     return layers + cnn_weights(config, counts.channels) if counts.with_cnn else layers
 
 
@@ -202,8 +208,10 @@ def counted_macs(config: EncoderConfig, counts: EncoderCounts, num_samples: int)
         "feed_forward": 0,
     }  # fmt: skip
     for layer in counts.layers:
-        parts["attention"] += frames * layer_weights(dim, layer, ATTENTION_MAPS) + frames * frames * layer.products
+        parts["attention"] += total(
+            frames * layer_weights(dim, layer, ATTENTION_MAPS) + frames * frames * layer.products
+        )
         if config.gated_position and config.relative_position:
-            parts["attention"] += frames * layer.heads * config.head_dim * 8
-        parts["feed_forward"] += frames * layer_weights(dim, layer, FEED_FORWARD_MAPS)
+            parts["attention"] += frames * total(layer.heads) * config.head_dim * 8
+        parts["feed_forward"] += frames * total(layer_weights(dim, layer, FEED_FORWARD_MAPS))
     return parts

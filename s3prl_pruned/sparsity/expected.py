@@ -1,16 +1,20 @@
-"""The expected structure under gates, and how far given gates can go."""
+"""The expected structure under gates, and how far given gates can go.
 
-from collections.abc import Mapping
+All layers are counted at once: the probabilities are laid out in tables of (layer, head, dimension), a few operations
+serve them however many gates there are, and nothing is read from a device on the way.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from s3prl_pruned.gates.attach import GateConfig
 from s3prl_pruned.gates.self_pinching import SelfPinchingConfig
-from s3prl_pruned.models.masks import Slot, masks_of_layer
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, LayerSpec
+from s3prl_pruned.models.masks import Masks, Slot, SlotTable
+from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
 from s3prl_pruned.sparsity.counts import EncoderCounts, LayerCounts, Number, sparsity, weights
 
 
@@ -22,78 +26,150 @@ class Counted(Protocol):
         """Of the encoder that they are in."""
         ...
 
-    def keep_probabilities(self) -> Mapping[Slot, Tensor]:
+    def keep_probabilities(self) -> Masks:
         """(n,) by slot."""
         ...
 
 
-def expected_counts(layer: LayerSpec, probabilities: dict[str, Tensor]) -> LayerCounts:
-    """Expected dimensions of a layer: products over the scales that can remove a dimension (Xia et al. 2022, CoFi).
+@dataclass(frozen=True)
+class _Laid:
+    """Probabilities of all layers' units, 0 where a layer has fewer than another and 1 where no gate acts.
 
-    Args:
-        layer: the structure that the gates are attached to.
-        probabilities: P(z > 0) per slot name (`z_mha` (1,), `z_qk` (sum of qk dims,), ...); an absent slot is 1. Of
-            single weights, under `attention_weights` and `ffn_weights`; they count as the share of the dimensions that
-            they are.
-
-    Returns:
-        LayerCounts of scalar tensors (of ints where no gate acts).
+    L layers, H heads, Q query/key and V value/output dimensions of a head, F intermediate dimensions: the most that any
+    layer or head has, at least one.
     """
 
-    def dims(per_head: list[int], name: str) -> Number:
-        kept, head = probabilities.get(name, 1), probabilities.get("z_head")
-        if head is not None:
-            repeats = torch.tensor(per_head, device=head.device)
-            kept = kept * head.repeat_interleave(repeats, output_size=sum(per_head))
-        return _total(kept, sum(per_head)) * _total(probabilities.get("z_mha", 1), 1) * share("attention_weights")
-
-    def share(kind: str) -> Number:
-        return probabilities[kind].mean() if kind in probabilities else 1
-
-    ffn = _total(probabilities.get("z_int", 1), len(layer.ffn))
-    return LayerCounts(
-        qk=dims([len(head.qk) for head in layer.heads], "z_qk"),
-        vo=dims([len(head.vo) for head in layer.heads], "z_vo"),
-        ffn=ffn * _total(probabilities.get("z_ffn", 1), 1) * share("ffn_weights"),
-    )
+    qk: Tensor
+    """(L, H, Q)."""
+    vo: Tensor
+    """(L, H, V)."""
+    head: Tensor
+    """(L, H)."""
+    int: Tensor
+    """(L, F)."""
+    mha: Tensor
+    """(L,)."""
+    ffn: Tensor
+    """(L,)."""
 
 
-def _total(probability: Number, num: int) -> Number:
-    """Expected number of `num` things that stay; the probability 1 where no gate acts on them."""
-    return probability.sum() if isinstance(probability, Tensor) else probability * num
+_Places = tuple[Tensor, dict[str, tuple[int, ...]]]
+"""Where the numbers of `_Laid`'s tables stand, all in one vector, and the tables' shapes."""
 
 
-def expected_heads(layer: LayerSpec, probabilities: dict[str, Tensor]) -> tuple[Number, Number]:
-    """Expected heads of a layer, and expected dimensions of attention's products, of each head padded to the widest.
+def _lay_out(spec: CompactSpec, probabilities: Masks) -> _Laid:
+    flat = probabilities.flat
+    places, shapes = _places(_ById(spec), tuple(probabilities.table.sizes.items()), flat.device)
+    numbers = torch.cat((flat, _zero_and_one(flat.device, flat.dtype))).index_select(0, places)
+    parts = numbers.split([torch.Size(shape).numel() for shape in shapes.values()])
+    return _Laid(**{name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)})
+
+
+class _ById:
+    """Stands for a structure; equal to itself alone, so that its thousands of indices are not compared at each step."""
+
+    def __init__(self, spec: CompactSpec):
+        self.spec = spec
+
+    def __hash__(self) -> int:
+        return id(self.spec)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ById) and self.spec is other.spec
+
+
+@lru_cache(maxsize=8)
+def _places(structure: _ById, sizes: tuple[tuple[Slot, int], ...], device: torch.device) -> _Places:
+    table, layers = SlotTable(dict(sizes)), structure.spec.layers
+    slices, total = table.slices(), table.total
+    nothing, surely = total, total + 1  # where the appended 0 and 1 stand
+
+    def units(layer: int, kind: str, count: int) -> list[int]:
+        part = slices.get((layer, f"z_{kind}"))
+        return [surely] * count if part is None else list(range(part.start, part.stop))
+
+    def table_of(rows: list[list[int]], width: int) -> list[int]:
+        return [place for row in rows for place in (*row, *[nothing] * (width - len(row)))]
+
+    heads = max([1, *(len(layer.heads) for layer in layers)])
+    laid: list[list[int]] = []
+    shapes: dict[str, tuple[int, ...]] = {}
+    for kind in ("qk", "vo"):
+        rows: list[list[int]] = []
+        for i, layer in enumerate(layers):
+            of_heads = [len(getattr(head, kind)) for head in layer.heads]
+            of_layer = iter(units(i, kind, sum(of_heads)))
+            rows += [[next(of_layer) for _ in range(size)] for size in of_heads] + [[]] * (heads - len(of_heads))
+        width = max([1, *map(len, rows)])
+        laid.append(table_of(rows, width))
+        shapes[kind] = (len(layers), heads, width)
+    for kind in ("head", "int"):
+        rows = [units(i, kind, layer.mask_sizes[kind]) for i, layer in enumerate(layers)]
+        width = heads if kind == "head" else max([1, *map(len, rows)])
+        laid.append(table_of(rows, width))
+        shapes[kind] = (len(layers), width)
+    for kind in ("mha", "ffn"):
+        laid.append([units(i, kind, 1)[0] for i in range(len(layers))])
+        shapes[kind] = (len(layers),)
+    return torch.tensor([place for part in laid for place in part], device=device), shapes
+
+
+@lru_cache(maxsize=8)
+def _zero_and_one(device: torch.device, dtype: torch.dtype) -> Tensor:
+    return torch.tensor([0.0, 1.0], device=device, dtype=dtype)
+
+
+def expected_layers(spec: CompactSpec, probabilities: Masks, *, heads: bool = False) -> LayerCounts:
+    """Expected dimensions of all layers: products over the scales that can remove a dimension (Xia et al. 2022, CoFi).
 
     A head lives while its own mask, its attention's and any of its value dimensions do; it is as wide as expected of
     its dimensions. The widest is that of the largest expectation, which is exact where every probability is 0 or 1.
 
     Args:
-        layer: as `expected_counts`.
-        probabilities: as `expected_counts`.
+        spec: the structure that the gates are attached to.
+        probabilities: P(z > 0) by slot (`z_mha` (1,), `z_qk` (sum of qk dims,), ...); an absent slot is 1. Of single
+            weights, under `attention_weights` and `ffn_weights`; they count as the share of the dimensions that they
+            are.
+        heads: whether `heads` and `products` are counted too.
 
     Returns:
-        `LayerCounts.heads` and `LayerCounts.products`.
+        Tensors (L,).
     """
-    if not layer.heads or not probabilities:
-        counts = LayerCounts.of(layer)
-        return counts.heads, counts.products
-    device = next(iter(probabilities.values())).device
+    laid = _lay_out(spec, probabilities)
+    by_head = any(name == "z_head" for _, name in probabilities)
+    attention = laid.mha * _shares(spec, probabilities, "attention_weights")
 
-    def by_head(sizes: list[int], name: str) -> Tensor:  # (heads, dimensions of the widest), 0 where one has fewer
-        kept = probabilities.get(name)
-        kept = torch.ones(sum(sizes), device=device) if kept is None else kept
-        return pad_sequence(kept.split(sizes), batch_first=True)
+    def dims(kept: Tensor) -> Tensor:
+        return (kept * laid.head[:, :, None] if by_head else kept).sum((1, 2)) * attention
 
-    qk, vo = (
-        by_head([len(head.qk) for head in layer.heads], "z_qk"),
-        by_head([len(head.vo) for head in layer.heads], "z_vo"),
+    counts = LayerCounts(
+        qk=dims(laid.qk),
+        vo=dims(laid.vo),
+        ffn=laid.int.sum(1) * laid.ffn * _shares(spec, probabilities, "ffn_weights"),
     )
-    alive = (1 - (1 - vo).prod(1)) * probabilities.get("z_head", 1)
-    widths = [(alive * kept.sum(1)).max().clamp(min=1) for kept in (qk, vo)]
-    heads = alive.sum() * _total(probabilities.get("z_mha", 1), 1)
-    return heads, heads * (widths[0] + widths[1])
+    if heads:
+        alive = (1 - _product(1 - laid.vo)) * laid.head  # (L, H)
+        widths = [(alive * kept.sum(2)).amax(1).clamp(min=1) for kept in (laid.qk, laid.vo)]
+        counts.heads = alive.sum(1) * laid.mha
+        counts.products = counts.heads * (widths[0] + widths[1])
+    return counts
+
+
+def _shares(spec: CompactSpec, probabilities: Masks, kind: str) -> Number:
+    """Of single weights of a kind, the share that stays, (L,); 1 where none are masked."""
+    if not any(name == kind for _, name in probabilities):
+        return 1
+    whole = torch.ones((), device=probabilities.flat.device)
+    layers = range(len(spec.layers))
+    return torch.stack([probabilities[i, kind].mean() if (i, kind) in probabilities else whole for i in layers])
+
+
+def _product(x: Tensor) -> Tensor:
+    """Over the last dimension, two by two: `prod` reads from the device in its backward pass."""
+    while x.shape[-1] > 1:
+        half = x.shape[-1] // 2
+        x = torch.cat((x[..., :half] * x[..., half : 2 * half], x[..., 2 * half :]), -1)
+    return x.squeeze(-1)
 
 
 def expected_encoder(gates: Counted, config: EncoderConfig, *, heads: bool = False) -> EncoderCounts:
@@ -104,21 +180,33 @@ def expected_encoder(gates: Counted, config: EncoderConfig, *, heads: bool = Fal
         config: the encoder's dense shape.
         heads: whether heads and products are counted too; sparsity does not need them, MACs and time do.
     """
-    probabilities = gates.keep_probabilities()
-    layers = []
-    for i, layer in enumerate(gates.spec.layers):
-        of_layer = masks_of_layer(probabilities, i)
-        counts = expected_counts(layer, of_layer)
-        if heads:
-            counts.heads, counts.products = expected_heads(layer, of_layer)
-        layers.append(counts)
+    probabilities, spec = gates.keep_probabilities(), gates.spec
     channels = {i: kept.sum() for (i, name), kept in probabilities.items() if name == "z_conv"}
-    whole = [len(kept) for kept in gates.spec.channels_of(config)]
+    whole = [len(kept) for kept in spec.channels_of(config)]
     return EncoderCounts(
-        layers=layers,
+        layers=_by_ranks(expected_layers(spec, probabilities, heads=heads), spec),
         channels=[channels.get(i, size) for i, size in enumerate(whole)],
-        with_cnn=bool(channels) or gates.spec.channels is not None,
+        with_cnn=bool(channels) or spec.channels is not None,
     )
+
+
+def _by_ranks(counts: LayerCounts, spec: CompactSpec) -> list[LayerCounts]:
+    """Counts of all layers at once where they have the same ranks, else of each."""
+    ranks = [layer.ranks for layer in spec.layers]
+    if all(each == ranks[0] for each in ranks):
+        counts.ranks = ranks[0]
+        return [counts]
+
+    def at(i: int, count: Number) -> Number:
+        return count[i] if isinstance(count, Tensor) else count
+
+    return [
+        LayerCounts(
+            qk=at(i, counts.qk), vo=at(i, counts.vo), ffn=at(i, counts.ffn), ranks=each,
+            heads=at(i, counts.heads), products=at(i, counts.products),
+        )
+        for i, each in enumerate(ranks)
+    ]  # fmt: skip
 
 
 def expected_sparsity(gates: Counted, config: EncoderConfig) -> Tensor:

@@ -10,18 +10,20 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
+import torch
 from torch import Tensor
 
 from s3prl_pruned.config import UserError, from_dict
 from s3prl_pruned.models.spec import EncoderConfig
 from s3prl_pruned.resources import existing
-from s3prl_pruned.sparsity.counts import EncoderCounts, LayerCounts
+from s3prl_pruned.sparsity.counts import EncoderCounts, LayerCounts, total
 
 Scalar: TypeAlias = float | Tensor
-"""A count or a time: of a structure, or (a tensor without dimensions) expected under gates."""
+"""A count or a time: of a structure, or (a tensor, scalar or (L,) of L layers) expected under gates."""
 FORMAT, FORMAT_VERSION = "s3prl_pruned.latency", 1
 _NOT_ITS_SPEED = ("family", "padding_rule", "dropout", "attention_dropout", "activation_dropout", "feature_grad_mult")
 """Fields of a shape that take no time in inference."""
@@ -71,7 +73,17 @@ class Grid:
 
     def at(self, row: Scalar, column: Scalar) -> Scalar:
         """Seconds at two counts, interpolated."""
-        return interpolate(self.rows, [interpolate(self.columns, seconds, column) for seconds in self.seconds], row)
+        like = next((count for count in (row, column) if isinstance(count, Tensor)), None)
+        if like is None:
+            by_row = [interpolate(self.columns, seconds, column) for seconds in self.seconds]
+            return interpolate(self.rows, cast("list[float]", by_row), row)
+        passed = (
+            _passed(axis, count if isinstance(count, Tensor) else torch.full_like(like, count))
+            for axis, count in ((self.rows, row), (self.columns, column))
+        )
+        down, along = passed
+        steps = tuple(zip(*map(_steps, zip(*map(_steps, self.seconds), strict=True)), strict=True))
+        return (down[..., :, None] * along[..., None, :] * _on(steps, like.device, like.dtype)).sum((-1, -2))
 
 
 @dataclass(kw_only=True)
@@ -154,7 +166,7 @@ class LatencyTable:
 
     def time(self, counts: EncoderCounts) -> Scalar:
         """Seconds of an encoder of which `counts` stay: the sum of its parts."""
-        layers = sum(self._attention(layer) + self._feed_forward(layer) for layer in counts.layers)
+        layers = sum(total(self._attention(layer) + self._feed_forward(layer)) for layer in counts.layers)
         return self.cnn_time(counts.channels) + self.rest.at(counts.channels[-1]) + layers
 
     def cnn_time(self, channels: Sequence[Scalar]) -> Scalar:
@@ -170,27 +182,57 @@ class LatencyTable:
 
     def _attention(self, layer: LayerCounts) -> Scalar:
         """No heads take no time, though few would by the measured line."""
-        heads = layer.heads
-        if _plain(heads) <= 0:
-            return 0.0
-        dims = (layer.qk + layer.vo) / (2 * heads)
-        fewest = self.attention.rows[0]
-        if _plain(heads) >= fewest:
-            return self.attention.at(heads, dims)
-        return self.attention.at(fewest, dims) * heads / fewest
+        heads, fewest = layer.heads, self.attention.rows[0]
+        some = torch.where(heads > 0, heads, 1.0) if isinstance(heads, Tensor) else max(heads, 1)
+        dims = (layer.qk + layer.vo) / (2 * some)
+        return self.attention.at(_at_least(heads, fewest), dims) * _at_most(heads / fewest, 1.0)
 
     def _feed_forward(self, layer: LayerCounts) -> Scalar:
         fewest = self.feed_forward.counts[0]
-        if _plain(layer.ffn) >= fewest:
-            return self.feed_forward.at(layer.ffn)
-        return self.feed_forward.seconds[0] * layer.ffn / fewest
+        return self.feed_forward.at(_at_least(layer.ffn, fewest)) * _at_most(layer.ffn / fewest, 1.0)
 
 
-def interpolate(axis: Sequence[float], values: Sequence[Scalar], x: Scalar) -> Scalar:
+def interpolate(axis: Sequence[float], values: Sequence[float], x: Scalar) -> Scalar:
     """The piecewise linear function through (axis, values) at `x`; its first and last piece go on beyond the ends."""
-    i = min(max(bisect.bisect_right(axis, _plain(x)) - 1, 0), len(axis) - 2)
-    slope = (values[i + 1] - values[i]) / (axis[i + 1] - axis[i])
-    return values[i] + (x - axis[i]) * slope
+    if isinstance(x, Tensor):
+        return (_passed(tuple(axis), x) * _on(_steps(tuple(values)), x.device, x.dtype)).sum(-1)
+    i = min(max(bisect.bisect_right(axis, x) - 1, 0), len(axis) - 2)
+    return values[i] + (x - axis[i]) * (values[i + 1] - values[i]) / (axis[i + 1] - axis[i])
+
+
+def _passed(axis: tuple[float, ...], x: Tensor) -> Tensor:
+    """How much of each piece of an axis lies below `x`, (...) -> (..., pieces + 1), after a 1 for where it begins.
+
+    From 0 to 1, but of the first and the last piece, which go on beyond the ends. Nothing is read from `x`'s device.
+    """
+    pieces = len(axis) - 1
+    widths = tuple(after - before for before, after in itertools.pairwise(axis))
+    starts, sizes, floor, ceiling = (
+        _on(numbers, x.device, x.dtype)
+        for numbers in (axis[:-1], widths, (-math.inf, *[0.0] * (pieces - 1)), (*[1.0] * (pieces - 1), math.inf))
+    )
+    share = (x[..., None] - starts) / sizes
+    share = torch.where(share < ceiling, share, ceiling)
+    share = torch.where(share < floor, floor, share)
+    return torch.cat((torch.ones_like(share[..., :1]), share), -1)
+
+
+def _steps(values: tuple[float, ...]) -> tuple[float, ...]:
+    """The first value, then from each to the next."""
+    return (values[0], *(after - before for before, after in itertools.pairwise(values)))
+
+
+@lru_cache(maxsize=256)
+def _on(numbers: tuple, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return torch.tensor(numbers, device=device, dtype=dtype)
+
+
+def _at_least(x: Scalar, low: float) -> Scalar:
+    return torch.where(x < low, low, x) if isinstance(x, Tensor) else max(x, low)
+
+
+def _at_most(x: Scalar, high: float) -> Scalar:
+    return torch.where(x < high, x, high) if isinstance(x, Tensor) else min(x, high)
 
 
 def read_latency_table(path: str | Path) -> LatencyTable:
@@ -220,10 +262,6 @@ def latency_table(data: Any, where: str) -> LatencyTable:
             "FILE."
         )
     return from_dict(LatencyTable, data, where)
-
-
-def _plain(x: Scalar) -> float:
-    return float(x.detach()) if isinstance(x, Tensor) else float(x)
 
 
 def _check_axis(name: str, axis: tuple[float, ...]) -> None:

@@ -38,8 +38,8 @@ class Quantity:
         """What a recipe calls the figure of a target."""
         return "speedup" if self.is_ratio else "share"
 
-    def shown(self, share: float) -> float:
-        """The figure of a share that goes."""
+    def shown(self, share: Any) -> Any:
+        """The figure of a share that goes, a number or a tensor."""
         return 1 / (1 - share) if self.is_ratio else share
 
     def share(self, figure: float) -> float:

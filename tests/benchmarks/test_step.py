@@ -31,10 +31,12 @@ def test_it_asserts_equal_losses_and_ends_with_json():
     )
     assert result.returncode == 0, result.stderr
     steps = json.loads(result.stdout.splitlines()[-1])["steps"]
-    straightforward, same, frozen, checkpointing, compiled = steps.values()
+    straightforward, same, frozen, checkpointing, compiled, frozen_compiled = steps.values()
     assert same["losses"] == pytest.approx(straightforward["losses"], rel=1e-4)
     assert checkpointing["losses"] == pytest.approx(same["losses"], rel=1e-5)
     assert compiled["losses"] == pytest.approx(same["losses"], rel=1e-5)
+    assert frozen_compiled["losses"] == pytest.approx(frozen["losses"], rel=1e-5)
+    assert all(row["operators"] > row["reads"] for row in steps.values())
     assert frozen["losses"][0] == pytest.approx(same["losses"][0], rel=1e-5), "before the first step the recipes agree"
     assert frozen["losses"][1] != pytest.approx(same["losses"][1], rel=1e-4), "then the CNN moves in one of them"
     assert all(row["seconds"] > 0 for row in steps.values())

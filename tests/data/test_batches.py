@@ -95,6 +95,18 @@ def test_all_are_cropped_to_the_shortest_and_never_padded(corpus):
             assert any(torch.equal(wav, piece) for piece in whole.unfold(0, expected, 1))
 
 
+@pytest.mark.parametrize("crop_lengths", [1, 3, 16])
+def test_batches_have_few_lengths_where_that_is_asked_for_and_lose_less_than_a_step(corpus, crop_lengths):
+    exact, made = batches(corpus), batches(corpus, crop_lengths=crop_lengths)
+    allowed = [24_000 * step // crop_lengths for step in range(1, crop_lengths + 1)]
+    for index in range(2 * len(made)):
+        (wavs, _), (whole, _) = made.batch(index), exact.batch(index)
+        length, before = wavs.shape[1], whole.shape[1]
+        assert length in allowed or length == before < allowed[0]
+        assert 0 <= before - length <= 24_000 // crop_lengths
+        assert length == made._common_length(made._lengths[made._members(index)])
+
+
 def test_the_place_of_a_crop_changes_from_epoch_to_epoch(corpus):
     made = batches(corpus[:1], max_seconds=1.0, min_seconds=0.5)
     long = batches([utt for utt in corpus if utt.num_samples == max(LENGTHS)], max_seconds=1.0)

@@ -122,6 +122,7 @@ def step_of(asr, batches, target):
     for batch in batches:
         expert(batch, records, 5).backward()
     expert.end_backward(records)
+    records = {name: float(value) for name, value in records.items()}
     return records, {name: p.grad.clone() for name, p in expert.model.named_parameters() if p.grad is not None}
 
 

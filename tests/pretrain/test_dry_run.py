@@ -62,13 +62,13 @@ def test_every_file_of_a_manifest_is_looked_for(recipe, tmp_path):
 @pytest.mark.parametrize("more", ["", ",,runner.gradient_accumulate_steps=2"])
 def test_it_tries_the_largest_batch_that_the_run_will_see(recipe, tmp_path, monkeypatch, capsys, more):
     seen = []
-    real = Trainer.advance
+    real = Trainer.start
 
-    def advance(self, batches):
+    def start(self, batches):
         seen.append((self.step + 1, [tuple(batch[0].shape) for batch in batches]))
         return real(self, batches)
 
-    monkeypatch.setattr(Trainer, "advance", advance)
+    monkeypatch.setattr(Trainer, "start", start)
     longer = "runner.total_steps=40,,pretrain_expert.datarc.max_seconds=0.7"
     recipe.train(tmp_path / "run", "--dry-run", "-o", longer + more)
     said = capsys.readouterr().out

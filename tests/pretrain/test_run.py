@@ -218,6 +218,7 @@ def step_of(recipe, micro_batches, changes):
     for batch in micro_batches:
         expert(batch, records, 1).backward()
     expert.end_backward(records)
+    records = {name: float(value) for name, value in records.items()}
     return records, {name: p.grad.clone() for name, p in expert.model.named_parameters() if p.grad is not None}
 
 

@@ -8,10 +8,10 @@ import torch
 from s3prl_pruned.gates.attach import GateConfig, GateSet
 from s3prl_pruned.models import families
 from s3prl_pruned.models.dummies import random_spec, tiny_base
-from s3prl_pruned.models.masks import KINDS, LAYER_KINDS, masks_of_layer
+from s3prl_pruned.models.masks import KINDS, LAYER_KINDS, Masks, SlotTable, masks_of_layer
 from s3prl_pruned.models.spec import CompactSpec
-from s3prl_pruned.sparsity.counts import LayerCounts, prunable_weights, realised_sparsity
-from s3prl_pruned.sparsity.expected import expected_counts, expected_sparsity, reachable_sparsity
+from s3prl_pruned.sparsity.counts import prunable_weights, realised_sparsity
+from s3prl_pruned.sparsity.expected import expected_layers, expected_sparsity, reachable_sparsity
 from tests.sure_gates import kept_units
 
 CONFIG = tiny_base()
@@ -82,8 +82,8 @@ def test_expected_counts_are_the_sum_over_single_weights(kinds):
                 totals[group] += of("z_mha") * of("z_head", number) * of(f"z_{group}", position)
                 position += 1
     ffn = sum(of("z_ffn") * of("z_int", position) for position in range(len(layer.ffn)))
-    counts = expected_counts(layer, masks_of_layer(gate_set.keep_probabilities(), 0))
-    assert [float(torch.as_tensor(n).detach()) for n in (counts.qk, counts.vo, counts.ffn)] == pytest.approx(
+    counts = expected_layers(gate_set.spec, gate_set.keep_probabilities())
+    assert [float(n.detach()) for n in (counts.qk, counts.vo, counts.ffn)] == pytest.approx(
         [totals["qk"], totals["vo"], ffn]
     )
 
@@ -134,23 +134,17 @@ def test_every_gate_feels_the_sparsity(kinds):
     assert (gate_set.log_alpha.grad < 0).all()
 
 
-def test_where_no_gate_acts_the_counts_are_plain_numbers():
-    counts = expected_counts(DENSE.layers[0], {})
-    assert counts == LayerCounts(qk=24, vo=24, ffn=20) and all(
-        isinstance(n, int) for n in (counts.qk, counts.vo, counts.ffn)
-    )
+def test_where_no_gate_acts_everything_is_counted():
+    counts = expected_layers(DENSE, Masks.of({}))
+    assert [counts.qk.tolist(), counts.vo.tolist(), counts.ffn.tolist()] == [[24.0] * 3, [24.0] * 3, [20.0] * 3]
 
 
 @pytest.mark.parametrize("kinds", MIXTURES, ids="-".join)
 def test_the_expectation_is_computed_where_the_gates_are(kinds):
     """On the meta device, which like a GPU refuses to meet tensors of the CPU."""
-    probabilities = {
-        f"z_{kind}": torch.empty(size, device="meta")
-        for kind, size in DENSE.layers[0].mask_sizes.items()
-        if kind in kinds
-    }
-    counts = expected_counts(DENSE.layers[0], probabilities)
-    assert any(isinstance(n, torch.Tensor) and n.is_meta for n in vars(counts).values())
+    table = SlotTable.of(DENSE, kinds)
+    counts = expected_layers(DENSE, Masks(table, torch.empty(table.total, device="meta")), heads=True)
+    assert all(getattr(counts, name).is_meta for name in ("qk", "vo", "ffn", "heads", "products"))
 
 
 @pytest.mark.parametrize("kinds", MIXTURES + WITH_CNN, ids="-".join)

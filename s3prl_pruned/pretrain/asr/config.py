@@ -84,6 +84,10 @@ class AsrDataConfig(DataConfig):
     def validate(self) -> None:
         """Raise UserError where a value is out of its range."""
         super().validate()
+        if self.crop_lengths is not None:
+            raise UserError(
+                f"`crop_lengths` must be null here, but is {self.crop_lengths}: labelled utterances are not cut."
+            )
         if self.held_out:
             raise UserError(f"`held_out` must be 0 here, but is {self.held_out}. Name folders in `dev_sets` instead.")
         if not self.sets:

@@ -28,11 +28,12 @@ from s3prl_pruned.pretrain.asr.data import (
 from s3prl_pruned.pretrain.asr.recognizer import Recognizer
 from s3prl_pruned.pretrain.distill.model import student_shape
 from s3prl_pruned.pretrain.distill.teachers import Teacher, load_teacher
-from s3prl_pruned.pretrain.expert import Expert, Trained, model_config
+from s3prl_pruned.pretrain.expert import Expert, Trained, add_records, model_config
 from s3prl_pruned.pretrain.pruners.control import BandControl
 from s3prl_pruned.pretrain.pruners.nothing import NoPruner
 from s3prl_pruned.pretrain.pruners.pruner import Pruner
 from s3prl_pruned.pretrain.pruners.self_pinching import SelfPinchingPruner
+from s3prl_pruned.transfers import to_device
 
 BASE_MODELS = {
     "wavlm": "wavlm_base",
@@ -119,11 +120,11 @@ class UpstreamPretrainExpert(Expert):
 
     def begin_step(self, step: int, total_steps: int, batches: list[LabelledBatch]) -> None:
         """Put the masks of optimiser step `step` (1-based) into the encoder, for all its micro-batches."""
-        characters = torch.tensor(sum(int(lengths.sum()) for _, _, _, lengths in batches), device=self.device)
+        characters = torch.tensor(sum(int(lengths.sum()) for _, _, _, lengths in batches))
         self.fill_masks(step, total_steps)
         self._global_characters = int(distributed.all_reduce_sum(characters))
 
-    def forward(self, data: LabelledBatch, records: dict[str, float], global_step: int = 0) -> Tensor:
+    def forward(self, data: LabelledBatch, records: dict[str, float | Tensor], global_step: int = 0) -> Tensor:
         """CTC loss of one micro-batch per character of the global batch: the micro-batches' losses add up.
 
         Args:
@@ -134,12 +135,14 @@ class UpstreamPretrainExpert(Expert):
         Returns:
             A scalar.
         """
-        wavs, lengths, targets, target_lengths = (tensor.to(self.device) for tensor in data)
-        padded = lengths if bool((lengths < wavs.shape[1]).any()) else None
-        output = self.model.student(wavs, padded)
-        logits = self.model.head(output.hidden_states[-1])
-        loss = ctc_loss(logits, output.frame_lengths, targets, target_lengths) / self._global_characters
-        records["ctc"] = records.get("ctc", 0.0) + float(loss.detach())
+        wavs, lengths, targets, target_lengths = data  # CTC wants lengths on the CPU
+        student, host_lengths = self.model.student, lengths if bool((lengths < wavs.shape[1]).any()) else None
+        padded = None if host_lengths is None else to_device(host_lengths, self.device)
+        logits = self.model.head(student(to_device(wavs, self.device), padded).hidden_states[-1])
+        frames = student.frame_lengths(host_lengths, wavs, logits.shape[1])
+        targets = to_device(targets, self.device)
+        loss = ctc_loss(logits, frames, targets, target_lengths) / self._global_characters
+        add_records(records, [("ctc", loss.detach())])
         return loss
 
     def judge(self, draw: MaskDraw) -> dict[str, float]:

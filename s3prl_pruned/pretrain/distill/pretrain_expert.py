@@ -28,8 +28,9 @@ from s3prl_pruned.pretrain.config import DataConfig
 from s3prl_pruned.pretrain.distill.config import ModelConfig
 from s3prl_pruned.pretrain.distill.model import DistillForPretrain
 from s3prl_pruned.pretrain.distill.teachers import Teacher, load_teacher
-from s3prl_pruned.pretrain.expert import Expert, model_config
+from s3prl_pruned.pretrain.expert import Expert, add_records, model_config
 from s3prl_pruned.progress import progress
+from s3prl_pruned.transfers import HostCopy, to_device
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,9 @@ class _Matched:
     """What the loss of the optimiser step under way is of."""
 
     global_frames: int
-    pairs: Pairs
+    pairs: Pairs | None
+    """None while what chooses them is on its way from the device."""
+    running_errors: HostCopy | None = None
 
 
 class UpstreamPretrainExpert(Expert):
@@ -92,6 +95,7 @@ class UpstreamPretrainExpert(Expert):
             seed=seed,
             normalize=self.model.student.config.normalize_waveform,
             held_out=self.datarc.held_out,
+            crop_lengths=self.datarc.crop_lengths,
         )
         self._matched = _Matched(0, [])
         self._running_errors: Tensor | None = None  # (teacher layers, student layers), per frame, of all processes
@@ -101,8 +105,8 @@ class UpstreamPretrainExpert(Expert):
     def begin_step(self, step: int, total_steps: int, batches: list[Batch]) -> None:
         """Put the masks of optimiser step `step` (1-based) into the student, for all its micro-batches."""
         self.fill_masks(step, total_steps, self._losses)
-        frames = torch.tensor(sum(self._num_valid(*batch) for batch in batches), device=self.device)
-        self._matched = _Matched(int(distributed.all_reduce_sum(frames)), self.model.distillation.pairs or [])
+        frames = torch.tensor(sum(self._num_valid(*batch) for batch in batches))  # of the CPU: no device waits
+        self._matched = _Matched(int(distributed.all_reduce_sum(frames)), self.model.distillation.pairs)
         if self.model.distillation.pairs is None:
             if self._running_errors is None:  # the first step is matched by its own errors
                 # with the dropout that the forward passes will draw again
@@ -111,9 +115,18 @@ class UpstreamPretrainExpert(Expert):
                     self._step_errors = [self._errors(*self._states(*batch)) for batch in batches]
                 self._join_errors()
             assert self._running_errors is not None
-            self._matched.pairs = match_layers(self._running_errors.tolist(), self._draw.existing_layers())
+            self._matched.running_errors = HostCopy(self._running_errors)
+            self._draw.ask_existing()
 
-    def forward(self, data: Batch, records: dict[str, float], global_step: int = 0) -> Tensor:
+    def _pairs(self) -> Pairs:
+        """Of the step. Asked for when its forward passes are under way, so that a GPU has work while one waits."""
+        matched = self._matched
+        if matched.pairs is None:
+            assert matched.running_errors is not None
+            matched.pairs = match_layers(matched.running_errors.get().tolist(), self._draw.existing_layers())
+        return matched.pairs
+
+    def forward(self, data: Batch, records: dict[str, float | Tensor], global_step: int = 0) -> Tensor:
         """Distillation loss of one micro-batch, in units of the global batch: the micro-batches' losses add up.
 
         Args:
@@ -124,19 +137,18 @@ class UpstreamPretrainExpert(Expert):
         Returns:
             A scalar.
         """
-        matched, distillation = self._matched, self.model.distillation
+        distillation = self.model.distillation
         student, teacher, valid = self._states(*data)
         if distillation.pairs is None:
             self._step_errors.append(self._errors(student, teacher, valid))
-        errors = distillation(student, teacher, valid, matched.pairs) / matched.global_frames
+        pairs = self._pairs()
+        errors = distillation(student, teacher, valid, pairs) / self._matched.global_frames
         loss = errors.sum()
-        names = [*(f"distill_layer_{distillation.teacher_layers[k]}" for k, _ in matched.pairs), "distill"]
-        # one transfer: a GPU waits once
-        for name, value in zip(names, torch.cat((errors, loss[None])).detach().tolist(), strict=True):
-            records[name] = records.get(name, 0.0) + value
+        names = [*(f"distill_layer_{distillation.teacher_layers[k]}" for k, _ in pairs), "distill"]
+        add_records(records, zip(names, (*errors.detach().unbind(), loss.detach()), strict=True))
         return loss
 
-    def end_backward(self, records: dict[str, float], *, loss_scale: float = 1.0) -> None:
+    def end_backward(self, records: dict[str, float | Tensor], *, loss_scale: Tensor | float = 1.0) -> None:
         """After all micro-batches' backward passes: as `Expert.end_backward`, and the running errors."""
         super().end_backward(records, loss_scale=loss_scale)
         if self._step_errors:
@@ -163,7 +175,7 @@ class UpstreamPretrainExpert(Expert):
                 totals[:-1] += self._errors(student, teacher, valid).flatten()
             else:
                 totals[: len(pairs)] += distillation(student, teacher, valid, pairs)
-            totals[-1] += valid.sum()
+            totals[-1] += int(valid.sum())
         *errors, frames = distributed.all_reduce_sum(totals).tolist()
         if pairs is None:
             by_layer = [errors[k * layers : (k + 1) * layers] for k in range(teacher_layers)]
@@ -173,7 +185,7 @@ class UpstreamPretrainExpert(Expert):
     def log_records(self, records: dict[str, Any]) -> dict[str, Any]:
         """What is written every `log_step`: the records, the matched pairs, and what the pruner keeps as it stands."""
         teacher_layers = self.model.distillation.teacher_layers
-        pairs = [[teacher_layers[k], j + 1] for k, j in self._matched.pairs]
+        pairs = [[teacher_layers[k], j + 1] for k, j in self._pairs()]
         return {**records, **self.pruner.log_records(self._draw, self.model.teacher.spec), "pairs": pairs}
 
     def add_state_to_save(self, all_states: dict[str, Any]) -> dict[str, Any]:
@@ -190,15 +202,17 @@ class UpstreamPretrainExpert(Expert):
         self._running_errors = None if errors is None else errors.to(self.device)
 
     def _states(self, wavs: Tensor, lengths: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        """Student's and teacher's L + 1 states (B, T, D), and which frames are valid (B, T)."""
-        padded = lengths.to(self.device) if bool((lengths < wavs.shape[1]).any()) else None
-        wavs = self.model.teacher.one_frame_at_least(wavs.to(self.device))
+        """Student's and teacher's L + 1 states (B, T, D), and on the CPU which frames are valid (B, T)."""
+        host_lengths = lengths if bool((lengths < wavs.shape[1]).any()) else None
+        padded = None if host_lengths is None else to_device(lengths, self.device)
+        wavs = self.model.teacher.one_frame_at_least(wavs)
+        host_wavs, wavs = wavs, to_device(wavs, self.device)
         with torch.no_grad():
             features = self.model.teacher.feature_extractor(wavs)
             teacher = self.model.teacher(wavs, padded, features=features)
         student = self.model.student(wavs, padded, features=features if self.model.shares_features else None)
         frames = student.hidden_states[0].shape[1]
-        valid = torch.arange(frames, device=self.device) < student.frame_lengths[:, None]
+        valid = torch.arange(frames) < self.model.student.frame_lengths(host_lengths, host_wavs, frames)[:, None]
         return student.hidden_states, teacher.hidden_states, valid
 
     def _num_valid(self, wavs: Tensor, lengths: Tensor) -> int:

@@ -80,9 +80,9 @@ class LagrangianControl:
         """The sum of the targets' penalties."""
         value, records = self._held(self.measure, self.multipliers, counted, self._target(step))
         records |= {
-            "sparsity_penalty": float(value.detach()),
-            "lambda1": float(self.multipliers.lambda1.detach()),
-            "lambda2": float(self.multipliers.lambda2.detach()),
+            "sparsity_penalty": value.detach(),
+            "lambda1": self.multipliers.lambda1.detach().clone(),  # before the step
+            "lambda2": self.multipliers.lambda2.detach().clone(),
         }
         if self.cnn_measure is not None:
             assert self.multipliers.cnn is not None
@@ -91,7 +91,7 @@ class LagrangianControl:
             value, records = value + of_cnn, records | more
         if not self.measure.is_sparsity:
             with torch.no_grad():
-                records["expected_sparsity"] = float(expected_sparsity(counted, self.shape))
+                records["expected_sparsity"] = expected_sparsity(counted, self.shape)
         return Penalty(value=value, records=records)
 
     def _target(self, step: Step, goal: float | None = None) -> float:
@@ -100,10 +100,10 @@ class LagrangianControl:
     @staticmethod
     def _held(
         measure: Measure, lagrangian: Lagrangian, counted: Counted, target: float
-    ) -> tuple[Tensor, dict[str, float]]:
+    ) -> tuple[Tensor, dict[str, float | Tensor]]:
         expected, quantity = measure.expected(counted), measure.quantity
-        records = {
-            f"expected_{quantity.name}": quantity.shown(float(expected.detach())),
+        records: dict[str, float | Tensor] = {
+            f"expected_{quantity.name}": quantity.shown(expected.detach()),
             f"target_{quantity.name}": quantity.shown(target),
         }
         return lagrangian(expected, target), records
@@ -159,9 +159,9 @@ class BandControl:
         """`BandConfig.penalty` of the sparsity."""
         sparsity = expected_sparsity(counted, self.shape)
         value = self.config.penalty(sparsity)
-        records = {
-            "size_penalty": float(value.detach()),
-            "expected_sparsity": float(sparsity.detach()),
+        records: dict[str, float | Tensor] = {
+            "size_penalty": value.detach(),
+            "expected_sparsity": sparsity.detach(),
             "target_sparsity": self.target_sparsity,
         }
         return Penalty(value=value, records=records)

@@ -64,7 +64,7 @@ class HardConcretePruner:
 
     def final_draw(self, final: FinalMasks) -> MaskDraw:
         """The soft values of the survivors, without a gradient."""
-        return MaskDraw(final.masks, self.student.spec)
+        return MaskDraw(final.masks.to(self.gates.log_alpha.device), self.student.spec)
 
     def figures(self, final: FinalMasks) -> dict[str, Any]:
         """What was expected, and what became of each target."""

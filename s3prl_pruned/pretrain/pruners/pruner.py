@@ -37,8 +37,9 @@ class Step:
 class Penalty:
     """What the sparsity costs in a step."""
 
-    records: dict[str, float]
-    """`expected_...` and `target_...` of what is held at a target, and more, for the log."""
+    records: dict[str, float | Tensor]
+    """`expected_...` and `target_...` of what is held at a target, and more, for the log; scalars of the device are
+    read later."""
     value: Tensor | None = None
     """Added to the loss, a scalar; None where nothing is learned about what goes."""
 

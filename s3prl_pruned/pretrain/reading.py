@@ -1,0 +1,85 @@
+"""Training batches read ahead by processes of their own, and how fast those read."""
+
+import atexit
+import multiprocessing
+import signal
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, cast
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from s3prl_pruned.command_line import STOP_SIGNALS
+from s3prl_pruned.data.batches import RandomCropBatches, Share
+from s3prl_pruned.data.waveforms import SAMPLE_RATE
+
+BATCHES_AHEAD = 4
+"""That each reading process has ready."""
+
+
+class Reader:
+    """Iterates over the batches with some numbers, or parts of them, in this order.
+
+    Args:
+        batches: of the run.
+        numbers: which, and in which order.
+        workers: processes that read; 0 reads in this one.
+        pinned: whether batches come in page-locked memory, from which a GPU copies them while the program goes on.
+    """
+
+    def __init__(
+        self, batches: RandomCropBatches, numbers: Iterable[int | Share], *, workers: int, pinned: bool = False
+    ):
+        self._loader = DataLoader(
+            cast(Dataset, _Timed(batches)),
+            batch_size=None,
+            sampler=numbers,
+            num_workers=workers,
+            prefetch_factor=BATCHES_AHEAD if workers else None,
+            pin_memory=pinned,
+            worker_init_fn=_leave_stopping_to_the_main_process,
+            generator=torch.Generator(),  # it would draw from the global one, whose state a resumed run has restored
+        )
+        self._workers, self._audio, self._spent = max(1, workers), 0.0, 0.0
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
+        for batch, seconds in self._loader:
+            self._audio += batch[0].numel() / SAMPLE_RATE
+            self._spent += seconds
+            yield tuple(batch)  # pinned ones come as a list
+
+    @property
+    def pace(self) -> float:
+        """Seconds of audio a second that the processes can read together, so far; 0 before the first batch."""
+        return self._workers * self._audio / self._spent if self._spent else 0.0
+
+
+class _Timed:
+    """Batches, and the seconds that reading each took."""
+
+    def __init__(self, batches: RandomCropBatches):
+        self._batches = batches
+
+    def __getitem__(self, index: int | Share) -> tuple[Any, float]:
+        began = time.perf_counter()
+        batch = self._batches[index]
+        return batch, time.perf_counter() - began
+
+
+@atexit.register
+def _end_readers() -> None:
+    """Kill reading processes that an error has left: they ignore how `multiprocessing` would end them, and wait for."""
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
+
+
+def _leave_stopping_to_the_main_process(worker: int) -> None:
+    """Let a reading process ignore the signals that ask for a stop.
+
+    A terminal and a scheduler send them to the whole process group, and the step under way still wants its batches.
+    The main process ends its readers when it stops.
+    """
+    for signum in STOP_SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
