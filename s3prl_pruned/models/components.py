@@ -115,7 +115,21 @@ class _WeightNorm(nn.Module):
         self.original1 = weight
 
     def forward(self) -> Tensor:
+        if self.original1.is_cuda:
+            return weight_norm(self.original1, self.original0)
         return torch._weight_norm(self.original1, self.original0, 2)
+
+
+def weight_norm(direction: Tensor, magnitude: Tensor) -> Tensor:
+    """What `torch._weight_norm(direction, magnitude, 2)` computes, of which a GPU's kernel takes 0.3 ms (H200).
+
+    Args:
+        direction: (D, D / groups, kernel).
+        magnitude: (1, 1, kernel).
+    """
+    precise = torch.promote_types(direction.dtype, torch.float32)
+    norm = torch.linalg.vector_norm(direction, dim=(0, 1), keepdim=True, dtype=precise)
+    return direction * (magnitude.to(precise) / norm).to(direction.dtype)
 
 
 class PositionalConvolution(nn.Module):

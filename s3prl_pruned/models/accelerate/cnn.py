@@ -159,10 +159,8 @@ def _convolve_by_threes(
     return y if bias is None else y.add_(bias)
 
 
-def norm_over_time(
-    norm: nn.GroupNorm, weight: Tensor, heard: Tensor, count: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """What a GroupNorm over time makes of a convolution's outputs: scale and shift, (B, C) float64 each.
+def _fold_norm(norm: nn.GroupNorm, weight: Tensor, heard: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a convolution followed by a GroupNorm over time, for one utterance.
 
     A channel's mean and variance over time follow from those of the windows: mean @ w and w^T Cov w. In float64, since
     a variance is a difference of squares. The convolution's own bias goes out with the mean.
@@ -170,28 +168,12 @@ def norm_over_time(
     Args:
         norm: a group per channel.
         weight: (kernel, C).
-        heard: (B, windows, kernel).
-        count: () int64, how many of the windows count, the first ones; None for all.
-    """
-    precise, w = heard.double(), weight.double()
-    number: int | Tensor = precise.shape[1]
-    if count is not None:
-        precise = precise * (torch.arange(precise.shape[1], device=count.device) < count)[:, None]
-        number = count
-    mean = precise.sum(1) / number  # (B, kernel)
-    covariance = precise.mT @ precise / number - mean[:, :, None] * mean[:, None]
-    variance = ((covariance @ w) * w).sum(1).clamp(min=0)  # (B, C)
-    scale = norm.weight.double() * torch.rsqrt(variance + norm.eps)
-    return scale, norm.bias.double() - mean @ w * scale
-
-
-def _fold_norm(norm: nn.GroupNorm, weight: Tensor, heard: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution followed by a GroupNorm over time, for one utterance.
-
-    Args:
-        norm: a group per channel.
-        weight: (kernel, C).
         heard: (frames, kernel), the windows.
     """
-    scale, shift = norm_over_time(norm, weight, heard[None])
-    return (weight.double() * scale).to(weight.dtype), shift[0].to(weight.dtype)
+    precise, w = heard.double(), weight.double()
+    mean = precise.mean(0)  # (kernel,)
+    covariance = precise.T @ precise / len(precise) - mean[:, None] * mean
+    variance = ((covariance @ w) * w).sum(0).clamp(min=0)  # (C,)
+    scale = norm.weight.double() * torch.rsqrt(variance + norm.eps)
+    shift = norm.bias.double() - mean @ w * scale
+    return (w * scale).to(weight.dtype), shift.to(weight.dtype)

@@ -5,6 +5,9 @@ from its 2T - 1 distances and the gate where it is used, so that memory grows wi
 Dao et al. 2022, with the online softmax of Milakov and Gimelshein 2018). Its reference is `models/attention.py`.
 """
 
+import os
+import shutil
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -61,8 +64,8 @@ if triton is not None:
         in_rows = rows < frames
         qk, vo = tl.arange(0, QK_WIDTH), tl.arange(0, VO_WIDTH)
         in_qk, in_vo = qk < qk_size, vo < vo_size
-        at = QUERY + (first + rows)[:, None] * qk_row + qk_start + qk[None, :]
-        query = tl.load(at, mask=in_rows[:, None] & in_qk[None, :], other=0.0)
+        query_at = QUERY + (first + rows)[:, None] * qk_row + qk_start + qk[None, :]
+        query = tl.load(query_at, mask=in_rows[:, None] & in_qk[None, :], other=0.0)
         if GATED:
             gate = _position_gate(
                 X + first * ROW + index * DIM, WEIGHT, OFFSET, rows, in_rows, tl.load(SCALES + head).to(tl.float32),
@@ -76,13 +79,13 @@ if triton is not None:
             heard = keys < frames
             if PADDED:
                 heard = heard & (tl.load(PADDING + first + keys, mask=heard, other=1) == 0)
-            at = KEY + (first + keys)[None, :] * qk_row + qk_start + qk[:, None]
-            key = tl.load(at, mask=heard[None, :] & in_qk[:, None], other=0.0)
+            key_at = KEY + (first + keys)[None, :] * qk_row + qk_start + qk[:, None]
+            key = tl.load(key_at, mask=heard[None, :] & in_qk[:, None], other=0.0)
             scores = tl.dot(query, key, input_precision=PRECISION) * scale
             if BIASED:
                 distance = keys[None, :] - rows[:, None] + frames - 1
-                at = BIAS + index * (2 * frames - 1) + distance
-                bias = tl.load(at, mask=heard[None, :] & in_rows[:, None], other=0.0).to(tl.float32)
+                bias_at = BIAS + index * (2 * frames - 1) + distance
+                bias = tl.load(bias_at, mask=heard[None, :] & in_rows[:, None], other=0.0).to(tl.float32)
                 if GATED:
                     bias = bias * gate[:, None]
                 scores += bias
@@ -92,20 +95,26 @@ if triton is not None:
             weights = tl.exp(scores - at_least[:, None])
             kept = tl.exp(highest - at_least)
             total = total * kept + tl.sum(weights, 1)
-            at = VALUE + (first + keys)[:, None] * vo_row + vo_start + vo[None, :]
-            value = tl.load(at, mask=heard[:, None] & in_vo[None, :], other=0.0)
+            value_at = VALUE + (first + keys)[:, None] * vo_row + vo_start + vo[None, :]
+            value = tl.load(value_at, mask=heard[:, None] & in_vo[None, :], other=0.0)
             heard_now = tl.dot(weights.to(value.dtype), value, input_precision=PRECISION)
             context = context * kept[:, None] + heard_now
             highest = higher
         context = context / total[:, None]
-        at = CONTEXT + (first + rows)[:, None] * vo_row + vo_start + vo[None, :]
-        tl.store(at, context.to(CONTEXT.dtype.element_ty), mask=in_rows[:, None] & in_vo[None, :])
+        context_at = CONTEXT + (first + rows)[:, None] * vo_row + vo_start + vo[None, :]
+        tl.store(context_at, context.to(CONTEXT.dtype.element_ty), mask=in_rows[:, None] & in_vo[None, :])
 
 
 def fused_fits(x: Tensor, qk_sizes: list[int], vo_sizes: list[int]) -> bool:
     """Whether the kernel computes heads of these sizes, on this device and in this precision."""
-    kernel = triton is not None and x.is_cuda and x.dtype in (torch.float32, torch.bfloat16, torch.float16)
-    return kernel and max(*qk_sizes, *vo_sizes) <= LARGEST_HEAD
+    known = x.is_cuda and x.dtype in (torch.float32, torch.bfloat16, torch.float16)
+    return known and max(*qk_sizes, *vo_sizes) <= LARGEST_HEAD and _can_compile()
+
+
+@lru_cache(maxsize=1)
+def _can_compile() -> bool:
+    """Whether Triton and the C compiler that it calls are here."""
+    return triton is not None and any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang")))
 
 
 def attend_fused(
@@ -136,13 +145,33 @@ def attend_fused(
     dim = gate.head_dim if gated else 1
     weights = (gate.projection.weight, gate.projection.bias, gate.scale) if gated else (query,) * 3
     _attend_block[(triton.cdiv(frames, rows), layout.numel() // 5, batch)](
-        query, key, value, context, layout, query if bias is None else bias.contiguous(), x, *weights,
-        query if padding is None else padding.contiguous().view(torch.uint8), frames, query.shape[-1], value.shape[-1],
+        query,
+        key,
+        value,
+        context,
+        layout,
+        query if bias is None else bias.contiguous(),
+        x,
+        *weights,
+        query if padding is None else padding.contiguous().view(torch.uint8),
+        frames,
+        query.shape[-1],
+        value.shape[-1],
         scale,
-        BIASED=bias is not None, GATED=gated, PADDED=padding is not None,
-        PRECISION="ieee" if exact else "tf32", ROW=x.shape[-1], DIM=dim, GATE_WIDTH=_power_of_two(dim), QK_WIDTH=_power_of_two(widths[0]),
-        VO_WIDTH=_power_of_two(widths[1]), ROWS=rows, KEYS=32 if exact else 64, num_warps=4, num_stages=2,
-    )  # fmt: skip
+        BIASED=bias is not None,
+        GATED=gated,
+        PADDED=padding is not None,
+        PRECISION="ieee" if exact else "tf32",
+        ROW=x.shape[-1],
+        DIM=dim,
+        GATE_WIDTH=_power_of_two(dim),
+        QK_WIDTH=_power_of_two(widths[0]),
+        VO_WIDTH=_power_of_two(widths[1]),
+        ROWS=rows,
+        KEYS=32 if exact else 64,
+        num_warps=4,
+        num_stages=2,
+    )
     return context
 
 

@@ -11,13 +11,11 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from s3prl_pruned.models.accelerate.cnn import norm_over_time, rows_of
 from s3prl_pruned.models.accelerate.paths import path_for
 from s3prl_pruned.models.cnn import ConvLayer
 from s3prl_pruned.models.encoder import EncoderOutput, SpeechEncoder
@@ -47,6 +45,8 @@ class Inputs:
 
 Captured = Callable[[], Tensor]
 """Computes from the `Inputs` as they are now: states (L + 1, B, T of the bucket, D)."""
+Capture = Callable[[Callable[[], Tensor], Captured | None], Captured]
+"""Makes a `Captured` of a function; the second argument is one that is there already, whose memory it may share."""
 
 
 def graphed(encoder: SpeechEncoder, *, max_graphs: int = MAX_GRAPHS, max_frames: int = MAX_FRAMES) -> "GraphedEncoder":
@@ -57,7 +57,7 @@ def graphed(encoder: SpeechEncoder, *, max_graphs: int = MAX_GRAPHS, max_frames:
         max_graphs: graphs that are kept, one for each number of utterances and bucket of lengths.
         max_frames: T times B above which the encoder is called as it is.
     """
-    return GraphedEncoder(encoder, capture=_capture, max_graphs=max_graphs, max_frames=max_frames)
+    return GraphedEncoder(encoder, capture=_Graph, max_graphs=max_graphs, max_frames=max_frames)
 
 
 def bucket(frames: int) -> int:
@@ -71,7 +71,7 @@ class GraphedEncoder:
 
     Args:
         encoder: as `graphed`.
-        capture: makes a `Captured` of a function.
+        capture: what captures.
         max_graphs: as `graphed`.
         max_frames: as `graphed`.
     """
@@ -80,7 +80,7 @@ class GraphedEncoder:
         self,
         encoder: SpeechEncoder,
         *,
-        capture: Callable[[Callable[[], Tensor]], Captured],
+        capture: Capture,
         max_graphs: int = MAX_GRAPHS,
         max_frames: int = MAX_FRAMES,
     ):
@@ -133,7 +133,8 @@ class GraphedEncoder:
             self._graphs.popitem(last=False)
         inputs = self._inputs(wavs, frames)
         logger.debug("CUDA graph of %d utterance(s) of %d frames", *key)
-        self._graphs[key] = (inputs, self.capture(lambda: encode_in_bucket(self.encoder, inputs)))
+        another = next((captured for _, captured in self._graphs.values()), None)
+        self._graphs[key] = (inputs, self.capture(lambda: encode_in_bucket(self.encoder, inputs), another))
         return self._graphs[key]
 
     def _inputs(self, wavs: Tensor, frames: int) -> Inputs:
@@ -162,29 +163,24 @@ def _tensors(encoder: SpeechEncoder) -> list[Tensor]:
     return [*encoder.parameters(), *encoder.buffers(), *masks]
 
 
-def _capture(function: Callable[[], Tensor]) -> Captured:
-    """Record what `function` launches; all graphs share a pool of memory, since none runs beside another."""
-    global _pool
-    if _pool is None:
-        _pool = torch.cuda.graph_pool_handle()
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.inference_mode(), torch.cuda.stream(side):
-        for _ in range(_WARM_UP):
-            function()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.inference_mode(), torch.cuda.graph(graph, pool=_pool):
-        states = function()
+class _Graph:
+    """What `function` launches, recorded; all graphs of an encoder share memory, since none runs beside another."""
 
-    def replay() -> Tensor:
-        graph.replay()
-        return states
+    def __init__(self, function: Callable[[], Tensor], another: Captured | None):
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.inference_mode(), torch.cuda.stream(side):
+            for _ in range(_WARM_UP):
+                function()
+        torch.cuda.current_stream().wait_stream(side)
+        self.graph = torch.cuda.CUDAGraph()
+        pool = another.graph.pool() if isinstance(another, _Graph) else None
+        with torch.inference_mode(), torch.cuda.graph(self.graph, pool=pool):
+            self.states = function()
 
-    return replay
-
-
-_pool: Any = None  # of torch's own type, one for all graphs
+    def __call__(self) -> Tensor:
+        self.graph.replay()
+        return self.states
 
 
 def encode_in_bucket(encoder: SpeechEncoder, inputs: Inputs) -> Tensor:
@@ -217,7 +213,11 @@ def _first_layer(layer: ConvLayer, x: Tensor, convolved: Tensor) -> Tensor:
     """(B, 1, S) -> (B, C, outputs); the norm, where it is over time, counts the first `convolved` outputs."""
     if not isinstance(layer.norm, nn.GroupNorm):
         return layer(x)
-    heard = x[:, 0].unfold(-1, layer.conv.kernel_size[0], layer.conv.stride[0])  # (B, outputs, kernel)
-    scale, shift = norm_over_time(layer.norm, rows_of(layer.conv), heard, convolved)
     y = F.conv1d(x, layer.conv.weight, None, stride=layer.conv.stride)
-    return F.gelu(torch.addcmul(shift[..., None].to(y.dtype), y, scale[..., None].to(y.dtype)))
+    precise = torch.promote_types(y.dtype, torch.float32)
+    counts = (torch.arange(y.shape[-1], device=y.device) < convolved).to(precise)  # 1 where it does
+    mean = (y * counts).sum(-1, keepdim=True) / convolved  # (B, C, 1)
+    variance = ((y - mean) * counts).square().sum(-1, keepdim=True) / convolved
+    scale = layer.norm.weight[:, None].to(precise) * torch.rsqrt(variance + layer.norm.eps)
+    shift = layer.norm.bias[:, None].to(precise) - mean * scale
+    return F.gelu(torch.addcmul(shift.to(y.dtype), y, scale.to(y.dtype)))

@@ -17,7 +17,7 @@ from s3prl_pruned.models.accelerate.attention import attend_in_blocks
 from s3prl_pruned.models.accelerate.fused_attention import attend_fused
 from s3prl_pruned.models.accelerate.paths import Derived, Path
 from s3prl_pruned.models.accelerate.positions import FORMS, convolve
-from s3prl_pruned.models.components import WeightNormConv1d, toeplitz
+from s3prl_pruned.models.components import WeightNormConv1d, toeplitz, weight_norm
 from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_families
 
 SHAPES = tiny_families()
@@ -45,6 +45,20 @@ def test_every_form_has_the_values_and_gradients_of_conv1d(kernel, block, frames
         torch.autograd.grad(found, weights, direction), torch.autograd.grad(expected, weights, direction), strict=True
     ):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
+
+
+def test_weight_norm_is_torchs():
+    direction = torch.randn(8, 4, 6, dtype=torch.float64, requires_grad=True)
+    magnitude = torch.rand(1, 1, 6, dtype=torch.float64, requires_grad=True)
+    found, expected = weight_norm(direction, magnitude), torch._weight_norm(direction, magnitude, 2)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-14)
+    along = torch.randn_like(expected)
+    for one, other in zip(
+        torch.autograd.grad(found, [direction, magnitude], along),
+        torch.autograd.grad(expected, [direction, magnitude], along),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -18,7 +18,7 @@ SHAPES = tiny_families()
 def in_buckets(encoder, **options):
     """`graphed` where there is no GPU: what would be captured runs each time. Captures are counted."""
     captured = []
-    made = GraphedEncoder(encoder, capture=lambda function: captured.append(1) or function, **options)
+    made = GraphedEncoder(encoder, capture=lambda function, another: captured.append(1) or function, **options)
     return made, captured
 
 
