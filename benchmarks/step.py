@@ -198,9 +198,12 @@ def steps_by_name(args: argparse.Namespace, folder: Path) -> dict:
         fp16=args.precision == "fp16", bf16=args.precision == "bf16", total_steps=1000, compile=False, tf32=args.tf32
     )
 
+    data = {"corpus": str(folder / "noise"), "train_batch_size": args.batch, "max_seconds": args.seconds}
+    data["min_seconds"] = min(1.0, args.seconds)
+
     def ours(model: ModelConfig = model, **more: bool):
         runner = RunnerConfig(runner=replace(loop, **more))
-        expert = UpstreamPretrainExpert({"corpus": str(folder / "noise")}, model, args.device, seed=0)
+        expert = UpstreamPretrainExpert(data, model, args.device, seed=0)
         close(expert.model.gates, args.closed)
         trainer = Trainer(expert, runner, seed=0)
 

@@ -8,7 +8,7 @@ import torch
 from s3prl_pruned.config import UserError
 
 MOST_WORKERS = 8
-"""That read audio by default: with so many, sixteen-second FLACs come faster than an H200 trains on them."""
+"""That read audio by default."""
 _STEPS_THAT_COMPILING_PAYS_FOR = 5_000
 
 

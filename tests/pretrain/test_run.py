@@ -252,7 +252,8 @@ def test_accumulating_two_half_batches_equals_one_whole_batch(recipe, changes):
     halves, halves_gradients = step_of(recipe, [(wavs[:1], lengths[:1]), (wavs[1:], lengths[1:])], changes)
     assert whole.keys() == halves.keys()
     for name, value in whole.items():
-        assert halves[name] == pytest.approx(value, rel=1e-5), name
+        # DPHuBERT's terms, 0.19 and -0.17, nearly cancel out in fp32
+        assert halves[name] == pytest.approx(value, rel=1e-5, abs=2**-22), name
     assert whole_gradients.keys() == halves_gradients.keys()
     assert any("log_alpha" in name for name in whole_gradients)
     rounding = 1e-7 * max(gradient.norm() for gradient in whole_gradients.values())  # of what is 0 in theory

@@ -195,9 +195,14 @@ def test_compiled_steps_have_the_losses_of_plain_ones(recipe, crop_lengths, chec
         recipe, settling, steps=30, gradient_checkpointing=checkpointing, compile=True, crop_lengths=crop_lengths
     )
     assert compiled.compiles and not plain.compiles
+    graphs = []
     for step, length in enumerate([6_000, 5_000, 5_500, 4_000, 6_000]):
         batches = batches_of(length, seed=step)
         assert compiled.advance(batches)["distill"] == pytest.approx(plain.advance(batches)["distill"], rel=1e-5), step
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     assert compiled.expert.masks_are_learned is False
-    kernels = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    print("kernels", kernels)
+    assert graphs[3] > graphs[0], "masks without gradients have kernels of their own"
+    if crop_lengths is None:
+        assert graphs[0] == graphs[1] == graphs[2] and graphs[3] == graphs[4], "one length is compiled for, as all are"
+    else:
+        assert graphs[1] > graphs[0], "another length is compiled for"
