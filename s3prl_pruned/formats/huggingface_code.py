@@ -44,6 +44,7 @@ _SOURCES = (
     "models/accelerate/whole.py",
     "models/accelerate/__init__.py",
     "formats/huggingface_sizes.py",
+    "formats/huggingface_config.py",
     "formats/huggingface_model.py",
     "formats/huggingface_heads.py",
 )
