@@ -43,6 +43,7 @@ def save_encoder(
     progress: Progress | None = None,
     files: Mapping[str, bytes] | None = None,
     prefix: str = "",
+    more: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """Write an encoder, dense or compact, with its card.
 
@@ -54,6 +55,7 @@ def save_encoder(
         progress: called with the number of bytes just written.
         files: more files of the folder, such as a CTC head (`pretrain/asr/recognizer.py`).
         prefix: before the encoder's names in the weights' file.
+        more: further tensors of that file, by their whole names.
 
     Raises:
         UserError: the folder exists, or cannot be written.
@@ -66,7 +68,8 @@ def save_encoder(
         "provenance": provenance,
         **({"precision": "int8"} if is_int8(encoder) else {}),
     }
-    state = {prefix + name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    named = {**{prefix + name: tensor for name, tensor in encoder.state_dict().items()}, **(more or {})}
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
     with written_whole(Path(folder)) as temporary:
         temporary.mkdir()
         write_safetensors(temporary / WEIGHTS, state, progress=progress)

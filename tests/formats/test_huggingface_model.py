@@ -14,7 +14,6 @@ These do not apply:
 
 import contextlib
 import copy
-import json
 import pickle
 import sys
 
@@ -392,25 +391,3 @@ def test_the_folder_says_what_it_is(folder):
     config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
     state = safetensors.torch.load_file(folder / "model.safetensors")
     assert config.hidden_size == len(state["encoder.layer_norm.weight"])
-
-
-def test_a_fine_tuned_recogniser_transcribes_by_pipeline(folder, tmp_path):
-    """Training by `Trainer` needs accelerate; what it saves is what is saved here."""
-    vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "|": 4, "a": 5, "b": 6}
-    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
-    tokenizer = transformers.Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"))
-    extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
-    processor = transformers.Wav2Vec2Processor(feature_extractor=extractor, tokenizer=tokenizer)
-    model = transformers.AutoModelForCTC.from_pretrained(
-        folder, trust_remote_code=True, vocab_size=len(vocabulary)
-    ).eval()
-    for part in (model, processor):
-        part.save_pretrained(tmp_path / "x")
-    recognise = transformers.pipeline(
-        "automatic-speech-recognition", model=str(tmp_path / "x"), trust_remote_code=True, device="cpu"
-    )
-    wav = speech()[0][0]
-    with torch.no_grad():
-        expected = processor.batch_decode(model(wav[None]).logits.argmax(-1))[0]
-    assert recognise(wav.numpy())["text"] == expected
-    assert isinstance(recognise(wav.repeat(8).numpy(), chunk_length_s=1, stride_length_s=0.2)["text"], str)
