@@ -14,7 +14,16 @@ import torch
 from s3prl_pruned.checkpoint import sync
 from s3prl_pruned.config import UserError, from_dict, to_dict
 from s3prl_pruned.formats.card import model_card
-from s3prl_pruned.formats.format import CONFIG, SAFETENSORS, Format, LoadedModel, ReadOptions, Source, WriteOptions
+from s3prl_pruned.formats.format import (
+    CONFIG,
+    SAFETENSORS,
+    Format,
+    LoadedModel,
+    ReadOptions,
+    Source,
+    WriteOptions,
+    taken_apart,
+)
 from s3prl_pruned.formats.huggingface_weights import read_weights, weight_files
 from s3prl_pruned.formats.keys import FIRST_KERNEL, unwrapped
 from s3prl_pruned.formats.tensor_files import (
@@ -105,8 +114,10 @@ def load_encoder(folder: str | Path, *, for_inference: bool = False) -> tuple[Sp
 def _load(folder: Path, *, int8: bool, state: Mapping[Any, Any] | None = None) -> tuple[SpeechEncoder, dict]:
     config = read_config(folder / CONFIG)
     where = str(folder / CONFIG)
-    shape = from_dict(EncoderConfig, config["encoder"], where)
-    spec = from_dict(CompactSpec, config["spec"], where)
+    with taken_apart(folder):
+        shape = from_dict(EncoderConfig, config["encoder"], where)
+        spec = from_dict(CompactSpec, config["spec"], where)
+        spec.check(shape)
     if config.get("precision") == "int8" and not int8:
         raise UserError(f"{folder}: is int8, which serves inference only. Name the fp32 export that it was made of.")
     state = unwrapped(_read_state(folder) if state is None else state, FIRST_KERNEL, str(folder))

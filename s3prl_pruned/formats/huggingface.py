@@ -18,6 +18,7 @@ from s3prl_pruned.formats.format import (
     Source,
     WriteOptions,
     dense_model,
+    taken_apart,
 )
 from s3prl_pruned.formats.huggingface_code import PREPROCESSOR, preprocessor_config, save_huggingface
 from s3prl_pruned.formats.huggingface_weights import read_weights, weight_files
@@ -118,10 +119,11 @@ def _recognise(source: Source) -> bool:
 def _read(source: Source, options: ReadOptions) -> LoadedModel:
     cfg, in_folder = source.json(CONFIG), source.is_folder
     assert cfg is not None, "it was recognised"
-    config = from_cfg(cfg, _feature_extractor(source), str(source.folder / CONFIG))
-    with_mask = bool(cfg.get("mask_time_prob", 0.05) or cfg.get("mask_feature_prob", 0.0))
     weights = read_weights(source.path) if in_folder else source.weights
-    state = KEYS.to_ours(weights, config, str(source.path), mask_embedding=with_mask)
+    with taken_apart(source.path):
+        config = from_cfg(cfg, _feature_extractor(source), str(source.folder / CONFIG))
+        with_mask = bool(cfg.get("mask_time_prob", 0.05) or cfg.get("mask_feature_prob", 0.0))
+        state = KEYS.to_ours(weights, config, str(source.path), mask_embedding=with_mask)
     return dense_model(source, config, state, weights=weight_files(source.path) if in_folder else ())
 
 
