@@ -163,7 +163,8 @@ ALL_FILES = [*FILES, *(f"{folder}/{file}" for folder, files in FOLDERS.items() f
 def reader_of(file):
     """Reads the model that the file, in a copy of `models`, belongs to."""
     shape = SHAPES["hubert_base"] if file.name == "torchaudio.pt" else None
-    return lambda: registry.read(file, shape=shape, also=(CUT,))
+    model = file.parent if file.parent.name in FOLDERS else file
+    return lambda: registry.read(model, shape=shape, also=(CUT,))
 
 
 def copied(models, name, tmp_path):

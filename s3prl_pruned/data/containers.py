@@ -1,8 +1,9 @@
 """Audio files as they are: of a length that their header leaves open or gets wrong, or with the end missing.
 
 A program that writes to a pipe cannot go back to fill in the length. It leaves 0, all ones or another very large
-number in a WAV, AIFF or AU, 0 in a FLAC, and no header frame in an MP3; all of these are legal. libsndfile takes most
-of them as "to the end of the file"; the others are helped here, and those without any length are decoded to their end.
+number in a WAV, AIFF or AU, -1 in a CAF, 0 in a FLAC, and no header frame in an MP3; all of these are legal. libsndfile
+takes most of them as "to the end of the file"; the others are helped here, and those without any length are decoded to
+their end.
 A length that few bytes can hardly hold is never believed before that many samples are there.
 """
 
@@ -33,6 +34,11 @@ _NO_LENGTH = 1 << 62
 
 _LARGEST_SIZE = 0x7F000000
 """Bytes. A larger size in a header of 32 bits is a writer's "unknown" (SoX: 0x7f000000 or 0x7ffff000)."""
+
+_OGG_BEGIN = re.compile(rb"OggS\0[\2\3\6\7]")
+"""The header of a stream's first page (RFC 3533)."""
+
+_W64 = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0"
 
 _ONES = b"\xff" * 4
 """As the size of a WAV or AU, libsndfile reads it as "to the end"."""
@@ -150,6 +156,10 @@ def truncated(path: Path, found: str) -> UserError:
 
 def _opened(source: bytes | BinaryIO, content: BinaryIO, *, path: Path, size: int) -> AudioFile:
     """``AudioFile`` on the file itself, or on a copy in memory whose header lets libsndfile read all of it."""
+    if content.read(4) == b"caff":
+        content.seek(0)
+        source = content = io.BytesIO(_caf_to_the_end(content.read()))
+    content.seek(0)
     file = AudioFile(source, path=path, size=size)
     place = content.tell()  # an archive's content is also what libsndfile reads
     content.seek(0)
@@ -208,6 +218,16 @@ def _to_the_end(data: bytes) -> bytes | None:
     return b"RIFF" + _ONES + data[8 : at + 4] + _ONES + data[at + 8 :]
 
 
+def _caf_to_the_end(data: bytes) -> bytes:
+    """A CAF whose last chunk, of samples, has the size -1: with the size that it has. libsndfile takes no other."""
+    at = 8
+    while at + 12 <= len(data) and (size := int.from_bytes(data[at + 4 : at + 12], "big", signed=True)) >= 0:
+        at += 12 + size
+    if data[at : at + 4] != b"data":
+        return data
+    return data[: at + 4] + (len(data) - at - 12).to_bytes(8, "big") + data[at + 12 :]
+
+
 def _read_span(path: Path, offset: int, size: int) -> bytes:
     with open(path, "rb") as file:
         file.seek(offset)
@@ -218,9 +238,12 @@ def _read_span(path: Path, offset: int, size: int) -> bytes:
 
 
 def _refuse_cut(path: Path, file: BinaryIO, size: int) -> None:
-    """Refuse what libsndfile would read as a shorter file: WAV, AIFF, AU and Ogg whose end is missing."""
+    """Refuse what libsndfile would read as a shorter file.
+
+    That is WAV, W64, AIFF, AU, NIST and Ogg whose end is missing, and an Ogg of several streams.
+    """
     file.seek(0)
-    head = file.read(28)
+    head = file.read(1024)
     announced = _announced_bytes(head)
     if announced is not None and size + 1 < announced:  # many writers omit the last padding byte
         raise truncated(path, f"{size} of {announced} bytes are there")
@@ -228,10 +251,21 @@ def _refuse_cut(path: Path, file: BinaryIO, size: int) -> None:
         file.seek(max(0, size - 2 * 65_536))  # a page has at most 65,307 bytes
         if not _ends_an_ogg_stream(file.read()):
             raise truncated(path, "its last Ogg page is not a stream's end")
+        file.seek(0)
+        if len(streams := _OGG_BEGIN.findall(file.read())) > 1:
+            raise UserError(
+                f"{path}: must be one Ogg stream, but holds {len(streams)}, of which libsndfile reads the first alone. "
+                "Write it anew as one (ffmpeg -i it to a WAV or FLAC), or leave it out."
+            )
 
 
 def _announced_bytes(head: bytes) -> int | None:
-    """The size of the whole file that the first 28 bytes of a WAV, AIFF or AU tell; None where they do not."""
+    """The size of the file that the first 1024 bytes of a WAV, W64, AIFF, AU or NIST tell; None where they do not."""
+    if head[:8] == b"NIST_1A\n":
+        return _announced_by_nist(head)
+    if head[:16] == _W64:
+        size = int.from_bytes(head[16:24], "little")
+        return size if 0 < size < _NO_LENGTH else None
     before = 8  # what the size leaves out
     if head[:4] == b"RIFF":
         size = int.from_bytes(head[4:8], "little")
@@ -247,6 +281,18 @@ def _announced_bytes(head: bytes) -> int | None:
     else:
         return None
     return before + size if 0 < size < _LARGEST_SIZE else None
+
+
+def _announced_by_nist(head: bytes) -> int | None:
+    """As `_announced_bytes`, of NIST's SPHERE: lines such as `sample_count -i 32000` in a header of text."""
+    fields = dict(re.findall(rb"^(\w+) -i (\d{1,15})\s*$", head, re.MULTILINE))
+    length = re.match(rb"NIST_1A\n\s*(\d{1,9})\n", head)
+    coding = re.search(rb"^sample_coding -s\d+ (\S+)$", head, re.MULTILINE)
+    if length is None or b"sample_count" not in fields or (coding and b"shorten" in coding[1]):
+        return None
+    bytes_each = 1 if coding and coding[1] in (b"ulaw", b"alaw", b"mu-law") else int(fields.get(b"sample_n_bytes", 2))
+    each = bytes_each * int(fields.get(b"channel_count", 1))
+    return int(length[1]) + int(fields[b"sample_count"]) * each
 
 
 def _ends_an_ogg_stream(tail: bytes) -> bool:

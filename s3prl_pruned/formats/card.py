@@ -22,17 +22,18 @@ _METHOD = 'Wang et al. 2023, "Task-Agnostic Structured Pruning of Speech Represe
 _SECONDS = 5  # length at which the card states MACs
 
 
-def card_head(encoder: SpeechEncoder, provenance: dict) -> str:
+def card_head(encoder: SpeechEncoder, provenance: dict, task: str = "feature-extraction") -> str:
     """The YAML that Hugging Face's Hub reads at the beginning of a card.
 
     Args:
         encoder: the exported encoder.
         provenance: its licence is taken from `license`, if it is known.
+        task: Hugging Face's name of what the model does.
     """
     family = encoder.config.family
     data = {
         "library_name": "transformers",
-        "pipeline_tag": "feature-extraction",
+        "pipeline_tag": task,
         "tags": ["speech", "audio", "self-supervised", "structured-pruning", "s3prl", "s3prl_pruned", family],
     }
     if isinstance(provenance.get("license"), str):

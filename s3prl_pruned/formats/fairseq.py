@@ -9,7 +9,7 @@ from torch import Tensor
 
 from s3prl_pruned.config import UserError, from_dict
 from s3prl_pruned.formats.configs import check_fixed, family_fields
-from s3prl_pruned.formats.format import Format, LoadedModel, ReadOptions, Source, WriteOptions, dense_model
+from s3prl_pruned.formats.format import Format, LoadedModel, ReadOptions, Source, WriteOptions, dense_model, taken_apart
 from s3prl_pruned.formats.keys import OLD_WEIGHT_NORM, KeyTable
 from s3prl_pruned.formats.tensor_files import write_torch_file, written_whole
 from s3prl_pruned.formats.unpickle import plain
@@ -114,9 +114,10 @@ def read_parts(source: Source, model_cfg: Any, task_cfg: Any, state: Any) -> Loa
     for name, part in (("model's configuration", model_cfg), ("task's configuration", task_cfg), ("model", state)):
         if not isinstance(part, dict):
             raise UserError(f"{source.path}: the {name} must be a dict, but is a {type(part).__name__}.")
-    model_cfg, task_cfg = _pre_trained(model_cfg, task_cfg)
-    config = from_cfg(model_cfg, task_cfg, str(source.path))
-    return dense_model(source, config, KEYS.to_ours(state, config, str(source.path)))
+    with taken_apart(source.path):
+        config = from_cfg(*_pre_trained(model_cfg, task_cfg), str(source.path))
+        ours = KEYS.to_ours(state, config, str(source.path))
+    return dense_model(source, config, ours)
 
 
 def _pre_trained(model_cfg: dict, task_cfg: dict) -> tuple[dict, dict]:

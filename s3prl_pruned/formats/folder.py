@@ -14,7 +14,16 @@ import torch
 from s3prl_pruned.checkpoint import sync
 from s3prl_pruned.config import UserError, from_dict, to_dict
 from s3prl_pruned.formats.card import model_card
-from s3prl_pruned.formats.format import CONFIG, SAFETENSORS, Format, LoadedModel, ReadOptions, Source, WriteOptions
+from s3prl_pruned.formats.format import (
+    CONFIG,
+    SAFETENSORS,
+    Format,
+    LoadedModel,
+    ReadOptions,
+    Source,
+    WriteOptions,
+    taken_apart,
+)
 from s3prl_pruned.formats.huggingface_weights import read_weights, weight_files
 from s3prl_pruned.formats.keys import FIRST_KERNEL, unwrapped
 from s3prl_pruned.formats.tensor_files import (
@@ -43,6 +52,7 @@ def save_encoder(
     progress: Progress | None = None,
     files: Mapping[str, bytes] | None = None,
     prefix: str = "",
+    more: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """Write an encoder, dense or compact, with its card.
 
@@ -54,6 +64,7 @@ def save_encoder(
         progress: called with the number of bytes just written.
         files: more files of the folder, such as a CTC head (`pretrain/asr/recognizer.py`).
         prefix: before the encoder's names in the weights' file.
+        more: further tensors of that file, by their whole names.
 
     Raises:
         UserError: the folder exists, or cannot be written.
@@ -66,7 +77,8 @@ def save_encoder(
         "provenance": provenance,
         **({"precision": "int8"} if is_int8(encoder) else {}),
     }
-    state = {prefix + name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    named = {**{prefix + name: tensor for name, tensor in encoder.state_dict().items()}, **(more or {})}
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
     with written_whole(Path(folder)) as temporary:
         temporary.mkdir()
         write_safetensors(temporary / WEIGHTS, state, progress=progress)
@@ -102,8 +114,10 @@ def load_encoder(folder: str | Path, *, for_inference: bool = False) -> tuple[Sp
 def _load(folder: Path, *, int8: bool, state: Mapping[Any, Any] | None = None) -> tuple[SpeechEncoder, dict]:
     config = read_config(folder / CONFIG)
     where = str(folder / CONFIG)
-    shape = from_dict(EncoderConfig, config["encoder"], where)
-    spec = from_dict(CompactSpec, config["spec"], where)
+    with taken_apart(folder):
+        shape = from_dict(EncoderConfig, config["encoder"], where)
+        spec = from_dict(CompactSpec, config["spec"], where)
+        spec.check(shape)
     if config.get("precision") == "int8" and not int8:
         raise UserError(f"{folder}: is int8, which serves inference only. Name the fp32 export that it was made of.")
     state = unwrapped(_read_state(folder) if state is None else state, FIRST_KERNEL, str(folder))

@@ -1,7 +1,8 @@
 """What a checkpoint format is: how its files are recognised, how an encoder is read from them and written to them."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -94,6 +95,28 @@ class Source:
         """The first of its parts by name, for messages."""
         names = (path.name for path in self.path.iterdir()) if self.is_folder else (*self.content, *self.safetensors[0])
         return [str(name)[:60] for name in names][:5]
+
+
+@contextmanager
+def taken_apart(path: Path) -> Iterator[None]:
+    """Within it, what a file says of itself is translated: whatever is wrong there is the file's fault, not ours.
+
+    Only translation belongs here. Elsewhere such an error is a fault of this package, and must be seen as one.
+
+    Args:
+        path: the file or folder.
+
+    Raises:
+        UserError: a value is missing, or is not of the kind that it must be.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"{path}: is damaged: what it says of itself is no configuration ({error!r}). Copy it again."
+        ) from error
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ from s3prl_pruned.formats.format import (
     Source,
     WriteOptions,
     dense_model,
+    taken_apart,
 )
 from s3prl_pruned.formats.huggingface_code import PREPROCESSOR, preprocessor_config, save_huggingface
 from s3prl_pruned.formats.huggingface_weights import read_weights, weight_files
@@ -88,6 +89,25 @@ _FIXED_OF_EXTRACTOR = {
     "feature_size": 1,
     "padding_value": 0.0,
 }
+_WITHOUT_EFFECT = {  # on the waveform of one utterance
+    *("processor_class", "feature_extractor_class", "auto_map", "transformers_version", "return_attention_mask"),
+    *("padding", "padding_side", "truncation", "max_length", "pad_to_multiple_of", "return_tensors"),
+}
+
+
+def _check_extractor(settings: dict, where: str) -> None:
+    """Refuse a feature extractor that does something to a waveform that `EncoderConfig` has no place for."""
+    check_fixed(settings, _FIXED_OF_EXTRACTOR, where)
+    normalize = settings.get("do_normalize", True)
+    if not isinstance(normalize, bool):
+        raise UserError(f"{where}: `do_normalize` must be true or false, but is {normalize!r}.")
+    known = {*_FIXED_OF_EXTRACTOR, *_WITHOUT_EFFECT, "do_normalize"}
+    for key, value in settings.items():
+        if key not in known and not key.startswith("_") and value is not None:
+            raise UserError(
+                f"{where}: has `{key}` = {str(value)[:60]!r}, which is not known here, so that waveforms might be "
+                "prepared in another way. If transformers' Wav2Vec2FeatureExtractor makes nothing of it, take it out."
+            )
 
 
 def _recognise(source: Source) -> bool:
@@ -99,10 +119,11 @@ def _recognise(source: Source) -> bool:
 def _read(source: Source, options: ReadOptions) -> LoadedModel:
     cfg, in_folder = source.json(CONFIG), source.is_folder
     assert cfg is not None, "it was recognised"
-    config = from_cfg(cfg, _feature_extractor(source), str(source.folder / CONFIG))
-    with_mask = bool(cfg.get("mask_time_prob", 0.05) or cfg.get("mask_feature_prob", 0.0))
     weights = read_weights(source.path) if in_folder else source.weights
-    state = KEYS.to_ours(weights, config, str(source.path), mask_embedding=with_mask)
+    with taken_apart(source.path):
+        config = from_cfg(cfg, _feature_extractor(source), str(source.folder / CONFIG))
+        with_mask = bool(cfg.get("mask_time_prob", 0.05) or cfg.get("mask_feature_prob", 0.0))
+        state = KEYS.to_ours(weights, config, str(source.path), mask_embedding=with_mask)
     return dense_model(source, config, state, weights=weight_files(source.path) if in_folder else ())
 
 
@@ -114,8 +135,8 @@ def _feature_extractor(source: Source) -> dict | None:
 
 
 def _write(path: Path, encoder: SpeechEncoder, options: WriteOptions) -> None:
-    if encoder.spec != CompactSpec.dense(encoder.config):
-        save_huggingface(path, encoder, dict(options.provenance), progress=options.progress)
+    if encoder.spec != CompactSpec.dense(encoder.config) or options.files:
+        save_huggingface(path, encoder, dict(options.provenance), progress=options.progress, files=options.files)
         return
     cfg, preprocessor = to_cfg(encoder.config)
     state = KEYS.to_theirs(encoder.state_dict(), encoder.config)
@@ -143,7 +164,7 @@ def from_cfg(cfg: dict, preprocessor: dict | None, where: str) -> EncoderConfig:
         raise UserError(f"{where}: `model_type` must be one of {sorted(_NAMES)}, but is {kind!r}.")
     family = _NAMES[kind]
     check_fixed(cfg, _FIXED, where)
-    check_fixed(preprocessor or {}, _FIXED_OF_EXTRACTOR, f"{where}: its feature extractor")
+    _check_extractor(preprocessor or {}, f"{where}: its feature extractor")
     fields = {ours: cfg[theirs] for theirs, ours in _FIELDS.items() if theirs in cfg}
     if "conv_dim" in cfg:
         layers = [cfg["conv_dim"], cfg.get("conv_kernel"), cfg.get("conv_stride")]

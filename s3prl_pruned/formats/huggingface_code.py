@@ -10,14 +10,18 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 import s3prl_pruned
 from s3prl_pruned.config import UserError
 from s3prl_pruned.formats.card import card_head
+from s3prl_pruned.formats.ctc_head import head_state, tokenizer_files
 from s3prl_pruned.formats.folder import CARD, CONFIG, TOLERANCE, probe, relative_difference, save_encoder
 from s3prl_pruned.formats.huggingface_sizes import sizes
 from s3prl_pruned.formats.tensor_files import Progress, written_whole
@@ -45,6 +49,7 @@ _SOURCES = (
     "models/accelerate/whole.py",
     "models/accelerate/__init__.py",
     "formats/huggingface_sizes.py",
+    "formats/huggingface_config.py",
     "formats/huggingface_model.py",
     "formats/huggingface_heads.py",
 )
@@ -71,8 +76,21 @@ that are left in a layer. To be fine-tuned, `AutoModelForCTC`, `AutoModelForAudi
 """
 
 
+_CARD_CTC = """
+Its CTC head came along, with a tokenizer:
+
+    recognise = transformers.pipeline("automatic-speech-recognition", "<this folder>", trust_remote_code=True)
+    recognise("speech.wav")["text"]
+"""
+
+
 def save_huggingface(
-    folder: str | Path, encoder: SpeechEncoder, provenance: dict, *, progress: Progress | None = None
+    folder: str | Path,
+    encoder: SpeechEncoder,
+    provenance: dict,
+    *,
+    progress: Progress | None = None,
+    files: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write an encoder, dense or compact, and prove in another process that it computes the same there.
 
@@ -81,6 +99,7 @@ def save_huggingface(
         encoder: its slots must be empty.
         provenance: JSON data on where the model comes from, for the card.
         progress: called with the number of bytes just written.
+        files: more files of the folder; with a CTC head among them (`ctc_head`), the model is one for CTC.
 
     Raises:
         UserError: the folder exists or cannot be written, transformers is missing, or what transformers loads differs
@@ -88,27 +107,42 @@ def save_huggingface(
     """
     with written_whole(Path(folder)) as temporary:
         _require_transformers()
-        save_encoder(temporary, encoder, provenance, progress=progress, prefix="encoder.")
-        _add_transformers_files(temporary, encoder, provenance)
-        _check(temporary, encoder)
+        head = head_state(files or {})
+        prefix = "speech_encoder.encoder." if head else "encoder."
+        save_encoder(temporary, encoder, provenance, progress=progress, files=files, prefix=prefix, more=head)
+        _add_transformers_files(temporary, encoder, provenance, head)
+        for name, text in tokenizer_files(files or {}).items():
+            (temporary / name).write_text(text, encoding="utf-8")
+        _check(temporary, encoder, head)
 
 
-def _add_transformers_files(folder: Path, encoder: SpeechEncoder, provenance: dict) -> None:
+def _add_transformers_files(folder: Path, encoder: SpeechEncoder, provenance: dict, head: dict[str, Tensor]) -> None:
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     config |= {
         "model_type": "s3prl_pruned",
-        "architectures": [_CLASSES["AutoModel"]],
+        "architectures": [_CLASSES["AutoModelForCTC" if head else "AutoModel"]],
         "auto_map": {auto: f"{MODELLING}.{name}" for auto, name in _CLASSES.items()},
         **sizes(encoder.config, encoder.spec),
         "dtype": "float32",
     }
+    if head:
+        config |= {
+            "vocab_size": len(head["lm_head.bias"]),
+            "pad_token_id": 0,
+            "bos_token_id": None,
+            "eos_token_id": None,
+        }
     (folder / CONFIG).write_text(json.dumps(config) + "\n", encoding="utf-8")
     # The model itself normalises: transformers' extractor would add another epsilon to the variance.
     preprocessor = {**preprocessor_config(encoder.config), "do_normalize": False}
+    if head:
+        preprocessor["processor_class"] = "Wav2Vec2Processor"
     (folder / PREPROCESSOR).write_text(json.dumps(preprocessor, indent=2) + "\n", encoding="utf-8")
     (folder / f"{MODELLING}.py").write_text(modelling_source(), encoding="utf-8")
     card = (folder / CARD).read_text(encoding="utf-8")
-    (folder / CARD).write_text(card_head(encoder, provenance) + card + _CARD, encoding="utf-8")
+    task = "automatic-speech-recognition" if head else "feature-extraction"
+    text = card_head(encoder, provenance, task) + card + _CARD + _CARD_CTC * bool(head)
+    (folder / CARD).write_text(text, encoding="utf-8")
 
 
 def preprocessor_config(config: EncoderConfig) -> dict:
@@ -175,28 +209,32 @@ _LOADER = """
 import sys
 sys.modules["s3prl_pruned"] = None
 import safetensors.torch, torch, transformers
-folder, given, result = sys.argv[1:]
-model, info = transformers.AutoModel.from_pretrained(folder, trust_remote_code=True, output_loading_info=True)
+folder, given, result, auto = sys.argv[1:]
+model, info = getattr(transformers, auto).from_pretrained(folder, trust_remote_code=True, output_loading_info=True)
 wrong = {name: sorted(map(str, keys)) for name, keys in info.items() if keys}
 assert not wrong, f"weights do not fit: {wrong}"
 inputs = safetensors.torch.load_file(given)
 with torch.no_grad():
-    states = model.eval()(**inputs, output_hidden_states=True).hidden_states
+    output = model.eval()(**inputs, output_hidden_states=True)
+states = [*output.hidden_states, *([output.logits] if "logits" in output else [])]
 safetensors.torch.save_file({str(i): state.contiguous() for i, state in enumerate(states)}, result)
 """
 
 
-def _check(folder: Path, encoder: SpeechEncoder) -> None:
-    """Load the folder in another process and compare all hidden states of a padded batch."""
+def _check(folder: Path, encoder: SpeechEncoder, head: dict[str, Tensor]) -> None:
+    """Load the folder in another process and compare all hidden states of a padded batch, and a head's outputs."""
     wavs, lengths = probe()
     with torch.no_grad():
         expected = encoder.encode_raw(wavs, lengths).hidden_states
+        if head:
+            expected.append(F.linear(expected[-1], head["lm_head.weight"], head["lm_head.bias"]))
     with tempfile.TemporaryDirectory() as scratch:
         given, result = Path(scratch) / "given.safetensors", Path(scratch) / "result.safetensors"
         mask = (torch.arange(wavs.shape[1]) < lengths[:, None]).long()
         safetensors.torch.save_file({"input_values": wavs, "attention_mask": mask}, given)
         environment = {**os.environ, "HF_MODULES_CACHE": scratch, "HF_HUB_OFFLINE": "1"}
-        command = [sys.executable, "-c", _LOADER, str(folder.resolve()), str(given), str(result)]
+        auto = "AutoModelForCTC" if head else "AutoModel"
+        command = [sys.executable, "-c", _LOADER, str(folder.resolve()), str(given), str(result), auto]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=scratch)
         if done.returncode != 0:
             reason = (done.stderr.strip().splitlines() or ["no message"])[-1]

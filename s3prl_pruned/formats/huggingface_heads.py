@@ -12,7 +12,8 @@ from transformers.modeling_outputs import (
     XVectorOutput,
 )
 
-from s3prl_pruned.formats.huggingface_model import PrunedSpeechConfig, PrunedSpeechModel, PrunedSpeechPreTrainedModel
+from s3prl_pruned.formats.huggingface_config import PrunedSpeechConfig
+from s3prl_pruned.formats.huggingface_model import PrunedSpeechModel, PrunedSpeechPreTrainedModel
 
 Output = CausalLMOutput | SequenceClassifierOutput | TokenClassifierOutput | XVectorOutput
 

@@ -12,48 +12,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Wav2Vec2Config
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import Wav2Vec2BaseModelOutput
 
-from s3prl_pruned.config import from_dict
-from s3prl_pruned.formats.huggingface_sizes import sizes
+from s3prl_pruned.formats.huggingface_config import PrunedSpeechConfig, parse
 from s3prl_pruned.models.accelerate import accelerate
-from s3prl_pruned.models.attention import Indices, SelfAttention
-from s3prl_pruned.models.components import normalize_utterances
-from s3prl_pruned.models.encoder import SpeechEncoder, freeze_idle
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
+from s3prl_pruned.models.attention import Indices, PositionGate, SelfAttention
+from s3prl_pruned.models.components import WeightNorm, WeightNormConv1d, normalize_utterances
+from s3prl_pruned.models.encoder import EncoderLayer, SpeechEncoder, freeze_idle
 
-
-class PrunedSpeechConfig(Wav2Vec2Config):
-    """transformers' view of `config.json`: `encoder` is the dense shape, `spec` what is left of it.
-
-    Other code finds the sizes, which follow from those two, under wav2vec 2.0's names. Dropout, SpecAugment (on in
-    training, as in transformers' models) and the heads' settings are wav2vec 2.0's too, and may be set.
-
-    Args:
-        encoder: `EncoderConfig` as JSON data.
-        spec: `CompactSpec` as JSON data; None for a dense encoder.
-        kwargs: `Wav2Vec2Config`'s.
-    """
-
-    model_type = "s3prl_pruned"
-
-    def __init__(self, encoder: dict | None = None, spec: dict | None = None, **kwargs: Any):
-        shape, kept = _parse(encoder, spec)
-        dropout = {
-            "hidden_dropout": shape.dropout,
-            "attention_dropout": shape.attention_dropout,
-            "activation_dropout": shape.activation_dropout,
-            "layerdrop": 0.0,
-        }
-        super().__init__(**{**dropout, **kwargs, **sizes(shape, kept)})
-        self.encoder = encoder or {}
-        self.spec = spec or {}
-
-
-def _parse(encoder: dict | None, spec: dict | None) -> tuple[EncoderConfig, CompactSpec]:
-    shape = from_dict(EncoderConfig, encoder or {}, "config.json: encoder")
-    return shape, from_dict(CompactSpec, spec, "config.json: spec") if spec else CompactSpec.dense(shape)
+try:
+    from transformers.modeling_layers import GradientCheckpointingLayer
+except (ImportError, OSError):  # transformers before 4.53, or a torchaudio that does not load, which this imports
+    GradientCheckpointingLayer = nn.Module  # type: ignore[misc, assignment]  # `PrunedSpeechModel._run` does its work
 
 
 class PrunedSpeechPreTrainedModel(PreTrainedModel):
@@ -64,7 +35,7 @@ class PrunedSpeechPreTrainedModel(PreTrainedModel):
     main_input_name = "input_values"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _no_split_modules: Any = ("EncoderLayer",)
+    _no_split_modules: Any = ("CheckpointedLayer",)
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
@@ -90,12 +61,26 @@ class PrunedSpeechPreTrainedModel(PreTrainedModel):
         self.base_model.requires_grad_(False)
 
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, Indices):
+        """Fill what the file lacks: transformers makes models without memory, so that each weight would be any number.
+
+        As a new `SpeechEncoder` has them; linear maps and embeddings by the configuration's `initializer_range`.
+        """
+        if isinstance(module, (Indices, WeightNorm, PositionGate)):
             module.reset()
-        elif isinstance(module, nn.Linear) and module.weight.numel():
-            nn.init.normal_(module.weight, std=self.config.initializer_range)
-            if module.bias is not None:
+        elif isinstance(module, WeightNormConv1d):
+            assert module.bias is not None
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, SpeechEncoder):
+            nn.init.uniform_(module.mask_embedding)
+        elif isinstance(module, (nn.Linear, nn.Embedding)):
+            if module.weight.numel():
+                nn.init.normal_(module.weight, std=self.config.initializer_range)
+            if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
+        elif isinstance(module, (nn.Conv1d, nn.LayerNorm, nn.GroupNorm)):
+            module.reset_parameters()
+            if isinstance(module, nn.Conv1d):
+                nn.init.kaiming_normal_(module.weight)
 
     def _get_feat_extract_output_lengths(
         self, input_lengths: Tensor | int, add_adapter: bool | None = None
@@ -114,6 +99,10 @@ class PrunedSpeechPreTrainedModel(PreTrainedModel):
         return torch.arange(feature_vector_length, device=attention_mask.device) < frames[:, None]
 
 
+class CheckpointedLayer(EncoderLayer, GradientCheckpointingLayer):
+    """An encoder's layer that transformers' gradient checkpointing finds, and computes again in the backward pass."""
+
+
 class PrunedSpeechModel(PrunedSpeechPreTrainedModel):
     """Waveforms in, L + 1 hidden states out; `AutoModel.from_pretrained(folder, trust_remote_code=True)` makes it.
 
@@ -123,13 +112,15 @@ class PrunedSpeechModel(PrunedSpeechPreTrainedModel):
 
     def __init__(self, config: PrunedSpeechConfig):
         super().__init__(config)
-        shape, spec = _parse(config.encoder, config.spec)
+        shape, spec = parse(config.encoder, config.spec)
         dropout: dict[str, Any] = {
             "dropout": float(config.hidden_dropout),
             "attention_dropout": float(config.attention_dropout),
             "activation_dropout": float(config.activation_dropout),
         }
         self.encoder = accelerate(SpeechEncoder(replace(shape, **dropout), spec))
+        for layer in self.encoder.layers:
+            layer.__class__ = CheckpointedLayer  # as `accelerate` does: names of weights stay
         self.gradient_checkpointing = False
         self.post_init()
         self.freeze_idle()
@@ -205,7 +196,7 @@ class PrunedSpeechModel(PrunedSpeechPreTrainedModel):
             layer = partial(layer, attend=partial(attend_eagerly, weights=weights))
         if self.training and self.config.layerdrop > 0 and float(torch.rand(())) < self.config.layerdrop:
             y = x
-        elif self.training and self.gradient_checkpointing:
+        elif self.training and self.gradient_checkpointing and GradientCheckpointingLayer is nn.Module:
             y = self._gradient_checkpointing_func(layer, x, position_bias, padding)
         else:
             y = layer(x, position_bias, padding)

@@ -9,7 +9,7 @@ import torch
 
 from s3prl_pruned.config import UserError, from_dict
 from s3prl_pruned.formats.fairseq import EXTRACTOR_MODES, KEYS, declared, is_microsofts, parse_conv_layers
-from s3prl_pruned.formats.format import Format, LoadedModel, ReadOptions, Source, WriteOptions, dense_model
+from s3prl_pruned.formats.format import Format, LoadedModel, ReadOptions, Source, WriteOptions, dense_model, taken_apart
 from s3prl_pruned.formats.tensor_files import write_safetensors, write_torch_file, written_whole
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
@@ -43,8 +43,10 @@ def _read(source: Source, options: ReadOptions) -> LoadedModel:
     for name, part in (("cfg", cfg), ("model", state)):
         if not isinstance(part, dict):
             raise UserError(f"{source.path}: `{name}` must be a dict, but is a {type(part).__name__}.")
-    config = from_cfg(cfg, str(source.path))
-    return dense_model(source, config, KEYS.to_ours(state, config, str(source.path)))
+    with taken_apart(source.path):
+        config = from_cfg(cfg, str(source.path))
+        ours = KEYS.to_ours(state, config, str(source.path))
+    return dense_model(source, config, ours)
 
 
 def _parse(text: str, path: Path) -> Any:

@@ -40,14 +40,7 @@ def read(
         raise UserError(f"{source.path}: is in no known format; it holds {source.holds()}. Readable are: {readable}.")
     if found.read is None:
         raise UserError(f"{source.path}: is {found.about}, which is only written. Readable are: {readable}.")
-    try:
-        loaded = found.read(source, ReadOptions(shape=shape, int8=int8))
-    except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(
-            f"{source.path}: is damaged: what it says of itself is no configuration ({error!r}). Copy it again."
-        ) from error
+    loaded = found.read(source, ReadOptions(shape=shape, int8=int8))
     if shape is not None:
         _check_expected(loaded.encoder.config, shape, source.path)
     return loaded

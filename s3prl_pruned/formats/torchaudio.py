@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from s3prl_pruned.config import UserError
-from s3prl_pruned.formats.format import Format, LoadedModel, ReadOptions, Source, WriteOptions, dense_model
+from s3prl_pruned.formats.format import Format, LoadedModel, ReadOptions, Source, WriteOptions, dense_model, taken_apart
 from s3prl_pruned.formats.keys import NEW_WEIGHT_NORM, KeyTable
 from s3prl_pruned.formats.tensor_files import write_torch_file, written_whole
 from s3prl_pruned.models.encoder import SpeechEncoder
@@ -85,7 +85,9 @@ def _read(source: Source, options: ReadOptions) -> LoadedModel:
         raise UserError(
             f"{source.path}: is a torchaudio state dict, which does not say its shape. Name it, such as hubert_base."
         )
-    return dense_model(source, options.shape, KEYS.to_ours(source.weights, options.shape, str(source.path)))
+    with taken_apart(source.path):
+        state = KEYS.to_ours(source.weights, options.shape, str(source.path))
+    return dense_model(source, options.shape, state)
 
 
 def _write(path: Path, encoder: SpeechEncoder, options: WriteOptions) -> None:

@@ -98,6 +98,10 @@ class PositionGate(nn.Module):
         self.heads = Indices(heads)
         self.all_heads = len(heads) == config.num_heads
 
+    def reset(self) -> None:
+        """Let its own weights be what they begin as."""
+        nn.init.ones_(self.scale)
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, H, T, 1)."""
         x = x.unflatten(-1, (-1, self.head_dim))  # (B, T, H, K)

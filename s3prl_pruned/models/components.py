@@ -96,11 +96,11 @@ class WeightNormConv1d(nn.Conv1d):
 
     def __init__(self, dim: int, kernel: int, *, groups: int):
         super().__init__(dim, dim, kernel, padding=kernel // 2, groups=groups)
-        weight, bias = self._parameters.pop("weight"), self.bias
-        assert weight is not None and bias is not None
-        nn.init.normal_(weight, std=math.sqrt(4.0 / (kernel * dim)))
-        nn.init.zeros_(bias)
-        self.parametrizations = nn.ModuleDict({"weight": _WeightNorm(weight)})
+        weight = self._parameters.pop("weight")
+        assert weight is not None
+        self.parametrizations = nn.ModuleDict({"weight": WeightNorm(weight)})
+        assert self.bias is not None
+        nn.init.zeros_(self.bias)
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]  # a parameter there
@@ -108,13 +108,24 @@ class WeightNormConv1d(nn.Conv1d):
         return self.parametrizations["weight"]()
 
 
-class _WeightNorm(nn.Module):
+class WeightNorm(nn.Module):
+    """Weight of a `WeightNormConv1d`, (D, D / groups, kernel): a direction, `original1`, of magnitude `original0`."""
+
     def __init__(self, weight: nn.Parameter):
         super().__init__()
-        self.original0 = nn.Parameter(torch.norm_except_dim(weight.detach(), 2, 2))  # (1, 1, kernel)
+        self.original0 = nn.Parameter(torch.empty(1, 1, weight.shape[-1]))
         self.original1 = weight
+        self.reset()
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Draw it anew."""
+        dim, kernel = self.original1.shape[0], self.original1.shape[-1]
+        nn.init.normal_(self.original1, std=math.sqrt(4.0 / (kernel * dim)))
+        self.original0.copy_(torch.norm_except_dim(self.original1, 2, 2))
 
     def forward(self) -> Tensor:
+        """(D, D / groups, kernel)."""
         if self.original1.is_cuda:
             return weight_norm(self.original1, self.original0)
         return torch._weight_norm(self.original1, self.original0, 2)

@@ -15,6 +15,7 @@ from s3prl_pruned.config import UserError, from_dict, to_dict
 from s3prl_pruned.folder_lock import is_unused, locked
 from s3prl_pruned.former_defaults import as_before, former_values, with_values
 from s3prl_pruned.pretrain.config import RunnerConfig
+from s3prl_pruned.pretrain.distill.teachers import load_teacher
 from s3prl_pruned.pretrain.objectives import AnyModelConfig, Objective
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,10 @@ THE_CORPUS = tuple(
     f"runner.pretrain_expert.datarc.{key}" for key in ("corpus", "libri_root", "sets", "dev_sets", "test_sets")
 )
 """Configuration that may differ where the speech that it leads to does not."""
+
+
+THE_TEACHER = "model.teacher"
+"""Likewise, where it leads to a file of the same content."""
 
 
 @dataclass
@@ -130,7 +135,8 @@ def prepare_folder(run: Run, args: argparse.Namespace, held: contextlib.ExitStac
 def refuse_difference(wanted: Run, stands: dict, folder: Path) -> None:
     """Refuse when what stands in a folder was made by another configuration, and show the difference.
 
-    A path may be spelled in another way, and the corpus may lie elsewhere as long as its speech is the same.
+    A path may be spelled in another way, and corpus and teacher may lie elsewhere as long as the speech and the file
+    are the same.
 
     Args:
         wanted: by the command line.
@@ -155,9 +161,23 @@ def refuse_difference(wanted: Run, stands: dict, folder: Path) -> None:
             keys = [key for key in keys if key not in THE_CORPUS]
         else:
             advice += " With a moved or copied corpus a run goes on if all its files have the same names and lengths."
+    if THE_TEACHER in keys:
+        if _is_its_teacher(wanted.model.teacher, folder):
+            keys.remove(THE_TEACHER)
+        else:
+            advice += " With a moved or copied teacher a run goes on if the file is the same."
     changed = [f"{k}: {old.get(k)!r} there, {new.get(k)!r} wanted" for k in keys]
     if changed:
         raise UserError(f"{folder}: holds a run of another configuration ({'; '.join(changed[:5])}). {advice}")
+
+
+def _is_its_teacher(teacher: str | None, folder: Path) -> bool:
+    """Whether a teacher (`ModelConfig.teacher`) has the weights, by their hash, of the one in a run's checkpoints."""
+    newest = checkpoint.newest(folder)
+    if newest is None or teacher is None:
+        return False
+    sha256 = checkpoint.load_checkpoint(newest, mapped=True)["Teacher"]["sha256"]
+    return sha256 is not None and sha256 == load_teacher(teacher).sha256
 
 
 def warn_of_changed_speech(run: Run, speech: str) -> None:

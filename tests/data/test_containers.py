@@ -66,6 +66,18 @@ def flac(total, samples=PCM):
     return bytes(data)
 
 
+def written(kind, samples=PCM, **how):
+    file = io.BytesIO()
+    soundfile.write(file, samples, RATE, format=kind, **how)
+    return file.getvalue()
+
+
+def caf(size, cut=0):
+    data = written("CAF", subtype="PCM_16")
+    at = data.find(b"data") + 4
+    return data[:at] + struct.pack(">q", size) + data[at + 8 : len(data) - cut]
+
+
 def save(path, data):
     path.write_bytes(data)
     return path
@@ -88,6 +100,10 @@ WHOLE = {
         f"{whole:x}.aiff": aiff(whole, frames, size)
         for whole, frames, size in ((0, 0, 0), (0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF), (0x7F000034, 0, 0x7F000008))
     },
+    "open.caf": caf(-1),
+    "known.caf": caf(4 + 2 * LENGTH),
+    "known.w64": written("W64", subtype="PCM_16"),
+    "known.sph": written("NIST", subtype="PCM_16"),
     "open.flac": flac(0),
     "known.flac": flac(LENGTH),
 }
@@ -115,6 +131,10 @@ CUT = {
     "rf64.wav": rf64(2 * LENGTH),
     "a.au": au(2 * LENGTH),
     "a.aiff": aiff(46 + 2 * LENGTH, LENGTH, 2 * LENGTH + 8),
+    "a.w64": written("W64", subtype="PCM_16"),
+    "a.sph": written("NIST", subtype="PCM_16"),
+    "two_channels.sph": written("NIST", np.stack([PCM, PCM], 1), subtype="PCM_16"),
+    "a_byte.sph": written("NIST", subtype="ULAW"),
 }
 
 
@@ -122,6 +142,24 @@ CUT = {
 def test_a_cut_file_whose_length_is_known_is_refused(tmp_path, name):
     assert num_samples(save(tmp_path / name, CUT[name])) == LENGTH
     assert "is truncated" in refused(save(tmp_path / name, CUT[name][: len(CUT[name]) // 2]))
+
+
+def test_a_nist_file_without_a_count_is_read_to_its_end(tmp_path):
+    data = written("NIST", subtype="PCM_16")
+    at = data.find(b"sample_count")
+    line = data[at : data.find(b"\n", at)]
+    path = save(tmp_path / "a.sph", data.replace(line, b"other_field -i 0".ljust(len(line))))
+    assert num_samples(path) == len(read_waveform(path)) == LENGTH
+
+
+@pytest.mark.parametrize("codec", ["VORBIS", "OPUS"])
+@pytest.mark.parametrize("by", [read_waveform, num_samples])
+def test_streams_one_after_the_other_in_an_ogg_are_refused(tmp_path, codec, by):
+    """As of two recordings that were put together by `cat`: libsndfile reads the first and says nothing."""
+    first, second = (written("OGG", samples, subtype=codec) for samples in (PCM, PCM[:20_000]))
+    assert num_samples(save(tmp_path / "one.ogg", first)) == LENGTH
+    for data in (first + second, first + first):
+        assert "must be one Ogg stream, but holds 2" in refused(save(tmp_path / "two.ogg", data), by)
 
 
 @pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])

@@ -66,6 +66,14 @@ def test_settings_of_the_feature_extractor_are_read_from_either_file_as_transfor
         assert theirs["do_normalize"] is normalize
 
 
+def test_settings_that_change_no_waveform_are_taken(tmp_path):
+    folder = hugging_face_folder(tmp_path)
+    settings = json.loads((folder / "preprocessor_config.json").read_text())
+    settings |= {"processor_class": "Wav2Vec2Processor", "padding_side": "left", "max_length": 3, "_commit_hash": "x"}
+    (folder / "preprocessor_config.json").write_text(json.dumps({**settings, "dither": None}))
+    assert registry.read(folder).encoder.config.normalize_waveform
+
+
 @pytest.mark.parametrize("name", ["preprocessor_config.json", "processor_config.json"])
 @pytest.mark.parametrize(
     ("changes", "message"),
@@ -74,6 +82,8 @@ def test_settings_of_the_feature_extractor_are_read_from_either_file_as_transfor
         ({"feature_size": 80}, "its feature extractor: `feature_size` must be 1 .* but is 80"),
         ({"padding_value": -1.0}, "its feature extractor: `padding_value` must be 0.0 .* but is -1.0"),
         ({"feature_extractor_type": "WhisperFeatureExtractor"}, "must be 'Wav2Vec2FeatureExtractor'"),
+        ({"do_normalize": "false"}, "`do_normalize` must be true or false, but is 'false'"),
+        ({"variance_epsilon": 1e-3}, "its feature extractor: has `variance_epsilon` = '0.001', which is not known"),
     ],
 )
 def test_a_feature_extractor_that_prepares_something_else_is_refused(name, changes, message, tmp_path):

@@ -273,3 +273,14 @@ def test_a_pruned_encoder_and_an_existing_path_are_refused(tmp_path):
     with pytest.raises(UserError, match="exists already, and an export never overwrites"):
         registry.write(tmp_path / "x", "microsoft", random_encoder(config, seed=1))
     assert (tmp_path / "x").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["microsoft", "fairseq", "huggingface", "torchaudio"])
+def test_a_fault_of_ours_is_not_called_a_damaged_file(name, files, monkeypatch):
+    def fault(*_):
+        raise TypeError("a fault of ours")
+
+    monkeypatch.setattr("s3prl_pruned.formats.format.file_sha256", fault)
+    shape = SHAPES["hubert_base"] if name == "torchaudio" else None
+    with pytest.raises(TypeError, match="a fault of ours"):
+        registry.read(files[name][-1], shape=shape)

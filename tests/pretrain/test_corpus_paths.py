@@ -1,4 +1,4 @@
-"""An unfinished run goes on with its corpus under another name as long as the speech is the same."""
+"""An unfinished run goes on with its corpus or teacher under another name as long as what is there is the same."""
 
 import json
 import shutil
@@ -10,8 +10,10 @@ from benchmarks.synthetic_audio import write_synthetic_corpus
 from s3prl_pruned.checkpoint import load_checkpoint
 from s3prl_pruned.config import UserError
 from s3prl_pruned.data.prepare import prepare
+from s3prl_pruned.formats import microsoft
+from s3prl_pruned.models.dummies import random_encoder
 from s3prl_pruned.pretrain.resolve import parse_arguments, resolve
-from tests.tiny_run import TinyRecipe
+from tests.tiny_run import TinyRecipe, tiny_wavlm
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +62,21 @@ def test_other_speech_is_refused_with_what_would_go_on(run, tmp_path):
     for folder in (interrupted(run, tmp_path / "run"), run[1]):  # the finished one, too
         with pytest.raises(UserError, match="datarc.corpus: .*With a moved or copied corpus a run goes on if all its"):
             run[0].train(folder, "--corpus", str(tmp_path / "other"), "-a")
+
+
+def test_a_moved_teacher_goes_on_and_another_is_refused(run, tmp_path):
+    moved, other = tmp_path / "moved.pt", tmp_path / "other.pt"
+    shutil.copy(run[0].teacher, moved)
+    assert_goes_on_to_the_same_end(run, interrupted(run, tmp_path / "run"), "--teacher", str(moved))
+    run[0].train(run[1], "--teacher", str(moved))  # finished: nothing to do
+    torch.save(microsoft.checkpoint(random_encoder(tiny_wavlm(), seed=9)), other)
+    for teacher in (str(other), "random"):
+        with pytest.raises(
+            UserError, match="model.teacher: .*With a moved or copied teacher a run goes on if the file"
+        ):
+            run[0].train(interrupted(run, tmp_path / teacher.replace("/", "-")), "--teacher", teacher, "-a")
+    with pytest.raises(UserError, match="`teacher` must be one of"):
+        run[0].train(interrupted(run, tmp_path / "gone"), "--teacher", str(tmp_path / "gone.pt"), "-a")
 
 
 def test_a_corpus_that_changed_in_its_place_goes_on_with_a_warning(run, tmp_path, caplog):

@@ -13,6 +13,7 @@ from torch import Tensor
 from s3prl_pruned.checkpoint import load_checkpoint, write_text
 from s3prl_pruned.config import UserError
 from s3prl_pruned.data.waveforms import normalize_waveform
+from s3prl_pruned.formats.ctc_head import ALPHABET, HEAD
 from s3prl_pruned.formats.folder import load_encoder
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.objectives.ctc import Characters, CtcHead, WordErrors, greedy
@@ -20,7 +21,6 @@ from s3prl_pruned.pretrain.asr.config import AsrDataConfig
 from s3prl_pruned.pretrain.asr.data import Labelled, corpus_root, read_sets, transcripts
 from s3prl_pruned.progress import progress
 
-HEAD, ALPHABET = "ctc_head.safetensors", "ctc_head.json"
 HEAD_NOTE = (
     f"{HEAD}; s3prl_pruned.pretrain.asr.recognizer.load_recognizer(<this folder>).transcribe(wav) writes what is said"
 )
