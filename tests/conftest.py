@@ -16,6 +16,14 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same_draws"))
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+def pytest_collection_modifyitems(items):
+    """Tests marked `cuda` skip where there is no GPU."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
 def relative_differences(ours, theirs):
     """Per hidden state: the largest difference over max(1, largest value)."""
     assert len(ours) == len(theirs), f"{len(ours)} states against {len(theirs)}"

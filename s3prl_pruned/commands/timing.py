@@ -9,7 +9,7 @@ r"""Time models beside each other: ours, s3prl's, transformers', torchaudio's, o
 
 Runs are interleaved and ratios taken pair by pair. Without --lengths and --mixed the models encode a corpus (the
 embedded speech), one utterance at a time and in length-bucketed batches: the paper's protocol, whose figure is the mean
-of 5 runs. The last line of the output is one JSON document. A latency table is what run_pretrain.py --target
+of 5 runs. A model that cannot be built or run is left out with its reason; the exit status is then 1. The last line
 speedup=2.5 reads: the parts of one shape in several sizes, for one length, on this device.
 """
 
@@ -58,6 +58,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.output:
         print("\nwritten: " + ", ".join(str(path) for path in report.write(data, args.output)))
     print(json.dumps(data, allow_nan=False))
+    if data["lost"]:
+        sys.exit(1)
 
 
 def make_parser() -> Parser:
@@ -97,14 +99,37 @@ def make_parser() -> Parser:
         help="most audio of a length-bucketed batch (default: %(default)s)",
     )
     add("--dtype", default="fp32", help="fp32, bf16 or fp16, of all models that name none (default: %(default)s)")
-    add("--device", help="cpu, or cuda (never run on a GPU so far) (default: cuda where there is one)")
-    add("--threads", metavar="N", type=int, default=1, help="of torch on a CPU (default: %(default)s)")
+    add("--device", help="cpu, cuda, cuda:1, mps (default: cuda where there is one)")
+    add(
+        "--threads",
+        metavar="N",
+        type=int,
+        default=1,
+        help="of torch, or of another runtime, on a CPU (default: %(default)s)",
+    )
     add(
         "--repeats",
         metavar="N",
         type=int,
-        default=5,
-        help="timed runs of each model (default: %(default)s, the paper's)",
+        help="timed runs of each model, such as the paper's 5 (default: 5 to 20 repeats, each of as many runs as "
+        "--min-seconds needs)",
+    )
+    add(
+        "--min-seconds",
+        metavar="S",
+        type=float,
+        default=1.0,
+        help="of timed runs of each model on each workload, without --repeats (default: %(default)s)",
+    )
+    add(
+        "--autocast",
+        action="store_true",
+        help="with --dtype bf16 or fp16: weights stay fp32, and torch.autocast computes",
+    )
+    add(
+        "--include-loading",
+        action="store_true",
+        help="a run also reads its audio (a corpus: from its files) and copies it to the device",
     )
     add("--tf32", action="store_true", help="CUDA: everything a second time with TF32 on; it is off otherwise")
     add("--seed", metavar="N", type=int, default=0, help="of random weights and noise (default: %(default)s)")
@@ -145,8 +170,11 @@ def _options(args: argparse.Namespace) -> "Options":
         device=args.device or ("cuda" if torch.cuda.is_available() else "cpu"),
         threads=args.threads,
         repeats=args.repeats,
+        min_seconds=args.min_seconds,
         seed=args.seed,
         tf32=args.tf32,
+        autocast=args.autocast,
+        include_loading=args.include_loading,
     )
 
 
@@ -154,10 +182,10 @@ def _write_latency_table(args: argparse.Namespace) -> None:
     from s3prl_pruned.checkpoint import write_text
     from s3prl_pruned.config import to_dict
     from s3prl_pruned.timing.benchmark import check_options
-    from s3prl_pruned.timing.clock import TimingSetting
     from s3prl_pruned.timing.latency import describe_table, measure_table
-    from s3prl_pruned.timing.models import DTYPES, Builder
+    from s3prl_pruned.timing.models import Builder
     from s3prl_pruned.timing.names import parse
+    from s3prl_pruned.timing.timed_model import DTYPES
 
     options = _options(args)
     check_options(options)
@@ -173,12 +201,9 @@ def _write_latency_table(args: argparse.Namespace) -> None:
     config = Builder(random=True).build(parse(options.models[0])).config
     if config is None:
         raise UserError(f"{options.models[0]!r}: its shape is not known. Name one of ours, such as ours:wavlm_base.")
-    setting = TimingSetting(
-        baseline="", device=options.device, threads=options.threads, repeats=options.repeats, seed=options.seed
-    )
     table = measure_table(
         config,
-        setting,
+        options.setting,
         utterance_seconds=lengths[0],
         dtype=DTYPES[options.dtype],
         progress=lambda text: print(text, file=sys.stderr, flush=True),
