@@ -4,6 +4,7 @@ r"""Time models beside each other: ours, s3prl's, transformers', torchaudio's, o
         --random --lengths 1,5,15 --threads 1 --dtype fp32
     python tools/timing.py --baseline s3prl:wavlm_base --models ours:conc --random --mixed 4-10 --utterances 8
     python tools/timing.py --baseline s3prl:wavlm_base --models result/pretrain/wavlm_pruned_distill/seed1/export
+    python tools/timing.py --paper-table2 --corpus /data/LibriSpeech/dev-clean
     python tools/timing.py --table downstream_runs/timing_cpu.json
     python tools/timing.py --models ours:wavlm_base --lengths 5 --threads 1 --latency-table wavlm_base_5s.json
 
@@ -26,6 +27,9 @@ from s3prl_pruned.own_commands import Parser
 if TYPE_CHECKING:
     from s3prl_pruned.timing.benchmark import Options
 
+_PAPERS_BASELINE = "s3prl:wavlm_base"
+_PAPERS_MODELS = ("ours:dense", "ours:even", "ours:conc")
+
 
 def main(argv: list[str] | None = None) -> None:
     """Time, or write a latency table, or print the table of an earlier document.
@@ -43,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
             if args.output:
                 print("\n".join(str(path) for path in report.write(data, args.output)))
             else:
-                print(report.markdown(data), end="")
+                print(_table(data, paper=args.paper_table2), end="")
         return
     if args.latency_table:
         _write_latency_table(args)
@@ -54,12 +58,18 @@ def main(argv: list[str] | None = None) -> None:
         report.refuse_existing(args.output)
     warnings.filterwarnings("ignore", module=r"(s3prl|torch|torchaudio|transformers)\b")  # their own deprecations
     data = benchmark.run(_options(args), progress=lambda text: print(text, file=sys.stderr, flush=True))
-    print(report.screen(data))
+    print(_table(data, paper=True) if args.paper_table2 else report.screen(data))
     if args.output:
         print("\nwritten: " + ", ".join(str(path) for path in report.write(data, args.output)))
     print(json.dumps(data, allow_nan=False))
     if data["lost"]:
         sys.exit(1)
+
+
+def _table(data: dict, *, paper: bool) -> str:
+    from s3prl_pruned.report import timing, timing_paper
+
+    return timing_paper.paper_table(data) if paper else timing.markdown(data)
 
 
 def make_parser() -> Parser:
@@ -75,8 +85,14 @@ def make_parser() -> Parser:
         action="store_true",
         help="random weights of the named shapes: nothing is downloaded, and all of one shape get the same",
     )
-    add("--lengths", metavar="S,S", help="seconds of audio, noise: such as 1,5,15")
-    add("--batch", metavar="N", type=int, default=1, help="utterances per call of --lengths (default: %(default)s)")
+    add("--lengths", metavar="S,NxS", help="seconds of audio, noise: such as 1,5,12x5 (the last: a batch of 12)")
+    add(
+        "--batch",
+        metavar="N",
+        type=int,
+        default=1,
+        help="utterances per call where --lengths names none (default: %(default)s)",
+    )
     add(
         "--mixed",
         metavar="A-B",
@@ -89,6 +105,12 @@ def make_parser() -> Parser:
         nargs="?",
         const="",
         help="also a corpus (as run_pretrain.py's; without PATH the embedded speech)",
+    )
+    add(
+        "--paper-table2",
+        action="store_true",
+        help="the paper's Table 2 for this device: the dense model (--baseline), even and conc, random weights, 5 runs "
+        "over dev-clean (--corpus; without it the embedded speech), with the paper's numbers beside them",
     )
     add("--limit", metavar="N", type=int, help="only so many utterances of the corpus, spread over it")
     add(
@@ -152,14 +174,18 @@ def _options(args: argparse.Namespace) -> "Options":
     from s3prl_pruned.timing.benchmark import Options
 
     models = [name.strip() for name in args.models.split(",") if name.strip()]
+    if args.paper_table2:
+        if args.lengths or args.mixed:
+            raise UserError("the paper's Table 2 is of a corpus. Leave --lengths and --mixed out.")
+        args.baseline, args.random, args.repeats = args.baseline or _PAPERS_BASELINE, True, args.repeats or 5
+        models = [*_PAPERS_MODELS, *models]
     if not (models or args.baseline):
         raise UserError("no model is named. Give --models, such as ours:dense,ours:conc, and perhaps --baseline.")
     return Options(
         baseline=args.baseline or models[0],
         models=models,
         random=args.random,
-        lengths=_numbers(args.lengths, "lengths", ","),
-        batch=args.batch,
+        lengths=_lengths(args.lengths, args.batch),
         mixed=_range(args.mixed),
         utterances=args.utterances,
         corpus=args.corpus or None,
@@ -189,10 +215,11 @@ def _write_latency_table(args: argparse.Namespace) -> None:
 
     options = _options(args)
     check_options(options)
-    lengths = options.lengths or [5.0]
+    lengths = options.lengths or [(5.0, 1)]
     if len(options.models) != 1 or len(lengths) != 1:
         raise UserError(
-            f"a latency table is of one shape and one length, but these are given: {options.models}, {lengths}."
+            "a latency table is of one shape and one length, but these are given: "
+            f"{options.models}, {[seconds for seconds, _ in lengths]}."
         )
     if args.latency_table.exists():
         raise UserError(
@@ -204,7 +231,7 @@ def _write_latency_table(args: argparse.Namespace) -> None:
     table = measure_table(
         config,
         options.setting,
-        utterance_seconds=lengths[0],
+        utterance_seconds=lengths[0][0],
         dtype=DTYPES[options.dtype],
         progress=lambda text: print(text, file=sys.stderr, flush=True),
     )
@@ -212,15 +239,25 @@ def _write_latency_table(args: argparse.Namespace) -> None:
     print("\n".join([*describe_table(table), f"written: {args.latency_table}"]))
 
 
-def _numbers(text: str | None, option: str, separator: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(separator)] if text else []
-    except ValueError:
-        raise UserError(f"`{option}` must be seconds with {separator!r} between them, but is {text!r}.") from None
+def _lengths(text: str | None, batch: int) -> list[tuple[float, int]]:
+    """Seconds and utterances of `5` or `12x5`, each after a comma."""
+    found = []
+    for part in text.split(",") if text else []:
+        utterances, x, seconds = part.partition("x")
+        try:
+            found.append((float(seconds), int(utterances)) if x else (float(part), batch))
+        except ValueError:
+            raise UserError(
+                f"`lengths` must be seconds with ',' between them, such as 1,12x5, but is {text!r}."
+            ) from None
+    return found
 
 
 def _range(text: str | None) -> tuple[float, float] | None:
-    numbers = _numbers(text, "mixed", "-")
-    if text is not None and len(numbers) != 2:
-        raise UserError(f"`mixed` must be two lengths in seconds, such as 4-10, but is {text!r}.")
-    return (numbers[0], numbers[1]) if numbers else None
+    if text is None:
+        return None
+    try:
+        shortest, longest = map(float, text.split("-"))
+    except ValueError:
+        raise UserError(f"`mixed` must be two lengths in seconds, such as 4-10, but is {text!r}.") from None
+    return shortest, longest

@@ -32,10 +32,8 @@ class Options:
     models: list[str]
     """Names (`names.GRAMMAR`); the baseline is added where it is not among them."""
     random: bool = False
-    lengths: list[float] = field(default_factory=list)
-    """Seconds."""
-    batch: int = 1
-    """Utterances of each fixed length."""
+    lengths: list[tuple[float, int]] = field(default_factory=list)
+    """Seconds, and utterances of that length in a batch."""
     mixed: tuple[float, float] | None = None
     """Shortest and longest, seconds."""
     utterances: int = 8
@@ -164,8 +162,8 @@ def check_options(options: Options) -> None:
 
 def _workloads(options: Options) -> list[Workload]:
     made = [
-        inputs.fixed(seconds, batch=options.batch, seed=options.seed, device=options.device)
-        for seconds in options.lengths
+        inputs.fixed(seconds, batch=batch, seed=options.seed, device=options.device)
+        for seconds, batch in options.lengths
     ]
     if options.mixed:
         made.append(inputs.mixed(*options.mixed, options.utterances, seed=options.seed, device=options.device))

@@ -83,7 +83,7 @@ def test_what_was_checked_before_timing_is_told(data):
         ({"dtype": "fp8"}, "`dtype` must be one of"),
         ({"dtype": "int8"}, "int8 is a model's variant"),
         ({"repeats": 0}, "`repeats` and `threads` must be at least 1"),
-        ({"lengths": [0.02]}, "at least one frame"),
+        ({"lengths": [(0.02, 1)]}, "at least one frame"),
         ({"lengths": []}, "nothing to time models on"),
         ({"tf32": True}, "`tf32` is of CUDA GPUs only"),
         ({"autocast": True}, "`autocast` needs a lower precision"),
@@ -92,7 +92,7 @@ def test_what_was_checked_before_timing_is_told(data):
 )
 def test_wrong_options_are_refused_before_anything_is_built(changes, message, monkeypatch):
     monkeypatch.setattr(benchmark, "Builder", None)
-    options = {"baseline": "ours:wavlm_embedded", "models": [], "random": True, "lengths": [0.5], **changes}
+    options = {"baseline": "ours:wavlm_embedded", "models": [], "random": True, "lengths": [(0.5, 1)], **changes}
     with pytest.raises(UserError, match=message):
         benchmark.run(Options(**options))
 
@@ -100,7 +100,7 @@ def test_wrong_options_are_refused_before_anything_is_built(changes, message, mo
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU")
 def test_a_gpu_that_is_not_there_is_said():
     with pytest.raises(UserError, match="sees no GPU here. Use --device cpu"):
-        benchmark.run(Options(baseline="ours:wavlm_embedded", models=[], random=True, lengths=[1], device="cuda"))
+        benchmark.run(Options(baseline="ours:wavlm_embedded", models=[], random=True, lengths=[(1, 1)], device="cuda"))
 
 
 def test_a_corpus_is_timed_one_at_a_time_and_bucketed(caplog):
@@ -138,7 +138,7 @@ def test_a_model_that_cannot_take_part_loses_its_row_alone(monkeypatch):
     monkeypatch.setattr(Builder, "build", broken)
     names = [f"ours:wavlm_embedded{variant}" for variant in ("", "+reference", "+lowmem")]
     data = benchmark.run(
-        Options(baseline="s3prl:wavlm_embedded", models=names, random=True, lengths=[0.5, 0.6], repeats=1)
+        Options(baseline="s3prl:wavlm_embedded", models=names, random=True, lengths=[(0.5, 1), (0.6, 1)], repeats=1)
     )
     assert [(row["name"], row["length_s"]) for row in data["results"]] == [
         ("s3prl:wavlm_embedded", 0.5),
@@ -157,7 +157,7 @@ def test_without_the_baseline_there_is_no_ratio(monkeypatch):
 
     monkeypatch.setattr(Builder, "build", lambda self, name: 1 / 0)
     with pytest.raises(UserError, match="the baseline ours:wavlm_embedded cannot take part: division by zero"):
-        benchmark.run(Options(baseline="ours:wavlm_embedded", models=[], random=True, lengths=[0.5]))
+        benchmark.run(Options(baseline="ours:wavlm_embedded", models=[], random=True, lengths=[(0.5, 1)]))
 
 
 def test_what_the_numbers_depend_on_is_in_the_document(data):
