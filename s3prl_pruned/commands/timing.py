@@ -5,6 +5,7 @@ r"""Time models beside each other: ours, s3prl's, transformers', torchaudio's, o
     python tools/timing.py --baseline s3prl:wavlm_base --models ours:conc --random --mixed 4-10 --utterances 8
     python tools/timing.py --baseline s3prl:wavlm_base --models result/pretrain/wavlm_pruned_distill/seed1/export
     python tools/timing.py --paper-table2 --corpus /data/LibriSpeech/dev-clean
+    python tools/timing.py --chunks --models ours:dense,ours:conc,ours:conc+ort --threads 1 --device cpu
     python tools/timing.py --table downstream_runs/timing_cpu.json
     python tools/timing.py --models ours:wavlm_base --lengths 5 --threads 1 --latency-table wavlm_base_5s.json
 
@@ -17,6 +18,7 @@ speedup=2.5 reads: the parts of one shape in several sizes, for one length, on t
 import argparse
 import json
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,6 +53,9 @@ def main(argv: list[str] | None = None) -> None:
         return
     if args.latency_table:
         _write_latency_table(args)
+        return
+    if args.chunks is not None:
+        _measure_chunks(args)
         return
     from s3prl_pruned.timing import benchmark
 
@@ -111,6 +116,14 @@ def make_parser() -> Parser:
         action="store_true",
         help="the paper's Table 2 for this device: the dense model (--baseline), even and conc, random weights, 5 runs "
         "over dev-clean (--corpus; without it the embedded speech), with the paper's numbers beside them",
+    )
+    add(
+        "--chunks",
+        metavar="S,S",
+        nargs="?",
+        const="0.5,1,2",
+        help="what chunks of audio cost a program that starts, of models of ours: loading, first call, warm call, memory, "
+        "each in processes of its own (default lengths: %(const)s)",
     )
     add("--limit", metavar="N", type=int, help="only so many utterances of the corpus, spread over it")
     add(
@@ -237,6 +250,35 @@ def _write_latency_table(args: argparse.Namespace) -> None:
     )
     write_text(args.latency_table, json.dumps(to_dict(table)) + "\n")
     print("\n".join([*describe_table(table), f"written: {args.latency_table}"]))
+
+
+def _measure_chunks(args: argparse.Namespace) -> None:
+    from s3prl_pruned.report.timing_chunks import chunk_table
+    from s3prl_pruned.timing.benchmark import check_options
+    from s3prl_pruned.timing.chunks import measure_chunks
+    from s3prl_pruned.timing.document import document
+
+    options = _options(args)
+    check_options(options)
+    options.repeats = options.repeats or 3
+    if options.lengths or options.mixed or args.output:
+        raise UserError("chunks are a table of their own. Leave --lengths, --mixed and --output out.")
+    with tempfile.TemporaryDirectory(prefix="s3prl_pruned_chunks_") as folder:
+        rows, lost = measure_chunks(
+            list(dict.fromkeys([options.baseline, *options.models])),
+            Path(folder),
+            lengths=[seconds for seconds, _ in _lengths(args.chunks, 1)],
+            device=options.device,
+            threads=options.threads,
+            repeats=options.repeats,
+            seed=options.seed,
+            progress=lambda text: print(text, file=sys.stderr, flush=True),
+        )
+    data = {**document(options.setting, [], lost=lost), "results": rows}
+    print(chunk_table(data))
+    print(json.dumps(data, allow_nan=False))
+    if lost:
+        sys.exit(1)
 
 
 def _lengths(text: str | None, batch: int) -> list[tuple[float, int]]:

@@ -50,6 +50,10 @@ class RuntimeFiles:
             UserError: the runtime is not installed, or the encoder cannot be exported.
         """
         require(runtime)
+        return encode_runtime(runtime, self.file(encoder, identity, int8=int8), threads=self.threads)
+
+    def file(self, encoder: SpeechEncoder, identity: str, *, int8: bool) -> Path:
+        """The ONNX file of an encoder; arguments as `encode`'s."""
         if identity not in self._exported:
             path = Path(self._folder.name) / f"{len(self._exported)}.onnx"
             save_onnx(path, encoder)
@@ -59,7 +63,7 @@ class RuntimeFiles:
             source, path = path, path.with_suffix(".int8.onnx")
             if not path.exists():
                 quantize(source, path)
-        return encode_runtime(runtime, path, threads=self.threads)
+        return path
 
 
 def require(runtime: str) -> None:
