@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_parts import Part, baseline, parts
+from benchmarks.gpu_parts import GpuPart, baseline, parts
 from benchmarks.gpu_report import markdown
 from s3prl_pruned.checkpoint import write_text
 from s3prl_pruned.command_line import command_line
@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(1)
 
 
-def measure(chosen: list[Part], folder: Path, *, device: str, quick: bool, budget_s: float = BUDGET_S) -> dict:
+def measure(chosen: list[GpuPart], folder: Path, *, device: str, quick: bool, budget_s: float = BUDGET_S) -> dict:
     """Run parts one after the other, and write what is known after each.
 
     Args:
@@ -118,7 +118,7 @@ def measure(chosen: list[Part], folder: Path, *, device: str, quick: bool, budge
     return data
 
 
-def run_part(part: Part, logs: Path, *, limit_s: float) -> PartResult:
+def run_part(part: GpuPart, logs: Path, *, limit_s: float) -> PartResult:
     """Run one part in a process group of its own, which is ended at its limit.
 
     Args:

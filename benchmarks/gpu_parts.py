@@ -12,7 +12,7 @@ _PRECISIONS = ("fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class GpuPart:
     """A measurement that stands by itself."""
 
     name: str
@@ -32,7 +32,7 @@ def baseline(*, quick: bool) -> str:
     return f"hf:{shape}" if find_spec("transformers") else f"ours:{shape}"
 
 
-def parts(device: str, *, quick: bool) -> list[Part]:
+def parts(device: str, *, quick: bool) -> list[GpuPart]:
     """All parts, the most wanted first.
 
     Args:
@@ -46,7 +46,7 @@ def _timing(device: str, *options: str) -> list[str]:
     return ["tools/timing.py", "--device", device, "--random", *options]
 
 
-def _inference(device: str, quick: bool) -> Iterator[Part]:
+def _inference(device: str, quick: bool) -> Iterator[GpuPart]:
     base = baseline(quick=quick)
     dense = base.partition("+")[0]
     structures = ("wavlm_embedded",) if quick else ("dense", "even", "conc")
@@ -58,7 +58,7 @@ def _inference(device: str, quick: bool) -> Iterator[Part]:
             f"ours:{name}+{precision}{how}" for name in structures for how in (("",) if quick else ("", "+compiled"))
         ]
         models = [f"{dense}+{precision}", *others, *ours]
-        yield Part(
+        yield GpuPart(
             name=f"inference_{precision}",
             title=f"Inference in {precision}, plain and with graphs",
             command=_timing(
@@ -68,7 +68,7 @@ def _inference(device: str, quick: bool) -> Iterator[Part]:
         )
     if not quick:
         models = [f"{dense}+bf16+compiled", "ours:conc+bf16+compiled"]
-        yield Part(
+        yield GpuPart(
             name="baseline_compiled",
             title="The baseline under torch.compile, in bf16",
             command=_timing(
@@ -78,16 +78,16 @@ def _inference(device: str, quick: bool) -> Iterator[Part]:
         )
 
 
-def _errors(device: str, quick: bool) -> Iterator[Part]:
+def _errors(device: str, quick: bool) -> Iterator[GpuPart]:
     flags = ["--quick"] if quick else []
-    yield Part(
+    yield GpuPart(
         name="errors",
         title="Error of bf16 and fp16 against fp32, by hidden state",
         command=["-m", "benchmarks.gpu_checks", "errors", "--device", device, *flags],
         limit_s=60,
         codes=(0,),
     )
-    yield Part(
+    yield GpuPart(
         name="long",
         title="Long audio in one call, bf16",
         command=["-m", "benchmarks.gpu_checks", "long", "--device", device, *flags],
@@ -96,12 +96,12 @@ def _errors(device: str, quick: bool) -> Iterator[Part]:
     )
 
 
-def _training(device: str, quick: bool) -> Iterator[Part]:
+def _training(device: str, quick: bool) -> Iterator[GpuPart]:
     precision = "fp32" if quick else "bf16"
     for shape, steps, limit in (("paper", "a,d", 120), ("embedded", "b,e", 60)):
         small = ["--batch", "1", "--seconds", "1", "--rounds", "1"] if quick else ["--rounds", "5"]
         steps = steps[0] if quick else steps
-        yield Part(
+        yield GpuPart(
             name=f"training_{shape}",
             title=f"Training step, {shape} shape, {precision}",
             command=[
@@ -113,10 +113,10 @@ def _training(device: str, quick: bool) -> Iterator[Part]:
         )  # fmt: skip
 
 
-def _others(device: str, quick: bool) -> Iterator[Part]:
+def _others(device: str, quick: bool) -> Iterator[GpuPart]:
     small = ["--limit", "1", "--repeats", "1"] if quick else []
     dense = baseline(quick=False)
-    yield Part(
+    yield GpuPart(
         name="table2",
         title="The paper's Table 2",
         command=_timing(device, "--paper-table2", "--baseline", dense, *small),
@@ -124,7 +124,7 @@ def _others(device: str, quick: bool) -> Iterator[Part]:
     )
     marked = [path for path in (_ROOT / "tests").rglob("test_*.py") if "mark.cuda" in path.read_text(encoding="utf-8")]
     files = sorted(str(path.relative_to(_ROOT)) for path in marked)
-    yield Part(
+    yield GpuPart(
         name="tests",
         title="Tests that need CUDA",
         command=["-m", "benchmarks.gpu_checks", "tests", "--files", ",".join(files)],

@@ -5,13 +5,13 @@ import json
 import pytest
 
 from benchmarks import gpu
-from benchmarks.gpu_parts import Part, parts
+from benchmarks.gpu_parts import GpuPart, parts
 from benchmarks.gpu_report import markdown
 from s3prl_pruned.config import UserError
 
 
 def part(name, code, *, limit_s=60.0, codes=(0, 1)):
-    return Part(name=name, title=f"the part {name}", command=["-c", code], limit_s=limit_s, codes=codes)
+    return GpuPart(name=name, title=f"the part {name}", command=["-c", code], limit_s=limit_s, codes=codes)
 
 
 def test_a_part_that_fails_or_hangs_loses_itself_alone(tmp_path, monkeypatch):
