@@ -122,8 +122,8 @@ def make_parser() -> Parser:
         metavar="S,S",
         nargs="?",
         const="0.5,1,2",
-        help="what chunks of audio cost a program that starts, of models of ours: loading, first and warm call, memory, "
-        "each in processes of its own (default lengths: %(const)s)",
+        help="what chunks of audio cost a program that starts, of models of ours: loading, calls, memory; each in "
+        "processes of its own (default lengths: %(const)s)",
     )
     add("--limit", metavar="N", type=int, help="only so many utterances of the corpus, spread over it")
     add(
