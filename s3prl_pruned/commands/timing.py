@@ -185,6 +185,7 @@ def _options(args: argparse.Namespace) -> "Options":
     import torch
 
     from s3prl_pruned.timing.benchmark import Options
+    from s3prl_pruned.timing.inputs import parse_lengths, parse_range
 
     models = [name.strip() for name in args.models.split(",") if name.strip()]
     if args.paper_table2:
@@ -198,8 +199,8 @@ def _options(args: argparse.Namespace) -> "Options":
         baseline=args.baseline or models[0],
         models=models,
         random=args.random,
-        lengths=_lengths(args.lengths, args.batch),
-        mixed=_range(args.mixed),
+        lengths=parse_lengths(args.lengths, args.batch),
+        mixed=parse_range(args.mixed),
         utterances=args.utterances,
         corpus=args.corpus or None,
         use_corpus=args.corpus is not None or not (args.lengths or args.mixed),
@@ -257,6 +258,7 @@ def _measure_chunks(args: argparse.Namespace) -> None:
     from s3prl_pruned.timing.benchmark import check_options
     from s3prl_pruned.timing.chunks import measure_chunks
     from s3prl_pruned.timing.document import document
+    from s3prl_pruned.timing.inputs import parse_lengths
 
     options = _options(args)
     check_options(options)
@@ -267,7 +269,7 @@ def _measure_chunks(args: argparse.Namespace) -> None:
         rows, lost = measure_chunks(
             list(dict.fromkeys([options.baseline, *options.models])),
             Path(folder),
-            lengths=[seconds for seconds, _ in _lengths(args.chunks, 1)],
+            lengths=[seconds for seconds, _ in parse_lengths(args.chunks, 1)],
             device=options.device,
             threads=options.threads,
             repeats=options.repeats,
@@ -279,27 +281,3 @@ def _measure_chunks(args: argparse.Namespace) -> None:
     print(json.dumps(data, allow_nan=False))
     if lost:
         sys.exit(1)
-
-
-def _lengths(text: str | None, batch: int) -> list[tuple[float, int]]:
-    """Seconds and utterances of `5` or `12x5`, each after a comma."""
-    found = []
-    for part in text.split(",") if text else []:
-        utterances, x, seconds = part.partition("x")
-        try:
-            found.append((float(seconds), int(utterances)) if x else (float(part), batch))
-        except ValueError:
-            raise UserError(
-                f"`lengths` must be seconds with ',' between them, such as 1,12x5, but is {text!r}."
-            ) from None
-    return found
-
-
-def _range(text: str | None) -> tuple[float, float] | None:
-    if text is None:
-        return None
-    try:
-        shortest, longest = map(float, text.split("-"))
-    except ValueError:
-        raise UserError(f"`mixed` must be two lengths in seconds, such as 4-10, but is {text!r}.") from None
-    return shortest, longest

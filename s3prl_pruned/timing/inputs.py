@@ -151,3 +151,40 @@ def _samples(seconds: float) -> int:
         frame = f"{FRAME_SAMPLES} samples, {FRAME_SAMPLES / SAMPLE_RATE:g} s"
         raise UserError(f"an utterance must be at least one frame ({frame}), but is {seconds:g} s.")
     return samples
+
+
+def parse_lengths(text: str | None, batch: int) -> list[tuple[float, int]]:
+    """Seconds and utterances of what `--lengths` was given, such as "1,12x5".
+
+    Args:
+        text: lengths with commas between them; None for none.
+        batch: utterances of those that name none.
+
+    Raises:
+        UserError: it is in another form.
+    """
+    found = []
+    for part in text.split(",") if text else []:
+        utterances, x, seconds = part.partition("x")
+        try:
+            found.append((float(seconds), int(utterances)) if x else (float(part), batch))
+        except ValueError:
+            raise UserError(
+                f"`lengths` must be seconds with ',' between them, such as 1,12x5, but is {text!r}."
+            ) from None
+    return found
+
+
+def parse_range(text: str | None) -> tuple[float, float] | None:
+    """Two lengths of what `--mixed` was given, such as "4-10"; None for None.
+
+    Raises:
+        UserError: it is in another form.
+    """
+    if text is None:
+        return None
+    try:
+        shortest, longest = map(float, text.split("-"))
+    except ValueError:
+        raise UserError(f"`mixed` must be two lengths in seconds, such as 4-10, but is {text!r}.") from None
+    return shortest, longest

@@ -88,8 +88,8 @@ def test_a_result_is_not_overwritten_and_this_is_said_before_anything_is_measure
 def test_the_papers_table_is_of_a_corpus_and_five_runs(monkeypatch, capsys):
     from s3prl_pruned.timing import benchmark
 
-    seen = []
-    monkeypatch.setattr(benchmark, "run", lambda options, progress: seen.append(options) or tiny_benchmark())
+    seen, found = [], tiny_benchmark()
+    monkeypatch.setattr(benchmark, "run", lambda options, progress: seen.append(options) or found)
     call("--paper-table2", "--limit", "2")
     (options,) = seen
     assert options.models == ["ours:dense", "ours:even", "ours:conc"] and options.baseline == "s3prl:wavlm_base"
