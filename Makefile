@@ -2,6 +2,7 @@
 # make test   install what tests need, and run them; make slow runs those that take minutes, and make hosts
 # make hosts  the contract tests and a downstream training in the other host, in .venv-espnet
 # make wheel  build the source archive and the wheel into dist/, and use the wheel away from the clone
+# make gpu    on a machine with an NVIDIA GPU: measure inference, training and memory, in ten minutes, into gpu/
 # make lint   ruff (rules and format) and mypy
 #
 # A second call reuses .venv; delete that folder to install anew. PYTHON chooses the interpreter,
@@ -12,6 +13,8 @@ TORCH ?= torch==2.13.0
 HOST := s3prl
 # Processes that share the tests, a file at a time; each takes one or two GB of memory.
 WORKERS := 2
+# Where `make gpu` writes; a folder that has no results yet.
+OUTPUT := gpu
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,7 +27,7 @@ HOW := $(if $(wildcard $(INSTALLED)),reused as it stands,made)
 HOST_TESTS := tests/contract tests/test_compat.py tests/test_compat_experts.py tests/test_compat_hosts.py tests/test_main.py \
     tests/superb/running/test_run.py
 
-.PHONY: run install lint test slow wheel hosts test-host
+.PHONY: run install lint test slow gpu wheel hosts test-host
 
 run: install
 	$(BIN)/python tools/quickstart.py
@@ -45,6 +48,9 @@ slow: $(TESTABLE)
 	$(BIN)/python -m pytest -m slow --timeout=3600
 	HYPOTHESIS_PROFILE=new_draws $(BIN)/python -m pytest $$(grep -l "^@given" -r tests)
 	$(MAKE) hosts
+
+gpu: $(TESTABLE)
+	$(BIN)/python -m benchmarks.gpu --output $(OUTPUT)
 
 wheel: $(TESTABLE)
 	rm -rf dist

@@ -25,7 +25,7 @@ def tiny_benchmark():
             baseline="s3prl:wavlm_embedded",
             models=["ours:wavlm_embedded", "torchaudio:wavlm_embedded", f"{structure}+int8"],
             random=True,
-            lengths=[0.5],
+            lengths=[(0.5, 1)],
             mixed=(0.3, 0.6),
             utterances=3,
             repeats=2,

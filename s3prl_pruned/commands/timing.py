@@ -4,18 +4,21 @@ r"""Time models beside each other: ours, s3prl's, transformers', torchaudio's, o
         --random --lengths 1,5,15 --threads 1 --dtype fp32
     python tools/timing.py --baseline s3prl:wavlm_base --models ours:conc --random --mixed 4-10 --utterances 8
     python tools/timing.py --baseline s3prl:wavlm_base --models result/pretrain/wavlm_pruned_distill/seed1/export
+    python tools/timing.py --paper-table2 --corpus /data/LibriSpeech/dev-clean
+    python tools/timing.py --chunks --models ours:dense,ours:conc,ours:conc+ort --threads 1 --device cpu
     python tools/timing.py --table downstream_runs/timing_cpu.json
     python tools/timing.py --models ours:wavlm_base --lengths 5 --threads 1 --latency-table wavlm_base_5s.json
 
 Runs are interleaved and ratios taken pair by pair. Without --lengths and --mixed the models encode a corpus (the
 embedded speech), one utterance at a time and in length-bucketed batches: the paper's protocol, whose figure is the mean
-of 5 runs. The last line of the output is one JSON document. A latency table is what run_pretrain.py --target
+of 5 runs. A model that cannot be built or run is left out with its reason; the exit status is then 1. The last line
 speedup=2.5 reads: the parts of one shape in several sizes, for one length, on this device.
 """
 
 import argparse
 import json
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +28,9 @@ from s3prl_pruned.own_commands import Parser
 
 if TYPE_CHECKING:
     from s3prl_pruned.timing.benchmark import Options
+
+_PAPERS_BASELINE = "s3prl:wavlm_base"
+_PAPERS_MODELS = ("ours:dense", "ours:even", "ours:conc")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -43,10 +49,13 @@ def main(argv: list[str] | None = None) -> None:
             if args.output:
                 print("\n".join(str(path) for path in report.write(data, args.output)))
             else:
-                print(report.markdown(data), end="")
+                print(_table(data, paper=args.paper_table2), end="")
         return
     if args.latency_table:
         _write_latency_table(args)
+        return
+    if args.chunks is not None:
+        _measure_chunks(args)
         return
     from s3prl_pruned.timing import benchmark
 
@@ -54,10 +63,18 @@ def main(argv: list[str] | None = None) -> None:
         report.refuse_existing(args.output)
     warnings.filterwarnings("ignore", module=r"(s3prl|torch|torchaudio|transformers)\b")  # their own deprecations
     data = benchmark.run(_options(args), progress=lambda text: print(text, file=sys.stderr, flush=True))
-    print(report.screen(data))
+    print(_table(data, paper=True) if args.paper_table2 else report.screen(data))
     if args.output:
         print("\nwritten: " + ", ".join(str(path) for path in report.write(data, args.output)))
     print(json.dumps(data, allow_nan=False))
+    if data["lost"]:
+        sys.exit(1)
+
+
+def _table(data: dict, *, paper: bool) -> str:
+    from s3prl_pruned.report import timing, timing_paper
+
+    return timing_paper.paper_table(data) if paper else timing.markdown(data)
 
 
 def make_parser() -> Parser:
@@ -73,8 +90,14 @@ def make_parser() -> Parser:
         action="store_true",
         help="random weights of the named shapes: nothing is downloaded, and all of one shape get the same",
     )
-    add("--lengths", metavar="S,S", help="seconds of audio, noise: such as 1,5,15")
-    add("--batch", metavar="N", type=int, default=1, help="utterances per call of --lengths (default: %(default)s)")
+    add("--lengths", metavar="S,NxS", help="seconds of audio, noise: such as 1,5,12x5 (the last: a batch of 12)")
+    add(
+        "--batch",
+        metavar="N",
+        type=int,
+        default=1,
+        help="utterances per call where --lengths names none (default: %(default)s)",
+    )
     add(
         "--mixed",
         metavar="A-B",
@@ -88,6 +111,20 @@ def make_parser() -> Parser:
         const="",
         help="also a corpus (as run_pretrain.py's; without PATH the embedded speech)",
     )
+    add(
+        "--paper-table2",
+        action="store_true",
+        help="the paper's Table 2 for this device: the dense model (--baseline), even and conc, random weights, 5 runs "
+        "over dev-clean (--corpus; without it the embedded speech), with the paper's numbers beside them",
+    )
+    add(
+        "--chunks",
+        metavar="S,S",
+        nargs="?",
+        const="0.5,1,2",
+        help="what chunks of audio cost a program that starts, of models of ours: loading, calls, memory; each in "
+        "processes of its own (default lengths: %(const)s)",
+    )
     add("--limit", metavar="N", type=int, help="only so many utterances of the corpus, spread over it")
     add(
         "--bucket-seconds",
@@ -97,14 +134,37 @@ def make_parser() -> Parser:
         help="most audio of a length-bucketed batch (default: %(default)s)",
     )
     add("--dtype", default="fp32", help="fp32, bf16 or fp16, of all models that name none (default: %(default)s)")
-    add("--device", help="cpu, or cuda (never run on a GPU so far) (default: cuda where there is one)")
-    add("--threads", metavar="N", type=int, default=1, help="of torch on a CPU (default: %(default)s)")
+    add("--device", help="cpu, cuda, cuda:1, mps (default: cuda where there is one)")
+    add(
+        "--threads",
+        metavar="N",
+        type=int,
+        default=1,
+        help="of torch, or of another runtime, on a CPU (default: %(default)s)",
+    )
     add(
         "--repeats",
         metavar="N",
         type=int,
-        default=5,
-        help="timed runs of each model (default: %(default)s, the paper's)",
+        help="timed runs of each model, such as the paper's 5 (default: 5 to 20 repeats, each of as many runs as "
+        "--min-seconds needs)",
+    )
+    add(
+        "--min-seconds",
+        metavar="S",
+        type=float,
+        default=1.0,
+        help="of timed runs of each model on each workload, without --repeats (default: %(default)s)",
+    )
+    add(
+        "--autocast",
+        action="store_true",
+        help="with --dtype bf16 or fp16: weights stay fp32, and torch.autocast computes",
+    )
+    add(
+        "--include-loading",
+        action="store_true",
+        help="a run also reads its audio (a corpus: from its files) and copies it to the device",
     )
     add("--tf32", action="store_true", help="CUDA: everything a second time with TF32 on; it is off otherwise")
     add("--seed", metavar="N", type=int, default=0, help="of random weights and noise (default: %(default)s)")
@@ -125,17 +185,22 @@ def _options(args: argparse.Namespace) -> "Options":
     import torch
 
     from s3prl_pruned.timing.benchmark import Options
+    from s3prl_pruned.timing.inputs import parse_lengths, parse_range
 
     models = [name.strip() for name in args.models.split(",") if name.strip()]
+    if args.paper_table2:
+        if args.lengths or args.mixed:
+            raise UserError("the paper's Table 2 is of a corpus. Leave --lengths and --mixed out.")
+        args.baseline, args.random, args.repeats = args.baseline or _PAPERS_BASELINE, True, args.repeats or 5
+        models = [*_PAPERS_MODELS, *models]
     if not (models or args.baseline):
         raise UserError("no model is named. Give --models, such as ours:dense,ours:conc, and perhaps --baseline.")
     return Options(
         baseline=args.baseline or models[0],
         models=models,
         random=args.random,
-        lengths=_numbers(args.lengths, "lengths", ","),
-        batch=args.batch,
-        mixed=_range(args.mixed),
+        lengths=parse_lengths(args.lengths, args.batch),
+        mixed=parse_range(args.mixed),
         utterances=args.utterances,
         corpus=args.corpus or None,
         use_corpus=args.corpus is not None or not (args.lengths or args.mixed),
@@ -145,8 +210,11 @@ def _options(args: argparse.Namespace) -> "Options":
         device=args.device or ("cuda" if torch.cuda.is_available() else "cpu"),
         threads=args.threads,
         repeats=args.repeats,
+        min_seconds=args.min_seconds,
         seed=args.seed,
         tf32=args.tf32,
+        autocast=args.autocast,
+        include_loading=args.include_loading,
     )
 
 
@@ -154,17 +222,18 @@ def _write_latency_table(args: argparse.Namespace) -> None:
     from s3prl_pruned.checkpoint import write_text
     from s3prl_pruned.config import to_dict
     from s3prl_pruned.timing.benchmark import check_options
-    from s3prl_pruned.timing.clock import TimingSetting
     from s3prl_pruned.timing.latency import describe_table, measure_table
-    from s3prl_pruned.timing.models import DTYPES, Builder
+    from s3prl_pruned.timing.models import Builder
     from s3prl_pruned.timing.names import parse
+    from s3prl_pruned.timing.timed_model import DTYPES
 
     options = _options(args)
     check_options(options)
-    lengths = options.lengths or [5.0]
+    lengths = options.lengths or [(5.0, 1)]
     if len(options.models) != 1 or len(lengths) != 1:
         raise UserError(
-            f"a latency table is of one shape and one length, but these are given: {options.models}, {lengths}."
+            "a latency table is of one shape and one length, but these are given: "
+            f"{options.models}, {[seconds for seconds, _ in lengths]}."
         )
     if args.latency_table.exists():
         raise UserError(
@@ -173,13 +242,10 @@ def _write_latency_table(args: argparse.Namespace) -> None:
     config = Builder(random=True).build(parse(options.models[0])).config
     if config is None:
         raise UserError(f"{options.models[0]!r}: its shape is not known. Name one of ours, such as ours:wavlm_base.")
-    setting = TimingSetting(
-        baseline="", device=options.device, threads=options.threads, repeats=options.repeats, seed=options.seed
-    )
     table = measure_table(
         config,
-        setting,
-        utterance_seconds=lengths[0],
+        options.setting,
+        utterance_seconds=lengths[0][0],
         dtype=DTYPES[options.dtype],
         progress=lambda text: print(text, file=sys.stderr, flush=True),
     )
@@ -187,15 +253,31 @@ def _write_latency_table(args: argparse.Namespace) -> None:
     print("\n".join([*describe_table(table), f"written: {args.latency_table}"]))
 
 
-def _numbers(text: str | None, option: str, separator: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(separator)] if text else []
-    except ValueError:
-        raise UserError(f"`{option}` must be seconds with {separator!r} between them, but is {text!r}.") from None
+def _measure_chunks(args: argparse.Namespace) -> None:
+    from s3prl_pruned.report.timing_chunks import chunk_table
+    from s3prl_pruned.timing.benchmark import check_options
+    from s3prl_pruned.timing.chunks import measure_chunks
+    from s3prl_pruned.timing.document import document
+    from s3prl_pruned.timing.inputs import parse_lengths
 
-
-def _range(text: str | None) -> tuple[float, float] | None:
-    numbers = _numbers(text, "mixed", "-")
-    if text is not None and len(numbers) != 2:
-        raise UserError(f"`mixed` must be two lengths in seconds, such as 4-10, but is {text!r}.")
-    return (numbers[0], numbers[1]) if numbers else None
+    options = _options(args)
+    check_options(options)
+    options.repeats = options.repeats or 3
+    if options.lengths or options.mixed or args.output:
+        raise UserError("chunks are a table of their own. Leave --lengths, --mixed and --output out.")
+    with tempfile.TemporaryDirectory(prefix="s3prl_pruned_chunks_") as folder:
+        rows, lost = measure_chunks(
+            list(dict.fromkeys([options.baseline, *options.models])),
+            Path(folder),
+            lengths=[seconds for seconds, _ in parse_lengths(args.chunks, 1)],
+            device=options.device,
+            threads=options.threads,
+            repeats=options.repeats,
+            seed=options.seed,
+            progress=lambda text: print(text, file=sys.stderr, flush=True),
+        )
+    data = {**document(options.setting, [], lost=lost), "results": rows}
+    print(chunk_table(data))
+    print(json.dumps(data, allow_nan=False))
+    if lost:
+        sys.exit(1)

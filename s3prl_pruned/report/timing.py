@@ -28,12 +28,13 @@ def screen(data: dict) -> str:
         lines.append(Table(_screen_columns(), [_flat(row) for row in rows]).text())
     lines += [
         "",
-        f"x: {data['baseline']}'s time over this one's, median of {data['repeats']} pairs run back to back. mean: of "
-        "all runs, the paper's protocol. RTF: seconds per second of audio. peak: live tensors with parameters. CNN ... "
-        "rest: shares of the time.",
+        f"x: {data['baseline']}'s time over this one's, median of {repeats(data)} pairs run back to back. mean: of "
+        "all runs, the paper's protocol; +-: their standard deviation. RTF: seconds per second of audio. peak: live "
+        "tensors with parameters, and a GPU's graphs. CNN ... rest: shares of the time.",
         *data.get("notes", []),
         *(check["text"] for check in data.get("checks", [])),
         *noise(data),
+        *lost(data),
     ]
     return "\n".join(lines)
 
@@ -46,8 +47,22 @@ def headline(data: dict) -> str:
     weights = " and ".join(sorted(kinds)) + " weights"
     return (
         f"{data.get('machine', data['device'])}, {data['device']}, {threads}, {data['dtype']}, {weights}, "
-        f"{data['repeats']} repeats; {versions}; commit {data.get('commit')}; {data.get('date', '')[:10]}"
+        f"{repeats(data)} repeats; {versions}; commit {data.get('commit')}; {data.get('date', '')[:10]}"
     )
+
+
+def repeats(data: dict) -> str:
+    """How many, such as "5" or "5 to 20": by time, models and workloads have different numbers."""
+    numbers = {row.get("repeats", data["repeats"]) for row in data["results"]}  # old documents say one for all
+    return str(min(numbers)) + f" to {max(numbers)}" * (len(numbers) > 1)
+
+
+def lost(data: dict) -> list[str]:
+    """A line for each model that could not take part, or not in one workload."""
+    return [
+        f"LEFT OUT: {one['name']}" + f" on {one['workload']}" * bool(one["workload"]) + f": {one['reason']}"
+        for one in data.get("lost", [])
+    ]
 
 
 def noise(data: dict) -> list[str]:
@@ -73,8 +88,9 @@ def markdown(data: dict) -> str:
             several = len({row["arrangement"] for row in rows}) > 1
             title = workload + f", {arrangement}" * several + ", TF32" * tf32
             columns[title] = {row["name"]: row for row in rows if row["arrangement"] == arrangement}
-    costs = {row["name"]: row for row in groups[longest or next(iter(groups))]}
     at = (longest or next(iter(groups)))[0]
+    costs = {row["name"]: {key: row[key] for key in ("name", "params")} for row in data["results"]}
+    costs |= {row["name"]: row for row in groups[longest or next(iter(groups))]}  # a model may be left out there
     table = Table(
         [
             Column("name", ""),
@@ -87,7 +103,7 @@ def markdown(data: dict) -> str:
     )
     text = f"Speed-up over {data['baseline']}, pair by pair. {headline(data)}."
     return "\n".join(
-        [text, "", table.markdown(), *("\n" + note for note in [*data.get("notes", []), *noise(data)]), ""]
+        [text, "", table.markdown(), *("\n" + note for note in [*data.get("notes", []), *noise(data), *lost(data)]), ""]
     )
 
 
@@ -136,6 +152,7 @@ def _screen_columns() -> list[Column]:
         number("seconds", "median", show=_time),
         number("seconds_spread", "IQR", show=_time),
         number("seconds_mean", "mean", show=_time),
+        number("seconds_std", "+-", show=_time),
         number("ratio", "x", show="{:.2f}"),
         number("ratio_spread", "IQR", show="{:.2f}"),
         number("real_time_factor", "RTF", show="{:.4f}"),

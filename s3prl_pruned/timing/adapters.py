@@ -1,4 +1,7 @@
-"""How each library is called: from B waveforms to hidden states, as its user would write it."""
+"""How each library is called: from B waveforms to hidden states, as its user would write it.
+
+Each adapter takes the library's own call (a module, a method), so that a variant can put a compiled one in its place.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,26 +15,28 @@ from s3prl_pruned.models.spec import EncoderConfig
 
 Encode = Callable[[list[Tensor]], list[Tensor]]
 """B waveforms (S,), fp32, 16 kHz, on the model's device -> hidden states (B, T, D), in the model's precision."""
+Call = Callable[..., Any]
+"""What a library is called by: a model, or a method of one."""
 
 
-def encode_ours(encoder: nn.Module, config: EncoderConfig, dtype: torch.dtype) -> Encode:
-    """As `upstream.expert.UpstreamExpert` calls it."""
+def encode_ours(call: Call, config: EncoderConfig, dtype: torch.dtype) -> Encode:
+    """As `upstream.expert.UpstreamExpert` calls an encoder."""
 
     def encode(wavs: list[Tensor]) -> list[Tensor]:
         if config.normalize_waveform:
             wavs = [normalize_waveform(wav) for wav in wavs]
         padded, lengths = collate(wavs)
-        return encoder(padded.to(dtype), lengths.to(padded.device) if ragged(wavs) else None).hidden_states
+        return call(padded.to(dtype), lengths.to(padded.device) if ragged(wavs) else None).hidden_states
 
     return encode
 
 
-def encode_s3prl(expert: nn.Module, dtype: torch.dtype) -> Encode:
+def encode_s3prl(call: Call, dtype: torch.dtype) -> Encode:
     """s3prl's upstreams pad by themselves."""
-    return lambda wavs: list(expert([wav.to(dtype) for wav in wavs])["hidden_states"])
+    return lambda wavs: list(call([wav.to(dtype) for wav in wavs])["hidden_states"])
 
 
-def encode_hf(model: nn.Module, normalise: bool, dtype: torch.dtype) -> Encode:
+def encode_hf(call: Call, normalise: bool, dtype: torch.dtype) -> Encode:
     """Transformers' models, with an attention mask where utterances are padded."""
 
     def encode(wavs: list[Tensor]) -> list[Tensor]:
@@ -41,21 +46,21 @@ def encode_hf(model: nn.Module, normalise: bool, dtype: torch.dtype) -> Encode:
         mask = None
         if ragged(wavs):
             mask = (torch.arange(padded.shape[1]) < lengths[:, None]).long().to(padded.device)
-        output = model(padded.to(dtype), attention_mask=mask, output_hidden_states=True)
+        output = call(padded.to(dtype), attention_mask=mask, output_hidden_states=True)
         # its list holds the Large models' last state before the encoder's LayerNorm
         return [*output.hidden_states[:-1], output.last_hidden_state]
 
     return encode
 
 
-def encode_torchaudio(model: Any, normalise: bool, dtype: torch.dtype) -> Encode:
-    """Torchaudio's models; their list lacks the first layer's input."""
+def encode_torchaudio(call: Call, normalise: bool, dtype: torch.dtype) -> Encode:
+    """`extract_features` of torchaudio's models; its list lacks the first layer's input."""
 
     def encode(wavs: list[Tensor]) -> list[Tensor]:
         if normalise:
             wavs = [normalize_waveform(wav) for wav in wavs]
         padded, lengths = collate(wavs)
-        return model.extract_features(padded.to(dtype), lengths.to(padded.device) if ragged(wavs) else None)[0]
+        return call(padded.to(dtype), lengths.to(padded.device) if ragged(wavs) else None)[0]
 
     return encode
 

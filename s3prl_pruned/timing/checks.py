@@ -1,26 +1,32 @@
-"""What is seen to before anything is timed: equal models compute the same, and MACs are what torch counts."""
+"""What is seen to before anything is timed: models run, equal ones compute the same, MACs are what torch counts."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.formats.folder import TOLERANCE, relative_difference
-from s3prl_pruned.timing.models import TimedModel
+from s3prl_pruned.timing.runs import first_line
+from s3prl_pruned.timing.timed_model import TimedModel
 from s3prl_pruned.timing.work import macs_by_torch, macs_of
 
 _PROBE_SAMPLES = 16_000
-CANNOT_RUN = (RuntimeError, NotImplementedError, TypeError, ValueError, AssertionError)
-"""What a library raises when its model cannot take a precision or an input."""
 
 
-def first_line(error: Exception) -> str:
-    """Of its message."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+@dataclass(frozen=True, kw_only=True)
+class Lost:
+    """A model that could not take part, or not in one workload."""
+
+    name: str
+    """As it was typed."""
+    workload: str | None
+    """None: in none."""
+    reason: str
 
 
-def check_equal(models: list[TimedModel], wav: torch.Tensor) -> list[dict]:
-    """See that models with the same weights and structure compute the same hidden states.
+def check_equal(models: list[TimedModel], wav: torch.Tensor) -> tuple[list[dict], list[Lost]]:
+    """See that models run, and that those with the same weights and structure compute the same hidden states.
 
     Args:
         models: built as they will be timed.
@@ -28,18 +34,20 @@ def check_equal(models: list[TimedModel], wav: torch.Tensor) -> list[dict]:
 
     Returns:
         JSON data, one entry per pair that was compared: `text`, `models`, `difference` (of all hidden states, relative
-        to max(1, largest value)), and `bound` (None where precision is lowered, and the difference is only told).
-
-    Raises:
-        UserError: two in fp32 differ by more than rounding.
+        to max(1, largest value)), and `bound` (None where precision is lowered, and the difference is only told). And
+        the models that cannot run, or that in fp32 differ from the first of their kind by more than rounding.
     """
-    checks, references = [], {}
+    checks: list[dict] = []
+    lost: list[Lost] = []
+    references: dict[str, tuple[TimedModel, list[torch.Tensor]]] = {}
     for model in models:
         try:
-            with torch.inference_mode():
-                states = [state.float() for state in model.encode([wav])]
-        except CANNOT_RUN as error:
-            raise UserError(f"{model.label}: cannot run in {model.precision}: {first_line(error)}") from error
+            with torch.inference_mode():  # a copy: a graph's next replay writes over what it returned
+                states = [state.to(torch.float32, copy=True) for state in model.encode([wav])]
+        except Exception as error:  # libraries, compilers and drivers have errors of many kinds
+            reason = f"cannot run in {model.precision}: {first_line(error)}"
+            lost.append(Lost(name=model.label, workload=None, reason=reason))
+            continue
         if model.same_as is None:
             continue
         if model.same_as not in references:
@@ -55,8 +63,10 @@ def check_equal(models: list[TimedModel], wav: torch.Tensor) -> list[dict]:
         finite = math.isfinite(difference)
         told = f"differ by {difference:.1e} (relative)" if finite else "are not all finite"
         text = f"{model.label} against {reference.label}: hidden states {told}"
-        if exact and not difference <= TOLERANCE:
-            raise UserError(f"{text}, but the same weights must agree to {TOLERANCE:g}. They are not timed as equals.")
+        if exact and not difference <= TOLERANCE:  # NaN too
+            reason = f"{text}, but the same weights must agree to {TOLERANCE:g}"
+            lost.append(Lost(name=model.label, workload=None, reason=f"{reason}. It is not timed as an equal."))
+            continue
         checks.append(
             {
                 "text": text + (f", at most {TOLERANCE:g} is rounding" if exact else ""),
@@ -65,7 +75,7 @@ def check_equal(models: list[TimedModel], wav: torch.Tensor) -> list[dict]:
                 "bound": TOLERANCE if exact else None,
             }
         )
-    return checks
+    return checks, lost
 
 
 def check_macs(models: list[TimedModel]) -> list[str]:

@@ -1,61 +1,34 @@
 """How fast models are beside each other: interleaved runs on the same input, and ratios pair by pair.
 
-Absolute seconds of a shared machine mean little. So every repeat runs each model once, back to back, in a rotating
-order; a model's ratio is the median over repeats of the baseline's time over its own *in the same repeat*.
+Absolute seconds of a shared machine mean little. So every repeat runs all models, one after the other in an order drawn
+anew; a model's ratio is the median over repeats of the baseline's time over its own *in the same repeat*.
 """
 
 import hashlib
 import logging
 import statistics
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.data.waveforms import SAMPLE_RATE
+from s3prl_pruned.timing.runs import (
+    Batch,
+    Model,
+    TimedCalls,
+    TimingSetting,
+    check_setting,
+    interleaved,
+    torch_threads,
+)
 
 logger = logging.getLogger(__name__)
 
 NOISY = 0.2
 """Interquartile range of the pairs' ratios, relative to their median, above which a result is called noisy."""
-_WARM_UP = 2  # runs of each model before the clock counts: lazy initialisation, caches, clock frequency
-
-Batch = Tensor | list[Tensor]
-"""Utterances of one call: (B, S), or B waveforms (S,)."""
-Model = Callable[[Any], object]
-"""Of a `Batch` in the form that it takes."""
-
-
-@dataclass(kw_only=True)
-class TimedCalls:
-    """A model and the batches that it is called with."""
-
-    name: str
-    model: nn.Module | Model
-    """Called with one batch after the other, in inference mode. Modules must be in evaluation mode."""
-    batches: Sequence[Batch]
-    """fp32, 16 kHz, on the device. One run is one call with each."""
-
-
-@dataclass(kw_only=True)
-class TimingSetting:
-    """What holds for all results of one document."""
-
-    baseline: str
-    """Name of the model that ratios are against."""
-    device: str = "cpu"
-    """torch device."""
-    threads: int = 1
-    """torch's intra-operation threads."""
-    repeats: int = 5
-    """Runs of each model (the paper takes 5)."""
-    seed: int = 0
-    """Of the input."""
 
 
 @dataclass(kw_only=True)
@@ -75,8 +48,14 @@ class TimingResult:
     """Interquartile range of the runs' times, seconds."""
     seconds_mean: float
     """Mean time of a run (the paper's figure)."""
+    seconds_std: float
+    """Standard deviation of the runs' times around it, seconds; 0 for a single run."""
+    repeats: int
+    runs: int
+    """Timed ones, in all repeats."""
     ratio: float
-    """Baseline's time over this model's, median over repeats of the pairs; above 1 is faster than the baseline."""
+    """Baseline's time over this model's, median over repeats of the pairs; above 1 is faster than the baseline. A
+    repeat's time is the median of its runs."""
     ratio_spread: float
     """Interquartile range of the pairs' ratios."""
     noisy: bool
@@ -116,6 +95,7 @@ def race(timed: list[TimedCalls], setting: TimingSetting) -> list[TimingResult]:
         One result per model, in their order; the baseline's ratio is 1.
 
     Raises:
+        CannotRun: a model fails.
         UserError: they were not given the same input, a model changed it, the baseline is not among them, there are
             no repeats, or a module is in training mode.
     """
@@ -157,47 +137,16 @@ def _check(timed: list[TimedCalls], setting: TimingSetting) -> None:
     names = [one.name for one in timed]
     if setting.baseline not in names:
         raise UserError(f"`baseline` must be one of the models {names}, but is {setting.baseline!r}.")
-    if setting.repeats < 1 or setting.threads < 1:
-        raise UserError(f"`repeats` and `threads` must be at least 1, but are {setting.repeats} and {setting.threads}.")
+    check_setting(setting)
     training = [one.name for one in timed if isinstance(one.model, nn.Module) and one.model.training]
     if training:
         raise UserError(f"models must be in evaluation mode to be timed, but {training} are not. Call eval() on them.")
 
 
-def interleaved(timed: list[TimedCalls], setting: TimingSetting) -> dict[str, list[float]]:
-    """Seconds of each run, by name; entry i of every model was measured in repeat i. Call it in inference mode."""
-    for one in timed * (_WARM_UP if len(timed[0].batches) == 1 else 1):  # many batches warm up one another
-        _run(one)
-    times: dict[str, list[float]] = {one.name: [] for one in timed}
-    for repeat in range(setting.repeats):
-        first = repeat % len(timed)
-        for one in timed[first:] + timed[:first]:
-            times[one.name].append(_seconds_of(one, torch.device(setting.device)))
-    return times
-
-
-def _run(one: TimedCalls) -> None:
-    for batch in one.batches:
-        one.model(batch)
-
-
-def _seconds_of(one: TimedCalls, device: torch.device) -> float:
-    if device.type == "cuda":  # written, but never run on a GPU so far
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        torch.cuda.synchronize(device)
-        start.record()
-        _run(one)
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) / 1000  # it counts milliseconds
-    started = time.perf_counter()
-    _run(one)
-    return time.perf_counter() - started
-
-
-def _summarise(one: TimedCalls, times: list[float], baseline: list[float]) -> TimingResult:
-    ratios = [theirs / ours for theirs, ours in zip(baseline, times, strict=True)]
+def _summarise(one: TimedCalls, times: list[list[float]], baseline: list[list[float]]) -> TimingResult:
+    ratios = [statistics.median(theirs) / statistics.median(ours) for theirs, ours in zip(baseline, times, strict=True)]
     ratio, spread = statistics.median(ratios), _interquartile_range(ratios)
+    runs = [run for repeat in times for run in repeat]
     lengths = [len(wav) / SAMPLE_RATE for batch in one.batches for wav in batch]
     noisy = spread > NOISY * ratio
     if noisy:
@@ -213,9 +162,12 @@ def _summarise(one: TimedCalls, times: list[float], baseline: list[float]) -> Ti
         length_s=statistics.mean(lengths),
         batch=max(len(batch) for batch in one.batches),
         params=_num_parameters(one.model),
-        seconds=statistics.median(times),
-        seconds_spread=_interquartile_range(times),
-        seconds_mean=statistics.mean(times),
+        seconds=statistics.median(runs),
+        seconds_spread=_interquartile_range(runs),
+        seconds_mean=statistics.mean(runs),
+        seconds_std=statistics.stdev(runs) if len(runs) > 1 else 0.0,
+        repeats=len(times),
+        runs=len(runs),
         ratio=ratio,
         ratio_spread=spread,
         noisy=noisy,
@@ -231,14 +183,3 @@ def _interquartile_range(values: list[float]) -> float:
 
 def _num_parameters(model: nn.Module | Model) -> int | None:
     return sum(p.numel() for p in model.parameters()) if isinstance(model, nn.Module) else None
-
-
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """Set torch's threads and put the old number back."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

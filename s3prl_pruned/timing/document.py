@@ -14,9 +14,11 @@ import torch
 
 import s3prl_pruned
 from s3prl_pruned import compat
-from s3prl_pruned.timing.clock import NOISY, TimingResult, TimingSetting
+from s3prl_pruned.timing.clock import NOISY, TimingResult
+from s3prl_pruned.timing.environment import cpu_name, environment
+from s3prl_pruned.timing.runs import TimingSetting
 
-_LIBRARIES = ("transformers", "torchaudio")
+_LIBRARIES = ("transformers", "torchaudio", "onnxruntime", "openvino")
 
 
 def document(setting: TimingSetting, results: Sequence[TimingResult], *, dtype: str = "float32", **more: Any) -> dict:
@@ -27,6 +29,7 @@ def document(setting: TimingSetting, results: Sequence[TimingResult], *, dtype: 
         "versions": versions(),
         "commit": commit(),
         "machine": machine(setting.device),
+        "environment": environment(setting.device),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "noise_bound": NOISY,
         "noisy": [result.name for result in results if result.noisy],
@@ -65,13 +68,4 @@ def machine(device: str) -> str:
     """What computed: the GPU, or the CPU with the instruction set that torch uses of it."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_cpu_name()}, {torch.backends.cpu.get_cpu_capability()}"
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    return f"{cpu_name()}, {torch.backends.cpu.get_cpu_capability()}"

@@ -1,14 +1,16 @@
 """What models are timed on: noise of fixed lengths, a corpus, a batch of mixed lengths; and how it is batched."""
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.data.corpus import embedded_corpus
+from s3prl_pruned.data.manifest import Utterance
 from s3prl_pruned.data.sources import open_corpus
 from s3prl_pruned.data.waveforms import FRAME_SAMPLES, SAMPLE_RATE
 
@@ -25,6 +27,12 @@ class Workload:
     their longest. `padded`: all in one batch, padded to the longest. `unpadded`: bucketed by exact length, so that
     nothing is padded.
     """
+    readers: dict[int, Callable[[], Tensor]] = field(default_factory=dict, repr=False)
+    """By a waveform's `id`: gets it anew, read from its file where it has one, and copied to the device."""
+
+    def load(self, batch: list[Tensor]) -> list[Tensor]:
+        """The same batch, each waveform got anew."""
+        return [self.readers[id(wav)]() for wav in batch]
 
     @property
     def utterances(self) -> list[Tensor]:
@@ -47,9 +55,10 @@ def fixed(seconds: float, *, batch: int, seed: int, device: str) -> Workload:
     if batch < 1:
         raise UserError(f"`batch` must be at least 1, but is {batch}.")
     generator = torch.Generator().manual_seed(seed)
-    wavs = 0.1 * torch.randn(batch, samples, generator=generator)
+    host = 0.1 * torch.randn(batch, samples, generator=generator)
+    wavs = list(host.to(device))
     title = f"{seconds:g} s" + f" x {batch}" * (batch > 1)
-    return Workload(title=title, arrangements={"even": [list(wavs.to(device))]})
+    return Workload(title=title, arrangements={"even": [wavs]}, readers=_copiers(wavs, list(host), device))
 
 
 def mixed(shortest: float, longest: float, utterances: int, *, seed: int, device: str) -> Workload:
@@ -73,10 +82,13 @@ def mixed(shortest: float, longest: float, utterances: int, *, seed: int, device
     first, last = _samples(shortest), _samples(longest)
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.linspace(first, last, utterances, dtype=torch.float64).round().long().tolist()
-    wavs = [0.1 * torch.randn(length, generator=generator).to(device) for length in lengths]
-    wavs = [wavs[i] for i in torch.randperm(utterances, generator=generator).tolist()]
+    host = [0.1 * torch.randn(length, generator=generator) for length in lengths]
+    host = [host[i] for i in torch.randperm(utterances, generator=generator).tolist()]
+    wavs = [wav.to(device) for wav in host]
     return Workload(
-        title=f"{utterances} x {shortest:g}-{longest:g} s", arrangements={"padded": [wavs], "unpadded": unpadded(wavs)}
+        title=f"{utterances} x {shortest:g}-{longest:g} s",
+        arrangements={"padded": [wavs], "unpadded": unpadded(wavs)},
+        readers=_copiers(wavs, host, device),
     )
 
 
@@ -99,10 +111,22 @@ def corpus(source: str | None, *, limit: int | None, bucket_s: float, device: st
         found = [found[i * len(found) // limit] for i in range(limit)]
     wavs = [utterance.read().to(device) for utterance in found]
     title = f"{'embedded dev' if source is None else 'corpus'}, {len(wavs)} utterances"
+    readers: dict[int, Callable[[], Tensor]] = {
+        id(wav): partial(_read, utterance, device) for wav, utterance in zip(wavs, found, strict=True)
+    }
+    ways = {"one at a time": {"single": [[wav] for wav in wavs]}, "bucketed": {"bucketed": bucketed(wavs, bucket_s)}}
     return [
-        Workload(title=f"{title}, one at a time", arrangements={"single": [[wav] for wav in wavs]}),
-        Workload(title=f"{title}, bucketed", arrangements={"bucketed": bucketed(wavs, bucket_s)}),
+        Workload(title=f"{title}, {way}", arrangements=arrangements, readers=readers)
+        for way, arrangements in ways.items()
     ]
+
+
+def _read(utterance: Utterance, device: str) -> Tensor:
+    return utterance.read().to(device)
+
+
+def _copiers(wavs: list[Tensor], host: list[Tensor], device: str) -> dict[int, Callable[[], Tensor]]:
+    return {id(wav): partial(source.to, device, copy=True) for wav, source in zip(wavs, host, strict=True)}
 
 
 def bucketed(wavs: Sequence[Tensor], seconds: float) -> list[list[Tensor]]:
@@ -127,3 +151,40 @@ def _samples(seconds: float) -> int:
         frame = f"{FRAME_SAMPLES} samples, {FRAME_SAMPLES / SAMPLE_RATE:g} s"
         raise UserError(f"an utterance must be at least one frame ({frame}), but is {seconds:g} s.")
     return samples
+
+
+def parse_lengths(text: str | None, batch: int) -> list[tuple[float, int]]:
+    """Seconds and utterances of what `--lengths` was given, such as "1,12x5".
+
+    Args:
+        text: lengths with commas between them; None for none.
+        batch: utterances of those that name none.
+
+    Raises:
+        UserError: it is in another form.
+    """
+    found = []
+    for part in text.split(",") if text else []:
+        utterances, x, seconds = part.partition("x")
+        try:
+            found.append((float(seconds), int(utterances)) if x else (float(part), batch))
+        except ValueError:
+            raise UserError(
+                f"`lengths` must be seconds with ',' between them, such as 1,12x5, but is {text!r}."
+            ) from None
+    return found
+
+
+def parse_range(text: str | None) -> tuple[float, float] | None:
+    """Two lengths of what `--mixed` was given, such as "4-10"; None for None.
+
+    Raises:
+        UserError: it is in another form.
+    """
+    if text is None:
+        return None
+    try:
+        shortest, longest = map(float, text.split("-"))
+    except ValueError:
+        raise UserError(f"`mixed` must be two lengths in seconds, such as 4-10, but is {text!r}.") from None
+    return shortest, longest

@@ -7,6 +7,7 @@ import datetime
 import itertools
 import statistics
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -25,8 +26,8 @@ from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, HeadSpec, LayerSpec
 from s3prl_pruned.sparsity.counts import EncoderCounts
 from s3prl_pruned.sparsity.latency import FORMAT, FORMAT_VERSION, LatencyTable, Measurement
-from s3prl_pruned.timing.clock import TimedCalls, TimingSetting, interleaved, torch_threads
 from s3prl_pruned.timing.document import commit, machine
+from s3prl_pruned.timing.runs import REPEATS, TimedCalls, TimingSetting, interleaved, torch_threads
 
 _Module = TypeVar("_Module", bound=nn.Module)
 _SHARES = (1 / 8, 3 / 8, 5 / 8, 1)
@@ -75,7 +76,7 @@ class Stopwatch:
         ]
         with torch.inference_mode(), torch_threads(self.setting.threads):
             times = interleaved(timed, self.setting)
-        return [statistics.median(times[one.name]) for one in timed]
+        return [statistics.median(run for repeat in times[one.name] for run in repeat) for one in timed]
 
     def cnn(self, pair: int) -> dict:
         """The whole CNN by the channels of layers `pair` and `pair + 1`, all others at their smallest: a `Grid`."""
@@ -148,7 +149,7 @@ def measure_table(
 
     Args:
         config: the dense shape.
-        setting: device, threads, repeats, seed; its baseline is not used.
+        setting: device, threads, repeats (None: 5), seed; its baseline is not used.
         utterance_seconds: of noise, one utterance per call.
         dtype: of weights and activations.
         progress: called with a line on what is being done.
@@ -156,7 +157,8 @@ def measure_table(
     Raises:
         UserError: an utterance too short, or a CNN of one layer.
     """
-    pairs = len(config.conv_layers) - 1
+    repeats = setting.repeats or REPEATS[0]
+    setting, pairs = replace(setting, repeats=repeats), len(config.conv_layers) - 1
     if pairs < 1:
         raise UserError("a latency table needs a CNN of two layers or more, but this shape's has one.")
     with torch.random.fork_rng(devices=[]):
@@ -174,7 +176,7 @@ def measure_table(
         device=setting.device,
         threads=setting.threads,
         dtype=str(dtype).removeprefix("torch."),
-        repeats=setting.repeats,
+        repeats=repeats,
         weights=f"random, seed {setting.seed}",
         s3prl_pruned=s3prl_pruned.__version__,
         torch=str(torch.__version__),

@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -82,28 +83,57 @@ def _tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
-def peak_bytes(module: nn.Module, encode: Callable[[list[Tensor]], object], batch: list[Tensor]) -> int:
-    """Most bytes of live tensors during one call, parameters and buffers included.
+@dataclass(frozen=True, kw_only=True)
+class PeakMemory:
+    """Of one call, the model's parameters and buffers included."""
 
-    On a CPU by `LiveBytes`; on CUDA the allocator's peak less what lived there before the call, so that it holds this
-    model alone (written, but never run on a GPU so far).
+    live: int
+    """Bytes of live tensors; on CUDA also what the model's graphs keep."""
+    reserved: int | None
+    """Bytes that torch took from the device for it; None on a CPU."""
+
+
+def peak_memory(
+    module: nn.Module, encode: Callable[[list[Tensor]], object], batch: list[Tensor], *, graph_bytes: int = 0
+) -> PeakMemory:
+    """How much memory one call needs.
+
+    On a CPU by `LiveBytes`; on CUDA by the allocator's peaks, less what was there before the call, so that they hold
+    this model alone. A graph's replay allocates nothing: what it computes in was set aside when it was recorded.
 
     Args:
         module: whose parameters count.
         encode: called with the batch.
         batch: B waveforms (S,).
+        graph_bytes: what the model's graphs keep (`private_bytes` after their recording, less before).
     """
-    own = [*module.parameters(), *module.buffers()]
-    device = batch[0].device
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        with torch.inference_mode():
+    own, device = [*module.parameters(), *module.buffers()], batch[0].device
+    if device.type != "cuda":
+        with torch.inference_mode(), LiveBytes([*own, *batch]) as live:
             encode(batch)
-        torch.cuda.synchronize(device)
-        storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in [*own, *batch]}
-        return torch.cuda.max_memory_allocated(device) - before + sum(storages.values())
-    with torch.inference_mode(), LiveBytes([*own, *batch]) as live:
+        return PeakMemory(live=live.peak, reserved=None)
+    torch.cuda.synchronize(device)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    allocated, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
+    with torch.inference_mode():
         encode(batch)
-    return live.peak
+    torch.cuda.synchronize(device)
+    storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in [*own, *batch]}
+    standing = sum(storages.values()) + graph_bytes
+    return PeakMemory(
+        live=standing + torch.cuda.max_memory_allocated(device) - allocated,
+        reserved=standing + torch.cuda.max_memory_reserved(device) - reserved,
+    )
+
+
+def private_bytes(device: torch.device) -> int:
+    """What all CUDA graphs recorded so far keep of a device's memory; 0 on a CPU.
+
+    Their pools are reserved and, between replays, not allocated: no other counter shows them.
+    """
+    if device.type != "cuda":
+        return 0
+    index = torch.cuda.current_device() if device.index is None else device.index
+    segments = [segment for segment in torch.cuda.memory_snapshot() if segment["device"] == index]
+    return sum(segment["total_size"] for segment in segments if tuple(segment["segment_pool_id"]) != (0, 0))

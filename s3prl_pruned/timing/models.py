@@ -2,7 +2,8 @@
 
 import tempfile
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ from s3prl_pruned.formats import torchaudio as torchaudio_format
 from s3prl_pruned.models import families
 from s3prl_pruned.models.accelerate import accelerate
 from s3prl_pruned.models.compact import compact
-from s3prl_pruned.models.dummies import random_encoder
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
+from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.timing.adapters import (
+    Call,
     Encode,
     encode_hf,
     encode_ours,
@@ -28,13 +29,14 @@ from s3prl_pruned.timing.adapters import (
     encode_torchaudio,
     torchaudio_model,
 )
-from s3prl_pruned.timing.names import PATHS, ModelName, nearest
+from s3prl_pruned.timing.names import PATHS, ModelName, WrongName, nearest
+from s3prl_pruned.timing.runtimes import RuntimeFiles
 from s3prl_pruned.timing.shapes import STRUCTURES, read_structure
-from s3prl_pruned.timing.variants import masks_of, move_masks, under_path
+from s3prl_pruned.timing.timed_model import DTYPES, TimedModel
+from s3prl_pruned.timing.variants import compiled, masks_of, move_masks, under_autocast, under_path
+from s3prl_pruned.timing.weights import SHAPES, TRAINED, DenseWeights, identity, shape_of
 from s3prl_pruned.upstream.register import register
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32}
-"""Of weights and activations; int8 computes its other parts in fp32."""
 _HUB_REPOSITORIES = {
     "wavlm_base": "microsoft/wavlm-base",
     "wavlm_large": "microsoft/wavlm-large",
@@ -42,56 +44,6 @@ _HUB_REPOSITORIES = {
     "wav2vec2_base": "facebook/wav2vec2-base",
     "data2vec_base": "facebook/data2vec-audio-base",
 }
-# The names of our shapes under which s3prl's hub, and with it `load_teacher`, has trained weights.
-_TRAINED = {
-    "wavlm_embedded": "embedded",
-    "hubert_large": "hubert_large_ll60k",
-    "wav2vec2_base": "wav2vec2_base_960",
-    "wav2vec2_large": "wav2vec2_large_ll60k",
-    "data2vec_base": "data2vec_base_960",
-    "data2vec_large": "data2vec_large_ll60k",
-}
-_SHAPES = (
-    "wavlm_base",
-    "wavlm_large",
-    "wavlm_embedded",
-    "hubert_base",
-    "hubert_large",
-    "wav2vec2_base",
-    "wav2vec2_large",
-    "wav2vec2_large_960",
-    "data2vec_base",
-    "data2vec_large",
-)
-
-
-@dataclass(kw_only=True)
-class TimedModel:
-    """A model that takes part."""
-
-    name: ModelName
-    module: nn.Module
-    """Holds all parameters; in evaluation mode, on the device."""
-    encode: Encode
-    """Pads, normalises where the model wants it, and calls the module: what a user of that library would write."""
-    config: EncoderConfig | None
-    """The dense shape, where it is known."""
-    spec: CompactSpec | None
-    precision: str
-    """One of `names.PRECISIONS`."""
-    params: int
-    """`numel()` of all parameters, before any quantisation."""
-    same_as: str | None
-    """Models in which this is equal compute the same function: same weights, same structure."""
-    weights: str
-    """Where they come from, such as "random, seed 0"."""
-    pads: bool = True
-    """Whether it takes batches of different lengths (torchaudio's WavLM does not)."""
-
-    @property
-    def label(self) -> str:
-        """As it was typed."""
-        return self.name.text
 
 
 class Builder:
@@ -102,16 +54,30 @@ class Builder:
         device: torch device.
         precision: of models whose name does not say one.
         seed: of random weights.
+        autocast: keep the weights of bf16 and fp16 models in fp32, and compute under `torch.autocast`.
+        threads: of runtimes other than torch.
     """
 
-    def __init__(self, *, random: bool, device: str = "cpu", precision: str = "fp32", seed: int = 0):
+    def __init__(
+        self,
+        *,
+        random: bool,
+        device: str = "cpu",
+        precision: str = "fp32",
+        seed: int = 0,
+        autocast: bool = False,
+        threads: int = 1,
+    ):
         if precision not in DTYPES or precision == "int8":
             raise UserError(
                 f"`dtype` must be fp32, bf16 or fp16, but is {precision!r}. int8 is a model's variant: ours:conc+int8."
             )
-        self.random, self.device, self.precision, self.seed = random, device, precision, seed
-        self._dense: dict[str, SpeechEncoder] = {}
-        compat.apply()  # s3prl and transformers import torchaudio
+        self.random, self.device, self.precision, self.autocast = random, device, precision, autocast
+        self._weights, self._files = DenseWeights(random=random, seed=seed), RuntimeFiles(threads)
+        if compat.installed_hosts():
+            compat.apply()
+        else:  # a machine without s3prl times the others
+            compat.torchaudio_extension()
 
     def build(self, name: ModelName) -> TimedModel:
         """Make one.
@@ -131,72 +97,80 @@ class Builder:
         return self._finish(made)
 
     def _finish(self, made: TimedModel) -> TimedModel:
-        """Path, device and compilation."""
-        variants = made.name.variants
-        made.module = made.module.eval().requires_grad_(False).to(self.device, DTYPES[made.precision])
-        for path in set(variants) & set(PATHS):
+        """Device, path, precision and compilation."""
+        name, call = made.name, made.call
+        if made.module is None:
+            return made
+        made.module = made.module.eval().requires_grad_(False).to(self.device, self._weights_dtype(name))
+        if "compiled" in name.variants:
+            call = compiled(call, made.module, self.device)
+        made.encode = made.adapt(call)
+        for path in set(name.variants) & set(PATHS):
             made.encode = under_path(made.encode, path)
-        if "compiled" in variants:
-            # CUDA graphs take the launches away, which dominate short inputs on a GPU; never run here
-            made.module.compile(mode="reduce-overhead" if torch.device(self.device).type == "cuda" else "default")
+        if self._autocast(name):
+            made.autocast = True
+            made.encode = under_autocast(made.encode, self.device, DTYPES[made.precision])
         return made
 
-    def _timed(self, name: ModelName, module: nn.Module, encode: Encode, **known: Any) -> TimedModel:
+    def _timed(
+        self, name: ModelName, module: nn.Module, adapt: Callable[[Call], Encode], call: Call, **known: Any
+    ) -> TimedModel:
         """Another library's model.
 
         Args:
             name: as typed.
             module: with its weights.
-            encode: calls it.
+            adapt: makes a function of waveforms of the library's call.
+            call: the module, or one of its methods.
             known: further fields of `TimedModel`.
         """
         params = sum(p.numel() for p in module.parameters())
-        precision = name.precision or self.precision
-        return TimedModel(name=name, module=module, encode=encode, precision=precision, params=params, **known)
+        return TimedModel(
+            name=name, module=module, adapt=adapt, call=call, precision=self._precision(name), params=params, **known
+        )
 
     def _own(self, name: ModelName, encoder: SpeechEncoder, *, same_as: str, weights: str) -> TimedModel:
         """One of ours, in the precision that its name asks for."""
-        params, precision = encoder.num_parameters(), name.precision or self.precision
+        precision = self._precision(name)
+        known: dict[str, Any] = {
+            "name": name, "config": encoder.config, "spec": encoder.spec, "precision": precision,
+            "params": encoder.num_parameters(), "same_as": same_as, "weights": weights,
+        }  # fmt: skip
+        if name.runtime:
+            if self.device != "cpu":
+                raise UserError(f"{name.text!r}: {name.runtime} is timed on a CPU only, but `device` is {self.device}.")
+            made = TimedModel(**known, module=None)
+            made.encode = self._files.encode(name.runtime, encoder, same_as, int8=precision == "int8")
+            return made
         if precision == "int8":
             from s3prl_pruned.models.accelerate.int8 import quantize_int8
 
             encoder = quantize_int8(encoder)
-        dtype = DTYPES[precision]
+        dtype = self._weights_dtype(name)
         encoder = encoder.eval().requires_grad_(False).to(self.device, dtype)
         accelerate(encoder)
         move_masks(encoder, self.device, dtype)
-        return TimedModel(
-            name=name,
-            module=encoder,
-            encode=encode_ours(encoder, encoder.config, dtype),
-            config=encoder.config,
-            spec=encoder.spec,  # what runs
-            precision=precision,
-            params=params,
-            same_as=same_as,
-            weights=weights,
-        )
+        adapt = partial(encode_ours, config=encoder.config, dtype=dtype)
+        return TimedModel(**known, module=encoder, adapt=adapt, call=encoder)
 
-    def _weights_of(self, shape: str, config: EncoderConfig | None = None) -> SpeechEncoder:
-        """The dense encoder that all models of one shape are made from; `config` where the shape has no name."""
-        if shape not in self._dense:
-            if self.random:
-                self._dense[shape] = random_encoder(config or families.named(shape), seed=self.seed)
-            else:
-                from s3prl_pruned.pretrain.distill.teachers import load_teacher
+    def _precision(self, name: ModelName) -> str:
+        return name.precision or self.precision
 
-                self._dense[shape] = load_teacher(_TRAINED.get(shape, shape)).encoder
-        return self._dense[shape]
+    def _autocast(self, name: ModelName) -> bool:
+        wanted = self.autocast or "autocast" in name.variants
+        if "autocast" in name.variants and self._precision(name) not in ("bf16", "fp16"):
+            raise UserError(f"{name.text!r}: autocast is for bf16 and fp16: {name.text}+bf16.")
+        return wanted and self._precision(name) in ("bf16", "fp16")
 
-    def _origin(self, shape: str) -> str:
-        return f"random, seed {self.seed}" if self.random else _TRAINED.get(shape, shape)
+    def _weights_dtype(self, name: ModelName) -> torch.dtype:
+        return torch.float32 if self._autocast(name) else DTYPES[self._precision(name)]
 
     def _ours(self, name: ModelName) -> TimedModel:
         structure, shape = (name.source, "wavlm_base") if name.source in STRUCTURES else ("dense", name.source)
-        known = (*STRUCTURES, *_SHAPES)
-        if shape not in _SHAPES:
-            raise UserError(f"{name.text!r}: must be one of {[f'ours:{n}' for n in known]}.{nearest(shape, known)}")
-        dense = self._weights_of(shape)
+        known = (*STRUCTURES, *SHAPES)
+        if shape not in SHAPES:
+            raise WrongName(f"{name.text!r}: must be one of {[f'ours:{n}' for n in known]}.{nearest(shape, known)}")
+        dense = self._weights.of(shape)
         return self._structured(name, shape, dense, STRUCTURES[structure](dense.config))
 
     def _structured(self, name: ModelName, shape: str, dense: SpeechEncoder, spec: CompactSpec) -> TimedModel:
@@ -211,7 +185,7 @@ class Builder:
             encoder.set_masks(masks_of(spec, dense.config))
         else:
             encoder = compact(dense, spec)
-        return self._own(name, encoder, same_as=_identity(shape, spec), weights=self._origin(shape))
+        return self._own(name, encoder, same_as=identity(shape, spec), weights=self._weights.origin(shape))
 
     def _file(self, name: ModelName) -> TimedModel:
         path = Path(name.source)
@@ -222,7 +196,7 @@ class Builder:
             if not self.random:
                 raise UserError(f"{name.text!r}: is a structure without weights. Add --random.")
             shape = "wavlm_base" if config == families.named("wavlm_base") else str(config)
-            return self._structured(name, shape, self._weights_of(shape, config), spec)
+            return self._structured(name, shape, self._weights.of(shape, config), spec)
         if "masked" in name.variants:
             raise UserError(
                 f"{name.text!r}: masked is for a structure; a training checkpoint is masked anyway, an export is cut."
@@ -234,8 +208,9 @@ class Builder:
         return self._own(name, loaded.encoder, same_as=weights, weights=weights)
 
     def _s3prl(self, name: ModelName) -> TimedModel:
+        compat.host()  # says what to type where there is none
         if self.random:
-            dense = self._weights_of(_shape(name))
+            dense = self._weights.of(shape_of(name))
             with tempfile.TemporaryDirectory() as folder:
                 registry.write(Path(folder) / "random.pt", "s3prl", dense)
                 expert = import_module(f"s3prl.upstream.{dense.config.family}.expert").UpstreamExpert(
@@ -251,18 +226,17 @@ class Builder:
                 entry for entry in dir(s3prl.hub) if not entry.startswith("_") and callable(getattr(s3prl.hub, entry))
             ]
             if name.source not in entries:
-                raise UserError(f"{name.text!r}: s3prl's hub has no such entry.{nearest(name.source, entries)}")
+                raise WrongName(f"{name.text!r}: s3prl's hub has no such entry.{nearest(name.source, entries)}")
             expert = getattr(s3prl.hub, name.source)()
-        shape = {trained: ours for ours, trained in _TRAINED.items()}.get(name.source, name.source)
-        return self._timed(
-            name, expert.eval(), encode_s3prl(expert, self._dtype(name)), **self._known(shape, name.source)
-        )
+        shape = {trained: ours for ours, trained in TRAINED.items()}.get(name.source, name.source)
+        adapt = partial(encode_s3prl, dtype=self._weights_dtype(name))
+        return self._timed(name, expert.eval(), adapt, expert, **self._weights.known(shape, name.source))
 
     def _hf(self, name: ModelName) -> TimedModel:
         import transformers
 
         if self.random:
-            dense = self._weights_of(_shape(name))
+            dense = self._weights.of(shape_of(name))
             cfg, preprocessor = huggingface.to_cfg(dense.config)
             model = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(**cfg))
             model.load_state_dict(huggingface.KEYS.to_theirs(dense.state_dict(), dense.config))
@@ -277,16 +251,15 @@ class Builder:
                 raise UserError(
                     f"{name.text!r}: transformers cannot load it: {line}{nearest(name.source, _HUB_REPOSITORIES)}"
                 ) from error
-        return self._timed(
-            name, model.eval(), encode_hf(model, normalise, self._dtype(name)), **self._known(name.source)
-        )
+        adapt = partial(encode_hf, normalise=normalise, dtype=self._weights_dtype(name))
+        return self._timed(name, model.eval(), adapt, model, **self._weights.known(name.source))
 
     def _torchaudio(self, name: ModelName) -> TimedModel:
         import torchaudio
 
         if self.random:
-            dense = self._weights_of(_shape(name))
-            model = torchaudio_model(dense.config)
+            dense = self._weights.of(shape_of(name))
+            model: Any = torchaudio_model(dense.config)
             model.load_state_dict(torchaudio_format.KEYS.to_theirs(dense.state_dict(), dense.config))
             normalise = dense.config.normalize_waveform
         else:
@@ -296,37 +269,10 @@ class Builder:
                 if hasattr(getattr(torchaudio.pipelines, bundle), "get_model")
             ]
             if name.source.upper() not in bundles:
-                raise UserError(
+                raise WrongName(
                     f"{name.text!r}: torchaudio has no such pipeline.{nearest(name.source.upper(), bundles)}"
                 )
-            model, normalise = (
-                getattr(torchaudio.pipelines, name.source.upper()).get_model(),
-                False,
-            )  # it normalises itself
-        encode = encode_torchaudio(model, normalise, self._dtype(name))
-        return self._timed(name, model.eval(), encode, pads="wavlm" not in name.source, **self._known(name.source))
-
-    def _dtype(self, name: ModelName) -> torch.dtype:
-        return DTYPES[name.precision or self.precision]
-
-    def _known(self, shape: str, weights: str | None = None) -> dict:
-        """What is known of another library's model by the name of its shape."""
-        if shape not in _SHAPES:
-            return {"config": None, "spec": None, "same_as": None, "weights": weights or shape}
-        config = families.named(shape)
-        spec = CompactSpec.dense(config)
-        return {"config": config, "spec": spec, "same_as": _identity(shape, spec), "weights": self._origin(shape)}
-
-
-def _identity(shape: str, spec: CompactSpec) -> str:
-    """The same for all models that are this structure of these weights."""
-    return f"{shape} {hash(spec)}"
-
-
-def _shape(name: ModelName) -> str:
-    if name.source not in _SHAPES:
-        raise UserError(
-            f"{name.text!r}: random weights are to be had of {', '.join(_SHAPES)} only.{nearest(name.source, _SHAPES)} "
-            "Without --random trained ones are loaded."
-        )
-    return name.source
+            model, normalise = getattr(torchaudio.pipelines, name.source.upper()).get_model(), False  # its own part
+        adapt = partial(encode_torchaudio, normalise=normalise, dtype=self._weights_dtype(name))
+        known: dict[str, Any] = {"pads": "wavlm" not in name.source, **self._weights.known(name.source)}
+        return self._timed(name, model.eval(), adapt, model.extract_features, **known)

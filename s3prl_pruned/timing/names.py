@@ -21,7 +21,9 @@ model names: NAME[+VARIANT]..., such as ours:conc+int8
 variants:
   fp32, bf16, fp16   weights and input (instead of --dtype)
   int8               ours: linears with int8 weights, activations quantised as they come
-  compiled           torch.compile
+  autocast           with bf16 or fp16: weights stay fp32, and torch.autocast computes
+  compiled           torch.compile; ours on CUDA: graphs by length
+  ort, openvino      ours on a CPU: our ONNX file in that runtime; with int8, quantised by onnxruntime
   masked             ours:even, ours:conc and CompactSpecs: the dense model under masks, nothing cut away
   reference, lowmem  ours: the plainest implementation; the one that needs least memory
 """
@@ -29,7 +31,13 @@ variants:
 LIBRARIES = ("ours", "s3prl", "hf", "torchaudio")
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 PATHS = ("reference", "lowmem")
-VARIANTS = (*PRECISIONS, "compiled", "masked", *PATHS)
+RUNTIMES = ("ort", "openvino")
+VARIANTS = (*PRECISIONS, "autocast", "compiled", "masked", *PATHS, *RUNTIMES)
+_OURS = ("int8", "masked", *PATHS, *RUNTIMES)
+
+
+class WrongName(UserError):
+    """There is no such model: a mistake of typing, as a rule, and not a model that cannot be had here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +56,11 @@ class ModelName:
     def precision(self) -> str | None:
         """One of `PRECISIONS`; None for the run's own."""
         return next((v for v in self.variants if v in PRECISIONS), None)
+
+    @property
+    def runtime(self) -> str | None:
+        """One of `RUNTIMES`; None for torch."""
+        return next((v for v in self.variants if v in RUNTIMES), None)
 
 
 def parse(text: str) -> ModelName:
@@ -90,19 +103,22 @@ def _split_variants(text: str) -> tuple[str, tuple[str, ...]]:
     source, *variants = text.split("+")
     for variant in variants:
         if variant not in VARIANTS:
-            raise UserError(
+            raise WrongName(
                 f"{text!r}: {variant!r} is no variant; these are {', '.join(VARIANTS)}.{nearest(variant, VARIANTS)}"
             )
     return source, tuple(variants)
 
 
 def _check_variants(name: ModelName) -> None:
-    for kind, members in (("precision", PRECISIONS), ("path", PATHS)):
+    for kind, members in (("precision", PRECISIONS), ("path", PATHS), ("runtime", RUNTIMES)):
         given = [variant for variant in name.variants if variant in members]
         if len(given) > 1:
             raise UserError(f"{name.text!r}: a model has one {kind}, but {given} are asked for.")
     if len(set(name.variants)) < len(name.variants):
         raise UserError(f"{name.text!r}: a variant is given twice.")
-    foreign = [variant for variant in name.variants if variant in ("int8", "masked", *PATHS)]
+    foreign = [variant for variant in name.variants if variant in _OURS]
     if foreign and name.library not in ("ours", "file"):
         raise UserError(f"{name.text!r}: {foreign[0]} is offered of our own models only, not of {name.library}'s.")
+    unknown = set(name.variants) - {*RUNTIMES, "fp32", "int8"}
+    if name.runtime and unknown:
+        raise UserError(f"{name.text!r}: {name.runtime} runs fp32 and int8 only, not {sorted(unknown)[0]}.")

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from s3prl_pruned.timing.runs import synchronize
+
 # part -> the modules in which it begins and ends, of ours, s3prl's, transformers' and torchaudio's
 _PARTS = (
     ("cnn", r"(.*\.)?feature_extractor", None),
@@ -82,6 +84,5 @@ def _watch(module: nn.Module, device: torch.device) -> Iterator[dict[str, float 
 
 
 def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    synchronize(device)
     return time.perf_counter()

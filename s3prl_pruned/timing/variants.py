@@ -1,14 +1,40 @@
-"""What a variant of a model's name does to it: another path, masks in place of cuts."""
+"""What a variant of a model's name does to it: compilation, autocast, another path, masks in place of cuts."""
 
 from dataclasses import replace
+from importlib import import_module
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.masks import Slot
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
-from s3prl_pruned.timing.adapters import Encode
+from s3prl_pruned.timing.adapters import Call, Encode
+
+
+def compiled(call: Call, module: nn.Module, device: str) -> Call:
+    """A library's call, compiled: ours on CUDA as graphs by length, everything else by `torch.compile`.
+
+    Args:
+        call: the module, or one of its methods.
+        module: with its weights.
+        device: torch device.
+    """
+    cuda = torch.device(device).type == "cuda"
+    if cuda and isinstance(module, SpeechEncoder):
+        return import_module("s3prl_pruned.models.accelerate.graphs").graphed(module)
+    # On CUDA inductor records graphs of its kernels: launches dominate short inputs.
+    return torch.compile(call, mode="reduce-overhead" if cuda else "default")
+
+
+def under_autocast(encode: Encode, device: str, dtype: torch.dtype) -> Encode:
+    """`encode` under `torch.autocast`."""
+
+    def encode_under(wavs: list[Tensor]) -> list[Tensor]:
+        with torch.autocast(torch.device(device).type, dtype):
+            return encode(wavs)
+
+    return encode_under
 
 
 def under_path(encode: Encode, path: str) -> Encode:

@@ -9,6 +9,7 @@ import pytest
 
 from s3prl_pruned.commands import timing
 from s3prl_pruned.config import UserError
+from tests.tiny_benchmark import tiny_benchmark
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -26,7 +27,7 @@ def test_the_last_line_is_one_json_document_and_a_table_is_made_of_it(tmp_path, 
     done = typed(
         *names,
         "--lengths",
-        "0.5,0.3",
+        "0.5,2x0.3",
         "--repeats",
         "2",
         "--threads",
@@ -39,8 +40,8 @@ def test_the_last_line_is_one_json_document_and_a_table_is_made_of_it(tmp_path, 
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     data = json.loads(lines[-1])
-    assert [(row["name"], row["length_s"]) for row in data["results"]] == [
-        (f"{library}:wavlm_embedded", length) for length in (0.5, 0.3) for library in ("s3prl", "ours")
+    assert [(row["name"], row["length_s"], row["batch"]) for row in data["results"]] == [
+        (f"{library}:wavlm_embedded", *length) for length in ((0.5, 1), (0.3, 2)) for library in ("s3prl", "ours")
     ]
     assert any(
         line.startswith("ours:wavlm_embedded against s3prl:wavlm_embedded: hidden states differ by") for line in lines
@@ -65,10 +66,12 @@ def test_a_wrong_name_is_one_line_and_exit_status_2():
     [
         ((), "no model is named"),
         (("--models", "ours:dense", "--lengths", "1,x"), "`lengths` must be seconds"),
+        (("--models", "ours:dense", "--lengths", "1,ax5"), "`lengths` must be seconds"),
         (("--models", "ours:dense", "--mixed", "4"), "`mixed` must be two lengths"),
         (("--models", "ours:dense", "--lengths", "0.01"), "at least one frame"),
         (("--models", "ours:dense", "--lengths", "1", "--dtype", "fp64"), "`dtype` must be one of"),
         (("--table", "nowhere.json"), "nowhere.json: is not complete JSON"),
+        (("--paper-table2", "--lengths", "1"), "Table 2 is of a corpus"),
     ],
 )
 def test_wrong_options_are_refused(arguments, message):
@@ -80,3 +83,32 @@ def test_a_result_is_not_overwritten_and_this_is_said_before_anything_is_measure
     (tmp_path / "timing.json").write_text("{}")
     with pytest.raises(UserError, match="timing.json: exists already"):
         call("--models", "ours:dense", "--random", "--output", str(tmp_path))
+
+
+def test_the_papers_table_is_of_a_corpus_and_five_runs(monkeypatch, capsys):
+    from s3prl_pruned.timing import benchmark
+
+    seen, found = [], tiny_benchmark()
+    monkeypatch.setattr(benchmark, "run", lambda options, progress: seen.append(options) or found)
+    call("--paper-table2", "--limit", "2")
+    (options,) = seen
+    assert options.models == ["ours:dense", "ours:even", "ours:conc"] and options.baseline == "s3prl:wavlm_base"
+    assert options.random and options.use_corpus and options.repeats == 5
+    *table, _, document = capsys.readouterr().out.splitlines()
+    assert table[0].startswith("The paper's Table 2 on this device") and "WavLM Base" in "".join(table)
+    assert json.loads(document)["results"]
+
+
+def test_the_exit_status_says_that_a_model_was_left_out(monkeypatch):
+    from s3prl_pruned.timing.models import Builder
+
+    build = Builder.build
+
+    def broken(self, name):
+        return build(self, name) if "compiled" not in name.variants else 1 / 0
+
+    monkeypatch.setattr(Builder, "build", broken)
+    names = "ours:wavlm_embedded,ours:wavlm_embedded+compiled"
+    with pytest.raises(SystemExit) as end:
+        call("--models", names, "--random", "--lengths", "0.3", "--repeats", "1")
+    assert end.value.code == 1

@@ -8,6 +8,7 @@ import pytest
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.report import timing as report
+from s3prl_pruned.report import timing_paper
 from s3prl_pruned.report import timing_picture as picture
 from tests.tiny_benchmark import tiny_benchmark
 
@@ -72,3 +73,50 @@ def test_the_picture_has_a_point_per_result_at_its_speed_up(data):
 def test_a_foreign_document_is_refused():
     with pytest.raises(UserError, match="must be the JSON document of tools/timing.py, but lacks"):
         report.check_document({"results": []}, "x.json")
+
+
+def test_the_papers_table_has_its_numbers_beside_ours():
+    def row(name, arrangement, ratio):
+        return {
+            "name": name, "workload": f"corpus, {arrangement}", "arrangement": arrangement, "params": 26_640_000,
+            "seconds_mean": 0.5, "seconds_std": 0.01, "ratio": ratio, "noisy": False, "weights": "random, seed 0",
+        }  # fmt: skip
+
+    names = {"s3prl:wavlm_base": 1.0, "ours:dense": 1.2, "ours:even": 1.3, "ours:conc+bf16": 2.1}
+    data = {
+        "baseline": "s3prl:wavlm_base", "device": "cuda", "threads": 1, "dtype": "float32", "versions": {},
+        "repeats": 5,
+        "results": [row(name, way, ratio) for way in ("single", "bucketed") for name, ratio in names.items()],
+        "lost": [{"name": "hf:wavlm_base", "workload": None, "reason": "it is not here"}],
+    }  # fmt: skip
+    text = timing_paper.paper_table(data)
+    cells = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in text.splitlines() if line.startswith("| ")}
+    cells = {name: [cell.strip() for cell in row] for name, row in cells.items()}
+    assert cells["ours:conc+bf16"][3:7:3] == ["2.10", "2.10"]
+    assert cells["ours:conc+bf16"][7:] == ["proposed", "26.57 M", "46.08 s", "1.99"]
+    assert cells["ours:even"][7:] == ["without STE", "26.37 M", "67.78 s", "1.35"]
+    assert cells["s3prl:wavlm_base"][7:] == ["WavLM Base", "94.70 M", "91.87 s", "1.00"]
+    assert cells["ours:dense"][7:] == ["-"] * 4
+    assert "LEFT OUT: hf:wavlm_base: it is not here" in text
+
+
+def test_repeats_are_told_as_they_were(data):
+    by_time = json.loads(json.dumps(data))
+    by_time["repeats"] = None
+    by_time["results"][0]["repeats"] = 20
+    assert report.repeats(data) == "2" and report.repeats(by_time) == "2 to 20"
+    for row in by_time["results"]:
+        del row["repeats"]
+    by_time["repeats"] = 7  # as documents were before
+    assert report.repeats(by_time) == "7"
+
+
+def test_what_was_left_out_is_said_and_keeps_its_other_columns(data):
+    changed = json.loads(json.dumps(data))
+    first = changed["results"][1]
+    changed["results"].remove(first)
+    changed["lost"] = [{"name": first["name"], "workload": first["workload"], "reason": "out of memory"}]
+    line = f"LEFT OUT: {first['name']} on 0.5 s: out of memory"
+    assert line in report.screen(changed) and line in report.markdown(changed)
+    (row,) = [line for line in report.markdown(changed).splitlines() if line.startswith(f"| {first['name']} ")]
+    assert [cell.strip() for cell in row.split("|")[3:6]] == ["-"] * 3 and row.count("|") == 8

@@ -83,14 +83,16 @@ def test_what_was_checked_before_timing_is_told(data):
         ({"dtype": "fp8"}, "`dtype` must be one of"),
         ({"dtype": "int8"}, "int8 is a model's variant"),
         ({"repeats": 0}, "`repeats` and `threads` must be at least 1"),
-        ({"lengths": [0.02]}, "at least one frame"),
+        ({"lengths": [(0.02, 1)]}, "at least one frame"),
         ({"lengths": []}, "nothing to time models on"),
         ({"tf32": True}, "`tf32` is of CUDA GPUs only"),
+        ({"autocast": True}, "`autocast` needs a lower precision"),
+        ({"min_seconds": 0.0}, "`min-seconds` must be positive, but is 0"),
     ],
 )
 def test_wrong_options_are_refused_before_anything_is_built(changes, message, monkeypatch):
     monkeypatch.setattr(benchmark, "Builder", None)
-    options = {"baseline": "ours:wavlm_embedded", "models": [], "random": True, "lengths": [0.5], **changes}
+    options = {"baseline": "ours:wavlm_embedded", "models": [], "random": True, "lengths": [(0.5, 1)], **changes}
     with pytest.raises(UserError, match=message):
         benchmark.run(Options(**options))
 
@@ -98,7 +100,7 @@ def test_wrong_options_are_refused_before_anything_is_built(changes, message, mo
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU")
 def test_a_gpu_that_is_not_there_is_said():
     with pytest.raises(UserError, match="sees no GPU here. Use --device cpu"):
-        benchmark.run(Options(baseline="ours:wavlm_embedded", models=[], random=True, lengths=[1], device="cuda"))
+        benchmark.run(Options(baseline="ours:wavlm_embedded", models=[], random=True, lengths=[(1, 1)], device="cuda"))
 
 
 def test_a_corpus_is_timed_one_at_a_time_and_bucketed(caplog):
@@ -111,3 +113,70 @@ def test_a_corpus_is_timed_one_at_a_time_and_bucketed(caplog):
     assert single["batch"] == 1 < bucketed["batch"]
     assert single["audio_s"] == bucketed["audio_s"] and single["macs"] < bucketed["macs"]
     assert single["seconds_mean"] > 0
+
+
+def test_a_model_that_cannot_take_part_loses_its_row_alone(monkeypatch):
+    """One that cannot be built, one whose states are not its equals', one that fails at one length."""
+    from s3prl_pruned.timing.models import Builder
+
+    build = Builder.build
+
+    def broken(self, name):
+        if name.text.endswith("+reference"):
+            raise ImportError("no module named so")
+        made = build(self, name)
+        encode = made.encode
+
+        def fail(wavs):
+            if len(wavs[0]) > 8000:
+                raise torch.OutOfMemoryError("out of memory\nTried to allocate")
+            return [state + 1 for state in encode(wavs)] if "lowmem" in name.variants else encode(wavs)
+
+        made.encode = encode if name.library == "s3prl" else fail
+        return made
+
+    monkeypatch.setattr(Builder, "build", broken)
+    names = [f"ours:wavlm_embedded{variant}" for variant in ("", "+reference", "+lowmem")]
+    data = benchmark.run(
+        Options(baseline="s3prl:wavlm_embedded", models=names, random=True, lengths=[(0.5, 1), (0.6, 1)], repeats=1)
+    )
+    assert [(row["name"], row["length_s"]) for row in data["results"]] == [
+        ("s3prl:wavlm_embedded", 0.5),
+        ("ours:wavlm_embedded", 0.5),
+        ("s3prl:wavlm_embedded", 0.6),
+    ]
+    lost = [(one["name"], one["workload"]) for one in data["lost"]]
+    assert lost == [(names[1], None), (names[2], None), (names[0], "0.6 s")]
+    reasons = [one["reason"] for one in data["lost"]]
+    assert reasons[0] == "no module named so" and reasons[2] == "out of memory"
+    assert "the same weights must agree" in reasons[1]
+
+
+def test_without_the_baseline_there_is_no_ratio(monkeypatch):
+    from s3prl_pruned.timing.models import Builder
+
+    monkeypatch.setattr(Builder, "build", lambda self, name: 1 / 0)
+    with pytest.raises(UserError, match="the baseline ours:wavlm_embedded cannot take part: division by zero"):
+        benchmark.run(Options(baseline="ours:wavlm_embedded", models=[], random=True, lengths=[(0.5, 1)]))
+
+
+def test_what_the_numbers_depend_on_is_in_the_document(data):
+    found = data["environment"]
+    assert found["torch"].keys() >= {"sdpa", "cudnn_benchmark", "float32_matmul_precision"} and found["cpu"]["cores"]
+    for row in data["results"]:
+        assert row["threads"] == 1 and row["instruction_sets"] == found["cpu"]["instruction_sets"]
+        assert row["machine"] == data["machine"] and row["seconds_std"] >= 0 and not row["loading"]
+
+
+def test_a_corpus_is_read_from_its_files_in_each_run_where_this_is_asked_for(monkeypatch):
+    from s3prl_pruned.data.manifest import Utterance
+
+    read, times = Utterance.read, []
+    monkeypatch.setattr(Utterance, "read", lambda self: times.append(self) or read(self))
+    options = Options(
+        baseline="ours:wavlm_embedded", models=[], random=True, use_corpus=True, limit=2, repeats=2, bucket_s=20,
+        include_loading=True,
+    )  # fmt: skip
+    rows = benchmark.run(options)["results"]
+    # once to have them; in each of two ways for the warm-up, for the run that tells how long one takes, for two repeats
+    assert len(times) == 2 + 2 * 4 * 2 and all(row["loading"] for row in rows)

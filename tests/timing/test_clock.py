@@ -10,9 +10,10 @@ from torch import nn
 
 from s3prl_pruned import compat
 from s3prl_pruned.config import UserError
-from s3prl_pruned.timing import clock
-from s3prl_pruned.timing.clock import TimedCalls, TimingSetting, compare, race
+from s3prl_pruned.timing import runs
+from s3prl_pruned.timing.clock import compare, race
 from s3prl_pruned.timing.document import document
+from s3prl_pruned.timing.runs import REPEATS, CannotRun, TimedCalls, TimingSetting
 
 
 class Recorder:
@@ -45,28 +46,120 @@ def test_every_model_hears_the_same_input_in_every_repeat():
     assert all(wavs is first for _, wavs in calls)
 
 
-def test_repeats_are_interleaved_in_rotating_order_after_a_warm_up():
+def order_of(seed):
     calls = []
     models = {name: Recorder(name, calls) for name in "abc"}
-    compare(models, TimingSetting(baseline="a", repeats=4), seconds=0.1)
-    order = "".join(name for name, _ in calls)
-    assert order == "abcabc" + "abc" + "bca" + "cab" + "abc"
+    compare(models, TimingSetting(baseline="a", repeats=20, seed=seed), seconds=0.1)
+    return "".join(name for name, _ in calls)
+
+
+def test_repeats_are_interleaved_in_an_order_drawn_by_seed_after_a_warm_up():
+    order = order_of(0)
+    assert order.startswith("aabbcc")
+    repeats = [order[start : start + 3] for start in range(6, len(order), 3)]
+    assert len(repeats) == 20 and all(sorted(repeat) == ["a", "b", "c"] for repeat in repeats)
+    assert len(set(repeats)) > 3, "a rotation has three orders"
+    assert order_of(0) == order != order_of(1)
+
+
+def test_each_model_gets_its_time_where_the_number_of_repeats_is_not_given():
+    calls = []
+    models = {"slow": Recorder("slow", calls, 40), "quick": Recorder("quick", calls, 4)}
+    setting = TimingSetting(baseline="slow", repeats=None, min_seconds=0.3)
+    slow, quick = compare(models, setting, seconds=0.1)
+    assert REPEATS[0] <= slow.repeats == quick.repeats <= REPEATS[1]
+    assert slow.runs == slow.repeats and quick.runs > 3 * slow.runs
+    assert slow.runs * slow.seconds_mean >= 0.3 and quick.runs * quick.seconds_mean >= 0.3
+    assert 4 < quick.ratio < 12
+
+
+def test_every_shape_of_batch_is_called_before_the_clock_counts():
+    calls = []
+    batches = [torch.zeros(1, 800), torch.zeros(1, 900), torch.ones(1, 800)]
+    one = TimedCalls(name="a", model=Recorder("a", calls), batches=batches)
+    race([one], TimingSetting(baseline="a", repeats=2))
+    lengths = [wavs.shape[1] for _, wavs in calls]
+    assert lengths == [800, 900] + [800, 900, 800] * 3, "each shape, a run to see how long it takes, two repeats"
+
+
+def test_a_model_that_fails_is_named_with_its_reason():
+    def fail(wavs):
+        raise NotImplementedError("no such kernel\nand more")
+
+    with pytest.raises(CannotRun, match="b: cannot run: no such kernel$") as refusal:
+        compare({"a": len, "b": fail}, TimingSetting(baseline="a"), seconds=0.1)
+    assert (refusal.value.name, refusal.value.reason) == ("b", "no such kernel")
+
+
+def test_getting_the_input_is_timed_where_this_is_asked_for():
+    def load(wavs):
+        time.sleep(0.03)
+        return wavs + 1
+
+    heard, wavs = [], torch.zeros(1, 800)
+    one = TimedCalls(name="a", model=lambda wavs: heard.append(float(wavs.max())), batches=[wavs], load=load)
+    (result,) = race([one], TimingSetting(baseline="a", repeats=2))
+    assert set(heard) == {1.0} and result.seconds >= 0.03
+
+
+def test_a_device_that_goes_on_by_itself_is_waited_for_before_and_after(monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch.mps, "synchronize", lambda: seen.append("wait"))
+    one = TimedCalls(name="a", model=lambda wavs: seen.append("run"), batches=[torch.zeros(1, 8)])
+    assert runs._seconds_of(one, torch.device("mps")) > 0
+    assert seen == ["wait", "run", "wait"]
+
+
+def test_a_second_gpu_is_timed_by_its_own_events(monkeypatch):
+    """Torch makes an event on the current device, whichever stream it is recorded on later."""
+    current, seen = [0], []
+
+    class Device:
+        def __init__(self, device):
+            self.index = device.index
+
+        def __enter__(self):
+            self.before, current[0] = current[0], self.index
+
+        def __exit__(self, *error):
+            current[0] = self.before
+
+    class Event:
+        def __init__(self, enable_timing):
+            self.device = current[0]
+
+        def record(self, stream):
+            seen.append((self.device, stream))
+
+        def synchronize(self):
+            pass
+
+        def elapsed_time(self, end):
+            return 500.0
+
+    monkeypatch.setattr(torch.cuda, "device", Device)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    one = TimedCalls(name="a", model=len, batches=[torch.zeros(1, 8)])
+    assert runs._seconds_of(one, torch.device("cuda:1")) == 0.5
+    assert seen == [(1, "stream of cuda:1")] * 2 and current == [0]
 
 
 def test_ratios_are_taken_pair_by_pair(monkeypatch):
     """The median of the pairs' ratios; the ratio of the medians would be 2 here."""
-    seconds = iter([1.0, 1.0, 1.0, 4.0, 2.0, 4.0])  # (a, b), then rotated (b, a), then (a, b)
-    monkeypatch.setattr(clock, "_seconds_of", lambda one, device: next(seconds))
+    seconds = {"a": iter([9.0, 1.0, 4.0, 2.0]), "b": iter([9.0, 1.0, 1.0, 4.0])}  # the warm-up's first
+    monkeypatch.setattr(runs, "_seconds_of", lambda one, device: next(seconds[one.name]))
     a, b = compare({"a": len, "b": len}, TimingSetting(baseline="a", repeats=3), seconds=0.1)
     assert (a.seconds, b.seconds) == (2.0, 1.0)
-    assert b.seconds_mean == 2.0  # of 1, 1 and 4
+    assert b.seconds_mean == 2.0 and b.seconds_std == pytest.approx(3**0.5)  # of 1, 1 and 4
     assert b.ratio == 1.0
     assert b.noisy and not a.noisy
 
 
 def test_a_noisy_machine_is_said(monkeypatch, caplog):
-    seconds = iter([1.0, 1.0, 3.0, 1.0, 1.0, 0.2])
-    monkeypatch.setattr(clock, "_seconds_of", lambda one, device: next(seconds))
+    seconds = {"a": iter([1.0, 1.0, 3.0, 1.0]), "b": iter([1.0, 1.0, 1.0, 5.0])}
+    monkeypatch.setattr(runs, "_seconds_of", lambda one, device: next(seconds[one.name]))
     compare({"a": len, "b": len}, TimingSetting(baseline="a", repeats=3), seconds=0.1)
     assert "b at 0.1 s: the machine is noisy" in caplog.text
 

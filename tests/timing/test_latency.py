@@ -92,7 +92,7 @@ def test_what_has_no_frame_or_no_pair_of_layers_is_refused():
 
 def test_the_times_are_the_clocks(monkeypatch):
     """Real runs, repeated and interleaved; the median counts."""
-    ticks = iter([[3.0, 1.0, 2.0], [5.0, 4.0, 9.0]])
+    ticks = iter([[[3.0], [1.0, 2.0]], [[5.0], [4.0], [9.0]]])
     monkeypatch.setattr(latency, "interleaved", lambda timed, setting: {one.name: next(ticks) for one in timed})
     watch = Stopwatch(tiny_base(), SETTING, utterance_seconds=0.1, dtype=torch.float32)
     assert watch.seconds([lambda: None, lambda: None]) == [2.0, 5.0]

@@ -5,16 +5,22 @@ import torch
 from torch import nn
 
 from s3prl_pruned.models.dummies import random_encoder, tiny_base
-from s3prl_pruned.timing.memory import LiveBytes, peak_bytes
+from s3prl_pruned.timing.memory import LiveBytes, peak_memory, private_bytes
 
 FLOAT = 4  # bytes
+
+
+def _peak(module, encode, batch):
+    found = peak_memory(module, encode, batch)
+    assert found.reserved is None  # a CPU's allocator says nothing
+    return found.live
 
 
 def test_a_chain_of_maps_needs_its_weights_its_input_and_two_neighbours():
     module = nn.Sequential(nn.Linear(100, 50, bias=False), nn.ReLU(), nn.Linear(50, 10, bias=False))
     weights, given, hidden, out = 100 * 50 + 50 * 10, 8 * 100, 8 * 50, 8 * 10
     x = torch.randn(8, 100)
-    found = peak_bytes(module, lambda batch: module(batch[0]), [x])
+    found = _peak(module, lambda batch: module(batch[0]), [x])
     # ReLU's input and output live together; nothing later is as large
     assert found == FLOAT * (weights + given + 2 * hidden)
     assert out < hidden
@@ -30,7 +36,7 @@ def test_what_the_caller_keeps_goes_on_counting():
             y = module(y)
             kept.append(y)
 
-    assert peak_bytes(module, encode, [x]) == FLOAT * (10 * 10 + 5 * 10 + 7 * 5 * 10)
+    assert _peak(module, encode, [x]) == FLOAT * (10 * 10 + 5 * 10 + 7 * 5 * 10)
 
 
 def test_views_and_writing_in_place_need_nothing_more():
@@ -54,7 +60,7 @@ def test_what_is_freed_makes_room():
 
 def test_a_tensor_that_stood_before_counts_from_its_first_use():
     table, module = torch.randn(500), nn.Identity()
-    assert peak_bytes(module, lambda batch: batch[0] * table, [torch.randn(500)]) == FLOAT * 3 * 500
+    assert _peak(module, lambda batch: batch[0] * table, [torch.randn(500)]) == FLOAT * 3 * 500
 
 
 def test_parameters_that_are_not_used_and_buffers_count_once():
@@ -62,7 +68,7 @@ def test_parameters_that_are_not_used_and_buffers_count_once():
     module.a, module.b = nn.Parameter(torch.zeros(30)), nn.Parameter(torch.zeros(20, dtype=torch.float64))
     module.register_buffer("half_of_a", module.a[:15])
     x = torch.zeros(3)
-    assert peak_bytes(module, lambda batch: None, [x]) == 30 * FLOAT + 20 * 8 + 3 * FLOAT
+    assert _peak(module, lambda batch: None, [x]) == 30 * FLOAT + 20 * 8 + 3 * FLOAT
 
 
 def test_compositions_are_looked_into_in_inference_mode_too():
@@ -87,6 +93,29 @@ def test_compositions_are_looked_into_in_inference_mode_too():
 def test_an_encoder_needs_its_parameters_and_all_its_hidden_states(samples):
     encoder = random_encoder(tiny_base(), seed=0)
     wav = torch.randn(samples)
-    found = peak_bytes(encoder, lambda batch: encoder(batch[0][None]).hidden_states, [wav])
+    found = _peak(encoder, lambda batch: encoder(batch[0][None]).hidden_states, [wav])
     states = (encoder.config.num_layers + 1) * encoder.config.num_frames(samples) * encoder.config.embed_dim
     assert found > FLOAT * (encoder.num_parameters() + samples + states)
+
+
+def test_what_graphs_keep_is_read_from_their_pools(monkeypatch):
+    def segment(device, pool, size):
+        return {"device": device, "segment_pool_id": pool, "total_size": size}
+
+    segments = [segment(0, (0, 0), 1000), segment(0, (0, 1), 200), segment(1, (0, 1), 50), segment(0, [1, 0], 7)]
+    monkeypatch.setattr(torch.cuda, "memory_snapshot", lambda: segments)
+    assert private_bytes(torch.device("cuda:0")) == 207 and private_bytes(torch.device("cuda:1")) == 50
+    assert private_bytes(torch.device("cpu")) == 0
+
+
+@pytest.mark.cuda
+def test_a_graphs_memory_is_seen_although_its_replay_allocates_nothing():
+    x = torch.zeros(2**20, device="cuda")
+    torch.cuda.synchronize()
+    before = private_bytes(x.device)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = (x + 1) * (x + 2)
+    kept = private_bytes(x.device) - before
+    found = peak_memory(nn.Identity(), lambda batch: graph.replay(), [x], graph_bytes=kept)
+    assert found.live >= FLOAT * 2 * 2**20 and found.reserved >= found.live and y.sum() == 2 * 2**20

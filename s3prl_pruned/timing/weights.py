@@ -1,0 +1,86 @@
+"""Which weights the models of a timing get: one dense encoder for each shape, random or trained."""
+
+from typing import Any
+
+from s3prl_pruned.models import families
+from s3prl_pruned.models.dummies import random_encoder
+from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
+from s3prl_pruned.timing.names import ModelName, WrongName, nearest
+
+# The names of our shapes under which s3prl's hub, and with it `load_teacher`, has trained weights.
+TRAINED = {
+    "wavlm_embedded": "embedded",
+    "hubert_large": "hubert_large_ll60k",
+    "wav2vec2_base": "wav2vec2_base_960",
+    "wav2vec2_large": "wav2vec2_large_ll60k",
+    "data2vec_base": "data2vec_base_960",
+    "data2vec_large": "data2vec_large_ll60k",
+}
+SHAPES = (
+    "wavlm_base",
+    "wavlm_large",
+    "wavlm_embedded",
+    "hubert_base",
+    "hubert_large",
+    "wav2vec2_base",
+    "wav2vec2_large",
+    "wav2vec2_large_960",
+    "data2vec_base",
+    "data2vec_large",
+)
+
+
+class DenseWeights:
+    """The dense encoders that models are made from, each made once.
+
+    Args:
+        random: take random weights of a shape and download nothing.
+        seed: of random weights.
+    """
+
+    def __init__(self, *, random: bool, seed: int):
+        self.random, self.seed = random, seed
+        self._made: dict[str, SpeechEncoder] = {}
+
+    def of(self, shape: str, config: EncoderConfig | None = None) -> SpeechEncoder:
+        """The dense encoder of a shape; `config` where the shape has no name."""
+        if shape not in self._made:
+            if self.random:
+                self._made[shape] = random_encoder(config or families.named(shape), seed=self.seed)
+            else:
+                from s3prl_pruned.pretrain.distill.teachers import load_teacher
+
+                self._made[shape] = load_teacher(TRAINED.get(shape, shape)).encoder
+        return self._made[shape]
+
+    def origin(self, shape: str) -> str:
+        """Where its weights come from."""
+        return f"random, seed {self.seed}" if self.random else TRAINED.get(shape, shape)
+
+    def known(self, shape: str, weights: str | None = None) -> dict[str, Any]:
+        """What is known of another library's model by the name of its shape: fields of `TimedModel`."""
+        if shape not in SHAPES:
+            return {"config": None, "spec": None, "same_as": None, "weights": weights or shape}
+        config = families.named(shape)
+        spec = CompactSpec.dense(config)
+        return {"config": config, "spec": spec, "same_as": identity(shape, spec), "weights": self.origin(shape)}
+
+
+def identity(shape: str, spec: CompactSpec) -> str:
+    """The same for all models that are this structure of these weights."""
+    return f"{shape} {hash(spec)}"
+
+
+def shape_of(name: ModelName) -> str:
+    """The shape that another library's model has by its name.
+
+    Raises:
+        WrongName: there is none.
+    """
+    if name.source not in SHAPES:
+        raise WrongName(
+            f"{name.text!r}: random weights are to be had of {', '.join(SHAPES)} only.{nearest(name.source, SHAPES)} "
+            "Without --random trained ones are loaded."
+        )
+    return name.source
