@@ -1,11 +1,11 @@
 """What a variant of a model's name does to it: compilation, autocast, another path, masks in place of cuts."""
 
 from dataclasses import replace
-from importlib import import_module
 
 import torch
 from torch import Tensor, nn
 
+from s3prl_pruned.models.accelerate.graphs import graphed
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.masks import Slot
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
@@ -22,7 +22,7 @@ def compiled(call: Call, module: nn.Module, device: str) -> Call:
     """
     cuda = torch.device(device).type == "cuda"
     if cuda and isinstance(module, SpeechEncoder):
-        return import_module("s3prl_pruned.models.accelerate.graphs").graphed(module)
+        return graphed(module)
     # On CUDA inductor records graphs of its kernels: launches dominate short inputs.
     return torch.compile(call, mode="reduce-overhead" if cuda else "default")
 
