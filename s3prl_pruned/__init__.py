@@ -5,7 +5,25 @@ Importing this package is cheap and changes nothing: no torch, no registration, 
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "register"]
+__all__ = ["__version__", "load", "register"]
+
+TYPE_CHECKING = False  # as typing's, which would have to be imported
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from s3prl_pruned.features.loaded import LoadedEncoder
+
+
+def load(source: "str | Path", *, device: "str | torch.device" = "cpu", compiled: bool = False) -> "LoadedEncoder":
+    """Load an encoder of any known format: `features.loaded.load`.
+
+    ``s3prl_pruned.load("export").extract("speech.wav")`` gives its hidden states, (L + 1, T, D).
+    """
+    from s3prl_pruned.features.loaded import load as load_encoder
+
+    return load_encoder(source, device=device, compiled=compiled)
 
 
 def register() -> None:

@@ -42,6 +42,7 @@ COMMANDS = {
     ),
     "export": OwnCommand("tools/export.py", "export a model as a folder, for transformers, or as ONNX"),
     "convert": OwnCommand("tools/convert_checkpoint.py", "convert a dense checkpoint from one format to another"),
+    "extract": OwnCommand("tools/extract_features.py", "write an encoder's hidden states of a folder of audio"),
     "prepare": OwnCommand("tools/prepare_data.py", "make the manifest of a corpus, for a quick start of pretrain"),
     "quickstart": OwnCommand("tools/quickstart.py", "prune, transfer and score on the embedded speech, in minutes"),
 }

@@ -1,0 +1,136 @@
+"""Hidden states of a whole folder of audio, a file for each; what was written before is not computed again."""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from s3prl_pruned.checkpoint import write_text
+from s3prl_pruned.config import UserError
+from s3prl_pruned.data.listing import files_below
+from s3prl_pruned.features.loaded import LoadedEncoder
+from s3prl_pruned.folder_lock import locked
+from s3prl_pruned.formats.tensor_files import write_safetensors, written_whole
+from s3prl_pruned.progress import progress
+
+logger = logging.getLogger(__name__)
+
+ABOUT = "features.json"
+"""What the features of a folder are."""
+
+
+def _write_npy(path: Path, states: Tensor) -> None:
+    with open(path, "wb") as file:
+        np.save(file, states.numpy())
+
+
+def _write_safetensors(path: Path, states: Tensor) -> None:
+    write_safetensors(path, {"states": states})
+
+
+def _write_h5(path: Path, states: Tensor) -> None:
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        file["states"] = states.numpy()
+
+
+WRITERS: dict[str, Callable[[Path, Tensor], None]] = {
+    "npy": _write_npy,
+    "safetensors": _write_safetensors,
+    "h5": _write_h5,
+}
+"""By format, which is also the end of the files' names; of the last two the array is called `states`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureFiles:
+    """What is written for each file of audio."""
+
+    layer: int | None = None
+    """(T, D) of this state (0: the first Transformer layer's input); None for all, (L + 1, T, D)."""
+    format: str = "npy"
+    """One of `WRITERS`."""
+    half: bool = False
+    """In fp16, half as large."""
+
+
+def extract_folder(encoder: LoadedEncoder, folder: Path, output: Path, files: FeatureFiles) -> dict[Path, str]:
+    """Write the states of all audio below a folder; a call that was interrupted goes on when it is made again.
+
+    Args:
+        encoder: on the device that is to compute.
+        folder: of audio, at any depth.
+        output: gets a file of the same name and place for each, and `ABOUT`.
+        files: what is written.
+
+    Returns:
+        The files that could not be read, with the reason; the others are all written.
+
+    Raises:
+        UserError: there is no audio, `output` holds other features, or it cannot be written.
+    """
+    if files.format == "h5" and find_spec("h5py") is None:
+        raise UserError("`--format h5` needs h5py: pip install h5py, or take npy or safetensors.")
+    if not folder.is_dir():
+        raise UserError(f"{folder}: must be a folder of audio, but there is none.")
+    found = files_below([folder])
+    if not found:
+        raise UserError(f"{folder}: holds no audio file.")
+    targets = {path: output / _target(path.relative_to(folder), files.format) for path in found}
+    _refuse_twins(targets)
+    unread: dict[Path, str] = {}
+    with locked(output):
+        _check_about(output, encoder, files)
+        missing = [path for path in found if not targets[path].exists()]
+        if len(missing) < len(found):
+            logger.info("%d of %d files are there already.", len(found) - len(missing), len(found))
+        for path in progress(missing, unit="file", desc="features"):
+            try:
+                states = encoder.extract(path, layer=files.layer)
+            except UserError as error:
+                unread[path] = str(error)
+                continue
+            states = states.cpu().to(torch.float16 if files.half else torch.float32)
+            with written_whole(targets[path]) as temporary:
+                WRITERS[files.format](temporary, states)
+    return unread
+
+
+def _target(path: Path, ending: str) -> Path:
+    return path.with_name(f"{path.stem}.{ending}")
+
+
+def _refuse_twins(targets: dict[Path, Path]) -> None:
+    """Two files whose names differ in their ending only would be written to one."""
+    of_target: dict[Path, Path] = {}
+    for path, target in targets.items():
+        other = of_target.setdefault(target, path)
+        if other != path:
+            raise UserError(
+                f"{path}: its features would have the name of those of {other.name} beside it. Rename one, or take one "
+                "away."
+            )
+
+
+def _check_about(output: Path, encoder: LoadedEncoder, files: FeatureFiles) -> None:
+    """Write what the features are; refuse a folder of others."""
+    about = {"model": str(encoder.path), "sha256": encoder.sha256, **asdict(files)}
+    path = output / ABOUT
+    if not path.exists():
+        write_text(path, json.dumps(about, indent=2) + "\n")
+        return
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+        differing = {name for name in about if name != "model" and there.get(name) != about[name]}
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}). Name another output folder.") from error
+    if differing:
+        now, before = ({name: data.get(name) for name in sorted(differing)} for data in (about, there))
+        raise UserError(f"{output}: holds other features: {before} there, {now} asked for. Name another folder.")

@@ -1,0 +1,196 @@
+"""`s3prl_pruned.load`: an encoder of any known format as a plain module that takes audio."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from s3prl_pruned.config import UserError
+from s3prl_pruned.data.waveforms import SAMPLE_RATE, read_waveform, resample
+from s3prl_pruned.formats import registry
+from s3prl_pruned.formats.format import LoadedModel
+from s3prl_pruned.models.accelerate import accelerate
+from s3prl_pruned.models.accelerate.graphs import GraphedEncoder, graphed
+from s3prl_pruned.models.encoder import EncoderOutput, SpeechEncoder
+from s3prl_pruned.models.spec import CompactSpec
+from s3prl_pruned.pretrain.distill.teachers import load_teacher
+from s3prl_pruned.sparsity.counts import macs, realised_sparsity
+from s3prl_pruned.upstream.download import fetch_model
+from s3prl_pruned.upstream.load import load_model
+
+Audio = str | Path | Tensor | np.ndarray
+"""A file that libsndfile reads, or samples (S,)."""
+
+
+def load(source: str | Path, *, device: str | torch.device = "cpu", compiled: bool = False) -> "LoadedEncoder":
+    """Load an encoder.
+
+    Args:
+        source: an export's folder, a training checkpoint (its masks are applied), a checkpoint of any public format, a
+            URL of one, a name of s3prl's hub such as `wavlm_base_plus`, or `embedded`.
+        device: torch device.
+        compiled: on a GPU, run by CUDA graphs: short audio is several times as fast, and the first call of each length
+            takes longer.
+
+    Raises:
+        UserError: there is none such, it is damaged, or of no known format.
+    """
+    text = str(source)
+    if "://" in text:
+        model = load_model(fetch_model(text))
+    elif Path(source).exists():
+        model = load_model(source)
+    else:
+        teacher = load_teacher(text)
+        provenance = {"teacher_note": teacher.note} if teacher.note else {}
+        model = LoadedModel(teacher.encoder, Path(teacher.name), teacher.sha256, provenance)
+        accelerate(model.encoder)
+    return LoadedEncoder(model, compiled=compiled).to(device)
+
+
+class LoadedEncoder(nn.Module):
+    """An encoder in evaluation mode, for inference and for fine-tuning. B utterances, S samples, T frames of 20 ms.
+
+    Attributes:
+        encoder: the module with all weights.
+        path: where it was loaded from.
+        sha256: of its weights' files; None for random weights.
+        provenance: where the model comes from, as its file says.
+    """
+
+    def __init__(self, model: LoadedModel, *, compiled: bool = False):
+        super().__init__()
+        self.encoder: SpeechEncoder = model.encoder
+        self.path, self.sha256, self.provenance = model.path, model.sha256, model.provenance
+        self.compiled = compiled
+        self._graphs: GraphedEncoder | None = None
+
+    @property
+    def num_states(self) -> int:
+        """L + 1."""
+        return self.encoder.config.num_layers + 1
+
+    def forward(self, wavs: Tensor, lengths: Tensor | None = None) -> EncoderOutput:
+        """Encode a padded batch, differentiable where gradients are enabled.
+
+        Args:
+            wavs: (B, S) as recorded, 16 kHz, zero-padded, on the model's device.
+            lengths: (B,) int64 samples of each; None when none is padded.
+
+        Returns:
+            L + 1 hidden states (B, T, D) and the frames of each utterance.
+        """
+        wavs = wavs.to(next(self.encoder.parameters()).dtype)
+        if not (self.compiled and wavs.is_cuda) or self.encoder.config.normalize_waveform:
+            return self.encoder.encode_raw(wavs, lengths)
+        if self._graphs is None:
+            self._graphs = graphed(self.encoder)
+        return self._graphs(wavs, lengths)
+
+    @overload
+    def extract(  # type: ignore[overload-overlap]  # a text is a sequence of texts
+        self, audio: Audio, *, layer: int | None = None, sample_rate: int = SAMPLE_RATE
+    ) -> Tensor: ...
+
+    @overload
+    def extract(
+        self, audio: Sequence[Audio], *, layer: int | None = None, sample_rate: int = SAMPLE_RATE
+    ) -> list[Tensor]: ...
+
+    def extract(
+        self, audio: Audio | Sequence[Audio], *, layer: int | None = None, sample_rate: int = SAMPLE_RATE
+    ) -> Tensor | list[Tensor]:
+        """Hidden states of audio, without gradients.
+
+        Several are encoded one by one: in a padded batch of a Base model each would hear the padding of its neighbours.
+
+        Args:
+            audio: a file, or samples (S,) at full scale -1 to 1; or a list of such.
+            layer: 0 for the first Transformer layer's input, up to L for the last one's output, negative from the end;
+                None for all.
+            sample_rate: of samples, Hz. A file says its own.
+
+        Returns:
+            (L + 1, T, D), or (T, D) of one layer, on the model's device; a list of them for a list.
+
+        Raises:
+            UserError: there is no such layer, a file cannot be read, or samples are not (S,).
+        """
+        if layer is not None and not -self.num_states <= layer < self.num_states:
+            raise UserError(
+                f"`layer` must be from 0 to {self.num_states - 1} (or negative, from the end), but is {layer}."
+            )
+        if isinstance(audio, (str, Path, Tensor, np.ndarray)):
+            return self._states(_waveform(audio, sample_rate), layer)
+        return [self._states(_waveform(one, sample_rate), layer) for one in audio]
+
+    @torch.no_grad()
+    def _states(self, wav: Tensor, layer: int | None) -> Tensor:
+        states = self(wav.to(next(self.encoder.parameters()).device)[None]).hidden_states
+        return torch.cat(states) if layer is None else states[layer][0]
+
+    def save(self, path: str | Path, format: str = "folder") -> None:
+        """Write it; whole or not at all, and never over something else.
+
+        Args:
+            path: the new file or folder.
+            format: `folder` (this project's), `huggingface`, `onnx`, or for a dense model a format of `convert`.
+
+        Raises:
+            UserError: the format cannot hold the encoder, `path` exists, or it cannot be written; or it is a training
+                checkpoint under masks, which `tools/export.py` cuts.
+        """
+        if any(
+            value is not None
+            for part in self.encoder.modules()
+            for name, value in vars(part).items()
+            if name[:2] == "z_"
+        ):
+            raise UserError(f"{self.path}: is a training checkpoint under masks. Cut it first: tools/export.py.")
+        registry.write(path, format, self.encoder, self.provenance)
+
+    def info(self) -> dict[str, Any]:
+        """What it is: plain data that JSON takes. Parameters and MACs are counted, MACs for 5 s of audio."""
+        encoder, dense = self.encoder, CompactSpec.dense(self.encoder.config)
+        samples = 5 * SAMPLE_RATE
+        return {
+            "source": str(self.path),
+            "sha256": self.sha256,
+            "family": encoder.config.family,
+            "license": self.provenance.get("license"),
+            "states": self.num_states,
+            "dim": encoder.config.embed_dim,
+            "parameters": encoder.num_parameters(),
+            "macs_5s": sum(macs(encoder.config, encoder.spec, samples).values()),
+            "dense_macs_5s": sum(macs(encoder.config, dense, samples).values()),
+            "sparsity": realised_sparsity(encoder.config, encoder.spec),
+            "layers": [
+                {
+                    "heads": {head.index: [len(head.qk), len(head.vo)] for head in layer.heads}
+                    if layer.attention
+                    else {},
+                    "ffn": len(layer.ffn) if layer.feed_forward else 0,
+                }
+                for layer in encoder.spec.layers
+            ],
+            "provenance": self.provenance,
+        }
+
+    def __getstate__(self) -> dict:
+        """Without graphs, which live in one process."""
+        return {**self.__dict__, "_graphs": None}
+
+
+def _waveform(audio: Audio, sample_rate: int) -> Tensor:
+    """(S,) float32 at 16 kHz."""
+    if isinstance(audio, (str, Path)):
+        return read_waveform(audio)
+    samples = audio.detach().cpu().float().numpy() if isinstance(audio, Tensor) else np.asarray(audio, np.float32)
+    if samples.ndim != 1 or not len(samples):
+        raise UserError(
+            f"samples must be of shape (S,), one channel, but are {samples.shape}. Give a list for several."
+        )
+    return torch.from_numpy(np.ascontiguousarray(resample(samples, sample_rate), np.float32))
