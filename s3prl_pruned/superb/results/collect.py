@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.superb.catalogue import TASKS, Task
 from s3prl_pruned.superb.results.result import RESULT_FILE, RUN_FILE, Result, Upstream, read_result
-from s3prl_pruned.superb.results.s3prl_runs.files import captured_logs, read_settings
+from s3prl_pruned.superb.results.s3prl_runs.files import captured_logs, read_settings, saved_steps
 from s3prl_pruned.superb.results.s3prl_runs.found import NO_REFERENCES, TOLERANCE, References, Unfinished
 from s3prl_pruned.superb.results.s3prl_runs.read import read_s3prl_run, task_of
 
@@ -92,7 +93,10 @@ def read_run(folders: list[Path], task: Task | None = None, references: Referenc
                 f"{folder / RESULT_FILE}: is a result of task {result.task}, but its folder says {task.name}."
             )
         _refuse_contradiction(result, folder / RESULT_FILE)
-        return result
+        if step := _unfinished_step(folder):
+            logger.warning("%s: not counted: its training stands at step %s and is not at its end.", folder, step)
+            return None
+        return _as_it_counts(result)
     if (folder / RUN_FILE).is_file():
         return None
     known = {by_files.name for path in folders if (by_files := task_of(path))}
@@ -120,6 +124,25 @@ def read_run(folders: list[Path], task: Task | None = None, references: Referenc
         protocol_note=f"computed from s3prl's own run directory ({found.note}); its model and settings are not checked",
         upstream=Upstream(name=settings.upstream or folder.resolve().parent.name, path=settings.checkpoint),
     )
+
+
+def _unfinished_step(folder: Path) -> int | None:
+    """Where a training stands beside whose middle an earlier version left a result; None where it is at its end."""
+    for trained in [folder, *folder.glob("fold[1-5]")]:
+        newest = max(saved_steps(trained), default=0)
+        total = (read_settings(trained).config.get("runner") or {}).get("total_steps") if newest else None
+        if isinstance(total, int) and newest < total:
+            return newest
+    return None
+
+
+def _as_it_counts(result: Result) -> Result:
+    """Earlier versions called a result official though the user had named its checkpoint."""
+    if not (result.by_hand and result.protocol == "official"):
+        return result
+    assert result.checkpoint is not None, "one checkpoint is named, of a task with one"
+    note = f"differs from the benchmark in the checkpoint, {result.checkpoint.rule}"
+    return replace(result, protocol="custom", protocol_note=note)
 
 
 def _runs(root: Path) -> list[tuple[str, list[Path], Task | None]]:

@@ -86,6 +86,8 @@ class Evaluation:
     """None where there is nothing to train."""
     rule: str
     """Why this checkpoint, in words for the result."""
+    by_hand: bool = False
+    """Whether the user named the checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)

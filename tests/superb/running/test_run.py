@@ -1,6 +1,7 @@
 """One task from the command line to its result, with s3prl at work on a tiny synthetic corpus."""
 
 import contextlib
+import dataclasses
 import io
 import os
 import re
@@ -17,6 +18,7 @@ from s3prl_pruned import compat
 from s3prl_pruned.command_line import Interrupted, Stopped
 from s3prl_pruned.config import UserError, load_yaml
 from s3prl_pruned.folder_lock import locked
+from s3prl_pruned.superb.results.collect import finished_runs
 from s3prl_pruned.superb.results.result import Upstream, read_result
 from s3prl_pruned.superb.running import make_run, run
 from s3prl_pruned.superb.running.messages import announce
@@ -246,6 +248,61 @@ def test_the_checkpoint_with_the_best_dev_wer_is_taken(again):
     checkpoint = read_result(FOLDER / "result.json").checkpoint
     assert (checkpoint.file, checkpoint.step) == ("dev-clean-best.ckpt", 2)
     assert checkpoint.rule == "lowest WER on dev-clean"
+
+
+def _half_trained():
+    """The run as it stands after two of its four steps."""
+    for name in ("result.json", STATES[1]):
+        (FOLDER / name).unlink()
+
+
+def test_an_evaluation_before_the_end_of_the_training_is_a_look_and_not_the_result(again):
+    _half_trained()
+    printed = again("-m", "evaluate")
+    look = read_result(FOLDER / "look-test-clean-step2.json")
+    assert look.look == "the training stood at step 2 of 4" and look.checkpoint.step == 2
+    assert "a look, not the task's result: the training stood at step 2 of 4" in printed
+    assert "evaluated before; nothing to do" in again("-m", "evaluate")
+    again("-m", "evaluate", "-t", "dev-clean")
+    again("-m", "evaluate", "-i", str(FOLDER / STATES[0]))
+    assert {path.name for path in FOLDER.glob("*.json")} == {
+        "run.json", "look-test-clean-step2.json", "look-dev-clean-step2.json", "look-test-clean-states-2.json",
+    }  # fmt: skip
+    assert finished_runs(Path("results")) == ({}, [FOLDER])
+    again("-a")
+    result = read_result(FOLDER / "result.json")
+    assert (result.look, result.checkpoint.step) == (None, 4)
+    assert finished_runs(Path("results"))[0] == {"fbank": [result]}
+
+
+def test_a_look_that_an_earlier_version_left_as_the_result_is_moved_aside_and_the_training_goes_on(again, caplog):
+    early = (FOLDER / "result.json").read_bytes()
+    (FOLDER / STATES[1]).unlink()
+    with pytest.raises(UserError, match="holds this run unfinished. Give -a"):
+        again()
+    assert finished_runs(Path("results")) == ({}, [FOLDER])
+    assert f"Going on from {FOLDER / STATES[0]}" in again("-a")
+    assert "was evaluated when the training stood at step 2; it is no result" in caplog.text
+    assert (FOLDER / "result.json.old-1").read_bytes() == early
+    assert read_result(FOLDER / "result.json").checkpoint.step == 4
+
+
+def test_an_evaluation_of_an_earlier_step_does_not_count_as_made_before(again):
+    """A best checkpoint keeps its name when it gets better."""
+    shutil.copy(FOLDER / STATES[0], FOLDER / "dev-clean-best.ckpt")
+    again("-m", "evaluate", "-t", "dev-clean")
+    shutil.copy(FOLDER / STATES[1], FOLDER / "dev-clean-best.ckpt")
+    with pytest.raises(UserError, match="result-dev-clean.json: is of another checkpoint. Give --force"):
+        again("-m", "evaluate", "-t", "dev-clean")
+
+
+def test_a_checkpoint_picked_by_hand_is_marked_in_the_result(again):
+    printed = again("-m", "evaluate", "-i", str(FOLDER / STATES[0]), "--force")
+    result = read_result(FOLDER / "result.json")
+    assert result.by_hand and result.checkpoint.by_hand and result.checkpoint.step == 2
+    assert "picked by hand, not by the benchmark's rule" in printed
+    before = dataclasses.replace(result, checkpoint=dataclasses.replace(result.checkpoint, by_hand=False))
+    assert before.by_hand  # as earlier versions wrote it
 
 
 def test_an_utterance_that_is_not_scored_is_an_error(again):
