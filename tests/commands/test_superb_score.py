@@ -27,8 +27,8 @@ def write(root, task, *, name="wavlm_pruned", **changes):
         Value(name=metric.name, value=number, unit="percent") for metric, number in zip(TASKS[task].metrics, WANG[task])
     ]
     result = Result(
-        task=task, split=TASKS[task].test_split, num_utterances=1, metrics=metrics, printed_by_s3prl=[], protocol="official",
-        upstream=Upstream(name=name, sha256="ab" * 32),
+        task=task, split=TASKS[task].test_split, num_utterances=1, metrics=metrics, printed_by_s3prl=[],
+        protocol="official", upstream=Upstream(name=name, sha256="ab" * 32),
     )  # fmt: skip
     folder = root / name / task
     folder.mkdir(parents=True)

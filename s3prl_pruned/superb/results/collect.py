@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 UNKNOWN_PROTOCOL = "unknown"
 """Of runs that s3prl itself made."""
 
+SV_CHECKPOINTS = 10
+"""Of which the benchmark reports the lowest EER: every 20,000 steps of 200,000 (s3prl's ``docs/superb.md``)."""
+
 _RUN_FILES = (
     RESULT_FILE, RUN_FILE, "*.ckpt", "log.log", "args_*.yaml", "*-hyp.ark", "*-ref.ark", "benchmark.stdlist.xml",
     "score.out", "scoring/result_th*_med*", "scoring/predictions", "states-*/log.txt",
@@ -137,12 +140,16 @@ def _unfinished_step(folder: Path) -> int | None:
 
 
 def _as_it_counts(result: Result) -> Result:
-    """Earlier versions called a result official though the user had named its checkpoint."""
-    if not (result.by_hand and result.protocol == "official"):
+    """Earlier versions called some results official in which the checkpoint was not chosen as the benchmark does."""
+    if result.protocol != "official":
         return result
-    assert result.checkpoint is not None, "one checkpoint is named, of a task with one"
-    note = f"differs from the benchmark in the checkpoint, {result.checkpoint.rule}"
-    return replace(result, protocol="custom", protocol_note=note)
+    if result.by_hand and result.checkpoint is not None:
+        difference = f"the checkpoint, {result.checkpoint.rule}"
+    elif result.task == "sv" and result.parts and len(result.parts) != SV_CHECKPOINTS:
+        difference = f"runner.save_step: {len(result.parts)} checkpoints were tested in place of {SV_CHECKPOINTS}"
+    else:
+        return result
+    return replace(result, protocol="custom", protocol_note=f"differs from the benchmark in {difference}")
 
 
 def _runs(root: Path) -> list[tuple[str, list[Path], Task | None]]:

@@ -24,7 +24,7 @@ def unfinished_step(run: DownstreamRun) -> int | None:
     if not run.driver.trains:
         return None
     newest = [max(saved_steps(training.run.folder), default=0) for training in run.driver.trainings(run)]
-    return min(newest) if 0 < max(newest) and min(newest) < run.config["runner"]["total_steps"] else None
+    return min(newest) if max(newest) > 0 and min(newest) < run.config["runner"]["total_steps"] else None
 
 
 def result_name(run: DownstreamRun, named: Evaluation | None = None) -> str:

@@ -24,7 +24,6 @@ from pathlib import Path
 
 from s3prl_pruned import distributed
 from s3prl_pruned.command_line import Interrupted, Stopped
-from s3prl_pruned.config import UserError
 from s3prl_pruned.folder_lock import locked
 from s3prl_pruned.own_commands import typed
 from s3prl_pruned.superb.results.result import RESULT_FILE, Part, Result, Seconds, read_result, write_result
@@ -93,6 +92,7 @@ def _run_task(options: argparse.Namespace) -> None:
     announce(run, upstream)
     begun = BegunRun(
         config_sha256=run.config_sha256,
+        former_sha256=run.former_sha256,
         upstream=upstream,
         splits=run.splits,
         protocol=run.protocol,
@@ -171,7 +171,8 @@ def _evaluate_only(run: DownstreamRun, begun: BegunRun, options: argparse.Namesp
     previous = read_begun(run.folder)
     if previous is not None:
         refuse_another_run(run.folder, previous, begun)
-        begun.protocol, begun.protocol_note = previous.protocol, previous.protocol_note
+        if previous.protocol != "official" or begun.protocol == "official":  # earlier versions compared less
+            begun.protocol, begun.protocol_note = previous.protocol, previous.protocol_note
     target = run.folder / result_name(run, named)
     if target.is_file() and not options.force:
         refuse_another_checkpoint(target, [named] if named else run.driver.evaluations(run, []))

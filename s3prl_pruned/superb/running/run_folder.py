@@ -39,11 +39,14 @@ class BegunRun:
     """Which train together; they share every step's batch out among them."""
     command: str
     date: str
+    former_sha256: str | None = None
+    """``config_sha256`` as versions before computed it. None in files of those versions."""
 
     def differences(self, other: BegunRun) -> list[str]:
-        """In what the outcome of two runs would differ, in words."""
+        """In what the outcome of two runs would differ, in words; this one may be of a version before."""
         found = []
-        if self.config_sha256 != other.config_sha256:
+        theirs_too = other.former_sha256 if self.former_sha256 is None else other.config_sha256
+        if self.config_sha256 not in (other.config_sha256, theirs_too):
             found.append("settings")
         if (self.upstream.name, self.upstream.sha256) != (other.upstream.name, other.upstream.sha256):
             found.append(f"upstream model ({_model(self.upstream)}, now {_model(other.upstream)})")
