@@ -24,6 +24,7 @@ from pathlib import Path
 
 from s3prl_pruned import distributed
 from s3prl_pruned.command_line import Interrupted, Stopped
+from s3prl_pruned.config import UserError
 from s3prl_pruned.folder_lock import locked
 from s3prl_pruned.own_commands import typed
 from s3prl_pruned.superb.results.result import RESULT_FILE, Part, Result, Seconds, read_result, write_result
@@ -85,6 +86,11 @@ def run_task(options: argparse.Namespace) -> None:
 def _run_task(options: argparse.Namespace) -> None:
     run = _make_run(options)
     upstream = distributed.from_main(lambda: describe_upstream(run.args))
+    if options.upstream_sha256 not in (None, upstream.sha256):
+        raise UserError(
+            f"{upstream.path or upstream.name}: must be the model {options.upstream_sha256[:12]} (--upstream-sha256), "
+            f"but is {(upstream.sha256 or 'without weights')[:12]}. It has changed since this was planned; plan again."
+        )
     run.args.upstream_refresh = False  # once is enough
     if run.args.cache_features:
         model = upstream.sha256 or f"{upstream.name} {run.args.upstream_model_config}"
