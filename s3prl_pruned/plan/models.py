@@ -56,17 +56,15 @@ class ComparedModel:
         model = self
         if self.checkpoint is None and self.upstream in {f"{family}_pruned" for family in FAMILIES}:
             model = replace(self, checkpoint=str(newest_export(self.upstream)))
-        there = [
-            seed
-            for seed in seeds
-            if (path := Path(model.checkpoint_of(seed) or "")) != Path() and path.exists()
-            if path.parent not in being_made
-        ]
         hashes: dict[str, str | None] = {}
-        for seed in there:
-            path = str(model.checkpoint_of(seed))
+        known = {}
+        for seed in seeds:
+            path = model.checkpoint_of(seed)
+            if path is None or not Path(path).exists() or Path(path).parent in being_made:
+                continue
             if path not in hashes:
                 compat.apply()
                 hashes[path] = describe_upstream(make_parser().parse_args(model.options(seed))).sha256
-        known = {seed: found for seed in there if (found := hashes[str(model.checkpoint_of(seed))])}
+            if found := hashes[path]:
+                known[seed] = found
         return replace(model, hashes=known)

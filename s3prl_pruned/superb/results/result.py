@@ -31,9 +31,14 @@ class Upstream:
     num_parameters: int | None = None
     teacher_note: str | None = None
     """What must be said wherever a number of this model appears, such as "random teacher"."""
-    settings: dict[str, str] | None = None
-    """What else decides its features, by option (``-g``, as a hash, ``-s``, ``-f``, ...), where it is not as usual.
-    None in results written before this field."""
+    settings: list[str] | None = None
+    """What else decides its features, where it is not as usual, as options: ``-g`` and a hash, ``-s``, ``-f``, ... None
+    in results written before this field."""
+
+    def described(self) -> str:
+        """Which model it is, in words: its hash, or its name, and its settings."""
+        model = self.sha256 or f"no weights ({self.name})"
+        return ", ".join([model, *(self.settings or [])])
 
 
 @dataclass(kw_only=True)

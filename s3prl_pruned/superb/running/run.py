@@ -93,7 +93,8 @@ def _run_task(options: argparse.Namespace) -> None:
         )
     run.args.upstream_refresh = False  # once is enough
     if run.args.cache_features:
-        model = upstream.sha256 or f"{upstream.name} {run.args.upstream_model_config}"
+        config = next((option for option in upstream.settings or [] if option.startswith("-g ")), None)
+        model = upstream.sha256 or f"{upstream.name} {config}"
         run.features = features_folder(model, run.args.upstream_feature_selection)
     announce(run, upstream)
     begun = BegunRun(

@@ -50,6 +50,9 @@ class BegunRun:
             found.append("settings")
         if (self.upstream.name, self.upstream.sha256) != (other.upstream.name, other.upstream.sha256):
             found.append(f"upstream model ({_model(self.upstream)}, now {_model(other.upstream)})")
+        mine, now = self.upstream.settings, other.upstream.settings
+        if mine is not None and now is not None and mine != now:
+            found.append(f"upstream settings ({self.upstream.described()}, now {other.upstream.described()})")
         theirs = {(split.key, split.folder): split.sha256 for split in other.splits}
         for split in self.splits:
             if theirs.get((split.key, split.folder), split.sha256) != split.sha256:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import io
 import os
 import re
@@ -24,6 +25,7 @@ from s3prl_pruned.superb.running import make_run, run
 from s3prl_pruned.superb.running.messages import announce
 from s3prl_pruned.superb.running.options import make_parser
 from s3prl_pruned.superb.tasks import checkpoints
+from s3prl_pruned.superb.tasks.upstreams import feature_settings
 from tests.synthetic_corpus import SHORT_SETTINGS, make_corpus
 
 FOLDER = Path("results/fbank/asr")
@@ -451,3 +453,15 @@ def test_settings_may_not_call_themselves_official(again):
     options = make_parser().parse_args(["-u", "fbank", "-d", "asr", "--corpus", "corpus", "-c", "own.yaml"])
     found = make_run.make_run(options)
     assert found.protocol == "custom" and "runner.total_steps" in found.protocol_note
+
+
+def test_what_decides_features_besides_weights_goes_into_the_result_and_makes_another_run(again):
+    Path("one.yaml").write_text("{}\n")
+    args = make_parser().parse_args(["-u", "x", "-g", "one.yaml", "-s", "last", "-f", "--upstream_feature_normalize"])
+    sha256 = hashlib.sha256(b"{}\n").hexdigest()
+    assert feature_settings(args) == [f"-g {sha256}", "-s last", "-f", "--upstream_feature_normalize"]
+    assert read_result(FOLDER / "result.json").upstream.settings == []
+    with pytest.raises(
+        UserError, match=r"differs in upstream settings \(no weights \(fbank\), now .*, -g [0-9a-f]{64}"
+    ):
+        again("-g", "one.yaml")
