@@ -74,6 +74,18 @@ def finished_runs(root: Path, references: References = NO_REFERENCES) -> tuple[d
     return found, unfinished
 
 
+def folders_of(root: Path) -> dict[str, dict[str, list[Path]]]:
+    """Where the finished runs lie that ``finished_runs`` reads: folders by model, and by task's short name."""
+    found: dict[str, dict[str, list[Path]]] = {}
+    for model, folders, task in _runs(root):
+        task = task or next((by_files for folder in folders if (by_files := task_of(folder))), None)
+        if (folders[0] / RESULT_FILE).is_file():
+            found.setdefault(model, {})[read_result(folders[0] / RESULT_FILE).task] = folders
+        elif task is not None and not (folders[0] / RUN_FILE).is_file():
+            found.setdefault(model, {})[task.name] = folders
+    return found
+
+
 def read_run(folders: list[Path], task: Task | None = None, references: References = NO_REFERENCES) -> Result | None:
     """The result of a run's folder: ours, or computed from s3prl's own files.
 

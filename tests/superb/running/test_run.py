@@ -26,6 +26,7 @@ from s3prl_pruned.superb.running.messages import announce
 from s3prl_pruned.superb.running.options import make_parser
 from s3prl_pruned.superb.tasks import checkpoints
 from s3prl_pruned.superb.tasks.upstreams import feature_settings
+from tests.superb.pieces import assert_pieces_give_the_result
 from tests.synthetic_corpus import SHORT_SETTINGS, make_corpus
 
 FOLDER = Path("results/fbank/asr")
@@ -79,6 +80,7 @@ def test_the_result_is_what_s3prls_files_say(finished):
     (line,) = re.findall(r"^test-clean wer: (\S+)$", printed, flags=re.MULTILINE)
     assert float(line) == pytest.approx(wer.value)
     assert f"WER {wer.value:.2f} %" in printed and "on 3 utterances" in printed
+    assert_pieces_give_the_result(folder / FOLDER)
 
 
 def test_the_result_tells_what_was_run(finished):

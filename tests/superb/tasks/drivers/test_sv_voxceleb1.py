@@ -20,6 +20,7 @@ from s3prl_pruned.superb.catalogue import Value
 from s3prl_pruned.superb.metrics.eer import equal_error_rate
 from s3prl_pruned.superb.results.result import read_result
 from s3prl_pruned.superb.tasks.drivers import sv_voxceleb1
+from tests.superb.pieces import assert_pieces_give_the_result
 from tests.superb_mini import make_corpora, settings
 
 FOLDER = Path("results/fbank/sv")
@@ -73,6 +74,7 @@ def test_the_lowest_rate_of_all_saved_checkpoints_is_reported_and_each_is_shown(
     assert result.values()["eer"].value == pytest.approx(min(rates))
     assert result.checkpoint.file == f"states-{1 + rates.index(min(rates))}.ckpt"
     assert result.rule == result.checkpoint.rule == "lowest EER of 2 saved checkpoints"
+    assert_pieces_give_the_result(FOLDER, "speakers")
     assert result.num_utterances == len((corpus / "veri_test.txt").read_text().splitlines())
 
 
