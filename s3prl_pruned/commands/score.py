@@ -40,6 +40,8 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_intermixed_args(argv)
     if not (options.results or options.table1 or options.published):
         parser.error("give the folder of results, such as results/, or --published, or --table1")
+    if options.intervals and options.format in ("csv", "json"):
+        parser.error("--intervals stand below a table; give no --format csv or json with it")
     if options.table1:
         print(table1_text())
     if not (options.results or options.published):

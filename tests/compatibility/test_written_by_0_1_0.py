@@ -254,8 +254,10 @@ def test_the_score_table_has_the_recorded_numbers(done, name):
         assert (
             "official" not in row["protocols"].values()
         )  # where SUPERB's scales are not for, they say nothing any more
-        for numbers in (*(metric for task in row["metrics"].values() for metric in task.values()), row["scores"]):
-            numbers.update(dict.fromkeys(numbers.keys() & {"paper", "leaderboard"}))
+        for numbers in (metric for task in row["metrics"].values() for metric in task.values()):
+            numbers.update(paper=None, leaderboard=None)
+        for score in row["scores"].values():
+            score["partial_mean"] = None
     assert differing(recorded, json.loads(done(name).out), 1e-9) == []
 
 

@@ -32,6 +32,18 @@ def option(command, name):
     return command[command.index(name) + 1] if name in command else None
 
 
+@pytest.mark.parametrize(
+    "text, model",
+    [
+        ("fbank", ComparedModel("fbank", "fbank")),
+        ("random=wavlm_random", ComparedModel("random", "wavlm_random")),
+        ("pruned=wavlm_pruned_local:a/seed{seed}:x", ComparedModel("pruned", "wavlm_pruned_local", "a/seed{seed}:x")),
+    ],
+)
+def test_a_model_is_named_in_one_word(text, model):
+    assert ComparedModel.parse(text) == model
+
+
 def test_the_newest_export_is_named_once_and_a_later_one_changes_nothing(folder):
     first = export(RUNS / "a", 1)
     jobs = task_jobs(suite("wavlm_pruned", "fbank"), {})

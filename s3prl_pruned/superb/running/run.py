@@ -151,8 +151,9 @@ def _train(run: DownstreamRun, begun: BegunRun, options: argparse.Namespace, hel
     if options.mode == "train":
         print(f"{folder}: trained in {seconds:.0f} s. `-m evaluate` with the same options evaluates it.")
         return
-    with locked(folder, _evaluation_lock(result_name(run))):
-        _evaluate(run, begun, train_seconds=seconds if run.driver.trains else None)
+    target = folder / result_name(run)
+    with locked(folder, _evaluation_lock(target.name)):
+        _evaluate(run, begun, target, look=look_of(run), train_seconds=seconds if run.driver.trains else None)
 
 
 def _train_one(training: Training, options: argparse.Namespace, *, resumed: bool) -> None:
@@ -180,7 +181,7 @@ def _evaluate_only(run: DownstreamRun, begun: BegunRun, options: argparse.Namesp
         refuse_another_run(run.folder, previous, begun)
         if previous.protocol != "official" or begun.protocol == "official":  # earlier versions compared less
             begun.protocol, begun.protocol_note = previous.protocol, previous.protocol_note
-    target = run.folder / result_name(run, named)
+    target, look = run.folder / result_name(run, named), look_of(run)  # now: the training may end in the meantime
     if target.is_file() and not options.force:
         refuse_another_checkpoint(target, [named] if named else run.driver.evaluations(run, []))
         print(f"{target}: evaluated before; nothing to do.")
@@ -191,13 +192,15 @@ def _evaluate_only(run: DownstreamRun, begun: BegunRun, options: argparse.Namesp
             write_begun(run.folder, begun)
         if target.is_file():
             move_aside(target)
-        _evaluate(run, begun, named=named, afresh=options.force)
+        _evaluate(run, begun, target, look=look, named=named, afresh=options.force)
 
 
 def _evaluate(
     run: DownstreamRun,
     begun: BegunRun,
+    target: Path,
     *,
+    look: str | None,
     named: Evaluation | None = None,
     afresh: bool = False,
     train_seconds: float | None = None,
@@ -236,11 +239,10 @@ def _evaluate(
         versions=s3prl_runner.versions(),
         date=_now(),
         seconds=Seconds(train=train_seconds, evaluate=sum(part.seconds.evaluate for part in parts)),
-        look=look_of(run),
+        look=look,
     )
-    path = run.folder / result_name(run, named)
-    write_result(path, result)
-    show_result(result, path)
+    write_result(target, result)
+    show_result(result, target)
 
 
 def _transcribe(run: DownstreamRun, options: argparse.Namespace) -> None:

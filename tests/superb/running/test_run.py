@@ -279,6 +279,21 @@ def test_an_evaluation_before_the_end_of_the_training_is_a_look_and_not_the_resu
     assert finished_runs(Path("results"))[0] == {"fbank": [result]}
 
 
+def test_a_training_that_ends_during_a_look_makes_no_result_of_it(again, monkeypatch):
+    last = (FOLDER / STATES[1]).read_bytes()
+    _half_trained()
+    evaluate = run.evaluate_part
+
+    def and_meanwhile(evaluation, **options):
+        (FOLDER / STATES[1]).write_bytes(last)
+        return evaluate(evaluation, **options)
+
+    monkeypatch.setattr(run, "evaluate_part", and_meanwhile)
+    again("-m", "evaluate")
+    assert not (FOLDER / "result.json").exists()
+    assert read_result(FOLDER / "look-test-clean-step2.json").look == "the training stood at step 2 of 4"
+
+
 def test_a_look_that_an_earlier_version_left_as_the_result_is_moved_aside_and_the_training_goes_on(again, caplog):
     early = (FOLDER / "result.json").read_bytes()
     (FOLDER / STATES[1]).unlink()
