@@ -19,8 +19,8 @@ from s3prl_pruned.superb.score.scored_models import ScoredModel
 from s3prl_pruned.tables import Column, Table
 
 CAUTION = (
-    "Each p is of one comparison: of twenty between equal models one is below 0.05. One training each: another seed's "
-    "may differ by more than its test set does."
+    "Each p is of one comparison: of twenty between equal models one is below 0.05. It says nothing of another seed's "
+    "training."
 )
 
 
@@ -112,7 +112,7 @@ def as_text(compared: list[ComparedMetric], names: tuple[str, str]) -> str:
         Column("difference", align="right", show="{:+.2f}"),
         Column("95 % interval", align="right"),
         Column("test"),
-        Column("p", align="right", show="{:.4f}"),
+        Column("p", align="right", show=lambda p: f"{p:.4f}" if p >= 1e-4 else f"{p:.0e}"),
     ]
     rows = []
     for each in compared:
