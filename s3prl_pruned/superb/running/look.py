@@ -23,8 +23,13 @@ def unfinished_step(run: DownstreamRun) -> int | None:
     """
     if not run.driver.trains:
         return None
-    newest = [max(saved_steps(training.run.folder), default=0) for training in run.driver.trainings(run)]
-    return min(newest) if max(newest) > 0 and min(newest) < run.config["runner"]["total_steps"] else None
+    total = run.config["runner"]["total_steps"]
+    newest = []
+    for training in run.driver.trainings(run):
+        folder = training.run.folder
+        thinned = (folder / run.driver.best).is_file()  # somebody kept the best one alone, to save room
+        newest.append(max(saved_steps(folder), default=total if thinned else 0))
+    return min(newest) if max(newest) > 0 and min(newest) < total else None
 
 
 def result_name(run: DownstreamRun, named: Evaluation | None = None) -> str:

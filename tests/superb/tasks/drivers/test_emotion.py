@@ -51,6 +51,16 @@ def test_the_mean_of_five_folds_is_reported_and_each_is_shown(printed):
     assert_pieces_give_the_result(FOLDER)
 
 
+def test_a_finished_run_of_which_only_the_best_checkpoints_were_kept_is_finished(printed, er):
+    folder = Path("results/thin/er")
+    shutil.copytree(FOLDER, folder)
+    for fold in FOLDS[:2]:
+        shutil.copy(folder / fold / "states-2.ckpt", folder / fold / "dev-best.ckpt")
+        for path in (folder / fold).glob("states-*.ckpt"):
+            path.unlink()
+    assert "nothing to do" in er("-n", "thin")
+
+
 def test_training_and_test_are_of_different_sessions(printed):
     for fold in FOLDS:
         log = (FOLDER / fold / "stdout.log").read_text()
