@@ -11,7 +11,7 @@ from s3prl_pruned.plan.carry_out import carry_out, require_clone, say_failures
 from s3prl_pruned.plan.job_scripts import Scheduler
 from s3prl_pruned.plan.jobs import Job, duration, remaining_seconds
 from s3prl_pruned.plan.probe import probe_all
-from s3prl_pruned.plan.suite import Suite, TaskRun, runs
+from s3prl_pruned.plan.suite import Suite, TaskRun, runs, settled
 from s3prl_pruned.superb.results.result import RESULT_FILE, read_result
 from s3prl_pruned.superb.tasks.settings import get
 from s3prl_pruned.tables import Column, Table
@@ -38,6 +38,7 @@ def run_suite(
         Interrupted: by a signal.
     """
     require_clone(call("downstream")[1])
+    suite = settled(suite)
     task_runs = runs(suite)
     estimates = probe_all(task_runs) if probe else {}
     note = f", {suite.protocol} protocol: not comparable with SUPERB's numbers" if suite.protocol else ""

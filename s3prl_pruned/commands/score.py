@@ -9,6 +9,7 @@ from pathlib import Path
 from s3prl_pruned.config import UserError
 from s3prl_pruned.own_commands import Parser
 from s3prl_pruned.report.score_side_by_side import as_markdown, as_wide_text
+from s3prl_pruned.superb.results.collect import folders_of
 from s3prl_pruned.superb.results.s3prl_runs.found import References
 from s3prl_pruned.superb.score import mini_score
 from s3prl_pruned.superb.score.scored_models import (
@@ -39,6 +40,8 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_intermixed_args(argv)
     if not (options.results or options.table1 or options.published):
         parser.error("give the folder of results, such as results/, or --published, or --table1")
+    if options.intervals and options.format in ("csv", "json"):
+        parser.error("--intervals stand below a table; give no --format csv or json with it")
     if options.table1:
         print(table1_text())
     if not (options.results or options.published):
@@ -47,6 +50,9 @@ def main(argv: list[str] | None = None) -> None:
     if options.mini_score is not None:
         _print_mini_scores(rows, options)
         return
+    if options.compare is not None:
+        _print_comparison(rows, options)
+        return
     # One folder and nothing else: the detailed table, and its files beside the results.
     (root,) = options.results if len(options.results) == 1 else [None]
     if options.format is None and root is not None and root.is_dir() and not options.published:
@@ -54,6 +60,10 @@ def main(argv: list[str] | None = None) -> None:
         print("\nwritten:", *write_table(root, rows, unfinished))
     else:
         print(FORMATS[options.format or "table"](rows, unfinished))
+    if options.intervals:
+        from s3prl_pruned.report.comparison import intervals_text  # its drivers take a second to import
+
+        print(f"\n{intervals_text(rows, _folders(options), _references(options))}")
     if options.figure is not None:
         _draw(options.figure, rows, quiet=options.format in ("csv", "json"))
 
@@ -84,6 +94,16 @@ def make_parser() -> Parser:
         help="the rows' mini-score in place of the table: 0 is the first of these two rows, 1000 the second. For "
         "corpora and settings that are not SUPERB's",
     )
+    parser.add_argument(
+        "--compare",
+        nargs=2,
+        metavar=("A", "B"),
+        help="are two rows different by more than chance? Every task that both have, from the files of their runs, in "
+        "place of the table: MAPSSWE for WER and PER, McNemar for accuracies, the bootstrap for the rest",
+    )
+    parser.add_argument(
+        "--intervals", action="store_true", help="95 %% bootstrap intervals of every metric, below the table"
+    )
     parser.add_argument("--figure", type=Path, metavar="PNG", help="draw the score against the number of parameters")
     parser.add_argument(
         "--quesst14",
@@ -108,7 +128,7 @@ def _read(options: argparse.Namespace) -> tuple[list[ScoredModel], list[Path]]:
         elif path.suffix.lower() == ".json":
             found, begun = saved_models(path)
         else:
-            found, begun = measured_models(path, References(quesst14=options.quesst14, diarization=options.rttm))
+            found, begun = measured_models(path, _references(options))
         for row in found:
             other = origins.setdefault(row.name, path)
             if any(row.name == known.name for known in rows):
@@ -116,6 +136,29 @@ def _read(options: argparse.Namespace) -> tuple[list[ScoredModel], list[Path]]:
             rows.append(row)
         unfinished += begun
     return rows + (published_models() if options.published else []), unfinished
+
+
+def _references(options: argparse.Namespace) -> References:
+    return References(quesst14=options.quesst14, diarization=options.rttm)
+
+
+def _folders(options: argparse.Namespace) -> dict[str, dict[str, list[Path]]]:
+    """Where the rows' runs lie, by row and task."""
+    return {name: runs for path in options.results if path.is_dir() for name, runs in folders_of(path).items()}
+
+
+def _print_comparison(rows: list[ScoredModel], options: argparse.Namespace) -> None:
+    from s3prl_pruned.report import comparison  # its drivers take a second to import
+
+    by_name, folders = {row.name: row for row in rows}, _folders(options)
+    for name in options.compare:
+        if name not in folders or name not in by_name:
+            raise UserError(
+                f"--compare {name}: must be a row with runs in a folder: {', '.join(folders) or 'none is'}."
+            )
+    first, second = options.compare
+    found = comparison.compare(by_name[first], by_name[second], folders, _references(options))
+    print(comparison.as_text(found, (first, second)))
 
 
 def _print_mini_scores(rows: list[ScoredModel], options: argparse.Namespace) -> None:

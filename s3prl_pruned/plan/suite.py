@@ -7,7 +7,7 @@ Rows of the table are folders, `results/<row>/<task>/result.json`; a row is an u
 asked for. Tries of a learning-rate search are in `results/<row>/lr_search/<task>/lr<rate>/`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -206,6 +206,17 @@ def runs(suite: Suite) -> list[TaskRun]:
     return found
 
 
+def settled(suite: Suite, *, being_made: Collection[Path] = ()) -> Suite:
+    """The suite with its models' files named (`ComparedModel.settled`), so that all its jobs are of the same.
+
+    Args:
+        suite: before its jobs are made.
+        being_made: folders of pruning runs in the same plan.
+    """
+    models = tuple(model.settled(suite.seeds, being_made=being_made) for model in suite.models)
+    return replace(suite, models=models)
+
+
 def parse_tasks(text: str) -> tuple[Task, ...]:
     """`all`, or names separated by commas, ours or s3prl's.
 
@@ -224,7 +235,7 @@ def task_jobs(suite: Suite, pruning: Mapping[Path, Job]) -> list[Job]:
         pruning: jobs by their folders.
     """
     jobs = []
-    for task_run in runs(suite):
+    for task_run in runs(settled(suite, being_made=pruning)):
         before = pruning.get(Path(task_run.model.checkpoint_of(task_run.seed) or "").parent)
         for job in task_run.jobs():
             jobs.append(replace(job, after=(*job.after, before.name)) if before else job)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from s3prl_pruned.config import UserError
 from s3prl_pruned.superb.score.score import SCALES, Scale
 from s3prl_pruned.superb.score.scored_models import ScoredModel
+from s3prl_pruned.superb.score.table import NOT_ON_SCALE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,7 +55,9 @@ def left_out(models: list[ScoredModel]) -> list[str]:
     reasons = []
     for model in models:
         missing = [] if model.params_millions is not None else ["no number of parameters"]
-        if all(model.scores[scale].total is None for scale in SCALES):
+        if not model.on_scale:
+            missing.append(NOT_ON_SCALE)
+        elif all(model.scores[scale].total is None for scale in SCALES):
             missing.append(f"no score, missing {' '.join(model.scores['leaderboard'].missing)}")
         if missing:
             reasons.append(f"{model.name}: {', '.join(missing)}")

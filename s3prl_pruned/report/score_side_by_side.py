@@ -8,13 +8,13 @@ from s3prl_pruned.superb.catalogue import TASKS
 from s3prl_pruned.superb.results.collect import UNKNOWN_PROTOCOL
 from s3prl_pruned.superb.score.score import SCALES
 from s3prl_pruned.superb.score.scored_models import ScoredModel
-from s3prl_pruned.superb.score.table import unfinished_lines
+from s3prl_pruned.superb.score.table import NOT_ON_SCALE, unfinished_lines
 from s3prl_pruned.tables import Column, Table, escape_markdown
 
 LEGEND = (
     "Percent, QbE's MTWV x 100. Lower is better for PR (PER), ASR (WER), SV (EER), SD (DER) and SF's CER. "
-    "A score needs all ten tasks. (p) published, (g) given by hand; * not the official settings; "
-    "? read from s3prl's own run, settings unknown."
+    "A score needs all ten tasks, one of them official. (p) published, (g) given by hand; * not the official settings; "
+    "# a checkpoint picked by hand; ? read from s3prl's own run, settings unknown."
 )
 
 
@@ -45,18 +45,19 @@ def _header() -> list[str]:
 def _cells(model: ScoredModel) -> list[str]:
     mark = {"published": " (p)", "given": " (g)"}.get(model.kind, "")
     scores = [model.scores[scale].total for scale in SCALES]
+    marks = "".join(sorted(set("".join(_marks(model).values()))))
     return [
         model.name + mark,
         "-" if model.params_millions is None else f"{model.params_millions:.2f}",
         *(_metrics(model, task) for task in TASKS),
-        *("-" if score is None else f"{score:.1f}" + "".join(sorted(set(_marks(model).values()))) for score in scores),
+        *("-" if score is None else f"{score:.1f}{marks}" for score in scores),
     ]
 
 
 def _marks(model: ScoredModel) -> dict[str, str]:
     """By task, what marks its number; a score carries the marks of all."""
     marks = {UNKNOWN_PROTOCOL: "?", "official": "", model.kind: ""}
-    return {task: marks.get(result.protocol, "*") for task, result in model.results.items()}
+    return {task: marks.get(result.protocol, "*") + "#" * result.by_hand for task, result in model.results.items()}
 
 
 def _metrics(model: ScoredModel, task: str) -> str:
@@ -72,7 +73,8 @@ def _footnotes(models: list[ScoredModel]) -> list[str]:
     said: dict[str, list[str]] = {}
     for model in models:
         missing = list(dict.fromkeys(task for scale in SCALES for task in model.scores[scale].missing))
-        for note in [*model.notes, *([f"no score, missing {' '.join(missing)}"] if missing else [])]:
+        reason = f"no score, missing {' '.join(missing)}" if missing else None
+        for note in filter(None, [*model.notes, reason if model.on_scale else NOT_ON_SCALE]):
             said.setdefault(note, []).append(model.name)
     return [
         f"{'every row' if len(names) == len(models) > 1 else ', '.join(names)}: {note}" for note, names in said.items()

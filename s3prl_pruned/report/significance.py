@@ -1,9 +1,10 @@
-"""Is a difference of word error rates more than chance? Matched pairs, sentence segment word error (MAPSSWE).
+"""Is a difference more than chance? Of word error rates by matched pairs (MAPSSWE), of accuracies by McNemar's test.
 
-Gillick and Cox 1989, "Some statistical issues in the comparison of speech recognition algorithms", as NIST's scoring
-applies it: two systems recognise the same utterances. Wherever both write at least two reference words in a row
-correctly, the text may be cut; what lies between two cuts is a segment, and its errors have nothing to do with the next
-one's. Of the segments with errors, the difference of the two systems' errors Z_i is tested for mean 0:
+Matched pairs, sentence segment word error: Gillick and Cox 1989, "Some statistical issues in the comparison of speech
+recognition algorithms", as NIST's scoring applies it: two systems recognise the same utterances. Wherever both write at
+least two reference words in a row correctly, the text may be cut; what lies between two cuts is a segment, whose errors
+have nothing to do with the next one's. Of the segments with errors, the difference of the two systems' errors Z_i is
+tested for mean 0:
 
     W = mean(Z) / (sd(Z) / sqrt(n))        n segments, sd with n - 1; two-sided, W ~ N(0, 1)
 """
@@ -49,6 +50,33 @@ class MatchedPairs:
             f"WER: {', '.join(rates)} of {self.words} words; MAPSSWE: {self.segments} segments{few}, "
             f"W = {self.statistic:+.2f}, p = {self.p_value:.3f}: {verdict} at 0.05"
         )
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """Two classifiers on one test set: where exactly one of them is right."""
+
+    first_only: int
+    second_only: int
+    p_value: float
+    """Two-sided."""
+
+
+def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> Disagreement:
+    """McNemar's test in its exact form: which of the two is right where they differ is a coin's toss if they are equal.
+
+    McNemar 1947, "Note on the sampling error of the difference between correlated proportions"; as Gillick
+    and Cox 1989 take it for isolated words.
+
+    Args:
+        first: whether one system was right, by utterance.
+        second: likewise of the other, on the same utterances.
+    """
+    from scipy.stats import binomtest  # here, since a second of importing is long for a score table
+
+    pairs = list(zip(first, second, strict=True))
+    alone = (sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs))
+    return Disagreement(*alone, float(binomtest(alone[0], sum(alone)).pvalue) if sum(alone) else 1.0)
 
 
 def mapsswe(references: Mapping[str, str], first: Mapping[str, str], second: Mapping[str, str]) -> MatchedPairs:

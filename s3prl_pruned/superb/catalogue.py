@@ -16,6 +16,9 @@ from s3prl_pruned.config import UserError
 
 Unit = Literal["percent", "fraction"]
 
+DOUBTFUL = 300.0
+"""Percent. An error rate above it would have three errors for each unit of the reference: mostly a wrong unit."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Value:
@@ -72,6 +75,12 @@ class Metric:
             if math.isinf(self.highest):
                 allowed = f"at least {self.lowest:g} percent"
             raise UserError(f"{where}: {self.name} must be {allowed}, but is {value.value:g} {value.unit}.")
+
+    def doubt(self, value: Value) -> str | None:
+        """Why a value that can be is hardly one, in words; None where there is nothing to say."""
+        if self.better == "up" or value.percent <= DOUBTFUL:
+            return None
+        return f"{value.name} is {value.percent:g} % ({value.value:g} {value.unit}), above {DOUBTFUL:g} %"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,7 +73,7 @@ def finish(tmp_path, row, seed, task, percent):
     upstream = Upstream(name=row, num_parameters=None if row == "fbank" else 5_000_000)
     result = Result(
         task=task,
-        split="test",
+        split=TASKS[task].test_split,
         num_utterances=1,
         metrics=metrics,
         printed_by_s3prl=[],

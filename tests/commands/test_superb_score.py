@@ -12,7 +12,7 @@ import pytest
 from s3prl_pruned.commands.score import main
 from s3prl_pruned.config import UserError
 from s3prl_pruned.superb.catalogue import TASKS, Value
-from s3prl_pruned.superb.results.result import RESULT_FILE, Result, Upstream, write_result
+from s3prl_pruned.superb.results.result import RESULT_FILE, Checkpoint, Result, Upstream, write_result
 from s3prl_pruned.superb.score.score import superb_score
 
 WANG = {
@@ -27,8 +27,8 @@ def write(root, task, *, name="wavlm_pruned", **changes):
         Value(name=metric.name, value=number, unit="percent") for metric, number in zip(TASKS[task].metrics, WANG[task])
     ]
     result = Result(
-        task=task, split="test", num_utterances=1, metrics=metrics, printed_by_s3prl=[], protocol="official",
-        upstream=Upstream(name=name, sha256="ab" * 32),
+        task=task, split=TASKS[task].test_split, num_utterances=1, metrics=metrics, printed_by_s3prl=[],
+        protocol="official", upstream=Upstream(name=name, sha256="ab" * 32),
     )  # fmt: skip
     folder = root / name / task
     folder.mkdir(parents=True)
@@ -107,6 +107,106 @@ def test_a_row_of_two_models_is_refused_and_listed(tmp_path, other):
     with pytest.raises(UserError, match=f"wavlm_pruned: one row must be one model, .* of 2 .{listed}"):
         main([str(tmp_path)])
     assert not (tmp_path / "superb_score.json").exists()
+
+
+def test_two_upstreams_without_weights_and_two_ways_to_take_features_are_no_row(tmp_path):
+    write(tmp_path / "a", "asr", upstream=Upstream(name="fbank"))
+    write(tmp_path / "a", "ks", upstream=Upstream(name="mfcc"))
+    with pytest.raises(UserError, match=r"of 2 .asr: no weights .fbank.; ks: no weights .mfcc.\)"):
+        main([str(tmp_path / "a")])
+    write(tmp_path / "b", "asr", upstream=Upstream(name="fbank", settings=[]))
+    write(tmp_path / "b", "ks", upstream=Upstream(name="fbank", settings=["-g ab12"]))
+    with pytest.raises(UserError, match="of 2 .asr: no weights .fbank.; ks: no weights .fbank., -g ab12"):
+        main([str(tmp_path / "b")])
+    write(tmp_path / "c", "asr", upstream=Upstream(name="fbank", settings=[]))
+    write(tmp_path / "c", "ks", upstream=Upstream(name="fbank"))  # written before: nothing is known
+    main([str(tmp_path / "c")])
+
+
+def test_one_models_upstreams_of_two_names_are_said(tmp_path, capsys):
+    write(tmp_path, "asr", upstream=Upstream(name="wavlm_pruned", sha256="ab" * 32))
+    write(tmp_path, "ks", upstream=Upstream(name="wavlm_pruned_local", sha256="ab" * 32))
+    main([str(tmp_path)])
+    assert "several upstreams" not in capsys.readouterr().out
+    write(tmp_path, "er", upstream=Upstream(name="hubert_local", sha256="ab" * 32))
+    main([str(tmp_path)])
+    assert "! of the same weights, but by several upstreams: wavlm_pruned, hubert" in capsys.readouterr().out
+
+
+def test_a_checkpoint_picked_by_hand_is_marked_at_its_number_and_at_the_score(tmp_path, capsys):
+    named = Checkpoint(file="states-2.ckpt", step=2, rule="named by -i", by_hand=True)
+    for task in WANG:
+        write(tmp_path, task, **({"checkpoint": named, "protocol": "custom"} if task == "asr" else {}))
+    main([str(tmp_path)])
+    shown = capsys.readouterr().out
+    assert "! asr: of a checkpoint picked by hand, not by the benchmark's rule" in shown
+    (line,) = (line for line in shown.splitlines() if line.strip().startswith("asr wer"))
+    assert line.endswith("picked by hand")
+    main([str(tmp_path), "--format", "table"])
+    shown = capsys.readouterr().out
+    assert "10.61*# " in shown and "769.6#*" in shown and "# a checkpoint picked by hand" in shown
+    main([str(tmp_path), "--format", "json"])
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert row["by_hand"] == ["asr"]
+    (line,) = csv.DictReader((tmp_path / "superb_score.csv").open())
+    assert line["by_hand"] == line["not_official"] == "asr"
+
+
+def test_an_error_rate_with_a_wrong_unit_is_said_and_not_counted(tmp_path, capsys):
+    for task in WANG:
+        wrong = [Value(name="wer", value=10.61, unit="fraction")]
+        write(tmp_path, task, **({"metrics": wrong} if task == "asr" else {}))
+    main([str(tmp_path)])
+    shown = capsys.readouterr().out
+    assert "! asr: wer is 1061 % (10.61 fraction), above 300 %, so it is not counted: is its unit right?" in shown
+    assert "no score, missing asr" in shown and "-4551" not in shown
+    (row,) = json.loads((tmp_path / "superb_score.json").read_text())["rows"]
+    assert row["scores"]["paper"]["partial_mean"] > 0 and row["metrics"]["asr"]["wer"]["paper"] is None
+    path = tmp_path / "hand.yaml"
+    path.write_text("- {model: x, asr: {wer: {value: 10.61, unit: fraction}}}\n")
+    with pytest.raises(UserError, match="wer is 1061 % .10.61 fraction., above 300 %. Put its unit right"):
+        main([str(path)])
+
+
+def shortened(root, name, percent):
+    metrics = [Value(name=rate, value=value, unit="percent") for rate, value in zip(("wer", "cer"), percent)]
+    write(root, "asr", name=name, metrics=metrics, protocol="shortened", upstream=Upstream(name=name))
+
+
+def test_where_nothing_is_official_the_columns_stand_side_by_side_with_the_mini_score_and_no_score(tmp_path, capsys):
+    for name, percent in (("fbank", (90, 36)), ("wavlm_embedded", (50, 18)), ("wavlm_pruned", (70, 24))):
+        shortened(tmp_path, name, percent)
+    main([str(tmp_path)])
+    shown = capsys.readouterr().out
+    lines = [line.split() for line in shown.splitlines()]
+    assert ["task", "and", "metric,", "percent", "fbank", "wavlm_embedded", "wavlm_pruned"] in lines
+    assert ["asr", "wer", "90.00", "50.00", "70.00"] in lines and ["asr", "cer", "36.00", "18.00", "24.00"] in lines
+    assert ["wavlm_pruned", "500", "500"] in lines  # 1000 * (90 - 70) / (90 - 50)
+    assert "there is no SUPERB score" in shown and "partial" not in shown and "-3" not in shown
+    rows = json.loads((tmp_path / "superb_score.json").read_text())["rows"]
+    scores = [row["scores"][scale] for row in rows for scale in ("paper", "leaderboard")]
+    assert all(score["score"] is None and score["partial_mean"] is None for score in scores)
+    main([str(tmp_path), "--format", "table"])
+    assert "every row: no score: none of its tasks is official" in capsys.readouterr().out
+
+
+def test_no_mini_score_is_shown_without_its_ends_or_between_protocols(tmp_path, capsys):
+    shortened(tmp_path, "fbank", (90, 36))
+    main([str(tmp_path)])
+    assert "mini-score" not in capsys.readouterr().out
+    shortened(tmp_path, "wavlm_embedded", (50, 18))
+    write(tmp_path, "asr", protocol="quick")
+    main([str(tmp_path)])
+    assert "mini-score" not in capsys.readouterr().out
+
+
+def test_ten_tasks_of_which_none_is_official_have_no_score(tmp_path, capsys):
+    for task in WANG:
+        write(tmp_path, task, protocol="custom")
+        write(tmp_path, task, name="other")
+    main([str(tmp_path)])
+    shown = capsys.readouterr().out
+    assert shown.count("769.62") == 1 and "no score: none of its tasks is official" in shown
 
 
 def test_each_upstream_has_its_own_row(tmp_path, capsys):

@@ -250,6 +250,14 @@ def test_the_score_table_has_the_recorded_numbers(done, name):
     """From the results, and from the table that was written as JSON."""
     recorded = read(OLD / "results" / "superb_score.json")
     assert len(recorded["rows"]) == 3
+    for row in recorded["rows"]:
+        assert (
+            "official" not in row["protocols"].values()
+        )  # where SUPERB's scales are not for, they say nothing any more
+        for numbers in (metric for task in row["metrics"].values() for metric in task.values()):
+            numbers.update(paper=None, leaderboard=None)
+        for score in row["scores"].values():
+            score["partial_mean"] = None
     assert differing(recorded, json.loads(done(name).out), 1e-9) == []
 
 

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from s3prl_pruned.config import UserError
-from s3prl_pruned.report.significance import align_errors, mapsswe, segment_errors
+from s3prl_pruned.report.significance import align_errors, mapsswe, mcnemar, segment_errors
 
 REFERENCE = "a b c d e f g h i j".split()
 
@@ -114,3 +114,15 @@ def test_wrong_input_is_refused():
         mapsswe({"a": ""}, {"a": "x"}, {"a": ""})
     with pytest.raises(UserError, match="differ by .1 words in each of 2 segments: no spread"):
         mapsswe({"a": "x y", "b": "x y"}, {"a": "x", "b": "x"}, {"a": "x y", "b": "x y"})
+
+
+def test_mcnemar_worked_by_hand():
+    """8 utterances that one of the two has right alone, 1 to 7: 2 (C(8, 0) + C(8, 1)) / 2^8 = 18 / 256."""
+    first = [True] * 5 + [True] + [False] * 7 + [False] * 2
+    second = [True] * 5 + [False] + [True] * 7 + [False] * 2
+    found = mcnemar(first, second)
+    assert (found.first_only, found.second_only) == (1, 7) and found.p_value == pytest.approx(18 / 256)
+    assert mcnemar(second, first).p_value == found.p_value
+    assert mcnemar(first, first).p_value == 1
+    even = mcnemar([True, False], [False, True])
+    assert (even.first_only, even.second_only, even.p_value) == (1, 1, 1)

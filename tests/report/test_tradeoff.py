@@ -19,7 +19,7 @@ from s3prl_pruned.report import tradeoff_report
 from s3prl_pruned.report.tradeoff import Quality, TradeoffModel, gather, mark_pareto
 from s3prl_pruned.report.tradeoff_picture import quality_against_costs
 from s3prl_pruned.sparsity.counts import macs, realised_sparsity
-from s3prl_pruned.superb.catalogue import Value
+from s3prl_pruned.superb.catalogue import Value, find_task
 from s3prl_pruned.superb.results.result import Result, Seconds, Upstream, write_result
 from s3prl_pruned.superb.score.scored_models import measured_models
 from s3prl_pruned.timing.exports import measure, method_name
@@ -46,7 +46,7 @@ def result(folder, sha256, cer, *, task="asr", protocol="shortened", name="wavlm
         folder / "result.json",
         Result(
             task=task,
-            split="test",
+            split=find_task(task).test_split,
             num_utterances=5,
             metrics=[value, Value(name="wer", value=2 * cer, unit="percent")] if task == "asr" else [value],
             printed_by_s3prl=[],

@@ -73,7 +73,13 @@ class DerSearch:
     """Frames of the median filter; 1 is none."""
     errors: dict[tuple[float, int], DiarizationError]
     """By threshold and median."""
-    num_recordings: int
+    recordings: dict[str, DiarizationError]
+    """Of the lowest, by recording."""
+
+    @property
+    def num_recordings(self) -> int:
+        """How many were scored."""
+        return len(self.recordings)
 
 
 def score_run(run: Path, reference: Path) -> DerSearch:
@@ -115,20 +121,20 @@ def search(
             f"DER: predictions and reference must be of the same recordings, but {len(alone)} are in one of them "
             f"only ({', '.join(alone[:3])}). Evaluate again on the whole test set."
         )
-    errors = {}
+    each: dict[tuple[float, int], dict[str, DiarizationError]] = {}
     for median in medians:
         for threshold in thresholds:
-            found = (
-                diarization_error(
+            each[threshold, median] = {
+                name: diarization_error(
                     references[name], turns_of(frames, threshold=threshold, median=median, frame_shift=frame_shift)
                 )
                 for name, frames in posteriors.items()
-            )
-            errors[threshold, median] = sum(found, DiarizationError())
+            }
+    errors = {setting: sum(found.values(), DiarizationError()) for setting, found in each.items()}
     threshold, median = min(errors, key=lambda setting: errors[setting].rate)
     return DerSearch(
         der=errors[threshold, median].rate, threshold=threshold, median=median, errors=errors,
-        num_recordings=len(references),
+        recordings=each[threshold, median],
     )  # fmt: skip
 
 

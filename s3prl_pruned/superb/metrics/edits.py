@@ -1,25 +1,16 @@
 """ASR, PR and SF: error rates and slot type F1, from the hypotheses and references that s3prl keeps.
 
-The definitions are the benchmark's (s3prl's ``asr/expert.py`` and ``ctc/metric.py``, which print the numbers and keep
-none). A slot is tagged in the text, ``PLAY B-artist MOBY E-artist NOW``. ASR's are in percent, the others fractions;
-error rates may exceed 100 percent.
-
-The tags' pattern keeps s3prl's meaning in the odd cases of an untrained model too: a slot opens at ``B-type``, closes
-at the nearest ``E-type``, and tags of other slots inside it are dropped from a hypothesis' value (not from a
-reference's).
+PR's and SF's are the host's own functions (``s3prl.metric``), which the benchmark prints. A slot is tagged in the text,
+``PLAY B-artist MOBY E-artist NOW``. ASR's are in percent, the others fractions; error rates may exceed 100 percent.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.superb.catalogue import Value
-
-_SLOT = re.compile(r"B-(\S+) (.+?) E-\1")
-_HOPELESS = 100.0
-"""s3prl takes a slot's value as empty where every hypothesis has this error rate or more."""
 
 
 def word_and_character_error_rates(hypotheses: Mapping[str, str], references: Mapping[str, str]) -> list[Value]:
@@ -48,8 +39,13 @@ def phone_error_rate(hypotheses: Mapping[str, str], references: Mapping[str, str
     Args:
         hypotheses: phones separated by spaces, by utterance.
         references: likewise; the same utterances.
+
+    Raises:
+        UserError: if the references hold nothing.
     """
-    return _error_rate([(hypotheses[key].split(), text.split()) for key, text in references.items()], "per")
+    if not any(references.values()):
+        raise UserError("per: the references are empty; there is nothing to score.")
+    return _by_host(_host().per, hypotheses, references, "per")
 
 
 def slot_type_f1(hypotheses: Mapping[str, str], references: Mapping[str, str]) -> float:
@@ -58,15 +54,11 @@ def slot_type_f1(hypotheses: Mapping[str, str], references: Mapping[str, str]) -
     Args:
         hypotheses: tagged text by utterance.
         references: likewise; the same utterances.
+
+    Raises:
+        UserError: if there are no references, or a text's tags cannot be read.
     """
-    if not references:
-        raise UserError("slot_type_f1: there are no references; there is nothing to score.")
-    scores = []
-    for key, reference in references.items():
-        found, wanted = (set(_slots(text)) for text in (hypotheses[key], reference))
-        # 2 PR / (P + R) with P = common / found and R = common / wanted
-        scores.append(2 * len(found & wanted) / (len(found) + len(wanted)) if found or wanted else 1.0)
-    return sum(scores) / len(scores)
+    return _by_host(_host().slot_type_f1, hypotheses, references, "slot_type_f1")
 
 
 def slot_value_cer(hypotheses: Mapping[str, str], references: Mapping[str, str]) -> float:
@@ -78,43 +70,57 @@ def slot_value_cer(hypotheses: Mapping[str, str], references: Mapping[str, str])
     Args:
         hypotheses: tagged text by utterance.
         references: likewise; the same utterances.
+
+    Raises:
+        UserError: if the references hold no slots, or a text's tags cannot be read.
     """
-    pairs = []
-    for key, reference in references.items():
-        found = {slot: [_untagged(value) for value in values] for slot, values in _slots(hypotheses[key]).items()}
-        for slot, values in _slots(reference).items():
-            pairs += [(_nearest(found.get(slot, []), value), value) for value in values]
-    return _error_rate(pairs, "slot_value_cer")
+    return _by_host(_host().slot_value_cer, hypotheses, references, "slot_value_cer")
 
 
-def _slots(text: str) -> dict[str, list[str]]:
-    """Values by slot type, in the order of the text."""
-    slots: dict[str, list[str]] = {}
-    for slot, value in _SLOT.findall(re.sub(r" +", " ", text)):
-        slots.setdefault(slot, []).append(value)
-    return slots
+def edits_of(hypothesis: Sequence[str], reference: Sequence[str]) -> tuple[int, int]:
+    """Edits between two sequences of units, and the units of the reference."""
+    import editdistance
+
+    return editdistance.eval(hypothesis, reference), len(reference)
 
 
-def _untagged(value: str) -> str:
-    return re.sub(r" E-(\S+)", "", re.sub(r"B-(\S+) ", "", value))
+def slot_value_edits(hypothesis: str, reference: str) -> tuple[int, int]:
+    """What one utterance adds to ``slot_value_cer``: edits, and characters of the reference's values."""
+    values, _ = _host().slot_filling.get_slot_dict(hypothesis, reference)
+    length = sum(len(value) for of_slot in values.values() for value in of_slot)
+    return (round(slot_value_cer({"": hypothesis}, {"": reference}) * length) if length else 0), length
 
 
-def _nearest(candidates: Sequence[str], reference: str) -> str:
-    rates = [_error_rate([(candidate, reference)], "slot value") for candidate in candidates]
-    best = min(rates, default=_HOPELESS)
-    return candidates[rates.index(best)] if best < _HOPELESS else ""
+def _host() -> ModuleType:
+    """``s3prl.metric``."""
+    try:
+        import s3prl.metric
+    except ImportError as error:
+        raise UserError(
+            f"PR and SF are scored by s3prl.metric, which cannot be imported ({error}). Give pip install scikit-learn."
+        ) from error
+    return s3prl.metric
 
 
-def _error_rate(pairs: Sequence[tuple[Sequence[str], Sequence[str]]], name: str) -> float:
-    edits, length = _edits(pairs, name)
-    return edits / length
+def _by_host(
+    metric: Callable[[list[str], list[str]], float],
+    hypotheses: Mapping[str, str],
+    references: Mapping[str, str],
+    name: str,
+) -> float:
+    """A metric of the host on lists; what it stops at is said."""
+    try:
+        return float(metric([hypotheses[key] for key in references], list(references.values())))
+    except ZeroDivisionError:
+        raise UserError(f"{name}: the references are empty; there is nothing to score.") from None
+    except ValueError as error:
+        raise UserError(f"{name}: s3prl cannot read the tags of a text ({error}).") from error
 
 
 def _edits(pairs: Sequence[tuple[Sequence[str], Sequence[str]]], name: str) -> tuple[int, int]:
     """Edits, and length of the references, summed over pairs of hypothesis and reference."""
-    import editdistance
-
-    length = sum(len(reference) for _, reference in pairs)
+    counts = [edits_of(hypothesis, reference) for hypothesis, reference in pairs]
+    length = sum(units for _, units in counts)
     if length == 0:
         raise UserError(f"{name}: the references are empty; there is nothing to score.")
-    return sum(editdistance.eval(hypothesis, reference) for hypothesis, reference in pairs), length
+    return sum(found for found, _ in counts), length

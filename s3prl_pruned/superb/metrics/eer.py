@@ -17,12 +17,13 @@ PREDICTIONS = "test_predict.txt"
 """What s3prl's ``sv_voxceleb1`` writes. Its ``test_truth.txt`` is always empty, so the labels come from the trials."""
 
 
-def equal_error_rate(labels: np.ndarray, scores: np.ndarray) -> float:
+def equal_error_rate(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> float:
     """The rate at which as large a share of the non-targets is accepted as of the targets is rejected.
 
     Args:
         labels: N trials, 1 where both utterances are of one speaker, else 0.
         scores: N, higher means more likely the same speaker. Equal scores are accepted together.
+        weights: N, how often each trial counts, above 0; None: once.
 
     Raises:
         UserError: if the lengths differ, a score is not finite, a label is another number, or one kind is missing.
@@ -36,10 +37,12 @@ def equal_error_rate(labels: np.ndarray, scores: np.ndarray) -> float:
         raise UserError(f"EER: labels must be 0 and 1, and both must occur, but they are {np.unique(labels)[:5]}.")
     order = np.argsort(-scores, kind="stable")
     descending, is_target = scores[order], labels[order] == 1
+    times = np.ones(len(order)) if weights is None else np.asarray(weights, dtype=float)[order]
+    targets, others = times * is_target, times * ~is_target
     last = np.append(descending[1:] != descending[:-1], True)
     # From accepting nothing to accepting everything.
-    accepted = np.append(0, np.cumsum(~is_target)[last]) / (~is_target).sum()
-    rejected = 1 - np.append(0, np.cumsum(is_target)[last]) / is_target.sum()
+    accepted = np.append(0, np.cumsum(others)[last]) / others.sum()
+    rejected = 1 - np.append(0, np.cumsum(targets)[last]) / targets.sum()
     gap = rejected - accepted  # falls strictly from 1 to -1
     after = int(np.argmax(gap <= 0))
     share = gap[after - 1] / (gap[after - 1] - gap[after])

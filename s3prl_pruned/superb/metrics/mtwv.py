@@ -79,6 +79,26 @@ def score_stdlist(stdlist: Path, truth: Path, *, default_score: float = DEFAULT_
     Raises:
         UserError: if a file is missing or damaged, a trial is unknown or given twice, a score is not finite.
     """
+    scores, ground_truth = read_scores(stdlist, truth)
+    unscored = np.isnan(scores)
+    scores[unscored] = default_score
+    best = max_term_weighted_value(scores, ground_truth.occurs)
+    return replace(best, num_scored=int((~unscored[ground_truth.occurs.any(axis=1)]).sum()))
+
+
+def read_scores(stdlist: Path, truth: Path) -> tuple[np.ndarray, GroundTruth]:
+    """The trials of one run, and which of them occur.
+
+    Args:
+        stdlist: the run's ``benchmark.stdlist.xml``.
+        truth: as ``score_stdlist`` takes it.
+
+    Returns:
+        Scores, Q queries x U utterances, NaN where the run has none; and the ground truth, in the same order.
+
+    Raises:
+        UserError: if a file is missing or damaged, a trial is unknown or given twice, a score is not finite.
+    """
     ground_truth = read_ground_truth(truth)
     scores = np.full(ground_truth.occurs.shape, np.nan)  # (Q, U)
     queries = {name: index for index, name in enumerate(ground_truth.queries)}
@@ -93,12 +113,9 @@ def score_stdlist(stdlist: Path, truth: Path, *, default_score: float = DEFAULT_
         if not math.isnan(scores[place]):
             raise UserError(f"{stdlist}: the trial of query {query} and utterance {utterance} is given twice.")
         scores[place] = score
-    unscored = np.isnan(scores)
-    if unscored.all():
+    if np.isnan(scores).all():
         raise UserError(f"{stdlist}: holds no trials. Run the task again.")
-    scores[unscored] = default_score
-    best = max_term_weighted_value(scores, ground_truth.occurs)
-    return replace(best, num_scored=int((~unscored[ground_truth.occurs.any(axis=1)]).sum()))
+    return scores, ground_truth
 
 
 def max_term_weighted_value(scores: np.ndarray, occurs: np.ndarray) -> TermWeightedValue:

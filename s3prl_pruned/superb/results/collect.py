@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.superb.catalogue import TASKS, Task
 from s3prl_pruned.superb.results.result import RESULT_FILE, RUN_FILE, Result, Upstream, read_result
-from s3prl_pruned.superb.results.s3prl_runs.files import captured_logs, read_settings
+from s3prl_pruned.superb.results.s3prl_runs.files import captured_logs, read_settings, saved_steps
 from s3prl_pruned.superb.results.s3prl_runs.found import NO_REFERENCES, TOLERANCE, References, Unfinished
 from s3prl_pruned.superb.results.s3prl_runs.read import read_s3prl_run, task_of
 
@@ -17,6 +18,9 @@ logger = logging.getLogger(__name__)
 
 UNKNOWN_PROTOCOL = "unknown"
 """Of runs that s3prl itself made."""
+
+SV_CHECKPOINTS = 10
+"""Of which the benchmark reports the lowest EER: every 20,000 steps of 200,000 (s3prl's ``docs/superb.md``)."""
 
 _RUN_FILES = (
     RESULT_FILE, RUN_FILE, "*.ckpt", "log.log", "args_*.yaml", "*-hyp.ark", "*-ref.ark", "benchmark.stdlist.xml",
@@ -70,6 +74,18 @@ def finished_runs(root: Path, references: References = NO_REFERENCES) -> tuple[d
     return found, unfinished
 
 
+def folders_of(root: Path) -> dict[str, dict[str, list[Path]]]:
+    """Where the finished runs lie that ``finished_runs`` reads: folders by model, and by task's short name."""
+    found: dict[str, dict[str, list[Path]]] = {}
+    for model, folders, task in _runs(root):
+        task = task or next((by_files for folder in folders if (by_files := task_of(folder))), None)
+        if (folders[0] / RESULT_FILE).is_file():
+            found.setdefault(model, {})[read_result(folders[0] / RESULT_FILE).task] = folders
+        elif task is not None and not (folders[0] / RUN_FILE).is_file():
+            found.setdefault(model, {})[task.name] = folders
+    return found
+
+
 def read_run(folders: list[Path], task: Task | None = None, references: References = NO_REFERENCES) -> Result | None:
     """The result of a run's folder: ours, or computed from s3prl's own files.
 
@@ -92,7 +108,10 @@ def read_run(folders: list[Path], task: Task | None = None, references: Referenc
                 f"{folder / RESULT_FILE}: is a result of task {result.task}, but its folder says {task.name}."
             )
         _refuse_contradiction(result, folder / RESULT_FILE)
-        return result
+        if step := _unfinished_step(folder):
+            logger.warning("%s: not counted: its training stands at step %s and is not at its end.", folder, step)
+            return None
+        return _as_it_counts(result)
     if (folder / RUN_FILE).is_file():
         return None
     known = {by_files.name for path in folders if (by_files := task_of(path))}
@@ -120,6 +139,29 @@ def read_run(folders: list[Path], task: Task | None = None, references: Referenc
         protocol_note=f"computed from s3prl's own run directory ({found.note}); its model and settings are not checked",
         upstream=Upstream(name=settings.upstream or folder.resolve().parent.name, path=settings.checkpoint),
     )
+
+
+def _unfinished_step(folder: Path) -> int | None:
+    """Where a training stands beside whose middle an earlier version left a result; None where it is at its end."""
+    for trained in [folder, *folder.glob("fold[1-5]")]:
+        newest = max(saved_steps(trained), default=0)
+        total = (read_settings(trained).config.get("runner") or {}).get("total_steps") if newest else None
+        if isinstance(total, int) and newest < total:
+            return newest
+    return None
+
+
+def _as_it_counts(result: Result) -> Result:
+    """Earlier versions called some results official in which the checkpoint was not chosen as the benchmark does."""
+    if result.protocol != "official":
+        return result
+    if result.by_hand and result.checkpoint is not None:
+        difference = f"the checkpoint, {result.checkpoint.rule}"
+    elif result.task == "sv" and result.parts and len(result.parts) != SV_CHECKPOINTS:
+        difference = f"runner.save_step: {len(result.parts)} checkpoints were tested in place of {SV_CHECKPOINTS}"
+    else:
+        return result
+    return replace(result, protocol="custom", protocol_note=f"differs from the benchmark in {difference}")
 
 
 def _runs(root: Path) -> list[tuple[str, list[Path], Task | None]]:

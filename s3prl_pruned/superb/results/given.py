@@ -105,7 +105,10 @@ def _values(values: Any, task: Task, where: str) -> list[Value]:
                 f"unit: fraction, but is {number!r}."
             )
         value = Value(name=name, **vars(from_dict(_Number, number, f"{where}: {task.name}: {name}")))
-        metrics.get(name, task.metrics[0]).check(value, f"{where}: {task.name}")
+        metric = metrics.get(name, task.metrics[0])
+        metric.check(value, f"{where}: {task.name}")
+        if doubt := metric.doubt(value):
+            raise UserError(f"{where}: {task.name}: {doubt}. Put its unit right.")
         read.append(value)
     return read
 

@@ -15,6 +15,10 @@ RUN_FILE = "run.json"
 """Written when one of our runs starts: with it and without ``result.json`` a run is unfinished."""
 
 
+_NAMED_BEFORE = ("named by -e", "named by -i")
+"""Rules of checkpoints that were named, in results written before `Checkpoint.by_hand`."""
+
+
 @dataclass(kw_only=True)
 class Upstream:
     """The encoder whose features were used."""
@@ -27,6 +31,14 @@ class Upstream:
     num_parameters: int | None = None
     teacher_note: str | None = None
     """What must be said wherever a number of this model appears, such as "random teacher"."""
+    settings: list[str] | None = None
+    """What else decides its features, where it is not as usual, as options: ``-g`` and a hash, ``-s``, ``-f``, ... None
+    in results written before this field."""
+
+    def described(self) -> str:
+        """Which model it is, in words: its hash, or its name, and its settings."""
+        model = self.sha256 or f"no weights ({self.name})"
+        return ", ".join([model, *(self.settings or [])])
 
 
 @dataclass(kw_only=True)
@@ -41,6 +53,8 @@ class Checkpoint:
     or trains nothing, and in results written before this field."""
     sha256: str | None = None
     """Of the file, where a task evaluates several and goes on after an interruption."""
+    by_hand: bool = False
+    """Whether the user named it (``-i``, ``-e``), in place of the benchmark's rule."""
 
 
 @dataclass(kw_only=True)
@@ -144,6 +158,14 @@ class Result:
     date: str | None = None
     """UTC, ISO 8601."""
     seconds: Seconds | None = None
+    look: str | None = None
+    """Where the training stood, if this was evaluated before its end: then it is no result of the task."""
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether a user named a checkpoint that this is of."""
+        checkpoints = [self.checkpoint, *(part.checkpoint for part in self.parts or [])]
+        return any(found is not None and (found.by_hand or found.rule in _NAMED_BEFORE) for found in checkpoints)
 
     def validate(self) -> None:
         """Refuse an unknown task and impossible values."""
@@ -203,6 +225,21 @@ def read_result(path: Path) -> Result:
 
     Raises:
         UserError: on a half-written file, an unknown or missing key (a value without its unit is one), a value that is
-            NaN or impossible in its unit.
+            NaN or impossible in its unit, or a `RESULT_FILE` that is of another split or a look.
     """
-    return from_dict(Result, read_json(path), str(path))
+    result = from_dict(Result, read_json(path), str(path))
+    if path.name == RESULT_FILE:
+        _refuse_no_result(result, path)
+    return result
+
+
+def _refuse_no_result(result: Result, path: Path) -> None:
+    """What is called `RESULT_FILE` counts: it must be of the task's test split, and of a training at its end."""
+    test_split = find_task(result.task).test_split
+    if result.split != test_split:
+        raise UserError(
+            f"{path}: must be of {test_split}, by which SUPERB scores {result.task}, but is of {result.split}. Name it "
+            f"result-{result.split}.json, and run the task again."
+        )
+    if result.look:
+        raise UserError(f"{path}: is no result but a look: {result.look}. Remove it and go on with the run (-a).")

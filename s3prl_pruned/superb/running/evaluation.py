@@ -75,6 +75,7 @@ def _checkpoint_of(evaluation: Evaluation) -> Checkpoint | None:
         rule=evaluation.rule,
         dev=evaluation.run.driver.dev_value(path, states),
         sha256=file_sha256(path) if evaluation.name else None,
+        by_hand=evaluation.by_hand,
     )
 
 

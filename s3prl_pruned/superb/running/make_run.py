@@ -62,7 +62,8 @@ def make_run(options: argparse.Namespace) -> DownstreamRun:
         splits=splits,
         protocol=protocol,
         protocol_note=note,
-        config_sha256=settings.settings_sha256(args, config),
+        config_sha256=settings.settings_sha256(args, config, selecting=driver.selecting),
+        former_sha256=settings.settings_sha256(args, config),
     )
 
 
@@ -176,7 +177,7 @@ def _protocol(
     official = load_yaml(SETTINGS / f"{driver.task.name}.yaml")
     official.pop("protocol")
     defaults = make_parser()
-    found = settings.differences(config, official)
+    found = settings.differences(config, official, selecting=driver.selecting)
     found += _processes(found, config, official)
     found += [key for key in settings.FEATURE_OPTIONS if getattr(args, key, None) != defaults.get_default(key)]
     found += ["--single-utterance (features without padding)"] if args.single_utterance else []

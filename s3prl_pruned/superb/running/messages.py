@@ -49,6 +49,10 @@ def show_result(result: Result, path: Path) -> None:
         for part in result.parts or []:
             print(f"    {part.name} {part.split}: {_rates(part.metrics)} on {part.num_utterances} utterances")
     print(f"  upstream {result.upstream.name}{note}; {result.protocol} protocol")
+    if result.look:
+        print(f"  a look, not the task's result: {result.look}")
+    if result.by_hand:
+        print("  of a checkpoint picked by hand, not by the benchmark's rule")
     if result.checkpoint:
         print(f"  checkpoint {result.checkpoint.file}, step {result.checkpoint.step}: {result.checkpoint.rule}")
     print(f"  {path}")

@@ -107,6 +107,11 @@ def _add_features(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="checkpoint or export (default for wavlm_pruned: the newest finished export)",
     )
+    add(
+        "--upstream-sha256",
+        metavar="HASH",
+        help="refuse any other model than that of this hash; planned jobs are called with it",
+    )
     add("-g", "--upstream_model_config", metavar="PATH", help="model config, where one is needed")
     add("-r", "--upstream_refresh", action="store_true", help="download the checkpoint anew")
     add("-f", "--upstream_trainable", action="store_true", help="fine-tune the upstream too")
@@ -144,5 +149,5 @@ def _add_others(parser: argparse.ArgumentParser) -> None:
     add("--disable_cudnn", action="store_true", help="run without cuDNN")
 
 
-OURS = ("corpus", "paths", "s3prl_root", "force", "command")
+OURS = ("corpus", "paths", "s3prl_root", "force", "command", "upstream_sha256")
 """Options that s3prl does not have; they are not handed to its runner."""

@@ -2,6 +2,7 @@
 
     options.py, make_run.py   read and check everything that the command line names
     run_folder.py             settle what the run's folder holds: start, go on, or nothing to do
+    look.py                   whether an evaluation gives the result, or is a look before the end of the training
     s3prl_runner.py           s3prl trains
     evaluation.py             s3prl evaluates; the metrics are recomputed from what it kept
     run.py                    calls these in this order and writes result.json
@@ -30,6 +31,13 @@ from s3prl_pruned.superb.results.result import RESULT_FILE, Part, Result, Second
 from s3prl_pruned.superb.running import s3prl_runner
 from s3prl_pruned.superb.running.evaluation import evaluate_part
 from s3prl_pruned.superb.running.features import features_folder
+from s3prl_pruned.superb.running.look import (
+    look_of,
+    named_checkpoint,
+    refuse_another_checkpoint,
+    result_name,
+    unfinished_step,
+)
 from s3prl_pruned.superb.running.make_run import make_run
 from s3prl_pruned.superb.running.messages import announce, say, show_part, show_result
 from s3prl_pruned.superb.running.options import make_parser
@@ -78,13 +86,20 @@ def run_task(options: argparse.Namespace) -> None:
 def _run_task(options: argparse.Namespace) -> None:
     run = _make_run(options)
     upstream = distributed.from_main(lambda: describe_upstream(run.args))
+    if options.upstream_sha256 not in (None, upstream.sha256):
+        raise UserError(
+            f"{upstream.path or upstream.name}: must be the model {options.upstream_sha256[:12]} (--upstream-sha256), "
+            f"but is {(upstream.sha256 or 'without weights')[:12]}. It has changed since this was planned; plan again."
+        )
     run.args.upstream_refresh = False  # once is enough
     if run.args.cache_features:
-        model = upstream.sha256 or f"{upstream.name} {run.args.upstream_model_config}"
+        config = next((option for option in upstream.settings or [] if option.startswith("-g ")), None)
+        model = upstream.sha256 or f"{upstream.name} {config}"
         run.features = features_folder(model, run.args.upstream_feature_selection)
     announce(run, upstream)
     begun = BegunRun(
         config_sha256=run.config_sha256,
+        former_sha256=run.former_sha256,
         upstream=upstream,
         splits=run.splits,
         protocol=run.protocol,
@@ -112,7 +127,11 @@ def _make_run(options: argparse.Namespace) -> DownstreamRun:
 def _train(run: DownstreamRun, begun: BegunRun, options: argparse.Namespace, held: contextlib.ExitStack) -> None:
     folder = run.folder
     resume = options.auto_resume or options.past_exp is not None
-    stage = distributed.from_main(lambda: settle_training(folder, begun, resume=resume, force=options.force, held=held))
+    stage = distributed.from_main(
+        lambda: settle_training(
+            folder, begun, resume=resume, force=options.force, unfinished=lambda: unfinished_step(run), held=held
+        )
+    )
     if stage == "finished":
         if not distributed.is_main():
             return
@@ -132,8 +151,9 @@ def _train(run: DownstreamRun, begun: BegunRun, options: argparse.Namespace, hel
     if options.mode == "train":
         print(f"{folder}: trained in {seconds:.0f} s. `-m evaluate` with the same options evaluates it.")
         return
-    with locked(folder, _evaluation_lock(run)):
-        _evaluate(run, begun, train_seconds=seconds if run.driver.trains else None)
+    target = folder / result_name(run)
+    with locked(folder, _evaluation_lock(target.name)):
+        _evaluate(run, begun, target, look=look_of(run), train_seconds=seconds if run.driver.trains else None)
 
 
 def _train_one(training: Training, options: argparse.Namespace, *, resumed: bool) -> None:
@@ -155,39 +175,32 @@ def _train_one(training: Training, options: argparse.Namespace, *, resumed: bool
 
 
 def _evaluate_only(run: DownstreamRun, begun: BegunRun, options: argparse.Namespace) -> None:
-    named = _named_checkpoint(run, options)
+    named = named_checkpoint(run, past_exp=options.past_exp, init_ckpt=options.init_ckpt)
     previous = read_begun(run.folder)
     if previous is not None:
         refuse_another_run(run.folder, previous, begun)
-        begun.protocol, begun.protocol_note = previous.protocol, previous.protocol_note
-    target = run.folder / _result_name(run)
+        if previous.protocol != "official" or begun.protocol == "official":  # earlier versions compared less
+            begun.protocol, begun.protocol_note = previous.protocol, previous.protocol_note
+    target, look = run.folder / result_name(run, named), look_of(run)  # now: the training may end in the meantime
     if target.is_file() and not options.force:
-        _refuse_another_checkpoint(target, run, named)
+        refuse_another_checkpoint(target, [named] if named else run.driver.evaluations(run, []))
         print(f"{target}: evaluated before; nothing to do.")
         show_result(read_result(target), target)
         return
-    with locked(run.folder, _evaluation_lock(run)):
+    with locked(run.folder, _evaluation_lock(target.name)):
         if previous is None and not run.driver.trains:
             write_begun(run.folder, begun)
         if target.is_file():
             move_aside(target)
-        _evaluate(run, begun, named=named, afresh=options.force)
-
-
-def _refuse_another_checkpoint(target: Path, run: DownstreamRun, named: Evaluation | None) -> None:
-    result = read_result(target)
-    wanted = [named] if named else run.driver.evaluations(run, [])
-    if len(wanted) > 1 or wanted[0].checkpoint is None:
-        return
-    file, rule = wanted[0].checkpoint.name, wanted[0].rule
-    if result.checkpoint is None or (result.checkpoint.file, result.checkpoint.rule) != (file, rule):
-        raise UserError(f"{target}: is of another checkpoint. Give --force to move it aside.")
+        _evaluate(run, begun, target, look=look, named=named, afresh=options.force)
 
 
 def _evaluate(
     run: DownstreamRun,
     begun: BegunRun,
+    target: Path,
     *,
+    look: str | None,
     named: Evaluation | None = None,
     afresh: bool = False,
     train_seconds: float | None = None,
@@ -202,6 +215,9 @@ def _evaluate(
                 show_part(run, parts[-1])
         to_do = [] if named else driver.evaluations(run, parts)
     combined = driver.combine(parts)
+    protocol, note = begun.protocol, begun.protocol_note
+    if named and protocol == "official":
+        protocol, note = "custom", f"differs from the benchmark in the checkpoint, {named.rule}"
     result = Result(
         task=run.task.name,
         split=run.args.evaluate_split,
@@ -210,8 +226,8 @@ def _evaluate(
         printed_by_s3prl=combined.chosen.printed_by_s3prl if combined.chosen else [],
         rule=combined.rule,
         parts=parts if len(parts) > 1 else None,
-        protocol=begun.protocol,
-        protocol_note=begun.protocol_note,
+        protocol=protocol,
+        protocol_note=note,
         upstream=begun.upstream,
         checkpoint=combined.chosen.checkpoint if combined.chosen else None,
         corpus=str(run.corpus),
@@ -223,44 +239,22 @@ def _evaluate(
         versions=s3prl_runner.versions(),
         date=_now(),
         seconds=Seconds(train=train_seconds, evaluate=sum(part.seconds.evaluate for part in parts)),
+        look=look,
     )
-    path = run.folder / _result_name(run)
-    write_result(path, result)
-    show_result(result, path)
+    write_result(target, result)
+    show_result(result, target)
 
 
 def _transcribe(run: DownstreamRun, options: argparse.Namespace) -> None:
-    evaluation = _named_checkpoint(run, options) or run.driver.evaluations(run, [])[0]
+    named = named_checkpoint(run, past_exp=options.past_exp, init_ckpt=options.init_ckpt)
+    evaluation = named or run.driver.evaluations(run, [])[0]
     assert evaluation.checkpoint is not None, "a task that transcribes is trained"
     print(s3prl_runner.transcribe(run, evaluation.checkpoint, options.evaluate_split))
 
 
-def _named_checkpoint(run: DownstreamRun, options: argparse.Namespace) -> Evaluation | None:
-    """The evaluation of what -e or -i names."""
-    for letter, name in (("-e", options.past_exp), ("-i", options.init_ckpt)):
-        if name is None:
-            continue
-        trainings = run.driver.trainings(run)
-        if len(trainings) > 1:
-            raise UserError(
-                f"{letter} {name}: is one checkpoint, but {run.task.name} has {len(trainings)} trainings "
-                f"({', '.join(training.name for training in trainings)})."
-            )
-        path = Path(name)
-        if path.is_dir():
-            path = newest_checkpoint(path) or path
-        return Evaluation(name="", run=trainings[0].run, checkpoint=path, rule=f"named by {letter}")
-    return None
-
-
-def _result_name(run: DownstreamRun) -> str:
-    split = run.args.evaluate_split
-    return RESULT_FILE if split == run.task.test_split else f"result-{split}.json"
-
-
-def _evaluation_lock(run: DownstreamRun) -> str:
-    """A split's own: others may be evaluated at the same time, also beside the training."""
-    return f".{_result_name(run)}.lock"
+def _evaluation_lock(name: str) -> str:
+    """A result's own: others may be evaluated at the same time, also beside the training."""
+    return f".{name}.lock"
 
 
 def _now() -> str:

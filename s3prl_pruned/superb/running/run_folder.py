@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,8 @@ from s3prl_pruned.superb.results.result import (
     read_result,
     write_json,
 )  # fmt: skip
+
+logger = logging.getLogger(__name__)
 
 Stage = Literal["start", "resume", "finished"]
 
@@ -36,14 +39,20 @@ class BegunRun:
     """Which train together; they share every step's batch out among them."""
     command: str
     date: str
+    former_sha256: str | None = None
+    """``config_sha256`` as versions before computed it. None in files of those versions."""
 
     def differences(self, other: BegunRun) -> list[str]:
-        """In what the outcome of two runs would differ, in words."""
+        """In what the outcome of two runs would differ, in words; this one may be of a version before."""
         found = []
-        if self.config_sha256 != other.config_sha256:
+        theirs_too = other.former_sha256 if self.former_sha256 is None else other.config_sha256
+        if self.config_sha256 not in (other.config_sha256, theirs_too):
             found.append("settings")
         if (self.upstream.name, self.upstream.sha256) != (other.upstream.name, other.upstream.sha256):
             found.append(f"upstream model ({_model(self.upstream)}, now {_model(other.upstream)})")
+        mine, now = self.upstream.settings, other.upstream.settings
+        if mine is not None and now is not None and mine != now:
+            found.append(f"upstream settings ({self.upstream.described()}, now {other.upstream.described()})")
         theirs = {(split.key, split.folder): split.sha256 for split in other.splits}
         for split in self.splits:
             if theirs.get((split.key, split.folder), split.sha256) != split.sha256:
@@ -66,7 +75,15 @@ def read_begun(folder: Path) -> BegunRun | None:
     return from_dict(BegunRun, read_json(path), str(path)) if path.is_file() else None
 
 
-def settle_training(folder: Path, begun: BegunRun, *, resume: bool, force: bool, held: contextlib.ExitStack) -> Stage:
+def settle_training(
+    folder: Path,
+    begun: BegunRun,
+    *,
+    resume: bool,
+    force: bool,
+    unfinished: Callable[[], int | None],
+    held: contextlib.ExitStack,
+) -> Stage:
     """What a call that trains has to do in its folder; where it starts, ``run.json`` is written.
 
     Args:
@@ -74,6 +91,8 @@ def settle_training(folder: Path, begun: BegunRun, *, resume: bool, force: bool,
         begun: what this call would begin.
         resume: ``-a``.
         force: move aside whatever stands there.
+        unfinished: gives the step at which the training stands, None if it is at its end or no checkpoint is left.
+            A result that stands beside an unfinished training is a look of an earlier version, and is moved aside.
         held: gets the folder's lock, unless the run is finished: that one is only read.
 
     Raises:
@@ -83,7 +102,9 @@ def settle_training(folder: Path, begun: BegunRun, *, resume: bool, force: bool,
     if force and not is_unused(folder):
         with locked(folder):
             move_aside(folder)
-    if not (folder / RESULT_FILE).is_file():
+    step = unfinished()
+    finished = (folder / RESULT_FILE).is_file() and step is None
+    if not finished:
         held.enter_context(locked(folder))
     if is_unused(folder):
         write_begun(folder, begun)
@@ -95,12 +116,12 @@ def settle_training(folder: Path, begun: BegunRun, *, resume: bool, force: bool,
             "--force to move it aside."
         )
     refuse_another_run(folder, previous, begun)
-    if previous.num_processes != begun.num_processes and not (folder / RESULT_FILE).is_file():
+    if previous.num_processes != begun.num_processes and not finished:
         raise UserError(
             f"{folder}: was begun by {previous.num_processes} process(es), but this is {begun.num_processes}. "
             "Give as many."
         )
-    if (folder / RESULT_FILE).is_file():
+    if finished:
         read_result(folder / RESULT_FILE)  # half a result must not count as one
         return "finished"
     if not resume:
@@ -108,6 +129,9 @@ def settle_training(folder: Path, begun: BegunRun, *, resume: bool, force: bool,
             f"{folder}: holds this run unfinished. Give -a to go on with it, -n for another name, or --force "
             "to move it aside and start anew."
         )
+    if (folder / RESULT_FILE).is_file():
+        logger.warning("%s: was evaluated when the training stood at step %s; it is no result.", folder, step)
+        move_aside(folder / RESULT_FILE)
     return "resume"
 
 
@@ -139,7 +163,7 @@ def move_aside(path: Path) -> Path:
         path.rename(aside)
     except OSError as error:
         raise UserError(f"{path}: cannot be moved aside ({error}).") from error
-    logging.getLogger(__name__).warning("%s moved aside to %s", path, aside)
+    logger.warning("%s moved aside to %s", path, aside)
     return aside
 
 

@@ -72,6 +72,29 @@ def mini_scores(
     return [_mini_score(model, bottom, top, counted) for model in models], left_out
 
 
+def ends_of(models: list[ScoredModel]) -> tuple[str, str] | None:
+    """The names of FBANK's row and of the embedded teacher's, where a mini-score between the two can be made.
+
+    Args:
+        models: rows of a table.
+
+    Returns:
+        None where one of them is missing, there twice or no better than the other, or protocols differ.
+    """
+    found = [[model for model in models if _is_of(model, upstream)] for upstream in ("fbank", "wavlm_embedded")]
+    if [len(rows) for rows in found] != [1, 1]:
+        return None
+    (bottom,), (top,) = found
+    counted, _ = counted_tasks(bottom, top, {})
+    protocols = [{model.results[task].protocol for model in models if task in model.results} for task in counted]
+    alike = all(len(names) == 1 for names in protocols)
+    return (bottom.name, top.name) if counted and alike else None
+
+
+def _is_of(model: ScoredModel, upstream: str) -> bool:
+    return {result.upstream.name for result in model.results.values()} == {upstream}
+
+
 def counted_tasks(
     bottom: ScoredModel, top: ScoredModel, spreads: Mapping[tuple[str, str], float]
 ) -> tuple[list[str], list[str]]:

@@ -32,16 +32,18 @@ class SuperbScore:
     """By task: 0 for FBANK, 1000 for the state of the art."""
     missing: tuple[str, ...]
     """Tasks without all of the metrics that this scale counts."""
+    applies: bool = True
+    """False where no task was run as the benchmark does: the scale says nothing of such numbers."""
 
     @property
     def total(self) -> float | None:
-        """The score; None when a task is missing, since a partial mean is not the score."""
-        return None if self.missing else sum(self.terms.values()) / len(TASKS)
+        """The score; None when a task is missing, since a partial mean is not the score, or it does not apply."""
+        return None if self.missing or not self.applies else sum(self.terms.values()) / len(TASKS)
 
     @property
     def partial(self) -> float | None:
         """The mean over the tasks that are there, to be shown with ``missing`` only."""
-        return sum(self.terms.values()) / len(self.terms) if self.terms else None
+        return sum(self.terms.values()) / len(self.terms) if self.terms and self.applies else None
 
 
 def normalised(value: Value, metric: Metric, scale: Scale) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -10,7 +11,7 @@ from s3prl_pruned.config import UserError, from_dict
 from s3prl_pruned.superb.catalogue import PUBLISHED, TASKS, Value, find_task
 from s3prl_pruned.superb.results.collect import UNKNOWN_PROTOCOL, finished_runs
 from s3prl_pruned.superb.results.given import read_given
-from s3prl_pruned.superb.results.result import Result, Upstream, read_json
+from s3prl_pruned.superb.results.result import Checkpoint, Result, Upstream, read_json
 from s3prl_pruned.superb.results.s3prl_runs.found import NO_REFERENCES, References
 from s3prl_pruned.superb.score.score import (
     SCALES,
@@ -23,6 +24,10 @@ from s3prl_pruned.superb.score.score import (
 
 Kind = Literal["measured", "published", "given"]
 KINDS = get_args(Kind)
+
+ON_SCALE = ("official", UNKNOWN_PROTOCOL, *KINDS)
+"""Protocols of results that SUPERB's scales are for. A row in which one of them is has scores, marked where others are
+in it too; a row without any has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +45,11 @@ class ScoredModel:
     """Read from run directories; or published, or given in a hand-written file: not checked by us."""
     params_millions: float | None = None
     """Of the upstream. None where the results do not say."""
+
+    @property
+    def on_scale(self) -> bool:
+        """Whether SUPERB's scales say anything of this row."""
+        return all(score.applies for score in self.scores.values())
 
 
 def measured_models(root: Path, references: References = NO_REFERENCES) -> tuple[list[ScoredModel], list[Path]]:
@@ -103,24 +113,27 @@ def saved_models(path: Path) -> tuple[list[ScoredModel], list[Path]]:
 
 
 def scores_of(results: list[Result]) -> dict[Scale, SuperbScore]:
-    """The scores of one model, by scale."""
-    values = {result.task: result.values() for result in results}
-    return {scale: superb_score(values, scale) for scale in SCALES}
+    """The scores of one model, by scale; a task with a doubtful value counts as missing."""
+    values = {result.task: result.values() for result in results if not doubts(result)}
+    applies = any(result.protocol in ON_SCALE for result in results)
+    return {scale: replace(superb_score(values, scale), applies=applies) for scale in SCALES}
+
+
+def doubts(result: Result) -> list[str]:
+    """What is hardly possible of a result's metrics, in words."""
+    values = result.values()
+    metrics = [metric for metric in find_task(result.task).metrics if metric.name in values]
+    return [doubt for metric in metrics if (doubt := metric.doubt(values[metric.name]))]
 
 
 def _measured_model(name: str, results: list[Result]) -> ScoredModel:
     # s3prl's own directories do not say which model they are of: nothing there to contradict.
-    hashes = {result.upstream.sha256 for result in results if result.protocol != UNKNOWN_PROTOCOL}
-    if len(hashes) > 1:
-        listing = "; ".join(f"{result.task}: {result.upstream.sha256 or 'no weights'}" for result in results)
-        raise UserError(
-            f"{name}: one row must be one model, but its results are of {len(hashes)} ({listing}). Run the others "
-            "again with this model, or under another name (-n)."
-        )
+    ours = [result for result in results if result.protocol != UNKNOWN_PROTOCOL]
+    _refuse_several_models(name, ours)
     sizes = [result.upstream.num_parameters for result in results if result.upstream.num_parameters]
     return ScoredModel(
         name=name,
-        sha256=next(iter(hashes), None),
+        sha256=next((result.upstream.sha256 for result in ours), None),
         results={result.task: result for result in results},
         scores=scores_of(results),
         notes=_notes(results),
@@ -128,9 +141,27 @@ def _measured_model(name: str, results: list[Result]) -> ScoredModel:
     )
 
 
+def _refuse_several_models(name: str, results: list[Result]) -> None:
+    """A row is one model: one hash, or where there are no weights one name; and one way to take its features."""
+    models = {result.upstream.sha256 or f"no weights ({result.upstream.name})" for result in results}
+    said = {tuple(result.upstream.settings) for result in results if result.upstream.settings is not None}
+    if len(models) > 1 or len(said) > 1:
+        listing = "; ".join(f"{result.task}: {result.upstream.described()}" for result in results)
+        raise UserError(
+            f"{name}: one row must be one model, but its results are of {max(len(models), len(said))} ({listing}). Run "
+            "the others again with this model, or under another name (-n)."
+        )
+
+
 def _notes(results: list[Result]) -> list[str]:
     notes = [result.upstream.teacher_note for result in results if result.upstream.teacher_note]
+    names = dict.fromkeys(re.sub("_(local|url)$", "", result.upstream.name) for result in results)
+    if len(names) > 1 and all(result.upstream.sha256 for result in results):
+        notes.append(f"of the same weights, but by several upstreams: {', '.join(names)}")
     for result in results:
+        notes += [f"{result.task}: {doubt}, so it is not counted: is its unit right?" for doubt in doubts(result)]
+        if result.by_hand:
+            notes.append(f"{result.task}: of a checkpoint picked by hand, not by the benchmark's rule")
         if result.protocol == UNKNOWN_PROTOCOL:
             notes.append(f"{result.task}: {result.protocol_note}")
         elif result.protocol != "official":
@@ -179,12 +210,13 @@ def _saved_result(model: dict[str, Any], task: str, where: str) -> Result:
     ]
     upstream = Upstream(name=model["name"], sha256=model["sha256"])
     metrics = [from_dict(Value, value, where) for value in values]
-    result = _result(task, metrics, protocol=model["protocols"][task], upstream=upstream)
+    by_hand = task in model.get("by_hand", [])
+    result = _result(task, metrics, protocol=model["protocols"][task], upstream=upstream, by_hand=by_hand)
     result.validate()
     return result
 
 
-def _result(task: str, metrics: list[Value], *, protocol: str, upstream: Upstream) -> Result:
+def _result(task: str, metrics: list[Value], *, protocol: str, upstream: Upstream, by_hand: bool = False) -> Result:
     """A result of which only the metrics are known."""
     return Result(
         task=task,
@@ -194,4 +226,5 @@ def _result(task: str, metrics: list[Value], *, protocol: str, upstream: Upstrea
         printed_by_s3prl=[],
         protocol=protocol,
         upstream=upstream,
+        checkpoint=Checkpoint(file="", step=0, rule="", by_hand=True) if by_hand else None,
     )

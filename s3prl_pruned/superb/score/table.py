@@ -7,9 +7,13 @@ from typing import Any
 
 from s3prl_pruned.superb.catalogue import PUBLISHED, TASKS, Value
 from s3prl_pruned.superb.results.result import write_json, write_text
+from s3prl_pruned.superb.score import mini_score
 from s3prl_pruned.superb.score.score import SCALES, Scale, agrees_with_table1, counted_metrics, normalised, paper_score
-from s3prl_pruned.superb.score.scored_models import ScoredModel
+from s3prl_pruned.superb.score.scored_models import ScoredModel, doubts
 from s3prl_pruned.tables import Column, Table
+
+NOT_ON_SCALE = "no score: none of its tasks is official"
+"""Said in place of scores."""
 
 _COLUMNS: list[Column | str] = [
     Column("task and metric"),
@@ -22,9 +26,9 @@ _COLUMNS: list[Column | str] = [
 
 def as_text(models: list[ScoredModel], unfinished: list[Path]) -> str:
     """The table for a screen, in detail: what holds of every model is said once, above them."""
-    shared = (
-        [note for note in models[0].notes if all(note in model.notes for model in models)] if len(models) > 1 else []
-    )
+    if models and not any(model.on_scale for model in models):
+        return "\n".join([*_compared(models), *unfinished_lines(unfinished)])
+    shared = _shared_notes(models)
     lines = [f"! every row: {note}" for note in shared]
     rows = [_metric_rows(model) + _score_rows(model) for model in models]
     header, *table = Table(_COLUMNS, [row for of_model in rows for row in of_model]).text().splitlines()
@@ -32,11 +36,49 @@ def as_text(models: list[ScoredModel], unfinished: list[Path]) -> str:
         lines.append(f"  {header}")
     written = iter(table)
     for model, of_model in zip(models, rows, strict=True):
-        lines.append(f"{model.name}  ({'SHA-256 ' + model.sha256[:16] if model.sha256 else 'no model hash'})")
-        lines += [f"  ! {note}" for note in model.notes if note not in shared]
+        lines += _head(model, shared)
         lines += [f"  {next(written)}" for _ in of_model]
     lines += unfinished_lines(unfinished)
     return "\n".join(lines)
+
+
+def _compared(models: list[ScoredModel]) -> list[str]:
+    """Models of which none is on SUPERB's scales: side by side, and the mini-score where its two ends are there."""
+    shared = _shared_notes(models)
+    lines = [f"! every row: {note}" for note in shared]
+    for model in models:
+        lines += _head(model, shared)
+    names = dict.fromkeys(
+        (task, metric) for model in models for task, r in model.results.items() for metric in r.values()
+    )
+    rows = [
+        [f"{task} {metric}", *(_percent(model, task, metric) for model in models)]
+        for task, metric in sorted(names, key=lambda name: list(TASKS).index(name[0]))
+    ]
+    columns = [Column("task and metric, percent"), *(Column(model.name, align="right") for model in models)]
+    lines += ["", Table(columns, rows).text(), ""]
+    lines.append("Nothing here is official, so there is no SUPERB score: the columns compare with one another only.")
+    if ends := mini_score.ends_of(models):
+        lines += ["", mini_score.as_text(mini_score.mini_scores(models, *ends)[0], [], *ends)]
+    return lines
+
+
+def _percent(model: ScoredModel, task: str, metric: str) -> str | None:
+    value = model.results[task].values().get(metric) if task in model.results else None
+    return None if value is None else _number(value.percent, 2)
+
+
+def _head(model: ScoredModel, shared: list[str]) -> list[str]:
+    """A model's name and what must be said of it alone."""
+    name = f"{model.name}  ({'SHA-256 ' + model.sha256[:16] if model.sha256 else 'no model hash'})"
+    return [name, *(f"  ! {note}" for note in model.notes if note not in shared)]
+
+
+def _shared_notes(models: list[ScoredModel]) -> list[str]:
+    """What holds of every one of several models."""
+    if len(models) < 2:
+        return []
+    return [note for note in models[0].notes if all(note in model.notes for model in models)]
 
 
 def unfinished_lines(unfinished: list[Path]) -> list[str]:
@@ -46,7 +88,12 @@ def unfinished_lines(unfinished: list[Path]) -> list[str]:
 
 def _metric_rows(model: ScoredModel) -> list[list[Any]]:
     return [
-        [f"{task} {value.name}", _number(value.percent, 2), *(_number(_term(task, value, s), 1) for s in SCALES), ""]
+        [
+            f"{task} {value.name}",
+            _number(value.percent, 2),
+            *(_number(_term(model, task, value, scale), 1) for scale in SCALES),
+            "picked by hand" if result.by_hand else "",
+        ]
         for task, result in model.results.items()
         for value in result.metrics
     ]
@@ -54,6 +101,8 @@ def _metric_rows(model: ScoredModel) -> list[list[Any]]:
 
 def _score_rows(model: ScoredModel) -> list[list[Any]]:
     """One row, or two where the scales lack different tasks."""
+    if not model.on_scale:
+        return [["", "", None, None, NOT_ON_SCALE]]
     rows = []
     for missing in dict.fromkeys(model.scores[scale].missing for scale in SCALES):
         scores = [model.scores[scale] if model.scores[scale].missing == missing else None for scale in SCALES]
@@ -70,7 +119,9 @@ def _number(value: float | None, digits: int) -> str | None:
     return None if value is None else f"{value:.{digits}f}"
 
 
-def _term(task: str, value: Value, scale: Scale) -> float | None:
+def _term(model: ScoredModel, task: str, value: Value, scale: Scale) -> float | None:
+    if not model.on_scale or doubts(model.results[task]):
+        return None
     metric = next((metric for metric in counted_metrics(task, scale) if metric.name == value.name), None)
     return None if metric is None else normalised(value, metric, scale)
 
@@ -86,11 +137,12 @@ def as_data(models: list[ScoredModel], unfinished: list[Path]) -> dict[str, Any]
                 "params_millions": model.params_millions,
                 "notes": model.notes,
                 "protocols": {task: result.protocol for task, result in model.results.items()},
+                "by_hand": [task for task, result in model.results.items() if result.by_hand],
                 "metrics": {
                     task: {
                         value.name: {
                             "percent": value.percent,
-                            **{scale: _term(task, value, scale) for scale in SCALES},
+                            **{scale: _term(model, task, value, scale) for scale in SCALES},
                         }
                         for value in result.metrics
                     }
@@ -117,6 +169,7 @@ def as_csv(models: list[ScoredModel]) -> str:
     metrics.insert(metrics.index(("asr", "wer")) + 1, ("asr", "cer"))
     header = ["upstream", "sha256", *(f"{task}_{metric}" for task, metric in metrics)]
     header += [*(f"score_{scale}" for scale in SCALES), "missing", "notes", "kind", "params_millions", "not_official"]
+    header.append("by_hand")
     return Table(header, [_csv_line(model, metrics) for model in models]).csv()
 
 
@@ -134,6 +187,7 @@ def _csv_line(model: ScoredModel, metrics: list[tuple[str, str]]) -> list[str]:
         model.kind,
         "" if model.params_millions is None else f"{model.params_millions:.6g}",
         " ".join(not_official),
+        " ".join(task for task, result in model.results.items() if result.by_hand),
     ]
 
 

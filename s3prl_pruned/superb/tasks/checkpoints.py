@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import argparse
 import logging
-import re
 from pathlib import Path
 from typing import Any
 
 from s3prl_pruned.checkpoint import load_checkpoint as read_checkpoint
 from s3prl_pruned.config import UserError
+from s3prl_pruned.superb.results.s3prl_runs.files import saved_steps
 
 logger = logging.getLogger(__name__)
 
 
 def numbered_checkpoints(folder: Path) -> list[Path]:
     """The ``states-<step>.ckpt`` of a run, by step; whether they can be read is not looked at."""
-    found = [(path, re.fullmatch(r"states-(\d+)\.ckpt", path.name)) for path in folder.glob("states-*.ckpt")]
-    return [path for _, path in sorted((int(match[1]), path) for path, match in found if match)]
+    return [folder / f"states-{step}.ckpt" for step in saved_steps(folder)]
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

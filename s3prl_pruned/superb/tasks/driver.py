@@ -41,6 +41,8 @@ class DownstreamRun:
     protocol: str
     protocol_note: str | None
     config_sha256: str
+    former_sha256: str | None = None
+    """``config_sha256`` as versions before computed it, without the driver's ``selecting``."""
     features: Path | None = None
     """Where features are kept; None where they are extracted every time."""
 
@@ -86,6 +88,8 @@ class Evaluation:
     """None where there is nothing to train."""
     rule: str
     """Why this checkpoint, in words for the result."""
+    by_hand: bool = False
+    """Whether the user named the checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +134,8 @@ class Driver:
     """Said where ``best`` was never written."""
     criterion: tuple[str, Unit] | None = ("acc", "fraction")
     """Name and unit of the value by which s3prl's expert takes the best checkpoint; None where it takes none."""
+    selecting: tuple[str, ...] = ()
+    """Settings that decide here which checkpoint is reported, and elsewhere nothing."""
     optional_settings: tuple[str, ...] = ()
     """Paths below ``downstream_expert`` that ``-o`` may set though our settings lack them, besides the corpus'."""
     official_sizes: ClassVar[dict[str, int]] = {}

@@ -54,6 +54,9 @@ NOT_PART_OF_THE_OUTCOME = (
     "runner.save_step",
     "runner.max_keep",
 )
+"""Settings without which a run comes out the same. Where a task reports the best of all saved checkpoints, when they
+are saved is part of the outcome all the same: `Driver.selecting`. What else chooses a checkpoint (``eval_step``,
+``eval_dataloaders``, ``total_steps``, ``save_best_on``, ``metric``) is never among these."""
 
 EVALUATED_NAMES = (
     "optimizer.name",
@@ -205,18 +208,30 @@ def _check_steps(runner: Config) -> None:
         )
 
 
-def differences(config: Config, official: Config) -> list[str]:
+def differences(config: Config, official: Config, *, selecting: Sequence[str] = ()) -> list[str]:
     """Settings that decide the outcome and are not the benchmark's.
 
     The learning rate is not among them: the benchmark lets everybody choose it.
+
+    Args:
+        config: the settings.
+        official: the benchmark's.
+        selecting: what else decides which checkpoint is reported (`Driver.selecting`).
     """
-    return sorted(_differing(_deciding(config), _deciding(official)) - {"optimizer.lr"})
+    found = _differing(_deciding(config, selecting), _deciding(official, selecting))
+    return sorted(found - {"optimizer.lr"})
 
 
-def settings_sha256(args: argparse.Namespace, config: Config) -> str:
-    """SHA-256 of the settings and arguments that decide the outcome, wherever files lie."""
+def settings_sha256(args: argparse.Namespace, config: Config, *, selecting: Sequence[str] = ()) -> str:
+    """SHA-256 of the settings and arguments that decide the outcome, wherever files lie.
+
+    Args:
+        args: s3prl's arguments.
+        config: the settings.
+        selecting: what else decides which checkpoint is reported (`Driver.selecting`).
+    """
     outcome = {
-        "config": _deciding(config),
+        "config": _deciding(config, selecting),
         "args": {key: getattr(args, key, None) for key in (*FEATURE_OPTIONS, "downstream", "seed")},
     }
     if getattr(args, SINGLE_UTTERANCE, False):
@@ -243,9 +258,11 @@ def _refuse_unread_key(config: Config, path: str) -> None:
         section = section.get(key, {})
 
 
-def _deciding(config: Config) -> Config:
+def _deciding(config: Config, selecting: Sequence[str]) -> Config:
     result = copy.deepcopy(config)
     for path in NOT_PART_OF_THE_OUTCOME:
+        if path in selecting:
+            continue
         section, _, key = path.rpartition(".")
         parent = get(result, section)
         if isinstance(parent, dict):

@@ -11,6 +11,7 @@ from typing import Any
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.data.waveforms import SAMPLE_RATE
+from s3prl_pruned.formats.tensor_files import file_sha256
 from s3prl_pruned.superb.results.result import Upstream
 from s3prl_pruned.upstream.register import NAMES, register
 
@@ -30,7 +31,30 @@ def describe_upstream(args: argparse.Namespace) -> Upstream:
         path=_text(getattr(expert, "model_path", None) or args.upstream_ckpt),
         num_parameters=sum(parameter.numel() for parameter in expert.parameters()) or None,
         teacher_note=getattr(expert, "teacher_note", None),
+        settings=feature_settings(args),
     )
+
+
+def feature_settings(args: argparse.Namespace) -> list[str]:
+    """What decides an upstream's features besides its weights, where it is not as usual.
+
+    Args:
+        args: s3prl's arguments.
+
+    Returns:
+        Options, the file of ``-g`` by its SHA-256. A layer (``-l``) is not among them: query by example chooses one
+        itself.
+    """
+    found = []
+    if (path := args.upstream_model_config) is not None:
+        found.append(f"-g {file_sha256(Path(path)) if Path(path).is_file() else path}")
+    if args.upstream_feature_selection != "hidden_states":
+        found.append(f"-s {args.upstream_feature_selection}")
+    if args.upstream_trainable:
+        found.append("-f")
+    if args.upstream_feature_normalize:
+        found.append("--upstream_feature_normalize")
+    return found
 
 
 def build_upstream(args: argparse.Namespace) -> Any:

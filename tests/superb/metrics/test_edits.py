@@ -9,6 +9,7 @@ from s3prl_pruned.superb.metrics.edits import (
     phone_error_rate,
     slot_type_f1,
     slot_value_cer,
+    slot_value_edits,
     word_and_character_error_rates,
 )
 
@@ -74,12 +75,27 @@ def test_of_several_values_the_nearest_counts():
     assert slot_value_cer({"a": "B-city PARIS E-city B-city ROMA E-city"}, references) == 1 / 4
 
 
+def test_the_pieces_add_up_to_the_whole():
+    rng = random.Random(1)
+    references = {str(i): tagged(rng) for i in range(100)}
+    hypotheses = {key: tagged(rng, sloppy=True) if rng.random() < 0.5 else text for key, text in references.items()}
+    counts = [slot_value_edits(hypotheses[key], text) for key, text in references.items()]
+    edits, characters = (sum(each) for each in zip(*counts, strict=True))
+    assert edits / characters == pytest.approx(slot_value_cer(hypotheses, references), abs=1e-12)
+    assert slot_value_edits("STOP", "STOP") == (0, 0)
+
+
+def test_tags_that_s3prl_cannot_read_are_an_error():
+    with pytest.raises(UserError, match="slot_type_f1: s3prl cannot read the tags of a text"):
+        slot_type_f1({"a": "B-time 10:30 E-time"}, {"a": "B-time TEN E-time"})
+
+
 def test_nothing_to_score_is_an_error():
     with pytest.raises(UserError, match="per: the references are empty"):
         phone_error_rate({"a": "B"}, {"a": ""})
     with pytest.raises(UserError, match="slot_value_cer: the references are empty"):
         slot_value_cer({"a": "STOP"}, {"a": "STOP"})
-    with pytest.raises(UserError, match="slot_type_f1: there are no references"):
+    with pytest.raises(UserError, match="slot_type_f1: the references are empty"):
         slot_type_f1({}, {})
 
 

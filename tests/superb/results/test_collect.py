@@ -7,7 +7,16 @@ import pytest
 from s3prl_pruned.config import UserError
 from s3prl_pruned.superb.catalogue import Value
 from s3prl_pruned.superb.results.collect import finished_runs
-from s3prl_pruned.superb.results.result import RESULT_FILE, RUN_FILE, Result, Upstream, write_result
+from s3prl_pruned.superb.results.result import (
+    RESULT_FILE,
+    RUN_FILE,
+    Checkpoint,
+    Part,
+    Result,
+    Seconds,
+    Upstream,
+    write_result,
+)
 from tests.superb.results.test_arks import an_s3prl_run
 from tests.superb.results.test_result import a_result
 from tests.superb.results.test_s3prl_runs import read, values
@@ -75,7 +84,7 @@ def test_a_result_in_another_tasks_folder_and_a_task_twice_are_refused(tmp_path)
     (tmp_path / "x" / "ks" / RESULT_FILE).unlink()
     for name in ("ks", "speech_commands"):
         (tmp_path / "y" / name).mkdir(parents=True)
-        result = a_result(task="ks", metrics=[Value(name="acc", value=0.9, unit="fraction")])
+        result = a_result(task="ks", split="test", metrics=[Value(name="acc", value=0.9, unit="fraction")])
         write_result(tmp_path / "y" / name / RESULT_FILE, result)
     with pytest.raises(UserError, match="a second result of task ks in one row"):
         finished_runs(tmp_path)
@@ -125,3 +134,32 @@ def test_a_result_that_contradicts_what_s3prl_printed_is_refused(tmp_path):
     result(metrics=[Value(name="cer", value=40.0, unit="percent")])
     with pytest.raises(UserError, match="metrics must hold wer, but hold cer"):
         finished_runs(tmp_path)
+
+
+def test_a_result_of_a_checkpoint_picked_by_hand_is_not_official_whatever_it_says(tmp_path):
+    (tmp_path / "x" / "asr").mkdir(parents=True)
+    checkpoint = Checkpoint(file="states-2.ckpt", step=2, rule="named by -i")
+    write_result(tmp_path / "x" / "asr" / RESULT_FILE, a_result(protocol="official", checkpoint=checkpoint))
+    (found,) = finished_runs(tmp_path)[0]["x"]
+    assert found.protocol == "custom"
+    assert found.protocol_note == "differs from the benchmark in the checkpoint, named by -i"
+
+
+@pytest.mark.parametrize(("tested", "protocol"), [(10, "official"), (200, "custom")])
+def test_the_lowest_of_more_checkpoints_than_the_benchmark_tests_is_not_official(tmp_path, tested, protocol):
+    (tmp_path / "x" / "sv").mkdir(parents=True)
+    rate = [Value(name="eer", value=0.05, unit="fraction")]
+    parts = [
+        Part(
+            name=f"states-{step}", split="test", num_utterances=1, metrics=rate, printed_by_s3prl=[],
+            seconds=Seconds(evaluate=1),
+        )
+        for step in range(tested)
+    ]  # fmt: skip
+    result = a_result(
+        task="sv", split="test", metrics=rate, printed_by_s3prl=[], parts=parts, protocol="official", checkpoint=None
+    )
+    write_result(tmp_path / "x" / "sv" / RESULT_FILE, result)
+    (found,) = finished_runs(tmp_path)[0]["x"]
+    assert found.protocol == protocol
+    assert protocol == "official" or "200 checkpoints were tested in place of 10" in found.protocol_note

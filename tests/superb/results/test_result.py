@@ -73,3 +73,14 @@ def test_a_half_written_result_is_refused(tmp_path):
     path.write_text(path.read_text()[:100])
     with pytest.raises(UserError, match="is not complete JSON .* run the task again"):
         read_result(path)
+
+
+def test_what_is_called_the_result_must_be_of_the_tasks_test_split_and_of_a_training_at_its_end(tmp_path):
+    write_result(tmp_path / "result-dev-clean.json", a_result(split="dev-clean"))
+    assert read_result(tmp_path / "result-dev-clean.json").split == "dev-clean"
+    write_result(tmp_path / RESULT_FILE, a_result(split="dev-clean"))
+    with pytest.raises(UserError, match="must be of test-clean, by which SUPERB scores asr, but is of dev-clean"):
+        read_result(tmp_path / RESULT_FILE)
+    write_result(tmp_path / RESULT_FILE, a_result(look="the training stood at step 2 of 4"))
+    with pytest.raises(UserError, match="is no result but a look: the training stood at step 2 of 4"):
+        read_result(tmp_path / RESULT_FILE)

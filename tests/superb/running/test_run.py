@@ -1,6 +1,8 @@
 """One task from the command line to its result, with s3prl at work on a tiny synthetic corpus."""
 
 import contextlib
+import dataclasses
+import hashlib
 import io
 import os
 import re
@@ -17,11 +19,14 @@ from s3prl_pruned import compat
 from s3prl_pruned.command_line import Interrupted, Stopped
 from s3prl_pruned.config import UserError, load_yaml
 from s3prl_pruned.folder_lock import locked
+from s3prl_pruned.superb.results.collect import finished_runs
 from s3prl_pruned.superb.results.result import Upstream, read_result
 from s3prl_pruned.superb.running import make_run, run
 from s3prl_pruned.superb.running.messages import announce
 from s3prl_pruned.superb.running.options import make_parser
 from s3prl_pruned.superb.tasks import checkpoints
+from s3prl_pruned.superb.tasks.upstreams import feature_settings
+from tests.superb.pieces import assert_pieces_give_the_result
 from tests.synthetic_corpus import SHORT_SETTINGS, make_corpus
 
 FOLDER = Path("results/fbank/asr")
@@ -75,6 +80,7 @@ def test_the_result_is_what_s3prls_files_say(finished):
     (line,) = re.findall(r"^test-clean wer: (\S+)$", printed, flags=re.MULTILINE)
     assert float(line) == pytest.approx(wer.value)
     assert f"WER {wer.value:.2f} %" in printed and "on 3 utterances" in printed
+    assert_pieces_give_the_result(folder / FOLDER)
 
 
 def test_the_result_tells_what_was_run(finished):
@@ -248,6 +254,76 @@ def test_the_checkpoint_with_the_best_dev_wer_is_taken(again):
     assert checkpoint.rule == "lowest WER on dev-clean"
 
 
+def _half_trained():
+    """The run as it stands after two of its four steps."""
+    for name in ("result.json", STATES[1]):
+        (FOLDER / name).unlink()
+
+
+def test_an_evaluation_before_the_end_of_the_training_is_a_look_and_not_the_result(again):
+    _half_trained()
+    printed = again("-m", "evaluate")
+    look = read_result(FOLDER / "look-test-clean-step2.json")
+    assert look.look == "the training stood at step 2 of 4" and look.checkpoint.step == 2
+    assert "a look, not the task's result: the training stood at step 2 of 4" in printed
+    assert "evaluated before; nothing to do" in again("-m", "evaluate")
+    again("-m", "evaluate", "-t", "dev-clean")
+    again("-m", "evaluate", "-i", str(FOLDER / STATES[0]))
+    assert {path.name for path in FOLDER.glob("*.json")} == {
+        "run.json", "look-test-clean-step2.json", "look-dev-clean-step2.json", "look-test-clean-states-2.json",
+    }  # fmt: skip
+    assert finished_runs(Path("results")) == ({}, [FOLDER])
+    again("-a")
+    result = read_result(FOLDER / "result.json")
+    assert (result.look, result.checkpoint.step) == (None, 4)
+    assert finished_runs(Path("results"))[0] == {"fbank": [result]}
+
+
+def test_a_training_that_ends_during_a_look_makes_no_result_of_it(again, monkeypatch):
+    last = (FOLDER / STATES[1]).read_bytes()
+    _half_trained()
+    evaluate = run.evaluate_part
+
+    def and_meanwhile(evaluation, **options):
+        (FOLDER / STATES[1]).write_bytes(last)
+        return evaluate(evaluation, **options)
+
+    monkeypatch.setattr(run, "evaluate_part", and_meanwhile)
+    again("-m", "evaluate")
+    assert not (FOLDER / "result.json").exists()
+    assert read_result(FOLDER / "look-test-clean-step2.json").look == "the training stood at step 2 of 4"
+
+
+def test_a_look_that_an_earlier_version_left_as_the_result_is_moved_aside_and_the_training_goes_on(again, caplog):
+    early = (FOLDER / "result.json").read_bytes()
+    (FOLDER / STATES[1]).unlink()
+    with pytest.raises(UserError, match="holds this run unfinished. Give -a"):
+        again()
+    assert finished_runs(Path("results")) == ({}, [FOLDER])
+    assert f"Going on from {FOLDER / STATES[0]}" in again("-a")
+    assert "was evaluated when the training stood at step 2; it is no result" in caplog.text
+    assert (FOLDER / "result.json.old-1").read_bytes() == early
+    assert read_result(FOLDER / "result.json").checkpoint.step == 4
+
+
+def test_an_evaluation_of_an_earlier_step_does_not_count_as_made_before(again):
+    """A best checkpoint keeps its name when it gets better."""
+    shutil.copy(FOLDER / STATES[0], FOLDER / "dev-clean-best.ckpt")
+    again("-m", "evaluate", "-t", "dev-clean")
+    shutil.copy(FOLDER / STATES[1], FOLDER / "dev-clean-best.ckpt")
+    with pytest.raises(UserError, match="result-dev-clean.json: is of another checkpoint. Give --force"):
+        again("-m", "evaluate", "-t", "dev-clean")
+
+
+def test_a_checkpoint_picked_by_hand_is_marked_in_the_result(again):
+    printed = again("-m", "evaluate", "-i", str(FOLDER / STATES[0]), "--force")
+    result = read_result(FOLDER / "result.json")
+    assert result.by_hand and result.checkpoint.by_hand and result.checkpoint.step == 2
+    assert "picked by hand, not by the benchmark's rule" in printed
+    before = dataclasses.replace(result, checkpoint=dataclasses.replace(result.checkpoint, by_hand=False))
+    assert before.by_hand  # as earlier versions wrote it
+
+
 def test_an_utterance_that_is_not_scored_is_an_error(again):
     with pytest.raises(UserError, match="all 3 utterances must be scored, but s3prl scored 2"):
         again("-n", "part", "-o", SHORT_SETTINGS + ",,config.runner.evaluate_ratio=0.3")
@@ -394,3 +470,15 @@ def test_settings_may_not_call_themselves_official(again):
     options = make_parser().parse_args(["-u", "fbank", "-d", "asr", "--corpus", "corpus", "-c", "own.yaml"])
     found = make_run.make_run(options)
     assert found.protocol == "custom" and "runner.total_steps" in found.protocol_note
+
+
+def test_what_decides_features_besides_weights_goes_into_the_result_and_makes_another_run(again):
+    Path("one.yaml").write_text("{}\n")
+    args = make_parser().parse_args(["-u", "x", "-g", "one.yaml", "-s", "last", "-f", "--upstream_feature_normalize"])
+    sha256 = hashlib.sha256(b"{}\n").hexdigest()
+    assert feature_settings(args) == [f"-g {sha256}", "-s last", "-f", "--upstream_feature_normalize"]
+    assert read_result(FOLDER / "result.json").upstream.settings == []
+    with pytest.raises(
+        UserError, match=r"differs in upstream settings \(no weights \(fbank\), now .*, -g [0-9a-f]{64}"
+    ):
+        again("-g", "one.yaml")

@@ -16,8 +16,8 @@ from s3prl_pruned.superb.score.scored_models import ScoredModel
 def result(task, percent, **changes):
     metrics = [Value(name=metric.name, value=percent, unit="percent") for metric in TASKS[task].metrics]
     made = Result(
-        task=task, split="test", num_utterances=1, metrics=metrics, printed_by_s3prl=[], protocol="mini",
-        upstream=Upstream(name="x"),
+        task=task, split=TASKS[task].test_split, num_utterances=1, metrics=metrics, printed_by_s3prl=[],
+        protocol="mini", upstream=Upstream(name="x"),
     )  # fmt: skip
     return dataclasses.replace(made, **changes)
 

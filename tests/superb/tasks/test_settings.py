@@ -109,6 +109,38 @@ def test_only_paths_workers_logging_and_learning_rate_may_differ_from_the_benchm
     ]  # fmt: skip
 
 
+CHANGES = {
+    "total_steps": 60000, "eval_step": 30000, "eval_dataloaders": ["dev", "train"], "save_step": 1000, "max_keep": 200,
+    "log_step": 7,
+}  # fmt: skip
+SELECTING = {"total_steps", "eval_step", "eval_dataloaders"}
+"""Of a task that reports the best on dev. How often it saves checkpoints, and how many, is no matter of the result: the
+best one has a name of its own, and the last step is always saved."""
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS if task != "qbe"])
+def test_what_decides_which_checkpoint_is_reported_is_part_of_every_tasks_protocol(task):
+    official, driver = load_yaml(SETTINGS / f"{task}.yaml"), driver_of(TASKS[task])
+    kept = settings.settings_sha256(ARGS, official, selecting=driver.selecting)
+    deciding = {f"runner.{key}" for key in (SELECTING | {"save_step"} if task == "sv" else SELECTING)}
+    for key, value in CHANGES.items():
+        config = copy.deepcopy(official)
+        config["runner"][key] = value
+        differs = settings.differences(config, official, selecting=driver.selecting)
+        assert differs == ([f"runner.{key}"] if f"runner.{key}" in deciding else [])
+        changed = settings.settings_sha256(ARGS, config, selecting=driver.selecting) != kept
+        assert changed == bool(differs)
+
+
+@pytest.mark.parametrize("task", ["pr", "sf"])
+def test_the_metric_and_the_split_that_choose_the_checkpoint_are_part_of_the_protocol(task):
+    official = load_yaml(SETTINGS / f"{task}.yaml")
+    for key, value in (("save_best_on", ["dev", "test"]), ("metric", ["wer"]), ("metric_higher_better", "odd")):
+        config = copy.deepcopy(official)
+        config["downstream_expert"][key] = value
+        assert settings.differences(config, official) == [f"downstream_expert.{key}"]
+
+
 def test_the_hash_tells_outcomes_apart_and_ignores_where_files_lie(official):
     first = settings.settings_sha256(ARGS, official)
     moved = copy.deepcopy(official)

@@ -45,6 +45,12 @@ def read_settings(folder: Path) -> NotedSettings:
     return NotedSettings(args=_newest_yaml(folder, "args_*.yaml"), config=_newest_yaml(folder, "config_*.yaml"))
 
 
+def saved_steps(folder: Path) -> list[int]:
+    """The steps of a run's ``states-<step>.ckpt``, ascending."""
+    found = (re.fullmatch(r"states-(0|[1-9]\d*)\.ckpt", path.name) for path in folder.glob("states-*.ckpt"))
+    return sorted(int(match[1]) for match in found if match)
+
+
 def printed_values(folder: Path, prefix: str) -> list[float]:
     """The numbers behind a prefix in the captured logs of a folder, in their order.
 

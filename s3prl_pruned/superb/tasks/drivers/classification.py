@@ -54,7 +54,15 @@ class Classification(Driver):
 
 
 def compare_predictions(predicted: Path, truth: Path) -> list[bool]:
-    """Whether each utterance was given its class, from s3prl's two files.
+    """Whether each utterance was given its class, in the order of s3prl's two files (see ``named_predictions``)."""
+    return [correct for _, correct in named_predictions(predicted, truth)]
+
+
+def named_predictions(predicted: Path, truth: Path) -> list[tuple[str, bool]]:
+    """Each utterance, and whether it was given its class, from s3prl's two files.
+
+    Returns:
+        In their order; an utterance is named by its line of the truth, since files of two classes may share a name.
 
     Raises:
         UserError: if one is missing or empty, or their lines are not of the same utterances.
@@ -73,7 +81,7 @@ def compare_predictions(predicted: Path, truth: Path) -> list[bool]:
             f"{predicted}: must hold the utterances of {truth.name} in the same order ({len(theirs)}), but holds "
             f"{len(ours)}. Evaluate the run again."
         )
-    return [one == other for (_, one), (_, other) in zip(ours, theirs, strict=True)]
+    return [(f"{name} {other.strip()}", one == other) for (_, one), (name, other) in zip(ours, theirs, strict=True)]
 
 
 def logged_accuracy(evaluation: Evaluation, split: str) -> float | None:

@@ -21,7 +21,7 @@ from s3prl_pruned.superb.tasks.settings import check_dev_is_evaluated
 SPLITS = ("train", "dev", "test")
 FILES = ("wav.scp", "segments", "utt2spk", "spk2utt", "reco2dur")
 SEARCH_FILE = Path("scoring") / "der.json"
-"""The DER at each threshold and median filter that was tried."""
+"""The DER at each threshold and median filter that was tried, and at the lowest the seconds of every recording."""
 
 
 class SpeakerDiarization(Driver):
@@ -94,7 +94,9 @@ def _write_search(path: Path, found: DerSearch) -> None:
         {"threshold": threshold, "median": median, "der": error.rate, **asdict(error)}
         for (threshold, median), error in found.errors.items()
     ]
-    write_json(path, {"threshold": found.threshold, "median": found.median, "der": found.der, "seconds_tried": tried})
+    best = {"threshold": found.threshold, "median": found.median, "der": found.der}
+    recordings = {name: asdict(error) for name, error in found.recordings.items()}
+    write_json(path, {**best, "seconds_tried": tried, "recordings": recordings})
 
 
 def _read_split(folder: Path, split: str, *, speakers: int) -> SplitRead:

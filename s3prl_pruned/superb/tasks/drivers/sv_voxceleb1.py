@@ -23,6 +23,7 @@ from s3prl_pruned.progress import progress
 from s3prl_pruned.superb.catalogue import Value
 from s3prl_pruned.superb.metrics.eer import PREDICTIONS, score_predictions
 from s3prl_pruned.superb.results.result import Part, SplitRead
+from s3prl_pruned.superb.results.s3prl_runs.files import saved_steps
 from s3prl_pruned.superb.tasks import corpora
 from s3prl_pruned.superb.tasks.checkpoints import numbered_checkpoints
 from s3prl_pruned.superb.tasks.driver import Combined, DownstreamRun, Driver, Evaluation, EvaluationMetrics
@@ -46,6 +47,7 @@ class SpeakerVerification(Driver):
     """
 
     criterion = None
+    selecting = ("runner.save_step",)  # "the lowest of ten" is another number than "the lowest of 200"
     optional_settings = ("datarc.test_meta_data",)
     # Trials, and the files that they name, counted in s3prl's voxceleb1_test_v2.txt. dev/wav: all of SID's list
     # (138,361 + 6,904 + 8,251 files) but the 4,874 of the test speakers.
@@ -120,12 +122,13 @@ class SpeakerVerification(Driver):
         experts.let_sv_voxceleb1_follow_its_device()
 
     def evaluations(self, run: DownstreamRun, done: list[Part]) -> list[Evaluation]:
-        """One of every saved checkpoint."""
+        """One of every checkpoint that the settings save."""
         if done:
             return []
         found = numbered_checkpoints(run.folder)
         if not found:
             raise UserError(f"{run.folder}: holds no checkpoint. Train first (-m train or all), or name one by -e.")
+        _refuse_other_checkpoints(run)
         rule = "every saved one is tested"
         return [Evaluation(name=path.stem, run=run.below(path.stem), checkpoint=path, rule=rule) for path in found]
 
@@ -163,6 +166,23 @@ class SpeakerVerification(Driver):
             raise UserError(
                 f"test/wav: every tested utterance must be {SHORTEST_TEST / SAMPLE_RATE:g} s or longer without its "
                 f"pauses, but {len(short)} are not (first {', '.join(short[:3])})."
+            )
+
+
+def _refuse_other_checkpoints(run: DownstreamRun) -> None:
+    """The lowest rate of more or of less checkpoints than the settings save is another number.
+
+    Raises:
+        UserError: naming one that there should not be, or that is missing up to the newest.
+    """
+    total, interval = (run.config["runner"][key] for key in ("total_steps", "save_step"))
+    found, wanted = set(saved_steps(run.folder)), set(range(interval, total + 1, interval))
+    due = {step for step in wanted if step < max(found)}
+    for steps, what in ((found - wanted, "holds"), (due - found, "lacks")):
+        if steps:
+            raise UserError(
+                f"{run.folder}: must hold the checkpoints of every {interval} steps, of which the lowest rate is "
+                f"reported, but {what} states-{min(steps)}.ckpt. Put it right, or train under another name (-n)."
             )
 
 

@@ -10,6 +10,7 @@ import torch
 from s3prl_pruned.config import UserError
 from s3prl_pruned.superb.results.result import read_result
 from s3prl_pruned.superb.tasks.drivers.classification import compare_predictions, logged_accuracy
+from tests.superb.pieces import assert_pieces_give_the_result
 from tests.superb_corpora import make_fluent_commands, make_speech_commands, make_voxceleb1, tiny
 
 TASKS = {
@@ -49,6 +50,7 @@ def test_the_accuracy_is_that_of_s3prls_files_and_of_its_log(finished):
     printed = {value.name: value.value for value in result.printed_by_s3prl}
     assert printed["acc_logged_while_training"] == float(logged) == pytest.approx(expected, abs=1e-6)
     assert f"{finished.name} test: ACC {100 * expected:.2f} %" in finished.printed
+    assert_pieces_give_the_result(finished.folder)
 
 
 def test_the_checkpoint_is_the_one_of_the_last_new_best_on_dev(finished):

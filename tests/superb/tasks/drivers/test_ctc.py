@@ -13,6 +13,7 @@ from s3prl_pruned.superb.results.result import read_result
 from s3prl_pruned.superb.tasks.drivers import libriphone
 from s3prl_pruned.superb.tasks.drivers.ctc import ListedUtterances
 from s3prl_pruned.superb.tasks.drivers.libriphone import PHONES, lexicon_sha256, read_lexicon
+from tests.superb.pieces import assert_pieces_give_the_result
 from tests.superb_mini import make_corpora, settings
 
 SETTINGS = {
@@ -75,6 +76,7 @@ def test_the_references_are_what_the_corpus_says(finished):
     _, references = arks(finished.folder)
     assert references == expected_references(finished.name, finished.corpus)
     assert read_result(finished.folder / "result.json").num_utterances == len(references) > 1
+    assert_pieces_give_the_result(finished.folder)
 
 
 def test_the_metrics_are_those_of_the_kept_texts_and_what_s3prl_printed(finished):

@@ -11,6 +11,7 @@ import torch
 from s3prl_pruned.config import UserError
 from s3prl_pruned.superb.results.result import read_result
 from s3prl_pruned.superb.running import run
+from tests.superb.pieces import assert_pieces_give_the_result
 from tests.superb_mini import make_corpora, settings
 
 FOLDER = Path("results/fbank/sd")
@@ -68,6 +69,7 @@ def test_the_rate_is_the_benchmarks_and_not_the_one_that_s3prl_prints(printed):
         and result.values()["der"].value == min(rates.values()) == rates[tried["threshold"], tried["median"]]
     )
     assert result.values()["der"].unit == "fraction"
+    assert_pieces_give_the_result(FOLDER, "recordings")
     for threshold in (0.3, 0.5, 0.7):
         assert rates[threshold, 1] == pytest.approx(frame_error_rate(threshold), abs=0.02)
     assert result.rule == (

@@ -9,6 +9,7 @@ import pytest
 from s3prl_pruned.config import UserError
 from s3prl_pruned.superb.results.result import read_result
 from s3prl_pruned.superb.tasks.iemocap import DIALOGUES, read_session
+from tests.superb.pieces import assert_pieces_give_the_result
 from tests.superb_corpora import make_iemocap, tiny
 
 FOLDER = Path("results/fbank/er")
@@ -47,6 +48,17 @@ def test_the_mean_of_five_folds_is_reported_and_each_is_shown(printed):
         assert f"{part.name} test: ACC {100 * accuracies[-1]:.2f} %" in printed
     assert result.values()["acc"].value == pytest.approx(sum(accuracies) / 5)
     assert result.rule == "mean of 5 folds" and result.num_utterances == 50 and result.checkpoint is None
+    assert_pieces_give_the_result(FOLDER)
+
+
+def test_a_finished_run_of_which_only_the_best_checkpoints_were_kept_is_finished(printed, er):
+    folder = Path("results/thin/er")
+    shutil.copytree(FOLDER, folder)
+    for fold in FOLDS[:2]:
+        shutil.copy(folder / fold / "states-2.ckpt", folder / fold / "dev-best.ckpt")
+        for path in (folder / fold).glob("states-*.ckpt"):
+            path.unlink()
+    assert "nothing to do" in er("-n", "thin")
 
 
 def test_training_and_test_are_of_different_sessions(printed):

@@ -12,6 +12,7 @@ from s3prl_pruned.superb.catalogue import TASKS, Value
 from s3prl_pruned.superb.results.result import Part, Seconds, read_result
 from s3prl_pruned.superb.tasks.driver import DownstreamRun
 from s3prl_pruned.superb.tasks.drivers import driver_of, quesst14
+from tests.superb.pieces import assert_pieces_give_the_result
 from tests.superb_mini import make_corpora
 
 FOLDER = Path("results/fbank/qbe")
@@ -48,6 +49,7 @@ def test_dev_and_test_are_searched_and_scored_by_their_own_queries(printed, corp
         assert 0 <= part.metrics[0].value <= 1 and part.metrics[0].unit == "fraction"
     assert result.values()["mtwv"] == result.parts[1].metrics[0] and result.checkpoint is None
     assert result.rule == "layer 0, the highest MTWV of 1 on dev" and result.rule in printed
+    assert_pieces_give_the_result(FOLDER, "queries")
 
 
 def test_a_finished_task_says_so_and_an_interrupted_one_goes_on(printed, qbe):

@@ -4,6 +4,7 @@ Every saved checkpoint is tested, pauses are cut out, and nothing is kept in sit
 """
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from s3prl_pruned.superb.catalogue import Value
 from s3prl_pruned.superb.metrics.eer import equal_error_rate
 from s3prl_pruned.superb.results.result import read_result
 from s3prl_pruned.superb.tasks.drivers import sv_voxceleb1
+from tests.superb.pieces import assert_pieces_give_the_result
 from tests.superb_mini import make_corpora, settings
 
 FOLDER = Path("results/fbank/sv")
@@ -72,6 +74,7 @@ def test_the_lowest_rate_of_all_saved_checkpoints_is_reported_and_each_is_shown(
     assert result.values()["eer"].value == pytest.approx(min(rates))
     assert result.checkpoint.file == f"states-{1 + rates.index(min(rates))}.ckpt"
     assert result.rule == result.checkpoint.rule == "lowest EER of 2 saved checkpoints"
+    assert_pieces_give_the_result(FOLDER, "speakers")
     assert result.num_utterances == len((corpus / "veri_test.txt").read_text().splitlines())
 
 
@@ -106,6 +109,32 @@ def test_one_checkpoint_is_tested_alone_by_name_without_the_training_sets_length
     result = read_result(FOLDER / "result.json")
     assert (result.parts, result.checkpoint.file, result.checkpoint.rule) == (None, "states-1.ckpt", "named by -i")
     assert list(tmp_path.rglob("test_lengths.json")) and not list(tmp_path.rglob("train_lengths.json"))
+
+
+def test_more_checkpoints_than_the_settings_save_and_less_are_refused(printed, sv):
+    shutil.copytree(FOLDER, "results/fbank/more/sv")
+    folder, more = Path("results/fbank/more/sv"), ("-n", "fbank/more", "-m", "evaluate", "--force")
+    (folder / "states-2.ckpt").rename(folder / "states-3.ckpt")
+    with pytest.raises(UserError, match="checkpoints of every 1 steps, .* but holds states-3.ckpt"):
+        sv(*more)
+    (folder / "states-3.ckpt").rename(folder / "states-2.ckpt")
+    (folder / "states-1.ckpt").unlink()
+    with pytest.raises(UserError, match="checkpoints of every 1 steps, .* but lacks states-1.ckpt"):
+        sv(*more)
+
+
+def test_a_run_that_saves_otherwise_is_another_run(printed, sv):
+    with pytest.raises(UserError, match="holds a run that differs in settings"):
+        sv(more=",,config.runner.save_step=2")
+
+
+def test_a_run_that_began_before_the_saving_was_part_of_the_settings_goes_on(printed, sv):
+    path = FOLDER / "run.json"
+    now = path.read_text()
+    begun = json.loads(now)
+    path.write_text(json.dumps(begun | {"config_sha256": begun.pop("former_sha256")}))
+    assert "nothing to do" in sv()
+    path.write_text(now)
 
 
 def test_training_is_on_what_is_long_enough_without_its_pauses(printed, corpus):

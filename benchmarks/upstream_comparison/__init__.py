@@ -1,1 +1,0 @@
-"""Upstreams compared on the embedded ASR: `python -m benchmarks.upstream_comparison`."""

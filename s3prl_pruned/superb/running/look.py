@@ -1,0 +1,106 @@
+"""Whether an evaluation gives the task's result, or is a look: one before the end of the training, or by hand.
+
+A look has a name of its own, ``look-<split>-step<N>.json``, and is never counted: not by the training that goes on, and
+not by the score table.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from s3prl_pruned.config import UserError
+from s3prl_pruned.superb.results.result import RESULT_FILE, Result, read_result
+from s3prl_pruned.superb.results.s3prl_runs.files import saved_steps
+from s3prl_pruned.superb.tasks.checkpoints import load_checkpoint, newest_checkpoint
+from s3prl_pruned.superb.tasks.driver import DownstreamRun, Evaluation
+
+
+def unfinished_step(run: DownstreamRun) -> int | None:
+    """Where the least trained of a run's trainings stands.
+
+    Returns:
+        Its newest saved step; None where all are finished, nothing is trained, or no checkpoint is left to tell.
+    """
+    if not run.driver.trains:
+        return None
+    total = run.config["runner"]["total_steps"]
+    newest = []
+    for training in run.driver.trainings(run):
+        folder = training.run.folder
+        thinned = (folder / run.driver.best).is_file()  # somebody kept the best one alone, to save room
+        newest.append(max(saved_steps(folder), default=total if thinned else 0))
+    return min(newest) if max(newest) > 0 and min(newest) < total else None
+
+
+def result_name(run: DownstreamRun, named: Evaluation | None = None) -> str:
+    """The file that an evaluation is written to.
+
+    Args:
+        run: its split and how far it is trained decide.
+        named: the evaluation of a checkpoint that the user named, if there is one.
+    """
+    split, step = run.args.evaluate_split, unfinished_step(run)
+    if step is not None:
+        stands = f"step{step}" if named is None or named.checkpoint is None else named.checkpoint.stem
+        return f"look-{split}-{stands}.json"
+    return RESULT_FILE if split == run.task.test_split else f"result-{split}.json"
+
+
+def look_of(run: DownstreamRun) -> str | None:
+    """What a look's file says of the training; None where it is at its end."""
+    step = unfinished_step(run)
+    return None if step is None else f"the training stood at step {step} of {run.config['runner']['total_steps']}"
+
+
+def named_checkpoint(run: DownstreamRun, *, past_exp: str | None, init_ckpt: str | None) -> Evaluation | None:
+    """The evaluation of what ``-e`` or ``-i`` names.
+
+    Args:
+        run: of the command line.
+        past_exp: ``-e``.
+        init_ckpt: ``-i``.
+
+    Raises:
+        UserError: one checkpoint for a task of several trainings.
+    """
+    for letter, name in (("-e", past_exp), ("-i", init_ckpt)):
+        if name is None:
+            continue
+        trainings = run.driver.trainings(run)
+        if len(trainings) > 1:
+            raise UserError(
+                f"{letter} {name}: is one checkpoint, but {run.task.name} has {len(trainings)} trainings "
+                f"({', '.join(training.name for training in trainings)})."
+            )
+        path = Path(name)
+        if path.is_dir():
+            path = newest_checkpoint(path) or path
+        return Evaluation(name="", run=trainings[0].run, checkpoint=path, rule=f"named by {letter}", by_hand=True)
+    return None
+
+
+def refuse_another_checkpoint(target: Path, wanted: list[Evaluation]) -> None:
+    """Stop where what was evaluated before is not what would be evaluated now.
+
+    Args:
+        target: the file of what was evaluated.
+        wanted: the evaluations that would be made.
+
+    Raises:
+        UserError: another checkpoint, one of another step, or more or less of them.
+    """
+    if any(evaluation.checkpoint is None for evaluation in wanted):
+        return
+    if sorted(map(_identity, wanted)) != _evaluated(read_result(target)):
+        raise UserError(f"{target}: is of another checkpoint. Give --force to move it aside.")
+
+
+def _identity(evaluation: Evaluation) -> tuple[str, str, int]:
+    assert evaluation.checkpoint is not None, "asked for by refuse_another_checkpoint"
+    path = evaluation.checkpoint
+    return path.name, evaluation.rule, load_checkpoint(path)["Step"]
+
+
+def _evaluated(result: Result) -> list[tuple[str, str, int]]:
+    found = [part.checkpoint for part in result.parts or []] or [result.checkpoint]
+    return sorted((checkpoint.file, checkpoint.rule, checkpoint.step) for checkpoint in found if checkpoint)
