@@ -306,21 +306,21 @@ def test_silence_drops_pauses_and_short_bursts_and_keeps_short_pauses():
     assert nothing.shape == (1, 0)
 
 
+def first_stretch(passes: list[bool], begin: int, length: int) -> int | None:
+    return next((i for i in range(begin, len(passes) - length + 1) if all(passes[i : i + length])), None)
+
+
 def silence_by_the_manual(samples: list[float], window: int, start: tuple, stop: tuple) -> list[float]:
     """SoX's effect `silence`, sample by sample; `start` and `stop` are (samples, RMS)."""
     kept, position = [], 0
     while position < len(samples):
         heard = samples[position:]
         rms = [math.sqrt(sum(x * x for x in heard[max(i + 1 - window, 0) : i + 1]) / window) for i in range(len(heard))]
-
-        def first(begin, passes, length):
-            places = range(begin, len(heard) - length + 1)
-            return next((i for i in places if all(passes(value) for value in rms[i : i + length])), None)
-
-        sound = first(0, lambda value: value > start[1], start[0])
+        loud, quiet = [value > start[1] for value in rms], [value <= stop[1] for value in rms]
+        sound = first_stretch(loud, 0, start[0])
         if sound is None:
             break
-        pause = first(sound + start[0], lambda value: value <= stop[1], stop[0])
+        pause = first_stretch(quiet, sound + start[0], stop[0])
         kept += heard[sound:pause]
         if pause is None:
             break
