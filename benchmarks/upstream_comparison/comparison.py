@@ -16,6 +16,7 @@ import numpy as np
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.plan.calls import downstream_command
+from s3prl_pruned.plan.devices import find_devices
 from s3prl_pruned.plan.jobs import Job
 from s3prl_pruned.plan.models import ComparedModel
 from s3prl_pruned.plan.run import run
@@ -121,7 +122,7 @@ def run_trials(trials: list[Trial], *, steps: int, parallel: int) -> None:
         UserError: a trial failed; its log is named. The others are finished first.
     """
     jobs = [trial.job(steps) for trial in trials]
-    failed = run(jobs, parallel=parallel).failures  # in the order in which they ended
+    failed = run(jobs, parallel=parallel, devices=find_devices()).failures  # in the order in which they ended
     failures = [failed[job.name] for job in jobs if job.name in failed]
     if failures:
         first = failures[0]
