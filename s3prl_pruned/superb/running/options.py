@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from s3prl_pruned.own_commands import Parser
 from s3prl_pruned.superb.catalogue import TASKS
@@ -96,6 +97,7 @@ def _add_where_it_goes(parser: argparse.ArgumentParser) -> None:
         metavar="CKPT",
         help="take arguments, settings and weights from a checkpoint, or the newest of a folder",
     )
+    add("--tried-rates", metavar="JSON", type=Path, help=argparse.SUPPRESS)  # a planned job: what was tried before it
     add("-i", "--init_ckpt", metavar="CKPT", help="take weights only from a checkpoint")
 
 
@@ -144,5 +146,5 @@ def _add_others(parser: argparse.ArgumentParser) -> None:
     add("--disable_cudnn", action="store_true", help="run without cuDNN")
 
 
-OURS = ("corpus", "paths", "s3prl_root", "force", "command")
+OURS = ("corpus", "paths", "s3prl_root", "force", "command", "tried_rates")
 """Options that s3prl does not have; they are not handed to its runner."""

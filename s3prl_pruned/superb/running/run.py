@@ -27,6 +27,7 @@ from s3prl_pruned.config import UserError
 from s3prl_pruned.folder_lock import locked
 from s3prl_pruned.own_commands import typed
 from s3prl_pruned.superb.results.result import RESULT_FILE, Part, Result, Seconds, read_result, write_result
+from s3prl_pruned.superb.results.trained import Choice, read_choice
 from s3prl_pruned.superb.running import s3prl_runner
 from s3prl_pruned.superb.running.evaluation import evaluate_part
 from s3prl_pruned.superb.running.features import features_folder
@@ -41,6 +42,7 @@ from s3prl_pruned.superb.running.run_folder import (
     settle_training,
     write_begun,
 )
+from s3prl_pruned.superb.running.trained import write_trained
 from s3prl_pruned.superb.tasks.checkpoints import load_checkpoint, newest_checkpoint
 from s3prl_pruned.superb.tasks.driver import DownstreamRun, Evaluation, Training
 from s3prl_pruned.superb.tasks.upstreams import describe_upstream
@@ -130,10 +132,12 @@ def _train(run: DownstreamRun, begun: BegunRun, options: argparse.Namespace, hel
     if not main:
         return
     if options.mode == "train":
+        write_trained(run, protocol=begun.protocol, upstream=begun.upstream)
         print(f"{folder}: trained in {seconds:.0f} s. `-m evaluate` with the same options evaluates it.")
         return
     with locked(folder, _evaluation_lock(run)):
-        _evaluate(run, begun, train_seconds=seconds if run.driver.trains else None)
+        choice = read_choice(options.tried_rates) if options.tried_rates else None
+        _evaluate(run, begun, train_seconds=seconds if run.driver.trains else None, choice=choice)
 
 
 def _train_one(training: Training, options: argparse.Namespace, *, resumed: bool) -> None:
@@ -191,6 +195,7 @@ def _evaluate(
     named: Evaluation | None = None,
     afresh: bool = False,
     train_seconds: float | None = None,
+    choice: Choice | None = None,
 ) -> None:
     driver = run.driver
     parts: list[Part] = []
@@ -214,6 +219,7 @@ def _evaluate(
         protocol_note=begun.protocol_note,
         upstream=begun.upstream,
         checkpoint=combined.chosen.checkpoint if combined.chosen else None,
+        tried_rates=choice.with_metrics(combined.metrics) if choice else None,
         corpus=str(run.corpus),
         splits=run.splits,
         config_sha256=run.config_sha256,
