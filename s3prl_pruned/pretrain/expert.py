@@ -8,9 +8,6 @@ One optimiser step, as `pretrain/trainer.py` drives it:
     on_before_zero_grad   after the optimisers' step: the gates within their limits, the masks out of the student
 """
 
-import atexit
-import multiprocessing
-import signal
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -21,7 +18,6 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from s3prl_pruned import distributed
-from s3prl_pruned.command_line import STOP_SIGNALS
 from s3prl_pruned.config import from_dict, to_dict
 from s3prl_pruned.data.batches import RandomCropBatches, Share
 from s3prl_pruned.data.waveforms import SAMPLE_RATE
@@ -34,6 +30,7 @@ from s3prl_pruned.pretrain.distill.teachers import Teacher
 from s3prl_pruned.pretrain.pruners.pruner import Losses, Pruner, Step
 from s3prl_pruned.pretrain.recipes import MODEL_FILE, load_recipe
 from s3prl_pruned.sparsity.counts import macs, parameters
+from s3prl_pruned.stop_requests import leave_stopping_to_the_main_process
 
 T = TypeVar("T")
 SECONDS_OF_MACS = 5
@@ -176,7 +173,7 @@ class Expert(nn.Module):
             batch_size=None,
             sampler=range(len(self.batches)) if numbers is None else numbers,
             num_workers=self.datarc.num_workers,
-            worker_init_fn=_leave_stopping_to_the_main_process,
+            worker_init_fn=leave_stopping_to_the_main_process,
             generator=torch.Generator(),  # it would draw from the global one, whose state a resumed run has restored
         )
 
@@ -193,24 +190,6 @@ def checkpoint_activations(student: SpeechEncoder) -> None:
         if layer.attention is not None:
             layer.attention.keeps_bias = True  # of one layer at a time
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]  # wraps it
-
-
-@atexit.register
-def _end_readers() -> None:
-    """Kill reading processes that an error has left: they ignore how `multiprocessing` would end them, and wait for."""
-    for process in multiprocessing.active_children():
-        if process.daemon:
-            process.kill()
-
-
-def _leave_stopping_to_the_main_process(worker: int) -> None:
-    """Let a reading process ignore the signals that ask for a stop.
-
-    A terminal and a scheduler send them to the whole process group, and the step under way still wants its batches.
-    The main process ends its readers when it stops.
-    """
-    for signum in STOP_SIGNALS:
-        signal.signal(signum, signal.SIG_IGN)
 
 
 def model_config(source: T | dict[str, Any] | str | Path, kind: type[T]) -> T:

@@ -25,12 +25,15 @@ import yaml
 
 from s3prl_pruned import __version__, compat, distributed
 from s3prl_pruned.checkpoint import DISK_FULL, write_torch
-from s3prl_pruned.compat import audio, experts
+from s3prl_pruned.command_line import Interrupted
+from s3prl_pruned.compat import audio, experts, steps
 from s3prl_pruned.config import UserError
 from s3prl_pruned.data.waveforms import SAMPLE_RATE
 from s3prl_pruned.scalars import ScalarWriter
+from s3prl_pruned.stop_requests import StopRequest, exit_code, leave_stopping_to_the_main_process, stop_requests
 from s3prl_pruned.superb.results.result import Versions
 from s3prl_pruned.superb.running.features import extract_singly
+from s3prl_pruned.superb.tasks.checkpoints import INTERRUPTED
 from s3prl_pruned.superb.tasks.driver import DownstreamRun
 
 TIMEOUT_SECONDS = 24 * 3600
@@ -98,23 +101,73 @@ def train(run: DownstreamRun, start: Path | None) -> None:
         start: the checkpoint to go on from, if there is one.
 
     Raises:
+        Interrupted: by one of `STOP_SIGNALS`, in all processes after the same step, which is saved.
         UserError: if a checkpoint cannot be written; those before it stand.
     """
     with _logged(run.folder):
         runner = _make_runner(run, "train", start)
         if run.args.device == "cpu" and distributed.world_size() == 1:
             run.driver.make_faster(runner, run)
-        if not distributed.is_main():
-            done = runner.init_ckpt.get("Step", 0)
-            experts.stop_after(runner, run.config["runner"]["total_steps"] - done)
-        try:
-            runner.train()
-        except experts.LastStep:
-            pass
-        except OSError as error:
-            if error.errno not in DISK_FULL:
-                raise
-            raise UserError(f"{run.folder}: cannot be written ({error}). Make room; -a goes on.") from error
+        with stop_requests() as request:
+            training = _StoppableTraining(runner, run, request)
+            try:
+                runner.train()
+            except (steps.LastStep, _Saved):
+                pass
+            except OSError as error:
+                if error.errno not in DISK_FULL:
+                    raise
+                raise UserError(f"{run.folder}: cannot be written ({error}). Make room; -a goes on.") from error
+        if training.reason is not None:
+            raise Interrupted(
+                f"stopped by {training.reason} after step {training.step}; it is saved. Resume with -a.",
+                exit_code=exit_code(training.reason),
+            )
+
+
+class _Saved(Exception):
+    """The step after which a training stops is saved."""
+
+
+class _StoppableTraining:
+    """What s3prl's runner calls while it trains, so that a stop signal ends it after the step under way, saved.
+
+    Args:
+        runner: before it trains.
+        run: of this training.
+        request: whether a stop was asked for.
+    """
+
+    def __init__(self, runner: Any, run: DownstreamRun, request: StopRequest) -> None:
+        self.config, self.request = run.config, request
+        self.step = runner.init_ckpt.get("Step", 0)
+        self.reason: str | None = None
+        steps.call_after_each_step(runner, self.made)
+        steps.save_when_wanted(runner, lambda: self.reason is not None)
+        steps.start_readers_by(runner, leave_stopping_to_the_main_process)
+        experts.save_checkpoints_by(self.save, then=self.saved)
+
+    def made(self) -> None:
+        """A step was made. The first process saves at its end; the others, which do not count steps, end by it."""
+        self.step += 1
+        self.reason = self.request.agreed()
+        if not distributed.is_main() and (self.reason or self.step == self.config["runner"]["total_steps"]):
+            raise steps.LastStep
+
+    def save(self, path: Path, states: dict) -> Path:
+        """Write a checkpoint; one that only a stop makes gets a name of its own, so that none is evaluated for it."""
+        numbered = path.name.startswith("states-")
+        extra = numbered and states["Step"] % self.config["runner"]["save_step"]
+        written = path.with_name(INTERRUPTED) if extra else path
+        write_torch(written, {**states, "Config": copy.deepcopy(self.config)})
+        if numbered and not extra:
+            path.with_name(INTERRUPTED).unlink(missing_ok=True)
+        return written
+
+    def saved(self) -> None:
+        """A step's checkpoint is there."""
+        if self.reason is not None:
+            raise _Saved
 
 
 def evaluate(run: DownstreamRun, checkpoint: Path | None) -> str:
@@ -173,7 +226,6 @@ def _make_runner(run: DownstreamRun, mode: str, checkpoint: Path | None) -> Any:
     if distributed.world_size() > 1:
         experts.train_on_all_processes()
     experts.import_expert(args.downstream)
-    experts.save_checkpoints_by(write_torch)
     experts.write_scalars_by(ScalarWriter)
     run.driver.adapt(run)
     for seed in (random.seed, numpy.random.seed, torch.manual_seed):
