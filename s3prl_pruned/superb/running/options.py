@@ -135,8 +135,19 @@ def _add_features(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="keep features on disk, below $XDG_CACHE_HOME or ~/.cache (implies --single-utterance)",
     )
+    add("--cache-half", action="store_true", help="keep them in half precision (implies --cache-features)")
+    add("--layers", metavar="N,N", type=_numbers, default=(), help="weigh, and keep, these layers only, from 0")
+    add(
+        "--drop-features",
+        action="store_true",
+        help="remove kept features, of -u (with its options) or of all upstreams, and end",
+    )
     add("--upstream_model_name", default="model.pt", help=argparse.SUPPRESS)
     add("--upstream_revision", help=argparse.SUPPRESS)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
 
 
 def _add_others(parser: argparse.ArgumentParser) -> None:
@@ -146,5 +157,5 @@ def _add_others(parser: argparse.ArgumentParser) -> None:
     add("--disable_cudnn", action="store_true", help="run without cuDNN")
 
 
-OURS = ("corpus", "paths", "s3prl_root", "force", "command", "tried_rates")
+OURS = ("corpus", "paths", "s3prl_root", "force", "command", "tried_rates", "drop_features")
 """Options that s3prl does not have; they are not handed to its runner."""

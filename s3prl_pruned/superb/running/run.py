@@ -21,16 +21,17 @@ import sys
 import time
 from pathlib import Path
 
-from s3prl_pruned import distributed
+from s3prl_pruned import compat, distributed
 from s3prl_pruned.command_line import Interrupted, Stopped
 from s3prl_pruned.config import UserError
 from s3prl_pruned.folder_lock import locked
 from s3prl_pruned.own_commands import typed
-from s3prl_pruned.superb.results.result import RESULT_FILE, Part, Result, Seconds, read_result, write_result
+from s3prl_pruned.superb.results.result import RESULT_FILE, Part, Result, Seconds, Upstream, read_result, write_result
 from s3prl_pruned.superb.results.trained import Choice, read_choice
 from s3prl_pruned.superb.running import s3prl_runner
 from s3prl_pruned.superb.running.evaluation import evaluate_part
 from s3prl_pruned.superb.running.features import features_folder
+from s3prl_pruned.superb.running.features_room import drop_features, in_words
 from s3prl_pruned.superb.running.make_run import make_run
 from s3prl_pruned.superb.running.messages import announce, say, show_part, show_result
 from s3prl_pruned.superb.running.options import make_parser
@@ -47,6 +48,9 @@ from s3prl_pruned.superb.tasks.checkpoints import load_checkpoint, newest_checkp
 from s3prl_pruned.superb.tasks.driver import DownstreamRun, Evaluation, Training
 from s3prl_pruned.superb.tasks.upstreams import describe_upstream
 
+OWN_FEATURES = "features"
+"""In the run's folder, until its result is there: what a task extracts once and reads for several evaluations."""
+
 
 def main(argv: list[str] | None = None) -> None:
     """The command line.
@@ -58,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     options = make_parser().parse_args(argv)
     options.command = typed("downstream", *(sys.argv[1:] if argv is None else argv))
     try:
-        run_task(options)
+        (_drop_features if options.drop_features else run_task)(options)
     except KeyboardInterrupt as stop:
         code = stop.exit_code if isinstance(stop, Stopped) else 130
         raise Interrupted("the same command with -a goes on from the last checkpoint.", exit_code=code) from None
@@ -82,8 +86,9 @@ def _run_task(options: argparse.Namespace) -> None:
     upstream = distributed.from_main(lambda: describe_upstream(run.args))
     run.args.upstream_refresh = False  # once is enough
     if run.args.cache_features:
-        model = upstream.sha256 or f"{upstream.name} {run.args.upstream_model_config}"
-        run.features = features_folder(model, run.args.upstream_feature_selection)
+        run.features = _features_of(upstream, run.args)
+    elif run.driver.extracts_once(run):
+        run.features = run.folder / OWN_FEATURES
     announce(run, upstream)
     begun = BegunRun(
         config_sha256=run.config_sha256,
@@ -102,6 +107,18 @@ def _run_task(options: argparse.Namespace) -> None:
     else:
         with contextlib.ExitStack() as held:
             _train(run, begun, options, held)
+
+
+def _features_of(upstream: Upstream, args: argparse.Namespace) -> Path:
+    model = upstream.sha256 or f"{upstream.name} {args.upstream_model_config}"
+    return features_folder(model, args.upstream_feature_selection, half=args.cache_half, layers=args.layers)
+
+
+def _drop_features(options: argparse.Namespace) -> None:
+    """``--drop-features``: of the upstream that is named, with its options, or of all."""
+    compat.apply()
+    folder = _features_of(describe_upstream(options), options) if options.upstream else None
+    print(f"{in_words(drop_features(folder))} of kept features removed{f' ({folder})' if folder else ''}")
 
 
 def _make_run(options: argparse.Namespace) -> DownstreamRun:
@@ -232,6 +249,8 @@ def _evaluate(
     )
     path = run.folder / _result_name(run)
     write_result(path, result)
+    if run.features == run.folder / OWN_FEATURES and run.features.is_dir():
+        drop_features(run.features)
     show_result(result, path)
 
 

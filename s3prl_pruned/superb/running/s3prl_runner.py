@@ -32,7 +32,8 @@ from s3prl_pruned.data.waveforms import SAMPLE_RATE
 from s3prl_pruned.scalars import ScalarWriter
 from s3prl_pruned.stop_requests import StopRequest, exit_code, leave_stopping_to_the_main_process, stop_requests
 from s3prl_pruned.superb.results.result import Versions
-from s3prl_pruned.superb.running.features import extract_singly
+from s3prl_pruned.superb.running.features import ChosenLayers, extract_singly
+from s3prl_pruned.superb.running.features_room import require_room
 from s3prl_pruned.superb.tasks.checkpoints import INTERRUPTED
 from s3prl_pruned.superb.tasks.driver import DownstreamRun
 
@@ -231,17 +232,44 @@ def _make_runner(run: DownstreamRun, mode: str, checkpoint: Path | None) -> Any:
     for seed in (random.seed, numpy.random.seed, torch.manual_seed):
         seed(args.seed)
     try:
-        runner = Runner(args, copy.deepcopy(run.config))
+        runner = _with_layers(Runner, args)(args, copy.deepcopy(run.config))
     except RuntimeError as error:
         if checkpoint is None or "state_dict" not in str(error):
             raise
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{checkpoint}: its weights are of another model ({reason}).") from error
-    if args.single_utterance:
-        extract_singly(runner, selection=args.upstream_feature_selection, folder=run.features)
+    if args.single_utterance or run.features:
+        _keep_features(runner, run, args)
     if args.verbose:
         print(*(entry.model for entry in runner.all_entries), sep="\n")
     return runner
+
+
+def _with_layers(runner: Any, args: argparse.Namespace) -> Any:
+    """s3prl's runner whose upstream gives the layers of ``--layers`` only."""
+    if not args.layers:
+        return runner
+
+    class RunnerWithLayers(runner):  # whichever host's it is
+        def _get_upstream(self) -> Any:
+            entry, selection = super()._get_upstream(), args.upstream_feature_selection
+            entry.model = ChosenLayers(entry.model, selection=selection, layers=args.layers)
+            return entry
+
+    return RunnerWithLayers
+
+
+def _keep_features(runner: Any, run: DownstreamRun, args: argparse.Namespace) -> None:
+    """Extract utterance by utterance, and keep what was extracted where there is room for all of it."""
+    selection = args.upstream_feature_selection
+    if run.features:
+        run.features.mkdir(parents=True, exist_ok=True)
+        training = args.mode == "train"
+        splits = ["train", *run.config["runner"]["eval_dataloaders"]] if training else [args.evaluate_split]
+        if distributed.is_main():
+            require_room(runner, splits, run.features, selection=selection, half=args.cache_half)
+    layer = args.upstream_layer_selection
+    extract_singly(runner, selection=selection, folder=run.features, layer=layer, half=args.cache_half)
 
 
 @contextlib.contextmanager

@@ -118,7 +118,7 @@ def cache_folder(kind: str, key: str) -> Path:
     Raises:
         UserError: if it cannot be made.
     """
-    folder = _cache_root() / kind / hashlib.sha256(key.encode()).hexdigest()[:16]
+    folder = cache_root() / kind / hashlib.sha256(key.encode()).hexdigest()[:16]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -133,10 +133,11 @@ def splits_folder(kind: str, corpus: Path, splits: Iterable[SplitRead]) -> Path:
 
 def is_cached(path: Path) -> bool:
     """Whether a file is one of the cache, and so was made from a corpus and not named by a user."""
-    return _cache_root().resolve() in path.resolve().parents
+    return cache_root().resolve() in path.resolve().parents
 
 
-def _cache_root() -> Path:
+def cache_root() -> Path:
+    """The folder below which all that is made of corpora is kept."""
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "s3prl_pruned"
     except RuntimeError as error:  # a container's user without HOME and without a line in /etc/passwd
