@@ -105,12 +105,12 @@ def test_fbank_recognises_embedded_speech_by_the_suite_searched_and_scored(clone
         "--lr",
         "asr=1e-3,1e-7",
         "--lr-share",
-        "0.5",
+        "1",
     )
     called = call(*typed)
     assert called.returncode == 0, called.stdout + called.stderr
     (planned,) = (line.split() for line in called.stdout.splitlines() if line.startswith("fbank/asr  "))
-    assert planned[1:5] == ["200", "2", "x", "100"] and planned[5] != "-"  # steps, rates, and a time from the probe
+    assert planned[1:5] == ["200", "2", "x", "200"] and planned[5] != "-"  # steps, rates, and a time from the probe
     assert "partial, 1 of 10 tasks" in called.stdout and "quick protocol, not comparable" in called.stdout
     assert "fbank/asr: learning rate 0.001 of 2 tried, by wer" in called.stdout
     result = json.loads((clone / "results/fbank/asr/result.json").read_text())
