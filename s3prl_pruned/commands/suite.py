@@ -82,6 +82,12 @@ def make_parser() -> PlanParser:
         default=Path("superb_jobs"),
         help="new folder of the scripts (default: %(default)s)",
     )
+    add(
+        "--submission",
+        metavar="ZIP",
+        type=Path,
+        help="write what SUPERB's leaderboard takes of the finished official tasks of -u, and end",
+    )
     # A planned job: the choice among tried rates, and the run with the chosen one.
     add("--choose", metavar="DIR", type=Path, help=argparse.SUPPRESS)
     add("--lr-steps", metavar="N", type=int, help=argparse.SUPPRESS)
@@ -107,6 +113,14 @@ def main(argv: list[str] | None = None) -> None:
         from s3prl_pruned.plan.learning_rates import train_with_chosen
 
         train_with_chosen(args.choose, rates[""], args.lr_steps, for_calls)
+        return
+
+    if args.submission:
+        if len(args.upstreams) != 1:
+            parser.error("--submission is of one upstream; name one by -u")
+        from s3prl_pruned.report.submission import write_submission
+
+        print(write_submission(args.results / args.upstreams[0].partition("=")[0], args.submission).text())
         return
 
     from s3prl_pruned.commands.run_suite import run_suite
