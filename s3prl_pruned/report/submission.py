@@ -26,7 +26,7 @@ FILES = {
     "sv": ("test_predict.txt", "predict.txt"),
     "qbe": ("benchmark.stdlist.xml", "benchmark.stdlist.xml"),
 }
-"""What s3prl calls a task's predictions, and what the leaderboard does. ER has one for each fold, SD a folder of them."""
+"""What s3prl calls a task's predictions, and what the leaderboard does. ER has one for each fold, SD a folder."""
 
 FOLDS = range(1, 6)
 

@@ -35,7 +35,7 @@ def test_the_utterances_are_32_of_1_28_to_20_38_seconds():
 def test_a_pruned_model_is_counted_by_what_it_kept():
     config = named("wavlm_base")
     dense = CompactSpec.dense(config)
-    layers = (LayerSpec(heads=(), ffn=()), *dense.layers[1:])
+    layers = (LayerSpec(attention=False, heads=(), feed_forward=False, ffn=()), *dense.layers[1:])
     without = leaderboard_macs(config, CompactSpec(layers=layers))
     frames = torch.tensor([config.num_frames(samples) for samples in UTTERANCES])
     layer = 4 * 768 * 768 + 2 * 768 * 3072 + 4 * 768 + 12 * 64 * 8  # for a frame: maps, biases and scale, gate

@@ -25,6 +25,8 @@ SAMPLED = 64
 class KnownFiles:
     """The files of a split."""
 
+    key: str
+    """The split's name."""
     root: str
     """The folder below the corpus that ``names`` begin at; empty for the corpus itself."""
     names: list[str]
@@ -34,7 +36,7 @@ class KnownFiles:
 
 @dataclass(kw_only=True)
 class _Kept:
-    splits: dict[str, KnownFiles]
+    splits: list[KnownFiles]
     sizes: dict[str, int]
     """Of some files, by their path below the corpus."""
 
@@ -66,16 +68,16 @@ def known_files(
     path = corpora.cache_folder(f"{kind}_files", f"{corpus.resolve()} {state.hexdigest()}") / "files.json"
     kept = _read(path)
     if kept is not None and all(_size(corpus / name) == size for name, size in kept.sizes.items()):
-        return kept.splits
-    splits = {
-        key: KnownFiles(root=root, names=names, sha256=corpora.digest(corpus / root, names))
+        return {files.key: files for files in kept.splits}
+    splits = [
+        KnownFiles(key=key, root=root, names=names, sha256=corpora.digest(corpus / root, names))
         for key, (root, names) in find().items()
-    }
-    names = [str(Path(files.root, name)) for files in splits.values() for name in files.names]
+    ]
+    names = [str(Path(files.root, name)) for files in splits for name in files.names]
     some = names[:: max(len(names) // SAMPLED, 1)]
     kept = _Kept(splits=splits, sizes={name: (corpus / name).stat().st_size for name in some})
     corpora.write_once(path, json.dumps(to_dict(kept)), afresh=True)
-    return splits
+    return {files.key: files for files in splits}
 
 
 def _read(path: Path) -> _Kept | None:
