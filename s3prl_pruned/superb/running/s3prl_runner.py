@@ -261,15 +261,21 @@ def _with_layers(runner: Any, args: argparse.Namespace) -> Any:
 
 def _keep_features(runner: Any, run: DownstreamRun, args: argparse.Namespace) -> None:
     """Extract utterance by utterance, and keep what was extracted where there is room for all of it."""
-    selection = args.upstream_feature_selection
-    if run.features:
-        run.features.mkdir(parents=True, exist_ok=True)
+    selection, folder = args.upstream_feature_selection, run.features
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
         training = args.mode == "train"
         splits = ["train", *run.config["runner"]["eval_dataloaders"]] if training else [args.evaluate_split]
-        if distributed.is_main():
-            require_room(runner, splits, run.features, selection=selection, half=args.cache_half)
+        try:
+            if distributed.is_main():
+                require_room(runner, splits, folder, selection=selection, half=args.cache_half)
+        except UserError as error:
+            if args.cache_features:
+                raise
+            print(f"{error} They are extracted for every evaluation anew.")  # nobody asked to keep them
+            folder = None
     layer = args.upstream_layer_selection
-    extract_singly(runner, selection=selection, folder=run.features, layer=layer, half=args.cache_half)
+    extract_singly(runner, selection=selection, folder=folder, layer=layer, half=args.cache_half)
 
 
 @contextlib.contextmanager

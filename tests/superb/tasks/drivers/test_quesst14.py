@@ -10,7 +10,7 @@ import pytest
 from s3prl_pruned.config import UserError
 from s3prl_pruned.superb.catalogue import TASKS, Value
 from s3prl_pruned.superb.results.result import Part, Seconds, read_result
-from s3prl_pruned.superb.running import features
+from s3prl_pruned.superb.running import features, features_room
 from s3prl_pruned.superb.tasks.driver import DownstreamRun
 from s3prl_pruned.superb.tasks.drivers import driver_of, quesst14
 from tests.superb_mini import make_corpora
@@ -75,6 +75,15 @@ def test_features_are_extracted_once_for_all_layers(qbe, corpus, monkeypatch):
     qbe("-u", "wavlm_embedded", "-n", "alone", "-l", "3", "-t", "dev")  # by s3prl alone
     assert read_result(Path("results/alone/qbe/result-dev.json")).metrics == once.parts[3].metrics
     assert len(extracted) == files
+
+
+def test_without_room_features_are_extracted_for_every_layer_and_this_is_said(qbe, monkeypatch):
+    full = SimpleNamespace(free=0)
+    monkeypatch.setattr(features_room.shutil, "disk_usage", lambda folder: full)
+    monkeypatch.setattr(features, "_write", lambda *given, **how: pytest.fail("something is written"))
+    printed = qbe("-n", "full")  # FBANK has one layer
+    assert printed.count("They are extracted for every evaluation anew.") == 2
+    assert read_result(Path("results/full/qbe/result.json")).metrics == read_result(FOLDER / "result.json").metrics
 
 
 def test_queries_are_searched_on_the_cores_of_the_job(corpus, monkeypatch):
