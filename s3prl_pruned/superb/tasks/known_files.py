@@ -37,8 +37,10 @@ class KnownFiles:
 @dataclass(kw_only=True)
 class _Kept:
     splits: list[KnownFiles]
-    sizes: dict[str, int]
-    """Of some files, by their path below the corpus."""
+    sampled: list[str]
+    """Some files, below the corpus."""
+    sizes: list[int]
+    """Of these."""
 
 
 def known_files(
@@ -67,7 +69,7 @@ def known_files(
             state.update(f"{folder}/{entry.name} {entry.stat().st_mtime_ns}\n".encode())
     path = corpora.cache_folder(f"{kind}_files", f"{corpus.resolve()} {state.hexdigest()}") / "files.json"
     kept = _read(path)
-    if kept is not None and all(_size(corpus / name) == size for name, size in kept.sizes.items()):
+    if kept is not None and [_size(corpus / name) for name in kept.sampled] == kept.sizes:
         return {files.key: files for files in kept.splits}
     splits = [
         KnownFiles(key=key, root=root, names=names, sha256=corpora.digest(corpus / root, names))
@@ -75,7 +77,7 @@ def known_files(
     ]
     names = [str(Path(files.root, name)) for files in splits for name in files.names]
     some = names[:: max(len(names) // SAMPLED, 1)]
-    kept = _Kept(splits=splits, sizes={name: (corpus / name).stat().st_size for name in some})
+    kept = _Kept(splits=splits, sampled=some, sizes=[(corpus / name).stat().st_size for name in some])
     corpora.write_once(path, json.dumps(to_dict(kept)), afresh=True)
     return {files.key: files for files in splits}
 
