@@ -203,11 +203,16 @@ class TaskRun:
         return [*tries, self._job(self.name, command, self.folder / RESULT_FILE, after=names, seconds=seconds)]
 
     def _try(self, rate: float, steps: int, seconds: float | None) -> Job:
-        folder = try_folder(self.folder, rate, steps)
-        interval = min(steps, self._searched_config()["runner"]["eval_step"])
-        shortened = [f"config.runner.{key}={value}" for key, value in (
-            ("total_steps", steps), ("eval_step", interval), ("save_step", math.gcd(steps, interval))
-        )]  # fmt: skip
+        """A short training with one rate; where the settings look at test while training, it does not."""
+        folder, runner = try_folder(self.folder, rate, steps), self._searched_config()["runner"]
+        interval = min(steps, runner["eval_step"])
+        splits = ",".join(split for split in runner["eval_dataloaders"] if split != self.task.test_split)
+        shortened = (
+            f"config.runner.total_steps={steps}",
+            f"config.runner.eval_step={interval}",
+            f"config.runner.save_step={math.gcd(steps, interval)}",
+            f"config.runner.eval_dataloaders=[{splits}]",
+        )
         command = self.command(folder, f"config.optimizer.lr={rate!r}", *shortened, options=("-m", "train"))
         return self._job(f"{self.name}/lr{rate:g}", command, folder / TRAINED_FILE, seconds=seconds)
 

@@ -180,13 +180,25 @@ def test_a_short_training_without_test_data_for_each_rate_and_a_whole_one_for_th
         assert words[words.index("-m") + 1] == "train"
         assert words[-1] == (
             f"config.optimizer.lr={rate},,config.runner.total_steps=20000,,config.runner.eval_step=5000,,"
-            "config.runner.save_step=5000"
+            "config.runner.save_step=5000,,config.runner.eval_dataloaders=[dev]"
         )
     assert "-m" not in whole and whole[-1] == "config.optimizer.lr=0.01"
     assert [path.name for path in Path("results").rglob("result.json")] == ["result.json"]
     out = capsys.readouterr().out
     assert "2 short trainings of 40000 steps in all, beside 200000 steps with the chosen ones (+20 %)" in out
     assert out.index("short trainings") < out.index("started")  # said before anything runs
+
+
+def test_no_try_of_any_task_looks_at_test_data(clone):
+    (clone / "my.yaml").write_text("".join(f"{task}: corpus\n" for task in TASKS))
+    for task_run in runs(suite("all", own_grids=True, paths="my.yaml")):
+        for planned in task_run.jobs()[:-1]:  # the last one is the whole training
+            _, config = settings.override(
+                argparse.Namespace(), load_yaml(SETTINGS / f"{task_run.task.name}.yaml"), planned.command[-1]
+            )
+            settings.check(config)
+            assert config["runner"]["eval_dataloaders"] == ["dev-clean" if task_run.task.name == "asr" else "dev"]
+            assert "train" in planned.command  # -m, so that nothing is evaluated after it
 
 
 def test_each_task_is_searched_around_its_own_rate_unless_it_has_rates_of_its_own():
