@@ -24,17 +24,16 @@ from typing import Any, TextIO
 import yaml
 
 from s3prl_pruned import __version__, compat, distributed
-from s3prl_pruned.checkpoint import DISK_FULL, write_torch
-from s3prl_pruned.command_line import Interrupted
-from s3prl_pruned.compat import audio, experts, steps
+from s3prl_pruned.checkpoint import DISK_FULL
+from s3prl_pruned.compat import audio, experts
 from s3prl_pruned.config import UserError
 from s3prl_pruned.data.waveforms import SAMPLE_RATE
 from s3prl_pruned.scalars import ScalarWriter
-from s3prl_pruned.stop_requests import StopRequest, exit_code, leave_stopping_to_the_main_process, stop_requests
+from s3prl_pruned.stop_requests import stop_requests
 from s3prl_pruned.superb.results.result import Versions
 from s3prl_pruned.superb.running.features import ChosenLayers, extract_singly
 from s3prl_pruned.superb.running.features_room import require_room
-from s3prl_pruned.superb.tasks.checkpoints import INTERRUPTED
+from s3prl_pruned.superb.running.stoppable import StoppableTraining
 from s3prl_pruned.superb.tasks.driver import DownstreamRun
 
 TIMEOUT_SECONDS = 24 * 3600
@@ -110,65 +109,13 @@ def train(run: DownstreamRun, start: Path | None) -> None:
         if run.args.device == "cpu" and distributed.world_size() == 1:
             run.driver.make_faster(runner, run)
         with stop_requests() as request:
-            training = _StoppableTraining(runner, run, request)
+            training = StoppableTraining(runner, run, request)
             try:
-                runner.train()
-            except (steps.LastStep, _Saved):
-                pass
+                training.train()
             except OSError as error:
                 if error.errno not in DISK_FULL:
                     raise
                 raise UserError(f"{run.folder}: cannot be written ({error}). Make room; -a goes on.") from error
-        if training.reason is not None:
-            raise Interrupted(
-                f"stopped by {training.reason} after step {training.step}; it is saved. Resume with -a.",
-                exit_code=exit_code(training.reason),
-            )
-
-
-class _Saved(Exception):
-    """The step after which a training stops is saved."""
-
-
-class _StoppableTraining:
-    """What s3prl's runner calls while it trains, so that a stop signal ends it after the step under way, saved.
-
-    Args:
-        runner: before it trains.
-        run: of this training.
-        request: whether a stop was asked for.
-    """
-
-    def __init__(self, runner: Any, run: DownstreamRun, request: StopRequest) -> None:
-        self.config, self.request = run.config, request
-        self.step = runner.init_ckpt.get("Step", 0)
-        self.reason: str | None = None
-        steps.call_after_each_step(runner, self.made)
-        steps.save_when_wanted(runner, lambda: self.reason is not None)
-        steps.start_readers_by(runner, leave_stopping_to_the_main_process)
-        experts.save_checkpoints_by(self.save, then=self.saved)
-
-    def made(self) -> None:
-        """A step was made. The first process saves at its end; the others, which do not count steps, end by it."""
-        self.step += 1
-        self.reason = self.request.agreed()
-        if not distributed.is_main() and (self.reason or self.step == self.config["runner"]["total_steps"]):
-            raise steps.LastStep
-
-    def save(self, path: Path, states: dict) -> Path:
-        """Write a checkpoint; one that only a stop makes gets a name of its own, so that none is evaluated for it."""
-        numbered = path.name.startswith("states-")
-        extra = numbered and states["Step"] % self.config["runner"]["save_step"]
-        written = path.with_name(INTERRUPTED) if extra else path
-        write_torch(written, {**states, "Config": copy.deepcopy(self.config)})
-        if numbered and not extra:
-            path.with_name(INTERRUPTED).unlink(missing_ok=True)
-        return written
-
-    def saved(self) -> None:
-        """A step's checkpoint is there."""
-        if self.reason is not None:
-            raise _Saved
 
 
 def evaluate(run: DownstreamRun, checkpoint: Path | None) -> str:

@@ -19,9 +19,10 @@ from s3prl_pruned.config import UserError, load_yaml
 from s3prl_pruned.folder_lock import locked
 from s3prl_pruned.superb.results.result import Upstream, read_result
 from s3prl_pruned.superb.results.trained import read_trained
-from s3prl_pruned.superb.running import make_run, run, s3prl_runner
+from s3prl_pruned.superb.running import make_run, run
 from s3prl_pruned.superb.running.messages import announce
 from s3prl_pruned.superb.running.options import make_parser
+from s3prl_pruned.superb.running.stoppable import StoppableTraining
 from s3prl_pruned.superb.tasks import checkpoints
 from tests.synthetic_corpus import SHORT_SETTINGS, make_corpus
 
@@ -182,7 +183,7 @@ def test_the_oldest_checkpoint_stands_until_the_new_one_is_whole(again, monkeypa
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_a_stop_signal_saves_the_step_under_way_and_a_requeued_run_goes_on_from_it(again, monkeypatch, signum):
-    made = s3prl_runner._StoppableTraining.made
+    made = StoppableTraining.made
 
     def made_and_told(self):
         if self.step == 2:
@@ -191,7 +192,7 @@ def test_a_stop_signal_saves_the_step_under_way_and_a_requeued_run_goes_on_from_
 
     folder, settings = Path("results/told/asr"), f"{SHORT_SETTINGS},,config.runner.max_keep=1"
     with monkeypatch.context() as patch:
-        patch.setattr(s3prl_runner._StoppableTraining, "made", made_and_told)
+        patch.setattr(StoppableTraining, "made", made_and_told)
         with pytest.raises(Interrupted, match=f"stopped by {signum.name} after step 3; it is saved. Resume") as stopped:
             command("-u", "fbank", "-n", "told", "-o", settings)
     assert stopped.value.exit_code == 75
@@ -204,6 +205,22 @@ def test_a_stop_signal_saves_the_step_under_way_and_a_requeued_run_goes_on_from_
     assert f"Going on from {folder / 'interrupted.ckpt'}" in printed
     assert read_result(folder / "result.json").checkpoint.step == 4
     assert [path.name for path in folder.glob("*.ckpt")] == ["states-4.ckpt"]
+
+
+def test_a_signal_in_the_last_step_stops_before_the_evaluation(again, monkeypatch):
+    save = StoppableTraining.save
+
+    def save_and_be_told(self, path, states):
+        if states["Step"] == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return save(self, path, states)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StoppableTraining, "save", save_and_be_told)
+        with pytest.raises(Interrupted, match="after step 4; it is saved"):
+            again("-n", "late")
+    assert not Path("results/late/asr/result.json").exists()
+    assert "the last step was made before" in again("-n", "late", "-a")
 
 
 def test_a_later_checkpoint_is_gone_on_from_before_an_interrupted_one(again):
