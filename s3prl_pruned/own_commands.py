@@ -10,6 +10,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
 
@@ -72,6 +73,11 @@ def typed(name: str, *options: str) -> str:
     return as_typed(shlex.join(["python", COMMANDS[name].script, *options]))
 
 
+def option_of(words: Sequence[str], name: str) -> str | None:
+    """The value that words of a command line give an option, such as `--device cpu`; None where they do not."""
+    return next((value for word, value in pairwise(words) if word == name), None)
+
+
 class Parser(argparse.ArgumentParser):
     """The parser of one of our commands; its help and its errors name commands as the user types them.
 
@@ -97,8 +103,18 @@ class PlanParser(Parser):
     """The parser of a command that makes many calls of others; what follows `--` goes to them."""
 
     def add_parallel_options(self) -> None:
-        """`--jobs` and `--threads`."""
+        """`--jobs`, `--devices`, `--jobs-per-device` and `--threads`."""
         self.add_argument("--jobs", metavar="N", type=int, default=1, help="calls at a time (default: %(default)s)")
+        self.add_argument(
+            "--devices", metavar="N,N", help="GPUs that the calls are shared out over, or none (default: all)"
+        )
+        self.add_argument(
+            "--jobs-per-device",
+            metavar="N",
+            type=int,
+            default=1,
+            help="calls that share a GPU, where its memory allows it (default: %(default)s)",
+        )
         self.add_argument(
             "--threads", metavar="N", type=int, default=1, help="CPU threads of each (default: %(default)s)"
         )
@@ -112,6 +128,6 @@ class PlanParser(Parser):
         words = sys.argv[1:] if argv is None else argv
         split = words.index("--") if "--" in words else len(words)
         args = self.parse_args(words[:split])
-        if min(args.jobs, args.threads) < 1:
-            self.error("--jobs and --threads must be at least 1")
+        if min(args.jobs, args.threads, args.jobs_per_device) < 1:
+            self.error("--jobs, --jobs-per-device and --threads must be at least 1")
         return args, words[split + 1 :]

@@ -4,11 +4,13 @@ import argparse
 import builtins
 import configparser
 import importlib.metadata
+import math
 import re
 import shutil
 import subprocess
 import sys
 import textwrap
+import time
 import types
 from collections import OrderedDict, defaultdict
 from pathlib import Path
@@ -302,6 +304,51 @@ def test_silence_drops_pauses_and_short_bursts_and_keeps_short_pauses():
 
     nothing, _ = sox.apply_effects_tensor(quiet(1.0).unsqueeze(0), 16000, [SV_CHAIN[-1]])
     assert nothing.shape == (1, 0)
+
+
+def first_stretch(passes: list[bool], begin: int, length: int) -> int | None:
+    return next((i for i in range(begin, len(passes) - length + 1) if all(passes[i : i + length])), None)
+
+
+def silence_by_the_manual(samples: list[float], window: int, start: tuple, stop: tuple) -> list[float]:
+    """SoX's effect `silence`, sample by sample; `start` and `stop` are (samples, RMS)."""
+    kept, position = [], 0
+    while position < len(samples):
+        heard = samples[position:]
+        rms = [math.sqrt(sum(x * x for x in heard[max(i + 1 - window, 0) : i + 1]) / window) for i in range(len(heard))]
+        loud, quiet = [value > start[1] for value in rms], [value <= stop[1] for value in rms]
+        sound = first_stretch(loud, 0, start[0])
+        if sound is None:
+            break
+        pause = first_stretch(quiet, sound + start[0], stop[0])
+        kept += heard[sound:pause]
+        if pause is None:
+            break
+        position += pause + stop[0]
+    return kept
+
+
+@pytest.mark.parametrize("start, stop", [(10, 10), (3, 25), (60, 4)])  # shorter and longer than the window's 20
+def test_silence_is_what_the_manual_says_sample_by_sample(start, stop):
+    rng = np.random.default_rng(start)
+    for _ in range(20):
+        levels = rng.choice([0.0, 9e-4, 1.2e-3, 0.3], size=12)
+        parts = [level * rng.choice([-1.0, 1.0], size=rng.integers(1, 60)) for level in levels]
+        wav = torch.tensor(np.concatenate(parts), dtype=torch.float32)
+        effect = ["silence", "1", str(start), "0.1%", "-1", str(stop), "0.1%"]
+        found, _ = sox.apply_effects_tensor(wav.unsqueeze(0), 1000, [effect])
+        expected = silence_by_the_manual(wav.double().tolist(), 20, (start, 0.001), (stop, 0.001))
+        assert found[0].tolist() == pytest.approx(expected, abs=0) and len(expected) == found.shape[1]
+
+
+def test_silence_takes_a_time_in_proportion_to_the_length():
+    """200 s with 400 pauses: a sum begun anew after each pause took 16 s of a core here, one for all 0.3 s."""
+    rng = np.random.default_rng(0)
+    spoken = np.concatenate([np.concatenate([0.3 * rng.choice([-1.0, 1.0], 4000), np.zeros(4000)]) for _ in range(400)])
+    began = time.process_time()
+    found, _ = sox.apply_effects_tensor(torch.tensor(spoken, dtype=torch.float32).unsqueeze(0), 16000, [SV_CHAIN[-1]])
+    assert time.process_time() - began < 4
+    assert found.shape == (1, 400 * 4319)  # with what the window of 320 samples hears after each sound
 
 
 @pytest.mark.skipif(shutil.which("sox") is None, reason="the program sox is not installed")

@@ -10,8 +10,9 @@ import torch
 from torch.utils.data import WeightedRandomSampler
 
 from s3prl_pruned import compat
-from s3prl_pruned.compat import experts
-from s3prl_pruned.compat.experts import DistributedSamplerWrapper, LastStep
+from s3prl_pruned.compat import experts, steps
+from s3prl_pruned.compat.experts import DistributedSamplerWrapper
+from s3prl_pruned.compat.steps import LastStep
 from s3prl_pruned.config import UserError
 
 
@@ -123,15 +124,31 @@ def test_processes_share_one_draw_of_a_sampler():
     assert len(one) == len(other) == 6 and set(one + other) == set(range(11))
 
 
-def test_a_process_that_follows_ends_with_its_last_step():
+def test_each_step_is_told_after_the_optimizer_made_it():
     weight = torch.nn.Parameter(torch.ones(1))
     runner = types.SimpleNamespace(_get_optimizer=lambda models: torch.optim.SGD([weight], lr=0.5))
-    experts.stop_after(runner, 3)
-    optimizer, steps = runner._get_optimizer([]), 0
+    values = []
+
+    def made():
+        values.append((weight.item(), weight.grad))
+        if len(values) == 3:
+            raise LastStep
+
+    steps.call_after_each_step(runner, made)
+    optimizer = runner._get_optimizer([])
     with pytest.raises(LastStep):
         while True:
             weight.sum().backward()
             optimizer.step()
-            steps += 1
             optimizer.zero_grad()
-    assert steps == 3 and weight.item() == 1 - 3 * 0.5 and weight.grad is None
+    assert values == [(0.5, None), (0.0, None), (-0.5, None)]
+
+
+def test_an_interval_can_be_left_for_one_step_and_is_a_number_otherwise():
+    wanted = []
+    runner = types.SimpleNamespace(config={"runner": {"save_step": 20}})
+    steps.save_when_wanted(runner, lambda: bool(wanted))
+    interval = runner.config["runner"]["save_step"]
+    assert interval == 20 and [step % interval for step in (19, 20, 21)] == [19, 0, 1]
+    wanted.append(True)
+    assert [step % interval for step in (19, 20, 21)] == [0, 0, 0]

@@ -13,8 +13,8 @@ import s3prl_pruned
 PACKAGE = Path(s3prl_pruned.__file__).parent
 ORDER = (
     "config former_defaults resources own_commands command_line progress scalars compat transfers distributed "
-    "folder_lock checkpoint tables data models gates sparsity objectives compressors formats export pretrain upstream "
-    "features superb timing plan report commands __main__"
+    "stop_requests folder_lock checkpoint tables data models gates sparsity objectives compressors formats export "
+    "pretrain upstream features superb timing plan report commands __main__"
 ).split()
 """A module imports only from its own place in this list and from those to its left."""
 SUPERB_ORDER = "catalogue metrics results tasks running score".split()

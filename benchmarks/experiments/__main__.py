@@ -67,6 +67,7 @@ def main() -> None:
     from benchmarks.experiments.figure import draw_scores
     from benchmarks.experiments.table import as_markdown
     from s3prl_pruned.plan.carry_out import carry_out, say_failures
+    from s3prl_pruned.plan.devices import find_devices
     from s3prl_pruned.superb.results.result import write_json
     from s3prl_pruned.superb.running.make_run import SETTINGS
 
@@ -76,7 +77,13 @@ def main() -> None:
     if not args.table:
         jobs = planned.jobs()
         report = carry_out(
-            jobs, name=name, parallel=args.jobs, dry_run=args.dry_run, scheduler=args.scheduler, jobs_dir=args.jobs_dir
+            jobs,
+            name=name,
+            parallel=args.jobs,
+            devices=find_devices(),
+            dry_run=args.dry_run,
+            scheduler=args.scheduler,
+            jobs_dir=args.jobs_dir,
         )
         if report is None:
             return

@@ -8,9 +8,11 @@ import numpy as np
 from s3prl_pruned.commands import score as score_command
 from s3prl_pruned.own_commands import call
 from s3prl_pruned.plan.carry_out import carry_out, require_clone, say_failures
+from s3prl_pruned.plan.devices import Devices
 from s3prl_pruned.plan.job_scripts import Scheduler
 from s3prl_pruned.plan.jobs import Job, duration, remaining_seconds
-from s3prl_pruned.plan.probe import probe_all
+from s3prl_pruned.plan.learning_rates import UNSEARCHED
+from s3prl_pruned.plan.probe import KEPT, keep_estimates, kept_estimates, probe_all
 from s3prl_pruned.plan.suite import Suite, TaskRun, runs, settled
 from s3prl_pruned.superb.results.result import RESULT_FILE, read_result
 from s3prl_pruned.superb.tasks.settings import get
@@ -18,13 +20,21 @@ from s3prl_pruned.tables import Column, Table
 
 
 def run_suite(
-    suite: Suite, *, parallel: int, probe: bool, dry_run: bool, scheduler: Scheduler | None, jobs_dir: Path
+    suite: Suite,
+    *,
+    parallel: int,
+    devices: Devices | None = None,
+    probe: bool,
+    dry_run: bool,
+    scheduler: Scheduler | None,
+    jobs_dir: Path,
 ) -> int:
     """Do what was asked for.
 
     Args:
         suite: tasks, models and seeds.
         parallel: jobs at a time.
+        devices: GPUs that they are shared out over.
         probe: run a few steps of each task first, to estimate times.
         dry_run: end after the plan.
         scheduler: write scripts for it into `jobs_dir` instead of running.
@@ -40,16 +50,27 @@ def run_suite(
     require_clone(call("downstream")[1])
     suite = settled(suite)
     task_runs = runs(suite)
-    estimates = probe_all(task_runs) if probe else {}
+    if probe:
+        keep_estimates(suite.results / KEPT, task_runs, probe_all(task_runs))
+    estimates = kept_estimates(suite.results / KEPT, task_runs)
     note = f", {suite.protocol} protocol: not comparable with SUPERB's numbers" if suite.protocol else ""
     print(f"{len(task_runs)} tasks into {suite.results}{note}")
-    print(plan_text(task_runs, estimates, parallel=parallel), flush=True)
+    at_a_time = (devices or Devices()).at_a_time(parallel)
+    print(plan_text(task_runs, estimates, parallel=at_a_time), flush=True)
     jobs = [job for task_run in task_runs for job in task_run.jobs(estimates.get(task_run.name))]
     if dry_run:
         return 0
     planned = [*jobs, _score(suite, jobs)] if scheduler else jobs
-    report = carry_out(planned, name="superb", parallel=parallel, dry_run=False, scheduler=scheduler, jobs_dir=jobs_dir)
+    report = carry_out(
+        planned, name="superb", parallel=parallel, devices=devices, dry_run=False, scheduler=scheduler,
+        jobs_dir=jobs_dir,
+    )  # fmt: skip
     if report is None:
+        if unknown := [task_run.name for task_run in task_runs if task_run.name not in estimates]:
+            print(
+                f"no time is asked for, since none is known: {', '.join(unknown)}. The same call with --dry-run in "
+                "place of --scheduler, where the tasks will run, finds it out."
+            )
         return 0
     if any((task_run.folder / RESULT_FILE).is_file() for task_run in task_runs):
         score_command.main([str(suite.results)])
@@ -75,7 +96,7 @@ def plan_text(task_runs: Sequence[TaskRun], estimates: dict[str, float], *, para
             {
                 "name": task_run.name,
                 "steps": get(task_run.config() or {}, "runner.total_steps"),
-                "rates": len(task_run.rates) or None,
+                "rates": f"{len(task_run.rates)} x {task_run.try_steps}" if task_run.rates else None,
                 "time": _time_of(task_run, estimates.get(task_run.name)),
                 "state": _state_of(task_run, jobs),
             }
@@ -83,11 +104,13 @@ def plan_text(task_runs: Sequence[TaskRun], estimates: dict[str, float], *, para
     columns = [
         Column("name", ""),
         Column("steps", align="right"),
-        Column("rates", align="right"),
+        Column("rates", "rates x steps", align="right"),
         Column("time", "time, about"),
         Column("state"),
     ]
     lines = [Table(columns, rows).text()]
+    if any(task_run.rates for task_run in task_runs):
+        lines.append(_cost_of_search(task_runs))
     known = [(job, 0.0) for job in left if job.seconds]
     seconds = remaining_seconds(known, [], parallel=parallel)
     if estimates and seconds is not None:
@@ -96,12 +119,24 @@ def plan_text(task_runs: Sequence[TaskRun], estimates: dict[str, float], *, para
     return "\n".join(lines)
 
 
+def _cost_of_search(task_runs: Sequence[TaskRun]) -> str:
+    """What the search for learning rates adds to the plan."""
+    searched = [task_run for task_run in task_runs if task_run.rates]
+    tries = sum(len(task_run.rates) for task_run in searched)
+    short = sum(len(task_run.rates) * task_run.try_steps for task_run in searched)
+    whole = sum(get(task_run.config() or {}, "runner.total_steps") for task_run in searched)
+    return (
+        f"learning rates: {tries} short trainings of {short} steps in all, beside {whole} steps with the chosen ones "
+        f"(+{100 * short / whole:.0f} %); test data are read with the chosen ones only"
+    )
+
+
 def _time_of(task_run: TaskRun, estimate: float | None) -> str | None:
     """Of all its calls; what the probe does not see is said."""
     if not estimate:
         return None
     unseen = "" if get(task_run.config() or {}, "runner.eval_dataloaders") else " + evaluation"  # of its checkpoints
-    return duration(estimate * (len(task_run.rates) or 1)) + unseen
+    return duration(sum(job.seconds or 0.0 for job in task_run.jobs(estimate))) + unseen
 
 
 def _state_of(task_run: TaskRun, jobs: Sequence[Job]) -> str:
@@ -111,7 +146,9 @@ def _state_of(task_run: TaskRun, jobs: Sequence[Job]) -> str:
     if task_run.corpus is None and task_run.settings_file == f"{task_run.task.name}.yaml":
         state = state or "no corpus is named"
     left_out = f"nothing is trained, so left out: {', '.join(task_run.left_out)}" if task_run.left_out else ""
-    return "; ".join(filter(None, [state, left_out]))
+    searched = task_run.suite.own_grids or task_run.suite.learning_rates
+    unsearched = UNSEARCHED.get(task_run.task.name) if searched else None
+    return "; ".join(filter(None, [state, left_out, unsearched and f"no rates are tried: {unsearched}"]))
 
 
 def closing_text(task_runs: Sequence[TaskRun]) -> str:
@@ -145,4 +182,5 @@ def _score(suite: Suite, jobs: list[Job]) -> Job:
         log=suite.results / "superb_score.log",
         after=tuple(job.name for job in jobs),
         even_after_failure=True,
+        uses_device=False,
     )

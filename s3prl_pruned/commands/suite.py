@@ -43,9 +43,16 @@ def make_parser() -> PlanParser:
     add(
         "--lr-search",
         action="store_true",
-        help="try the benchmark's learning rates, 1e-1 to 1e-7, and take the best on dev",
+        help="try five learning rates around each task's own for a tenth of its steps, then train with the best on dev",
     )
-    add("--lr", metavar="LR,LR", type=_numbers, help="learning rates of the search, other than the benchmark's")
+    add(
+        "--lr",
+        nargs="+",
+        metavar="[TASK=]LR,LR",
+        type=_rates,
+        help="learning rates of the search, of all tasks or of one",
+    )
+    add("--lr-share", metavar="X", type=float, help="share of a task's steps that a rate is tried for (default: 0.1)")
     add(
         "--protocol",
         choices=["quick", "mini"],
@@ -75,7 +82,15 @@ def make_parser() -> PlanParser:
         default=Path("superb_jobs"),
         help="new folder of the scripts (default: %(default)s)",
     )
-    add("--choose", metavar="DIR", type=Path, help=argparse.SUPPRESS)  # a planned job: the choice among tried rates
+    add(
+        "--submission",
+        metavar="ZIP",
+        type=Path,
+        help="write what SUPERB's leaderboard takes of the finished official tasks of -u, and end",
+    )
+    # A planned job: the choice among tried rates, and the run with the chosen one.
+    add("--choose", metavar="DIR", type=Path, help=argparse.SUPPRESS)
+    add("--lr-steps", metavar="N", type=int, help=argparse.SUPPRESS)
     return parser
 
 
@@ -91,17 +106,26 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("-u is missing, such as -u wavlm_pruned")
     if args.upstream_ckpt and len(args.upstreams) != 1:
         parser.error("-k goes with one upstream; with several give NAME=UPSTREAM:CKPT")
-    if args.lr and not (args.lr_search or args.choose):
+    if (args.lr or args.lr_share is not None) and not (args.lr_search or args.choose):
         parser.error("--lr is of --lr-search; one learning rate for all tasks is -o config.optimizer.lr=LR")
-
-    from s3prl_pruned.plan import learning_rates
-
-    rates = args.lr or learning_rates.LEARNING_RATES
+    rates = dict(args.lr or [])
     if args.choose:
-        learning_rates.choose(args.choose, rates)
+        from s3prl_pruned.plan.learning_rates import train_with_chosen
+
+        train_with_chosen(args.choose, rates[""], args.lr_steps, for_calls)
+        return
+
+    if args.submission:
+        if len(args.upstreams) != 1:
+            parser.error("--submission is of one upstream; name one by -u")
+        from s3prl_pruned.report.submission import write_submission
+
+        print(write_submission(args.results / args.upstreams[0].partition("=")[0], args.submission).text())
         return
 
     from s3prl_pruned.commands.run_suite import run_suite
+    from s3prl_pruned.plan.devices import find_devices
+    from s3prl_pruned.plan.learning_rates import SHARE, check_searched, check_share
     from s3prl_pruned.plan.models import ComparedModel
     from s3prl_pruned.plan.suite import Suite, parse_tasks
 
@@ -113,7 +137,10 @@ def main(argv: list[str] | None = None) -> None:
         tasks=parse_tasks(args.tasks),
         seeds=args.seeds,
         results=args.results,
-        learning_rates=rates if args.lr_search else (),
+        learning_rates=rates.pop("", ()),
+        rates_of_tasks=check_searched(rates),
+        own_grids=args.lr_search,
+        search_share=check_share(SHARE if args.lr_share is None else args.lr_share),
         protocol=args.protocol,
         override=args.override,
         paths=args.paths,
@@ -123,7 +150,13 @@ def main(argv: list[str] | None = None) -> None:
     )
     probe = not (args.no_probe or args.scheduler)  # not on the machine that submits jobs
     status = run_suite(
-        suite, parallel=args.jobs, probe=probe, dry_run=args.dry_run, scheduler=args.scheduler, jobs_dir=args.jobs_dir
+        suite,
+        parallel=args.jobs,
+        devices=find_devices(args.devices, jobs_each=args.jobs_per_device, device=args.device),
+        probe=probe,
+        dry_run=args.dry_run,
+        scheduler=args.scheduler,
+        jobs_dir=args.jobs_dir,
     )
     sys.exit(status)
 
@@ -132,5 +165,7 @@ def _whole_numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
 
-def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
+def _rates(text: str) -> tuple[str, tuple[float, ...]]:
+    """A task, empty for all, and its rates."""
+    task, _, rates = text.rpartition("=")
+    return task, tuple(float(part) for part in rates.split(","))

@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from s3prl_pruned.own_commands import PlanParser, as_typed
+from s3prl_pruned.own_commands import PlanParser, as_typed, option_of
 
 
 def make_parser() -> PlanParser:
@@ -95,6 +95,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from s3prl_pruned.config import UserError
     from s3prl_pruned.plan.carry_out import carry_out, say_failures
+    from s3prl_pruned.plan.devices import find_devices
     from s3prl_pruned.plan.models import ComparedModel
     from s3prl_pruned.plan.suite import PROTOCOLS, parse_tasks
     from s3prl_pruned.plan.sweep import Sweep, parse_rates, parse_recipes
@@ -121,7 +122,13 @@ def main(argv: list[str] | None = None) -> None:
     )
     jobs = sweep.jobs()
     report = carry_out(
-        jobs, name="sweep", parallel=args.jobs, dry_run=args.dry_run, scheduler=args.scheduler, jobs_dir=args.jobs_dir
+        jobs,
+        name="sweep",
+        parallel=args.jobs,
+        devices=find_devices(args.devices, jobs_each=args.jobs_per_device, device=option_of(for_calls, "--device")),
+        dry_run=args.dry_run,
+        scheduler=args.scheduler,
+        jobs_dir=args.jobs_dir,
     )
     if report is None:
         return

@@ -151,19 +151,28 @@ def train_on_all_processes() -> None:
     _replace(importlib.import_module("s3prl.downstream.runner"), "DDP", wrap)
 
 
-def save_checkpoints_by(save: Callable[[str, object], None]) -> None:
+def save_checkpoints_by(save: Callable[[Path, dict], Path], then: Callable[[], None]) -> None:
     """Let s3prl's runner save checkpoints by this function, and delete the oldest one only when the new one is whole.
 
     It deletes first and then writes in place: a kill or a full disk in between takes the only checkpoint, or the best.
+
+    Args:
+        save: given path and states, returns the path that it wrote. After one of another name than s3prl's
+            ``states-<step>.ckpt`` none is deleted.
+        then: called when a step's checkpoint is saved; what it raises ends the training.
     """
     runner = importlib.import_module("s3prl.downstream.runner")
     _require({"torch", "os"} <= vars(runner).keys(), "its runner does not save by `torch` and delete by `os`")
     oldest: list[str] = []
 
-    def save_then_delete(states: object, path: str) -> None:
-        save(path, states)
-        while oldest and Path(path).name.startswith("states-"):
-            os.remove(oldest.pop())
+    def save_then_delete(states: dict, path: str) -> None:
+        written = save(Path(path), states)
+        if Path(path).name.startswith("states-"):
+            while oldest:
+                old = oldest.pop()
+                if written == Path(path):
+                    os.remove(old)
+            then()
 
     vars(runner).update(torch=_Over(torch, save=save_then_delete), os=_Over(os, remove=oldest.append))
 
@@ -183,35 +192,6 @@ class _Over(types.ModuleType):
 def write_scalars_by(writer: Callable) -> None:
     """Let s3prl's runner hand its scalars to this class: its own waits for ever once the disk is full."""
     _replace(importlib.import_module("s3prl.downstream.runner"), "SummaryWriter", writer)
-
-
-class LastStep(Exception):
-    """The last step of a process that follows the first one was made."""
-
-
-def stop_after(runner: Any, num_steps: int) -> None:
-    """Let a runner raise ``LastStep`` after that many optimizer steps.
-
-    s3prl counts steps in the first process only; the others would go on for ever, waiting for it.
-    """
-    make = runner._get_optimizer
-
-    def make_counted(models: list) -> Any:
-        optimizer = make(models)
-        zero_grad, left = optimizer.zero_grad, num_steps
-
-        # Called once a step, even where the gradient is NaN.
-        def zero_grad_and_count(*args: Any, **kwargs: Any) -> None:
-            nonlocal left
-            zero_grad(*args, **kwargs)
-            left -= 1
-            if left == 0:
-                raise LastStep
-
-        optimizer.zero_grad = zero_grad_and_count
-        return optimizer
-
-    runner._get_optimizer = make_counted
 
 
 class DistributedSamplerWrapper(DistributedSampler):

@@ -147,35 +147,63 @@ def _silence(wav: torch.Tensor, sample_rate: int, arguments: list[str]) -> tuple
         raise _unsupported("silence", arguments, form) from None
 
     samples = wav[0].double().numpy()
+    energy, window = np.concatenate([[0.0], np.cumsum(samples**2)]), sample_rate // WINDOWS_PER_SECOND
+    sound = _Stretches(energy, window, lambda rms: rms > start_threshold, start_length)
+    pauses = _Stretches(energy, window, lambda rms: rms <= stop_threshold, stop_length)
     kept, position = [], 0
-    while position < len(samples):
-        rms = _rms(samples[position:], sample_rate // WINDOWS_PER_SECOND)
-        start = _first_run(rms > start_threshold, start_length)
-        if start is None:
-            break
+    while (start := sound.first(position, restart=position)) is not None:
         copied = start + start_length  # these are kept, whatever the second threshold says
-        pause = _first_run(rms[copied:] <= stop_threshold, stop_length)
+        pause = pauses.first(copied, restart=position)
+        kept.append(wav[0, start:pause])
         if pause is None:
-            kept.append(wav[0, position + start :])
             break
-        kept.append(wav[0, position + start : position + copied + pause])
-        position += copied + pause + stop_length
+        position = pause + stop_length
     return torch.cat(kept or [wav[0, :0]]).unsqueeze(0), sample_rate
 
 
-def _rms(samples: np.ndarray, window: int) -> np.ndarray:
-    """RMS of the last ``window`` samples at each sample, with zeros before the first. (S,) -> (S,)."""
-    energy = np.concatenate([np.zeros(window), np.cumsum(samples**2)])
-    return np.sqrt(np.maximum(energy[window:] - energy[:-window], 0.0) / window)
+class _Stretches:
+    """Stretches of a length on whose every sample the RMS of the last ``window`` samples passes a test.
+
+    The RMS comes of one running sum for all searches, so that a file takes a time in proportion to its length.
+
+    Args:
+        energy: sum of the squares before each sample, (S + 1,).
+        window: samples.
+        test: of RMS, (N,) -> (N,) of truth values.
+        length: samples.
+    """
+
+    def __init__(self, energy: np.ndarray, window: int, test: Callable[[np.ndarray], np.ndarray], length: int) -> None:
+        self.energy, self.window, self.test, self.length = energy, window, test, length
+        self.starts = _runs(self._passed(0, len(energy) - 1, restart=0), length)
+
+    def first(self, begin: int, *, restart: int) -> int | None:
+        """The first sample at or after ``begin`` where a stretch starts; None where there is none.
+
+        Args:
+            begin: sample.
+            restart: before this sample windows hold zeros.
+        """
+        full = restart + self.window  # from here on a window holds no zeros, as in the search over the whole file
+        if begin < full:
+            near = _runs(self._passed(begin, min(full + self.length, len(self.energy) - 1), restart), self.length)
+            if len(near):
+                return begin + int(near[0])
+            begin = full
+        index = np.searchsorted(self.starts, begin)
+        return int(self.starts[index]) if index < len(self.starts) else None
+
+    def _passed(self, begin: int, end: int, restart: int) -> np.ndarray:
+        """Whether each sample from ``begin`` to before ``end`` passes the test."""
+        ends = np.arange(begin + 1, max(end, begin) + 1)
+        energy = self.energy[ends] - self.energy[np.maximum(ends - self.window, restart)]
+        return self.test(np.sqrt(np.maximum(energy, 0.0) / self.window))
 
 
-def _first_run(mask: np.ndarray, length: int) -> int | None:
-    """The first i with ``mask[i : i + length]`` all True, None where there is none."""
+def _runs(mask: np.ndarray, length: int) -> np.ndarray:
+    """Every i with ``mask[i : i + length]`` all True, ascending."""
     counts = np.concatenate([[0], np.cumsum(mask)])
-    if length >= len(counts):
-        return None
-    hits = np.flatnonzero(counts[length:] - counts[:-length] == length)
-    return int(hits[0]) if len(hits) else None
+    return np.flatnonzero(counts[length:] - counts[: max(len(counts) - length, 0)] == length)
 
 
 def _num_samples(text: str, sample_rate: int) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.own_commands import by_console
+from s3prl_pruned.plan.devices import Devices
 from s3prl_pruned.plan.job_scripts import Scheduler, write_scripts
 from s3prl_pruned.plan.jobs import Job, Report
 from s3prl_pruned.plan.run import run
@@ -23,7 +24,14 @@ def require_clone(*scripts: str) -> None:
 
 
 def carry_out(
-    jobs: Sequence[Job], *, name: str, parallel: int, dry_run: bool, scheduler: Scheduler | None, jobs_dir: Path
+    jobs: Sequence[Job],
+    *,
+    name: str,
+    parallel: int,
+    devices: Devices | None = None,
+    dry_run: bool,
+    scheduler: Scheduler | None,
+    jobs_dir: Path,
 ) -> Report | None:
     """Do with a plan what was asked for; None where nothing was run.
 
@@ -31,6 +39,7 @@ def carry_out(
         jobs: in the order in which they are to start.
         name: of the scripts' job.
         parallel: jobs at a time.
+        devices: GPUs that they are shared out over.
         dry_run: list the calls.
         scheduler: write scripts for it into `jobs_dir`.
         jobs_dir: new or empty folder.
@@ -47,7 +56,7 @@ def carry_out(
         script = write_scripts(jobs, jobs_dir, scheduler, name=name)
         print(f"{len(jobs)} jobs written. Start them by: bash {script}")
         return None
-    return run(jobs, parallel=parallel)
+    return run(jobs, parallel=parallel, devices=devices)
 
 
 def say_failures(report: Report, total: int) -> None:

@@ -1,20 +1,23 @@
 """A plan as job scripts: for a Slurm cluster, or for a plain shell. Nothing in them is of one site or machine.
 
-One script per job, which does nothing if the job is finished, and stops if a job that it waits for is not. Scripts of
-one level (`plan.levels`) are independent of one another; `<level>.txt` lists them.
+One script per job, which does nothing if the job is finished, and stops if a job that it waits for is not.
 
-- shell: `run_all.sh [N]` runs level after level, N scripts at a time.
-- slurm: `submit.sh [OPTION ...]` submits each level as one job array that starts when the level before it has ended;
-  options go to `sbatch` (partition, time, GPUs).
+- shell: `run_all.sh [N]` runs level after level (`plan.levels`, listed in `level-<n>.txt`), N scripts at a time.
+- slurm: `submit.sh [OPTION ...]` submits each script, to start when those that it waits for have ended, with the cores,
+  GPU and time that its job needs; options go to `sbatch` (partition, account) and have the last word. Before its time
+  is over a job is told so, saves, and is put back into the queue, from where it goes on.
 """
 
+import math
 import os
 import re
 import shlex
-from collections.abc import Sequence
+import signal
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from s3prl_pruned.command_line import STOP_SIGNALS
 from s3prl_pruned.config import UserError
 from s3prl_pruned.plan.jobs import Job, levels
 
@@ -34,26 +37,35 @@ exit "$status"
 
 _SUBMIT = """\
 #!/usr/bin/env bash
-# Submit all jobs: submit.sh [OPTION ...], options for sbatch such as --partition=NAME --time=24:00:00 --gres=gpu:1.
-# One array per level; a level starts when the one before it has ended, whatever came of it: each job checks for itself.
+# Submit all jobs: submit.sh [OPTION ...], options for sbatch such as --partition=NAME --account=NAME.
+# A job starts when those that it waits for have ended, whatever came of them: each checks for itself.
 set -euo pipefail
 cd "$(dirname "${{BASH_SOURCE[0]}}")"
-previous=""
-{levels}"""
+options=("$@")
+submit() {{  # SCRIPT NUMBERS [OPTION ...]: NUMBERS, each with a colon before it, are of the jobs that it waits for
+    local script=$1 after=$2 number
+    shift 2
+    number=$(sbatch --parsable --job-name={name} --output="$PWD/slurm-%j.out" --open-mode=append --requeue \\
+        --signal=B:USR1@{notice} ${{after:+--dependency=afterany$after}} "$@" \\
+        ${{options[@]+"${{options[@]}}"}} "$script") || exit 1
+    number=${{number%%;*}}  # the cluster's name may follow the number
+    echo "$script: $number" >&2
+    echo "$number"
+}}
+{calls}"""
 
-_LEVEL = """\
-previous=$(sbatch --parsable --job-name={name} --array=1-{count} --cpus-per-task={threads} \\
-    --output="$PWD/slurm-%A_%a.out" ${{previous:+--dependency=afterany:$previous}} "$@" array.sh "$PWD" {list})
-previous=${{previous%%;*}}  # the cluster's name may follow the number
-echo "{list}: $previous"
-"""
+NOTICE_SECONDS = 300
+"""Before the end of its time a job of Slurm is told to save: a step and an evaluation on dev may be under way."""
 
-_ARRAY = """\
-#!/usr/bin/env bash
-# One element of an array: array.sh FOLDER LIST runs the script in the line of its number.
-cd "$1" || exit 1
-exec bash "$(sed -n "${SLURM_ARRAY_TASK_ID}p" "$2")"
-"""
+_RUN_AND_REQUEUE = """\
+tell() {{ kill -s "$1" "$child"; }}
+trap 'tell USR1' USR1
+trap 'tell TERM' TERM
+{command} &
+child=$!
+wait "$child"; status=$?
+while kill -0 "$child" 2> /dev/null; do wait "$child"; status=$?; done  # a signal ends `wait`, not the command
+[ $status = {requeue} ] && scontrol requeue "$SLURM_JOB_ID" && exit 0"""
 
 
 def write_scripts(jobs: Sequence[Job], folder: Path, scheduler: Scheduler, *, name: str = "jobs") -> Path:
@@ -76,30 +88,51 @@ def write_scripts(jobs: Sequence[Job], folder: Path, scheduler: Scheduler, *, na
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise UserError(f"{folder}: must be a new or empty folder, but holds files. Give another by --jobs-dir.")
-        by_name, numbers = {job.name: job for job in jobs}, {job.name: i for i, job in enumerate(jobs, start=1)}
-        array_calls = []
-        for number, step in enumerate(steps, start=1):
-            scripts = [f"{numbers[job.name]:03d}-{re.sub(r'[^A-Za-z0-9.-]+', '_', job.name)}.sh" for job in step]
-            for job, script in zip(step, scripts, strict=True):
-                needed = [] if job.even_after_failure else [by_name[other] for other in job.after]
-                (folder / script).write_bytes(os.fsencode(_script(job, needed)))  # names of files as they are
-            listing = f"level-{number:02d}.txt"
-            (folder / listing).write_text("".join(f"{script}\n" for script in scripts))
-            threads = max(job.threads for job in step)
-            array_calls.append(_LEVEL.format(name=shlex.quote(name), count=len(step), threads=threads, list=listing))
+        by_name = {job.name: job for job in jobs}
+        scripts = {
+            job.name: f"{number:03d}-{re.sub(r'[^A-Za-z0-9.-]+', '_', job.name)}.sh"
+            for number, job in enumerate(jobs, start=1)
+        }
+        for job in jobs:
+            needed = [] if job.even_after_failure else [by_name[other] for other in job.after]
+            text = _script(job, needed, scheduler)
+            (folder / scripts[job.name]).write_bytes(os.fsencode(text))  # names of files as they are
         if scheduler == "shell":
             main = folder / "run_all.sh"
             main.write_text(_RUN_ALL)
+            for number, step in enumerate(steps, start=1):
+                (folder / f"level-{number:02d}.txt").write_text("".join(f"{scripts[job.name]}\n" for job in step))
         else:
             main = folder / "submit.sh"
-            (folder / "array.sh").write_text(_ARRAY)
-            main.write_text(_SUBMIT.format(levels="".join(array_calls)))
+            calls = "".join(_submit_call(job, scripts) for step in steps for job in step)
+            main.write_text(_SUBMIT.format(name=shlex.quote(name), notice=NOTICE_SECONDS, calls=calls))
     except OSError as error:
         raise UserError(f"{folder}: job scripts cannot be written ({error}).") from error
     return main
 
 
-def _script(job: Job, needed: Sequence[Job]) -> str:
+def _submit_call(job: Job, scripts: Mapping[str, str]) -> str:
+    """The line that submits a job, and keeps its number for those that wait for it."""
+    after = "".join(f":${_variable(scripts[other])}" for other in job.after)
+    options = [f"--cpus-per-task={job.threads + job.workers}"]
+    if job.uses_device:
+        options.append("--gres=gpu:1")
+    if job.seconds:
+        options.append(f"--time={minutes_for(job.seconds)}")
+    script = scripts[job.name]
+    return f'{_variable(script)}=$(submit {script} "{after}" {" ".join(options)})\n'
+
+
+def minutes_for(seconds: float) -> int:
+    """What to ask of a scheduler for an estimated duration: half as much again, and ten minutes for the start."""
+    return math.ceil(1.5 * seconds / 60) + 10
+
+
+def _variable(script: str) -> str:
+    return f"job{script.partition('-')[0]}"
+
+
+def _script(job: Job, needed: Sequence[Job], scheduler: Scheduler) -> str:
     quote = shlex.quote
     settings = " ".join(f"{name}={quote(value)}" for name, value in job.settings.items())
     lines = [
@@ -112,13 +145,13 @@ def _script(job: Job, needed: Sequence[Job]) -> str:
     for other in needed:
         complaint = quote(f"{job.name}: not run, since {other.name} is not finished")
         lines.append(f"[ -e {quote(str(other.done))} ] || {{ echo {complaint} >&2; exit 1; }}")
-    log = quote(str(job.log))
-    lines += [
-        f"mkdir -p {quote(str(job.log.parent))} || exit 1",
-        f"env {settings} {shlex.join(job.command)} >> {log} 2>&1",
-        "status=$?",
-        f"[ $status = 0 ] || echo {quote(f'{job.name}: failed, see {job.log}')} >&2",
-    ]
+    command = f"env {settings} {shlex.join(job.command)} >> {quote(str(job.log))} 2>&1"
+    lines.append(f"mkdir -p {quote(str(job.log.parent))} || exit 1")
+    if scheduler == "slurm":
+        lines.append(_RUN_AND_REQUEUE.format(command=command, requeue=STOP_SIGNALS[signal.SIGUSR1]))
+    else:
+        lines += [command, "status=$?"]
+    lines.append(f"[ $status = 0 ] || echo {quote(f'{job.name}: failed, see {job.log}')} >&2")
     if job.done:
         complaint = quote(f"{job.name}: ended well, but without {job.done}")
         lines.append(f"[ $status != 0 ] || [ -e {quote(str(job.done))} ] || {{ echo {complaint} >&2; exit 1; }}")

@@ -33,6 +33,10 @@ class Job:
     even_after_failure: bool = False
     """Those of `after` need only have ended, whatever came of them."""
     threads: int = 1
+    workers: int = 0
+    """Further processes of the command, such as those that read data."""
+    uses_device: bool = True
+    """Whether the command computes on a GPU where there is one."""
     env: Mapping[str, str] = field(default_factory=dict)
     """Besides this process' own environment and the number of threads."""
     seconds: float | None = None

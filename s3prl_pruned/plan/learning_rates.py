@@ -1,128 +1,229 @@
-"""The benchmark's learning-rate search: which rates, by what to choose, and a result that says what was tried."""
+"""The search for a learning rate: short trainings to choose by, a full one with what was chosen.
 
-from collections.abc import Sequence
+    tries (`-m train`, a share of the steps, no test data) -> choose, by the development set -> train and evaluate
+
+`lr_search/<task>/lr<rate>-<steps>steps/` holds a try, `lr_search/<task>/choice.json` the choice, and the task's own
+folder the full run, whose `result.json` says what was tried.
+"""
+
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NoReturn
 
-from s3prl_pruned.config import UserError
-from s3prl_pruned.superb.catalogue import TASKS, Task, Value, find_task
-from s3prl_pruned.superb.results.result import RESULT_FILE, Result, TriedRate, read_result, write_result
+from s3prl_pruned.config import UserError, to_dict
+from s3prl_pruned.own_commands import call
+from s3prl_pruned.superb.catalogue import TASKS, Value, find_task
+from s3prl_pruned.superb.results.result import RESULT_FILE, TriedRate, read_result, write_json, write_result
+from s3prl_pruned.superb.results.trained import TRAINED_FILE, Choice, TrainedRun, read_choice, read_trained
 from s3prl_pruned.superb.running.run_folder import move_aside
 
 LEARNING_RATES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
-"""Of every task and upstream: "we tune from 1.0e-1 to 1.0e-7 with log scale" (s3prl issue 498, the benchmark's author;
-issue 120 speaks of five rates per task, without naming them)."""
+"""The benchmark's range for every task and upstream: "we tune from 1.0e-1 to 1.0e-7 with log scale" (s3prl issue 498,
+the benchmark's author; issue 120 speaks of five rates per task, without naming them)."""
 
-UNSEARCHED = {"qbe": "nothing is trained"}
-"""Tasks without a learning rate."""
+RATES_PER_TASK = 5
+"""Of a task's own grid: the rate of its settings, and two powers of ten to each side."""
+
+SHARE = 0.1
+"""Of a task's steps that a try is trained for."""
+
+UNSEARCHED = {
+    "qbe": "nothing is trained",
+    "sv": "the benchmark has no development set for it, and test data must not choose",
+}
+"""Tasks without a search, and why."""
+
+CHOICE_FILE = "choice.json"
+RATE = "{rate}"
+"""Stands for the chosen rate in the words of the full run."""
 
 
-def try_folder(target: Path, learning_rate: float) -> Path:
+def grid(learning_rate: float) -> tuple[float, ...]:
+    """A task's own rates around that of its settings, within the benchmark's range; highest first."""
+    nearest = min(range(len(LEARNING_RATES)), key=lambda i: abs(math.log10(LEARNING_RATES[i] / learning_rate)))
+    first = min(max(nearest - RATES_PER_TASK // 2, 0), len(LEARNING_RATES) - RATES_PER_TASK)
+    return LEARNING_RATES[first : first + RATES_PER_TASK]
+
+
+def short_steps(config: Mapping[str, Any], share: float) -> int:
+    """Steps of a try: so large a share of the settings' steps, in whole evaluations, at least one.
+
+    Args:
+        config: the task's settings.
+        share: of `runner.total_steps`.
+    """
+    total, interval = config["runner"]["total_steps"], config["runner"]["eval_step"]
+    return min(max(round(share * total / interval), 1) * interval, total)
+
+
+def check_share(share: float) -> float:
+    """The share of a task's steps that a rate is tried for, in (0, 1]; UserError otherwise."""
+    if not 0 < share <= 1:
+        raise UserError(f"--lr-share must be more than 0 and at most 1, but is {share:g}.")
+    return share
+
+
+def check_searched(rates: Mapping[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
+    """Rates by the short names of the tasks that they are named for.
+
+    Raises:
+        UserError: on a task that there is not, or that cannot be searched.
+    """
+    named = {find_task(name).name: values for name, values in rates.items()}
+    for name in named:
+        if name in UNSEARCHED:
+            raise UserError(f"--lr {name}=...: is not searched, since {UNSEARCHED[name]}. Leave it out.")
+    return named
+
+
+def try_folder(target: Path, learning_rate: float, steps: int) -> Path:
     """Where one rate is tried.
 
     Args:
         target: the task's folder, `results/<row>/<task>`.
         learning_rate: the rate.
+        steps: of the try.
     """
-    return target.parent / "lr_search" / target.name / f"lr{learning_rate:g}"
+    return _search_folder(target) / f"lr{learning_rate:g}-{steps}steps"
 
 
-def choose(target: Path, learning_rates: Sequence[float]) -> Result:
-    """Take the best of the tried rates by the task's criterion, and write its result where the task's belongs.
+def train_with_chosen(target: Path, learning_rates: Sequence[float], steps: int, words: Sequence[str]) -> NoReturn:
+    """Choose, and become the process that trains and evaluates with the chosen rate and says what was tried.
 
-    A result of an earlier choice that differs is moved aside.
+    What stands of an earlier choice of another rate is moved aside.
 
     Args:
         target: the task's folder, `results/<row>/<task>`.
         learning_rates: what must have been tried. Other rates' folders beside them are recorded, not chosen from.
+        steps: of the tries.
+        words: of `run_downstream.py`'s command line, with `RATE` where the rate belongs.
 
     Raises:
         UserError: a rate is not finished, the tries do not belong together, or the folder holds a run of its own.
     """
-    task = find_task(target.name)
     refuse_plain_run(target)
-    results = {rate: _read_try(target, rate) for rate in learning_rates}
-    criteria = {rate: criterion(result, task) for rate, result in results.items()}
+    choice = Choice(tried_rates=choose(target, learning_rates, steps))
+    rate, result = _chosen(choice.tried_rates), target / RESULT_FILE
+    if target.exists() and rate != _rate_of(target):
+        move_aside(target)
+    if result.is_file():
+        found = read_result(result)
+        write_result(result, replace(found, tried_rates=choice.with_metrics(found.metrics)))
+    path = _search_folder(target) / CHOICE_FILE
+    write_json(path, to_dict(choice))
+    print(f"{target.name}: learning rate {rate:g}, the best of {len(learning_rates)} on dev", flush=True)
+    own = [word.replace(RATE, f"{rate!r}") for word in words]
+    command = [*call("downstream"), "--tried-rates", str(path), *own]
+    os.execv(command[0], command)  # signals then reach the training itself
+
+
+def choose(target: Path, learning_rates: Sequence[float], steps: int) -> list[TriedRate]:
+    """What was tried, with the best by the task's criterion on the development set marked as chosen.
+
+    Args:
+        target: the task's folder, `results/<row>/<task>`.
+        learning_rates: what must have been tried.
+        steps: of the tries.
+
+    Raises:
+        UserError: a rate is not finished, the tries do not belong together, or none got better than at the start.
+    """
+    found = {rate: _read_try(try_folder(target, rate, steps)) for rate in learning_rates}
+    models = {(trained.upstream.name, trained.upstream.sha256, trained.seed) for trained in found.values()}
+    if len(models) > 1:
+        raise UserError(
+            f"{target.name}: tries must be of one model and seed, but are of {sorted(map(str, models))} "
+            f"(see {_search_folder(target)})."
+        )
+    criteria = {rate: criterion(trained) for rate, trained in found.items()}
     choosable = {rate: value for rate, value in criteria.items() if value}
     if not choosable:
         raise UserError(
             f"{target.name}: no try says its checkpoint's value on dev, so that none can be chosen: with none of the "
-            f"rates did it get better than at the start (see {try_folder(target, 0).parent}). Train longer, or try "
-            "other rates (--lr)."
-        )
-    models = {(result.upstream.sha256, result.seed, result.protocol) for result in results.values()}
-    if len(models) > 1:
-        raise UserError(
-            f"{target.name}: tries must be of one model, seed and protocol, but are of {sorted(map(str, models))} "
-            f"(see {try_folder(target, 0).parent})."
+            f"rates did it get better than at the start (see {_search_folder(target)}). Try for more steps "
+            "(--lr-share), or other rates (--lr)."
         )
     better = min if _better(next(iter(choosable.values())).name) == "down" else max
     best = better(choosable, key=lambda rate: choosable[rate].percent)
     tried = [
         TriedRate(
-            learning_rate=rate, folder=_relative(target, rate), criterion=criteria[rate], metrics=result.metrics,
+            learning_rate=rate, folder=_relative(target, try_folder(target, rate, steps)), criterion=criteria[rate],
             chosen=rate == best,
         )
-        for rate, result in results.items()
+        for rate in found
     ]  # fmt: skip
-    tried += [
-        TriedRate(learning_rate=rate, folder=_relative(target, rate)) for rate in other_rates(target, learning_rates)
+    return tried + [
+        TriedRate(learning_rate=rate, folder=_relative(target, folder))
+        for rate, folder in _other_tries(target, learning_rates)
     ]
-    chosen = replace(results[best], tried_rates=tried)
-    path = target / RESULT_FILE
-    if path.is_file():
-        if read_result(path) == chosen:
-            return chosen
-        move_aside(path)
-    target.mkdir(parents=True, exist_ok=True)
-    write_result(path, chosen)
-    return chosen
 
 
-def criterion(result: Result, task: Task) -> Value | None:
-    """What a rate is chosen by: the value on dev of the checkpoint that was evaluated, or its mean over folds.
+def criterion(trained: TrainedRun) -> Value | None:
+    """What a rate is chosen by: the best value on dev, or its mean over folds.
 
     None where training never got better than at the start, in any fold: s3prl then writes no best checkpoint.
-
-    Speaker verification has no value on dev in the benchmark: there it is the test metric, as its authors report the
-    lowest over checkpoints.
     """
-    checkpoints = [result.checkpoint] if result.checkpoint else [part.checkpoint for part in result.parts or []]
-    values = [checkpoint.dev for checkpoint in checkpoints if checkpoint and checkpoint.dev]
-    if task.name == "sv" and not values:
-        return result.values()[task.metrics[0].name]
-    if not values or len(values) < len(checkpoints):
+    values = [value for value in trained.dev if value]
+    if not values or len(values) < len(trained.dev):
         return None
     return Value(name=values[0].name, value=sum(value.value for value in values) / len(values), unit=values[0].unit)
 
 
+def is_searched(target: Path) -> bool:
+    """Whether a task's folder holds, or is to hold, the full run of a search."""
+    result = target / RESULT_FILE
+    if result.is_file():
+        return read_result(result).tried_rates is not None
+    return (_search_folder(target) / CHOICE_FILE).is_file()
+
+
 def refuse_plain_run(target: Path) -> None:
-    """Stop where the result of a search would stand beside a run without one.
+    """Stop where the full run of a search would stand in the folder of a run without one.
 
     Raises:
         UserError: naming the way out.
     """
-    if not target.is_dir() or not any(target.iterdir()):
-        return
-    path = target / RESULT_FILE
-    if not path.is_file() or read_result(path).tried_rates is None:
+    if target.is_dir() and any(target.iterdir()) and not is_searched(target):
         raise UserError(
             f"{target}: holds a run without a learning-rate search. Move it, or give another name (-u NAME=UPSTREAM)."
         )
 
 
-def other_rates(target: Path, learning_rates: Sequence[float]) -> list[float]:
-    """Rates of which there is a folder, besides those given; highest first."""
-    asked = {try_folder(target, rate).name for rate in learning_rates}
-    folders = [path for path in try_folder(target, 0).parent.glob("lr*") if path.is_dir() and path.name not in asked]
-    found = []
-    for folder in folders:
-        try:
-            found.append(float(folder.name.removeprefix("lr")))
-        except ValueError:
-            continue  # moved aside, or somebody's own
-    return sorted(found, reverse=True)
+def _search_folder(target: Path) -> Path:
+    return target.parent / "lr_search" / target.name
+
+
+def _rate_of(target: Path) -> float | None:
+    """The rate of the full run that stands in a task's folder."""
+    path = target / RESULT_FILE
+    if path.is_file():
+        return _chosen(read_result(path).tried_rates or [])
+    choice = _search_folder(target) / CHOICE_FILE
+    return _chosen(read_choice(choice).tried_rates) if choice.is_file() else None
+
+
+def _chosen(tried: Sequence[TriedRate]) -> float | None:
+    return next((one.learning_rate for one in tried if one.chosen), None)
+
+
+def _read_try(folder: Path) -> TrainedRun:
+    if not (folder / TRAINED_FILE).is_file():
+        raise UserError(f"{folder}: is not finished. Finish it, or leave this rate out (--lr).")
+    return read_trained(folder)
+
+
+def _other_tries(target: Path, learning_rates: Sequence[float]) -> list[tuple[float, Path]]:
+    """Rates that were tried besides those given, with their folders; highest first."""
+    found = {}
+    for folder in sorted(_search_folder(target).glob("lr*")):
+        # Former versions had no steps in the name.
+        if match := re.fullmatch(r"lr([0-9.]+(?:e[-+]?\d+)?)(-\d+steps)?", folder.name):
+            found[float(match[1])] = folder
+    return sorted(((rate, folder) for rate, folder in found.items() if rate not in learning_rates), reverse=True)
 
 
 def _better(name: str) -> Literal["up", "down"]:
@@ -134,12 +235,5 @@ def _better(name: str) -> Literal["up", "down"]:
     raise UserError(f"{name}: no task has a metric of this name, so that nothing can be chosen by it.")
 
 
-def _read_try(target: Path, learning_rate: float) -> Result:
-    path = try_folder(target, learning_rate) / RESULT_FILE
-    if not path.is_file():
-        raise UserError(f"{path.parent}: is not finished. Finish it, or leave this rate out (--lr).")
-    return read_result(path)
-
-
-def _relative(target: Path, learning_rate: float) -> str:
-    return str(Path("..") / try_folder(target, learning_rate).relative_to(target.parent))
+def _relative(target: Path, folder: Path) -> str:
+    return str(Path("..") / folder.relative_to(target.parent))

@@ -5,7 +5,7 @@ three files tell the seconds of a step, of an evaluation, and of the start.
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from s3prl_pruned.plan.models import ComparedModel
 from s3prl_pruned.plan.run import run
 from s3prl_pruned.plan.suite import TaskRun
 from s3prl_pruned.superb.catalogue import Task
-from s3prl_pruned.superb.results.result import RESULT_FILE
+from s3prl_pruned.superb.results.result import RESULT_FILE, read_json, write_json
 from s3prl_pruned.superb.tasks.settings import get
 
 STEPS = 5
@@ -26,6 +26,9 @@ OVERRIDE = ",,".join(
     )
 )  # fmt: skip
 """`-o` of the probe."""
+
+KEPT = "probe.json"
+"""In the results' folder: estimated seconds and steps by the run's name."""
 
 TRAININGS = {"er": 5}
 """Trainings of a task that has several; the probe measures the first."""
@@ -74,6 +77,33 @@ def probe_all(task_runs: Sequence[TaskRun]) -> dict[str, float]:
         if (measured := found[key]) is not None:
             estimates[task_run.name] = measured.estimate(config, task_run.task.name)
     return estimates
+
+
+def keep_estimates(path: Path, task_runs: Sequence[TaskRun], estimates: Mapping[str, float]) -> None:
+    """Keep what a probe found for a call elsewhere, such as one that writes scripts where there is no GPU.
+
+    Args:
+        path: of the file; what is in it of other runs stays.
+        task_runs: that were probed.
+        estimates: as `probe_all` gives them.
+    """
+    kept = read_json(path) if path.is_file() else {}
+    steps = {task_run.name: _steps(task_run) for task_run in task_runs}
+    kept |= {name: {"seconds": seconds, "steps": steps[name]} for name, seconds in estimates.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, kept)
+
+
+def kept_estimates(path: Path, task_runs: Sequence[TaskRun]) -> dict[str, float]:
+    """What an earlier probe found of these runs, where they have as many steps as then."""
+    kept = read_json(path) if path.is_file() else {}
+    found = {task_run.name: kept.get(task_run.name) for task_run in task_runs}
+    steps = {task_run.name: _steps(task_run) for task_run in task_runs}
+    return {name: one["seconds"] for name, one in found.items() if one and one["steps"] == steps[name]}
+
+
+def _steps(task_run: TaskRun) -> int | None:
+    return get(task_run.config() or {}, "runner.total_steps")
 
 
 def read_probe(folder: Path, seconds: float) -> Probe | None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 
 from s3prl_pruned.command_line import STOP_SIGNALS, Interrupted, stop_signals
+from s3prl_pruned.plan.devices import Devices
 from s3prl_pruned.plan.jobs import Failure, Job, Report, duration, levels, remaining_seconds
 
 POLL_SECONDS = 0.1
@@ -17,21 +18,27 @@ REPORT_SECONDS = 600
 """A line on what runs appears at least this often."""
 
 
-def run(jobs: Sequence[Job], *, parallel: int = 1) -> Report:
+def run(jobs: Sequence[Job], *, parallel: int = 1, devices: Devices | None = None) -> Report:
     """Run what is not finished, `parallel` jobs at a time. A job that fails stops only those that wait for it.
+
+    Args:
+        jobs: of the plan.
+        parallel: jobs at a time.
+        devices: GPUs, of which each job that needs one gets the least busy, or waits for one.
 
     Raises:
         UserError: the plan does not fit together (`levels`).
         Interrupted: by one of `STOP_SIGNALS`, which the children were sent too; they have ended.
     """
     levels(jobs)
-    return _Run(jobs, parallel).to_the_end()
+    return _Run(jobs, parallel, devices or Devices()).to_the_end()
 
 
 class _Run:
-    def __init__(self, jobs: Sequence[Job], parallel: int):
-        self.jobs, self.parallel = jobs, parallel
+    def __init__(self, jobs: Sequence[Job], parallel: int, devices: Devices):
+        self.jobs, self.parallel, self.devices = jobs, parallel, devices
         self.waiting = list(jobs)
+        self.device_of: dict[str, str] = {}  # by name of a job that runs
         self.running: list[tuple[Job, subprocess.Popen, float]] = []  # with the time of the start
         self.report = Report()
         self.signals: list[int] = []  # received; acted on between two steps, so that no child is lost half started
@@ -62,7 +69,9 @@ class _Run:
             failed = [name for name in job.after if name in self.report.failures]
             kept = job.finished() and not job.recheck
             hopeless = failed and not job.even_after_failure
-            ready = set(job.after) <= self.report.ended() and len(self.running) < self.parallel
+            device = self.devices.least_busy(list(self.device_of.values())) if job.uses_device else None
+            room = len(self.running) < self.parallel and not (job.uses_device and self.devices.names and device is None)
+            ready = set(job.after) <= self.report.ended() and room
             if not (kept or hopeless or ready):
                 continue
             self.waiting.remove(job)
@@ -71,9 +80,10 @@ class _Run:
             elif hopeless:
                 self._fail(job, f"not called, since {failed[0]} failed", None)
             else:
-                self._start(job)
+                self._start(job, device)
 
-    def _start(self, job: Job) -> None:
+    def _start(self, job: Job, device: str | None) -> None:
+        seen = {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
         try:
             job.log.parent.mkdir(parents=True, exist_ok=True)
             with open(job.log, "a", encoding="utf-8", errors="surrogateescape") as log:
@@ -82,7 +92,7 @@ class _Run:
                 print(_header(job), end="", file=log, flush=True)
                 process = subprocess.Popen(
                     job.command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                    env={**os.environ, **job.settings}, start_new_session=True,  # a group that we signal as one
+                    env={**os.environ, **seen, **job.settings}, start_new_session=True,  # a group that we signal as one
                 )  # fmt: skip
         except BlockingIOError:
             self._fail(job, "is being run already, by another call", 2)
@@ -90,13 +100,16 @@ class _Run:
             self._fail(job, f"cannot be started ({error})", 2)
         else:
             self.running.append((job, process, time.monotonic()))
-            self._say(f"{job.name}: started")
+            if device is not None:
+                self.device_of[job.name] = device
+            self._say(f"{job.name}: started" + (f" on GPU {device}" if device is not None else ""))
 
     def _collect(self) -> bool:
         """Take note of what ended; whether anything did."""
         ended = [entry for entry in self.running if entry[1].poll() is not None]
         for job, process, started in ended:
             self.running.remove((job, process, started))
+            self.device_of.pop(job.name, None)
             status, seconds = process.returncode, time.monotonic() - started
             if status:
                 how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
@@ -118,7 +131,7 @@ class _Run:
         left = remaining_seconds(
             unfinished + [(job, now - started) for job, _, started in self.running],
             [(job, self.report.seconds[job.name]) for job in self.jobs if job.name in self.report.seconds],
-            parallel=self.parallel,
+            parallel=self.devices.at_a_time(self.parallel),
         )
         left_text = f", about {duration(left)} left" if left else ""
         print(f"[{len(self.report.ended())}/{len(self.jobs)}{left_text}] {text}", flush=True)

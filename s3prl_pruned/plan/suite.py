@@ -1,28 +1,38 @@
 """The SUPERB suite: tasks, upstreams and seeds as a plan of `run_downstream.py` calls, and the score table at its end.
 
-    Suite -> runs (one per row and task) -> jobs: one call each, or one per learning rate and the choice among them
+    Suite -> runs (one per row and task) -> jobs: one call each, or a short one per learning rate before it
           -> probed for the time they take (probe.py) -> run here (run.py), or written as job scripts (job_scripts.py)
 
 Rows of the table are folders, `results/<row>/<task>/result.json`; a row is an upstream, and a seed where several are
-asked for. Tries of a learning-rate search are in `results/<row>/lr_search/<task>/lr<rate>/`.
+asked for. Tries of a learning-rate search are below `results/<row>/lr_search/<task>/`.
 """
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from s3prl_pruned.config import UserError, apply_overrides, load_yaml
-from s3prl_pruned.own_commands import call
+from s3prl_pruned.own_commands import call, option_of
 from s3prl_pruned.plan.calls import downstream_command
 from s3prl_pruned.plan.jobs import Job
-from s3prl_pruned.plan.learning_rates import UNSEARCHED, refuse_plain_run, try_folder
+from s3prl_pruned.plan.learning_rates import (
+    RATE,
+    SHARE,
+    UNSEARCHED,
+    grid,
+    is_searched,
+    refuse_plain_run,
+    short_steps,
+    try_folder,
+)
 from s3prl_pruned.plan.models import ComparedModel
 from s3prl_pruned.superb.catalogue import TASKS, Task, find_task
-from s3prl_pruned.superb.results.result import RESULT_FILE, read_result
+from s3prl_pruned.superb.results.result import RESULT_FILE
+from s3prl_pruned.superb.results.trained import TRAINED_FILE
 from s3prl_pruned.superb.running.make_run import SETTINGS
 from s3prl_pruned.superb.tasks import settings
 from s3prl_pruned.superb.tasks.drivers import driver_of
@@ -30,6 +40,9 @@ from s3prl_pruned.superb.tasks.paths import corpus_of, read_paths
 
 PROTOCOLS = ("quick", "mini")
 """Folders of `downstream_runs/`: what each changes of a settings file is in its file of the same name."""
+
+SEARCHING_PROCESSES = 15
+"""Cores that a job of query by example asks of a scheduler, besides its threads; it searches on all that it gets."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +54,13 @@ class Suite:
     seeds: tuple[int, ...]
     results: Path = Path("results")
     learning_rates: tuple[float, ...] = ()
-    """To be searched; empty: those of the settings."""
+    """To be searched in every task; empty: those of the settings."""
+    rates_of_tasks: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """To be searched in the tasks of these names instead."""
+    own_grids: bool = False
+    """Whether each of the other tasks is searched around the rate of its settings (`learning_rates.grid`)."""
+    search_share: float = SHARE
+    """Of a task's steps that a rate is tried for."""
     protocol: str | None = None
     """One of `PROTOCOLS`; None: the settings as they are."""
     override: str = ""
@@ -80,13 +99,26 @@ class TaskRun:
     @property
     def rates(self) -> tuple[float, ...]:
         """To be searched."""
-        return () if self.task.name in UNSEARCHED else self.suite.learning_rates
+        if self.task.name in UNSEARCHED:
+            return ()
+        found = self.suite.rates_of_tasks.get(self.task.name, self.suite.learning_rates)
+        return found if found or not self.suite.own_grids else grid(self._searched_config()["optimizer"]["lr"])
+
+    @property
+    def try_steps(self) -> int:
+        """Steps that each of `rates` is tried for."""
+        return short_steps(self._searched_config(), self.suite.search_share)
+
+    def _searched_config(self) -> dict[str, Any]:
+        config = self.config()
+        if config is None:
+            raise UserError(f"--lr-search: {self.task.name} has no settings here whose steps could be shortened.")
+        return config
 
     @property
     def corpus(self) -> Path | None:
         """As `run_downstream.py` will find it; None where nothing names it."""
-        given = next((value for name, value in pairwise(self.suite.options) if name == "--corpus"), None)
-        return corpus_of(self.task, given, read_paths(self.suite.paths))
+        return corpus_of(self.task, option_of(self.suite.options, "--corpus"), read_paths(self.suite.paths))
 
     @property
     def settings_file(self) -> str:
@@ -125,6 +157,13 @@ class TaskRun:
         changes = [part for part in settings.assignments(self.overrides()) if part.startswith("config.")]
         return apply_overrides(load_yaml(path), changes)
 
+    @property
+    def workers(self) -> int:
+        """Processes of its own that a call starts to read data, or to search queries (`qbe`)."""
+        expert = (self.config() or {}).get("downstream_expert", {})
+        found = [expert.get(section, {}).get("num_workers", 0) for section in ("datarc", "corpus", "loaderrc")]
+        return max(*found, SEARCHING_PROCESSES if self.task.name == "qbe" else 0)
+
     def _can_keep_features(self) -> bool:
         config = self.config()
         return config is not None and driver_of(self.task).random_waveforms(config) is None
@@ -146,34 +185,48 @@ class TaskRun:
         )  # fmt: skip
 
     def jobs(self, seconds: float | None = None) -> list[Job]:
-        """One call; or one for each learning rate, and the choice.
+        """One call; or a short one for each learning rate, and a whole one with the best.
 
         Args:
-            seconds: estimated for one call.
+            seconds: estimated for a whole one.
         """
         if not self.rates:
-            return [self._job(self.name, self.command(self.folder), self.folder, seconds=seconds)]
-        tries = [
-            self._job(
-                f"{self.name}/lr{rate:g}", self.command(try_folder(self.folder, rate), f"config.optimizer.lr={rate!r}"),
-                try_folder(self.folder, rate), seconds=seconds,
-            )
-            for rate in self.rates
-        ]  # fmt: skip
+            return [self._job(self.name, self.command(self.folder), self.folder / RESULT_FILE, seconds=seconds)]
+        steps = self.try_steps
+        share = steps / self._searched_config()["runner"]["total_steps"]
+        tries = [self._try(rate, steps, seconds and seconds * share) for rate in self.rates]
+        own = len(call("downstream"))
+        words = self.command(self.folder, f"config.optimizer.lr={RATE}")[own:]
         rates = ",".join(f"{rate:g}" for rate in self.rates)
-        command = (*call("suite"), "--choose", str(self.folder), "--lr", rates)
+        command = (*call("suite"), "--choose", str(self.folder), "--lr", rates, "--lr-steps", str(steps), "--", *words)
         names = tuple(job.name for job in tries)
-        return [*tries, self._job(self.name, command, self.folder, after=names, seconds=10.0)]
+        return [*tries, self._job(self.name, command, self.folder / RESULT_FILE, after=names, seconds=seconds)]
 
-    def _job(self, name: str, command: tuple[str, ...], folder: Path, **fields: Any) -> Job:
+    def _try(self, rate: float, steps: int, seconds: float | None) -> Job:
+        """A short training with one rate; where the settings look at test while training, it does not."""
+        folder, runner = try_folder(self.folder, rate, steps), self._searched_config()["runner"]
+        interval = min(steps, runner["eval_step"])
+        splits = ",".join(split for split in runner["eval_dataloaders"] if split != self.task.test_split)
+        shortened = (
+            f"config.runner.total_steps={steps}",
+            f"config.runner.eval_step={interval}",
+            f"config.runner.save_step={math.gcd(steps, interval)}",
+            f"config.runner.eval_dataloaders=[{splits}]",
+        )
+        command = self.command(folder, f"config.optimizer.lr={rate!r}", *shortened, options=("-m", "train"))
+        return self._job(f"{self.name}/lr{rate:g}", command, folder / TRAINED_FILE, seconds=seconds)
+
+    def _job(self, name: str, command: tuple[str, ...], done: Path, **fields: Any) -> Job:
         # Called also when finished: the call refuses what stands of another model, other settings or another corpus.
         return Job(
             name=name,
             command=command,
-            log=folder.with_name(f"{folder.name}.log"),
-            done=folder / RESULT_FILE,
+            log=done.parent.with_name(f"{done.parent.name}.log"),
+            done=done,
             recheck=True,
             threads=self.suite.threads,
+            workers=self.workers,
+            uses_device=option_of(self.suite.options, "--device") != "cpu",
             **fields,
         )
 
@@ -196,10 +249,9 @@ def runs(suite: Suite) -> list[TaskRun]:
         for seed in suite.seeds for model in suite.models for task in suite.tasks
     ]  # fmt: skip
     for task_run in found:
-        path = task_run.folder / RESULT_FILE
         if task_run.rates:
             refuse_plain_run(task_run.folder)
-        elif path.is_file() and read_result(path).tried_rates:
+        elif is_searched(task_run.folder):
             raise UserError(
                 f"{task_run.folder}: holds the result of a learning-rate search. Give --lr-search, or another name."
             )

@@ -1,8 +1,5 @@
 """Training batches read ahead by processes of their own, and how fast those read."""
 
-import atexit
-import multiprocessing
-import signal
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any, cast
@@ -10,9 +7,9 @@ from typing import Any, cast
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from s3prl_pruned.command_line import STOP_SIGNALS
 from s3prl_pruned.data.batches import RandomCropBatches, Share
 from s3prl_pruned.data.waveforms import SAMPLE_RATE
+from s3prl_pruned.stop_requests import leave_stopping_to_the_main_process
 
 BATCHES_AHEAD = 4
 """That each reading process has ready."""
@@ -38,7 +35,7 @@ class Reader:
             num_workers=workers,
             prefetch_factor=BATCHES_AHEAD if workers else None,
             pin_memory=pinned,
-            worker_init_fn=_leave_stopping_to_the_main_process,
+            worker_init_fn=leave_stopping_to_the_main_process,
             generator=torch.Generator(),  # it would draw from the global one, whose state a resumed run has restored
         )
         self._workers, self._audio, self._spent = max(1, workers), 0.0, 0.0
@@ -65,21 +62,3 @@ class _Timed:
         began = time.perf_counter()
         batch = self._batches[index]
         return batch, time.perf_counter() - began
-
-
-@atexit.register
-def _end_readers() -> None:
-    """Kill reading processes that an error has left: they ignore how `multiprocessing` would end them, and wait for."""
-    for process in multiprocessing.active_children():
-        if process.daemon:
-            process.kill()
-
-
-def _leave_stopping_to_the_main_process(worker: int) -> None:
-    """Let a reading process ignore the signals that ask for a stop.
-
-    A terminal and a scheduler send them to the whole process group, and the step under way still wants its batches.
-    The main process ends its readers when it stops.
-    """
-    for signum in STOP_SIGNALS:
-        signal.signal(signum, signal.SIG_IGN)

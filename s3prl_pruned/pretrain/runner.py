@@ -1,21 +1,17 @@
 """The training loop. It reads top to bottom, writes numbers and checkpoints, and draws nothing."""
 
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
-
-import torch
 
 from s3prl_pruned import distributed
-from s3prl_pruned.command_line import STOP_SIGNALS, Interrupted, stop_signals
+from s3prl_pruned.command_line import Interrupted
 from s3prl_pruned.pretrain.compiled import uncompiled
 from s3prl_pruned.pretrain.config import RunnerConfig
 from s3prl_pruned.pretrain.expert import Expert
 from s3prl_pruned.pretrain.logging import RunLog
 from s3prl_pruned.pretrain.trainer import Trainer
+from s3prl_pruned.stop_requests import exit_code, stop_requests
 
 
 def train(
@@ -65,7 +61,7 @@ def _run(
     on_checkpoint: Callable[[Path], None] | None,
 ) -> None:
     loop = config.runner
-    with _stop_requests() as stop:
+    with stop_requests() as stop:
         started = time.perf_counter()
         for batches in trainer.batches():
             if log:
@@ -99,37 +95,5 @@ def _run(
             if reason is not None and not last:
                 raise Interrupted(
                     f"stopped by {reason} after step {step}; it is saved. Resume with -a.",
-                    exit_code=STOP_SIGNALS[signal.Signals[reason]],
+                    exit_code=exit_code(reason),
                 )
-
-
-class _StopRequest:
-    requested: str | None = None
-    since: float = 0.0
-
-    def agreed(self) -> str | None:
-        """The signal that any process got, so that all of them stop after the same step."""
-        names = [signum.name for signum in STOP_SIGNALS]
-        flags = torch.tensor([self.requested == name for name in names], dtype=torch.int32)
-        received = distributed.all_reduce_sum(flags).tolist()
-        return next((name for name, count in zip(names, received, strict=True) if count), None)
-
-
-@contextmanager
-def _stop_requests() -> Iterator[_StopRequest]:
-    """`STOP_SIGNALS` ask for a stop after the step under way; a second Ctrl-C stops at once."""
-    stop = _StopRequest()
-
-    def request(signum: int, frame: FrameType | None) -> None:
-        # Under torchrun one Ctrl-C arrives twice: from the terminal and from torchrun.
-        if stop.requested and signum == signal.SIGINT and time.monotonic() - stop.since > 2:
-            raise KeyboardInterrupt
-        if not stop.requested:
-            stop.requested, stop.since = signal.Signals(signum).name, time.monotonic()
-
-    before = {signum: signal.signal(signum, request) for signum in stop_signals()}
-    try:
-        yield stop
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)

@@ -67,6 +67,29 @@ def test_a_killed_run_is_resumed_and_scored(folder):
     assert "partial, 1 of 10 tasks" in scored.stdout and "custom protocol" in scored.stdout
 
 
+def test_sigterm_to_the_whole_group_saves_and_exits_75_and_the_requeued_call_ends_the_run(folder):
+    """A scheduler's signal reaches the processes that read data too."""
+    settings = SHORT_SETTINGS.replace("total_steps=4", "total_steps=60").replace("save_step=2", "save_step=60")
+    settings = settings.replace("eval_step=2", "eval_step=60").replace("num_workers=0", "num_workers=1")
+    run = folder / "results" / "fbank" / "asr"
+    with subprocess.Popen(
+        typed(*TASK, "-o", settings), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        deadline = time.monotonic() + 120
+        while "train loss:" not in (log.read_text() if (log := run / "stdout.log").exists() else ""):
+            assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGTERM)
+        _, error = process.communicate()
+    assert process.returncode == 75, error[-2000:]
+    assert "interrupted: stopped by SIGTERM after step" in error and "Traceback" not in error
+    assert (run / "interrupted.ckpt").exists() and not list(run.glob("states-*"))
+    shorter = call(*TASK, "-o", settings, "-a", "-m", "train")
+    assert shorter.returncode == 0, shorter.stderr[-2000:]
+    assert "Going on from results/fbank/asr/interrupted.ckpt" in shorter.stdout
+    assert (run / "trained.json").exists() and not (run / "interrupted.ckpt").exists()
+
+
 def test_help_is_short_and_explains_every_option(folder):
     shown = call("run_downstream.py", "-h")
     assert shown.returncode == 0 and len(shown.stdout.splitlines()) < 100

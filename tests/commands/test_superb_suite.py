@@ -51,7 +51,12 @@ def call(*arguments):
         ([], "-u is missing"),
         (["-u", "a", "b", "-k", "x"], "-k goes with one upstream"),
         (["-u", "a", "--lr", "1e-3"], "--lr is of --lr-search"),
-        (["-u", "a", "--jobs", "0"], "--jobs and --threads must be at least 1"),
+        (["-u", "a", "--jobs", "0"], "--jobs, --jobs-per-device and --threads must be at least 1"),
+        (["-u", "a", "--jobs-per-device", "0"], "--jobs, --jobs-per-device and --threads must be at least 1"),
+        (["-u", "a", "--lr-share", "0.2"], "--lr is of --lr-search"),
+        (["-u", "a", "--lr-search", "--lr", "sv=1e-3"], "is not searched, since the benchmark has no development set"),
+        (["-u", "a", "--lr-search", "--lr", "kss=1e-3"], "Did you mean `ks`"),
+        (["-u", "a", "--lr-search", "--lr-share", "3"], "--lr-share must be more than 0 and at most 1, but is 3"),
         (["-u", "a", "--tasks", "asr,kss"], "Did you mean `ks`"),
     ],
 )
@@ -98,18 +103,23 @@ def test_fbank_recognises_embedded_speech_by_the_suite_searched_and_scored(clone
         steps,
         "--lr-search",
         "--lr",
-        "1e-3,1e-7",
+        "asr=1e-3,1e-7",
+        "--lr-share",
+        "1",
     )
     called = call(*typed)
     assert called.returncode == 0, called.stdout + called.stderr
     (planned,) = (line.split() for line in called.stdout.splitlines() if line.startswith("fbank/asr  "))
-    assert planned[1:3] == ["200", "2"] and planned[3] != "-"  # steps, rates, and a time from the probe
+    assert planned[1:5] == ["200", "2", "x", "200"] and planned[5] != "-"  # steps, rates, and a time from the probe
     assert "there is no SUPERB score" in called.stdout and "quick protocol, not comparable" in called.stdout
     assert "fbank/asr: learning rate 0.001 of 2 tried, by wer" in called.stdout
     result = json.loads((clone / "results/fbank/asr/result.json").read_text())
     assert result["protocol"] == "quick" and result["checkpoint"]["step"] == 200
     one, other = result["tried_rates"]
-    assert one["chosen"] and one["metrics"] == result["metrics"] and one["criterion"] == result["checkpoint"]["dev"]
-    assert not other["chosen"] and other["criterion"] is None and other["metrics"]  # too small a rate to learn anything
+    assert one["chosen"] and one["metrics"] == result["metrics"] and one["criterion"]["name"] == "wer"
+    assert not other["chosen"] and other["criterion"] is None  # too small a rate to learn anything
+    assert other["metrics"] is None and [path.name for path in clone.rglob("test-clean-noLM-hyp.ark")] == [
+        "test-clean-noLM-hyp.ark"
+    ]
     again = call(*typed, "--no-probe")
     assert again.returncode == 0 and "fbank/asr" in again.stdout and not list(clone.glob("results/fbank/asr/*.old-*"))

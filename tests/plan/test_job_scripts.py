@@ -2,8 +2,10 @@
 
 import os
 import shlex
+import signal
 import stat
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -36,9 +38,9 @@ def awkward_plan():
     ]
 
 
-def bash(script, *arguments, **environment):
+def bash(script, *arguments, cwd="/", **environment):
     settings = {**os.environ, **environment}
-    return subprocess.run(["bash", script, *arguments], capture_output=True, text=True, env=settings, cwd="/")
+    return subprocess.run(["bash", script, *arguments], capture_output=True, text=True, env=settings, cwd=cwd)
 
 
 def names():
@@ -63,34 +65,92 @@ def test_shell_scripts_do_what_the_plan_does(folder, at_a_time):
 
 
 SBATCH = """#!/usr/bin/env bash
-# Runs an array at once, as a cluster would later; prints its number and cluster.
+# Runs a script at once, as a cluster would later; prints its number and cluster.
 printf '%s\\n' "$*" >> {record}
-while [[ "$1" == --* || "$1" == -* ]]; do
-    case "$1" in --array=1-*) count="${{1#--array=1-}}";; esac
-    shift
-done
-for i in $(seq "$count"); do SLURM_ARRAY_TASK_ID=$i bash "$@" >&2; done
-echo "$(wc -l < {record});cluster"
+number=$(wc -l < {record})
+SLURM_JOB_ID=$number bash "${{@: -1}}" >&2
+echo "$number;cluster"
+"""
+SCONTROL = """#!/usr/bin/env bash
+printf '%s\\n' "$*" >> requeued
 """
 
 
-def test_slurm_scripts_submit_an_array_per_level_each_after_the_one_before(folder):
+def make_command(folder, name, text):
     commands = folder / "bin"
-    commands.mkdir()
-    sbatch, record = commands / "sbatch", folder / "record"
-    sbatch.write_text(SBATCH.format(record=shlex.quote(str(record))))
-    sbatch.chmod(sbatch.stat().st_mode | stat.S_IXUSR)
-    script = write_scripts(awkward_plan(), Path("scripts"), "slurm", name="superb").resolve()
-    called = bash(script, "--partition=gpu", PATH=f"{commands}:{os.environ['PATH']}")
+    commands.mkdir(exist_ok=True)
+    (commands / name).write_text(text)
+    (commands / name).chmod((commands / name).stat().st_mode | stat.S_IXUSR)
+    return f"{commands}:{os.environ['PATH']}"
+
+
+def submitted(folder, jobs, *options):
+    """The calls of sbatch, by the name of the script."""
+    record = folder / "record"
+    path = make_command(folder, "sbatch", SBATCH.format(record=shlex.quote(str(record))))
+    script = write_scripts(jobs, Path("scripts"), "slurm", name="superb").resolve()
+    called = bash(script, *options, PATH=path)
     assert called.returncode == 0, called.stderr
-    assert names() == ["bad", "good", "grandchild", "one/AWKWARD", "table"]
     calls = record.read_text().splitlines()
-    assert [f"--array=1-{n}" in call for n, call in zip((3, 2, 1), calls)] == [True] * 3 and len(calls) == 3
-    assert "--dependency" not in calls[0]
-    assert "--dependency=afterany:1 " in calls[1] and "--dependency=afterany:2 " in calls[2]
-    assert all(
-        "--partition=gpu" in call and "--cpus-per-task=1" in call and "--job-name=superb" in call for call in calls
-    )
+    return {call.rpartition(" ")[2].partition("-")[2].removesuffix(".sh"): call for call in calls}
+
+
+def dependency(call):
+    found = [word for word in call.split() if word.startswith("--dependency=afterany:")]
+    return [int(number) for word in found for number in word.split(":")[1:]]
+
+
+def test_slurm_submits_each_job_after_those_alone_that_it_waits_for(folder):
+    calls = submitted(folder, awkward_plan(), "--partition=gpu")
+    assert names() == ["bad", "good", "grandchild", "one/AWKWARD", "table"]
+    numbers = {name: number for number, name in enumerate(calls, start=1)}  # in the order of the calls
+    assert [dependency(calls[name]) for name in ("bad", "good")] == [[], []]
+    assert dependency(calls["child"]) == [numbers["bad"]] and dependency(calls["grandchild"]) == [numbers["good"]]
+    assert sorted(dependency(calls["table"])) == sorted([numbers["child"], numbers["grandchild"]])
+    assert all("--partition=gpu" in call and "--job-name=superb" in call for call in calls.values())
+
+
+def test_slurm_is_asked_for_what_each_job_needs(folder):
+    jobs = [
+        job("reads", threads=2, workers=12, seconds=7200.0),
+        job("chooses", uses_device=False),
+    ]
+    calls = submitted(folder, jobs)
+    assert "--cpus-per-task=14 --gres=gpu:1 --time=190 " in calls["reads"]  # 1.5 times 120 minutes, and 10
+    assert "--cpus-per-task=1 " in calls["chooses"] and "gres" not in calls["chooses"]
+    assert "--time" not in calls["chooses"] and "--signal=B:USR1@300" in calls["chooses"]
+
+
+def test_sbatch_that_refuses_stops_the_submission(folder):
+    path = make_command(folder, "sbatch", "#!/usr/bin/env bash\necho no such partition >&2; exit 1\n")
+    called = bash(write_scripts([job("a"), job("b")], Path("scripts"), "slurm").resolve(), PATH=path)
+    assert called.returncode != 0 and called.stderr.count("no such partition") == 1
+
+
+SAVES_WHEN_TOLD = """
+import signal, time
+def stop(number, _):
+    open("saved", "w").write(str(number)); sys.exit(75)
+if not os.path.exists("saved"):
+    signal.signal(signal.SIGUSR1, stop); open("ready", "w").close()
+    while True: time.sleep(0.05)
+"""
+
+
+def test_a_slurm_job_that_is_told_to_stop_saves_is_requeued_and_goes_on(folder):
+    path = make_command(folder, "scontrol", SCONTROL)
+    write_scripts([job("long", SAVES_WHEN_TOLD)], Path("scripts"), "slurm")
+    environment = {**os.environ, "PATH": path, "SLURM_JOB_ID": "7"}
+    with subprocess.Popen(["bash", "scripts/001-long.sh"], env=environment) as process:
+        deadline = time.monotonic() + 60
+        while not Path("ready").exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGUSR1)  # to the script alone, as --signal=B: does
+    assert process.returncode == 0 and Path("requeued").read_text() == "requeue 7\n"
+    assert Path("saved").read_text() == str(int(signal.SIGUSR1)) and not Path("out/long.json").exists()
+    assert bash("scripts/001-long.sh", cwd=".", PATH=path, SLURM_JOB_ID="7").returncode == 0
+    assert Path("out/long.json").exists() and Path("requeued").read_text().count("requeue") == 1
 
 
 def test_scripts_are_not_written_over_others():

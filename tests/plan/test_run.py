@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from s3prl_pruned.config import UserError
+from s3prl_pruned.plan.devices import Devices, find_devices
 from s3prl_pruned.plan.jobs import Job
 from s3prl_pruned.plan.run import run
 from tests.planned_jobs import job, order
@@ -102,6 +104,65 @@ def test_so_many_at_a_time():
     assert not run([job("c", alone), job("d", alone)], parallel=1).failures
 
 
+@pytest.mark.parametrize("each, at_once", [(1, 2), (2, 4)])
+def test_each_job_sees_one_gpu_and_the_others_wait_for_a_free_one(each, at_once, monkeypatch):
+    """A fake list of devices: jobs that wait until as many run as there are places would never end with fewer."""
+    code = """
+import time
+device = os.environ["CUDA_VISIBLE_DEVICES"]
+mine = device + "-" + {0!r}
+open("on-" + mine, "w").close()
+open("came-" + {0!r}, "w").close()
+while len([name for name in os.listdir(".") if name.startswith("came-")]) < {1}: time.sleep(0.01)
+here = [name for name in os.listdir(".") if name.startswith("on-" + device + "-")]
+open("seen", "a").write(device + " " + str(len(here)) + chr(10))
+time.sleep(0.2)
+os.remove("on-" + mine)
+"""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "9")
+    jobs = [job(f"j{i}", code.format(f"j{i}", at_once)) for i in range(6)]
+    report = run(jobs, parallel=6, devices=Devices(("GPU-a", "5"), each))
+    assert not report.failures
+    seen = [line.split() for line in Path("seen").read_text().splitlines()]
+    assert sorted({device for device, _ in seen}) == ["5", "GPU-a"]
+    assert max(int(count) for _, count in seen) == each
+    assert [device for device, _ in seen].count("5") == 3
+
+
+def test_a_job_without_a_gpus_work_takes_none_and_does_not_wait_for_one(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    wait = "import time\nwhile not os.path.exists('chosen'): time.sleep(0.01)"
+    choose = "open('chosen', 'w').write(os.environ.get('CUDA_VISIBLE_DEVICES', 'all'))"
+    jobs = [job("trains", wait), job("waits", wait), job("chooses", choose, uses_device=False)]
+    assert not run(jobs, parallel=3, devices=Devices(("0",))).failures
+    assert Path("chosen").read_text() == "all"
+
+
+@pytest.mark.parametrize(
+    "visible, given, expected",
+    [
+        (None, {}, ("0", "1")),
+        ("3,MIG-x", {}, ("3", "MIG-x")),
+        ("", {}, ()),
+        (None, {"named": "1"}, ("1",)),
+        (None, {"named": "none"}, ()),
+        (None, {"device": "cpu"}, ()),
+        (None, {"device": "cuda:1"}, ()),
+    ],
+)
+def test_the_gpus_are_those_that_this_process_sees_or_those_that_are_named(visible, given, expected, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0 if visible == "" else 2)
+    assert find_devices(**given).names == expected
+
+
+def test_a_gpu_that_is_named_twice_is_refused():
+    with pytest.raises(UserError, match="each GPU once"):
+        find_devices("0,0")
+
+
 def test_a_job_that_another_call_runs_is_not_started_twice():
     Path("logs").mkdir()
     with open("logs/busy.log", "a") as log:
@@ -115,6 +176,8 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {repo!r})
 from s3prl_pruned.command_line import command_line
+from s3prl_pruned.config import UserError
+from s3prl_pruned.plan.devices import Devices, find_devices
 from s3prl_pruned.plan.jobs import Job
 from s3prl_pruned.plan.run import run
 child = '''

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import re
 import subprocess
@@ -12,7 +13,7 @@ import yaml
 
 from s3prl_pruned.commands.run_suite import plan_text, run_suite
 from s3prl_pruned.config import UserError, load_yaml
-from s3prl_pruned.plan.learning_rates import LEARNING_RATES, choose
+from s3prl_pruned.plan.learning_rates import LEARNING_RATES, check_searched, check_share, choose, grid, short_steps
 from s3prl_pruned.plan.models import ComparedModel
 from s3prl_pruned.plan.probe import OVERRIDE, Probe, probe_all, read_probe
 from s3prl_pruned.plan.suite import SETTINGS, Suite, parse_tasks, runs
@@ -26,7 +27,9 @@ FAKE = '''
 """Writes what run_downstream.py would, of a task whose dev value depends on the learning rate."""
 import json, os, re, sys, time
 from pathlib import Path
-from s3prl_pruned.superb.results.result import Checkpoint, Part, Result, Seconds, Upstream, write_result
+from s3prl_pruned.config import to_dict
+from s3prl_pruned.superb.results.trained import TrainedRun, read_choice
+from s3prl_pruned.superb.results.result import Checkpoint, Part, Result, Seconds, Upstream, write_json, write_result
 from s3prl_pruned.superb.catalogue import TASKS, Value
 
 option = lambda name, default=None: sys.argv[sys.argv.index(name) + 1] if name in sys.argv else default
@@ -41,7 +44,6 @@ folder.mkdir(parents=True, exist_ok=True)
 if option("-m") == "train":
     for step in (5, 10, 15):
         path = folder / f"states-{step}.ckpt"; path.touch(); os.utime(path, (0, 1000 + step + 20 * (step == 15)))
-    sys.exit()
 rate = re.search(r"optimizer.lr=([^,]+)", text)
 distance = abs(float(rate[1]) - 0.01) if rate else 0.5  # 0.01 is best
 metric = task.metrics[0]
@@ -49,17 +51,26 @@ worse = 40 * distance * (1 if metric.better == "down" else -1)
 value = lambda dev: Value(name=metric.name, value=min(50 + worse + dev, 99), unit="percent")
 unchanged = task.name == "sv" or rate and float(rate[1]) < 1e-8
 dev = Value(name="acc", value=55 - 40 * distance, unit="percent") if task.name == "sd" else value(5)
+folds = task.name == "er"
+if option("-m") == "train":
+    write_json(folder / "trained.json", to_dict(TrainedRun(
+        task=task.name, seed=int(option("--seed")), protocol="official", steps=10,
+        upstream=Upstream(name=option("-u"), sha256=option("-k")),
+        dev=[None if unchanged else dev] * (5 if folds else 1),
+    )))
+    sys.exit()
 checkpoint = Checkpoint(file="dev-best.ckpt", step=4, rule="best", dev=None if unchanged else dev)
 part = Part(
     name="fold1", split="test", num_utterances=3, metrics=[value(0)], printed_by_s3prl=[], checkpoint=checkpoint,
     seconds=Seconds(evaluate=1)
 )
-folds = task.name == "er"
+choice = read_choice(Path(option("--tried-rates"))) if "--tried-rates" in sys.argv else None
 protocol = re.search(r"config.protocol=(\\w+)", text)
 write_result(folder / "result.json", Result(
     task=task.name, split=task.test_split, num_utterances=3, metrics=[value(int(option("--seed")) % 2)],
     printed_by_s3prl=[], protocol=protocol[1] if protocol else "official",
     upstream=Upstream(name=option("-u"), sha256=option("-k")),
+    tried_rates=choice.with_metrics([value(0)]) if choice else None,
     checkpoint=None if folds else checkpoint, parts=[part] * 5 if folds else None, seed=int(option("--seed")),
 ))
 '''
@@ -152,24 +163,67 @@ def test_the_search_tries_the_benchmarks_rates_and_takes_the_best_on_dev(capsys)
         assert [tried.learning_rate for tried in result.tried_rates] == [0.1, 0.01, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7]
         (chosen,) = (tried for tried in result.tried_rates if tried.chosen)
         assert chosen.learning_rate == 0.01 and chosen.criterion.percent == pytest.approx(55)
-        assert chosen.metrics == result.metrics
         assert result.tried_rates[0].criterion.percent == pytest.approx(55 + sign * 40 * 0.09)
-        assert (
-            chosen.folder == f"../lr_search/{task}/lr0.01"
-            and (Path("results/fbank") / task / chosen.folder / "result.json").exists()
-        )
+        steps = 100 if task == "asr" else 3000 if task == "er" else 20_000
+        assert chosen.folder == f"../lr_search/{task}/lr0.01-{steps}steps"
+        assert (Path("results/fbank") / task / chosen.folder / "trained.json").exists()
         assert f"fbank/{task}: learning rate 0.01 of 7 tried" in out
     assert read_result(Path("results/fbank/qbe/result.json")).tried_rates is None  # nothing to train
     assert "config.optimizer.lr=1e-07" in Path("calls").read_text()
     assert "partial, 4 of 10 tasks" in out  # the tries are no rows of their own
 
 
-def test_speaker_verification_is_searched_by_its_test_metric_as_the_benchmark_has_no_other():
-    assert main(suite("sv", learning_rates=(0.01, 0.1))) == 0
-    result = read_result(Path("results/fbank/sv/result.json"))
-    assert [(tried.criterion.name, tried.criterion.percent, tried.chosen) for tried in result.tried_rates] == [
-        ("eer", pytest.approx(51), True), ("eer", pytest.approx(54.6), False),
-    ]  # fmt: skip
+def test_a_short_training_without_test_data_for_each_rate_and_a_whole_one_for_the_best(capsys):
+    assert main(suite("ks", learning_rates=(0.1, 0.01)), parallel=1) == 0
+    tries, (whole,) = calls()[:2], calls()[2:]
+    for words, rate in zip(tries, (0.1, 0.01), strict=True):
+        assert words[words.index("-m") + 1] == "train"
+        assert words[-1] == (
+            f"config.optimizer.lr={rate},,config.runner.total_steps=20000,,config.runner.eval_step=5000,,"
+            "config.runner.save_step=5000,,config.runner.eval_dataloaders=[dev]"
+        )
+    assert "-m" not in whole and whole[-1] == "config.optimizer.lr=0.01"
+    assert [path.name for path in Path("results").rglob("result.json")] == ["result.json"]
+    out = capsys.readouterr().out
+    assert "2 short trainings of 40000 steps in all, beside 200000 steps with the chosen ones (+20 %)" in out
+    assert out.index("short trainings") < out.index("started")  # said before anything runs
+
+
+def test_no_try_of_any_task_looks_at_test_data(clone):
+    (clone / "my.yaml").write_text("".join(f"{task}: corpus\n" for task in TASKS))
+    for task_run in runs(suite("all", own_grids=True, paths="my.yaml")):
+        for planned in task_run.jobs()[:-1]:  # the last one is the whole training
+            _, config = settings.override(
+                argparse.Namespace(), load_yaml(SETTINGS / f"{task_run.task.name}.yaml"), planned.command[-1]
+            )
+            settings.check(config)
+            assert config["runner"]["eval_dataloaders"] == ["dev-clean" if task_run.task.name == "asr" else "dev"]
+            assert "train" in planned.command  # -m, so that nothing is evaluated after it
+
+
+def test_each_task_is_searched_around_its_own_rate_unless_it_has_rates_of_its_own():
+    searched = runs(suite("pr,ks,sid,qbe,sv", own_grids=True, rates_of_tasks={"sid": (0.3,)}))
+    assert {one.task.name: one.rates for one in searched} == {
+        "pr": (0.1, 0.01, 1e-3, 1e-4, 1e-5),  # 0.01 in its settings, the benchmark's highest being 0.1
+        "ks": (0.01, 1e-3, 1e-4, 1e-5, 1e-6),
+        "sid": (0.3,),
+        "qbe": (),
+        "sv": (),
+    }
+    assert [grid(rate)[0] for rate in (5.0, 2e-3, 1e-9)] == [0.1, 0.1, 1e-3]
+    config = {"runner": {"total_steps": 30_000, "eval_step": 4_000}}
+    assert [short_steps(config, share) for share in (0.1, 0.01, 1.0)] == [4_000, 4_000, 30_000]
+
+
+def test_what_cannot_be_searched_without_test_data_is_not_and_the_plan_says_why(capsys):
+    assert main(suite("sv,qbe", learning_rates=(0.01, 0.1))) == 0
+    assert len(calls()) == 2 and "optimizer.lr" not in Path("calls").read_text()
+    assert read_result(Path("results/fbank/sv/result.json")).tried_rates is None
+    assert "no rates are tried: the benchmark has no development set for it" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--lr sv=...: is not searched, since the benchmark has no development set"):
+        check_searched({"sv": (0.1,)})
+    with pytest.raises(UserError, match="at most 1, but is 2"):
+        check_share(2)
 
 
 def test_diarization_is_searched_by_its_accuracy_on_dev_though_it_is_scored_by_an_error():
@@ -186,18 +240,28 @@ def test_another_choice_moves_the_earlier_aside_and_records_what_else_was_tried(
     assert [(tried.learning_rate, tried.criterion is None, tried.chosen) for tried in result.tried_rates] == [
         (0.01, False, True), (0.1, False, False), (0.001, True, False),
     ]  # fmt: skip
-    assert read_result(Path("results/fbank/ks/result.json.old-1")).tried_rates[1].chosen
-    choose(Path("results/fbank/ks"), (0.01, 0.1))
-    assert not Path("results/fbank/ks/result.json.old-2").exists()
+    assert read_result(Path("results/fbank/ks.old-1/result.json")).tried_rates[1].chosen
+    main(suite("ks", learning_rates=(0.01, 0.001)))  # the same choice
+    assert not Path("results/fbank/ks.old-2").exists()
+    again = read_result(Path("results/fbank/ks/result.json"))
+    assert [tried.learning_rate for tried in again.tried_rates] == [0.01, 0.001, 0.1]
+    assert again.tried_rates[0].metrics == again.metrics
+
+
+def test_a_search_that_was_stopped_in_its_whole_training_goes_on_with_it():
+    main(suite("ks", learning_rates=(0.1, 0.01)))
+    Path("results/fbank/ks/result.json").rename("results/fbank/ks/states-1.ckpt")
+    assert main(suite("ks", learning_rates=(0.1, 0.01))) == 0
+    assert not Path("results/fbank/ks.old-1").exists() and Path("results/fbank/ks/result.json").exists()
 
 
 def test_nothing_is_chosen_while_a_rate_is_missing_and_other_models_are_refused():
     main(suite("ks", learning_rates=(0.1,)))
-    with pytest.raises(UserError, match="lr0.01: is not finished"):
-        choose(Path("results/fbank/ks"), (0.1, 0.01))
+    with pytest.raises(UserError, match="lr0.01-20000steps: is not finished"):
+        choose(Path("results/fbank/ks"), (0.1, 0.01), 20_000)
     main(suite("ks", models=("fbank=fbank:other",), learning_rates=(0.01,)))
-    with pytest.raises(UserError, match="of one model, seed and protocol"):
-        choose(Path("results/fbank/ks"), (0.1, 0.01))
+    with pytest.raises(UserError, match="of one model and seed"):
+        choose(Path("results/fbank/ks"), (0.1, 0.01), 20_000)
 
 
 @pytest.mark.parametrize("task", ["asr", "er"])
@@ -205,11 +269,11 @@ def test_a_rate_that_changes_nothing_is_recorded_and_never_chosen(task, capsys):
     main(suite(task, learning_rates=(1e-9, 0.1)))
     tried = read_result(Path(f"results/fbank/{task}/result.json")).tried_rates
     assert [(one.criterion is None, one.metrics is None, one.chosen) for one in tried] == [
-        (True, False, False),
+        (True, True, False),
         (False, False, True),
     ]
     with pytest.raises(UserError, match="with none of the rates did it get better than at the start"):
-        choose(Path(f"results/fbank/{task}"), (1e-9,))
+        choose(Path(f"results/fbank/{task}"), (1e-9,), 100 if task == "asr" else 3000)
 
 
 def test_a_try_that_fails_stops_the_choice_only(capsys):
@@ -304,9 +368,10 @@ def test_the_plan_shows_steps_rates_times_and_what_is_finished():
     main(suite("ks"))
     searched = runs(suite("asr,qbe", learning_rates=(0.1, 0.01)))
     lines = plan_text(searched, {"fbank/asr": 3600.0}, parallel=2).splitlines()
-    assert lines[1].split() == ["fbank/asr", "600", "2", "2", "h", "0", "min"]
-    assert lines[2].split() == ["fbank/qbe", "-", "-", "-", "no", "corpus", "is", "named"]
-    assert lines[3] == "in all about 1 h 0 min, 2 at a time, without those of unknown time"
+    assert lines[1].split() == ["fbank/asr", "600", "2", "x", "100", "1", "h", "20", "min"]  # 2 x a sixth of an hour
+    assert " ".join(lines[2].split()) == ("fbank/qbe - - - no corpus is named; no rates are tried: nothing is trained")
+    assert lines[3].startswith("learning rates: 2 short trainings of 200 steps in all, beside 600 steps")
+    assert lines[4] == "in all about 1 h 0 min, 2 at a time, without those of unknown time"
     (finished,) = plan_text(runs(suite("ks")), {}, parallel=1).splitlines()[1:]
     assert finished.split()[-1] == "finished"
 
@@ -369,6 +434,24 @@ def test_scripts_do_what_the_suite_does(capsys):
     assert called.returncode == 0, called.stderr
     assert read_result(Path("results/fbank/ks/result.json")).tried_rates[1].chosen
     assert "partial, 2 of 10 tasks" in Path("results/superb_score.log").read_text()
+
+
+def test_slurm_is_asked_for_the_times_that_a_probe_found_elsewhere(capsys):
+    asked = suite("asr,qbe", learning_rates=(0.1,), options=("--device", "cpu"))
+    assert main(asked, probe=True, dry_run=True) == 0 and len(calls()) == 1
+    assert main(asked, scheduler="slurm") == 0 and len(calls()) == 1  # nothing runs where jobs are submitted
+    submits = [line for line in Path("jobs/submit.sh").read_text().splitlines() if "$(submit " in line]
+    (tried,) = (line for line in submits if "lr0.1" in line)
+    (whole,) = (line for line in submits if "002-fbank_asr.sh" in line)
+    (searching,) = (line for line in submits if "qbe" in line)
+    seconds = 600 + 7 * 20  # by the stand-in
+    assert f"--time={math.ceil(1.5 * seconds / 6 / 60) + 10})" in tried and 'sh "" ' in tried
+    assert f"--time={math.ceil(1.5 * seconds / 60) + 10})" in whole and 'sh ":$job001" ' in whole  # its own rates alone
+    assert "--time" not in searching and "--cpus-per-task=16" in searching and "gres" not in "".join(submits)
+    assert "no time is asked for, since none is known: fbank/qbe." in capsys.readouterr().out
+    shorter = suite("asr", override="config.runner.total_steps=300", options=("--device", "cpu"))
+    assert main(shorter, scheduler="slurm", jobs_dir=Path("others")) == 0
+    assert "--time" not in Path("others/submit.sh").read_text()  # of other steps nothing is known
 
 
 def test_elsewhere_than_in_the_clone_it_says_so(tmp_path, monkeypatch):

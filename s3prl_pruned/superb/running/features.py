@@ -3,12 +3,14 @@
 s3prl pads a batch to its longest utterance. In a model whose first layer normalises over time (GroupNorm, the Base
 models) and in any model that does not mask everywhere, padding changes an utterance's features, so that they depend on
 its neighbours in the batch and cannot be kept. Extracted alone they can: a file per utterance, found by the model's
-hash and the samples themselves, so that tasks on one corpus share them. What is read is bit for bit what was extracted.
+hash and the samples themselves, so that tasks on one corpus share them. What is read is bit for bit what was extracted,
+unless half precision was asked for.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,9 @@ from s3prl_pruned.config import UserError
 from s3prl_pruned.superb.tasks.corpora import cache_folder
 from s3prl_pruned.superb.tasks.remembered import fingerprint
 
+FEATURES = "features"
+"""The folder of the cache that holds all kept features."""
+
 
 class SingleUtterances(nn.Module):
     """Wraps an upstream; gives a list of its features, one entry per utterance.
@@ -27,13 +32,22 @@ class SingleUtterances(nn.Module):
         upstream: a frozen upstream in evaluation mode.
         selection: s3prl's ``-s``, the name of the output that is used.
         folder: where features are kept; None to extract them every time.
+        layer: the only one that is read of what is kept, in place among empty ones; None to read all.
+        half: keep them in half precision; they are read as single precision.
     """
 
-    def __init__(self, upstream: nn.Module, *, selection: str, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        upstream: nn.Module,
+        *,
+        selection: str,
+        folder: Path | None = None,
+        layer: int | None = None,
+        half: bool = False,
+    ) -> None:
         super().__init__()
-        self.upstream = upstream
-        self.selection = selection
-        self.folder = folder
+        self.upstream, self.selection = upstream, selection
+        self.folder, self.layer, self.in_half = folder, layer, half
 
     def forward(self, wavs: list[Tensor]) -> list[dict[str, Any]]:
         """Features of each (S,) waveform: ``{selection: states of (1, T, D)}``."""
@@ -42,23 +56,53 @@ class SingleUtterances(nn.Module):
     def _features(self, wav: Tensor) -> dict[str, Any]:
         path = None if self.folder is None else self.folder / f"{fingerprint([wav]).hex()[:32]}.safetensors"
         if path is not None and path.is_file():
-            return {self.selection: _read(path, wav.device)}
+            return {self.selection: _read(path, wav.device, layer=self.layer)}
         features = self.upstream([wav])[self.selection]
         features = list(features.values()) if isinstance(features, dict) else features
-        if path is not None:
-            _write(path, features)
-        return {self.selection: features}
+        if path is None:
+            return {self.selection: features}
+        _write(path, features, half=self.in_half)
+        # What is read later is what is given now.
+        return {self.selection: _read(path, wav.device, layer=self.layer) if self.in_half else features}
 
 
-def extract_singly(runner: Any, *, selection: str, folder: Path | None) -> None:
+class ChosenLayers(nn.Module):
+    """Wraps an upstream; gives some of its layers only.
+
+    Args:
+        upstream: whose output of this selection is a list.
+        selection: s3prl's ``-s``.
+        layers: their numbers, from 0.
+    """
+
+    def __init__(self, upstream: nn.Module, *, selection: str, layers: Sequence[int]) -> None:
+        super().__init__()
+        self.upstream, self.selection, self.layers = upstream, selection, layers
+        if hasattr(upstream, "get_downsample_rates"):
+            self.get_downsample_rates = upstream.get_downsample_rates
+
+    def forward(self, wavs: list[Tensor]) -> dict[str, Any]:
+        """The chosen layers of a batch of (S,) waveforms: ``{selection: [(B, T, D), ...]}``."""
+        features = self.upstream(wavs)[self.selection]
+        states = list(features.values()) if isinstance(features, dict) else features
+        return {self.selection: [states[layer] for layer in self.layers]}
+
+
+def extract_singly(
+    runner: Any, *, selection: str, folder: Path | None, layer: int | None = None, half: bool = False
+) -> None:
     """Let a runner of s3prl extract one utterance at a time; its featurizer then weighs and cuts each by itself.
 
     Args:
         runner: before it trains or evaluates.
         selection: ``-s``.
         folder: where features are kept, or None.
+        layer: as of `SingleUtterances`.
+        half: as of `SingleUtterances`.
     """
-    runner.upstream.model = SingleUtterances(runner.upstream.model, selection=selection, folder=folder)
+    runner.upstream.model = SingleUtterances(
+        runner.upstream.model, selection=selection, folder=folder, layer=layer, half=half
+    )
     featurizer = getattr(runner.featurizer.model, "module", runner.featurizer.model)  # in torchrun it is wrapped
     of_batch = featurizer.forward
 
@@ -68,22 +112,26 @@ def extract_singly(runner: Any, *, selection: str, folder: Path | None) -> None:
     featurizer.forward = forward
 
 
-def features_folder(model_hash: str, selection: str) -> Path:
+def features_folder(model_hash: str, selection: str, *, half: bool = False, layers: Sequence[int] = ()) -> Path:
     """Where the features of a model are kept, below the cache.
 
     Args:
         model_hash: what tells the model from others.
         selection: ``-s``.
+        half: whether in half precision.
+        layers: of `ChosenLayers`; empty for all.
     """
-    return cache_folder("features", f"{model_hash} {selection}")
+    chosen = f" layers {' '.join(map(str, layers))}" if layers else ""
+    return cache_folder(FEATURES, f"{model_hash} {selection}{chosen}{' half' if half else ''}")
 
 
-def _write(path: Path, features: Any) -> None:
+def _write(path: Path, features: Any, *, half: bool) -> None:
     """Write under a temporary name first: another process may be at the same utterance."""
     from safetensors.torch import save_file
 
     states = features if isinstance(features, (list, tuple)) else [features]
-    tensors = {str(index): state.detach().cpu().contiguous().clone() for index, state in enumerate(states)}
+    kind = torch.float16 if half else None
+    tensors = {str(i): state.detach().cpu().to(kind).contiguous().clone() for i, state in enumerate(states)}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         save_file(tensors, temporary, metadata={"list": str(isinstance(features, (list, tuple)))})
@@ -95,12 +143,18 @@ def _write(path: Path, features: Any) -> None:
         ) from error
 
 
-def _read(path: Path, device: torch.device) -> Any:
+def _read(path: Path, device: torch.device, *, layer: int | None) -> Any:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
-            states = [file.get_tensor(str(index)) for index in range(len(file.keys()))]
-            return states if file.metadata()["list"] == "True" else states[0]
+            is_list, number = file.metadata()["list"] == "True", len(file.keys())
+            wanted = [layer % number] if is_list and layer is not None else range(number)
+            states = {i: _single(file.get_tensor(str(i))) for i in wanted}
+            return [states.get(i, torch.empty(0)) for i in range(number)] if is_list else states[0]
     except (SafetensorError, OSError, KeyError, TypeError) as error:
         raise UserError(f"{path}: is no file of kept features ({error}). Remove it.") from error
+
+
+def _single(state: Tensor) -> Tensor:
+    return state.float() if state.dtype == torch.float16 else state

@@ -109,12 +109,15 @@ def _s3prl_arguments(options: argparse.Namespace) -> argparse.Namespace:
 
 
 def _check_features(args: argparse.Namespace, driver: Driver, config: dict[str, Any]) -> None:
-    """Settle ``--single-utterance`` and ``--cache-features``.
+    """Settle ``--single-utterance``, ``--cache-features``, ``--cache-half`` and ``--layers``.
 
     Raises:
-        UserError: where features cannot be kept.
+        UserError: where features cannot be kept, or layers cannot be chosen.
     """
-    args.cache_features = getattr(args, "cache_features", False)  # an older checkpoint has neither
+    args.cache_half, args.layers = getattr(args, "cache_half", False), tuple(getattr(args, "layers", ()))
+    args.cache_features = getattr(args, "cache_features", False) or args.cache_half  # an older checkpoint has none
+    if args.layers and (args.upstream_trainable or args.upstream_layer_selection is not None or not driver.trains):
+        raise UserError("--layers: is for a weighted sum over a frozen upstream. Leave it out, or -f and -l.")
     args.single_utterance = getattr(args, "single_utterance", False) or args.cache_features
     if args.single_utterance and args.upstream_trainable:
         raise UserError("--single-utterance and --cache-features are for a frozen upstream. Leave -f out.")
@@ -180,7 +183,7 @@ def _protocol(
     found = settings.differences(config, official, selecting=driver.selecting)
     found += _processes(found, config, official)
     found += [key for key in settings.FEATURE_OPTIONS if getattr(args, key, None) != defaults.get_default(key)]
-    found += ["--single-utterance (features without padding)"] if args.single_utterance else []
+    found += [said for key, said in settings.OWN_FEATURE_OPTIONS.items() if getattr(args, key, None)]
     found += driver.differences(splits)
     if not found:
         return "official", None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from s3prl_pruned.own_commands import Parser
 from s3prl_pruned.superb.catalogue import TASKS
@@ -96,6 +97,7 @@ def _add_where_it_goes(parser: argparse.ArgumentParser) -> None:
         metavar="CKPT",
         help="take arguments, settings and weights from a checkpoint, or the newest of a folder",
     )
+    add("--tried-rates", metavar="JSON", type=Path, help=argparse.SUPPRESS)  # a planned job: what was tried before it
     add("-i", "--init_ckpt", metavar="CKPT", help="take weights only from a checkpoint")
 
 
@@ -138,8 +140,19 @@ def _add_features(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="keep features on disk, below $XDG_CACHE_HOME or ~/.cache (implies --single-utterance)",
     )
+    add("--cache-half", action="store_true", help="keep them in half precision (implies --cache-features)")
+    add("--layers", metavar="N,N", type=_numbers, default=(), help="weigh, and keep, these layers only, from 0")
+    add(
+        "--drop-features",
+        action="store_true",
+        help="remove kept features, of -u (with its options) or of all upstreams, and end",
+    )
     add("--upstream_model_name", default="model.pt", help=argparse.SUPPRESS)
     add("--upstream_revision", help=argparse.SUPPRESS)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
 
 
 def _add_others(parser: argparse.ArgumentParser) -> None:
@@ -149,5 +162,5 @@ def _add_others(parser: argparse.ArgumentParser) -> None:
     add("--disable_cudnn", action="store_true", help="run without cuDNN")
 
 
-OURS = ("corpus", "paths", "s3prl_root", "force", "command", "upstream_sha256")
+OURS = ("corpus", "paths", "s3prl_root", "force", "command", "upstream_sha256", "tried_rates", "drop_features")
 """Options that s3prl does not have; they are not handed to its runner."""

@@ -22,15 +22,17 @@ import sys
 import time
 from pathlib import Path
 
-from s3prl_pruned import distributed
+from s3prl_pruned import compat, distributed
 from s3prl_pruned.command_line import Interrupted, Stopped
 from s3prl_pruned.config import UserError
 from s3prl_pruned.folder_lock import locked
 from s3prl_pruned.own_commands import typed
-from s3prl_pruned.superb.results.result import RESULT_FILE, Part, Result, Seconds, read_result, write_result
+from s3prl_pruned.superb.results.result import RESULT_FILE, Part, Result, Seconds, Upstream, read_result, write_result
+from s3prl_pruned.superb.results.trained import Choice, read_choice
 from s3prl_pruned.superb.running import s3prl_runner
 from s3prl_pruned.superb.running.evaluation import evaluate_part
 from s3prl_pruned.superb.running.features import features_folder
+from s3prl_pruned.superb.running.features_room import drop_features, in_words
 from s3prl_pruned.superb.running.look import (
     look_of,
     named_checkpoint,
@@ -49,9 +51,13 @@ from s3prl_pruned.superb.running.run_folder import (
     settle_training,
     write_begun,
 )
+from s3prl_pruned.superb.running.trained import write_trained
 from s3prl_pruned.superb.tasks.checkpoints import load_checkpoint, newest_checkpoint
 from s3prl_pruned.superb.tasks.driver import DownstreamRun, Evaluation, Training
 from s3prl_pruned.superb.tasks.upstreams import describe_upstream
+
+OWN_FEATURES = "features"
+"""In the run's folder, until its result is there: what a task extracts once and reads for several evaluations."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -64,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
     options = make_parser().parse_args(argv)
     options.command = typed("downstream", *(sys.argv[1:] if argv is None else argv))
     try:
-        run_task(options)
+        (_drop_features if options.drop_features else run_task)(options)
     except KeyboardInterrupt as stop:
         code = stop.exit_code if isinstance(stop, Stopped) else 130
         raise Interrupted("the same command with -a goes on from the last checkpoint.", exit_code=code) from None
@@ -93,9 +99,9 @@ def _run_task(options: argparse.Namespace) -> None:
         )
     run.args.upstream_refresh = False  # once is enough
     if run.args.cache_features:
-        config = next((option for option in upstream.settings or [] if option.startswith("-g ")), None)
-        model = upstream.sha256 or f"{upstream.name} {config}"
-        run.features = features_folder(model, run.args.upstream_feature_selection)
+        run.features = _features_of(upstream, run.args)
+    elif run.driver.extracts_once(run):
+        run.features = run.folder / OWN_FEATURES
     announce(run, upstream)
     begun = BegunRun(
         config_sha256=run.config_sha256,
@@ -115,6 +121,19 @@ def _run_task(options: argparse.Namespace) -> None:
     else:
         with contextlib.ExitStack() as held:
             _train(run, begun, options, held)
+
+
+def _features_of(upstream: Upstream, args: argparse.Namespace) -> Path:
+    config = next((option for option in upstream.settings or [] if option.startswith("-g ")), None)
+    model = upstream.sha256 or f"{upstream.name} {config}"
+    return features_folder(model, args.upstream_feature_selection, half=args.cache_half, layers=args.layers)
+
+
+def _drop_features(options: argparse.Namespace) -> None:
+    """``--drop-features``: of the upstream that is named, with its options, or of all."""
+    compat.apply()
+    folder = _features_of(describe_upstream(options), options) if options.upstream else None
+    print(f"{in_words(drop_features(folder))} of kept features removed{f' ({folder})' if folder else ''}")
 
 
 def _make_run(options: argparse.Namespace) -> DownstreamRun:
@@ -149,11 +168,14 @@ def _train(run: DownstreamRun, begun: BegunRun, options: argparse.Namespace, hel
     if not main:
         return
     if options.mode == "train":
+        write_trained(run, protocol=begun.protocol, upstream=begun.upstream)
         print(f"{folder}: trained in {seconds:.0f} s. `-m evaluate` with the same options evaluates it.")
         return
     target = folder / result_name(run)
     with locked(folder, _evaluation_lock(target.name)):
-        _evaluate(run, begun, target, look=look_of(run), train_seconds=seconds if run.driver.trains else None)
+        choice = read_choice(options.tried_rates) if options.tried_rates else None
+        seconds_of_training = seconds if run.driver.trains else None
+        _evaluate(run, begun, target, look=look_of(run), train_seconds=seconds_of_training, choice=choice)
 
 
 def _train_one(training: Training, options: argparse.Namespace, *, resumed: bool) -> None:
@@ -204,6 +226,7 @@ def _evaluate(
     named: Evaluation | None = None,
     afresh: bool = False,
     train_seconds: float | None = None,
+    choice: Choice | None = None,
 ) -> None:
     driver = run.driver
     parts: list[Part] = []
@@ -230,6 +253,7 @@ def _evaluate(
         protocol_note=note,
         upstream=begun.upstream,
         checkpoint=combined.chosen.checkpoint if combined.chosen else None,
+        tried_rates=choice.with_metrics(combined.metrics) if choice else None,
         corpus=str(run.corpus),
         splits=run.splits,
         config_sha256=run.config_sha256,
@@ -242,6 +266,8 @@ def _evaluate(
         look=look,
     )
     write_result(target, result)
+    if run.features == run.folder / OWN_FEATURES and run.features.is_dir():
+        drop_features(run.features)
     show_result(result, target)
 
 

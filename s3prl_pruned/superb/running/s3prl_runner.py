@@ -24,13 +24,16 @@ from typing import Any, TextIO
 import yaml
 
 from s3prl_pruned import __version__, compat, distributed
-from s3prl_pruned.checkpoint import DISK_FULL, write_torch
+from s3prl_pruned.checkpoint import DISK_FULL
 from s3prl_pruned.compat import audio, experts
 from s3prl_pruned.config import UserError
 from s3prl_pruned.data.waveforms import SAMPLE_RATE
 from s3prl_pruned.scalars import ScalarWriter
+from s3prl_pruned.stop_requests import stop_requests
 from s3prl_pruned.superb.results.result import Versions
-from s3prl_pruned.superb.running.features import extract_singly
+from s3prl_pruned.superb.running.features import ChosenLayers, extract_singly
+from s3prl_pruned.superb.running.features_room import require_room
+from s3prl_pruned.superb.running.stoppable import StoppableTraining
 from s3prl_pruned.superb.tasks.driver import DownstreamRun
 
 TIMEOUT_SECONDS = 24 * 3600
@@ -98,23 +101,21 @@ def train(run: DownstreamRun, start: Path | None) -> None:
         start: the checkpoint to go on from, if there is one.
 
     Raises:
+        Interrupted: by one of `STOP_SIGNALS`, in all processes after the same step, which is saved.
         UserError: if a checkpoint cannot be written; those before it stand.
     """
     with _logged(run.folder):
         runner = _make_runner(run, "train", start)
         if run.args.device == "cpu" and distributed.world_size() == 1:
             run.driver.make_faster(runner, run)
-        if not distributed.is_main():
-            done = runner.init_ckpt.get("Step", 0)
-            experts.stop_after(runner, run.config["runner"]["total_steps"] - done)
-        try:
-            runner.train()
-        except experts.LastStep:
-            pass
-        except OSError as error:
-            if error.errno not in DISK_FULL:
-                raise
-            raise UserError(f"{run.folder}: cannot be written ({error}). Make room; -a goes on.") from error
+        with stop_requests() as request:
+            training = StoppableTraining(runner, run, request)
+            try:
+                training.train()
+            except OSError as error:
+                if error.errno not in DISK_FULL:
+                    raise
+                raise UserError(f"{run.folder}: cannot be written ({error}). Make room; -a goes on.") from error
 
 
 def evaluate(run: DownstreamRun, checkpoint: Path | None) -> str:
@@ -173,23 +174,55 @@ def _make_runner(run: DownstreamRun, mode: str, checkpoint: Path | None) -> Any:
     if distributed.world_size() > 1:
         experts.train_on_all_processes()
     experts.import_expert(args.downstream)
-    experts.save_checkpoints_by(write_torch)
     experts.write_scalars_by(ScalarWriter)
     run.driver.adapt(run)
     for seed in (random.seed, numpy.random.seed, torch.manual_seed):
         seed(args.seed)
     try:
-        runner = Runner(args, copy.deepcopy(run.config))
+        runner = _with_layers(Runner, args)(args, copy.deepcopy(run.config))
     except RuntimeError as error:
         if checkpoint is None or "state_dict" not in str(error):
             raise
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{checkpoint}: its weights are of another model ({reason}).") from error
-    if args.single_utterance:
-        extract_singly(runner, selection=args.upstream_feature_selection, folder=run.features)
+    if args.single_utterance or run.features:
+        _keep_features(runner, run, args)
     if args.verbose:
         print(*(entry.model for entry in runner.all_entries), sep="\n")
     return runner
+
+
+def _with_layers(runner: Any, args: argparse.Namespace) -> Any:
+    """s3prl's runner whose upstream gives the layers of ``--layers`` only."""
+    if not args.layers:
+        return runner
+
+    class RunnerWithLayers(runner):  # whichever host's it is
+        def _get_upstream(self) -> Any:
+            entry, selection = super()._get_upstream(), args.upstream_feature_selection
+            entry.model = ChosenLayers(entry.model, selection=selection, layers=args.layers)
+            return entry
+
+    return RunnerWithLayers
+
+
+def _keep_features(runner: Any, run: DownstreamRun, args: argparse.Namespace) -> None:
+    """Extract utterance by utterance, and keep what was extracted where there is room for all of it."""
+    selection, folder = args.upstream_feature_selection, run.features
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        training = args.mode == "train"
+        splits = ["train", *run.config["runner"]["eval_dataloaders"]] if training else [args.evaluate_split]
+        try:
+            if distributed.is_main():
+                require_room(runner, splits, folder, selection=selection, half=args.cache_half)
+        except UserError as error:
+            if args.cache_features:
+                raise
+            print(f"{error} They are extracted for every evaluation anew.")  # nobody asked to keep them
+            folder = None
+    layer = args.upstream_layer_selection
+    extract_singly(runner, selection=selection, folder=folder, layer=layer, half=args.cache_half)
 
 
 @contextlib.contextmanager

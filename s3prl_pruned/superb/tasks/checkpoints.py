@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,32 @@ from s3prl_pruned.superb.results.s3prl_runs.files import saved_steps
 logger = logging.getLogger(__name__)
 
 
+INTERRUPTED = "interrupted.ckpt"
+"""The step after which a signal stopped a training. Its name is none of s3prl's, so that it is gone on from, and never
+evaluated as one of the checkpoints that the settings ask for."""
+
+
 def numbered_checkpoints(folder: Path) -> list[Path]:
     """The ``states-<step>.ckpt`` of a run, by step; whether they can be read is not looked at."""
     return [folder / f"states-{step}.ckpt" for step in saved_steps(folder)]
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest ``states-<step>.ckpt`` of a run that can be read; None if there is none.
+    """The checkpoint of the last saved step of a run that can be read; None if there is none.
 
-    s3prl writes checkpoints in place, so that a killed run may leave half of one.
+    s3prl by itself writes checkpoints in place, so that a killed run may have left half of one.
     """
-    for path in reversed(numbered_checkpoints(folder)):
+    interrupted = [folder / INTERRUPTED] if (folder / INTERRUPTED).is_file() else []
+    found = [_first_readable(reversed(numbered_checkpoints(folder))), _first_readable(interrupted)]
+    _, path = max(filter(None, found), default=(0, None))
+    return path
+
+
+def _first_readable(paths: Iterable[Path]) -> tuple[int, Path] | None:
+    """The step and the path of the first checkpoint that can be read."""
+    for path in paths:
         try:
-            load_checkpoint(path)
-            return path
+            return load_checkpoint(path)["Step"], path
         except UserError as error:
             logger.warning("%s Looking for the one before it.", error)
     return None

@@ -7,13 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from typing import TypeVar
 
 from s3prl_pruned.compat import audio
 from s3prl_pruned.config import UserError
 from s3prl_pruned.data.waveforms import SAMPLE_RATE
+from s3prl_pruned.progress import progress
 from s3prl_pruned.superb.results.result import SplitRead
+
+T = TypeVar("T")
+
+MANY, THREADS = 1000, 16
+"""From how many files on they are looked at in threads, and in how many."""
 
 
 def require(corpus: Path, parts: Iterable[str], *, layout: str) -> None:
@@ -51,7 +59,9 @@ def refuse_missing_files(root: Path, names: Iterable[str], listing: str) -> None
     Raises:
         UserError: with the number of missing files and the first of them.
     """
-    missing = [name for name in names if not (root / name).is_file()]
+    names = list(names)
+    there = look_at([root / name for name in names], Path.is_file, what=f"files of {root}")
+    missing = [name for name, found in zip(names, there, strict=True) if not found]
     if missing:
         raise UserError(
             f"{root}: must hold every file of {listing}, but {len(missing)} are missing "
@@ -69,8 +79,8 @@ def check_audio(paths: Iterable[Path], *, why: str) -> None:
     Raises:
         UserError: at the first file that is not, or that cannot be decoded.
     """
-    for path in paths:
-        found = audio.info(path)
+    paths = list(paths)
+    for path, found in zip(paths, look_at(paths, audio.info, what="audio"), strict=True):
         if (found.sample_rate, found.num_channels) != (SAMPLE_RATE, 1):
             raise UserError(
                 f"{path}: must be {SAMPLE_RATE} Hz mono ({why}), but has {found.sample_rate} Hz and "
@@ -102,10 +112,25 @@ def digest(root: Path, names: Iterable[str], *, more: str = "") -> str:
         names: paths below ``root``, in the order that matters.
         more: the further text.
     """
-    found = hashlib.sha256(more.encode())
-    for name in names:
-        found.update(f"{name} {(root / name).stat().st_size}\n".encode())
+    found, names = hashlib.sha256(more.encode()), list(names)
+    sizes = look_at([root / name for name in names], lambda path: path.stat().st_size, what=f"sizes in {root}")
+    for name, size in zip(names, sizes, strict=True):
+        found.update(f"{name} {size}\n".encode())
     return found.hexdigest()
+
+
+def look_at(paths: Sequence[Path], look: Callable[[Path], T], *, what: str) -> list[T]:
+    """Call a function for every path; for many in threads, since a network disk takes its time for each.
+
+    Args:
+        paths: of files.
+        look: what is wanted of each; what it raises for the first of them is raised.
+        what: for the progress bar.
+    """
+    if len(paths) < MANY:
+        return [look(path) for path in paths]
+    with ThreadPool(THREADS) as pool:
+        return list(progress(pool.imap(look, paths, chunksize=64), total=len(paths), desc=what))
 
 
 def cache_folder(kind: str, key: str) -> Path:
@@ -118,7 +143,7 @@ def cache_folder(kind: str, key: str) -> Path:
     Raises:
         UserError: if it cannot be made.
     """
-    folder = _cache_root() / kind / hashlib.sha256(key.encode()).hexdigest()[:16]
+    folder = cache_root() / kind / hashlib.sha256(key.encode()).hexdigest()[:16]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -133,10 +158,11 @@ def splits_folder(kind: str, corpus: Path, splits: Iterable[SplitRead]) -> Path:
 
 def is_cached(path: Path) -> bool:
     """Whether a file is one of the cache, and so was made from a corpus and not named by a user."""
-    return _cache_root().resolve() in path.resolve().parents
+    return cache_root().resolve() in path.resolve().parents
 
 
-def _cache_root() -> Path:
+def cache_root() -> Path:
+    """The folder below which all that is made of corpora is kept."""
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "s3prl_pruned"
     except RuntimeError as error:  # a container's user without HOME and without a line in /etc/passwd

@@ -148,6 +148,10 @@ class Driver:
         """What the task does to waveforms at random, so that no two epochs see the same; None where it does nothing."""
         return None
 
+    def extracts_once(self, run: DownstreamRun) -> bool:
+        """Whether several evaluations read the same features, one utterance at a time, so that they are kept."""
+        return False
+
     def check(self, config: dict[str, Any]) -> None:
         """Refuse settings that this task cannot run with, beyond ``settings.check``.
 

@@ -87,8 +87,12 @@ FEATURE_OPTIONS = (
 )
 """Arguments that decide the outcome as settings do."""
 
-SINGLE_UTTERANCE = "single_utterance"
-"""Decides the outcome too, where it is given: features without padding are others."""
+OWN_FEATURE_OPTIONS = {
+    "single_utterance": "--single-utterance (features without padding)",
+    "cache_half": "--cache-half (features in half precision)",
+    "layers": "--layers (some of the upstream's layers)",
+}
+"""Arguments of ours that decide the outcome too, where they are given, and how a result says so."""
 
 
 def get(config: Config, path: str) -> Any:
@@ -234,8 +238,7 @@ def settings_sha256(args: argparse.Namespace, config: Config, *, selecting: Sequ
         "config": _deciding(config, selecting),
         "args": {key: getattr(args, key, None) for key in (*FEATURE_OPTIONS, "downstream", "seed")},
     }
-    if getattr(args, SINGLE_UTTERANCE, False):
-        outcome["args"][SINGLE_UTTERANCE] = True
+    outcome["args"] |= {key: getattr(args, key) for key in OWN_FEATURE_OPTIONS if getattr(args, key, None)}
     return hashlib.sha256(json.dumps(outcome, sort_keys=True).encode()).hexdigest()
 
 

@@ -87,13 +87,16 @@ def check_features(expert: Any, args: argparse.Namespace) -> None:
         UserError: naming what there is.
     """
     key, layer = args.upstream_feature_selection, args.upstream_layer_selection
-    if key == "hidden_states" and layer is None:
+    named = [("-l", layer)] if layer is not None else [("--layers", layer) for layer in getattr(args, "layers", ())]
+    if key == "hidden_states" and not named:
         return
     states = hidden_states(expert, key)
-    if layer is not None and not -len(states) <= layer < len(states):
+    for option, layer in named:
+        if -len(states) <= layer < len(states):
+            continue
         raise UserError(
-            f"-l {layer}: must be from 0 to {len(states) - 1}, since {key} of {args.upstream} holds {len(states)} "
-            "states."
+            f"{option} {layer}: must be from 0 to {len(states) - 1}, since {key} of {args.upstream} holds "
+            f"{len(states)} states."
         )
 
 

@@ -1,5 +1,6 @@
 """Features of one utterance at a time do not depend on its neighbours; kept on disk, they are read as they were."""
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,8 @@ from s3prl_pruned import compat
 from s3prl_pruned.config import UserError, apply_overrides, load_yaml
 from s3prl_pruned.superb.catalogue import TASKS
 from s3prl_pruned.superb.results.result import read_result
-from s3prl_pruned.superb.running.features import SingleUtterances, extract_singly
+from s3prl_pruned.superb.running import features_room, run
+from s3prl_pruned.superb.running.features import ChosenLayers, SingleUtterances, extract_singly
 from s3prl_pruned.superb.running.make_run import SETTINGS
 from s3prl_pruned.superb.tasks import settings
 from s3prl_pruned.superb.tasks.drivers import DRIVERS, driver_of
@@ -123,6 +125,85 @@ def test_a_run_with_kept_features_learns_what_one_that_extracts_singly_learns(co
     stamps = {path: path.stat().st_mtime_ns for path in files}
     command(*options, "-n", "again", "--cache-features", "--seed", "7")
     assert {path: path.stat().st_mtime_ns for path in files} == stamps
+
+
+def test_half_precision_takes_half_and_gives_what_was_rounded_once(wavs, tmp_path):
+    sizes = {}
+    for half in (False, True):
+        folder = tmp_path / str(half)
+        folder.mkdir()
+        single = SingleUtterances(Normalising(), selection="hidden_states", folder=folder, half=half)
+        first, again = single(wavs), single(wavs)
+        for one, other in zip(first, again, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(one["hidden_states"], other["hidden_states"], strict=True))
+        states = first[0]["hidden_states"][0]
+        assert states.dtype == torch.float32 and torch.equal(states, states.half().float()) == half
+        sizes[half] = sum(path.stat().st_size for path in folder.iterdir())
+    values = sum(2 * 4 * ((length - 400) // 320 + 1) for length in LENGTHS)
+    assert sizes[False] - sizes[True] == pytest.approx(2 * values, abs=8 * len(LENGTHS))  # two bytes less a number
+
+
+def test_one_layer_is_read_of_what_is_kept(wavs, tmp_path):
+    everything = SingleUtterances(Normalising(), selection="hidden_states", folder=tmp_path)(wavs)
+    second = SingleUtterances(Normalising(), selection="hidden_states", folder=tmp_path, layer=1)(wavs)
+    for one, other in zip(everything, second, strict=True):
+        assert torch.equal(one["hidden_states"][1], other["hidden_states"][1])
+        assert other["hidden_states"][0].numel() == 0 and len(other["hidden_states"]) == 2
+
+
+def test_features_without_room_are_refused_before_the_first_is_written(command, workplace, monkeypatch):
+    """FBANK's 240 values of 4 bytes in each of 100 frames a second, of 14 utterances of 0.3 s."""
+    needed = []
+    disk_usage = shutil.disk_usage
+
+    def nearly_full(folder):
+        return disk_usage(folder)._replace(free=2**30 + 100_000)
+
+    monkeypatch.setattr(features_room.shutil, "disk_usage", nearly_full)
+    monkeypatch.setattr(features_room, "in_words", lambda size: needed.append(size) or f"{size:.0f} bytes")
+    options = ["-d", "ic", "--corpus", "fsc", "-o", tiny(train_batch_size=3, eval_batch_size=3), "--cache-features"]
+    make_fluent_commands(workplace / "fsc")
+    run.main(["--drop-features"])
+    with pytest.raises(UserError, match=r"need about \d+ bytes, of which 0 bytes are there, but only 100000 bytes"):
+        command(*options, "-n", "full")
+    assert needed[1] == pytest.approx(1.05 * (6 + 3 + 5) * 0.3 * 240 * 100 * 4, rel=0.01)
+    assert not list((workplace / "cache" / "s3prl_pruned" / "features").glob("*/*.safetensors"))
+
+
+def test_kept_features_are_dropped_by_a_command(command, workplace):
+    make_fluent_commands(workplace / "fsc")
+    options = ["-d", "ic", "--corpus", "fsc", "-o", tiny(train_batch_size=3, eval_batch_size=3)]
+    command(*options, "-n", "kept", "--cache-features")
+    command(*options, "-n", "half", "--cache-half")
+    kept = workplace / "cache" / "s3prl_pruned" / "features"
+    assert len(list(kept.iterdir())) == 2
+    assert "of kept features removed (" in command("--drop-features", "--cache-half")
+    assert len(list(kept.iterdir())) == 1
+    run.main(["--drop-features"])  # of all upstreams
+    assert not kept.exists()
+
+
+def test_some_layers_are_weighed_and_kept_alone(wavs):
+    upstream = Normalising()
+    found = ChosenLayers(upstream, selection="hidden_states", layers=(1,))(wavs)
+    assert torch.equal(found["hidden_states"][0], upstream(wavs)["hidden_states"][1])
+    assert len(found["hidden_states"]) == 1
+
+
+def test_layers_that_are_chosen_are_named_in_the_result(workplace):
+    make_fluent_commands(workplace / "fsc")
+    options = ["-u", "wavlm_embedded", "-d", "ic", "--corpus", "fsc", "--device", "cpu", "--cache-features"]
+    settings_ = tiny(train_batch_size=3, eval_batch_size=3)
+    run.main([*options, "-n", "layers", "-o", settings_, "--layers", "0,3,6"])
+    states = torch.load("results/layers/ic/states-4.ckpt", weights_only=False)
+    assert states["Featurizer"]["weights"].shape == (3,)
+    assert (
+        "--layers (some of the upstream's layers)" in read_result(Path("results/layers/ic/result.json")).protocol_note
+    )
+    with pytest.raises(UserError, match="--layers 7: must be from 0 to 6"):
+        run.main([*options, "-n", "others", "-o", settings_, "--layers", "0,7"])
+    with pytest.raises(UserError, match="--layers: is for a weighted sum over a frozen upstream"):
+        run.main([*options, "-n", "others", "-o", settings_, "--layers", "0", "-l", "1"])
 
 
 def test_tasks_that_change_waveforms_at_random_refuse_to_keep_features_and_say_why(command, workplace):

@@ -21,9 +21,11 @@ from s3prl_pruned.config import UserError, load_yaml
 from s3prl_pruned.folder_lock import locked
 from s3prl_pruned.superb.results.collect import finished_runs
 from s3prl_pruned.superb.results.result import Upstream, read_result
+from s3prl_pruned.superb.results.trained import read_trained
 from s3prl_pruned.superb.running import make_run, run
 from s3prl_pruned.superb.running.messages import announce
 from s3prl_pruned.superb.running.options import make_parser
+from s3prl_pruned.superb.running.stoppable import StoppableTraining
 from s3prl_pruned.superb.tasks import checkpoints
 from s3prl_pruned.superb.tasks.upstreams import feature_settings
 from tests.superb.pieces import assert_pieces_give_the_result
@@ -185,6 +187,58 @@ def test_the_oldest_checkpoint_stands_until_the_new_one_is_whole(again, monkeypa
     assert [path.name for path in folder.glob("states-*")] == ["states-4.ckpt"]
 
 
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+def test_a_stop_signal_saves_the_step_under_way_and_a_requeued_run_goes_on_from_it(again, monkeypatch, signum):
+    made = StoppableTraining.made
+
+    def made_and_told(self):
+        if self.step == 2:
+            os.kill(os.getpid(), signum)
+        made(self)
+
+    folder, settings = Path("results/told/asr"), f"{SHORT_SETTINGS},,config.runner.max_keep=1"
+    with monkeypatch.context() as patch:
+        patch.setattr(StoppableTraining, "made", made_and_told)
+        with pytest.raises(Interrupted, match=f"stopped by {signum.name} after step 3; it is saved. Resume") as stopped:
+            command("-u", "fbank", "-n", "told", "-o", settings)
+    assert stopped.value.exit_code == 75
+    # The step is no multiple of save_step: it is gone on from, and takes no numbered checkpoint's place.
+    assert {path.name for path in folder.glob("*.ckpt")} == {"states-2.ckpt", "interrupted.ckpt"}
+    states = torch.load(folder / "interrupted.ckpt", weights_only=False)
+    assert states["Step"] == 3 and type(states["Config"]["runner"]["save_step"]) is int
+    assert checkpoints.numbered_checkpoints(folder) == [folder / "states-2.ckpt"]
+    printed = command("-u", "fbank", "-n", "told", "-o", settings, "-a")
+    assert f"Going on from {folder / 'interrupted.ckpt'}" in printed
+    assert read_result(folder / "result.json").checkpoint.step == 4
+    assert [path.name for path in folder.glob("*.ckpt")] == ["states-4.ckpt"]
+
+
+def test_a_signal_in_the_last_step_stops_before_the_evaluation(again, monkeypatch):
+    save = StoppableTraining.save
+
+    def save_and_be_told(self, path, states):
+        if states["Step"] == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return save(self, path, states)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StoppableTraining, "save", save_and_be_told)
+        with pytest.raises(Interrupted, match="after step 4; it is saved"):
+            again("-n", "late")
+    assert not Path("results/late/asr/result.json").exists()
+    assert "the last step was made before" in again("-n", "late", "-a")
+
+
+def test_a_later_checkpoint_is_gone_on_from_before_an_interrupted_one(again):
+    shutil.copy(FOLDER / STATES[0], FOLDER / checkpoints.INTERRUPTED)
+    assert checkpoints.newest_checkpoint(FOLDER) == FOLDER / STATES[1]
+    shutil.copy(FOLDER / STATES[1], FOLDER / checkpoints.INTERRUPTED)
+    (FOLDER / STATES[1]).unlink()
+    assert checkpoints.newest_checkpoint(FOLDER) == FOLDER / checkpoints.INTERRUPTED
+    (FOLDER / checkpoints.INTERRUPTED).write_bytes(b"half")
+    assert checkpoints.newest_checkpoint(FOLDER) == FOLDER / STATES[0]
+
+
 def test_a_run_killed_before_it_wrote_run_json_begins_anew(again):
     shutil.rmtree(FOLDER)
     FOLDER.mkdir()
@@ -231,6 +285,8 @@ def test_a_half_written_result_does_not_count_as_finished(again):
 def test_training_and_evaluation_may_be_two_calls(again):
     trained = again("-m", "train", "-n", "two")
     assert "trained in" in trained and not Path("results/two/asr/result.json").exists()
+    left = read_trained(Path("results/two/asr"))
+    assert (left.task, left.steps, left.upstream.name, left.dev) == ("asr", 4, "fbank", [None])  # WER never below 100 %
     again("-m", "evaluate", "-n", "two")
     one, two = (read_result(Path("results") / name / "asr" / "result.json") for name in ("fbank", "two"))
     assert [value.value for value in one.metrics] == [value.value for value in two.metrics]

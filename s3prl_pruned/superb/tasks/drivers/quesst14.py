@@ -6,6 +6,7 @@ Nothing is trained.
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,6 +36,11 @@ class QueryByExample(Driver):
     criterion = None
     official_sizes: ClassVar[dict[str, int]] = {"dev_queries": 138, "eval_queries": 138, "Audio": 2_438}
 
+    def extracts_once(self, run: DownstreamRun) -> bool:
+        """For every layer on dev, and the best on test; in larger batches padding would change features."""
+        of_one = run.config["downstream_expert"]["datarc"]["batch_size"] == 1
+        return of_one and run.args.upstream_layer_selection is None
+
     def prepare(
         self, args: argparse.Namespace, config: dict[str, Any], *, corpus: Path, s3prl_root: Path | None
     ) -> list[SplitRead]:
@@ -49,7 +55,10 @@ class QueryByExample(Driver):
         corpora.require(corpus, [*lists.values(), *truths], layout=f"the folder quesst14Database of {self.task.corpus}")
         found = {key: _read_list(corpus, listing) for key, listing in lists.items()}
         _check_ground_truth(corpus, found)
-        config["downstream_expert"]["datarc"]["dataset_root"] = str(corpus)
+        expert = config["downstream_expert"]
+        expert["datarc"]["dataset_root"] = str(corpus)
+        # None would be every core of the machine, whatever a scheduler gave this job.
+        expert["max_workers"] = expert["max_workers"] or len(os.sched_getaffinity(0))
         return [
             SplitRead(key=key, folder=names[key], num_utterances=len(files), sha256=corpora.digest(corpus, files))
             for key, files in found.items()

@@ -27,7 +27,8 @@ from s3prl_pruned.superb.results.s3prl_runs.files import saved_steps
 from s3prl_pruned.superb.tasks import corpora
 from s3prl_pruned.superb.tasks.checkpoints import numbered_checkpoints
 from s3prl_pruned.superb.tasks.driver import Combined, DownstreamRun, Driver, Evaluation, EvaluationMetrics
-from s3prl_pruned.superb.tasks.drivers.voxceleb1 import find_list, random_crops
+from s3prl_pruned.superb.tasks.drivers.voxceleb1 import FOLDERS, find_list, random_crops
+from s3prl_pruned.superb.tasks.known_files import known_files
 
 TRIALS = ("veri_test.txt", "voxceleb1_test_v2.txt")
 """VoxCeleb1's own list, ``1 id10270/x6uYqmx31kE/00001.wav id10270/8jEAjG6SegY/00008.wav``, and s3prl's name of it."""
@@ -82,19 +83,16 @@ class SpeakerVerification(Driver):
         named = datarc.get("test_meta_data")
         listing = find_list(self, TRIALS, corpus=corpus, s3prl_root=s3prl_root, named=named, of="trials")
         trials = _read_trials(listing)
-        tested = sorted({name for trial in trials for name in trial[1:]})
-        corpora.refuse_missing_files(corpus / "test" / "wav", tested, listing.name)
-        trained = sorted(
-            path.relative_to(corpus / "dev" / "wav").as_posix() for path in corpus.glob("dev/wav/*/*/*.wav")
+        text = "\n".join(map(" ".join, trials))
+        found = known_files(
+            "sv_voxceleb1", corpus, FOLDERS, listing=text, find=lambda: _find_files(corpus, trials, listing)
         )
-        if not trained:
-            raise UserError(f"{corpus / 'dev' / 'wav'}: must hold <speaker>/<video>/<file>.wav, but holds none.")
-        sizes = {"train": ("dev/wav", trained), "test": ("test/wav", tested)}
+        trained, tested = found["train"].names, found["test"].names
         read = [
-            SplitRead(key=key, folder=folder, num_utterances=len(names), sha256=corpora.digest(corpus / folder, names))
-            for key, (folder, names) in sizes.items()
+            SplitRead(key=key, folder=known.root, num_utterances=len(known.names), sha256=known.sha256)
+            for key, known in found.items()
         ]
-        sha256 = corpora.digest(corpus, [], more="\n".join(map(" ".join, trials)))
+        sha256 = corpora.digest(corpus, [], more=text)
         read.append(SplitRead(key="trials", folder="trials", num_utterances=len(trials), sha256=sha256))
         cache = corpora.splits_folder("sv_voxceleb1", corpus, read)
         self._refuse_short(_lengths(corpus / "test" / "wav", tested, cache / "test_lengths.json"))
@@ -184,6 +182,16 @@ def _refuse_other_checkpoints(run: DownstreamRun) -> None:
                 f"{run.folder}: must hold the checkpoints of every {interval} steps, of which the lowest rate is "
                 f"reported, but {what} states-{min(steps)}.ckpt. Put it right, or train under another name (-n)."
             )
+
+
+def _find_files(corpus: Path, trials: list[tuple[str, str, str]], listing: Path) -> dict[str, tuple[str, list[str]]]:
+    """All files of ``dev/wav``, and those of ``test/wav`` that trials name."""
+    tested = sorted({name for trial in trials for name in trial[1:]})
+    corpora.refuse_missing_files(corpus / "test" / "wav", tested, listing.name)
+    trained = sorted(path.relative_to(corpus / "dev" / "wav").as_posix() for path in corpus.glob("dev/wav/*/*/*.wav"))
+    if not trained:
+        raise UserError(f"{corpus / 'dev' / 'wav'}: must hold <speaker>/<video>/<file>.wav, but holds none.")
+    return {"train": ("dev/wav", trained), "test": ("test/wav", tested)}
 
 
 def _read_trials(path: Path) -> list[tuple[str, str, str]]:

@@ -14,11 +14,15 @@ from s3prl_pruned.superb.results.result import SplitRead
 from s3prl_pruned.superb.tasks import corpora
 from s3prl_pruned.superb.tasks.driver import DownstreamRun, Driver
 from s3prl_pruned.superb.tasks.drivers.classification import Classification
+from s3prl_pruned.superb.tasks.known_files import known_files
 
 LISTS = ("iden_split.txt", "veri_test_class.txt")
 """VoxCeleb1's own list of the identification task, ``1 id10001/1zcIwhmdeo4/00001.wav``, and s3prl's name of it."""
 
 LISTS_SOURCE = "https://www.robots.ox.ac.uk/~vgg/data/voxceleb/meta"
+FOLDERS = ("dev/wav", "test/wav")
+"""Of VoxCeleb1, which hold a folder for each speaker."""
+
 SPLITS = {"1": "train", "2": "dev", "3": "test"}
 FIRST_SPEAKER, NUM_SPEAKERS = 10001, 1251
 
@@ -47,10 +51,14 @@ class SpeakerIdentification(Classification):
         listing = find_list(
             self, LISTS, corpus=corpus, s3prl_root=s3prl_root, named=named, of="the identification task"
         )
-        files = _find_files(corpus, _read_list(listing), listing)
+        text = listing.read_text(encoding="utf-8")
+        found = known_files(
+            "voxceleb1", corpus, FOLDERS, listing=text, find=lambda: _find_files(corpus, _read_list(listing), listing)
+        )
+        files = {key: known.names for key, known in found.items()}
         read = [
-            SplitRead(key=key, folder=key, num_utterances=len(names), sha256=corpora.digest(corpus, names))
-            for key, names in files.items()
+            SplitRead(key=key, folder=key, num_utterances=len(known.names), sha256=known.sha256)
+            for key, known in found.items()
         ]
         folder = corpora.splits_folder("voxceleb1", corpus, read)
         paths = (corpus / name for names in files.values() for name in names)
@@ -60,7 +68,7 @@ class SpeakerIdentification(Classification):
             content = pickle.dumps([str(corpus / name) for name in names])
             corpora.write_once(folder / f"{key}.pkl", content, afresh=True)
         datarc["file_path"] = str(corpus)
-        datarc["meta_data"] = str(corpora.write_once(folder / LISTS[0], listing.read_text(encoding="utf-8")))
+        datarc["meta_data"] = str(corpora.write_once(folder / LISTS[0], text))
         return read
 
     def adapt(self, run: DownstreamRun) -> None:
@@ -123,24 +131,23 @@ def _read_list(path: Path) -> dict[str, list[str]]:
     return names
 
 
-def _find_files(corpus: Path, names: dict[str, list[str]], listing: Path) -> dict[str, list[str]]:
+def _find_files(corpus: Path, names: dict[str, list[str]], listing: Path) -> dict[str, tuple[str, list[str]]]:
     """The same names, relative to the corpus: below ``dev/wav`` or ``test/wav``."""
     tops: dict[str, list[str]] = {}
-    for folder in ("dev/wav", "test/wav"):
+    for folder in FOLDERS:
         for speaker in (corpus / folder).iterdir():
             tops.setdefault(speaker.name, []).append(folder)
-    found: dict[str, list[str]] = {key: [] for key in names}
-    missing = []
-    for key, listed in names.items():
-        for name in listed:
-            places = [top for top in tops.get(name.partition("/")[0], ()) if (corpus / top / name).is_file()]
-            if places:
-                found[key].append(f"{places[0]}/{name}")
-            else:
-                missing.append(name)
+
+    def place(name: Path) -> str | None:
+        found = (top for top in tops.get(name.parts[0], ()) if (corpus / top / name).is_file())
+        return next((f"{top}/{name.as_posix()}" for top in found), None)
+
+    listed = [Path(name) for of_split in names.values() for name in of_split]
+    places = dict(zip(listed, corpora.look_at(listed, place, what=f"files of {listing.name}"), strict=True))
+    missing = [name.as_posix() for name in listed if places[name] is None]
     if missing:
         raise UserError(
             f"{corpus}: must hold every file of {listing.name} below dev/wav or test/wav, but {len(missing)} are "
             f"missing (first {', '.join(missing[:3])})."
         )
-    return found
+    return {key: ("", [str(places[Path(name)]) for name in of_split]) for key, of_split in names.items()}

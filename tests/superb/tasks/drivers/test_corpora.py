@@ -3,6 +3,7 @@
 import argparse
 import copy
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from s3prl_pruned.compat import experts
 from s3prl_pruned.config import UserError, load_yaml
 from s3prl_pruned.superb.catalogue import TASKS
 from s3prl_pruned.superb.running.make_run import SETTINGS
+from s3prl_pruned.superb.tasks import corpora as helpers
+from s3prl_pruned.superb.tasks import known_files
 from s3prl_pruned.superb.tasks.drivers import driver_of
 from tests.superb_corpora import (
     DEV_SPEAKER,
@@ -154,6 +157,55 @@ def test_each_voxceleb1_has_its_own_lists_outside_site_packages(prepare, corpora
         ]
         assert dataset.label == [0, 1, 1250, 269]
     assert not (Path(module.__file__).parent / ".cache").exists()
+
+
+@pytest.fixture
+def stats(monkeypatch):
+    """How often the size or the presence of audio was asked for, by file."""
+    asked, stat = Counter(), Path.stat
+    monkeypatch.setattr(Path, "stat", lambda path, **how: asked.update([path.suffix]) or stat(path, **how))
+    return asked
+
+
+@pytest.mark.parametrize("task", ["sid", "sv"])
+def test_a_second_start_looks_at_a_few_files_and_at_the_folders_of_speakers_only(
+    task, prepare, copied, stats, monkeypatch
+):
+    corpus = copied("sid")
+    files = sorted(corpus.glob("*/wav/*/*/*.wav"))
+    for path in files:  # so long that neither task refuses them
+        write_noise(path, np.random.default_rng(5), seconds=1.1)
+    tested = [path.relative_to(corpus / "test/wav").as_posix() for path in files if "/test/wav/" in str(path)]
+    (corpus / "veri_test.txt").write_text(f"1 {tested[0]} {tested[1]}\n0 {tested[0]} {tested[2]}\n")
+    monkeypatch.setattr(known_files, "SAMPLED", 3)
+    settings = {"vad_config": {"min_sec": 1000}} if task == "sv" else {}
+    first = prepare(task, corpus, **settings)
+    assert stats[".wav"] >= len(files)
+    stats.clear()
+    assert prepare(task, corpus, **settings) == first
+    assert 0 < stats[".wav"] <= 4
+    # One of the few has another size: all are looked at again.
+    write_noise(files[0], np.random.default_rng(6), seconds=1.2)
+    changed = prepare(task, corpus, **settings)[1]
+    assert changed["train"].sha256 != first[1]["train"].sha256
+    # A folder of a speaker changed, and none of the few files.
+    shutil.rmtree(files[-1].parents[1])
+    with pytest.raises(UserError, match="1 are missing|3 are missing|must hold"):
+        prepare(task, corpus, **settings)
+
+
+def test_many_files_are_looked_at_in_threads_with_the_same_outcome(prepare, copied, monkeypatch, capsys, tmp_path):
+    corpus = copied("sid")
+    _, one_by_one = prepare("sid", corpus)
+    monkeypatch.setattr(helpers, "MANY", 2)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    _, together = prepare("sid", corpus)
+    assert together == one_by_one
+    assert "files of iden_split.txt" in capsys.readouterr().err  # a bar for each kind of look
+    write_noise(corpus / "dev/wav/id10002/bbbbbbbbbbb/00001.wav", np.random.default_rng(1), sample_rate=8000)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "third"))
+    with pytest.raises(UserError, match="bbbbbbbbbbb/00001.wav: must be 16000 Hz mono"):
+        prepare("sid", corpus)
 
 
 def test_the_list_of_an_s3prl_checkout_is_used(prepare, copied, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from s3prl_pruned.config import UserError
 from s3prl_pruned.superb.catalogue import TASKS, Value
 from s3prl_pruned.superb.results.result import Part, Seconds, read_result
+from s3prl_pruned.superb.running import features, features_room
 from s3prl_pruned.superb.tasks.driver import DownstreamRun
 from s3prl_pruned.superb.tasks.drivers import driver_of, quesst14
 from tests.superb.pieces import assert_pieces_give_the_result
@@ -59,6 +60,41 @@ def test_a_finished_task_says_so_and_an_interrupted_one_goes_on(printed, qbe):
     again = qbe("-a")
     assert "qbe layer0 test: MTWV" in again and read_result(FOLDER / "result.json").rule
     assert not (FOLDER / "layer0-dev" / "stdout.log").read_text().count("Featurizer") > 1  # dev was not searched again
+
+
+def test_features_are_extracted_once_for_all_layers(qbe, corpus, monkeypatch):
+    """As often as there are files, where s3prl extracts them for every layer; what is searched is the same."""
+    extracted, write = [], features._write
+    monkeypatch.setattr(
+        features, "_write", lambda path, *given, **how: extracted.append(path) or write(path, *given, **how)
+    )
+    qbe("-u", "wavlm_embedded", "-n", "once")
+    files = sum(len(list((corpus / name).glob("*.wav"))) for name in ("dev_queries", "eval_queries", "Audio"))
+    assert len(extracted) == len(set(extracted)) == files
+    assert not Path("results/once/qbe/features").exists()  # now that the result is there
+    once = read_result(Path("results/once/qbe/result.json"))
+    assert [part.name for part in once.parts][:7] == [f"layer{layer}" for layer in range(7)]
+    qbe("-u", "wavlm_embedded", "-n", "alone", "-l", "3", "-t", "dev")  # by s3prl alone
+    assert read_result(Path("results/alone/qbe/result-dev.json")).metrics == once.parts[3].metrics
+    assert len(extracted) == files
+
+
+def test_without_room_features_are_extracted_for_every_layer_and_this_is_said(qbe, monkeypatch):
+    full = SimpleNamespace(free=0)
+    monkeypatch.setattr(features_room.shutil, "disk_usage", lambda folder: full)
+    monkeypatch.setattr(features, "_write", lambda *given, **how: pytest.fail("something is written"))
+    printed = qbe("-n", "full")  # FBANK has one layer
+    assert printed.count("They are extracted for every evaluation anew.") == 2
+    assert read_result(Path("results/full/qbe/result.json")).metrics == read_result(FOLDER / "result.json").metrics
+
+
+def test_queries_are_searched_on_the_cores_of_the_job(corpus, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 5, 7})
+    for given, expected in ((None, 3), (2, 2)):
+        config = {"downstream_expert": {"datarc": {}, "max_workers": given}}
+        args = argparse.Namespace(mode="all", evaluate_split="test")
+        driver_of(TASKS["qbe"]).prepare(args, config, corpus=Path(corpus), s3prl_root=None)
+        assert config["downstream_expert"]["max_workers"] == expected
 
 
 def test_there_is_nothing_to_train_and_no_other_split(qbe):

@@ -1,0 +1,72 @@
+"""Stops that are asked for by a signal, and made where the work can be saved."""
+
+import atexit
+import multiprocessing
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import torch
+
+from s3prl_pruned import distributed
+from s3prl_pruned.command_line import STOP_SIGNALS, stop_signals
+
+
+class StopRequest:
+    """Whether a stop was asked for."""
+
+    requested: str | None = None
+    """The signal that this process got."""
+    since: float = 0.0
+
+    def agreed(self) -> str | None:
+        """The signal that any process got, so that all of them stop after the same step; each must call this."""
+        names = [signum.name for signum in STOP_SIGNALS]
+        flags = torch.tensor([self.requested == name for name in names], dtype=torch.int32)
+        received = distributed.all_reduce_sum(flags).tolist()
+        return next((name for name, count in zip(names, received, strict=True) if count), None)
+
+
+def exit_code(signal_name: str) -> int:
+    """Of a process that a signal of `STOP_SIGNALS` stopped."""
+    return STOP_SIGNALS[signal.Signals[signal_name]]
+
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """`STOP_SIGNALS` ask for a stop after the step under way; a second Ctrl-C stops at once."""
+    stop = StopRequest()
+
+    def request(signum: int, frame: FrameType | None) -> None:
+        # Under torchrun one Ctrl-C arrives twice: from the terminal and from torchrun.
+        if stop.requested and signum == signal.SIGINT and time.monotonic() - stop.since > 2:
+            raise KeyboardInterrupt
+        if not stop.requested:
+            stop.requested, stop.since = signal.Signals(signum).name, time.monotonic()
+
+    before = {signum: signal.signal(signum, request) for signum in stop_signals()}
+    try:
+        yield stop
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def leave_stopping_to_the_main_process(worker: int) -> None:
+    """Let a reading process ignore the signals that ask for a stop.
+
+    A terminal and a scheduler send them to the whole process group, and the step under way still wants its batches.
+    The main process ends its readers when it stops.
+    """
+    for signum in STOP_SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
+
+
+@atexit.register
+def _end_readers() -> None:
+    """Kill reading processes that an error has left: they ignore how `multiprocessing` would end them, and wait for."""
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()

@@ -1,0 +1,104 @@
+"""How much room kept features take: estimated and checked before the first is written, and given back by a command."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+from s3prl_pruned.config import UserError
+from s3prl_pruned.data.waveforms import SAMPLE_RATE
+from s3prl_pruned.superb.running.features import FEATURES
+from s3prl_pruned.superb.tasks.corpora import cache_root
+
+logger = logging.getLogger(__name__)
+
+SAMPLED = 32
+"""Items of a split that are decoded to estimate how long its audio is."""
+
+MARGIN = 1.05
+"""What an estimate is taken times, besides which 1 GiB stays free for checkpoints and logs."""
+
+
+def require_room(runner: Any, splits: list[str], folder: Path, *, selection: str, half: bool) -> None:
+    """Stop before features are kept for which there is no room.
+
+    Args:
+        runner: s3prl's, before it trains or evaluates.
+        splits: that it will read.
+        folder: where features will be kept.
+        selection: ``-s``.
+        half: whether in half precision.
+
+    Raises:
+        UserError: naming what is needed, what is free, and how to need less.
+    """
+    seconds = sum(_seconds(runner.downstream.model.get_dataloader(split).dataset) for split in splits)
+    needed = MARGIN * seconds * bytes_per_second(runner.upstream.model, selection, half=half)
+    there = size_of(folder)
+    free = shutil.disk_usage(folder).free - 2**30
+    logger.info("features of %.1f h of audio take about %s", seconds / 3600, in_words(needed))
+    if needed - there > free:
+        raise UserError(
+            f"{folder}: features of {seconds / 3600:.1f} h of audio need about {in_words(needed)}, of which "
+            f"{in_words(there)} are there, but only {in_words(max(free, 0))} are free. Make room "
+            "(run_downstream.py --drop-features removes what is kept), set XDG_CACHE_HOME to another disk, give "
+            "--cache-half (half of it) or --layers, or leave --cache-features out."
+        )
+
+
+def bytes_per_second(upstream: torch.nn.Module, selection: str, *, half: bool) -> float:
+    """Bytes that the features of a second of audio take.
+
+    Args:
+        upstream: before `extract_singly`.
+        selection: ``-s``.
+        half: whether in half precision.
+    """
+    device = next((parameter.device for parameter in upstream.parameters()), torch.device("cpu"))
+    with torch.no_grad():
+        features = upstream([torch.zeros(10 * SAMPLE_RATE, device=device)])[selection]
+    states = list(features.values()) if isinstance(features, dict) else features
+    states = states if isinstance(states, (list, tuple)) else [states]
+    return sum(state.numel() * (2 if half else state.element_size()) for state in states) / 10
+
+
+def drop_features(folder: Path | None = None) -> int:
+    """Remove kept features.
+
+    Args:
+        folder: of one upstream; None for those of all.
+
+    Returns:
+        Bytes that they took.
+    """
+    folder = folder or cache_root() / FEATURES
+    size = size_of(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        raise UserError(f"{folder}: cannot be removed. Get the right to write it, or remove it by hand.")
+    return size
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files in a folder and below; 0 where there is none."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def in_words(size: float) -> str:
+    """Such as ``723.4 GB`` or ``12 MB``."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def _seconds(dataset: Any) -> float:
+    """Of all waveforms of one of s3prl's datasets, from some of its items (an item of ``asr`` is a whole batch)."""
+    indices = numpy.unique(numpy.linspace(0, len(dataset) - 1, min(SAMPLED, len(dataset))).astype(int))
+    lengths = []
+    for index in indices.tolist():
+        wavs = dataset[index][0]
+        lengths.append(sum(map(len, wavs)) if isinstance(wavs, (list, tuple)) else len(wavs))
+    return sum(lengths) / len(lengths) * len(dataset) / SAMPLE_RATE
