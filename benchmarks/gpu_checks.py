@@ -34,7 +34,10 @@ def main() -> None:
     parser.add_argument("--files", default="", help="of tests, by commas")
     args = parser.parse_args()
     if args.check == "tests":
-        print(json.dumps(run_tests([name for name in args.files.split(",") if name])))
+        found = run_tests([name for name in args.files.split(",") if name])
+        print(json.dumps(found))
+        if found["failed"]:
+            sys.exit(1)
         return
     with on_device(torch.device(args.device)), torch.inference_mode():
         if args.check == "errors":

@@ -7,8 +7,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 
 from s3prl_pruned import distributed
 from s3prl_pruned.command_line import STOP_SIGNALS, stop_signals
@@ -52,6 +54,21 @@ def stop_requests() -> Iterator[StopRequest]:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
+
+
+class ReadingLoader(DataLoader):
+    """A `DataLoader` whose processes never see a signal that asks for a stop, from their first moment on.
+
+    `leave_stopping_to_the_main_process` alone is too late for a signal to the whole process group that comes while they
+    start.
+    """
+
+    def __iter__(self) -> Any:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # what is started inherits it
+        try:
+            return super().__iter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def leave_stopping_to_the_main_process(worker: int) -> None:

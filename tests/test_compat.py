@@ -406,6 +406,6 @@ def test_a_host_is_asked_for_by_an_extra_and_never_by_the_package_itself():
     parser.read(REPO / "setup.cfg")
     extras = {name: declared(lines.split("\n")) for name, lines in parser["options.extras_require"].items()}
     for name, extra in DISTRIBUTIONS.items():
-        assert extras.pop(extra) == {name}
+        assert extras.pop(extra) == {name, "scikit-learn"}  # which `s3prl.metric` imports, and neither host's list has
     assert not set(DISTRIBUTIONS) & declared(parser["options"]["install_requires"].split("\n")).union(*extras.values())
     assert set(DISTRIBUTIONS) <= declared((REPO / "constraints.txt").read_text().split("\n"))

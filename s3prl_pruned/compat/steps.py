@@ -61,11 +61,12 @@ def save_when_wanted(runner: Any, wanted: Callable[[], bool]) -> None:
     runner.config["runner"]["save_step"] = save_step
 
 
-def start_readers_by(runner: Any, prepare: Callable[[int], None]) -> None:
-    """Let each process that reads data for a runner call a function first.
+def start_readers_by(runner: Any, kind: type[DataLoader], prepare: Callable[[int], None]) -> None:
+    """Let a loader of another kind start the processes that read data for a runner, and let each call a function first.
 
     Args:
         runner: whose loaders name none of their own.
+        kind: of loader, without state of its own.
         prepare: given the reading process's number.
     """
     model = runner.downstream.model
@@ -75,6 +76,8 @@ def start_readers_by(runner: Any, prepare: Callable[[int], None]) -> None:
         loader = theirs(*args, **kwargs)
         if isinstance(loader, DataLoader) and loader.worker_init_fn is None:
             loader.worker_init_fn = prepare
+            if type(loader) is DataLoader:
+                loader.__class__ = kind
         return loader
 
     model.get_dataloader = get_dataloader

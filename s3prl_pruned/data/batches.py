@@ -193,7 +193,8 @@ class RandomCropBatches:
     def _cut(self, num_samples: int) -> int:
         """To the longest of the lengths that there may be."""
         steps = self._crop_lengths or self.max_samples
-        return num_samples * steps // self.max_samples * self.max_samples // steps or num_samples
+        filled = ((num_samples + 1) * steps - 1) // self.max_samples  # the most of which `max_samples` x / steps fits
+        return filled * self.max_samples // steps or num_samples
 
     def members(self, index: int) -> list[Utterance]:
         """The utterances of batch number ``index``."""

@@ -78,6 +78,7 @@ def extract_folder(encoder: LoadedEncoder, folder: Path, output: Path, files: Fe
     """
     if files.format == "h5" and find_spec("h5py") is None:
         raise UserError("`--format h5` needs h5py: pip install h5py, or take npy or safetensors.")
+    encoder.check_layer(files.layer)
     if not folder.is_dir():
         raise UserError(f"{folder}: must be a folder of audio, but there is none.")
     found = files_below([folder])

@@ -14,6 +14,7 @@ from s3prl_pruned.formats import registry
 from s3prl_pruned.formats.format import LoadedModel
 from s3prl_pruned.models.accelerate import accelerate
 from s3prl_pruned.models.accelerate.graphs import GraphedEncoder, graphed
+from s3prl_pruned.models.components import normalize_utterances
 from s3prl_pruned.models.encoder import EncoderOutput, SpeechEncoder
 from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.pretrain.distill.teachers import load_teacher
@@ -84,8 +85,10 @@ class LoadedEncoder(nn.Module):
             L + 1 hidden states (B, T, D) and the frames of each utterance.
         """
         wavs = wavs.to(next(self.encoder.parameters()).dtype)
-        if not (self.compiled and wavs.is_cuda) or self.encoder.config.normalize_waveform:
+        if not (self.compiled and wavs.is_cuda):
             return self.encoder.encode_raw(wavs, lengths)
+        if self.encoder.config.normalize_waveform:
+            wavs = normalize_utterances(wavs, lengths)
         if self._graphs is None:
             self._graphs = graphed(self.encoder)
         return self._graphs(wavs, lengths)
@@ -119,13 +122,17 @@ class LoadedEncoder(nn.Module):
         Raises:
             UserError: there is no such layer, a file cannot be read, or samples are not (S,).
         """
+        self.check_layer(layer)
+        if isinstance(audio, (str, Path, Tensor, np.ndarray)):
+            return self._states(_waveform(audio, sample_rate), layer)
+        return [self._states(_waveform(one, sample_rate), layer) for one in audio]
+
+    def check_layer(self, layer: int | None) -> None:
+        """Raise a `UserError` for a `layer` of `extract` that there is not."""
         if layer is not None and not -self.num_states <= layer < self.num_states:
             raise UserError(
                 f"`layer` must be from 0 to {self.num_states - 1} (or negative, from the end), but is {layer}."
             )
-        if isinstance(audio, (str, Path, Tensor, np.ndarray)):
-            return self._states(_waveform(audio, sample_rate), layer)
-        return [self._states(_waveform(one, sample_rate), layer) for one in audio]
 
     @torch.no_grad()
     def _states(self, wav: Tensor, layer: int | None) -> Tensor:

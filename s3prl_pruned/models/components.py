@@ -221,14 +221,13 @@ class RelativePosition(nn.Module):
     def _buckets_of(self, num_frames: int) -> Tensor:
         """Of all distances, (2T - 1,) int64; the last ones are kept, since they take a dozen small operations."""
         device = self.embedding.weight.device
+        if recorded():
+            return self.buckets(torch.arange(1 - num_frames, num_frames, device=device))
         kept = self._last_buckets
-        if kept is not None and len(kept) == 2 * num_frames - 1 and kept.device == device and not recorded():
-            return kept
-        with torch.inference_mode(False):
-            buckets = self.buckets(torch.arange(1 - num_frames, num_frames, device=device))
-        if not recorded():
-            self._last_buckets = buckets
-        return buckets
+        if kept is None or len(kept) != 2 * num_frames - 1 or kept.device != device:
+            with torch.inference_mode(False):
+                kept = self._last_buckets = self.buckets(torch.arange(1 - num_frames, num_frames, device=device))
+        return kept
 
     def forward(self, num_frames: int) -> Tensor:
         """Bias for `num_frames` = T queries and keys: (H, T, T), [h, query, key]."""

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from s3prl_pruned.data.batches import RandomCropBatches, Share
 from s3prl_pruned.data.waveforms import SAMPLE_RATE
-from s3prl_pruned.stop_requests import leave_stopping_to_the_main_process
+from s3prl_pruned.stop_requests import ReadingLoader, leave_stopping_to_the_main_process
 
 BATCHES_AHEAD = 4
 """That each reading process has ready."""
@@ -28,7 +28,7 @@ class Reader:
     def __init__(
         self, batches: RandomCropBatches, numbers: Iterable[int | Share], *, workers: int, pinned: bool = False
     ):
-        self._loader = DataLoader(
+        self._loader = ReadingLoader(
             cast(Dataset, _Timed(batches)),
             batch_size=None,
             sampler=numbers,

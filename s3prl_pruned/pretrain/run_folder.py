@@ -21,7 +21,7 @@ from s3prl_pruned.pretrain.objectives import AnyModelConfig, Objective
 logger = logging.getLogger(__name__)
 
 RUN, EXPORT = "run.json", "export"
-DEFAULTS = 2
+DEFAULTS = 3
 """Which defaults `run.json` was written under; goes up where `before` of a field is set (`former_defaults`)."""
 WITHOUT_EFFECT_ON_RESULTS = (
     *(f"runner.runner.{key}" for key in ("log_step", "save_step", "max_keep", "max_bad_steps", "process_timeout")),

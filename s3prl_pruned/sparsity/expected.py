@@ -116,7 +116,8 @@ def _places(structure: _ById, sizes: tuple[tuple[Slot, int], ...], device: torch
 
 @lru_cache(maxsize=8)
 def _zero_and_one(device: torch.device, dtype: torch.dtype) -> Tensor:
-    return torch.tensor([0.0, 1.0], device=device, dtype=dtype)
+    with torch.inference_mode(False):  # kept for training, too
+        return torch.tensor([0.0, 1.0], device=device, dtype=dtype)
 
 
 def expected_layers(spec: CompactSpec, probabilities: Masks, *, heads: bool = False) -> LayerCounts:

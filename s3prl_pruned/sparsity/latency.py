@@ -224,7 +224,8 @@ def _steps(values: tuple[float, ...]) -> tuple[float, ...]:
 
 @lru_cache(maxsize=256)
 def _on(numbers: tuple, device: torch.device, dtype: torch.dtype) -> Tensor:
-    return torch.tensor(numbers, device=device, dtype=dtype)
+    with torch.inference_mode(False):  # kept for training, too
+        return torch.tensor(numbers, device=device, dtype=dtype)
 
 
 def _at_least(x: Scalar, low: float) -> Scalar:

@@ -27,7 +27,7 @@ from s3prl_pruned.formats.folder import save_encoder
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.resources import PACKAGE
 from s3prl_pruned.timing.adapters import Encode
-from s3prl_pruned.timing.memory import peak_memory
+from s3prl_pruned.timing.memory import peak_memory, private_bytes
 from s3prl_pruned.timing.models import Builder
 from s3prl_pruned.timing.names import parse
 from s3prl_pruned.timing.runs import first_line, on_device, synchronize, torch_threads
@@ -187,6 +187,7 @@ def measure_here(task: ChunkTask) -> ChunkCosts:
         return time.perf_counter() - began, result
 
     with torch_threads(task.threads), on_device(device), torch.inference_mode():
+        before = private_bytes(device)
         load, made = seconds(lambda: _load(task, builder))
         encode = made.encode if isinstance(made, TimedModel) else made
         first, _ = seconds(lambda: encode(batch))
@@ -195,7 +196,7 @@ def measure_here(task: ChunkTask) -> ChunkCosts:
             warm.append(seconds(lambda: encode(batch))[0])
         resident = _most_resident()
         module = made.module if isinstance(made, TimedModel) else None
-        memory = module and peak_memory(module, encode, batch)
+        memory = module and peak_memory(module, encode, batch, graph_bytes=private_bytes(device) - before)
     return ChunkCosts(
         load_s=load,
         first_s=first,

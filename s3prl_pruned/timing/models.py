@@ -103,6 +103,7 @@ class Builder:
             return made
         made.module = made.module.eval().requires_grad_(False).to(self.device, self._weights_dtype(name))
         if "compiled" in name.variants:
+            self._refuse_plain_graphs(name)
             call = compiled(call, made.module, self.device)
         made.encode = made.adapt(call)
         for path in set(name.variants) & set(PATHS):
@@ -111,6 +112,15 @@ class Builder:
             made.autocast = True
             made.encode = under_autocast(made.encode, self.device, DTYPES[made.precision])
         return made
+
+    def _refuse_plain_graphs(self, name: ModelName) -> None:
+        """Our CUDA graphs hold the fast path of a precision of its own: others would run as they are, unseen."""
+        ours, cuda = name.library in ("ours", "file"), torch.device(self.device).type == "cuda"
+        if ours and cuda and (self._autocast(name) or set(name.variants) & set(PATHS)):
+            raise UserError(
+                f"{name.text!r}: ours are compiled as CUDA graphs of their fast path, not under autocast and not of "
+                "another path. Take +bf16 or +fp16, or leave out +compiled."
+            )
 
     def _timed(
         self, name: ModelName, module: nn.Module, adapt: Callable[[Call], Encode], call: Call, **known: Any

@@ -92,7 +92,7 @@ def measure(
             lost.append(Lost(name=entries.pop(error.name)[0].label, workload=workload.title, reason=error.reason))
             _forget()
     if not timed:
-        reason = f"the baseline cannot run: {lost[-1].reason}"
+        reason = f"the baseline cannot run: {lost[-1].reason}" if lost else "the baseline takes no padded batches"
         lost += [Lost(name=model.label, workload=workload.title, reason=reason) for model, _ in entries.values()]
     for result, (model, arrangement) in zip(timed, entries.values() if timed else (), strict=True):
         try:

@@ -93,7 +93,7 @@ def test_a_damaged_file_is_named_and_the_others_are_written(export, audio, tmp_p
     assert len(list((tmp_path / "out").rglob("*.npy"))) == 3
 
 
-@pytest.mark.parametrize("wrong", ["no folder", "no audio", "twins", "itself"])
+@pytest.mark.parametrize("wrong", ["no folder", "no audio", "twins", "itself", "no layer"])
 def test_wrong_calls_are_one_clear_error(export, audio, tmp_path, wrong):
     folder, output, said = audio, tmp_path / "out", {"itself": "another folder"}.get(wrong, wrong)
     if wrong == "no folder":
@@ -104,8 +104,10 @@ def test_wrong_calls_are_one_clear_error(export, audio, tmp_path, wrong):
     elif wrong == "twins":
         soundfile.write(audio / "a.flac", np.zeros(2000), 16_000)
         said = "have the name of"
-    else:
+    elif wrong == "itself":
         output = folder
+    layer = ["--layer", "99"] if wrong == "no layer" else []
+    said = "`layer` must be from 0" if layer else said
     with pytest.raises(UserError, match=said):
-        extract.main([str(export), str(folder), "--output", str(output)])
-    assert not list(tmp_path.rglob("*.npy"))
+        extract.main([str(export), str(folder), "--output", str(output), *layer])
+    assert not list(tmp_path.rglob("*.npy")) and not list(tmp_path.rglob(ABOUT))

@@ -32,22 +32,25 @@ FAST_FORMS: dict[type[nn.Module], type[nn.Module]] = {
 Block = TypeVar("Block", bound=nn.Module)
 
 
-POSITIONS = (PositionalConvolution, PositionalConvolutionStack)
-
-
-def accelerate(module: Block, only: tuple[type[nn.Module], ...] = tuple(FAST_FORMS)) -> Block:
+def accelerate(module: Block) -> Block:
     """Swap the fast forms in, once: for an encoder, or for blocks of one. Changes `module` and returns it.
-
-    Args:
-        module: an encoder, or blocks of one.
-        only: types of the blocks that get theirs; `POSITIONS` is what a teacher needs on a GPU.
 
     Parameters, masks and hooks stay where they are: only classes change, as `torch.nn.utils.parametrize` does it too.
     A block that has its fast form already, or has none, is left alone.
     """
     for block in module.modules():
         fast = FAST_FORMS.get(type(block))
-        if fast is not None and type(block) in only:
+        if fast is not None:
             block.__class__ = fast
             vars(block)["derived"] = Derived()
     return module
+
+
+def of_teacher(encoder: SpeechEncoder) -> SpeechEncoder:
+    """Let a teacher's positional convolution take the path of its student's in training, and all else the reference.
+
+    So that no loss depends on a path of inference. Changes `encoder` and returns it.
+    """
+    accelerate(encoder.positional_convolution)
+    vars(encoder.positional_convolution)["in_inference"] = False
+    return encoder

@@ -21,7 +21,7 @@ from s3prl_pruned.models.linear import LowRankLinear, input_side, is_plain, mask
 SHARE_THAT_PAYS = {"cpu": 0.4}
 """Share of closed units above which splitting saves more than it costs in fp32 (LOG.md), by device.
 
-A device without an entry computes everything: on CUDA nothing has been measured yet.
+A device without an entry computes everything: on CUDA splitting made a step slower (390 against 350 ms, H200).
 """
 
 

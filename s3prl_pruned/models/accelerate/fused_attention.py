@@ -144,34 +144,35 @@ def attend_fused(
     gated = bias is not None and gate is not None
     dim = gate.head_dim if gated else 1
     weights = (gate.projection.weight, gate.projection.bias, gate.scale) if gated else (query,) * 3
-    _attend_block[(triton.cdiv(frames, rows), layout.numel() // 5, batch)](
-        query,
-        key,
-        value,
-        context,
-        layout,
-        query if bias is None else bias.contiguous(),
-        x,
-        *weights,
-        query if padding is None else padding.contiguous().view(torch.uint8),
-        frames,
-        query.shape[-1],
-        value.shape[-1],
-        scale,
-        BIASED=bias is not None,
-        GATED=gated,
-        PADDED=padding is not None,
-        PRECISION="ieee" if exact else "tf32",
-        ROW=x.shape[-1],
-        DIM=dim,
-        GATE_WIDTH=_power_of_two(dim),
-        QK_WIDTH=_power_of_two(widths[0]),
-        VO_WIDTH=_power_of_two(widths[1]),
-        ROWS=rows,
-        KEYS=32 if exact else 64,
-        num_warps=4,
-        num_stages=2,
-    )
+    with torch.cuda.device_of(query):  # Triton launches on the current device
+        _attend_block[(triton.cdiv(frames, rows), layout.numel() // 5, batch)](
+            query,
+            key,
+            value,
+            context,
+            layout,
+            query if bias is None else bias.contiguous(),
+            x,
+            *weights,
+            query if padding is None else padding.contiguous().view(torch.uint8),
+            frames,
+            query.shape[-1],
+            value.shape[-1],
+            scale,
+            BIASED=bias is not None,
+            GATED=gated,
+            PADDED=padding is not None,
+            PRECISION="ieee" if exact else "tf32",
+            ROW=x.shape[-1],
+            DIM=dim,
+            GATE_WIDTH=_power_of_two(dim),
+            QK_WIDTH=_power_of_two(widths[0]),
+            VO_WIDTH=_power_of_two(widths[1]),
+            ROWS=rows,
+            KEYS=32 if exact else 64,
+            num_warps=4,
+            num_stages=2,
+        )
     return context
 
 

@@ -34,7 +34,7 @@ class Inputs:
     """What a graph reads, at fixed addresses."""
 
     wavs: Tensor
-    """(B, samples of the bucket); what stands behind the true length is not heard."""
+    """(B, samples of the bucket), zero behind the true length."""
     convolved: Tensor
     """() int64: outputs of the first convolution, over the true length."""
     frames: Tensor
@@ -100,10 +100,15 @@ class GraphedEncoder:
         frames = int(self.config.num_frames(wavs.shape[1]))
         if not self.serves(wavs, frames):
             return self.encoder(wavs, lengths)
+        with torch.cuda.device_of(wavs):  # graphs and their streams are of the current device
+            return self._replay(wavs, lengths, frames)
+
+    def _replay(self, wavs: Tensor, lengths: Tensor | None, frames: int) -> EncoderOutput:
         inputs, run = self._graph(wavs, bucket(frames))
         frame_lengths = self.encoder.frame_lengths(lengths, wavs, frames)
         kernel, stride = self.config.conv_layers[0][1:]
         inputs.wavs[:, : wavs.shape[1]].copy_(wavs)
+        inputs.wavs[:, wavs.shape[1] :].zero_()  # NaN that an earlier input left there would be heard: NaN x 0 is NaN
         inputs.convolved.fill_((wavs.shape[1] - kernel) // stride + 1)
         inputs.frames.fill_(frames)
         inputs.frame_lengths.copy_(frame_lengths)

@@ -31,7 +31,7 @@ class Path:
 # `python benchmarks/paths.py` says what is fastest at which length (LOG.md has the runs), by type of device and
 # precision. What has no entry takes the reference path.
 _GPU_HALF = (
-    Path(max_frames=1000, positions="unfold", cnn_frames=3264),
+    Path(max_frames=1500, positions="unfold", cnn_frames=3264),
     Path(max_frames=None, positions="fft", cnn_frames=3264),
 )
 _CPU = (

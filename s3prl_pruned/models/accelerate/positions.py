@@ -41,8 +41,11 @@ class FastPositionalConvolutionStack(PositionalConvolutionStack):
 
 
 def positions_path(module: nn.Module, x: Tensor) -> Path | None:
-    """The path for states (B, T, D), in training too; None for the reference."""
-    path = path_for(module, x, x.shape[1])
+    """The path for states (B, T, D), in training too; None for the reference.
+
+    A teacher's is that of training in inference also (`accelerate.of_teacher`).
+    """
+    path = path_for(module, x, x.shape[1]) if vars(module).get("in_inference", True) else None
     if path is None and not exporting() and not torch.compiler.is_compiling():
         path = TRAINING.get(x.device.type)
     return path

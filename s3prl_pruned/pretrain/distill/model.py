@@ -9,7 +9,7 @@ from torch import nn
 from s3prl_pruned.compressors.compressor import Compressor
 from s3prl_pruned.compressors.magnitude import weights_left
 from s3prl_pruned.compressors.plan import Plan, make_plan
-from s3prl_pruned.models.accelerate import POSITIONS, accelerate
+from s3prl_pruned.models.accelerate import accelerate, of_teacher
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.spec import EncoderConfig
 from s3prl_pruned.objectives.distill import LayerDistillation
@@ -47,7 +47,7 @@ class DistillForPretrain(Trained):
 
     def __init__(self, teacher: SpeechEncoder, config: ModelConfig, *, seed: int):
         super().__init__()
-        self.teacher = accelerate(teacher.eval().requires_grad_(False), POSITIONS)
+        self.teacher = of_teacher(teacher.eval().requires_grad_(False))
         self.pruner = new_pruner(teacher, config, seed=seed)
         self.student = accelerate(self.pruner.student)
         shape = self.student.config

@@ -11,7 +11,7 @@ from s3prl_pruned import distributed
 from s3prl_pruned.checkpoint import write_torch
 from s3prl_pruned.command_line import Interrupted
 from s3prl_pruned.compat import experts, steps
-from s3prl_pruned.stop_requests import StopRequest, exit_code, leave_stopping_to_the_main_process
+from s3prl_pruned.stop_requests import ReadingLoader, StopRequest, exit_code, leave_stopping_to_the_main_process
 from s3prl_pruned.superb.tasks.checkpoints import INTERRUPTED
 from s3prl_pruned.superb.tasks.driver import DownstreamRun
 
@@ -35,7 +35,7 @@ class StoppableTraining:
         self.reason: str | None = None
         steps.call_after_each_step(runner, self.made)
         steps.save_when_wanted(runner, lambda: self.reason is not None)
-        steps.start_readers_by(runner, leave_stopping_to_the_main_process)
+        steps.start_readers_by(runner, ReadingLoader, leave_stopping_to_the_main_process)
         experts.save_checkpoints_by(self.save, then=self.saved)
 
     def train(self) -> None:

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s3prl_pruned.models.accelerate import accelerate, positions
+from s3prl_pruned.models.accelerate import accelerate, of_teacher, positions
 from s3prl_pruned.models.accelerate.attention import attend_in_blocks
 from s3prl_pruned.models.accelerate.fused_attention import attend_fused
 from s3prl_pruned.models.accelerate.paths import Derived, Path
@@ -73,6 +73,18 @@ def test_training_takes_the_form_that_is_said_for_its_device(shape, form, monkey
     found = accelerate(encoder)(wavs).hidden_states[-1]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
     assert set(seen) == {form}
+
+
+def test_a_teacher_takes_the_path_of_training_alone(monkeypatch):
+    teacher = of_teacher(random_encoder(SHAPES["wavlm_base"], seed=0))
+    seen = []
+    monkeypatch.setattr(positions, "convolve", lambda *args: seen.append(args[3].positions) or convolve(*args))
+    with torch.no_grad():
+        teacher(torch.randn(1, 2000))
+        assert not seen  # a CPU trains on the reference
+        monkeypatch.setattr(positions, "TRAINING", {"cpu": Path(max_frames=None, positions="unfold", cnn_frames=0)})
+        teacher(torch.randn(1, 2000))
+    assert seen == ["unfold"]
 
 
 @pytest.mark.parametrize("form", FORMS)

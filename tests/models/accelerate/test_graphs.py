@@ -48,6 +48,19 @@ def test_every_structure_and_length_in_float64(seed, shape, samples, padded):
         assert worst(found.hidden_states, expected.hidden_states) < 1e-9
 
 
+@pytest.mark.parametrize("shape", ["wavlm_base", "hubert_base"])
+def test_nan_of_an_earlier_input_is_not_heard(shape):
+    encoder = accelerate(random_encoder(SHAPES[shape], seed=0))
+    calls, captured = in_buckets(encoder)
+    broken, wavs = torch.randn(1, 2000), torch.randn(1, 1950)
+    broken[0, -1] = torch.nan
+    with torch.inference_mode():
+        assert not calls(broken).hidden_states[0].isfinite().all()
+        found, expected = calls(wavs).hidden_states, encoder(wavs).hidden_states
+    assert captured == [1], "both are of one bucket"
+    assert worst(found, expected) < 1e-4
+
+
 def test_a_wrong_length_would_be_seen(monkeypatch):
     encoder = accelerate(random_encoder(tiny_base(), seed=0).double())
     calls, _ = in_buckets(encoder)
