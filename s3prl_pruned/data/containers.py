@@ -35,6 +35,12 @@ _NO_LENGTH = 1 << 62
 _LARGEST_SIZE = 0x7F000000
 """Bytes. A larger size in a header of 32 bits is a writer's "unknown" (SoX: 0x7f000000 or 0x7ffff000)."""
 
+_OGG_BEGIN = re.compile(rb"OggS\0[\2\3\6\7]")
+"""The header of a stream's first page (RFC 3533)."""
+
+_OGG_TAIL = 1 << 20
+"""Bytes at the end of an Ogg in which streams are looked for; its last page, of 65,307 at most, is among them."""
+
 _W64 = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0"
 
 _ONES = b"\xff" * 4
@@ -245,15 +251,17 @@ def _refuse_cut(path: Path, file: BinaryIO, size: int) -> None:
     if announced is not None and size + 1 < announced:  # many writers omit the last padding byte
         raise truncated(path, f"{size} of {announced} bytes are there")
     if head[:4] == b"OggS":
-        file.seek(max(0, size - 2 * 65_536))  # a page has at most 65,307 bytes
+        start = max(0, size - _OGG_TAIL)
+        file.seek(start)
         tail = file.read()
         if not _ends_an_ogg_stream(tail):
             raise truncated(path, "its last Ogg page is not a stream's end")
         last = tail.rfind(b"OggS")
-        if tail[last + 14 : last + 18] != head[14:18]:  # the stream's number (RFC 3533)
+        other = tail[last + 14 : last + 18] != head[14:18]  # the stream's number (RFC 3533)
+        if other or _OGG_BEGIN.search(tail, 0 if start else 1):
             raise UserError(
-                f"{path}: must be one Ogg stream, but ends in another than it begins with, and libsndfile reads the "
-                "first alone. Write it anew as one (ffmpeg -i it to a WAV or FLAC), or leave it out."
+                f"{path}: must be one Ogg stream, but another follows the first, and libsndfile reads the first alone. "
+                "Write it anew as one (ffmpeg -i it to a WAV or FLAC), or leave it out."
             )
 
 

@@ -159,7 +159,7 @@ def test_streams_one_after_the_other_in_an_ogg_are_refused(tmp_path, codec, by):
     first, second = (written("OGG", samples, subtype=codec) for samples in (PCM, PCM[:20_000]))
     assert num_samples(save(tmp_path / "one.ogg", first)) == LENGTH
     for data in (first + second, first + first):
-        assert "must be one Ogg stream, but ends in another" in refused(save(tmp_path / "two.ogg", data), by)
+        assert "must be one Ogg stream, but another follows" in refused(save(tmp_path / "two.ogg", data), by)
 
 
 @pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
