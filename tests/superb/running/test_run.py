@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import editdistance
@@ -285,7 +286,7 @@ def test_a_folder_in_use_is_refused_but_a_finished_run_is_read(again, capsys):
         (FOLDER / "result.json").unlink()
         with pytest.raises(UserError, match="results/fbank/asr: another process is at work in this folder"):
             again("-a")
-        with locked(FOLDER, ".result.json.lock"), pytest.raises(UserError, match="another process is at work"):
+        with locked(FOLDER, ".evaluate-test-clean.lock"), pytest.raises(UserError, match="another process is at work"):
             again("-m", "evaluate")
         again("-m", "evaluate")
     assert not [path.name for path in FOLDER.iterdir() if path.name.startswith(".")]
@@ -367,13 +368,21 @@ def test_an_evaluation_before_the_end_of_the_training_is_a_look_and_not_the_resu
     assert finished_runs(Path("results"))[0] == {"fbank": [result]}
 
 
-def test_a_training_that_ends_during_a_look_makes_no_result_of_it(again, monkeypatch):
+def test_a_training_that_ends_during_a_look_waits_for_it_and_makes_no_result_of_it(again, monkeypatch, caplog):
     last = (FOLDER / STATES[1]).read_bytes()
     _half_trained()
     evaluate = run.evaluate_part
 
+    def stop(_):
+        raise KeyboardInterrupt
+
     def and_meanwhile(evaluation, **options):
         (FOLDER / STATES[1]).write_bytes(last)
+        with monkeypatch.context() as patch, pytest.raises(Interrupted):
+            patch.setattr(run, "evaluate_part", evaluate)
+            patch.setattr(time, "sleep", stop)  # the wait
+            again("-a")
+        assert "Waiting for it" in caplog.text
         return evaluate(evaluation, **options)
 
     monkeypatch.setattr(run, "evaluate_part", and_meanwhile)
