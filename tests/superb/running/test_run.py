@@ -239,6 +239,16 @@ def test_a_run_that_was_stopped_before_its_first_numbered_checkpoint_is_unfinish
     assert (folder / "result.json.old-1").is_file() and not (folder / "result.json").exists()
 
 
+@pytest.mark.parametrize(("left", "name"), [("run.json", "look-dev-clean-step2"), ("result.json", "result-dev-clean")])
+def test_a_best_checkpoint_alone_is_of_the_end_only_where_the_end_was_reached(again, left, name):
+    (FOLDER / STATES[0]).rename(FOLDER / "dev-clean-best.ckpt")
+    (FOLDER / STATES[1]).unlink()
+    if left == "run.json":
+        (FOLDER / "result.json").unlink()
+    again("-m", "evaluate", "-t", "dev-clean")
+    assert read_result(FOLDER / f"{name}.json").checkpoint.step == 2
+
+
 def test_a_look_at_an_interrupted_step_is_named_by_it(again):
     _half_trained()
     torch.save(torch.load(FOLDER / STATES[0], weights_only=True) | {"Step": 3}, FOLDER / INTERRUPTED)
