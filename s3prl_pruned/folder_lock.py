@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,9 +28,15 @@ BEAT_SECONDS = 5.0
 """How often a holder counts."""
 PATIENCE_SECONDS = 20.0
 """How long a count must stand still before its holder is taken for dead."""
+WAIT_SECONDS = 2.0
+"""How often `locked_in_turn` tries."""
 _RIVALS_SECONDS = 1.0  # on a disk without locks: within these, two that start together have both written
 _held: set[Path] = set()  # by this process, whom the system would let in again
 _LENGTH = 200  # of the record in bytes: one call overwrites it
+
+
+class FolderInUse(UserError):
+    """Another process holds the lock."""
 
 
 def is_unused(folder: Path) -> bool:
@@ -47,7 +53,8 @@ def locked(folder: str | Path, name: str = NAME) -> Iterator[None]:
         name: of the lock's file, for a folder that has several.
 
     Raises:
-        UserError: another process holds it, or the folder cannot be written.
+        FolderInUse: another process holds it.
+        UserError: the folder cannot be written.
     """
     path = Path(folder).resolve() / name
     if path in _held:
@@ -76,6 +83,27 @@ def locked(folder: str | Path, name: str = NAME) -> Iterator[None]:
         if is_new:
             with suppress(OSError):  # it holds something
                 path.parent.rmdir()
+
+
+@contextmanager
+def locked_in_turn(folder: str | Path, name: str) -> Iterator[None]:
+    """Hold a lock as by `locked`, but wait until the other process has ended, and say so.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    with ExitStack() as held:
+        waits = False
+        while True:
+            try:
+                held.enter_context(locked(folder, name))
+                break
+            except FolderInUse as refusal:
+                if not waits:
+                    logger.warning("%s Waiting for it.", refusal)
+                waits = True
+            time.sleep(WAIT_SECONDS)
+        yield
 
 
 @dataclass
@@ -156,8 +184,8 @@ def _record(count: int) -> str:
     return f"{_machine()} {socket.gethostname()} {os.getpid()} {count}"
 
 
-def _refusal(path: Path, record: str) -> UserError:
-    return UserError(
+def _refusal(path: Path, record: str) -> FolderInUse:
+    return FolderInUse(
         f"{path.parent}: another process is at work in this folder ({_named(record)}). Wait until it has ended, or "
         "give another name by -n. If its machine has crashed, try again in two minutes."
     )

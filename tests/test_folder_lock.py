@@ -13,7 +13,7 @@ import pytest
 
 from s3prl_pruned import folder_lock
 from s3prl_pruned.config import UserError
-from s3prl_pruned.folder_lock import NAME, is_unused, locked
+from s3prl_pruned.folder_lock import NAME, FolderInUse, is_unused, locked, locked_in_turn
 
 HOLD = (
     "import sys, time\nfrom s3prl_pruned.folder_lock import locked\n"
@@ -50,6 +50,16 @@ def without_locks(monkeypatch, impatient):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "lockf", refuse)
+
+
+def test_who_waits_for_a_turn_says_so_once_and_gets_it(holder, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(folder_lock, "WAIT_SECONDS", 0.02)
+    threading.Timer(0.3, holder.kill).start()
+    with locked_in_turn(tmp_path / "run", NAME):
+        assert holder.wait() == -signal.SIGKILL
+        with pytest.raises(FolderInUse), locked(tmp_path / "run"):
+            pass
+    assert caplog.text.count(f"process {holder.pid} on ") == caplog.text.count("Waiting for it") == 1
 
 
 def test_a_second_process_is_refused_and_told_whose_the_folder_is(holder, tmp_path):

@@ -26,7 +26,7 @@ from s3prl_pruned.report.resampling import Resampled
 from s3prl_pruned.superb.catalogue import TASKS
 from s3prl_pruned.superb.metrics import edits, eer, mtwv
 from s3prl_pruned.superb.results.arks import read_hypotheses
-from s3prl_pruned.superb.results.result import Result, read_json
+from s3prl_pruned.superb.results.result import RUN_FILE, Result, read_json
 from s3prl_pruned.superb.results.s3prl_runs.files import read_lines
 from s3prl_pruned.superb.results.s3prl_runs.found import NO_REFERENCES, TOLERANCE, References
 from s3prl_pruned.superb.tasks.drivers.classification import named_predictions
@@ -80,14 +80,14 @@ def kept_tests(result: Result, folders: list[Path], references: References = NO_
 
 
 def _evaluated(result: Result, folders: list[Path]) -> Path:
-    """The folder of the evaluation: of a learning-rate search, that of the chosen rate."""
+    """The folder of the evaluation: of a search that earlier versions made, where the chosen rate was tried."""
     if len(folders) > 1:
         raise UserError(
             f"{folders[0]}: s3prl wrote this run into {len(folders)} folders, of which no pieces are read. Run "
             f"{result.task} by run_downstream.py to compare it."
         )
     chosen = [tried.folder for tried in result.tried_rates or [] if tried.chosen]
-    return folders[0] / chosen[0] if chosen else folders[0]
+    return folders[0] if not chosen or (folders[0] / RUN_FILE).is_file() else folders[0] / chosen[0]
 
 
 def _recognition(result: Result, folder: Path, _: References) -> list[KeptTest]:

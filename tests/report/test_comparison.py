@@ -9,7 +9,7 @@ from s3prl_pruned.commands.score import main
 from s3prl_pruned.config import UserError
 from s3prl_pruned.report.significance import mapsswe
 from s3prl_pruned.superb.catalogue import Value
-from s3prl_pruned.superb.results.result import Result, TriedRate, Upstream, write_result
+from s3prl_pruned.superb.results.result import RUN_FILE, Result, TriedRate, Upstream, write_result
 
 REFERENCES = {f"u{i}": "A B C D E F G H" for i in range(60)}
 NEAR = {key: text.replace("B", "X") if i % 3 == 0 else text for i, (key, text) in enumerate(REFERENCES.items())}
@@ -96,10 +96,20 @@ def test_diarization_is_compared_by_the_bootstrap_over_recordings(tmp_path, caps
         main([str(tmp_path), "--compare", "a", "b"])
 
 
-def test_the_chosen_run_of_a_search_is_read(tmp_path, capsys):
-    target = recognised(tmp_path, "a", FAR, 100 * 20 / 480, tried_rates=[
-        TriedRate(learning_rate=0.1, folder="../lr_search/asr/lr0.1", chosen=True)
-    ])  # fmt: skip
+TRIED = [TriedRate(learning_rate=0.1, folder="../lr_search/asr/lr0.1", chosen=True)]
+
+
+def test_the_whole_run_after_a_search_is_read_from_its_own_folder(tmp_path, capsys):
+    run = recognised(tmp_path, "a", NEAR, 100 * 20 / 480, tried_rates=TRIED)
+    (run / RUN_FILE).write_text("{}")
+    (tmp_path / "a" / "lr_search" / "asr" / "lr0.1").mkdir(parents=True)  # a short training, never evaluated
+    recognised(tmp_path, "b", NEAR, 100 * 20 / 480)
+    main([str(tmp_path), "--compare", "a", "b"])
+    assert rows(capsys.readouterr().out)["asr wer"][5] == "1.0000"
+
+
+def test_the_chosen_run_of_a_search_of_earlier_versions_is_read(tmp_path, capsys):
+    target = recognised(tmp_path, "a", FAR, 100 * 20 / 480, tried_rates=TRIED)
     chosen = recognised(tmp_path, "elsewhere", NEAR, 100 * 20 / 480)
     (target.parent / "lr_search" / "asr").mkdir(parents=True)
     chosen.rename(target.parent / "lr_search" / "asr" / "lr0.1")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.superb.catalogue import TASKS, Task
-from s3prl_pruned.superb.results.result import RESULT_FILE, RUN_FILE, Result, Upstream, read_result
+from s3prl_pruned.superb.results.result import INTERRUPTED, RESULT_FILE, RUN_FILE, Result, Upstream, read_result
 from s3prl_pruned.superb.results.s3prl_runs.files import captured_logs, read_settings, saved_steps
 from s3prl_pruned.superb.results.s3prl_runs.found import NO_REFERENCES, TOLERANCE, References, Unfinished
 from s3prl_pruned.superb.results.s3prl_runs.read import read_s3prl_run, task_of
@@ -108,8 +108,8 @@ def read_run(folders: list[Path], task: Task | None = None, references: Referenc
                 f"{folder / RESULT_FILE}: is a result of task {result.task}, but its folder says {task.name}."
             )
         _refuse_contradiction(result, folder / RESULT_FILE)
-        if step := _unfinished_step(folder):
-            logger.warning("%s: not counted: its training stands at step %s and is not at its end.", folder, step)
+        if stands := _where_unfinished(folder, result):
+            logger.warning("%s: not counted: its training stands at %s and is not at its end.", folder, stands)
             return None
         return _as_it_counts(result)
     if (folder / RUN_FILE).is_file():
@@ -141,13 +141,14 @@ def read_run(folders: list[Path], task: Task | None = None, references: Referenc
     )
 
 
-def _unfinished_step(folder: Path) -> int | None:
+def _where_unfinished(folder: Path, result: Result) -> str | None:
     """Where a training stands beside whose middle an earlier version left a result; None where it is at its end."""
     for trained in [folder, *folder.glob("fold[1-5]")]:
-        newest = max(saved_steps(trained), default=0)
-        total = (read_settings(trained).config.get("runner") or {}).get("total_steps") if newest else None
-        if isinstance(total, int) and newest < total:
-            return newest
+        newest, interrupted = max(saved_steps(trained), default=0), (trained / INTERRUPTED).is_file()
+        known = newest or interrupted
+        total = (read_settings(trained).config.get("runner") or {}).get("total_steps") if known else None
+        if isinstance(total, int) and newest < total and not result.is_trained_to(total):
+            return f"{INTERRUPTED}, after step {newest}," if interrupted else f"step {newest}"
     return None
 
 

@@ -13,6 +13,9 @@ from s3prl_pruned.superb.catalogue import Value, find_task
 RESULT_FILE = "result.json"
 RUN_FILE = "run.json"
 """Written when one of our runs starts: with it and without ``result.json`` a run is unfinished."""
+INTERRUPTED = "interrupted.ckpt"
+"""The step after which a signal stopped a training. Its name is none of s3prl's, so that it is gone on from, and never
+evaluated as one of the checkpoints that the settings ask for."""
 
 
 _NAMED_BEFORE = ("named by -e", "named by -i")
@@ -166,6 +169,16 @@ class Result:
         """Whether a user named a checkpoint that this is of."""
         checkpoints = [self.checkpoint, *(part.checkpoint for part in self.parts or [])]
         return any(found is not None and (found.by_hand or found.rule in _NAMED_BEFORE) for found in checkpoints)
+
+    def is_trained_to(self, total: int) -> bool:
+        """Whether what was evaluated shows by itself that the training made this many steps.
+
+        A best checkpoint is often of an earlier step, and shows nothing.
+        """
+        found = [part.checkpoint for part in self.parts or []] or [self.checkpoint]
+        steps = [checkpoint.step if checkpoint else 0 for checkpoint in found]
+        last = max if self.task == "sv" else min  # its parts are of one training; others have one for each part
+        return last(steps) >= total
 
     def validate(self) -> None:
         """Refuse an unknown task and impossible values."""

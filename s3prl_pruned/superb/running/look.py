@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from s3prl_pruned.config import UserError
-from s3prl_pruned.superb.results.result import RESULT_FILE, Result, read_result
+from s3prl_pruned.superb.results.result import INTERRUPTED, RESULT_FILE, RUN_FILE, Result, read_result
 from s3prl_pruned.superb.results.s3prl_runs.files import saved_steps
+from s3prl_pruned.superb.results.trained import TRAINED_FILE
 from s3prl_pruned.superb.tasks.checkpoints import load_checkpoint, newest_checkpoint
 from s3prl_pruned.superb.tasks.driver import DownstreamRun, Evaluation
 
@@ -19,17 +20,36 @@ def unfinished_step(run: DownstreamRun) -> int | None:
     """Where the least trained of a run's trainings stands.
 
     Returns:
-        Its newest saved step; None where all are finished, nothing is trained, or no checkpoint is left to tell.
+        Its newest saved step; None where all are finished (so the result says, or the checkpoints), nothing is trained,
+        or no checkpoint is left to tell.
     """
     if not run.driver.trains:
         return None
     total = run.config["runner"]["total_steps"]
-    newest = []
-    for training in run.driver.trainings(run):
-        folder = training.run.folder
-        thinned = (folder / run.driver.best).is_file()  # somebody kept the best one alone, to save room
-        newest.append(max(saved_steps(folder), default=total if thinned else 0))
-    return min(newest) if max(newest) > 0 and min(newest) < total else None
+    newest = [_newest_step(training.run.folder, run, total) for training in run.driver.trainings(run)]
+    if max(newest) == 0 or min(newest) >= total or _result_is_of_the_end(run.folder / RESULT_FILE, total):
+        return None
+    return min(newest)
+
+
+def _newest_step(folder: Path, run: DownstreamRun, total: int) -> int:
+    if (folder / INTERRUPTED).is_file():
+        path = newest_checkpoint(folder)
+        return load_checkpoint(path)["Step"] if path else 0
+    saved, best = saved_steps(folder), folder / run.driver.best
+    if saved or not best.is_file():
+        return max(saved, default=0)
+    # Somebody kept the best one alone, to save room; or the first numbered one is not there yet.
+    ended = any((run.folder / name).is_file() for name in (RESULT_FILE, TRAINED_FILE))
+    return total if ended or not (run.folder / RUN_FILE).is_file() else load_checkpoint(best)["Step"]
+
+
+def _result_is_of_the_end(path: Path, total: int) -> bool:
+    """Whether a result, beside which somebody kept few checkpoints to save room, is of a training at its end."""
+    try:
+        return read_result(path).is_trained_to(total)
+    except UserError:  # none, or a damaged one: it shows nothing
+        return False
 
 
 def result_name(run: DownstreamRun, named: Evaluation | None = None) -> str:

@@ -25,7 +25,7 @@ from pathlib import Path
 from s3prl_pruned import compat, distributed
 from s3prl_pruned.command_line import Interrupted, Stopped
 from s3prl_pruned.config import UserError
-from s3prl_pruned.folder_lock import locked
+from s3prl_pruned.folder_lock import locked, locked_in_turn
 from s3prl_pruned.own_commands import typed
 from s3prl_pruned.superb.results.result import RESULT_FILE, Part, Result, Seconds, Upstream, read_result, write_result
 from s3prl_pruned.superb.results.trained import Choice, read_choice
@@ -172,7 +172,7 @@ def _train(run: DownstreamRun, begun: BegunRun, options: argparse.Namespace, hel
         print(f"{folder}: trained in {seconds:.0f} s. `-m evaluate` with the same options evaluates it.")
         return
     target = folder / result_name(run)
-    with locked(folder, _evaluation_lock(target.name)):
+    with locked_in_turn(folder, _evaluation_lock(run)):  # after a look that began before the end
         choice = read_choice(options.tried_rates) if options.tried_rates else None
         seconds_of_training = seconds if run.driver.trains else None
         _evaluate(run, begun, target, look=look_of(run), train_seconds=seconds_of_training, choice=choice)
@@ -209,7 +209,7 @@ def _evaluate_only(run: DownstreamRun, begun: BegunRun, options: argparse.Namesp
         print(f"{target}: evaluated before; nothing to do.")
         show_result(read_result(target), target)
         return
-    with locked(run.folder, _evaluation_lock(target.name)):
+    with locked(run.folder, _evaluation_lock(run)):
         if previous is None and not run.driver.trains:
             write_begun(run.folder, begun)
         if target.is_file():
@@ -278,9 +278,9 @@ def _transcribe(run: DownstreamRun, options: argparse.Namespace) -> None:
     print(s3prl_runner.transcribe(run, evaluation.checkpoint, options.evaluate_split))
 
 
-def _evaluation_lock(name: str) -> str:
-    """A result's own: others may be evaluated at the same time, also beside the training."""
-    return f".{name}.lock"
+def _evaluation_lock(run: DownstreamRun) -> str:
+    """A split's own, since each writes the same files; other splits may be evaluated meanwhile, beside the training."""
+    return f".evaluate-{run.args.evaluate_split}.lock"
 
 
 def _now() -> str:

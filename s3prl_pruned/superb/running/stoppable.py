@@ -12,7 +12,7 @@ from s3prl_pruned.checkpoint import write_torch
 from s3prl_pruned.command_line import Interrupted
 from s3prl_pruned.compat import experts, steps
 from s3prl_pruned.stop_requests import ReadingLoader, StopRequest, exit_code, leave_stopping_to_the_main_process
-from s3prl_pruned.superb.tasks.checkpoints import INTERRUPTED
+from s3prl_pruned.superb.results.result import INTERRUPTED
 from s3prl_pruned.superb.tasks.driver import DownstreamRun
 
 

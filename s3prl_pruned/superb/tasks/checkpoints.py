@@ -10,14 +10,10 @@ from typing import Any
 
 from s3prl_pruned.checkpoint import load_checkpoint as read_checkpoint
 from s3prl_pruned.config import UserError
+from s3prl_pruned.superb.results.result import INTERRUPTED
 from s3prl_pruned.superb.results.s3prl_runs.files import saved_steps
 
 logger = logging.getLogger(__name__)
-
-
-INTERRUPTED = "interrupted.ckpt"
-"""The step after which a signal stopped a training. Its name is none of s3prl's, so that it is gone on from, and never
-evaluated as one of the checkpoints that the settings ask for."""
 
 
 def numbered_checkpoints(folder: Path) -> list[Path]:

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import editdistance
@@ -20,7 +21,7 @@ from s3prl_pruned.command_line import Interrupted, Stopped
 from s3prl_pruned.config import UserError, load_yaml
 from s3prl_pruned.folder_lock import locked
 from s3prl_pruned.superb.results.collect import finished_runs
-from s3prl_pruned.superb.results.result import Upstream, read_result
+from s3prl_pruned.superb.results.result import INTERRUPTED, Upstream, read_result, write_result
 from s3prl_pruned.superb.results.trained import read_trained
 from s3prl_pruned.superb.running import make_run, run
 from s3prl_pruned.superb.running.messages import announce
@@ -213,6 +214,48 @@ def test_a_stop_signal_saves_the_step_under_way_and_a_requeued_run_goes_on_from_
     assert [path.name for path in folder.glob("*.ckpt")] == ["states-4.ckpt"]
 
 
+def test_a_run_that_was_stopped_before_its_first_numbered_checkpoint_is_unfinished(again, monkeypatch):
+    made, folder = StoppableTraining.made, Path("results/early/asr")
+
+    def told_and_made(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        made(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StoppableTraining, "made", told_and_made)
+        with pytest.raises(Interrupted, match="after step 1; it is saved"):
+            again("-n", "early")
+    again("-n", "early", "-m", "evaluate")
+    look = read_result(folder / "look-test-clean-step1.json")
+    assert look.look == "the training stood at step 1 of 4" and look.checkpoint.step == 1
+    shutil.copy(folder / INTERRUPTED, folder / "dev-clean-best.ckpt")
+    again("-n", "early", "-m", "evaluate", "-t", "dev-clean")
+    assert {path.name for path in folder.glob("*.json")} == {
+        "run.json", "look-test-clean-step1.json", "look-dev-clean-step1.json",
+    }  # fmt: skip
+    write_result(folder / "result.json", dataclasses.replace(look, look=None))  # as earlier versions called it
+    assert finished_runs(Path("results/early")) == ({}, [folder])
+    assert f"Going on from {folder / INTERRUPTED}" in again("-n", "early", "-a", "-m", "train")
+    assert (folder / "result.json.old-1").is_file() and not (folder / "result.json").exists()
+
+
+@pytest.mark.parametrize(("left", "name"), [("run.json", "look-dev-clean-step2"), ("result.json", "result-dev-clean")])
+def test_a_best_checkpoint_alone_is_of_the_end_only_where_the_end_was_reached(again, left, name):
+    (FOLDER / STATES[0]).rename(FOLDER / "dev-clean-best.ckpt")
+    (FOLDER / STATES[1]).unlink()
+    if left == "run.json":
+        (FOLDER / "result.json").unlink()
+    again("-m", "evaluate", "-t", "dev-clean")
+    assert read_result(FOLDER / f"{name}.json").checkpoint.step == 2
+
+
+def test_a_look_at_an_interrupted_step_is_named_by_it(again):
+    _half_trained()
+    torch.save(torch.load(FOLDER / STATES[0], weights_only=True) | {"Step": 3}, FOLDER / INTERRUPTED)
+    again("-m", "evaluate")
+    assert read_result(FOLDER / "look-test-clean-step3.json").checkpoint.step == 3
+
+
 def test_a_signal_in_the_last_step_stops_before_the_evaluation(again, monkeypatch):
     save = StoppableTraining.save
 
@@ -230,12 +273,12 @@ def test_a_signal_in_the_last_step_stops_before_the_evaluation(again, monkeypatc
 
 
 def test_a_later_checkpoint_is_gone_on_from_before_an_interrupted_one(again):
-    shutil.copy(FOLDER / STATES[0], FOLDER / checkpoints.INTERRUPTED)
+    shutil.copy(FOLDER / STATES[0], FOLDER / INTERRUPTED)
     assert checkpoints.newest_checkpoint(FOLDER) == FOLDER / STATES[1]
-    shutil.copy(FOLDER / STATES[1], FOLDER / checkpoints.INTERRUPTED)
+    shutil.copy(FOLDER / STATES[1], FOLDER / INTERRUPTED)
     (FOLDER / STATES[1]).unlink()
-    assert checkpoints.newest_checkpoint(FOLDER) == FOLDER / checkpoints.INTERRUPTED
-    (FOLDER / checkpoints.INTERRUPTED).write_bytes(b"half")
+    assert checkpoints.newest_checkpoint(FOLDER) == FOLDER / INTERRUPTED
+    (FOLDER / INTERRUPTED).write_bytes(b"half")
     assert checkpoints.newest_checkpoint(FOLDER) == FOLDER / STATES[0]
 
 
@@ -253,7 +296,7 @@ def test_a_folder_in_use_is_refused_but_a_finished_run_is_read(again, capsys):
         (FOLDER / "result.json").unlink()
         with pytest.raises(UserError, match="results/fbank/asr: another process is at work in this folder"):
             again("-a")
-        with locked(FOLDER, ".result.json.lock"), pytest.raises(UserError, match="another process is at work"):
+        with locked(FOLDER, ".evaluate-test-clean.lock"), pytest.raises(UserError, match="another process is at work"):
             again("-m", "evaluate")
         again("-m", "evaluate")
     assert not [path.name for path in FOLDER.iterdir() if path.name.startswith(".")]
@@ -335,13 +378,21 @@ def test_an_evaluation_before_the_end_of_the_training_is_a_look_and_not_the_resu
     assert finished_runs(Path("results"))[0] == {"fbank": [result]}
 
 
-def test_a_training_that_ends_during_a_look_makes_no_result_of_it(again, monkeypatch):
+def test_a_training_that_ends_during_a_look_waits_for_it_and_makes_no_result_of_it(again, monkeypatch, caplog):
     last = (FOLDER / STATES[1]).read_bytes()
     _half_trained()
     evaluate = run.evaluate_part
 
+    def stop(_):
+        raise KeyboardInterrupt
+
     def and_meanwhile(evaluation, **options):
         (FOLDER / STATES[1]).write_bytes(last)
+        with monkeypatch.context() as patch, pytest.raises(Interrupted):
+            patch.setattr(run, "evaluate_part", evaluate)
+            patch.setattr(time, "sleep", stop)  # the wait
+            again("-a")
+        assert "Waiting for it" in caplog.text
         return evaluate(evaluation, **options)
 
     monkeypatch.setattr(run, "evaluate_part", and_meanwhile)
@@ -351,6 +402,9 @@ def test_a_training_that_ends_during_a_look_makes_no_result_of_it(again, monkeyp
 
 
 def test_a_look_that_an_earlier_version_left_as_the_result_is_moved_aside_and_the_training_goes_on(again, caplog):
+    result = read_result(FOLDER / "result.json")
+    checkpoint = dataclasses.replace(result.checkpoint, file=STATES[0], step=2)
+    write_result(FOLDER / "result.json", dataclasses.replace(result, checkpoint=checkpoint))
     early = (FOLDER / "result.json").read_bytes()
     (FOLDER / STATES[1]).unlink()
     with pytest.raises(UserError, match="holds this run unfinished. Give -a"):

@@ -18,6 +18,7 @@ from s3prl_pruned.compat import experts
 from s3prl_pruned.config import UserError
 from s3prl_pruned.superb.catalogue import Value
 from s3prl_pruned.superb.metrics.eer import equal_error_rate
+from s3prl_pruned.superb.results.collect import finished_runs
 from s3prl_pruned.superb.results.result import read_result
 from s3prl_pruned.superb.tasks.drivers import sv_voxceleb1
 from tests.superb.pieces import assert_pieces_give_the_result
@@ -88,6 +89,14 @@ def test_the_lowest_is_chosen_though_it_is_not_the_last(printed):
         ]
         combined = driver.combine(found)
         assert (combined.chosen.name, combined.metrics[0].value) == (lowest, min(values))
+
+
+def test_a_finished_run_of_which_an_early_checkpoint_alone_was_kept_is_finished(printed, sv):
+    folder = Path("results/thin/sv")
+    shutil.copytree(FOLDER, folder)
+    (folder / "states-2.ckpt").unlink()
+    assert "nothing to do" in sv("-n", "thin")
+    assert finished_runs(folder) == ({"thin": [read_result(folder / "result.json")]}, [])
 
 
 def test_an_interrupted_run_tests_the_checkpoints_that_are_missing_only(printed, sv):
