@@ -266,7 +266,7 @@ def settled(suite: Suite, *, being_made: Collection[Path] = ()) -> Suite:
         suite: before its jobs are made.
         being_made: folders of pruning runs in the same plan.
     """
-    models = tuple(model.settled(suite.seeds, being_made=being_made) for model in suite.models)
+    models = tuple(model.settled(suite.seeds, being_made=being_made, options=suite.options) for model in suite.models)
     return replace(suite, models=models)
 
 
