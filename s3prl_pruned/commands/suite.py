@@ -5,7 +5,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from s3prl_pruned.own_commands import PlanParser
+from s3prl_pruned.own_commands import PlanParser, option_of
 
 EPILOG = """\
 What follows -- goes to every run_downstream.py as it stands.
@@ -152,7 +152,7 @@ def main(argv: list[str] | None = None) -> None:
     status = run_suite(
         suite,
         parallel=args.jobs,
-        devices=find_devices(args.devices, jobs_each=args.jobs_per_device, device=args.device),
+        devices=find_devices(args.devices, jobs_each=args.jobs_per_device, device=option_of(suite.options, "--device")),
         probe=probe,
         dry_run=args.dry_run,
         scheduler=args.scheduler,

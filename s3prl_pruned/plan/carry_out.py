@@ -53,7 +53,8 @@ def carry_out(
             print(f"{'finished' if job.finished() else 'to do':<9} {job.name}: {shlex.join(job.command[1:])}")
         return None
     if scheduler:
-        script = write_scripts(jobs, jobs_dir, scheduler, name=name)
+        names = devices.names if devices else ()
+        script = write_scripts(jobs, jobs_dir, scheduler, name=name, devices=names)
         print(f"{len(jobs)} jobs written. Start them by: bash {script}")
         return None
     return run(jobs, parallel=parallel, devices=devices)

@@ -2,7 +2,8 @@
 
 One script per job, which does nothing if the job is finished, and stops if a job that it waits for is not.
 
-- shell: `run_all.sh [N]` runs level after level (`plan.levels`, listed in `level-<n>.txt`), N scripts at a time.
+- shell: `run_all.sh [N [GPU,GPU]]` runs level after level (`plan.levels`, listed in `level-<n>.txt`), N scripts at a
+  time, each of which sees one of the GPUs.
 - slurm: `submit.sh [OPTION ...]` submits each script, to start when those that it waits for have ended, with the cores,
   GPU and time that its job needs; options go to `sbatch` (partition, account) and have the last word. Before its time
   is over a job is told so, saves, and is put back into the queue, from where it goes on.
@@ -25,11 +26,15 @@ Scheduler = Literal["slurm", "shell"]
 
 _RUN_ALL = """\
 #!/usr/bin/env bash
-# Run all jobs, level after level: run_all.sh [N], N at a time (default: 1). Finished jobs are kept.
-cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
+# Run all jobs, level after level: run_all.sh [N [GPU,GPU]], N at a time (default: 1), each on one of the GPUs.
+# Where no GPU is named (run_all.sh N ""), every job sees all of them. Finished jobs are kept.
+cd "$(dirname "${{BASH_SOURCE[0]}}")" || exit 1
+gpus=${{2-{gpus}}}
+run='[ -z "$0" ] || {{ IFS=, read -ra gpus <<< "$0"; export CUDA_VISIBLE_DEVICES="${{gpus[PLACE % ${{#gpus[@]}}]}}"; }}
+exec bash "$1"'
 status=0
 for list in level-*.txt; do
-    xargs -P "${1:-1}" -n 1 bash < "$list" || status=1
+    xargs -P "${{1:-1}}" -n 1 ${{gpus:+--process-slot-var=PLACE}} bash -c "$run" "$gpus" < "$list" || status=1
 done
 [ "$status" = 0 ] || echo "some jobs are not finished; the same call goes on with them" >&2
 exit "$status"
@@ -59,16 +64,20 @@ NOTICE_SECONDS = 300
 
 _RUN_AND_REQUEUE = """\
 tell() {{ kill -s "$1" "$child"; }}
-trap 'tell USR1' USR1
+told=
+trap 'told=yes; tell USR1' USR1
 trap 'tell TERM' TERM
 {command} &
 child=$!
 wait "$child"; status=$?
 while kill -0 "$child" 2> /dev/null; do wait "$child"; status=$?; done  # a signal ends `wait`, not the command
-[ $status = {requeue} ] && scontrol requeue "$SLURM_JOB_ID" && exit 0"""
+# After another signal, such as of scancel, nobody wants the job back.
+[ "$told" ] && [ $status = {requeue} ] && scontrol requeue "$SLURM_JOB_ID" && exit 0"""
 
 
-def write_scripts(jobs: Sequence[Job], folder: Path, scheduler: Scheduler, *, name: str = "jobs") -> Path:
+def write_scripts(
+    jobs: Sequence[Job], folder: Path, scheduler: Scheduler, *, name: str = "jobs", devices: Sequence[str] = ()
+) -> Path:
     """Write all scripts of a plan.
 
     Args:
@@ -76,6 +85,7 @@ def write_scripts(jobs: Sequence[Job], folder: Path, scheduler: Scheduler, *, na
         folder: made by this call; what stands there already is not touched.
         scheduler: whose scripts.
         name: of the Slurm jobs.
+        devices: GPUs that `run_all.sh` shares out; Slurm gives each job its own.
 
     Returns:
         The script that runs or submits the others.
@@ -99,7 +109,7 @@ def write_scripts(jobs: Sequence[Job], folder: Path, scheduler: Scheduler, *, na
             (folder / scripts[job.name]).write_bytes(os.fsencode(text))  # names of files as they are
         if scheduler == "shell":
             main = folder / "run_all.sh"
-            main.write_text(_RUN_ALL)
+            main.write_text(_RUN_ALL.format(gpus=shlex.quote(",".join(devices))))
             for number, step in enumerate(steps, start=1):
                 (folder / f"level-{number:02d}.txt").write_text("".join(f"{scripts[job.name]}\n" for job in step))
         else:

@@ -17,7 +17,7 @@ from typing import Any, Literal, NoReturn
 from s3prl_pruned.config import UserError, to_dict
 from s3prl_pruned.own_commands import call
 from s3prl_pruned.superb.catalogue import TASKS, Value, find_task
-from s3prl_pruned.superb.results.result import RESULT_FILE, TriedRate, read_result, write_json, write_result
+from s3prl_pruned.superb.results.result import RESULT_FILE, RUN_FILE, TriedRate, read_result, write_json, write_result
 from s3prl_pruned.superb.results.trained import TRAINED_FILE, Choice, TrainedRun, read_choice, read_trained
 from s3prl_pruned.superb.running.run_folder import move_aside
 
@@ -88,13 +88,19 @@ def try_folder(target: Path, learning_rate: float, steps: int) -> Path:
         learning_rate: the rate.
         steps: of the try.
     """
-    return _search_folder(target) / f"lr{learning_rate:g}-{steps}steps"
+    return _search_folder(target) / f"lr{rate_name(learning_rate)}-{steps}steps"
+
+
+def rate_name(learning_rate: float) -> str:
+    """A rate in names of jobs and folders: short, but never that of another rate."""
+    short = f"{learning_rate:g}"
+    return short if float(short) == learning_rate else repr(learning_rate)
 
 
 def train_with_chosen(target: Path, learning_rates: Sequence[float], steps: int, words: Sequence[str]) -> NoReturn:
     """Choose, and become the process that trains and evaluates with the chosen rate and says what was tried.
 
-    What stands of an earlier choice of another rate is moved aside.
+    What stands of an earlier choice of another rate, or of a former version without `run.json`, is moved aside.
 
     Args:
         target: the task's folder, `results/<row>/<task>`.
@@ -108,7 +114,7 @@ def train_with_chosen(target: Path, learning_rates: Sequence[float], steps: int,
     refuse_plain_run(target)
     choice = Choice(tried_rates=choose(target, learning_rates, steps))
     rate, result = _chosen(choice.tried_rates), target / RESULT_FILE
-    if target.exists() and rate != _rate_of(target):
+    if target.exists() and (rate != _rate_of(target) or not (target / RUN_FILE).is_file()):
         move_aside(target)
     if result.is_file():
         found = read_result(result)

@@ -40,7 +40,9 @@ class ComparedModel:
         expected = ["--upstream-sha256", self.hashes[seed]] if seed in self.hashes else []
         return ["-u", self.upstream, *(["-k", checkpoint] if checkpoint else []), *expected]
 
-    def settled(self, seeds: Sequence[int], *, being_made: Collection[Path] = ()) -> "ComparedModel":
+    def settled(
+        self, seeds: Sequence[int], *, being_made: Collection[Path] = (), options: Sequence[str] = ()
+    ) -> "ComparedModel":
         """The same model with its files named: what a job of the plan finds later must be what is there now.
 
         "The newest export" becomes that export, and a checkpoint that is there gets its hash, with which each job
@@ -49,6 +51,7 @@ class ComparedModel:
         Args:
             seeds: of the tasks.
             being_made: folders of pruning runs in the same plan; their exports come later.
+            options: further ones of every call, such as `-g`, without which some models cannot be built.
 
         Raises:
             UserError: there is no export, or a checkpoint cannot be read.
@@ -64,7 +67,8 @@ class ComparedModel:
                 continue
             if path not in hashes:
                 compat.apply()
-                hashes[path] = describe_upstream(make_parser().parse_args(model.options(seed))).sha256
+                args = make_parser().parse_args([*model.options(seed), *options])
+                hashes[path] = describe_upstream(args).sha256
             if found := hashes[path]:
                 known[seed] = found
         return replace(model, hashes=known)

@@ -25,6 +25,7 @@ from s3prl_pruned.plan.learning_rates import (
     UNSEARCHED,
     grid,
     is_searched,
+    rate_name,
     refuse_plain_run,
     short_steps,
     try_folder,
@@ -197,7 +198,7 @@ class TaskRun:
         tries = [self._try(rate, steps, seconds and seconds * share) for rate in self.rates]
         own = len(call("downstream"))
         words = self.command(self.folder, f"config.optimizer.lr={RATE}")[own:]
-        rates = ",".join(f"{rate:g}" for rate in self.rates)
+        rates = ",".join(map(repr, self.rates))
         command = (*call("suite"), "--choose", str(self.folder), "--lr", rates, "--lr-steps", str(steps), "--", *words)
         names = tuple(job.name for job in tries)
         return [*tries, self._job(self.name, command, self.folder / RESULT_FILE, after=names, seconds=seconds)]
@@ -214,7 +215,7 @@ class TaskRun:
             f"config.runner.eval_dataloaders=[{splits}]",
         )
         command = self.command(folder, f"config.optimizer.lr={rate!r}", *shortened, options=("-m", "train"))
-        return self._job(f"{self.name}/lr{rate:g}", command, folder / TRAINED_FILE, seconds=seconds)
+        return self._job(f"{self.name}/lr{rate_name(rate)}", command, folder / TRAINED_FILE, seconds=seconds)
 
     def _job(self, name: str, command: tuple[str, ...], done: Path, **fields: Any) -> Job:
         # Called also when finished: the call refuses what stands of another model, other settings or another corpus.
@@ -251,7 +252,7 @@ def runs(suite: Suite) -> list[TaskRun]:
     for task_run in found:
         if task_run.rates:
             refuse_plain_run(task_run.folder)
-        elif is_searched(task_run.folder):
+        elif task_run.task.name not in UNSEARCHED and is_searched(task_run.folder):  # former versions searched those
             raise UserError(
                 f"{task_run.folder}: holds the result of a learning-rate search. Give --lr-search, or another name."
             )
@@ -265,7 +266,7 @@ def settled(suite: Suite, *, being_made: Collection[Path] = ()) -> Suite:
         suite: before its jobs are made.
         being_made: folders of pruning runs in the same plan.
     """
-    models = tuple(model.settled(suite.seeds, being_made=being_made) for model in suite.models)
+    models = tuple(model.settled(suite.seeds, being_made=being_made, options=suite.options) for model in suite.models)
     return replace(suite, models=models)
 
 

@@ -13,8 +13,10 @@ from s3prl_pruned.config import UserError
 from s3prl_pruned.models.families import named
 from s3prl_pruned.sparsity.leaderboard import leaderboard_macs
 from s3prl_pruned.superb.catalogue import TASKS
-from s3prl_pruned.superb.results.result import RESULT_FILE, Result, Upstream, read_result
+from s3prl_pruned.superb.results.collect import read_run
+from s3prl_pruned.superb.results.result import RESULT_FILE, Result, Upstream
 from s3prl_pruned.upstream.load import load_model
+from s3prl_pruned.upstream.register import NAMES
 
 FILES = {
     "pr": ("test-hyp.ark", "predict.ark"),
@@ -65,16 +67,19 @@ def write_submission(row: Path, path: Path) -> Submission:
     """
     if path.exists():
         raise UserError(f"{path}: exists. Give another name, or remove it.")
-    found = {name: read_result(row / name / RESULT_FILE) for name in TASKS if (row / name / RESULT_FILE).is_file()}
+    read = {name: read_run([row / name], TASKS[name]) for name in TASKS if (row / name / RESULT_FILE).is_file()}
+    found = {name: result for name, result in read.items() if result}
     if not found:
         raise UserError(f"{row}: holds no finished task. Run the suite first.")
     for name, result in found.items():
-        if result.protocol != "official" or result.split != TASKS[name].test_split:
-            note = result.protocol_note or f"{result.protocol} protocol, split {result.split}"
+        if result.protocol != "official":
+            note = result.protocol_note or f"{result.protocol} protocol"
             raise UserError(f"{row / name}: must be an official result, but is not ({note}). Move it out of the row.")
     models = {(result.upstream.name, result.upstream.sha256) for result in found.values()}
     if len(models) > 1:
         raise UserError(f"{row}: its results must be of one model, but are of {sorted(map(str, models))}.")
+    upstream = next(iter(found.values())).upstream
+    counted = _macs(upstream)
     files = {target: source for name, result in found.items() for target, source in _files(row / name, result).items()}
     gone = [str(source) for source in files.values() if not source.is_file()]
     if gone:
@@ -89,13 +94,12 @@ def write_submission(row: Path, path: Path) -> Submission:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise UserError(f"{path}: cannot be written ({error}).") from error
-    upstream = next(iter(found.values())).upstream
     return Submission(
         path=path,
         tasks=list(found),
         missing=[name for name in TASKS if name not in found],
         num_parameters=upstream.num_parameters,
-        macs=_macs(upstream),
+        macs=counted,
     )
 
 
@@ -130,10 +134,13 @@ def _evaluated(folder: Path, result: Result) -> Path:
 
 
 def _macs(upstream: Upstream) -> int | None:
-    if upstream.path and Path(upstream.path).exists():
-        encoder = load_model(upstream.path).encoder
-        return leaderboard_macs(encoder.config, encoder.spec)
+    """None for a model of another kind, and where another one lies at its path by now."""
     try:
-        return leaderboard_macs(named(upstream.name))
-    except UserError:  # a model of another kind
+        if not upstream.path or not Path(upstream.path).exists():
+            return leaderboard_macs(named(upstream.name))
+        model = load_model(upstream.path)
+    except UserError:
         return None
+    if upstream.name in NAMES and upstream.sha256 not in (None, model.sha256):  # s3prl's own have no hash of a file
+        return None
+    return leaderboard_macs(model.encoder.config, model.encoder.spec)

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from s3prl_pruned.commands import run_suite, suite
+from s3prl_pruned.plan.devices import Devices
+
 REPO = Path(__file__).resolve().parents[2]
 FAKE = """
 import pathlib, signal, sys, time
@@ -64,6 +67,15 @@ def test_a_command_line_that_does_not_fit_is_refused(clone, arguments, complaint
     (clone / "run_downstream.py").touch()
     refused = call(*arguments)
     assert refused.returncode == 2 and complaint in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_a_device_that_calls_are_given_is_shared_out_to_none(clone, monkeypatch):
+    planned = []
+    monkeypatch.setattr(run_suite, "run_suite", lambda suite, **fields: planned.append(fields["devices"]) or 0)
+    for words in ([], ["--", "--device", "cuda:1"]):
+        with pytest.raises(SystemExit):
+            suite.main(["-u", "fbank", "--devices", "0,1", *words])
+    assert planned == [Devices(("0", "1")), Devices()]
 
 
 def test_ctrl_c_stops_the_task_which_saves_and_the_same_command_goes_on(clone):

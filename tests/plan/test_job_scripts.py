@@ -64,6 +64,20 @@ def test_shell_scripts_do_what_the_plan_does(folder, at_a_time):
     assert names() == ["child", "one/AWKWARD", "table"]
 
 
+def test_shell_scripts_share_out_the_gpus_that_are_named():
+    note = "import time; open('seen', 'a').write(os.environ.get('CUDA_VISIBLE_DEVICES', 'all') + ' '); time.sleep(1)"
+    script = write_scripts([job(name, note, done=False) for name in "ab"], Path("scripts"), "shell", devices=("4", "7"))
+    for words, seen in [
+        (["2"], ["4", "7"]),
+        (["1"], ["4", "4"]),
+        (["2", "5"], ["5", "5"]),
+        (["2", ""], ["0", "0"]),
+    ]:
+        Path("seen").unlink(missing_ok=True)
+        called = bash(script.resolve(), *words, CUDA_VISIBLE_DEVICES="0")
+        assert called.returncode == 0 and sorted(Path("seen").read_text().split()) == seen, called.stderr
+
+
 SBATCH = """#!/usr/bin/env bash
 # Runs a script at once, as a cluster would later; prints its number and cluster.
 printf '%s\\n' "$*" >> {record}
@@ -132,12 +146,13 @@ import signal, time
 def stop(number, _):
     open("saved", "w").write(str(number)); sys.exit(75)
 if not os.path.exists("saved"):
-    signal.signal(signal.SIGUSR1, stop); open("ready", "w").close()
+    signal.signal(signal.SIGUSR1, stop); signal.signal(signal.SIGTERM, stop); open("ready", "w").close()
     while True: time.sleep(0.05)
 """
 
 
-def test_a_slurm_job_that_is_told_to_stop_saves_is_requeued_and_goes_on(folder):
+def stopped(folder, number):
+    """The exit status of a slurm job's script after a signal."""
     path = make_command(folder, "scontrol", SCONTROL)
     write_scripts([job("long", SAVES_WHEN_TOLD)], Path("scripts"), "slurm")
     environment = {**os.environ, "PATH": path, "SLURM_JOB_ID": "7"}
@@ -146,11 +161,20 @@ def test_a_slurm_job_that_is_told_to_stop_saves_is_requeued_and_goes_on(folder):
         while not Path("ready").exists():
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.02)
-        process.send_signal(signal.SIGUSR1)  # to the script alone, as --signal=B: does
-    assert process.returncode == 0 and Path("requeued").read_text() == "requeue 7\n"
-    assert Path("saved").read_text() == str(int(signal.SIGUSR1)) and not Path("out/long.json").exists()
+        process.send_signal(number)  # to the script alone, as --signal=B: does
+    assert Path("saved").read_text() == str(int(number)) and not Path("out/long.json").exists()
+    return process.returncode
+
+
+def test_a_slurm_job_that_is_told_to_stop_saves_is_requeued_and_goes_on(folder):
+    assert stopped(folder, signal.SIGUSR1) == 0 and Path("requeued").read_text() == "requeue 7\n"
+    path = f"{folder / 'bin'}:{os.environ['PATH']}"
     assert bash("scripts/001-long.sh", cwd=".", PATH=path, SLURM_JOB_ID="7").returncode == 0
     assert Path("out/long.json").exists() and Path("requeued").read_text().count("requeue") == 1
+
+
+def test_a_slurm_job_that_is_cancelled_saves_and_stays_away(folder):
+    assert stopped(folder, signal.SIGTERM) == 75 and not Path("requeued").exists()
 
 
 def test_scripts_are_not_written_over_others():

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,11 @@ import pytest
 from s3prl_pruned.config import UserError
 from s3prl_pruned.formats.folder import model_hash, save_encoder
 from s3prl_pruned.models.dummies import random_encoder, tiny_base
+from s3prl_pruned.plan import models
 from s3prl_pruned.plan.models import ComparedModel
 from s3prl_pruned.plan.suite import Suite, parse_tasks, settled, task_jobs
 from s3prl_pruned.plan.sweep import Sweep
+from s3prl_pruned.superb.results.result import Upstream
 
 RUNS = Path("result/pretrain/wavlm_pruned_distill")
 
@@ -63,6 +66,14 @@ def test_a_named_checkpoint_goes_with_its_hash_for_each_seed(folder):
     commands = [job.command for job in task_jobs(asked, {})]
     hashes = [option(command, "--upstream-sha256") for command in commands]
     assert hashes == [model_hash(exports[1]), model_hash(exports[2]), None]  # the third is not there yet
+
+
+def test_a_model_is_built_for_the_plan_with_the_options_of_its_calls(folder, monkeypatch):
+    export(Path("a"), 1)
+    built = []
+    monkeypatch.setattr(models, "describe_upstream", lambda args: built.append(args) or Upstream(name=args.upstream))
+    settled(replace(suite("a=wavlm_pruned_local:a/export"), options=("--device", "cpu", "-g", "shape.yaml")))
+    assert [(args.upstream_ckpt, args.upstream_model_config) for args in built] == [("a/export", "shape.yaml")]
 
 
 def test_a_model_that_the_plan_itself_makes_is_not_compared_with_one_that_stands_there(folder):

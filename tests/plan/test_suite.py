@@ -6,6 +6,7 @@ import math
 import os
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,20 @@ import yaml
 
 from s3prl_pruned.commands.run_suite import plan_text, run_suite
 from s3prl_pruned.config import UserError, load_yaml
-from s3prl_pruned.plan.learning_rates import LEARNING_RATES, check_searched, check_share, choose, grid, short_steps
+from s3prl_pruned.plan.learning_rates import (
+    LEARNING_RATES,
+    check_searched,
+    check_share,
+    choose,
+    grid,
+    short_steps,
+    try_folder,
+)
 from s3prl_pruned.plan.models import ComparedModel
 from s3prl_pruned.plan.probe import OVERRIDE, Probe, probe_all, read_probe
 from s3prl_pruned.plan.suite import SETTINGS, Suite, parse_tasks, runs
 from s3prl_pruned.superb.catalogue import TASKS
-from s3prl_pruned.superb.results.result import read_result
+from s3prl_pruned.superb.results.result import TriedRate, read_result, write_result
 from s3prl_pruned.superb.tasks import settings
 from s3prl_pruned.superb.tasks.drivers import driver_of
 
@@ -59,6 +68,7 @@ if option("-m") == "train":
         dev=[None if unchanged else dev] * (5 if folds else 1),
     )))
     sys.exit()
+(folder / "run.json").touch()
 checkpoint = Checkpoint(file="dev-best.ckpt", step=4, rule="best", dev=None if unchanged else dev)
 part = Part(
     name="fold1", split="test", num_utterances=3, metrics=[value(0)], printed_by_s3prl=[], checkpoint=checkpoint,
@@ -246,6 +256,32 @@ def test_another_choice_moves_the_earlier_aside_and_records_what_else_was_tried(
     again = read_result(Path("results/fbank/ks/result.json"))
     assert [tried.learning_rate for tried in again.tried_rates] == [0.01, 0.001, 0.1]
     assert again.tried_rates[0].metrics == again.metrics
+
+
+def test_the_run_of_a_former_version_is_moved_aside_before_its_result_is_touched():
+    main(suite("ks", learning_rates=(0.1, 0.01)))
+    Path("results/fbank/ks/run.json").unlink()
+    before = Path("results/fbank/ks/result.json").read_bytes()
+    assert main(suite("ks", learning_rates=(0.01, 0.001))) == 0  # the same choice, beside another rate
+    assert Path("results/fbank/ks.old-1/result.json").read_bytes() == before
+    assert [tried.learning_rate for tried in read_result(Path("results/fbank/ks/result.json")).tried_rates] == [
+        0.01, 0.001, 0.1,
+    ]  # fmt: skip
+
+
+def test_a_searched_result_of_a_task_that_is_searched_no_more_stops_no_other_task():
+    main(suite("ks,sv", learning_rates=(0.1, 0.01)))
+    path = Path("results/fbank/sv/result.json")
+    write_result(path, replace(read_result(path), tried_rates=[TriedRate(learning_rate=0.1, folder=".", chosen=True)]))
+    assert main(suite("ks,sv", learning_rates=(0.1, 0.01))) == 0
+
+
+def test_rates_of_many_digits_are_chosen_as_they_were_tried():
+    rates = (0.01234567, 0.01234568)
+    assert main(suite("ks", learning_rates=rates)) == 0
+    result = read_result(Path("results/fbank/ks/result.json"))
+    assert [tried.learning_rate for tried in result.tried_rates] == list(rates)
+    assert try_folder(Path("a/ks"), 1e-5, 10).name == "lr1e-05-10steps"  # as ever
 
 
 def test_a_search_that_was_stopped_in_its_whole_training_goes_on_with_it():

@@ -5,10 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from s3prl_pruned.commands.suite import main
 from s3prl_pruned.config import UserError
+from s3prl_pruned.formats.folder import model_hash, save_encoder
+from s3prl_pruned.models.dummies import random_encoder, tiny_base
 from s3prl_pruned.report.submission import write_submission
+from s3prl_pruned.sparsity.leaderboard import leaderboard_macs
 from s3prl_pruned.superb.catalogue import TASKS, Value
 from s3prl_pruned.superb.results.result import Checkpoint, Part, Result, Seconds, Upstream, write_result
 
@@ -33,7 +37,10 @@ def part(name, split):
     )
 
 
-PARTS = {"qbe": [part("layer0", "dev"), part("layer5", "test")], "sv": [part("states-20000", "test")]}
+PARTS = {
+    "qbe": [part("layer0", "dev"), part("layer5", "test")],
+    "sv": [part(f"states-{20000 * n}", "test") for n in range(1, 11)],
+}
 
 
 def result(task):
@@ -85,6 +92,26 @@ def test_what_is_not_finished_is_left_out_and_named(row, tmp_path):
         assert not any("ks_public" in name for name in file.namelist())
 
 
+def test_a_result_from_the_middle_of_a_training_is_left_out(row, tmp_path):
+    torch.save({"Step": 10}, row / "ks/states-10.ckpt")
+    (row / "ks/args_1.yaml").write_text("upstream: hubert_base\n")
+    (row / "ks/config_1.yaml").write_text("runner: {total_steps: 100}\n")
+    assert write_submission(row, tmp_path / "predict.zip").missing == ["ks"]
+
+
+def test_a_model_that_can_be_counted_no_more_leaves_its_count_open(row, tmp_path):
+    exported = tmp_path / "export"
+    save_encoder(exported, random_encoder(tiny_base(), seed=1), {"teacher_note": None})
+    for number, sha256 in enumerate([model_hash(exported), "another"]):
+        for task in TASKS:
+            upstream = Upstream(name="wavlm_pruned", path=str(exported), sha256=sha256)
+            write_result(row / task / "result.json", replace(result(task), upstream=upstream))
+        found = write_submission(row, tmp_path / f"{number}.zip")
+        assert found.macs == (None if number else leaderboard_macs(tiny_base()))
+    (exported / "config.json").write_text("{")
+    assert write_submission(row, tmp_path / "damaged.zip").macs is None
+
+
 def change(path, **fields):
     write_result(path / "result.json", replace(result(path.name), **fields))
 
@@ -96,7 +123,11 @@ def change(path, **fields):
             lambda row: change(row / "ks", protocol="quick"),
             "ks: must be an official result, but is not .quick protocol",
         ),
-        (lambda row: change(row / "ks", split="dev"), "ks: must be an official result.*split dev"),
+        (lambda row: change(row / "ks", split="dev"), "result.json: must be of test, .* but is of dev"),
+        (
+            lambda row: change(row / "ks", checkpoint=Checkpoint(file="a", step=1, rule="named by -i")),
+            "ks: must be an official result, but is not .differs from the benchmark in the checkpoint, named by -i",
+        ),
         (lambda row: change(row / "ks", upstream=Upstream(name="fbank")), "must be of one model"),
         (lambda row: (row / "er/fold3/test_fold3_predict.txt").unlink(), "predictions are gone: .*test_fold3_predict"),
         (lambda row: (row / "sd/scoring/predictions/a.h5").unlink(), "sd: must hold predictions of 2 recordings"),

@@ -54,7 +54,7 @@ class SingleUtterances(nn.Module):
         return [self._features(wav) for wav in wavs]
 
     def _features(self, wav: Tensor) -> dict[str, Any]:
-        path = None if self.folder is None else self.folder / f"{fingerprint([wav]).hex()[:32]}.safetensors"
+        path = None if self.folder is None else kept_file(self.folder, wav)
         if path is not None and path.is_file():
             return {self.selection: _read(path, wav.device, layer=self.layer)}
         features = self.upstream([wav])[self.selection]
@@ -123,6 +123,16 @@ def features_folder(model_hash: str, selection: str, *, half: bool = False, laye
     """
     chosen = f" layers {' '.join(map(str, layers))}" if layers else ""
     return cache_folder(FEATURES, f"{model_hash} {selection}{chosen}{' half' if half else ''}")
+
+
+def kept_file(folder: Path, wav: Tensor) -> Path:
+    """Where the features of a waveform are kept.
+
+    Args:
+        folder: of `features_folder`.
+        wav: (S,) float32 samples, as s3prl's runner gives them to an upstream.
+    """
+    return folder / f"{fingerprint([wav]).hex()[:32]}.safetensors"
 
 
 def _write(path: Path, features: Any, *, half: bool) -> None:

@@ -12,13 +12,13 @@ import torch
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.data.waveforms import SAMPLE_RATE
-from s3prl_pruned.superb.running.features import FEATURES
+from s3prl_pruned.superb.running.features import FEATURES, kept_file
 from s3prl_pruned.superb.tasks.corpora import cache_root
 
 logger = logging.getLogger(__name__)
 
 SAMPLED = 32
-"""Items of a split that are decoded to estimate how long its audio is."""
+"""Items of a split that are decoded to estimate how long its audio is, and how much of it is kept already."""
 
 MARGIN = 1.05
 """What an estimate is taken times, besides which 1 GiB stays free for checkpoints and logs."""
@@ -37,9 +37,10 @@ def require_room(runner: Any, splits: list[str], folder: Path, *, selection: str
     Raises:
         UserError: naming what is needed, what is free, and how to need less.
     """
-    seconds = sum(_seconds(runner.downstream.model.get_dataloader(split).dataset) for split in splits)
-    needed = MARGIN * seconds * bytes_per_second(runner.upstream.model, selection, half=half)
-    there = size_of(folder)
+    found = [_seconds(runner.downstream.model.get_dataloader(split).dataset, folder) for split in splits]
+    seconds, kept = (sum(parts) for parts in zip(*found, strict=True))
+    a_second = MARGIN * bytes_per_second(runner.upstream.model, selection, half=half)
+    needed, there = seconds * a_second, kept * a_second  # the folder may hold features of other corpora too
     free = shutil.disk_usage(folder).free - 2**30
     logger.info("features of %.1f h of audio take about %s", seconds / 3600, in_words(needed))
     if needed - there > free:
@@ -94,11 +95,17 @@ def in_words(size: float) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
-def _seconds(dataset: Any) -> float:
-    """Of all waveforms of one of s3prl's datasets, from some of its items (an item of ``asr`` is a whole batch)."""
+def _seconds(dataset: Any, folder: Path) -> tuple[float, float]:
+    """Of all waveforms of one of s3prl's datasets, and of those among them whose features are in a folder.
+
+    Both are estimated from some of its items (an item of ``asr`` is a whole batch).
+    """
     indices = numpy.unique(numpy.linspace(0, len(dataset) - 1, min(SAMPLED, len(dataset))).astype(int))
-    lengths = []
+    samples = kept = 0
     for index in indices.tolist():
         wavs = dataset[index][0]
-        lengths.append(sum(map(len, wavs)) if isinstance(wavs, (list, tuple)) else len(wavs))
-    return sum(lengths) / len(lengths) * len(dataset) / SAMPLE_RATE
+        for wav in wavs if isinstance(wavs, (list, tuple)) else [wavs]:
+            samples += len(wav)
+            kept += len(wav) if kept_file(folder, torch.FloatTensor(wav)).is_file() else 0  # as s3prl's runner does
+    share = len(dataset) / len(indices) / SAMPLE_RATE
+    return samples * share, kept * share

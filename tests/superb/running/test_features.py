@@ -170,6 +170,20 @@ def test_features_without_room_are_refused_before_the_first_is_written(command, 
     assert not list((workplace / "cache" / "s3prl_pruned" / "features").glob("*/*.safetensors"))
 
 
+def test_features_of_another_corpus_make_no_room_and_those_of_this_one_do(command, workplace, monkeypatch):
+    disk_usage = shutil.disk_usage
+    options = ["-d", "ic", "-o", tiny(train_batch_size=3, eval_batch_size=3), "--cache-features"]
+    make_fluent_commands(workplace / "one", seed=4)
+    make_fluent_commands(workplace / "other", seed=5)
+    command(*options, "--corpus", "other", "-n", "other")
+    monkeypatch.setattr(
+        features_room.shutil, "disk_usage", lambda folder: disk_usage(folder)._replace(free=2**30 + 100_000)
+    )
+    with pytest.raises(UserError, match="of which 0 MB are there"):
+        command(*options, "--corpus", "one", "-n", "no_room")
+    command(*options, "--corpus", "other", "-n", "room")
+
+
 def test_kept_features_are_dropped_by_a_command(command, workplace):
     make_fluent_commands(workplace / "fsc")
     options = ["-d", "ic", "--corpus", "fsc", "-o", tiny(train_batch_size=3, eval_batch_size=3)]
