@@ -106,6 +106,6 @@ def _seconds(dataset: Any, folder: Path) -> tuple[float, float]:
         wavs = dataset[index][0]
         for wav in wavs if isinstance(wavs, (list, tuple)) else [wavs]:
             samples += len(wav)
-            kept += len(wav) if kept_file(folder, torch.FloatTensor(wav)).is_file() else 0  # as s3prl's runner does
+            kept += len(wav) if kept_file(folder, torch.as_tensor(wav, dtype=torch.float32)).is_file() else 0
     share = len(dataset) / len(indices) / SAMPLE_RATE
     return samples * share, kept * share
