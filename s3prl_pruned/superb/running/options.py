@@ -109,11 +109,7 @@ def _add_features(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="checkpoint or export (default for wavlm_pruned: the newest finished export)",
     )
-    add(
-        "--upstream-sha256",
-        metavar="HASH",
-        help="refuse any other model than that of this hash; planned jobs are called with it",
-    )
+    add("--upstream-sha256", metavar="HASH", help=argparse.SUPPRESS)  # a planned job: the only model that it takes
     add("-g", "--upstream_model_config", metavar="PATH", help="model config, where one is needed")
     add("-r", "--upstream_refresh", action="store_true", help="download the checkpoint anew")
     add("-f", "--upstream_trainable", action="store_true", help="fine-tune the upstream too")
@@ -145,7 +141,7 @@ def _add_features(parser: argparse.ArgumentParser) -> None:
     add(
         "--drop-features",
         action="store_true",
-        help="remove kept features, of -u (with its options) or of all upstreams, and end",
+        help="remove kept features, of -u or of all, and end",
     )
     add("--upstream_model_name", default="model.pt", help=argparse.SUPPRESS)
     add("--upstream_revision", help=argparse.SUPPRESS)
