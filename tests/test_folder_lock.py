@@ -158,7 +158,7 @@ def test_on_a_disk_without_locks_one_of_two_that_start_together_goes_on(tmp_path
         "import fcntl, os\nfrom s3prl_pruned import folder_lock\n"
         "def refuse(*_): raise OSError(38, 'Function not implemented')\n"
         "fcntl.lockf = refuse\nfolder_lock.BEAT_SECONDS, folder_lock.PATIENCE_SECONDS = 0.1, 2\n"
-        "while not os.path.exists('go'): pass\n"
+        "open(f'ready-{os.getpid()}', 'w').close()\nwhile not os.path.exists('go'): pass\n"
     )
     both = [
         subprocess.Popen(
@@ -170,7 +170,9 @@ def test_on_a_disk_without_locks_one_of_two_that_start_together_goes_on(tmp_path
         )
         for _ in range(2)
     ]
-    time.sleep(3)
+    while len(list(tmp_path.glob("ready-*"))) < 2:  # on a busy machine one may start seconds later
+        assert all(each.poll() is None for each in both)
+        time.sleep(0.1)
     (tmp_path / "go").touch()
     outputs = [each.communicate(timeout=60) for each in both]
     assert sorted(out for out, _ in outputs) == ["", "held\n"], outputs
