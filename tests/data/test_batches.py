@@ -107,6 +107,16 @@ def test_batches_have_few_lengths_where_that_is_asked_for_and_lose_less_than_a_s
         assert length == made._common_length(made._lengths[made._members(index)])
 
 
+@pytest.mark.parametrize("crop_lengths", [3, 7, 66])
+def test_an_utterance_that_fills_a_length_keeps_it(corpus, crop_lengths):
+    made = batches(corpus, crop_lengths=crop_lengths)
+    for step in range(1, crop_lengths + 1):
+        length = made.max_samples * step // crop_lengths
+        assert made._cut(length) == length
+        shorter = made.max_samples * (step - 1) // crop_lengths
+        assert made._cut(length - 1) == (shorter or length - 1)
+
+
 def test_the_place_of_a_crop_changes_from_epoch_to_epoch(corpus):
     made = batches(corpus[:1], max_seconds=1.0, min_seconds=0.5)
     long = batches([utt for utt in corpus if utt.num_samples == max(LENGTHS)], max_seconds=1.0)
