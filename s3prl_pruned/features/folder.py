@@ -122,15 +122,16 @@ def _refuse_twins(targets: dict[Path, Path]) -> None:
 
 def _check_about(output: Path, encoder: LoadedEncoder, files: FeatureFiles) -> None:
     """Write what the features are; refuse a folder of others."""
-    about = {"model": str(encoder.path), "sha256": encoder.sha256, **asdict(files)}
+    dtype = str(encoder.dtype).removeprefix("torch.")
+    about = {"model": str(encoder.path), "sha256": encoder.sha256, "computed_in": dtype, **asdict(files)}
     path = output / ABOUT
     if not path.exists():
         write_text(path, json.dumps(about, indent=2) + "\n")
         return
     try:
-        there = json.loads(path.read_text(encoding="utf-8"))
+        there = {"computed_in": "float32", **json.loads(path.read_text(encoding="utf-8"))}  # former ones do not say it
         differing = {name for name in about if name != "model" and there.get(name) != about[name]}
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: cannot be read ({error}). Name another output folder.") from error
     if differing:
         now, before = ({name: data.get(name) for name in sorted(differing)} for data in (about, there))

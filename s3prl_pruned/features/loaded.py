@@ -74,6 +74,11 @@ class LoadedEncoder(nn.Module):
         """L + 1."""
         return self.encoder.config.num_layers + 1
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in: fp32 as loaded; `.to(torch.bfloat16)` changes it."""
+        return next(self.encoder.parameters()).dtype
+
     def forward(self, wavs: Tensor, lengths: Tensor | None = None) -> EncoderOutput:
         """Encode a padded batch, differentiable where gradients are enabled.
 
@@ -84,7 +89,7 @@ class LoadedEncoder(nn.Module):
         Returns:
             L + 1 hidden states (B, T, D) and the frames of each utterance.
         """
-        wavs = wavs.to(next(self.encoder.parameters()).dtype)
+        wavs = wavs.to(self.dtype)
         if not (self.compiled and wavs.is_cuda):
             return self.encoder.encode_raw(wavs, lengths)
         if self.encoder.config.normalize_waveform:
