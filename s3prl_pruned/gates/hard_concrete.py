@@ -39,7 +39,7 @@ def stretched(log_alpha: Tensor, u: Tensor) -> Tensor:
     """Draw s_bar of eq. 2: the concrete variable, stretched to (GAMMA, ZETA) and not yet clamped.
 
     `s = sigmoid((logit(u) + log_alpha) / BETA)`: Louizos' form, the one whose L0 formula is published; the paper
-    prints `logit(u) / BETA + log_alpha`; README says why.
+    prints `logit(u) / BETA + log_alpha`; docs/method.md says why.
 
     Args:
         log_alpha: any shape, fp32.
