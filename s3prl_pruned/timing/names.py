@@ -13,8 +13,8 @@ model names: NAME[+VARIANT]..., such as ours:conc+int8
                                      concentrated in layers 6-11
   ours:SHAPE                         a dense public shape: wavlm_large, hubert_base, wavlm_embedded, ...
   PATH                               an exported folder, a training checkpoint (its masks are applied, not cut), any
-                                     other checkpoint; or JSON (with --random): a CompactSpec of WavLM Base, or an export's
-                                     config.json
+                                     other checkpoint; or JSON (with --random): a CompactSpec of WavLM Base, or an
+                                     export's config.json
   s3prl:NAME                         any name of s3prl's hub
   hf:NAME                            a transformers model: a shape, a name on the Hugging Face Hub, or a folder
   torchaudio:NAME                    a shape of which torchaudio has a pipeline, such as wavlm_base
