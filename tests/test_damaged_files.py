@@ -27,6 +27,7 @@ from s3prl_pruned.superb.running.run_folder import read_begun
 from s3prl_pruned.superb.score.scored_models import saved_models
 from s3prl_pruned.superb.tasks.paths import read_paths
 from s3prl_pruned.timing.shapes import read_structure
+from tests import dphubert_checkpoints
 from tests.damage import odd_bytes, odd_values
 
 WELL_FORMED = Path(__file__).parent / "compatibility" / "written_by_0_1_0"
@@ -149,6 +150,8 @@ def models(tmp_path_factory):
     microsoft.save_safetensors(wavlm, root / "microsoft.safetensors", dtype=torch.float16)
     (unfinished,) = (WELL_FORMED / "unfinished" / "heads_and_rows").glob("states-*.ckpt")
     (root / "checkpoint.ckpt").write_bytes(unfinished.read_bytes())
+    torch.save(dphubert_checkpoints.checkpoint(), root / "dphubert.pt")
+    torch.save(dphubert_checkpoints.in_training(), root / "training.pt")
     return root
 
 
@@ -156,7 +159,10 @@ FOLDERS = {
     "folder": ("config.json", "model.safetensors"),
     "huggingface": ("config.json", "preprocessor_config.json", "model.safetensors"),
 }
-FILES = ("microsoft.pt", "microsoft.safetensors", "s3prl.pt", "fairseq.pt", "torchaudio.pt", "checkpoint.ckpt")
+FILES = (
+    *("microsoft.pt", "microsoft.safetensors", "s3prl.pt", "fairseq.pt", "torchaudio.pt", "dphubert.pt"),
+    *("training.pt", "checkpoint.ckpt"),
+)
 ALL_FILES = [*FILES, *(f"{folder}/{file}" for folder, files in FOLDERS.items() for file in files)]
 
 

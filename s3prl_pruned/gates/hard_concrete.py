@@ -75,6 +75,24 @@ def soft_value(log_alpha: Tensor) -> Tensor:
     return torch.sigmoid(SOFT_VALUE_FACTOR * log_alpha.float() / BETA)
 
 
+def rounded_masks(log_alpha: Tensor, shift: float = 0.0, *, at_least: int = 0) -> Tensor:
+    """Deterministic masks of a group, (n,) to (n,): as many stay as are expected to, the largest (as DPHuBERT has it).
+
+    Survivors hold the soft value of the *learned* log_alpha: a shift decides only who stays.
+
+    Args:
+        log_alpha: (n,).
+        shift: added to them before they are counted.
+        at_least: so many stay in any case.
+    """
+    num = log_alpha.numel()
+    num_kept = max(at_least, num - round(num - float(keep_probability(log_alpha + shift).sum())))
+    kept = log_alpha.argsort(descending=True, stable=True)[:num_kept]
+    mask = torch.zeros_like(log_alpha)
+    mask[kept] = soft_value(log_alpha[kept])
+    return mask
+
+
 class HardConcrete:
     """A group of masks with one `log_alpha` each. Verbs: call to draw, `expected_count`, `clamp`.
 
