@@ -43,6 +43,7 @@ _KEYS = replace(
     },
     split=_heads_apart,
 )
+_WITHOUT_HEADS = replace(fairseq.KEYS, name=_KEYS.name, task_heads=("output_layer.",))
 
 
 def _recognise(source: Source) -> bool:
@@ -57,12 +58,16 @@ def _read(source: Source, options: ReadOptions) -> LoadedModel:
             raise UserError(f"{where}: {name} must be a dict, but is a {type(part).__name__}.")
     with taken_apart(source.path):
         shape = _shape({**_DEFAULTS, **words}, where)
-        ours = _KEYS.to_ours(state, shape, where)
+        keys = _WITHOUT_HEADS if shape.states.heads is None else _KEYS
+        ours = keys.to_ours(state, shape, where)
     return dense_model(source, shape, ours)
 
 
 def _shape(words: Mapping[str, Any], where: str) -> EncoderConfig:
-    """What s3prl's expert publishes by default: projected features, layers' outputs, predictions."""
+    """The encoder, whose states are those of s3prl's expert by default: projected features, layers, predictions.
+
+    Predictions of another width than the layers' are left out: s3prl's own weighted sum cannot take both.
+    """
     check_fixed(words, _FIXED, where)
     theirs = {
         **words,
@@ -80,7 +85,8 @@ def _shape(words: Mapping[str, Any], where: str) -> EncoderConfig:
         inner_dim=inner if inner > 0 else config.embed_dim,
         dim=words["final_dim"],
     )
-    states = StateRule(first="projection", final_norm=False, heads=heads)
+    kept = heads if heads.dim == config.embed_dim else None
+    states = StateRule(first="projection", final_norm=False, heads=kept)
     return replace(config, padding_rule="convolution", projection_norm=False, states=states)
 
 

@@ -55,9 +55,11 @@ def _read(source: Source, options: ReadOptions) -> LoadedModel:
         weights = _KEYS.to_ours(state, supernet, where)
         subnet, why = _choose(words, supernet, options.subnet, where)
         config = replace(supernet, **asdict(subnet), states=_STATES)
-        _check_within(subnet, supernet, where)
+        if config != replace(supernet, states=_STATES):
+            _check_within(subnet, supernet, where)
+            weights = _sliced(weights, supernet, subnet)
     logger.warning("%s: of its supernet the subnet %s is taken, %s.", source.path, subnet, why)
-    loaded = dense_model(source, config, _sliced(weights, supernet, subnet))
+    loaded = dense_model(source, config, weights)
     loaded.provenance["subnet"] = {**asdict(subnet), "chosen": why}
     return loaded
 

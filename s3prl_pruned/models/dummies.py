@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.masks import Masks, SlotTable
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, HeadSpec, LayerSpec, StateRule
+from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, HeadSpec, LayerSpec, StateHeads, StateRule
 
 
 def tiny_base(**changes: Any) -> EncoderConfig:
@@ -65,6 +65,18 @@ def tiny_peculiar() -> dict[str, EncoderConfig]:
         "scaled_large": tiny_large(channel_scale=True, states=StateRule(first="projection", final_norm=False)),
         "scaled_base": tiny_base(channel_scale=True, states=StateRule(first="projection"), **no_bias),
         "without_norm": replace(families["hubert_base"], projection_norm=False, states=StateRule(first="none")),
+        "mapped": replace(
+            families["hubert_base"], states=StateRule(first="none", heads=StateHeads(kind="maps", dim=20))
+        ),
+        "predicting": replace(
+            families["hubert_large"],
+            projection_norm=False,
+            states=StateRule(
+                first="projection",
+                final_norm=False,
+                heads=StateHeads(kind="predictions", number=2, inner_dim=12, dim=families["hubert_large"].embed_dim),
+            ),
+        ),
         "scaled_without_norm": replace(families["hubert_large"], projection_norm=False, channel_scale=True),
     }
 

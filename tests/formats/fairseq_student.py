@@ -77,7 +77,7 @@ def weights(named_shapes, seed):
     state = {}
     for name, shape in named_shapes.items():
         inputs = math.prod(shape[1:]) if len(shape) > 1 else 16
-        gain = 3 if "conv_layers" in name else 1  # GELU after GELU would leave little
+        gain = 1.7 if "conv_layers" in name else 1  # GELU after GELU would leave little
         value = gain * torch.randn(shape, generator=generator) / math.sqrt(inputs)
         one = name.endswith("weight_g") or (len(shape) == 1 and name.endswith("weight"))
         state[name] = value / gain + 1 if one else value
@@ -166,7 +166,9 @@ def _positions(state, cfg, x):
     direction, magnitude = state["encoder.pos_conv.0.weight_v"], state["encoder.pos_conv.0.weight_g"]
     weight = direction * magnitude / direction.square().sum((0, 1), keepdim=True).sqrt()
     padding = weight.shape[-1] // 2
-    y = F.conv1d(x.transpose(1, 2), weight, state["encoder.pos_conv.0.bias"], padding=padding, groups=cfg["conv_pos_groups"])
+    y = F.conv1d(
+        x.transpose(1, 2), weight, state["encoder.pos_conv.0.bias"], padding=padding, groups=cfg["conv_pos_groups"]
+    )
     return _gelu(y[..., : x.shape[1]].transpose(1, 2))
 
 
@@ -284,7 +286,11 @@ def light(path, *, cfg=LIGHT, seed=1):
     state = weights({**shapes(cfg), "mask_emb": (cfg["encoder_embed_dim"],)}, seed)
     last = cfg["encoder_layers"] - 1
     heads = {f"layer_pred_heads.{last}.weight": torch.zeros(20, cfg["encoder_embed_dim"])}
-    heads |= {"final_proj.weight": torch.zeros(2, 2), "final_proj.bias": torch.zeros(2), "label_embs_concat": torch.ones(3)}
+    heads |= {
+        "final_proj.weight": torch.zeros(2, 2),
+        "final_proj.bias": torch.zeros(2),
+        "label_embs_concat": torch.ones(3),
+    }
     torch.save({"cfg": {"_name": None, "model": cfg, "task": {"normalize": True}}, "model": {**state, **heads}}, path)
     return state
 
