@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from s3prl_pruned.config import UserError
+from s3prl_pruned.config import UserError, from_dict
 from s3prl_pruned.formats import fairseq
 from s3prl_pruned.formats.configs import check_fixed
 from s3prl_pruned.formats.format import Format, LoadedModel, ReadOptions, Source, dense_model, taken_apart
@@ -26,7 +26,7 @@ def _heads_apart(state: Foreign) -> Foreign:
     if isinstance(bias, Tensor) and bias.dim() == 4:
         state["output_layer.2.bias"] = bias.flatten(0, 2)
     one, its_bias = state.get("output_layer.2.layer.weight"), state.get("output_layer.2.layer.bias")
-    if isinstance(one, Tensor) and isinstance(its_bias, Tensor):
+    if isinstance(one, Tensor) and isinstance(its_bias, Tensor) and one.dim() == 2:
         del state["output_layer.2.layer.weight"], state["output_layer.2.layer.bias"]
         state |= {"output_layer.2.weight": one.T[None], "output_layer.2.bias": its_bias[None]}
     return state
@@ -79,12 +79,12 @@ def _shape(words: Mapping[str, Any], where: str) -> EncoderConfig:
     }
     config = fairseq.from_cfg(theirs, {"normalize": False}, where)
     inner = words.get("out_layer_inter_dim") or -1
-    heads = StateHeads(
-        kind="predictions",
-        number=words["n_tasks"],
-        inner_dim=inner if inner > 0 else config.embed_dim,
-        dim=words["final_dim"],
-    )
+    sizes = {
+        "number": words["n_tasks"],
+        "inner_dim": inner if inner > 0 else config.embed_dim,
+        "dim": words["final_dim"],
+    }
+    heads = from_dict(StateHeads, {"kind": "predictions", **sizes}, f"{where}: predictions")
     kept = heads if heads.dim == config.embed_dim else None
     states = StateRule(first="projection", final_norm=False, heads=kept)
     return replace(config, padding_rule="convolution", projection_norm=False, states=states)

@@ -5,7 +5,7 @@ ARMHuBERT, of the same paper and in the same container, is refused.
 
 from dataclasses import replace
 
-from s3prl_pruned.config import UserError
+from s3prl_pruned.config import UserError, from_dict
 from s3prl_pruned.formats import fairseq
 from s3prl_pruned.formats.format import Format, LoadedModel, ReadOptions, Source, dense_model, taken_apart
 from s3prl_pruned.formats.keys import Foreign
@@ -52,8 +52,9 @@ def _with_heads(config: EncoderConfig, section: dict, where: str) -> EncoderConf
             f"{section.get('layerwise_proj')!r}."
         )
     dim = section.get("pred_head_final_dim", 768)
-    heads = None if dim == config.embed_dim else StateHeads(kind="maps", dim=dim)
-    return replace(config, states=StateRule(first="none", final_norm=False, heads=heads))
+    heads = from_dict(StateHeads, {"kind": "maps", "dim": dim}, f"{where}: projections")
+    same = heads.dim == config.embed_dim  # its authors' heads are then the identity
+    return replace(config, states=StateRule(first="none", final_norm=False, heads=None if same else heads))
 
 
 FORMAT = Format(

@@ -31,6 +31,12 @@ class StateHeads:
     inner_dim: int = 0
     """Width of each prediction's inner layer."""
 
+    def validate(self) -> None:
+        """Raise UserError where there would be nothing."""
+        for name in ("dim", "number", "inner_dim") if self.kind == "predictions" else ("dim",):
+            if not 1 <= getattr(self, name) <= 2**16:
+                raise UserError(f"`{name}` must be from 1 to {2**16}, but is {getattr(self, name)}.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class StateRule:
@@ -61,13 +67,10 @@ class StateRule:
         return self.heads.dim if self.heads is not None and self.heads.kind == "maps" else embed_dim
 
     def check(self, embed_dim: int) -> None:
-        """Raise UserError where the states would have different widths, or heads are none."""
+        """Raise UserError where the states would have different widths."""
         heads = self.heads
         if heads is None:
             return
-        sizes = (heads.dim, heads.number, heads.inner_dim) if heads.kind == "predictions" else (heads.dim,)
-        if not all(1 <= size <= 2**16 for size in sizes):
-            raise UserError(f"`states.heads` must have sizes from 1 to {2**16}, but is {heads}.")
         if heads.kind == "maps" and self.first != "none":
             raise UserError(f"`states.first` must be none where layers' outputs are mapped, but is {self.first!r}.")
         if heads.kind == "predictions" and heads.dim != embed_dim:

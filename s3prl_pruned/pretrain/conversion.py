@@ -67,8 +67,8 @@ def _quantised(encoder: SpeechEncoder) -> tuple[SpeechEncoder, float]:
     """The int8 encoder and its error: norm of the difference over norm, worst hidden state, on `probe`'s noise."""
     small, (wavs, lengths) = quantize_int8(encoder), probe()
     with torch.no_grad():
-        found = small.encode_raw(wavs, lengths).hidden_states
-        exact = encoder.encode_raw(wavs, lengths).hidden_states
+        found = small.states(small.encode_raw(wavs, lengths))
+        exact = encoder.states(encoder.encode_raw(wavs, lengths))
     return small, max(float((a - b).norm() / b.norm()) for a, b in zip(found, exact, strict=True))
 
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from s3prl_pruned.config import UserError
 from s3prl_pruned.formats import registry
 from s3prl_pruned.models.components import normalize_utterances
 from s3prl_pruned.models.spec import StateRule

@@ -1,4 +1,4 @@
-"""What is wrong with a file of another paper's student is one clear error; what is no encoder of ours has its reason."""
+"""What is wrong with a file of another paper's student is one clear error, and so is a student that is none of ours."""
 
 import os
 
@@ -140,7 +140,7 @@ def test_armhubert_is_refused_by_name_with_the_reason(tmp_path):
     [
         ({"layerwise_proj": False}, "`layerwise_proj` must be true, a linear map for each layer, but is False"),
         ({"enable_tr_layer": True}, "`enable_tr_layer` must be False for this encoder, but is True"),
-        ({"pred_head_final_dim": 0}, "`states.heads` must have sizes from 1"),
+        ({"pred_head_final_dim": 0}, "x.yaml: projections: `dim` must be from 1 to 65536, but is 0"),
     ],
 )
 def test_other_students_of_the_same_program_are_refused(changed, message, tmp_path):
@@ -156,8 +156,8 @@ def test_other_students_of_the_same_program_are_refused(changed, message, tmp_pa
     [
         ({"task_emb_type": "self-hidden"}, "`task_emb_type` must be 'expand-last'"),
         ({"attention_type": "dynamic"}, "`attention_type` must be 'original'"),
-        ({"n_tasks": 0}, "`states.heads` must have sizes from 1"),
-        ({"n_tasks": "3"}, "is damaged: what it says of itself is no configuration"),
+        ({"n_tasks": 0}, "predictions: `number` must be from 1 to 65536, but is 0"),
+        ({"n_tasks": "3"}, "predictions: number: must be a whole number"),
     ],
 )
 def test_other_distillers_are_refused(changed, message, tmp_path):
