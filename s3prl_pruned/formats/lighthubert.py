@@ -54,7 +54,8 @@ def _read(source: Source, options: ReadOptions) -> LoadedModel:
         supernet = fairseq.from_cfg({**words, "_name": "hubert"}, {"normalize": True}, where)
         weights = _KEYS.to_ours(state, supernet, where)
         subnet, why = _choose(words, supernet, options.subnet, where)
-        config = replace(supernet, **asdict(subnet), states=_STATES)
+        square = supernet.has_projection and subnet.embed_dim == supernet.conv_layers[-1][0]
+        config = replace(supernet, **asdict(subnet), equal_projection=square, states=_STATES)
         if config != replace(supernet, states=_STATES):
             _check_within(subnet, supernet, where)
             weights = _sliced(weights, supernet, subnet)

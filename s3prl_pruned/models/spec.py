@@ -162,6 +162,9 @@ class EncoderConfig:
     projection_norm: bool = field(default=True, metadata=ADDED)
     """Whether a LayerNorm stands between feature extractor and projection (DistilHuBERT has none)."""
 
+    equal_projection: bool = field(default=False, metadata=ADDED)
+    """Whether the projection's linear map also stands where it changes no width (subnets of LightHuBERT)."""
+
     states: StateRule = field(default=StateRule(), metadata=ADDED)
     """Which hidden states the model publishes."""
 
@@ -182,8 +185,11 @@ class EncoderConfig:
 
     @property
     def has_projection(self) -> bool:
-        """Whether a linear map stands between the feature extractor and the residual stream (their widths differ)."""
-        return self.conv_layers[-1][0] != self.embed_dim
+        """Whether a linear map stands between the feature extractor and the residual stream.
+
+        It does where their widths differ, or by `equal_projection`.
+        """
+        return self.equal_projection or self.conv_layers[-1][0] != self.embed_dim
 
     @property
     def frame_samples(self) -> int:

@@ -1,6 +1,8 @@
 """Students of other papers are models like any other: wherever a model is named, their own files will do."""
 
+import inspect
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from s3prl_pruned.formats.folder import load_encoder
 from s3prl_pruned.formats.registry import read
 from s3prl_pruned.models.spec import StateRule
 from s3prl_pruned.pretrain.command import main
+from s3prl_pruned.pretrain.distill.teachers import _HUB
 from s3prl_pruned.timing.models import Builder
 from s3prl_pruned.timing.names import parse
 from tests.formats import fairseq_student as students
@@ -141,6 +144,12 @@ def test_onnx_runtime_publishes_its_heads(name, tmp_path, relative_differences):
     found = onnxruntime.InferenceSession(str(tmp_path / "x.onnx")).run(None, given)
     expected = STATES[name].func(state, cfg, [WAV])
     assert max(relative_differences([torch.from_numpy(each) for each in found], expected)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["distilhubert", "lighthubert_small", "lighthubert_base", "lighthubert_stage1"])
+def test_what_s3prls_hub_has_of_them_is_known_by_its_name(name, hub):
+    text = Path(inspect.getfile(inspect.unwrap(getattr(hub, name)))).read_text(encoding="utf-8")
+    assert f'"{_HUB[name]}"' in text
 
 
 def test_it_is_timed(student, relative_differences):

@@ -120,6 +120,15 @@ def test_of_a_supernet_exactly_the_subnets_weights_are_taken(tmp_path, relative_
     assert max(relative_differences(read_states(path, wavs, subnet="64/1/200"), wrong)) > 1e-2
 
 
+def test_a_subnet_as_wide_as_the_cnn_keeps_its_projection(tmp_path, relative_differences):
+    cnn = "[(8, 10, 5)] + [(10, 3, 2)] * 4 + [(128, 2, 2)] * 2"
+    path, wavs = tmp_path / "x.pt", noise(8000, 6111)
+    state = students.light(path, cfg={**LIGHT, "conv_feature_layers": cnn})
+    subnet = students.light_subnet(state, {**LIGHT, "conv_feature_layers": cnn}, 128, 2, 200)
+    expected = students.light_states(*subnet, wavs)
+    assert max(relative_differences(read_states(path, wavs, subnet="128/2/200"), expected)) <= TOLERANCE
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_states_have_one_width_and_the_number_that_the_configuration_says(name, tmp_path):
     path, _ = written(EXAMPLES[name], tmp_path)
