@@ -118,6 +118,8 @@ def test_the_folder_the_upstream_and_load_publish_them(name, tmp_path, relative_
     said = {
         "scaled_large": "Hidden states: the projection's output and the outputs of its 3 layers, the last one wi",
         "without_norm": "Hidden states: the outputs of its 3 layers, as its authors' program gives them.",
+        "mapped": "the outputs of its 3 layers, each through a linear map to 20 dimensions, as its",
+        "predicting": "and 2 predictions made of the last one, as its authors'",
     }
     card = (tmp_path / "x" / "README.md").read_text()
     assert said.get(name, "sha256 of model.safetensors") in card and ("Hidden states:" in card) == (
