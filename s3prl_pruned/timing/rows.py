@@ -43,6 +43,10 @@ class WorkloadResult(TimingResult):
     """Such as "fp16", or "fp16 autocast" where weights are in fp32."""
     weights: str
     """Where they come from, such as "random, seed 0"."""
+    source: str | None
+    """The paper, and the file, that give the structure."""
+    printed_millions: float | None
+    """Parameters as a published model's authors print them."""
     tf32: bool
     macs: int | None
     """Of one run, padding included; None where the shape is not known."""
@@ -147,6 +151,8 @@ def _result(
         loading=loading,
         precision=model.precision + " autocast" * model.autocast,
         weights=model.weights,
+        source=model.source,
+        printed_millions=model.printed_millions,
         tf32=tf32,
         macs=macs_of(model.config, model.spec, batches) if model.config and model.spec else None,
         peak_bytes=memory.live if memory else None,
