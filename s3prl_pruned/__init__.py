@@ -16,14 +16,16 @@ if TYPE_CHECKING:
     from s3prl_pruned.features.loaded import LoadedEncoder
 
 
-def load(source: "str | Path", *, device: "str | torch.device" = "cpu", compiled: bool = False) -> "LoadedEncoder":
+def load(
+    source: "str | Path", *, device: "str | torch.device" = "cpu", compiled: bool = False, states: str = "own"
+) -> "LoadedEncoder":
     """Load an encoder of any known format: `features.loaded.load`.
 
     ``s3prl_pruned.load("export").extract("speech.wav")`` gives its hidden states, (L + 1, T, D).
     """
     from s3prl_pruned.features.loaded import load as load_encoder
 
-    return load_encoder(source, device=device, compiled=compiled)
+    return load_encoder(source, device=device, compiled=compiled, states=states)
 
 
 def register() -> None:

@@ -31,6 +31,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import yaml
 
 T = TypeVar("T")
+ADDED = {"added": True}
+"""Metadata of a field that came later: files and hashes of all that does not need it stay as they were (`to_dict`)."""
 
 
 class UserError(ValueError):
@@ -63,11 +65,16 @@ def from_dict(cls: type[T], data: dict[str, Any], where: str) -> T:
 def to_dict(obj: Any) -> dict[str, Any]:
     """The plain data (dicts, lists, scalars) of a dataclass: the inverse of ``from_dict``.
 
-    Tuples become lists, so that the same data come back out of YAML and JSON.
+    Tuples become lists, so that the same data come back out of YAML and JSON. A field with the metadata
+    ``ADDED`` is left out where it has its default.
     """
     if not dataclasses.is_dataclass(obj) or isinstance(obj, type):
         raise TypeError(f"to_dict takes a dataclass instance, but got {obj!r}.")
-    return {field.name: _plain(getattr(obj, field.name)) for field in dataclasses.fields(obj) if field.init}
+    return {
+        field.name: _plain(value)
+        for field in dataclasses.fields(obj)
+        if field.init and ((value := getattr(obj, field.name)) != field.default or field.metadata != ADDED)
+    }
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:

@@ -28,6 +28,12 @@ def make_parser() -> Parser:
     parser.add_argument("--output", type=Path, metavar="DIR", help="where to (default: FOLDER-features beside it)")
     parser.add_argument("--layer", type=int, metavar="N", help="0 to L (default: all)")
     parser.add_argument("--format", choices=["npy", "safetensors", "h5"], default="npy", help="(default: %(default)s)")
+    parser.add_argument(
+        "--states",
+        choices=["own", "s3prl"],
+        default="own",
+        help="those that the model publishes, or those of s3prl's models (default: %(default)s)",
+    )
     parser.add_argument("--half", action="store_true", help="write fp16, half as large")
     parser.add_argument("--device", default="cpu", help="torch device (default: %(default)s)")
     parser.add_argument("--compiled", action="store_true", help="on a GPU, by CUDA graphs")
@@ -51,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     if output.resolve() == args.folder.resolve():
         raise UserError(f"{output}: must be another folder than that of the audio.")
     check_device(args.device)
-    encoder = load(args.model, device=args.device, compiled=args.compiled)
+    encoder = load(args.model, device=args.device, compiled=args.compiled, states=args.states)
     files = FeatureFiles(layer=args.layer, format=args.format, half=args.half)
     unread = extract_folder(encoder, args.folder, output, files)
     print(f"features written to {output}")

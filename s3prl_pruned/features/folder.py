@@ -54,7 +54,8 @@ class FeatureFiles:
     """What is written for each file of audio."""
 
     layer: int | None = None
-    """(T, D) of this state (0: the first Transformer layer's input); None for all, (L + 1, T, D)."""
+    """(T, D) of this state (0: the first Transformer layer's input, unless the model has a rule of its own); None for
+    all, (states, T, D)."""
     format: str = "npy"
     """One of `WRITERS`."""
     half: bool = False
@@ -122,15 +123,17 @@ def _refuse_twins(targets: dict[Path, Path]) -> None:
 
 def _check_about(output: Path, encoder: LoadedEncoder, files: FeatureFiles) -> None:
     """Write what the features are; refuse a folder of others."""
+    rule = encoder.rule
     about = {"model": str(encoder.path), "sha256": encoder.sha256, **asdict(files)}
+    about |= {"first_state": rule.first, "final_norm": rule.final_norm}
     path = output / ABOUT
     if not path.exists():
         write_text(path, json.dumps(about, indent=2) + "\n")
         return
     try:
-        there = json.loads(path.read_text(encoding="utf-8"))
+        there = {"first_state": "input", "final_norm": True, **json.loads(path.read_text(encoding="utf-8"))}
         differing = {name for name in about if name != "model" and there.get(name) != about[name]}
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: cannot be read ({error}). Name another output folder.") from error
     if differing:
         now, before = ({name: data.get(name) for name in sorted(differing)} for data in (about, there))

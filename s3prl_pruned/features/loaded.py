@@ -1,6 +1,7 @@
 """`s3prl_pruned.load`: an encoder of any known format as a plain module that takes audio."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -20,13 +21,15 @@ from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.pretrain.distill.teachers import load_teacher
 from s3prl_pruned.sparsity.counts import macs, realised_sparsity
 from s3prl_pruned.upstream.download import fetch_model
-from s3prl_pruned.upstream.load import load_model
+from s3prl_pruned.upstream.load import load_model, rule_named
 
 Audio = str | Path | Tensor | np.ndarray
 """A file that libsndfile reads, or samples (S,)."""
 
 
-def load(source: str | Path, *, device: str | torch.device = "cpu", compiled: bool = False) -> "LoadedEncoder":
+def load(
+    source: str | Path, *, device: str | torch.device = "cpu", compiled: bool = False, states: str = "own"
+) -> "LoadedEncoder":
     """Load an encoder.
 
     Args:
@@ -35,6 +38,8 @@ def load(source: str | Path, *, device: str | torch.device = "cpu", compiled: bo
         device: torch device.
         compiled: on a GPU, run by CUDA graphs: short audio is several times as fast, and the first call of each length
             takes longer.
+        states: `own` for those that the model publishes (`EncoderConfig.states`), `s3prl` for those that s3prl gives of
+            its own models: L + 1, of the first layer's input and of each layer's output.
 
     Raises:
         UserError: there is none such, it is damaged, or of no known format.
@@ -49,7 +54,7 @@ def load(source: str | Path, *, device: str | torch.device = "cpu", compiled: bo
         provenance = {"teacher_note": teacher.note} if teacher.note else {}
         model = LoadedModel(teacher.encoder, Path(teacher.name), teacher.sha256, provenance)
         accelerate(model.encoder)
-    return LoadedEncoder(model, compiled=compiled).to(device)
+    return LoadedEncoder(model, compiled=compiled, states=states).to(device)
 
 
 class LoadedEncoder(nn.Module):
@@ -60,19 +65,21 @@ class LoadedEncoder(nn.Module):
         path: where it was loaded from.
         sha256: of its weights' files; None for random weights.
         provenance: where the model comes from, as its file says.
+        rule: which states it publishes.
     """
 
-    def __init__(self, model: LoadedModel, *, compiled: bool = False):
+    def __init__(self, model: LoadedModel, *, compiled: bool = False, states: str = "own"):
         super().__init__()
         self.encoder: SpeechEncoder = model.encoder
         self.path, self.sha256, self.provenance = model.path, model.sha256, model.provenance
+        self.rule = rule_named(states) or self.encoder.config.states
         self.compiled = compiled
         self._graphs: GraphedEncoder | None = None
 
     @property
     def num_states(self) -> int:
-        """L + 1."""
-        return self.encoder.config.num_layers + 1
+        """L + 1 where the model has no rule of its own."""
+        return self.rule.num_states(self.encoder.config.num_layers)
 
     def forward(self, wavs: Tensor, lengths: Tensor | None = None) -> EncoderOutput:
         """Encode a padded batch, differentiable where gradients are enabled.
@@ -82,8 +89,12 @@ class LoadedEncoder(nn.Module):
             lengths: (B,) int64 samples of each; None when none is padded.
 
         Returns:
-            L + 1 hidden states (B, T, D) and the frames of each utterance.
+            Its states, `num_states` tensors (B, T, D), as `hidden_states`, and the frames of each utterance.
         """
+        output = self._encode(wavs, lengths)
+        return replace(output, hidden_states=self.encoder.states(output, self.rule))
+
+    def _encode(self, wavs: Tensor, lengths: Tensor | None) -> EncoderOutput:
         wavs = wavs.to(next(self.encoder.parameters()).dtype)
         if not (self.compiled and wavs.is_cuda):
             return self.encoder.encode_raw(wavs, lengths)
@@ -112,12 +123,12 @@ class LoadedEncoder(nn.Module):
 
         Args:
             audio: a file, or samples (S,) at full scale -1 to 1; or a list of such.
-            layer: 0 for the first Transformer layer's input, up to L for the last one's output, negative from the end;
-                None for all.
+            layer: 0 for the first Transformer layer's input (a model with a rule of its own may have another state
+                there), up to L for the last one's output, negative from the end; None for all.
             sample_rate: of samples, Hz. A file says its own.
 
         Returns:
-            (L + 1, T, D), or (T, D) of one layer, on the model's device; a list of them for a list.
+            (`num_states`, T, D), or (T, D) of one layer, on the model's device; a list of them for a list.
 
         Raises:
             UserError: there is no such layer, a file cannot be read, or samples are not (S,).

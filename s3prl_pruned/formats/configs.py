@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from s3prl_pruned.config import UserError
+from s3prl_pruned.models.spec import EncoderConfig
 
 _RULES = {"wavlm": "chunks", "hubert": "chunks", "wav2vec2": "convolution", "data2vec": "convolution"}
 
@@ -13,6 +14,13 @@ def family_fields(family: str) -> dict[str, Any]:
     """Fields that a family has and its configuration format does not spell out."""
     wavlm = family == "wavlm"
     return {"family": family, "padding_rule": _RULES[family], "relative_position": wavlm, "gated_position": wavlm}
+
+
+def peculiarities(config: EncoderConfig) -> list[str]:
+    """The fields by which an encoder differs from all public dense models, so that only formats of ours can say it."""
+    plain = EncoderConfig()
+    names = ("channel_scale", "projection_norm", "states")
+    return [name for name in names if getattr(config, name) != getattr(plain, name)]
 
 
 def check_fixed(cfg: Mapping[str, Any], fixed: Mapping[str, Any], where: str) -> None:

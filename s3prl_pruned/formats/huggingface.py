@@ -8,7 +8,7 @@ from pathlib import Path
 
 from s3prl_pruned.config import UserError, from_dict
 from s3prl_pruned.formats import folder
-from s3prl_pruned.formats.configs import check_fixed, family_fields
+from s3prl_pruned.formats.configs import check_fixed, family_fields, peculiarities
 from s3prl_pruned.formats.format import (
     CONFIG,
     SAFETENSORS,
@@ -135,7 +135,7 @@ def _feature_extractor(source: Source) -> dict | None:
 
 
 def _write(path: Path, encoder: SpeechEncoder, options: WriteOptions) -> None:
-    if encoder.spec != CompactSpec.dense(encoder.config) or options.files:
+    if encoder.spec != CompactSpec.dense(encoder.config) or options.files or peculiarities(encoder.config):
         save_huggingface(path, encoder, dict(options.provenance), progress=options.progress, files=options.files)
         return
     cfg, preprocessor = to_cfg(encoder.config)

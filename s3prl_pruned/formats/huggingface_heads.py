@@ -26,7 +26,7 @@ class PrunedSpeechWithHead(PrunedSpeechPreTrainedModel):
         self.speech_encoder = PrunedSpeechModel(config)
         self.num_labels: Any = config.num_labels
         if config.use_weighted_layer_sum:
-            states = config.num_hidden_layers + 1
+            states = self.speech_encoder.encoder.config.num_states
             self.layer_weights = nn.Parameter(torch.full((states,), 1 / states))
         self.make_head(config)
         self.post_init()

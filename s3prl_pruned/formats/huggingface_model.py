@@ -18,6 +18,7 @@ from transformers.modeling_outputs import Wav2Vec2BaseModelOutput
 from s3prl_pruned.formats.huggingface_config import PrunedSpeechConfig, parse
 from s3prl_pruned.models.accelerate import accelerate
 from s3prl_pruned.models.attention import Indices, PositionGate, SelfAttention
+from s3prl_pruned.models.cnn import FeatureProjection
 from s3prl_pruned.models.components import WeightNorm, WeightNormConv1d, normalize_utterances
 from s3prl_pruned.models.encoder import EncoderLayer, SpeechEncoder, freeze_idle
 
@@ -65,7 +66,7 @@ class PrunedSpeechPreTrainedModel(PreTrainedModel):
 
         As a new `SpeechEncoder` has them; linear maps and embeddings by the configuration's `initializer_range`.
         """
-        if isinstance(module, (Indices, WeightNorm, PositionGate)):
+        if isinstance(module, (Indices, WeightNorm, PositionGate, FeatureProjection)):
             module.reset()
         elif isinstance(module, WeightNormConv1d):
             assert module.bias is not None
@@ -104,7 +105,7 @@ class CheckpointedLayer(EncoderLayer, GradientCheckpointingLayer):
 
 
 class PrunedSpeechModel(PrunedSpeechPreTrainedModel):
-    """Waveforms in, L + 1 hidden states out; `AutoModel.from_pretrained(folder, trust_remote_code=True)` makes it.
+    """Waveforms in, hidden states out; `AutoModel.from_pretrained(folder, trust_remote_code=True)` makes it.
 
     Waveforms come as recorded (16 kHz): where the encoder wants them normalised, this model does it, exactly as in
     training, which transformers' own feature extractor (another epsilon) would not.
@@ -151,9 +152,10 @@ class PrunedSpeechModel(PrunedSpeechPreTrainedModel):
             return_dict: False gives a tuple.
 
         Returns:
-            `last_hidden_state` (B, T, D); `extract_features` (B, T, C), the CNN's after their LayerNorm;
-            `hidden_states`, L + 1 of (B, T, D): 0 is the first layer's input; `attentions`, L of (B, heads that are
-            left in the layer, T, T).
+            `last_hidden_state` (B, T, D), the encoder's output; `extract_features` (B, T, C), the CNN's after their
+            LayerNorm; `hidden_states`, those that the model publishes, (B, T, D) each (`EncoderConfig.states`: by
+            default L + 1, of which 0 is the first layer's input); `attentions`, L of (B, heads that are left in the
+            layer, T, T).
         """
         encoder, config = self.encoder, self.config
         lengths = None if attention_mask is None else attention_mask.long().sum(-1)
@@ -165,18 +167,19 @@ class PrunedSpeechModel(PrunedSpeechPreTrainedModel):
         attentions: list[Tensor] | None = [] if _or(output_attentions, config.output_attentions) else None
 
         def project(features: Tensor) -> Tensor:
-            extracted.append(encoder.feature_projection.layer_norm(features))
+            extracted.append(encoder.feature_projection.normalise(features))
             x = F.dropout(encoder.feature_projection(features), config.feat_proj_dropout, self.training)
             if attention_mask is None:
                 return self._mask_hidden_states(x, mask_time_indices)
             frames = self._get_feature_vector_attention_mask(x.shape[1], attention_mask)
             return self._mask_hidden_states(x, mask_time_indices, frames)
 
-        states = encoder(wavs, lengths, project=project, run=partial(self._run, attentions=attentions)).hidden_states
+        encoded = encoder(wavs, lengths, project=project, run=partial(self._run, attentions=attentions))
+        wanted = _or(output_hidden_states, config.output_hidden_states)
         output = Wav2Vec2BaseModelOutput(
-            last_hidden_state=states[-1],
+            last_hidden_state=encoded.hidden_states[-1],
             extract_features=extracted[0],
-            hidden_states=tuple(states) if _or(output_hidden_states, config.output_hidden_states) else None,
+            hidden_states=tuple(encoder.states(encoded)) if wanted else None,
             attentions=None if attentions is None else tuple(attentions),
         )
         return output if _or(return_dict, config.return_dict) else output.to_tuple()

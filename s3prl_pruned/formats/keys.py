@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from s3prl_pruned.config import UserError
+from s3prl_pruned.formats.configs import peculiarities
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.spec import EncoderConfig
 
@@ -133,7 +134,16 @@ class KeyTable:
         return ours
 
     def to_theirs(self, state: State, config: EncoderConfig) -> State:
-        """The other way round: our dense state dict under their names and in their shapes."""
+        """The other way round: our dense state dict under their names and in their shapes.
+
+        Raises:
+            UserError: the format has no place for a part of this architecture, or no word for it.
+        """
+        if unsaid := peculiarities(config):
+            raise UserError(
+                f"the {self.name} format cannot say this encoder's {', '.join(f'`{name}`' for name in unsaid)}. "
+                "Write a folder (this project's, or Hugging Face's with its code) or ONNX."
+            )
         theirs = {key: state[mine] for key, mine in self.keys(config).items()}
         return self.fuse({k: v.view(1, -1, 1, 1) if _is_gate_scale(k) else v for k, v in theirs.items()})
 

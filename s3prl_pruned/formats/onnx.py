@@ -33,13 +33,18 @@ from s3prl_pruned.models.encoder import SpeechEncoder
 INPUTS = ("waveform", "lengths")
 LARGEST = 2**31 - 1
 """Bytes of a protobuf message, and so of an ONNX file."""
+_FIRST_STATE = {
+    "input": "hidden_state_0 is the first layer's input, the last the output",
+    "projection": "hidden_state_0 is the projection's output, the others are the layers'",
+    "none": "hidden_state_0 is the first layer's output, the others are the other layers'",
+}
 _PROBES = ((1, 2), (1.5, 1), (0.5, 3))
 """`scale` and `batch` of `probe`; the first is exported at."""
 
 
 def output_names(encoder: SpeechEncoder) -> list[str]:
-    """`hidden_state_0`, the first layer's input, to `hidden_state_L`, the encoder's output."""
-    return [f"hidden_state_{i}" for i in range(encoder.config.num_layers + 1)]
+    """`hidden_state_0` and so on, of the states that the model publishes (`EncoderConfig.states`)."""
+    return [f"hidden_state_{i}" for i in range(encoder.config.num_states)]
 
 
 def save_onnx(
@@ -161,7 +166,7 @@ class _Expected:
     @torch.no_grad()
     def of(cls, encoder: SpeechEncoder, *, scale: float, batch: int) -> "_Expected":
         wavs, lengths = probe(scale=scale, batch=batch)
-        return cls(wavs, lengths, encoder.encode_raw(wavs, lengths).hidden_states)
+        return cls(wavs, lengths, encoder.states(encoder.encode_raw(wavs, lengths)))
 
     def check(self, session: Any, path: Path) -> None:
         size = tuple(self.wavs.shape)
@@ -187,8 +192,8 @@ class _States(nn.Module):
         self.encoder = encoder
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
-        """Waveform (B, S) float32 and lengths (B,) int64 -> L + 1 hidden states (B, T, D)."""
-        return tuple(self.encoder.encode_raw(waveform, lengths).hidden_states)
+        """Waveform (B, S) float32 and lengths (B,) int64 -> the hidden states that the model publishes (B, T, D)."""
+        return tuple(self.encoder.states(self.encoder.encode_raw(waveform, lengths)))
 
 
 class _Exported(nn.Module):
@@ -294,7 +299,7 @@ def _describe(model: Any, encoder: SpeechEncoder, provenance: Mapping[str, Any])
     model.graph.name = f"{config.family} encoder"
     model.doc_string = (
         f"A {config.family} speech encoder. waveform: (batch, samples) float32, 16 kHz, as recorded, zero-padded at "
-        "its end; lengths: samples of each utterance; hidden_state_0 is the first layer's input, the last the output."
+        f"its end; lengths: samples of each utterance; {_FIRST_STATE[config.states.first]}."
     )
     facts = {
         "family": config.family,

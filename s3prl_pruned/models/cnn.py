@@ -189,19 +189,32 @@ class FeatureExtractor(nn.Module):
 class FeatureProjection(nn.Module):
     """LayerNorm over channels, then a linear map where the widths differ: (B, T, C) -> (B, T, D).
 
+    Where the configuration says so, the channels are scaled before the norm, or there is no norm.
+
     Slot: `z_conv` (C,), of the feature extractor's last layer, between norm and map.
     """
 
     def __init__(self, config: EncoderConfig, channels: int):
         super().__init__()
-        self.layer_norm = nn.LayerNorm(channels)
+        self.channel_scale = nn.Parameter(torch.ones(channels)) if config.channel_scale else None
+        self.layer_norm = nn.LayerNorm(channels) if config.projection_norm else None
         self.projection = linear(channels, config.embed_dim) if config.has_projection else None
         self.z_conv: Tensor | None = None
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, D)."""
-        norm = self.layer_norm
-        x = normalise_survivors(features, norm.weight, norm.bias, norm.eps, z=self.z_conv)
+        x = self.normalise(features)
         if self.projection is None:
             return masked(x, self.z_conv)
         return masked_linear(self.projection, x, inputs=self.z_conv)
+
+    def normalise(self, features: Tensor) -> Tensor:
+        """What the linear map reads, but for its masks: (B, T, C) -> (B, T, C)."""
+        x = features if self.channel_scale is None else features * self.channel_scale
+        norm = self.layer_norm
+        return x if norm is None else normalise_survivors(x, norm.weight, norm.bias, norm.eps, z=self.z_conv)
+
+    def reset(self) -> None:
+        """Let its own weights be what they begin as."""
+        if self.channel_scale is not None:
+            nn.init.ones_(self.channel_scale)

@@ -136,8 +136,9 @@ def _slice_cnn(
             if prefix + name in state:
                 sliced[prefix + name] = state[prefix + name][kept]
         heard = kept
-    for name in ("layer_norm.weight", "layer_norm.bias"):
-        sliced["feature_projection." + name] = state["feature_projection." + name][heard]
+    for name in ("channel_scale", "layer_norm.weight", "layer_norm.bias"):
+        if "feature_projection." + name in state:
+            sliced["feature_projection." + name] = state["feature_projection." + name][heard]
     if "feature_projection.projection.weight" in state:
         sliced["feature_projection.projection.weight"] = state["feature_projection.projection.weight"][:, heard]
     return sliced

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.masks import Masks, SlotTable
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, HeadSpec, LayerSpec
+from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, HeadSpec, LayerSpec, StateRule
 
 
 def tiny_base(**changes: Any) -> EncoderConfig:
@@ -57,6 +57,18 @@ def tiny_families() -> dict[str, EncoderConfig]:
     }
 
 
+def tiny_peculiar() -> dict[str, EncoderConfig]:
+    """Architectures and state rules of published compressed models that no public dense model has."""
+    families = tiny_families()
+    no_bias = {"relative_position": False, "gated_position": False}
+    return {
+        "scaled_large": tiny_large(channel_scale=True, states=StateRule(first="projection", final_norm=False)),
+        "scaled_base": tiny_base(channel_scale=True, states=StateRule(first="projection"), **no_bias),
+        "without_norm": replace(families["hubert_base"], projection_norm=False, states=StateRule(first="none")),
+        "scaled_without_norm": replace(families["hubert_large"], projection_norm=False, channel_scale=True),
+    }
+
+
 @torch.no_grad()
 def random_encoder(config: EncoderConfig, *, seed: int, spec: CompactSpec | None = None) -> SpeechEncoder:
     """An encoder in evaluation mode whose random weights are far from their initialisation.
@@ -87,6 +99,9 @@ def random_encoder(config: EncoderConfig, *, seed: int, spec: CompactSpec | None
     for name, parameter in encoder.named_parameters():
         if name.endswith("gate.scale"):
             normal(parameter, 1.0)
+        if name.endswith("channel_scale"):
+            normal(parameter, 0.3)
+            parameter.add_(1)
     return encoder
 
 

@@ -20,7 +20,7 @@ from s3prl_pruned.models.components import (
     positional_convolution,
 )
 from s3prl_pruned.models.masks import LAYER_KINDS, Slot, SlotTable
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, LayerSpec
+from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, LayerSpec, StateRule
 
 _SLOTS = {"attention": ("z_mha", "z_qk", "z_vo", "z_head"), "feed_forward": ("z_ffn", "z_int")}
 
@@ -32,10 +32,15 @@ class EncoderOutput:
     Attributes:
         hidden_states: L + 1 tensors (B, T, D); state 0 is the first layer's input, the last the encoder's output.
         frame_lengths: (B,) int64, frames of each utterance that are not padding.
+        projected: (B, T, D), the projection's output, before the positional convolution; 0 in padded frames.
+        before_norm: (B, T, D), the last layer's output, before the final LayerNorm of a pre-norm encoder; of another
+            it is the last state.
     """
 
     hidden_states: list[Tensor]
     frame_lengths: Tensor
+    projected: Tensor
+    before_norm: Tensor
 
 
 class EncoderLayer(nn.Module):
@@ -148,6 +153,7 @@ class SpeechEncoder(nn.Module):
         if padded:
             padding = torch.arange(num_frames, device=x.device) >= frame_lengths[:, None]  # (B, T)
             x = x.masked_fill(padding[..., None], 0.0)
+        projected = x
         x = x + self.positional_convolution(x, inside)
         if not self.config.norm_first:
             x = self.layer_norm(x)
@@ -159,7 +165,19 @@ class SpeechEncoder(nn.Module):
             states.append(x)
             x = layer(x, position_bias, padding) if run is None else run(layer, x, position_bias, padding)
         states.append(self.layer_norm(x) if self.config.norm_first else x)
-        return EncoderOutput(hidden_states=states, frame_lengths=frame_lengths)
+        return EncoderOutput(hidden_states=states, frame_lengths=frame_lengths, projected=projected, before_norm=x)
+
+    def states(self, output: EncoderOutput, rule: StateRule | None = None) -> list[Tensor]:
+        """The hidden states that the model publishes: `EncoderConfig.num_states` tensors (B, T, D).
+
+        Args:
+            output: of `forward`.
+            rule: in place of the model's own; `StateRule()` is s3prl's.
+        """
+        rule = rule or self.config.states
+        first = {"input": output.hidden_states[:1], "projection": [output.projected], "none": []}[rule.first]
+        last = output.hidden_states[-1] if rule.final_norm else output.before_norm
+        return [*first, *output.hidden_states[1:-1], last]
 
     def one_frame_at_least(self, wavs: Tensor) -> Tensor:
         """(B, S), padded with zeros to the samples under one frame where there are fewer."""

@@ -4,14 +4,35 @@ Both are saved as JSON beside the weights, so that loading never guesses from ke
 """
 
 import itertools
-from dataclasses import asdict, dataclass
-from typing import overload
+from dataclasses import asdict, dataclass, field
+from typing import Literal, overload
 
 from torch import Tensor
 
-from s3prl_pruned.config import UserError
+from s3prl_pruned.config import ADDED, UserError
 
 FAMILIES = ("wavlm", "hubert", "wav2vec2", "data2vec")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateRule:
+    """Which hidden states a model publishes: those that downstream tasks and other users get.
+
+    The default is s3prl's of its own models. Training sees the same L + 1 states whatever the rule
+    (`EncoderOutput.hidden_states`); `SpeechEncoder.states` makes the published ones of them.
+    """
+
+    first: Literal["input", "projection", "none"] = "input"
+    """State 0: the first layer's input; the projection's output, before the positional convolution (DPHuBERT); or left
+    out, so that layers' outputs alone are published (STaRHuBERT)."""
+
+    final_norm: bool = True
+    """Whether the last state of a pre-norm model is the encoder's final LayerNorm's output; False: its input (DPHuBERT,
+    DiariZen)."""
+
+    def num_states(self, num_layers: int) -> int:
+        """How many are published of a model of `num_layers` layers."""
+        return num_layers + (self.first != "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,10 +110,25 @@ class EncoderConfig:
     feature_grad_mult: float = 1.0
     """Factor on the gradient that reaches the feature extractor; 0 freezes it (and saves its backward pass)."""
 
+    channel_scale: bool = field(default=False, metadata=ADDED)
+    """Whether the feature extractor's output is multiplied by a weight per channel, before the projection's LayerNorm
+    (what DPHuBERT's masks of the last layer's channels leave)."""
+
+    projection_norm: bool = field(default=True, metadata=ADDED)
+    """Whether a LayerNorm stands between feature extractor and projection (DistilHuBERT has none)."""
+
+    states: StateRule = field(default=StateRule(), metadata=ADDED)
+    """Which hidden states the model publishes."""
+
     @property
     def head_dim(self) -> int:
         """Dimensions of a dense head, K."""
         return self.embed_dim // self.num_heads
+
+    @property
+    def num_states(self) -> int:
+        """Hidden states that the model publishes."""
+        return self.states.num_states(self.num_layers)
 
     @property
     def has_projection(self) -> bool:

@@ -158,7 +158,8 @@ def parameters(config: EncoderConfig, spec: CompactSpec) -> dict[str, int]:
     convolution = dim * dim // config.pos_conv_groups * config.pos_conv_kernel + dim
     parts = {
         "cnn": cnn,
-        "projection": 2 * channels[-1] + projection + dim * config.has_projection,
+        "projection": channels[-1] * (2 * config.projection_norm + config.channel_scale)
+        + projection + dim * config.has_projection,
         "mask_embedding": dim,
         # weight normalisation has a scale per kernel position; data2vec's stack has none
         "positional_convolution": convolution * config.pos_conv_depth

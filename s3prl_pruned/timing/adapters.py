@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.data.waveforms import collate, normalize_waveform
+from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.spec import EncoderConfig
 
 Encode = Callable[[list[Tensor]], list[Tensor]]
@@ -19,14 +20,14 @@ Call = Callable[..., Any]
 """What a library is called by: a model, or a method of one."""
 
 
-def encode_ours(call: Call, config: EncoderConfig, dtype: torch.dtype) -> Encode:
+def encode_ours(call: Call, encoder: SpeechEncoder, dtype: torch.dtype) -> Encode:
     """As `upstream.expert.UpstreamExpert` calls an encoder."""
 
     def encode(wavs: list[Tensor]) -> list[Tensor]:
-        if config.normalize_waveform:
+        if encoder.config.normalize_waveform:
             wavs = [normalize_waveform(wav) for wav in wavs]
         padded, lengths = collate(wavs)
-        return call(padded.to(dtype), lengths.to(padded.device) if ragged(wavs) else None).hidden_states
+        return encoder.states(call(padded.to(dtype), lengths.to(padded.device) if ragged(wavs) else None))
 
     return encode
 

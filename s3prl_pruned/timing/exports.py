@@ -11,7 +11,7 @@ from s3prl_pruned.formats.format import Source
 from s3prl_pruned.formats.tensor_files import file_sha256
 from s3prl_pruned.models.accelerate import accelerate
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.models.spec import EncoderConfig
+from s3prl_pruned.models.spec import EncoderConfig, StateRule
 from s3prl_pruned.sparsity.counts import macs, prunable_weights, sparsity
 from s3prl_pruned.timing.clock import TimingSetting, compare
 from s3prl_pruned.timing.document import document
@@ -102,7 +102,8 @@ def run_of(export: Path) -> Path:
 
 
 def dense_shape(config: EncoderConfig) -> EncoderConfig:
-    """Without the settings of training: one dense encoder serves all students of one teacher."""
+    """Without the settings of training, and what a peer's format adds: one dense encoder serves all of one teacher."""
+    config = replace(config, channel_scale=False, states=StateRule())
     return replace(config, dropout=0.0, attention_dropout=0.0, activation_dropout=0.0, feature_grad_mult=1.0)
 
 

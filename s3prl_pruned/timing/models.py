@@ -161,7 +161,7 @@ class Builder:
         encoder = encoder.eval().requires_grad_(False).to(self.device, dtype)
         accelerate(encoder)
         move_masks(encoder, self.device, dtype)
-        adapt = partial(encode_ours, config=encoder.config, dtype=dtype)
+        adapt = partial(encode_ours, encoder=encoder, dtype=dtype)
         return TimedModel(**known, module=encoder, adapt=adapt, call=encoder)
 
     def _precision(self, name: ModelName) -> str:

@@ -10,7 +10,7 @@ from s3prl_pruned.config import UserError
 from s3prl_pruned.data.waveforms import normalize_waveform
 from s3prl_pruned.models.accelerate.graphs import GraphedEncoder, graphed
 from s3prl_pruned.models.encoder import EncoderOutput, freeze_idle
-from s3prl_pruned.upstream.load import load_model
+from s3prl_pruned.upstream.load import load_model, rule_named
 
 DOWNSAMPLE_RATE = 320  # samples per frame of every public configuration
 
@@ -25,6 +25,8 @@ class UpstreamExpert(nn.Module):
         family: what the encoder must be, one of `models.spec.FAMILIES`; None takes any.
         compiled: on a GPU in inference, run by CUDA graphs (`models.accelerate.graphs`): short inputs are several times
             as fast, and the first call of each length takes longer.
+        states: `own` for those that the model publishes (`EncoderConfig.states`), `s3prl` for those that s3prl gives of
+            its own models: L + 1, of the first layer's input and of each layer's output.
 
     Attributes:
         model: the encoder.
@@ -39,6 +41,7 @@ class UpstreamExpert(nn.Module):
         *,
         family: str | None = None,
         compiled: bool = False,
+        states: str = "own",
     ):
         super().__init__()
         loaded = load_model(ckpt)
@@ -54,6 +57,7 @@ class UpstreamExpert(nn.Module):
         self.model_hash = loaded.sha256
         self.teacher_note = loaded.note
         self.compiled = compiled
+        self.rule = rule_named(states)
         self._graphs: GraphedEncoder | None = None
 
     def get_downsample_rates(self, key: str) -> int:
@@ -67,14 +71,15 @@ class UpstreamExpert(nn.Module):
             wavs: B waveforms (S,), 16 kHz, on the model's device; one shorter than a frame (400 samples) has one frame.
 
         Returns:
-            `hidden_states`: L + 1 tensors (B, T, D), also when whole layers are pruned away; `last_hidden_state`.
+            `hidden_states`: tensors (B, T, D), as many whatever is pruned away (L + 1 where the model has no rule of
+            its own); `last_hidden_state`, the last of them.
         """
         if self.model.config.normalize_waveform:
             wavs = [normalize_waveform(wav) for wav in wavs]
         lengths = torch.tensor([len(wav) for wav in wavs], device=wavs[0].device)
         even = all(len(wav) == len(wavs[0]) for wav in wavs)
         padded = pad_sequence(list(wavs), batch_first=True).to(next(self.model.parameters()).dtype)
-        states = self._encode(padded, None if even else lengths).hidden_states
+        states = self.model.states(self._encode(padded, None if even else lengths), self.rule)
         return {"hidden_states": states, "last_hidden_state": states[-1]}
 
     def _encode(self, wavs: Tensor, lengths: Tensor | None) -> EncoderOutput:

@@ -14,18 +14,27 @@ def _entries(family: str) -> tuple[_Entry, _Entry, _Entry]:
     """`<family>_pruned`, `<family>_pruned_local` and `<family>_pruned_url`."""
 
     def local(
-        ckpt: str | Path, model_config: str | None = None, refresh: bool = False, compiled: bool = False
+        ckpt: str | Path,
+        model_config: str | None = None,
+        refresh: bool = False,
+        compiled: bool = False,
+        states: str = "own",
     ) -> _UpstreamExpert:
         """A pruned encoder from a local path.
 
         ckpt (str): an export's folder, a training checkpoint (masks applied), or a dense checkpoint.
         model_config, refresh: not used; s3prl passes them to every upstream.
         compiled (bool): by CUDA graphs, where it runs on a GPU.
+        states (str): own for those that the model publishes, s3prl for those that s3prl's models give.
         """
-        return _UpstreamExpert(ckpt, family=family, compiled=compiled)
+        return _UpstreamExpert(ckpt, family=family, compiled=compiled, states=states)
 
     def url(
-        ckpt: str, refresh: bool = False, model_config: str | None = None, compiled: bool = False
+        ckpt: str,
+        refresh: bool = False,
+        model_config: str | None = None,
+        compiled: bool = False,
+        states: str = "own",
     ) -> _UpstreamExpert:
         """A pruned encoder from the URL of a `states-*.ckpt` or of a zipped export.
 
@@ -33,19 +42,21 @@ def _entries(family: str) -> tuple[_Entry, _Entry, _Entry]:
         refresh (bool): download again although it is in the cache.
         model_config: not used.
         compiled (bool): by CUDA graphs, where it runs on a GPU.
+        states (str): as of a local path.
         """
         from s3prl_pruned.upstream.download import fetch_model
 
-        return local(fetch_model(ckpt, refresh=refresh), compiled=compiled)
+        return local(fetch_model(ckpt, refresh=refresh), compiled=compiled, states=states)
 
     def newest(
         ckpt: str | Path | None = None,
         refresh: bool = False,
         model_config: str | None = None,
         compiled: bool = False,
+        states: str = "own",
     ) -> _UpstreamExpert:
         """The newest export under `result/pretrain/<family>_pruned_distill/`, or what `ckpt` names."""
-        return local(ckpt or newest_export(f"{family}_pruned"), compiled=compiled)
+        return local(ckpt or newest_export(f"{family}_pruned"), compiled=compiled, states=states)
 
     for function, kind in ((newest, ""), (local, "_local"), (url, "_url")):
         function.__name__ = function.__qualname__ = f"{family}_pruned{kind}"

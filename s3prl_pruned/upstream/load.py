@@ -6,6 +6,7 @@ from s3prl_pruned.config import UserError
 from s3prl_pruned.formats.format import CONFIG, LoadedModel
 from s3prl_pruned.formats.registry import read
 from s3prl_pruned.models.accelerate import accelerate
+from s3prl_pruned.models.spec import StateRule
 from s3prl_pruned.pretrain.distill.teachers import load_teacher
 from s3prl_pruned.pretrain.training_checkpoint import MASKED
 
@@ -26,6 +27,20 @@ def newest_export(upstream: str) -> Path:
             "with -k."
         )
     return max(exports, key=lambda path: path.stat().st_mtime).parent
+
+
+def rule_named(states: str) -> StateRule | None:
+    """Which states are published: `own` for the model's own rule (None), `s3prl` for that of s3prl's models.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if states not in ("own", "s3prl"):
+        raise UserError(
+            "`states` must be own (those that the model publishes) or s3prl (those that s3prl's models give), but is "
+            f"{states!r}."
+        )
+    return None if states == "own" else StateRule()
 
 
 def load_model(path: str | Path) -> LoadedModel:

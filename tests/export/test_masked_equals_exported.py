@@ -18,6 +18,7 @@ from s3prl_pruned.models.dummies import (
     tiny_base,
     tiny_families,
     tiny_large,
+    tiny_peculiar,
 )
 from s3prl_pruned.models.masks import LAYER_KINDS, SlotTable
 from s3prl_pruned.models.spec import CompactSpec, LayerSpec
@@ -25,7 +26,7 @@ from s3prl_pruned.models.spec import CompactSpec, LayerSpec
 FP32, FP64 = 2e-5, 1e-9
 FULL, NO_FAHP = ("mha", "qk", "vo", "ffn", "int"), ("mha", "head", "ffn", "int")
 CONFIGS = {"base": tiny_base(), "large": tiny_large()}
-FAMILIES = tiny_families()
+FAMILIES = tiny_families() | tiny_peculiar()
 WAVS = 0.3 * torch.randn(2, 1600, generator=torch.Generator().manual_seed(0))
 BATCHES = [(WAVS[:1], None), (WAVS, torch.tensor([1600, 1111]))]
 
@@ -79,7 +80,7 @@ def test_random_ragged_soft_masks(largest, seed, config, kinds, pruned_before):
     check(encoder, random_masks(encoder.spec, seed=seed, kinds=kinds), largest)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=90, deadline=None)
 @given(
     seed=st.integers(0, 100_000),
     name=st.sampled_from(sorted(FAMILIES)),

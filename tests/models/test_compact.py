@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.models.compact import compact
-from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_base, tiny_large
+from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_base, tiny_large, tiny_peculiar
 from s3prl_pruned.models.spec import CompactSpec, HeadSpec, LayerSpec
 
 CONFIG = tiny_base()
@@ -96,7 +96,10 @@ def test_every_weight_stands_at_its_original_index():
     assert checked > 10
 
 
-@pytest.mark.parametrize("config", [tiny_base(), tiny_large(conv_bias=True)], ids=["base", "large"])
+CNNS = {"base": tiny_base(), "large": tiny_large(conv_bias=True), **tiny_peculiar()}
+
+
+@pytest.mark.parametrize("config", CNNS.values(), ids=CNNS)
 def test_every_channel_stands_at_its_original_index(config):
     encoder = random_encoder(config, seed=2)
     spec = random_spec(config, seed=3, channels=True)
@@ -114,11 +117,16 @@ def test_every_channel_stands_at_its_original_index(config):
                 assert mine.norm.weight[i] == dense.norm.weight[c] and mine.norm.bias[i] == dense.norm.bias[c]
         before = kept
     mine, dense = small.feature_projection, encoder.feature_projection
+    assert (mine.layer_norm is not None, mine.channel_scale is not None) == (
+        config.projection_norm,
+        config.channel_scale,
+    )
     for i, c in enumerate(before):
-        assert (
-            mine.layer_norm.weight[i] == dense.layer_norm.weight[c]
-            and mine.layer_norm.bias[i] == dense.layer_norm.bias[c]
-        )
+        if mine.layer_norm is not None:
+            assert mine.layer_norm.weight[i] == dense.layer_norm.weight[c]
+            assert mine.layer_norm.bias[i] == dense.layer_norm.bias[c]
+        if mine.channel_scale is not None:
+            assert mine.channel_scale[i] == dense.channel_scale[c]
         assert torch.equal(mine.projection.weight[:, i], dense.projection.weight[:, c])
     assert torch.equal(mine.projection.bias, dense.projection.bias)
 

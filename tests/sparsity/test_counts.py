@@ -8,7 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from s3prl_pruned.models import families
-from s3prl_pruned.models.dummies import random_spec, tiny_base, tiny_large
+from s3prl_pruned.models.dummies import random_spec, tiny_base, tiny_large, tiny_peculiar
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.spec import CompactSpec, LayerSpec
 from s3prl_pruned.sparsity.counts import (
@@ -27,6 +27,7 @@ CONFIGS = [
     tiny_base(embed_dim=12, num_heads=2),
     tiny_base(gated_position=False),
     tiny_large(gated_position=False, relative_position=False),
+    *tiny_peculiar().values(),
 ]
 
 configs, seeds = st.sampled_from(CONFIGS), st.integers(0, 100_000)

@@ -44,7 +44,7 @@ class Inputs:
 
 
 Captured = Callable[[], Tensor]
-"""Computes from the `Inputs` as they are now: states (L + 1, B, T of the bucket, D)."""
+"""Computes from the `Inputs` as they are now: what `encode_in_bucket` gives."""
 Capture = Callable[[Callable[[], Tensor], Captured | None], Captured]
 """Makes a `Captured` of a function; the second argument is one that is there already, whose memory it may share."""
 
@@ -112,8 +112,8 @@ class GraphedEncoder:
         inputs.convolved.fill_((wavs.shape[1] - kernel) // stride + 1)
         inputs.frames.fill_(frames)
         inputs.frame_lengths.copy_(frame_lengths)
-        states = run()[:, :, :frames].clone()
-        return EncoderOutput(hidden_states=list(states.unbind()), frame_lengths=frame_lengths)
+        *states, projected, before_norm = run()[:, :, :frames].clone().unbind()
+        return EncoderOutput(states, frame_lengths, projected, before_norm)
 
     def serves(self, wavs: Tensor, frames: int) -> bool:
         """Whether a graph serves this input: in inference, of a few frames, without masks on the CNN."""
@@ -196,12 +196,12 @@ def encode_in_bucket(encoder: SpeechEncoder, inputs: Inputs) -> Tensor:
         inputs: as they are now.
 
     Returns:
-        States (L + 1, B, T of the bucket, D).
+        (L + 3, B, T of the bucket, D): the states, and `EncoderOutput`'s `projected` and `before_norm`.
     """
     features = _features(encoder, inputs)
     inside = torch.arange(features.shape[1], device=features.device) < inputs.frames
     output = encoder(inputs.wavs, features=features, frame_lengths=inputs.frame_lengths, inside=inside)
-    return torch.stack(output.hidden_states)
+    return torch.stack([*output.hidden_states, output.projected, output.before_norm])
 
 
 def _features(encoder: SpeechEncoder, inputs: Inputs) -> Tensor:

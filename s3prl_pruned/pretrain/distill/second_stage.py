@@ -4,7 +4,7 @@ DPHuBERT's second training step (Peng et al. 2023): what pruning left learns fro
 capacity.
 """
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from s3prl_pruned.compressors.magnitude import weights_left
@@ -15,6 +15,11 @@ from s3prl_pruned.models.spec import EncoderConfig
 from s3prl_pruned.sparsity.counts import prunable_weights
 
 _OF_TRAINING = ("dropout", "attention_dropout", "activation_dropout", "feature_grad_mult")
+_OWN = (
+    *("channel_scale", "projection_norm", "states"),
+    *("relative_position", "gated_position", "num_buckets", "max_distance"),
+)
+"""What a student may have lost or got by pruning, and need not share with its teacher."""
 
 
 def second_stage(export: str, shape: EncoderConfig) -> tuple[SpeechEncoder, str, dict[str, Any]]:
@@ -37,7 +42,8 @@ def second_stage(export: str, shape: EncoderConfig) -> tuple[SpeechEncoder, str,
             f"{export}: weights of it are pruned one by one, and a second stage, which knows no masks, would train "
             "their zeros away. Take an export of a structured method."
         )
-    student = SpeechEncoder(shape, exported.spec)
+    own = {name: getattr(exported.config, name) for name in _OWN}
+    student = SpeechEncoder(replace(shape, **own), exported.spec)
     student.load_state_dict(exported.state_dict())
     return student, export, {"sha256": model_hash(export), **provenance}
 
@@ -56,7 +62,7 @@ def _check_shape(found: EncoderConfig, wanted: EncoderConfig, where: str) -> Non
     differing = [
         f.name
         for f in fields(EncoderConfig)
-        if f.name not in _OF_TRAINING and getattr(found, f.name) != getattr(wanted, f.name)
+        if f.name not in (*_OF_TRAINING, *_OWN) and getattr(found, f.name) != getattr(wanted, f.name)
     ]
     if differing:
         name = differing[0]

@@ -10,9 +10,16 @@ from hypothesis import strategies as st
 
 from s3prl_pruned.models.accelerate import accelerate
 from s3prl_pruned.models.accelerate.graphs import GraphedEncoder, bucket, graphed
-from s3prl_pruned.models.dummies import random_encoder, random_masks, random_spec, tiny_base, tiny_families
+from s3prl_pruned.models.dummies import (
+    random_encoder,
+    random_masks,
+    random_spec,
+    tiny_base,
+    tiny_families,
+    tiny_peculiar,
+)
 
-SHAPES = tiny_families()
+SHAPES = tiny_families() | tiny_peculiar()
 
 
 def in_buckets(encoder, **options):
@@ -46,6 +53,7 @@ def test_every_structure_and_length_in_float64(seed, shape, samples, padded):
         assert torch.equal(found.frame_lengths, expected.frame_lengths)
         assert [state.shape for state in found.hidden_states] == [state.shape for state in expected.hidden_states]
         assert worst(found.hidden_states, expected.hidden_states) < 1e-9
+        assert worst(encoder.states(found), encoder.states(expected)) < 1e-9
 
 
 @pytest.mark.parametrize("shape", ["wavlm_base", "hubert_base"])
@@ -127,8 +135,8 @@ def test_replays_are_the_encoder(shape, dtype):
         wavs = torch.randn(2, size)
         lengths = torch.tensor([size, size // 2])
         with torch.inference_mode():
-            found = calls(wavs.cuda().to(dtype), lengths.cuda()).hidden_states
-            expected = exact(wavs.double(), lengths).hidden_states
+            found = encoder.states(calls(wavs.cuda().to(dtype), lengths.cuda()))
+            expected = exact.states(exact(wavs.double(), lengths))
         assert worst([state.cpu().double() for state in found], expected) < limit
     del calls
     gc.collect()
