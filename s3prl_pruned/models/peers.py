@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.models import families
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, HeadSpec, LayerSpec
+from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, HeadSpec, LayerSpec, StateRule
 
 _DIARIZEN = "Han et al. 2025; DiariZen's wavlm_config.py"
+_FROM_PROJECTION = StateRule(first="projection")
 _LIGHTHUBERT = "Wang R. et al. 2022; LightHuBERT's code"
 
 
@@ -49,7 +50,7 @@ def shape_of_published(name: str) -> tuple[EncoderConfig, CompactSpec]:
 
 
 def _distilhubert() -> PeerStructure:
-    config = replace(families.hubert_base(), num_layers=2)
+    config = replace(families.hubert_base(), num_layers=2, projection_norm=False, states=_FROM_PROJECTION)
     source = "Chang et al. 2022; the `distiller` configuration of s3prl"
     return _dense("DistilHuBERT", source, config, printed_millions=23.49)
 
@@ -69,7 +70,7 @@ def _student_hubert() -> PeerStructure:
 def _lighthubert(embed_dim: int) -> EncoderConfig:
     """Heads of 64 dimensions, a feed-forward four times as wide; waveforms are normalised."""
     size = {"embed_dim": embed_dim, "num_heads": embed_dim // 64, "ffn_dim": 4 * embed_dim}
-    return replace(families.hubert_base(), normalize_waveform=True, **size)
+    return replace(families.hubert_base(), normalize_waveform=True, states=_FROM_PROJECTION, **size)
 
 
 def _maskhubert() -> PeerStructure:
@@ -95,7 +96,7 @@ def _diarizen_base_s80() -> PeerStructure:
         (5,),
     )
     ffn = (666, 660, 649, 1080, 237, 299, 437, 573, 53, 80, 211, 334)
-    config = families.wavlm_base()
+    config = replace(families.wavlm_base(), channel_scale=True)
     spec = whole_heads(config, channels=(90, 161, 173, 181, 351, 155, 137), heads=heads, ffn=ffn)
     return PeerStructure(
         title="DiariZen, WavLM Base+, 80 %", source=_DIARIZEN, config=config, spec=spec, printed_millions=18.8
@@ -113,7 +114,7 @@ def _diarizen_large_s80() -> PeerStructure:
         1092, 925, 759, 646, 745, 615, 684, 958, 286, 294, 406, 377, 463, 542, 298, 236, 96, 104, 134, 211, 473, 1011,
         1770, 1316,
     )  # fmt: skip
-    config = families.wavlm_large()
+    config = replace(families.wavlm_large(), channel_scale=True, states=StateRule(final_norm=False))
     spec = whole_heads(config, channels=(512, 153, 224, 255, 302, 368, 211), heads=heads, ffn=ffn)
     return PeerStructure(title="DiariZen, WavLM Large, 80 %", source=_DIARIZEN, config=config, spec=spec)
 

@@ -49,9 +49,9 @@ class CostAxis:
 AXES = {
     "parameters": CostAxis("parameters (millions)", "no number of parameters", lambda model: model.params_millions),
     "macs": CostAxis(
-        "MACs (% of WavLM Base's, both by the same counter)",
+        "MACs on superbbenchmark.org's audio (G)",
         "no MACs",
-        lambda model: None if model.costs.macs_share is None else 100 * model.costs.macs_share,
+        lambda model: None if model.costs.macs is None else model.costs.macs / 1e9,
     ),
     "time": CostAxis(
         f"time for {SECONDS:g} s of audio (ms)",
@@ -101,7 +101,7 @@ def panels_of(models: list[ScoredModel]) -> dict[Panel, list[Point]]:
 
 def left_out(models: list[ScoredModel]) -> list[str]:
     """Why models are in no panel, or our own and given ones not in all, in words."""
-    drawn = {cost for _, cost in panels_of(models)}
+    drawn = {"parameters"} | {cost for _, cost in panels_of(models)}
     reasons = []
     for model in models:
         missing = [axis.missing for cost, axis in AXES.items() if cost in drawn and axis.of(model) is None]
@@ -117,7 +117,7 @@ def left_out(models: list[ScoredModel]) -> list[str]:
 
 
 def front_of(points: list[Point]) -> list[Point]:
-    """The points that no other beats, the cheapest first; only what was run with the official settings is among them."""
+    """The points that no other beats, the cheapest first. What was not run with the official settings is left out."""
     exact = [point for point in points if point.exact]
     best = on_front([(point.cost, point.score) for point in exact])
     return sorted((point for point, is_best in zip(exact, best, strict=True) if is_best), key=lambda point: point.cost)

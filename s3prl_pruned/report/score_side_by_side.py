@@ -17,9 +17,9 @@ LEGEND = (
     "A score needs all ten tasks, one of them official. (p) published, (g) given by hand; * not the official settings; "
     "# a checkpoint picked by hand; ? read from s3prl's own run, settings unknown."
 )
-_COSTS = (
-    f"G MACs/s: multiply-accumulates per second of audio, counted of {SECONDS:g} s in the exact structure; ~ as the "
-    "authors print them. Leaderboard: on superbbenchmark.org's own audio."
+_MACS = (
+    "G MACs: multiply-accumulates on superbbenchmark.org's own audio, as it or the paper shows them; c counted by its "
+    "rule, of the exact structure. G MACs/s: per second of audio, as the authors print them."
 )
 _TIME = f"RTF: measured seconds per second of audio, {SECONDS:g} s at once; ! a noisy machine."
 
@@ -38,7 +38,7 @@ def as_markdown(models: list[ScoredModel], unfinished: list[Path]) -> str:
 
 def _legend(models: list[ScoredModel]) -> list[str]:
     shown = {column.key for column in _costs(models)}
-    return [LEGEND, *([_COSTS] if shown & {"macs", "leaderboard"} else []), *([_TIME] if "rtf" in shown else [])]
+    return [LEGEND, *([_MACS] if shown & {"macs", "printed"} else []), *([_TIME] if "rtf" in shown else [])]
 
 
 def _table(models: list[ScoredModel]) -> Table:
@@ -62,7 +62,7 @@ def _table(models: list[ScoredModel]) -> Table:
 def _costs(models: list[ScoredModel]) -> list[Column]:
     """The columns of costs that some model has."""
     cells = [_cost_cells(model) for model in models]
-    titles = {"macs": "G MACs/s", "leaderboard": "leaderboard G MACs", "rtf": "RTF"}
+    titles = {"macs": "G MACs", "printed": "G MACs/s", "rtf": "RTF"}
     return [
         Column(key, title, align="right") for key, title in titles.items() if any(one[key] is not None for one in cells)
     ]
@@ -70,11 +70,10 @@ def _costs(models: list[ScoredModel]) -> list[Column]:
 
 def _cost_cells(model: ScoredModel) -> dict[str, str | None]:
     costs = model.costs
-    macs = costs.printed_macs if costs.counted_macs is None else costs.counted_macs
-    time = costs.seconds
+    macs, printed, time = costs.macs, costs.printed_macs_per_second, costs.seconds
     return {
-        "macs": None if macs is None else "~" * (costs.counted_macs is None) + f"{macs / 1e9:.2f}",
-        "leaderboard": None if costs.leaderboard_macs is None else f"{costs.leaderboard_macs / 1e9:.1f}",
+        "macs": None if macs is None else f"{macs / 1e9:.1f}" + " c" * costs.macs_counted,
+        "printed": None if printed is None else f"{printed / 1e9:g}",
         "rtf": None if time is None else f"{time / SECONDS:.4f}" + "!" * costs.noisy,
     }
 

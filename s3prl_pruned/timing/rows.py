@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from s3prl_pruned.sparsity.leaderboard import leaderboard_macs
 from s3prl_pruned.timing.adapters import ragged
 from s3prl_pruned.timing.checks import Lost
 from s3prl_pruned.timing.clock import TimingResult, race
@@ -50,6 +51,8 @@ class WorkloadResult(TimingResult):
     tf32: bool
     macs: int | None
     """Of one run, padding included; None where the shape is not known."""
+    leaderboard_macs: int | None
+    """Of SUPERB's leaderboard, by its own rule (`sparsity/leaderboard.py`)."""
     peak_bytes: int | None
     """Live tensors with parameters, on the largest batch; None in a runtime other than torch."""
     reserved_bytes: int | None
@@ -155,6 +158,7 @@ def _result(
         printed_millions=model.printed_millions,
         tf32=tf32,
         macs=macs_of(model.config, model.spec, batches) if model.config and model.spec else None,
+        leaderboard_macs=leaderboard_macs(model.config, model.spec) if model.config and model.spec else None,
         peak_bytes=memory.live if memory else None,
         reserved_bytes=memory.reserved if memory else None,
         audio_s=workload.audio_s,

@@ -10,21 +10,20 @@ from typing import Any
 from s3prl_pruned.config import UserError
 
 SECONDS = 5.0
-"""Of audio, at which MACs are counted and times are taken."""
-LEADERBOARD_WAVLM_BASE = 1670.0
-"""WavLM Base's MACs as superbbenchmark.org shows them, 10^9."""
+"""Of audio, of which times are taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderCosts:
     """Of one model. None where it is not known: nothing is estimated."""
 
-    counted_macs: float | None = None
-    """MACs per second of audio, of `SECONDS` at once; counted of its exact structure."""
-    printed_macs: float | None = None
-    """MACs per second of audio, as its authors print them (of about 1 s at once)."""
-    leaderboard_macs: float | None = None
-    """MACs on superbbenchmark.org's own audio."""
+    macs: float | None = None
+    """MACs on the audio of superbbenchmark.org (`sparsity/leaderboard.py`)."""
+    macs_counted: bool = False
+    """Whether `macs` are counted by us, of the exact structure and by the leaderboard's rule; else they are printed
+    there, or in the model's paper."""
+    printed_macs_per_second: float | None = None
+    """MACs per second of audio, as the authors print them, whose counters and lengths differ."""
     seconds: float | None = None
     """Measured time of one call with `SECONDS` of audio."""
     noisy: bool = False
@@ -36,34 +35,29 @@ class EncoderCosts:
         if wrong:
             raise UserError(f"costs must be finite and not negative, but are {wrong}.")
 
-    @property
-    def macs_share(self) -> float | None:
-        """MACs over WavLM Base's, both by the same counter; the leaderboard's where the structure is not known.
-
-        The two counters agree: LightHuBERT small has 0.516 of HuBERT Base's by both.
-        """
-        if self.counted_macs is not None:
-            return self.counted_macs / counted_macs("wavlm_base")
-        return None if self.leaderboard_macs is None else self.leaderboard_macs / (1e9 * LEADERBOARD_WAVLM_BASE)
-
 
 @cache
-def counted_macs(structure: str) -> float:
-    """MACs per second of audio of a published structure (`models.peers.shape_of_published`), `SECONDS` at once."""
+def counted_macs(structure: str) -> int:
+    """MACs of a published structure (`models.peers.shape_of_published`) on the leaderboard's audio, by its rule."""
     from s3prl_pruned.models.peers import shape_of_published
-    from s3prl_pruned.sparsity.counts import macs
+    from s3prl_pruned.sparsity.leaderboard import leaderboard_macs
 
-    return sum(macs(*shape_of_published(structure), round(16_000 * SECONDS)).values()) / SECONDS
+    return leaderboard_macs(*shape_of_published(structure))
 
 
 def timed(costs: EncoderCosts, row: Mapping[str, Any]) -> EncoderCosts:
-    """With what a row of a timing document measured (`tools/timing.py`), of `SECONDS` of audio.
+    """With what a row of a timing document says (`tools/timing.py`), of `SECONDS` of audio.
 
     Args:
         costs: what is known of the model.
-        row: of this model. Its MACs stand in where the structure is not known otherwise.
+        row: of this model. Its MACs stand in where none are known; documents of before have none.
+
+    Raises:
+        UserError: a number of the row cannot be.
     """
-    counted = costs.counted_macs
-    if counted is None and row.get("macs") is not None:
-        counted = row["macs"] / SECONDS
-    return replace(costs, seconds=row["seconds"], noisy=bool(row["noisy"]), counted_macs=counted)
+    counted = row.get("leaderboard_macs")
+    if costs.macs is None and counted is not None:
+        costs = replace(costs, macs=float(counted), macs_counted=True)
+    measured = replace(costs, seconds=row["seconds"], noisy=bool(row["noisy"]))
+    measured.validate()
+    return measured

@@ -73,7 +73,7 @@ PUBLISHED: tuple[PublishedModel, ...] = (
     _model("WavLM Large", "superbbenchmark.org, the state of the art of Wang et al. 2023",
          "97.86 99.31 3.06 3.44 70.62 8.86 92.21/18.36 95.49 3.77 3.24",
          params_millions=316.6, macs_per_second=17.8, structure="wavlm_large",
-         note="parameters and MACs as DiariZen's README prints them"),
+         note="parameters and MACs per second as DiariZen's README prints them"),
     _model("FBANK", "superbbenchmark.org, the zero of both scales",
          "41.38 9.65 82.01 23.18 48.24 0.58 69.64/52.94 20.06 9.56 10.05"),
     _model("LightHuBERT small", "Wang R. et al. 2022",

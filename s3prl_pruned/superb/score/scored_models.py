@@ -95,12 +95,12 @@ def published_models() -> list[ScoredModel]:
 
 
 def _published_costs(published: PublishedModel) -> EncoderCosts:
-    printed, shown = published.macs_per_second, published.leaderboard_macs
-    return EncoderCosts(
-        counted_macs=None if published.structure is None else counted_macs(published.structure),
-        printed_macs=None if printed is None else 1e9 * printed,
-        leaderboard_macs=None if shown is None else 1e9 * shown,
-    )
+    per_second, shown = published.macs_per_second, published.leaderboard_macs
+    printed = None if per_second is None else 1e9 * per_second
+    if shown is None and published.structure is not None:
+        macs = float(counted_macs(published.structure))
+        return EncoderCosts(macs=macs, macs_counted=True, printed_macs_per_second=printed)
+    return EncoderCosts(macs=None if shown is None else 1e9 * shown, printed_macs_per_second=printed)
 
 
 def given_models(path: Path) -> list[ScoredModel]:

@@ -146,7 +146,6 @@ def as_data(models: list[ScoredModel], unfinished: list[Path]) -> dict[str, Any]
                 "source": model.source,
                 "costs": {name: value for name, value in asdict(model.costs).items() if value not in (None, False)},
                 "structure": model.structure,
-                "macs_share": model.costs.macs_share,
                 "notes": model.notes,
                 "protocols": {task: result.protocol for task, result in model.results.items()},
                 "by_hand": [task for task, result in model.results.items() if result.by_hand],
@@ -181,7 +180,7 @@ def as_csv(models: list[ScoredModel]) -> str:
     metrics.insert(metrics.index(("asr", "wer")) + 1, ("asr", "cer"))
     header = ["upstream", "sha256", *(f"{task}_{metric}" for task, metric in metrics)]
     header += [*(f"score_{scale}" for scale in SCALES), "missing", "notes", "kind", "params_millions", "not_official"]
-    header += ["by_hand", "source", *EncoderCosts.__dataclass_fields__, "macs_share"]
+    header += ["by_hand", "source", *EncoderCosts.__dataclass_fields__]
     return Table(header, [_csv_line(model, metrics) for model in models]).csv()
 
 
@@ -201,7 +200,7 @@ def _csv_line(model: ScoredModel, metrics: list[tuple[str, str]]) -> list[str]:
         " ".join(not_official),
         " ".join(task for task, result in model.results.items() if result.by_hand),
         model.source or "",
-        *("" if value is None else f"{value:.6g}" for value in (*asdict(model.costs).values(), model.costs.macs_share)),
+        *("" if value is None else f"{value:.7g}" for value in asdict(model.costs).values()),
     ]
 
 
