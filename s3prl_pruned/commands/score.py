@@ -210,4 +210,4 @@ def _draw(path: Path, rows: list[ScoredModel], times: str | None, *, quiet: bool
 
     write_figure(path, rows, times=times)
     if not quiet:
-        print(f"\ndrawn: {path}", *(f"not in it: {reason}" for reason in left_out(rows)), sep="\n")
+        print(f"\ndrawn: {path}", *(f"not in every panel: {reason}" for reason in left_out(rows)), sep="\n")
