@@ -5,6 +5,7 @@ import json
 import tempfile
 from pathlib import Path
 
+from s3prl_pruned.config import to_dict
 from s3prl_pruned.models.dummies import random_spec, tiny_base
 from s3prl_pruned.timing import benchmark
 
@@ -12,7 +13,8 @@ from s3prl_pruned.timing import benchmark
 def write_structure(path):
     """A ragged structure of a tiny shape, as JSON that the timing harness reads."""
     config = tiny_base(embed_dim=64, num_heads=4, ffn_dim=96)
-    path.write_text(json.dumps({"encoder": vars(config), "spec": random_spec(config, seed=1, channels=True).to_dict()}))
+    spec = random_spec(config, seed=1, channels=True)
+    path.write_text(json.dumps({"encoder": to_dict(config), "spec": spec.to_dict()}))
     return path
 
 

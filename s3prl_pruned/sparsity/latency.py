@@ -25,7 +25,10 @@ from s3prl_pruned.sparsity.counts import EncoderCounts, LayerCounts, total
 Scalar: TypeAlias = float | Tensor
 """A count or a time: of a structure, or (a tensor, scalar or (L,) of L layers) expected under gates."""
 FORMAT, FORMAT_VERSION = "s3prl_pruned.latency", 1
-_NOT_ITS_SPEED = ("family", "padding_rule", "dropout", "attention_dropout", "activation_dropout", "feature_grad_mult")
+_NOT_ITS_SPEED = (
+    *("family", "padding_rule", "dropout", "attention_dropout", "activation_dropout", "feature_grad_mult"),
+    *("channel_scale", "states"),
+)
 """Fields of a shape that take no time in inference."""
 
 
