@@ -28,6 +28,7 @@ from s3prl_pruned.superb.score.scored_models import saved_models
 from s3prl_pruned.superb.tasks.paths import read_paths
 from s3prl_pruned.timing.shapes import read_structure
 from tests.damage import odd_bytes, odd_values
+from tests.formats import fairseq_student as students
 
 WELL_FORMED = Path(__file__).parent / "compatibility" / "written_by_0_1_0"
 SHAPES = tiny_families()
@@ -147,6 +148,10 @@ def models(tmp_path_factory):
     for name in ("s3prl", "fairseq", "torchaudio"):
         registry.write(root / f"{name}.pt", name, hubert)
     microsoft.save_safetensors(wavlm, root / "microsoft.safetensors", dtype=torch.float16)
+    students.distil(root / "distilhubert.pt")
+    students.light(root / "lighthubert.pt", cfg={**students.TINY, "_name": "student_hubert"})
+    students.mask(root / "maskhubert.pt", inside=True)
+    students.star(root / "starhubert.pt", inside=True)
     (unfinished,) = (WELL_FORMED / "unfinished" / "heads_and_rows").glob("states-*.ckpt")
     (root / "checkpoint.ckpt").write_bytes(unfinished.read_bytes())
     return root
@@ -156,7 +161,11 @@ FOLDERS = {
     "folder": ("config.json", "model.safetensors"),
     "huggingface": ("config.json", "preprocessor_config.json", "model.safetensors"),
 }
-FILES = ("microsoft.pt", "microsoft.safetensors", "s3prl.pt", "fairseq.pt", "torchaudio.pt", "checkpoint.ckpt")
+STUDENTS = ("distilhubert.pt", "lighthubert.pt", "maskhubert.pt", "starhubert.pt")
+FILES = (
+    *("microsoft.pt", "microsoft.safetensors", "s3prl.pt", "fairseq.pt", "torchaudio.pt", "checkpoint.ckpt"),
+    *STUDENTS,
+)
 ALL_FILES = [*FILES, *(f"{folder}/{file}" for folder, files in FOLDERS.items() for file in files)]
 
 

@@ -38,6 +38,7 @@ _SOURCES = (
     "models/components.py",
     "models/cnn.py",
     "models/attention.py",
+    "models/state_heads.py",
     "models/encoder.py",
     "models/accelerate/paths.py",
     "models/accelerate/cnn.py",

@@ -134,7 +134,10 @@ def test_the_folder_the_upstream_and_load_publish_them(name, tmp_path, relative_
 
 @pytest.mark.parametrize("name", PECULIAR)
 def test_int8_publishes_them_and_is_read_again(name, tmp_path, relative_differences):
-    config = replace(PECULIAR[name], embed_dim=64, ffn_dim=96)
+    config = PECULIAR[name]
+    heads = config.states.heads
+    wide = None if heads is None else replace(heads, dim=64, inner_dim=64)  # large enough to be int8
+    config = replace(config, embed_dim=64, ffn_dim=96, states=replace(config.states, heads=wide))
     small = quantize_int8(pruned(config))
     registry.write(tmp_path / "x", "folder", small)
     again = registry.read(tmp_path / "x", int8=True).encoder
