@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.models import families
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, HeadSpec, LayerSpec, StateRule
+from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, HeadSpec, LayerSpec, StateHeads, StateRule
 
 _DIARIZEN = "Han et al. 2025; DiariZen's wavlm_config.py"
-_FROM_PROJECTION = StateRule(first="projection")
+_DISTILHUBERT = "Chang et al. 2022; the `distiller` configuration of s3prl"
 _LIGHTHUBERT = "Wang R. et al. 2022; LightHuBERT's code"
 
 
@@ -50,9 +50,21 @@ def shape_of_published(name: str) -> tuple[EncoderConfig, CompactSpec]:
 
 
 def _distilhubert() -> PeerStructure:
-    config = replace(families.hubert_base(), num_layers=2, projection_norm=False, states=_FROM_PROJECTION)
-    source = "Chang et al. 2022; the `distiller` configuration of s3prl"
-    return _dense("DistilHuBERT", source, config, printed_millions=23.49)
+    """Its prediction heads are left out after distillation, and the printed size is without them."""
+    return _dense("DistilHuBERT", _DISTILHUBERT, _distiller(heads=None), printed_millions=23.49)
+
+
+def _distilhubert_predictions() -> PeerStructure:
+    """What s3prl's upstream runs: with the three predictions behind its last layer."""
+    heads = StateHeads(kind="predictions", number=3, inner_dim=768, dim=768)
+    return _dense("DistilHuBERT with its predictions", _DISTILHUBERT, _distiller(heads))
+
+
+def _distiller(heads: StateHeads | None) -> EncoderConfig:
+    states = StateRule(first="projection", final_norm=False, heads=heads)
+    return replace(
+        families.hubert_base(), num_layers=2, projection_norm=False, padding_rule="convolution", states=states
+    )
 
 
 def _lighthubert_small() -> PeerStructure:
@@ -70,12 +82,16 @@ def _student_hubert() -> PeerStructure:
 def _lighthubert(embed_dim: int) -> EncoderConfig:
     """Heads of 64 dimensions, a feed-forward four times as wide; waveforms are normalised."""
     size = {"embed_dim": embed_dim, "num_heads": embed_dim // 64, "ffn_dim": 4 * embed_dim}
-    return replace(families.hubert_base(), normalize_waveform=True, states=_FROM_PROJECTION, **size)
+    states = StateRule(first="projection", final_norm=False)
+    return replace(families.hubert_base(), normalize_waveform=True, states=states, **size)
 
 
 def _maskhubert() -> PeerStructure:
     convolutions = ((128, 10, 5), (256, 1, 1), *[(256, 3, 2)] * 4, (480, 1, 1), *[(480, 2, 2)] * 2)
-    config = replace(families.hubert_base(), conv_layers=convolutions, embed_dim=480, num_heads=12, ffn_dim=640)
+    # its hidden states are a linear map of each layer's output, and the printed size is with these
+    states = StateRule(first="none", final_norm=False, heads=StateHeads(kind="maps", dim=768))
+    size = {"embed_dim": 480, "num_heads": 12, "ffn_dim": 640}
+    config = replace(families.hubert_base(), conv_layers=convolutions, states=states, **size)
     source = "Jang et al. 2023; ARMHuBERT's maskhubert-960.yaml"
     return _dense("MaskHuBERT", source, config, printed_millions=26.64)
 
@@ -151,6 +167,7 @@ def whole_heads(
 
 _BUILDERS = {
     "distilhubert": _distilhubert,
+    "distilhubert_predictions": _distilhubert_predictions,
     "lighthubert_small": _lighthubert_small,
     "lighthubert_base": _lighthubert_base,
     "student_hubert": _student_hubert,

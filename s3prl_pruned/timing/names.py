@@ -13,8 +13,8 @@ model names: NAME[+VARIANT]..., such as ours:conc+int8
                                      concentrated in layers 6-11
   ours:SHAPE                         a dense public shape: wavlm_large, hubert_base, wavlm_embedded, ...
   peer:NAME                          a published compressed encoder's structure in our encoder, random weights:
-                                     distilhubert, lighthubert_small, lighthubert_base, student_hubert, maskhubert,
-                                     diarizen_base_s80, diarizen_large_s80
+                                     distilhubert, distilhubert_predictions, lighthubert_small, lighthubert_base,
+                                     student_hubert, maskhubert, diarizen_base_s80, diarizen_large_s80
   PATH                               an exported folder, a training checkpoint (its masks are applied, not cut), a dense
                                      checkpoint; or JSON (with --random): a CompactSpec of WavLM Base, or an export's
                                      config.json

@@ -76,6 +76,9 @@ def test_distilhubert_has_two_layers_and_no_norm_before_its_projection():
     without_predictions = BASE_CNN + 512 * 768 + 768 + positional(768) + 2 * 768 + 2 * layer(768, 768, 3072)
     assert without_predictions == 23_491_200  # printed: 23.49 M
     assert counted("distilhubert") == without_predictions + 768  # a mask embedding
+    predictions = 768 * 3 * 768 + 3 * 768 + 3 * (768 * 768 + 768)
+    assert counted("distilhubert_predictions") == without_predictions + 768 + predictions
+    assert peer_structure("distilhubert_predictions").config.num_states == 1 + 2 + 3
 
 
 @pytest.mark.parametrize(
@@ -97,7 +100,8 @@ def test_maskhubert_is_as_its_configuration_says():
     encoder = cnn + 2 * 480 + positional(480) + 2 * 480 + 12 * layer(480, 480, 640)
     maps = 12 * (480 * 768 + 768)
     assert encoder + maps == 26_635_360  # printed: 26.64 M
-    assert counted("maskhubert") == encoder + 480
+    assert counted("maskhubert") == encoder + maps + 480  # a mask embedding
+    assert peer_structure("maskhubert").config.num_states == 12
     assert peer_structure("maskhubert").config.frame_samples == hubert_base().frame_samples
     assert peer_structure("maskhubert").config.num_frames(16_000) == hubert_base().num_frames(16_000)
 
