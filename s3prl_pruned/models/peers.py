@@ -13,6 +13,21 @@ from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, HeadSpec, Layer
 _DIARIZEN = "Han et al. 2025; DiariZen's wavlm_config.py"
 _DISTILHUBERT = "Chang et al. 2022; the `distiller` configuration of s3prl"
 _LIGHTHUBERT = "Wang R. et al. 2022; LightHuBERT's code"
+_WITHOUT_FINAL_NORM = StateRule(final_norm=False)
+
+DIARIZEN_HEADS = {
+    "wavlm_base_s80_md": (
+        (1, 6), (5, 7, 8), (0, 3, 9), (0, 1, 4, 8, 11), (6, 8), (0,), (7, 8, 10, 11), (0, 1, 4, 8), (), (),
+        (4, 7), (5,),
+    ),
+    "wavlm_large_s80_md": (
+        (1, 2, 4, 5, 6), (9, 10, 14), (0, 1, 2, 4, 5, 7), (1, 4, 7, 12, 13, 14), (0, 2, 3, 4, 13), (1, 7, 13, 14, 15),
+        (11, 13, 15), (2, 3, 4, 8, 15), (2, 5, 6, 15), (), (0, 1), (1, 3, 5, 12), (), (4, 7, 11), (6, 9), (11,), (), (),
+        (14,), (5, 15), (0, 2, 8, 11, 13, 15), (0, 1, 3, 4, 5, 6, 7, 10, 13), (0, 1, 3, 6, 7, 9, 10, 11, 12, 14),
+        (1, 2, 3, 4, 7, 13, 14, 15),
+    ),
+}  # fmt: skip
+"""Heads that are left, by layer, of the encoders of DiariZen's published diarizers (its `wavlm_config.py`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,41 +112,28 @@ def _maskhubert() -> PeerStructure:
 
 
 def _diarizen_base_s80() -> PeerStructure:
-    heads = (
-        (1, 6),
-        (5, 7, 8),
-        (0, 3, 9),
-        (0, 1, 4, 8, 11),
-        (6, 8),
-        (0,),
-        (7, 8, 10, 11),
-        (0, 1, 4, 8),
-        (),
-        (),
-        (4, 7),
-        (5,),
+    config = replace(families.wavlm_base(), channel_scale=True, states=_WITHOUT_FINAL_NORM)
+    spec = whole_heads(
+        config,
+        channels=(90, 161, 173, 181, 351, 155, 137),
+        heads=DIARIZEN_HEADS["wavlm_base_s80_md"],
+        ffn=(666, 660, 649, 1080, 237, 299, 437, 573, 53, 80, 211, 334),
     )
-    ffn = (666, 660, 649, 1080, 237, 299, 437, 573, 53, 80, 211, 334)
-    config = replace(families.wavlm_base(), channel_scale=True)
-    spec = whole_heads(config, channels=(90, 161, 173, 181, 351, 155, 137), heads=heads, ffn=ffn)
-    return PeerStructure(
-        title="DiariZen, WavLM Base+, 80 %", source=_DIARIZEN, config=config, spec=spec, printed_millions=18.8
-    )
+    title = "DiariZen, WavLM Base+, 80 %"
+    return PeerStructure(title=title, source=_DIARIZEN, config=config, spec=spec, printed_millions=18.8)
 
 
 def _diarizen_large_s80() -> PeerStructure:
-    heads = (
-        (1, 2, 4, 5, 6), (9, 10, 14), (0, 1, 2, 4, 5, 7), (1, 4, 7, 12, 13, 14), (0, 2, 3, 4, 13), (1, 7, 13, 14, 15),
-        (11, 13, 15), (2, 3, 4, 8, 15), (2, 5, 6, 15), (), (0, 1), (1, 3, 5, 12), (), (4, 7, 11), (6, 9), (11,), (), (),
-        (14,), (5, 15), (0, 2, 8, 11, 13, 15), (0, 1, 3, 4, 5, 6, 7, 10, 13), (0, 1, 3, 6, 7, 9, 10, 11, 12, 14),
-        (1, 2, 3, 4, 7, 13, 14, 15),
+    config = replace(families.wavlm_large(), channel_scale=True, states=_WITHOUT_FINAL_NORM)
+    spec = whole_heads(
+        config,
+        channels=(512, 153, 224, 255, 302, 368, 211),
+        heads=DIARIZEN_HEADS["wavlm_large_s80_md"],
+        ffn=(
+            1092, 925, 759, 646, 745, 615, 684, 958, 286, 294, 406, 377, 463, 542, 298, 236, 96, 104, 134, 211, 473,
+            1011, 1770, 1316,
+        ),
     )  # fmt: skip
-    ffn = (
-        1092, 925, 759, 646, 745, 615, 684, 958, 286, 294, 406, 377, 463, 542, 298, 236, 96, 104, 134, 211, 473, 1011,
-        1770, 1316,
-    )  # fmt: skip
-    config = replace(families.wavlm_large(), channel_scale=True, states=StateRule(final_norm=False))
-    spec = whole_heads(config, channels=(512, 153, 224, 255, 302, 368, 211), heads=heads, ffn=ffn)
     return PeerStructure(title="DiariZen, WavLM Large, 80 %", source=_DIARIZEN, config=config, spec=spec)
 
 

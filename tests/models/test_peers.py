@@ -9,7 +9,7 @@ from s3prl_pruned.config import UserError
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.families import hubert_base, wavlm_base, wavlm_large
 from s3prl_pruned.models.peers import PEERS, peer_structure, shape_of_published, whole_heads
-from s3prl_pruned.models.spec import CompactSpec
+from s3prl_pruned.models.spec import CompactSpec, StateRule
 from s3prl_pruned.sparsity.counts import macs, parameters
 
 BASE_CNN = 1 * 512 * 10 + 2 * 512 + 4 * (512 * 512 * 3) + 2 * (512 * 512 * 2)
@@ -54,7 +54,7 @@ def test_diarizen_base_has_the_published_number_of_parameters():
     assert counted("diarizen_base_s80") == 18_881_683 - unused_gate_scales + mask_embedding
 
     peer = peer_structure("diarizen_base_s80")
-    assert peer.config == replace(wavlm_base(), channel_scale=True)
+    assert peer.config == replace(wavlm_base(), channel_scale=True, states=StateRule(final_norm=False))
     assert [len(layer.heads) for layer in peer.spec.layers] == heads
     assert [layer.attention for layer in peer.spec.layers] == [True] * 8 + [False] * 2 + [True] * 2
     assert [head.index for head in peer.spec.layers[3].heads] == [0, 1, 4, 8, 11]
