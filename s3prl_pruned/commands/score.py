@@ -197,7 +197,7 @@ def _with_times(rows: list[ScoredModel], options: argparse.Namespace) -> tuple[l
     from s3prl_pruned.report import score_times, timing
 
     path = str(options.timing)
-    data = timing.check_document(read_json(path), path)
+    data = timing.check_document(read_json(options.timing), path)
     with timing.FILES.damage_named(path):
         rows, notes = score_times.with_times(rows, data, path)
         for note in notes:

@@ -96,17 +96,17 @@ def _student_hubert() -> PeerStructure:
 
 def _lighthubert(embed_dim: int) -> EncoderConfig:
     """Heads of 64 dimensions, a feed-forward four times as wide; waveforms are normalised."""
-    size = {"embed_dim": embed_dim, "num_heads": embed_dim // 64, "ffn_dim": 4 * embed_dim}
     states = StateRule(first="projection", final_norm=False)
-    return replace(families.hubert_base(), normalize_waveform=True, states=states, **size)
+    config = replace(families.hubert_base(), normalize_waveform=True, states=states)
+    return replace(config, embed_dim=embed_dim, num_heads=embed_dim // 64, ffn_dim=4 * embed_dim)
 
 
 def _maskhubert() -> PeerStructure:
     convolutions = ((128, 10, 5), (256, 1, 1), *[(256, 3, 2)] * 4, (480, 1, 1), *[(480, 2, 2)] * 2)
     # its hidden states are a linear map of each layer's output, and the printed size is with these
     states = StateRule(first="none", final_norm=False, heads=StateHeads(kind="maps", dim=768))
-    size = {"embed_dim": 480, "num_heads": 12, "ffn_dim": 640}
-    config = replace(families.hubert_base(), conv_layers=convolutions, states=states, **size)
+    config = replace(families.hubert_base(), conv_layers=convolutions, states=states)
+    config = replace(config, embed_dim=480, num_heads=12, ffn_dim=640)
     source = "Jang et al. 2023; ARMHuBERT's maskhubert-960.yaml"
     return _dense("MaskHuBERT", source, config, printed_millions=26.64)
 

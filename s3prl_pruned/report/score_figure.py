@@ -132,7 +132,7 @@ def draw(panels: dict[Panel, list[Point]], *, times: str | None = None) -> Figur
     """
     from matplotlib.figure import Figure
 
-    scales, costs = (list(dict.fromkeys(panel[i] for panel in panels)) for i in (0, 1))
+    scales, costs = list(dict.fromkeys(scale for scale, _ in panels)), list(dict.fromkeys(cost for _, cost in panels))
     figure = Figure(figsize=(7 * len(costs), 6.5 * len(scales)), layout="constrained")
     grid = figure.subplots(len(scales), len(costs), squeeze=False)
     for row, scale in zip(grid, scales, strict=True):
