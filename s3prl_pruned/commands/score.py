@@ -58,7 +58,8 @@ def main(argv: list[str] | None = None) -> None:
         return
     # One folder and nothing else: the detailed table, and its files beside the results.
     (root,) = options.results if len(options.results) == 1 else [None]
-    if options.format is None and root is not None and root.is_dir() and not options.published:
+    alone = root is not None and root.is_dir() and not options.published and options.timing is None
+    if options.format is None and root is not None and alone:
         print(as_text(rows, unfinished))
         print("\nwritten:", *write_table(root, rows, unfinished))
     else:

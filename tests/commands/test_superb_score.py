@@ -357,7 +357,7 @@ def timing_file(path, *names, length=5.0, **changes):
     rows = [
         {
             "name": name, "workload": f"{length:g} s", "length_s": length, "batch": 1, "tf32": False, "noisy": False,
-            "seconds": 0.1 * (i + 1), "leaderboard_macs": 5e11 * (i + 1), "weights": f"sha256 {'ab' * 6}", **changes,
+            "seconds": 0.1 * (i + 1), "leaderboard_macs": 5e11 * (i + 1), "weights": f"sha256 {'ab' * 6}" if "/" in name else "random", **changes,
         }
         for i, name in enumerate(names)
     ]  # fmt: skip
@@ -383,6 +383,15 @@ def test_measured_times_stand_beside_the_scores_and_in_the_picture(tmp_path, cap
     assert "time: a machine, 1 thread, float32, 2026-01-02" in shown.err
     assert "not in every panel: wavlm_pruned: no number of parameters" in lines
     assert picture.stat().st_size > 10_000
+
+
+def test_times_of_one_folder_alone_are_in_the_table_too(tmp_path, capsys):
+    write(tmp_path / "results", "asr")
+    main([str(tmp_path / "results"), "--timing", timing_file(tmp_path / "t.json", "my/export")])
+    header, row, *_ = capsys.readouterr().out.splitlines()
+    assert header.split()[:6] == ["model", "params", "M", "G", "MACs", "RTF"] and row.split()[:5] == [
+        "wavlm_pruned", "-", "500.0", "c", "0.0200"
+    ]  # fmt: skip
 
 
 def test_a_timing_that_does_not_serve_is_refused(tmp_path, capsys):
