@@ -357,7 +357,8 @@ def timing_file(path, *names, length=5.0, **changes):
     rows = [
         {
             "name": name, "workload": f"{length:g} s", "length_s": length, "batch": 1, "tf32": False, "noisy": False,
-            "seconds": 0.1 * (i + 1), "leaderboard_macs": 5e11 * (i + 1), "weights": f"sha256 {'ab' * 6}" if "/" in name else "random", **changes,
+            "seconds": 0.1 * (i + 1), "leaderboard_macs": 5e11 * (i + 1),
+            "weights": f"sha256 {'ab' * 6}" if "/" in name else "random", **changes,
         }
         for i, name in enumerate(names)
     ]  # fmt: skip
