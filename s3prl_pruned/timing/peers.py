@@ -4,7 +4,7 @@ from s3prl_pruned.models.peers import PEERS
 
 BASELINE = "ours:dense"
 """WavLM Base."""
-MODELS = ("ours:hubert_base", "ours:even", "ours:conc", *(f"peer:{name}" for name in PEERS), "ours:wavlm_large")
+MODELS = ("ours:hubert_base", "ours:even", "ours:conc", *(f"peer:{name}" for name in PEERS))
 LENGTHS = "1,5"
 """Seconds of audio where the user names none."""
 
