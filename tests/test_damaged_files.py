@@ -27,6 +27,7 @@ from s3prl_pruned.superb.running.run_folder import read_begun
 from s3prl_pruned.superb.score.scored_models import saved_models
 from s3prl_pruned.superb.tasks.paths import read_paths
 from s3prl_pruned.timing.shapes import read_structure
+from tests import dphubert_checkpoints
 from tests.damage import odd_bytes, odd_values
 from tests.formats import fairseq_student as students
 
@@ -154,6 +155,8 @@ def models(tmp_path_factory):
     students.star(root / "starhubert.pt", inside=True)
     (unfinished,) = (WELL_FORMED / "unfinished" / "heads_and_rows").glob("states-*.ckpt")
     (root / "checkpoint.ckpt").write_bytes(unfinished.read_bytes())
+    torch.save(dphubert_checkpoints.checkpoint(), root / "dphubert.pt")
+    torch.save(dphubert_checkpoints.in_training(), root / "training.pt")
     return root
 
 
@@ -163,8 +166,8 @@ FOLDERS = {
 }
 STUDENTS = ("distilhubert.pt", "lighthubert.pt", "maskhubert.pt", "starhubert.pt")
 FILES = (
-    *("microsoft.pt", "microsoft.safetensors", "s3prl.pt", "fairseq.pt", "torchaudio.pt", "checkpoint.ckpt"),
-    *STUDENTS,
+    *("microsoft.pt", "microsoft.safetensors", "s3prl.pt", "fairseq.pt", "torchaudio.pt", "dphubert.pt"),
+    *("training.pt", "checkpoint.ckpt", *STUDENTS),
 )
 ALL_FILES = [*FILES, *(f"{folder}/{file}" for folder, files in FOLDERS.items() for file in files)]
 

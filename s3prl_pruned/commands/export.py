@@ -38,4 +38,5 @@ def main(argv: list[str] | None = None) -> None:
     from s3prl_pruned.pretrain.finish import describe_export
 
     about = convert(args.source, args.target, args.to, int8=args.int8)
-    print(f"{about}: exported to {args.target if args.to == 'onnx' else describe_export(args.target)}")
+    ours = args.to in ("folder", "huggingface")
+    print(f"{about}: exported to {describe_export(args.target) if ours else args.target}")

@@ -7,6 +7,8 @@ WRITES: dict[str, str | None] = {
     "s3prl": "dense",
     "fairseq": "dense",
     "torchaudio": "dense",
+    "dphubert": "pruned",
+    "diarizen": "pruned",
     "onnx": "pruned",
     "distilhubert": None,
     "lighthubert": None,

@@ -51,16 +51,21 @@ def _recognise(source: Source) -> bool:
 
 
 def _read(source: Source, options: ReadOptions) -> LoadedModel:
-    where, config, state = str(source.path), plain(source.content["Config"]), source.content["Distiller"]
+    where, config = str(source.path), plain(source.content["Config"])
     words = config.get("distiller") if isinstance(config, dict) else None
-    for name, part in (("`Config`'s section `distiller`", words), ("`Distiller`", state)):
-        if not isinstance(part, Mapping):
-            raise UserError(f"{where}: {name} must be a dict, but is a {type(part).__name__}.")
+    words = _mapping(words, "`Config`'s section `distiller`", where)
+    state = _mapping(source.content["Distiller"], "`Distiller`", where)
     with taken_apart(source.path):
         shape = _shape({**_DEFAULTS, **words}, where)
         keys = _WITHOUT_HEADS if shape.states.heads is None else _KEYS
         ours = keys.to_ours(state, shape, where)
     return dense_model(source, shape, ours)
+
+
+def _mapping(part: Any, name: str, where: str) -> Mapping[Any, Any]:
+    if not isinstance(part, Mapping):
+        raise UserError(f"{where}: {name} must be a dict, but is a {type(part).__name__}.")
+    return part
 
 
 def _shape(words: Mapping[str, Any], where: str) -> EncoderConfig:

@@ -23,6 +23,7 @@ def read(
     path: str | Path,
     *,
     shape: EncoderConfig | None = None,
+    dense: EncoderConfig | None = None,
     int8: bool = False,
     subnet: str | None = None,
     also: Sequence[Format] = (),
@@ -32,6 +33,7 @@ def read(
     Args:
         path: the file or folder; a file of a folder stands for it.
         shape: for a format that does not say it (torchaudio's); of other files, what is expected.
+        dense: `ReadOptions.dense`.
         int8: whether an int8 encoder will do, which serves inference only.
         subnet: of a supernet (`lighthubert`), which of its models is meant.
         also: formats that are looked for before those of the list.
@@ -48,7 +50,7 @@ def read(
         raise UserError(f"{source.path}: is {found.about}, which is only written. Readable are: {readable}.")
     if subnet is not None and not found.holds_supernets:
         raise UserError(f"{source.path}: is {found.about}, which has no subnets. Leave `subnet` out.")
-    loaded = found.read(source, ReadOptions(shape=shape, int8=int8, subnet=subnet))
+    loaded = found.read(source, ReadOptions(shape=shape, dense=dense, int8=int8, subnet=subnet))
     if shape is not None:
         _check_expected(loaded.encoder.config, shape, source.path)
     return loaded

@@ -276,7 +276,7 @@ def freeze_idle(encoder: SpeechEncoder, rule: StateRule | None = None) -> None:
 
     Args:
         encoder: as it will be fine-tuned; without masks.
-        rule: of the published states that are used; None where the encoder's own are (`EncoderOutput.hidden_states`).
+        rule: of the states that are used of it, where these are all; None where its output is used, too.
     """
     idle: list[nn.Module] = [encoder.feature_extractor] if encoder.feature_extractor.grad_mult == 0 else []
     for layer in encoder.layers:

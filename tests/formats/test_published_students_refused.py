@@ -10,6 +10,7 @@ from s3prl_pruned.commands import convert
 from s3prl_pruned.config import UserError
 from s3prl_pruned.formats import registry
 from s3prl_pruned.formats.folder import load_encoder
+from s3prl_pruned.models.dummies import random_encoder, tiny_peculiar
 from tests.formats import fairseq_student as students
 from tests.formats.fairseq_student import LIGHT, TINY
 
@@ -254,6 +255,13 @@ def test_a_supernet_as_wide_as_its_cnn_has_no_narrower_subnet(tmp_path):
     students.light(tmp_path / "x.pt", cfg=cfg)
     with pytest.raises(UserError, match="has no projection, and so no narrower subnet than its own 128"):
         registry.read(tmp_path / "x.pt", subnet="64/1/256")
+
+
+def test_dphuberts_format_has_no_place_for_heads(tmp_path):
+    encoder = random_encoder(tiny_peculiar()["mapped"], seed=0)
+    with pytest.raises(UserError, match="has no name for 'state_heads.maps.0.bias'"):
+        registry.write(tmp_path / "x", "dphubert", encoder)
+    assert not any(tmp_path.iterdir())
 
 
 class Whole(torch.nn.Module):

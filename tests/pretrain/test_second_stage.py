@@ -155,7 +155,7 @@ def test_the_screen_names_the_student(recipe, first, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--student", "nowhere"), "nowhere: is no exported encoder.* run the first stage"),
+        (("--student", "nowhere"), "nowhere: no such file or folder.* run the first stage"),
         (
             ("--student", "FIRST", "-o", "sparsity.target_sparsity=0.5"),
             "nothing is pruned, and `sparsity` would have no effect",
