@@ -11,7 +11,8 @@ def make_parser() -> Parser:
     parser = Parser("export", description="Export a model; it is checked against its source.")
     parser.add_argument(
         "source",
-        help="a states-*.ckpt of run_pretrain.py (its masks are cut), an exported folder, or a dense checkpoint",
+        help="a states-*.ckpt of run_pretrain.py (its masks are cut), an exported folder, or any other checkpoint that "
+        "is read",
     )
     parser.add_argument("target", help="what to write; must not exist")
     parser.add_argument(

@@ -40,6 +40,7 @@ def _write(path: Path, encoder: SpeechEncoder, options: WriteOptions) -> None:
         temporary.mkdir()
         write_torch_file(temporary / PICKLED, content, progress=options.progress)
         (temporary / CONFIGURATION).write_text(json.dumps(content["config"], indent=4) + "\n", encoding="utf-8")
+        dphubert.compare(_read(Source(temporary), ReadOptions(dense=encoder.config)), encoder)
 
 
 FORMAT = Format(

@@ -7,6 +7,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from s3prl_pruned.config import UserError
 from s3prl_pruned.formats import torchaudio
 from s3prl_pruned.formats.dphubert_gates import cut_gates, has_gates
@@ -21,6 +23,7 @@ from s3prl_pruned.formats.dphubert_structure import (
     structure_of,
 )
 from s3prl_pruned.formats.dphubert_writing import checkpoint
+from s3prl_pruned.formats.folder import TOLERANCE, probe, relative_difference
 from s3prl_pruned.formats.format import (
     PICKLED,
     Format,
@@ -136,6 +139,20 @@ def _write(path: Path, encoder: SpeechEncoder, options: WriteOptions) -> None:
     content = checkpoint(encoder, KEYS)
     with written_whole(path) as temporary:
         write_torch_file(temporary, content, progress=options.progress)
+        compare(_read(Source(temporary), ReadOptions(dense=encoder.config)), encoder)
+
+
+def compare(read: LoadedModel, encoder: SpeechEncoder) -> None:
+    """Raise a UserError where what was written and read again computes something else than its source."""
+    wavs = probe()[0][:1]  # padding is by another rule there
+    with torch.no_grad():
+        found, expected = (one.encode_raw(wavs).hidden_states for one in (read.encoder, encoder))
+    difference = relative_difference(found, expected)
+    if not difference <= TOLERANCE:  # NaN too
+        raise UserError(
+            f"what was written differs from the encoder by {difference:.1e} (relative), and at most {TOLERANCE:.0e} is "
+            "rounding. Nothing was written; please report this."
+        )
 
 
 FORMAT = Format(

@@ -15,9 +15,9 @@ model names: NAME[+VARIANT]..., such as ours:conc+int8
   peer:NAME                          a published compressed encoder's structure in our encoder, random weights:
                                      distilhubert, distilhubert_predictions, lighthubert_small, lighthubert_base,
                                      student_hubert, maskhubert, diarizen_base_s80, diarizen_large_s80
-  PATH                               an exported folder, a training checkpoint (its masks are applied, not cut), a dense
-                                     checkpoint; or JSON (with --random): a CompactSpec of WavLM Base, or an export's
-                                     config.json
+  PATH                               an exported folder, a training checkpoint (its masks are applied, not cut), any
+                                     other checkpoint; or JSON (with --random): a CompactSpec of WavLM Base, or an
+                                     export's config.json
   s3prl:NAME                         any name of s3prl's hub
   hf:NAME                            a transformers model: a shape, a name on the Hugging Face Hub, or a folder
   torchaudio:NAME                    a shape of which torchaudio has a pipeline, such as wavlm_base

@@ -472,6 +472,21 @@ def test_a_model_of_theirs_is_written_as_it_was_read(tmp_path):
         assert all(torch.equal(a, b) for a, b in pairs)
 
 
+@pytest.mark.parametrize("fmt", ["dphubert", "diarizen"])
+def test_what_computes_something_else_is_not_left_there(fmt, tmp_path, monkeypatch):
+    content = {}
+
+    def other(path, made, **options):
+        content.update(made)
+        made["state_dict"]["encoder.transformer.layers.0.layer_norm.bias"][0] += 0.01
+        torch.save(made, path)
+
+    monkeypatch.setattr(f"s3prl_pruned.formats.{fmt}.write_torch_file", other)
+    with pytest.raises(UserError, match="what was written differs from the encoder by .*please report"):
+        registry.write(tmp_path / "x", fmt, exported("wavlm_base"))
+    assert content and not any(tmp_path.iterdir())
+
+
 NO_BIAS = {"gated_position": False, "relative_position": False}
 
 

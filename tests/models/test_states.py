@@ -150,12 +150,13 @@ def test_int8_publishes_them_and_is_read_again(name, tmp_path, relative_differen
 def test_transformers_gives_them(tmp_path):
     """The export itself compares all states in another process: here, that it compares those."""
     pytest.importorskip("transformers")
-    encoder = pruned(PECULIAR["scaled_large"])
-    registry.write(tmp_path / "x", "huggingface", encoder)
+    encoders = {name: pruned(PECULIAR[name]) for name in ("scaled_large", "scaled_base")}
+    for name, encoder in encoders.items():
+        registry.write(tmp_path / name, "huggingface", encoder)
     dense = random_encoder(PECULIAR["without_norm"], seed=1)  # no model of transformers' own is like it
     registry.write(tmp_path / "dense", "huggingface", dense)
     assert json.loads((tmp_path / "dense" / CONFIG).read_text())["model_type"] == "s3prl_pruned"
-    for path, expected in (("x", encoder), ("dense", dense)):
+    for path, expected in {**encoders, "dense": dense}.items():
         assert registry.read(tmp_path / path).encoder.config == expected.config
 
 
