@@ -11,8 +11,8 @@ def make_parser() -> Parser:
     parser = Parser("convert", description="Convert a checkpoint between formats.")
     parser.add_argument(
         "source",
-        help="a checkpoint of any known format (s3prl, fairseq, Hugging Face, torchaudio, Microsoft, DPHuBERT, DiariZen, "
-        "DistilHuBERT, LightHuBERT, MaskHuBERT, STaRHuBERT), or an exported folder",
+        help="a checkpoint of any known format (s3prl, fairseq, Hugging Face, torchaudio, Microsoft, DPHuBERT, "
+        "DiariZen, DistilHuBERT, LightHuBERT, MaskHuBERT, STaRHuBERT), or an exported folder",
     )
     parser.add_argument("target", help="the file or folder to write; must not exist")
     parser.add_argument("--to", required=True, choices=TARGETS, help="the target's format")
