@@ -241,7 +241,7 @@ def _strides(convs: list[torch.Size], cfg: Mapping[str, Any], where: str) -> lis
 
 def _check_declared(cfg: Mapping[str, Any], layers: list[LayerSpec], channels: list[int], where: str) -> None:
     """The sizes in the configuration are those of the tensors; of what is gone it may say anything."""
-    counts = {
+    counts: dict[str, list[Any]] = {
         "encoder_use_attention": [layer.attention for layer in layers],
         "encoder_use_feed_forward": [layer.feed_forward for layer in layers],
         "encoder_ff_interm_features": [len(layer.ffn) if layer.feed_forward else None for layer in layers],

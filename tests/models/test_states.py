@@ -115,6 +115,14 @@ def test_the_folder_the_upstream_and_load_publish_them(name, tmp_path, relative_
     encoder = pruned(PECULIAR[name])
     registry.write(tmp_path / "x", "folder", encoder)
     assert registry.read(tmp_path / "x").encoder.config == encoder.config
+    said = {
+        "scaled_large": "Hidden states: the projection's output and the outputs of its 3 layers, the last one wi",
+        "without_norm": "Hidden states: the outputs of its 3 layers, as its authors' program gives them.",
+    }
+    card = (tmp_path / "x" / "README.md").read_text()
+    assert said.get(name, "sha256 of model.safetensors") in card and ("Hidden states:" in card) == (
+        encoder.config.states != StateRule()
+    )
     with torch.no_grad():
         of_s3prl = encoder.encode_raw(WAV[None]).hidden_states
         own = encoder.states(encoder.encode_raw(WAV[None]))
