@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from s3prl_pruned.export.inert import without_inert
-from s3prl_pruned.export.multiples import in_multiples
+from s3prl_pruned.export.multiples import in_multiples, without_bare_biases
 from s3prl_pruned.gates.attach import GateSet
 from s3prl_pruned.gates.hard_concrete import keep_probability, rounded_masks, soft_value
+from s3prl_pruned.gates.multiples import WHOLE_HEADS
 from s3prl_pruned.gates.self_pinching import SelfPinchingGates
 from s3prl_pruned.models.compact import compact, surviving_spec
 from s3prl_pruned.models.encoder import SpeechEncoder
@@ -208,9 +209,10 @@ def _deterministic(gates: GateSet, shifts: _Shifts, *, smallest: float) -> Masks
             masks[layer, name] = torch.where(keep_probability(log_alpha) > 0.5, soft_value(log_alpha), 0.0)
         elif multiple is None or name == "z_head":
             masks[layer, name] = rounded_masks(log_alpha, shifts.of_slot(name), at_least=int(name == "z_conv"))
-    if multiple is None:
-        return without_inert(Masks.of(masks), gates.spec, smallest)
-    return in_multiples(gates, Masks.of(masks), shifts.of_slot, smallest=smallest)
+    if multiple is not None:
+        return in_multiples(gates, Masks.of(masks), shifts.of_slot, smallest=smallest)
+    computing = without_inert(Masks.of(masks), gates.spec, smallest)
+    return without_bare_biases(computing) if gates.config.dims_multiple == WHOLE_HEADS else computing
 
 
 @torch.no_grad()

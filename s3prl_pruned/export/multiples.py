@@ -1,4 +1,4 @@
-"""Deterministic masks whose units stay in multiples of a number (`GateConfig.dims_multiple`)."""
+"""Deterministic masks in the structure that `GateConfig.dims_multiple` asks for: in multiples, or of whole heads."""
 
 from collections.abc import Callable
 
@@ -45,6 +45,19 @@ def in_multiples(gates: GateSet, coarse: Masks, shift_of: Callable[[str], float]
             at_least=multiple if name == "z_conv" else 0,
         )
     return Masks.of({slot: masks[slot] for slot in log_alphas})
+
+
+def without_bare_biases(masks: Masks) -> Masks:
+    """Masks in which a sublayer none of whose heads or dimensions stays is gone, its output bias too.
+
+    The formats that hold whole heads cannot say that a bias alone is left.
+    """
+    kept = dict(masks)
+    for (i, name), z in masks.items():
+        sublayer = {"z_head": "z_mha", "z_int": "z_ffn"}.get(name)
+        if sublayer is not None and (i, sublayer) in masks and not z.any():
+            kept[i, sublayer] = torch.zeros_like(masks[i, sublayer])
+    return Masks.of(kept)
 
 
 def _group_masks(

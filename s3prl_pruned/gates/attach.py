@@ -69,7 +69,9 @@ class GateConfig:
     the CNN so many stay that they are a multiple of it. The masks are learned as without; where they become those of
     the export, and the weights settle under them (`sparsity.settle_fraction`), the counts are rounded
     (`export/multiples.py`). `head`: heads stay whole or go, by one mask of the kind `head` in place of those of their
-    dimensions, while the FFN's are free: DPHuBERT's and DiariZen's formats hold nothing else. null: any counts."""
+    dimensions, while the FFN's are free, and a sublayer without any goes with its output bias: DPHuBERT's and
+    DiariZen's formats hold nothing else. (Nor can they hold a WavLM whose first layer has no attention.) null: any
+    counts."""
 
     def validate(self) -> None:
         """Raise UserError for unknown kinds, and for starts that no gate can have."""

@@ -177,7 +177,30 @@ def test_whole_heads_are_all_that_stays_of_an_attention_and_the_ffn_meets_the_ta
     without = final_masks(plain, embedded, config)
     assert (abs(without.sparsity - 0.6) > 0.002) == (final.ffn_shift != 0)
     if final.ffn_shift == 0:
-        assert final.spec == without.spec
+        assert [la.heads for la in final.spec.layers] == [la.heads for la in without.spec.layers]
+
+
+def test_of_a_sublayer_without_heads_or_dimensions_nothing_stays(relative_differences):
+    """Only where heads are whole: as it stands the output bias would stay."""
+    encoder = random_encoder(SHAPE, seed=0)
+    found = {}
+    for multiple in ("head", None):
+        gates = GateSet(encoder.spec, GateConfig(kinds=NO_FAHP, dims_multiple=multiple), SHAPE)
+        for i, name, gate in gates.items():
+            gate.log_alpha.data.fill_(-7.0 if (i, name) in ((0, "z_head"), (1, "z_int")) else 7.0)
+        found[multiple] = final_masks(gates, encoder, UNMATCHED)
+    whole, plain = found["head"].spec.layers, found[None].spec.layers
+    assert [layer.attention for layer in whole] == [False, True, True] and all(layer.attention for layer in plain)
+    assert [layer.feed_forward for layer in whole] == [True, False, True] and all(la.feed_forward for la in plain)
+    assert found["head"].sparsity == found[None].sparsity
+    small = export_compact(encoder, found["head"].masks, found["head"].spec).double()
+    wavs = torch.randn(1, 900, dtype=torch.float64)
+    states = {}
+    with torch.no_grad():
+        for multiple, final in found.items():
+            encoder.double().set_masks(final.masks.to(torch.float64))
+            states[multiple] = relative_differences(small(wavs).hidden_states, encoder(wavs).hidden_states)
+    assert max(states["head"]) <= 1e-6 < 1e-3 < max(states[None])
 
 
 def test_without_multiples_the_shift_of_the_ffn_alone_is_not_used(embedded):
