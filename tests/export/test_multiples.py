@@ -8,10 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from s3prl_pruned.config import UserError
 from s3prl_pruned.export.inert import inert_share
 from s3prl_pruned.export.masks import export_compact, final_masks
+from s3prl_pruned.formats import registry
 from s3prl_pruned.gates.attach import GateConfig, GateSet
-from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_base
+from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_base, tiny_families
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.families import wavlm_embedded
 from s3prl_pruned.models.spec import CompactSpec
@@ -201,6 +203,28 @@ def test_of_a_sublayer_without_heads_or_dimensions_nothing_stays(relative_differ
             encoder.double().set_masks(final.masks.to(torch.float64))
             states[multiple] = relative_differences(small(wavs).hidden_states, encoder(wavs).hidden_states)
     assert max(states["head"]) <= 1e-6 < 1e-3 < max(states[None])
+
+
+@pytest.mark.parametrize(("name", "model"), [("dphubert", "hubert_base"), ("diarizen", "wavlm_base")])
+def test_the_formats_of_whole_heads_hold_what_such_gates_end_in_and_nothing_of_others(tmp_path, name, model):
+    """Their writers read what they wrote, and compare it with its source."""
+    shape = tiny_families()[model]
+    encoder = random_encoder(shape, seed=0)
+    for multiple in ("head", 2):
+        gates = trained(encoder.spec, shape, multiple=multiple, seed=1, mean=0.5)
+        for i, slot, gate in gates.items():
+            if slot == "z_mha" or (i, slot) in ((1, "z_head"), (2, "z_int")):
+                gate.log_alpha.data.fill_(7.0 if slot == "z_mha" else -7.0)
+        final = final_masks(gates, encoder, UNMATCHED)
+        small = export_compact(encoder, final.masks, final.spec)
+        if multiple == "head":
+            heads = [len(layer.heads) for layer in final.spec.layers]
+            assert not final.spec.layers[1].attention and heads[1] == 0 and {1, 2, 3} & set(heads)
+            registry.write(tmp_path / "whole", name, small)
+            assert (tmp_path / "whole").exists()
+        else:
+            with pytest.raises(UserError, match="holds whole heads of 6 dimensions only"):
+                registry.write(tmp_path / "cut", name, small)
 
 
 def test_without_multiples_the_shift_of_the_ffn_alone_is_not_used(embedded):
