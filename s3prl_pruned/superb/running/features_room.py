@@ -98,23 +98,30 @@ def in_words(size: float) -> str:
 def _seconds(loader: Any, folder: Path) -> tuple[float, float]:
     """Of all waveforms of one of s3prl's data loaders, and of those among them whose features are in a folder.
 
-    Both are estimated from some of its dataset's items (an item of ``asr`` is a whole batch).
+    Both are estimated from some of its dataset's items.
     """
     total = len(loader.dataset)
     indices = numpy.unique(numpy.linspace(0, total - 1, min(SAMPLED, total)).astype(int))
-    samples = kept = 0
+    samples = kept = 0.0
     for index in indices.tolist():
-        for wav in _waveforms(loader, index):
-            samples += len(wav)
-            kept += len(wav) if kept_file(folder, torch.as_tensor(wav, dtype=torch.float32)).is_file() else 0
+        wavs, weight = _waveforms(loader, index)
+        for wav in wavs:
+            there = kept_file(folder, torch.as_tensor(wav, dtype=torch.float32)).is_file()
+            samples += weight * len(wav)
+            kept += weight * len(wav) * there
     share = total / len(indices) / SAMPLE_RATE
     return samples * share, kept * share
 
 
-def _waveforms(loader: Any, index: int) -> list[Any]:
-    """Those of an item. Of ``ctc`` (PR, SF) an item names files, one or a batch of them, which its collation reads."""
+def _waveforms(loader: Any, index: int) -> tuple[list[Any], float]:
+    """Those of an item, and what each counts.
+
+    An item of ``asr`` is a batch, and there are as many as batches. Of ``ctc`` (PR, SF) an item names files, which its
+    collation reads: one, or a batch, of which there are as many as utterances.
+    """
     item = loader.dataset[index]
     wavs = item[0]
     if isinstance(wavs, (str, Path, tuple)):
         wavs = loader.collate_fn([item])[0]
-    return list(wavs) if isinstance(wavs, (list, tuple)) else [wavs]
+        return list(wavs), 1 / len(wavs)
+    return (list(wavs) if isinstance(wavs, (list, tuple)) else [wavs]), 1.0
