@@ -15,6 +15,7 @@ from s3prl_pruned.formats.registry import read
 from s3prl_pruned.models.spec import StateRule
 from s3prl_pruned.pretrain.command import main
 from s3prl_pruned.pretrain.distill.teachers import _HUB
+from s3prl_pruned.timing import checks
 from s3prl_pruned.timing.models import Builder
 from s3prl_pruned.timing.names import parse
 from tests.formats import fairseq_student as students
@@ -159,6 +160,7 @@ def test_it_is_timed(student, relative_differences):
     timed = Builder(random=False).build(parse(str(path)))
     with torch.inference_mode():
         assert max(relative_differences(timed.encode([WAV]), expected)) <= TOLERANCE
+    assert checks.check_macs([timed]) == [timed.label]
 
 
 def test_a_rule_without_its_heads_is_s3prls(student):

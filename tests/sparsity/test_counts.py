@@ -41,6 +41,7 @@ def part_of(name):
         ("mask_embedding", "mask_embedding"),
         ("positional_convolution.", "positional_convolution"),
         ("relative_position.", "relative_position"),
+        ("state_heads.", "state_heads"),
     ):
         if name.startswith(prefix):
             return part
@@ -158,12 +159,16 @@ def counted_by_torch(encoder, num_samples):
     counter = FlopCounterMode(display=False, depth=3)
     # Of the CPU's attention kernels, it only counts the one that is made of matrix products.
     with counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        encoder(torch.randn(1, num_samples))
+        output = encoder(torch.randn(1, num_samples))
     halves = {name: sum(ops.values()) / 2 for name, ops in counter.get_flop_counts().items()}
     parts = {part: halves.get(f"SpeechEncoder.{module}", 0) for part, module in PARTS.items()}
     for part in ("attention", "feed_forward"):
         parts[part] = sum(halves.get(f"SpeechEncoder.layers.{i}.{part}", 0) for i in range(encoder.config.num_layers))
     assert sum(parts.values()) == halves["Global"], "a module was missed"
+    if encoder.state_heads is not None:
+        with FlopCounterMode(display=False) as of_heads:
+            encoder.states(output)
+        parts["state_heads"] = of_heads.get_total_flops() / 2
     return parts
 
 

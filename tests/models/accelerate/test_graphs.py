@@ -50,10 +50,11 @@ def test_every_structure_and_length_in_float64(seed, shape, samples, padded):
         lengths = torch.tensor([size, max(90, size // 2)]) if padded else None
         with torch.inference_mode():
             found, expected = calls(wavs, lengths), encoder(wavs, lengths)
+            published = encoder.states(found), encoder.states(expected)
         assert torch.equal(found.frame_lengths, expected.frame_lengths)
         assert [state.shape for state in found.hidden_states] == [state.shape for state in expected.hidden_states]
         assert worst(found.hidden_states, expected.hidden_states) < 1e-9
-        assert worst(encoder.states(found), encoder.states(expected)) < 1e-9
+        assert worst(*published) < 1e-9
 
 
 @pytest.mark.parametrize("shape", ["wavlm_base", "hubert_base"])
