@@ -115,7 +115,8 @@ def _slice_layer(state: dict[str, Tensor], prefix: str, old: LayerSpec, new: Lay
 def _rows(state: dict[str, Tensor], name: str, rows: Tensor) -> dict[str, Tensor]:
     """A linear map's outputs; of two factors the second has them."""
     name = name + ".up" if name + ".up.weight" in state else name
-    return {f"{name}.{part}": state[f"{name}.{part}"][rows] for part in ("weight", "bias")}
+    parts = [f"{name}.{part}" for part in ("weight", "bias")]
+    return {part: state[part][rows] for part in parts if part in state}
 
 
 def _columns(state: dict[str, Tensor], name: str, columns: Tensor) -> dict[str, Tensor]:
@@ -128,7 +129,7 @@ def _slice_cnn(
     state: dict[str, Tensor], old: tuple[tuple[int, ...], ...], new: tuple[tuple[int, ...], ...]
 ) -> dict[str, Tensor]:
     """The feature extractor's layers, and what of the projection reads the last one."""
-    sliced, heard = {}, torch.zeros(1, dtype=torch.long)  # the waveform is one channel
+    sliced, heard = {}, torch.arange(state["feature_extractor.layers.0.conv.weight"].shape[1])
     for i, (before, after) in enumerate(zip(old, new, strict=True)):
         kept, prefix = _positions(before, after), f"feature_extractor.layers.{i}."
         sliced[prefix + "conv.weight"] = state[prefix + "conv.weight"][kept][:, heard]

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from s3prl_pruned.models import families
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.masks import Masks, SlotTable
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, HeadSpec, LayerSpec, StateRule
@@ -57,15 +58,21 @@ def tiny_families() -> dict[str, EncoderConfig]:
     }
 
 
+def tiny_whisper(**changes: Any) -> EncoderConfig:
+    """Whisper's architecture at 3 layers x 24 dims; 320 samples a frame, windows of 25 frames, half a second."""
+    config = families.whisper(num_layers=3, embed_dim=24, num_heads=4, ffn_dim=20, mel_bins=10)
+    return replace(config, **{"max_frames": 25, **changes})
+
+
 def tiny_peculiar() -> dict[str, EncoderConfig]:
     """Architectures and state rules of published compressed models that no public dense model has."""
-    families = tiny_families()
+    dense = tiny_families()
     no_bias = {"relative_position": False, "gated_position": False}
     return {
         "scaled_large": tiny_large(channel_scale=True, states=StateRule(first="projection", final_norm=False)),
         "scaled_base": tiny_base(channel_scale=True, states=StateRule(first="projection"), **no_bias),
-        "without_norm": replace(families["hubert_base"], projection_norm=False, states=StateRule(first="none")),
-        "scaled_without_norm": replace(families["hubert_large"], projection_norm=False, channel_scale=True),
+        "without_norm": replace(dense["hubert_base"], projection_norm=False, states=StateRule(first="none")),
+        "scaled_without_norm": replace(dense["hubert_large"], projection_norm=False, channel_scale=True),
     }
 
 

@@ -19,8 +19,10 @@ from s3prl_pruned.models.components import (
     normalize_utterances,
     positional_convolution,
 )
+from s3prl_pruned.models.log_mel import LogMelExtractor
 from s3prl_pruned.models.masks import LAYER_KINDS, Slot, SlotTable
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, LayerSpec, StateRule
+from s3prl_pruned.models.windows import cut, join
 
 _SLOTS = {"attention": ("z_mha", "z_qk", "z_vo", "z_head"), "feed_forward": ("z_ffn", "z_int")}
 
@@ -91,6 +93,9 @@ class EncoderLayer(nn.Module):
 class SpeechEncoder(nn.Module):
     """wav2vec-2.0-like encoder: CNN, projection, positional convolution, Transformer.
 
+    Or, as the configuration says, Whisper's: the CNN hears a log-mel spectrum, positions are fixed, and audio is encoded
+    in windows of at most `max_frames`.
+
     Args:
         config: the dense shape.
         spec: what stays of it; None for everything.
@@ -103,7 +108,8 @@ class SpeechEncoder(nn.Module):
         self.spec = spec or CompactSpec.dense(config)
         self.spec.check(config)
         channels = [len(kept) for kept in self.spec.channels_of(config)]
-        self.feature_extractor = FeatureExtractor(config, channels)
+        extractor = LogMelExtractor if config.front_end == "log_mel" else FeatureExtractor
+        self.feature_extractor = extractor(config, channels)
         self.feature_projection = FeatureProjection(config, channels[-1])
         self.mask_embedding = nn.Parameter(torch.empty(config.embed_dim).uniform_())  # used by masked pre-training only
         self.positional_convolution = positional_convolution(config)
@@ -145,8 +151,10 @@ class SpeechEncoder(nn.Module):
         wavs = self.one_frame_at_least(wavs)
         features = self.feature_extractor(wavs) if features is None else features
         x = (project or self.feature_projection)(features)  # (B, T, D)
-        num_frames = x.shape[1]
-        padded = lengths is not None or frame_lengths is not None
+        with_silence = self.config.window == "padded"  # x has more frames than the audio, and all are attended to
+        num_frames = self.config.num_frames(wavs.shape[1]) if with_silence else x.shape[1]
+        is_long = self.config.max_frames is not None and x.shape[1] > self.config.max_frames and not exporting()
+        padded = (lengths is not None or frame_lengths is not None or is_long) and not with_silence
         if frame_lengths is None:
             frame_lengths = self.frame_lengths(lengths, wavs, num_frames)
         padding = None
@@ -154,6 +162,8 @@ class SpeechEncoder(nn.Module):
             padding = torch.arange(num_frames, device=x.device) >= frame_lengths[:, None]  # (B, T)
             x = x.masked_fill(padding[..., None], 0.0)
         projected = x
+        if is_long:
+            x, padding = self._windows(x, padding)  # (B x windows, frames of one, D); so are the states
         x = x + self.positional_convolution(x, inside)
         if not self.config.norm_first:
             x = self.layer_norm(x)
@@ -165,7 +175,23 @@ class SpeechEncoder(nn.Module):
             states.append(x)
             x = layer(x, position_bias, padding) if run is None else run(layer, x, position_bias, padding)
         states.append(self.layer_norm(x) if self.config.norm_first else x)
+        if is_long:
+            *states, x = (join(state, len(features), num_frames) for state in (*states, x))
+        if with_silence:
+            *states, x, projected = (state[:, :num_frames] for state in (*states, x, projected))
         return EncoderOutput(hidden_states=states, frame_lengths=frame_lengths, projected=projected, before_norm=x)
+
+    def _windows(self, x: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """(B, T, D) and (B, T) in windows of `max_frames`: (B x windows, max_frames, D) and (B x windows, max_frames).
+
+        What lies behind the end is padding, but never the whole of a window: attention must have something to attend to.
+        """
+        size = self.config.max_frames
+        assert size is not None
+        if padding is not None:
+            padding = cut(~padding, size).logical_not_()
+            padding[:, 0] = False
+        return cut(x, size), padding
 
     def states(self, output: EncoderOutput, rule: StateRule | None = None) -> list[Tensor]:
         """The hidden states that the model publishes: `EncoderConfig.num_states` tensors (B, T, D).
