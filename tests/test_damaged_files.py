@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from s3prl_pruned import checkpoint
 from s3prl_pruned.config import UserError, from_dict
 from s3prl_pruned.formats import microsoft, registry
-from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_families
+from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_families, tiny_whisper
 from s3prl_pruned.pretrain import objectives, recipes, run_folder
 from s3prl_pruned.pretrain.asr.recognizer import read_test
 from s3prl_pruned.pretrain.logging import read_log
@@ -28,6 +28,7 @@ from s3prl_pruned.superb.score.scored_models import saved_models
 from s3prl_pruned.superb.tasks.paths import read_paths
 from s3prl_pruned.timing.shapes import read_structure
 from tests.damage import odd_bytes, odd_values
+from tests.whisper_files import openai_checkpoint, write_huggingface
 
 WELL_FORMED = Path(__file__).parent / "compatibility" / "written_by_0_1_0"
 SHAPES = tiny_families()
@@ -147,6 +148,9 @@ def models(tmp_path_factory):
     for name in ("s3prl", "fairseq", "torchaudio"):
         registry.write(root / f"{name}.pt", name, hubert)
     microsoft.save_safetensors(wavlm, root / "microsoft.safetensors", dtype=torch.float16)
+    whisper = random_encoder(tiny_whisper(ffn_dim=96), seed=1)
+    torch.save(openai_checkpoint(whisper), root / "whisper.pt")
+    write_huggingface(root / "huggingface_whisper", whisper)
     (unfinished,) = (WELL_FORMED / "unfinished" / "heads_and_rows").glob("states-*.ckpt")
     (root / "checkpoint.ckpt").write_bytes(unfinished.read_bytes())
     return root
@@ -155,8 +159,12 @@ def models(tmp_path_factory):
 FOLDERS = {
     "folder": ("config.json", "model.safetensors"),
     "huggingface": ("config.json", "preprocessor_config.json", "model.safetensors"),
+    "huggingface_whisper": ("config.json", "preprocessor_config.json", "model.safetensors"),
 }
-FILES = ("microsoft.pt", "microsoft.safetensors", "s3prl.pt", "fairseq.pt", "torchaudio.pt", "checkpoint.ckpt")
+FILES = (
+    *("microsoft.pt", "microsoft.safetensors", "s3prl.pt", "fairseq.pt", "torchaudio.pt", "whisper.pt"),
+    "checkpoint.ckpt",
+)
 ALL_FILES = [*FILES, *(f"{folder}/{file}" for folder, files in FOLDERS.items() for file in files)]
 
 

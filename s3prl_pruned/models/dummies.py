@@ -59,13 +59,14 @@ def tiny_families() -> dict[str, EncoderConfig]:
 
 
 def tiny_whisper(**changes: Any) -> EncoderConfig:
-    """Whisper's architecture at 3 layers x 24 dims; 320 samples a frame, windows of 25 frames, half a second."""
+    """Whisper's architecture in `tiny_base`'s shape; 320 samples a frame, windows of 25 frames, half a second."""
     config = families.whisper(num_layers=3, embed_dim=24, num_heads=4, ffn_dim=20, mel_bins=10)
     return replace(config, **{"max_frames": 25, **changes})
 
 
 def tiny_peculiar() -> dict[str, EncoderConfig]:
-    """Architectures and state rules of published compressed models that no public dense model has."""
+    """Architectures that no wav2vec-2.0-like public model has: of published compressed models, with their state rules,
+    and Whisper's."""
     dense = tiny_families()
     no_bias = {"relative_position": False, "gated_position": False}
     return {
@@ -73,6 +74,8 @@ def tiny_peculiar() -> dict[str, EncoderConfig]:
         "scaled_base": tiny_base(channel_scale=True, states=StateRule(first="projection"), **no_bias),
         "without_norm": replace(dense["hubert_base"], projection_norm=False, states=StateRule(first="none")),
         "scaled_without_norm": replace(dense["hubert_large"], projection_norm=False, channel_scale=True),
+        "whisper": tiny_whisper(max_frames=100),
+        "whisper_padded": tiny_whisper(max_frames=100, window="padded"),
     }
 
 

@@ -1,15 +1,16 @@
 """The encoder: waveform in, L + 1 hidden states out, dense or pruned, with slots for masks."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s3prl_pruned.models.attention import SelfAttention
-from s3prl_pruned.models.cnn import FeatureExtractor, FeatureProjection
+from s3prl_pruned.models.cnn import FeatureProjection
 from s3prl_pruned.models.components import (
     FeedForward,
     RelativePosition,
@@ -19,7 +20,7 @@ from s3prl_pruned.models.components import (
     normalize_utterances,
     positional_convolution,
 )
-from s3prl_pruned.models.log_mel import LogMelExtractor
+from s3prl_pruned.models.log_mel import feature_extractor
 from s3prl_pruned.models.masks import LAYER_KINDS, Slot, SlotTable
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, LayerSpec, StateRule
 from s3prl_pruned.models.windows import cut, join
@@ -108,8 +109,7 @@ class SpeechEncoder(nn.Module):
         self.spec = spec or CompactSpec.dense(config)
         self.spec.check(config)
         channels = [len(kept) for kept in self.spec.channels_of(config)]
-        extractor = LogMelExtractor if config.front_end == "log_mel" else FeatureExtractor
-        self.feature_extractor = extractor(config, channels)
+        self.feature_extractor = feature_extractor(config, channels)
         self.feature_projection = FeatureProjection(config, channels[-1])
         self.mask_embedding = nn.Parameter(torch.empty(config.embed_dim).uniform_())  # used by masked pre-training only
         self.positional_convolution = positional_convolution(config)
@@ -286,6 +286,23 @@ def count_frames(lengths: Tensor | None, wavs: Tensor, num_frames: int) -> Tenso
         return torch.full((wavs.shape[0],), num_frames, device=wavs.device)
     chunk = wavs.shape[1] // num_frames
     return ((lengths + chunk - 1) // chunk).clamp(min=1, max=num_frames)
+
+
+def in_window(encoder: SpeechEncoder, window: Literal["own", "utterance", "padded"]) -> SpeechEncoder:
+    """The encoder, or one with the same weights in windows of another kind (`EncoderConfig.window`).
+
+    Args:
+        encoder: dense or compact.
+        window: `own` for its own.
+
+    Raises:
+        UserError: it has no windows to be padded.
+    """
+    if window in ("own", encoder.config.window):
+        return encoder
+    changed = SpeechEncoder(replace(encoder.config, window=window), encoder.spec)
+    changed.load_state_dict(encoder.state_dict(), assign=True)
+    return changed.train(encoder.training)
 
 
 def freeze_idle(encoder: SpeechEncoder) -> None:

@@ -110,6 +110,11 @@ def mel_filters(bins: int) -> Tensor:
     return torch.minimum(rising, falling).clamp(min=0) * 2 / (edges[2:] - edges[:-2])
 
 
+def feature_extractor(config: EncoderConfig, channels: list[int]) -> FeatureExtractor:
+    """The one that `config` asks for: (B, S) -> (B, T, C); `channels` says how many of each layer there are."""
+    return (LogMelExtractor if config.front_end == "log_mel" else FeatureExtractor)(config, channels)
+
+
 class LogMelExtractor(FeatureExtractor):
     """Log-mel spectrum and convolutions, in windows: (B, S) -> (B, T, C).
 
