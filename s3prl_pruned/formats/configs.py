@@ -14,7 +14,12 @@ _RULES = {"wavlm": "chunks", "hubert": "chunks"}
 def family_fields(family: str) -> dict[str, Any]:
     """Fields that a family has and its configuration format does not spell out."""
     wavlm = family == "wavlm"
-    return {"family": family, "padding_rule": _RULES.get(family, "convolution"), "relative_position": wavlm, "gated_position": wavlm}
+    return {
+        "family": family,
+        "padding_rule": _RULES.get(family, "convolution"),
+        "relative_position": wavlm,
+        "gated_position": wavlm,
+    }
 
 
 def peculiarities(config: EncoderConfig) -> list[str]:

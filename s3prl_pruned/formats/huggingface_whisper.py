@@ -60,7 +60,9 @@ def _read(source: Source, options: ReadOptions) -> LoadedModel:
     weights = read_weights(source.path) if source.is_folder else source.weights
     with taken_apart(source.path):
         check_fixed(cfg, _FIXED, where)
-        check_fixed(source.json("preprocessor_config.json") or {}, _FIXED_OF_EXTRACTOR, f"{where}: its feature extractor")
+        check_fixed(
+            source.json("preprocessor_config.json") or {}, _FIXED_OF_EXTRACTOR, f"{where}: its feature extractor"
+        )
         config = from_sizes(cfg, _SIZES, where)
         state = KEYS.to_ours(weights, config, str(source.path))
     return dense_model(source, config, state, weights=weight_files(source.path) if source.is_folder else ())

@@ -1,4 +1,4 @@
-"""OpenAI's Whisper checkpoints, `{"dims": ..., "model_state_dict": ...}`: the encoder alone is taken, without decoder."""
+"""OpenAI's Whisper checkpoints, `{"dims": ..., "model_state_dict": ...}`: the encoder alone is taken."""
 
 from typing import Any
 

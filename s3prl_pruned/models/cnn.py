@@ -158,7 +158,7 @@ class FeatureExtractor(nn.Module):
     def _in_parts(self, function: Callable[[Tensor], Tensor], wavs: Tensor) -> Tensor:
         """`function(wavs)`, (B, S) -> (B, C, T); where nothing is kept, for a few utterances at a time."""
         keeps = torch.is_grad_enabled() and self.keeps_activations
-        if keeps or torch.compiler.is_compiling() or wavs.numel() <= SAMPLES_AT_A_TIME:
+        if keeps or exporting() or torch.compiler.is_compiling() or wavs.numel() <= SAMPLES_AT_A_TIME:
             return function(wavs) if keeps else made_again(function, wavs)
         size = max(1, SAMPLES_AT_A_TIME // wavs.shape[1])
         return torch.cat([made_again(function, part) for part in wavs.split(size)])

@@ -214,7 +214,7 @@ def sinusoids(frames: int, dim: int) -> Tensor:
 
 
 def positional_convolution(config: EncoderConfig) -> nn.Module:
-    """What `config` asks to be added to the projected features: (B, T, D) -> (B, T, D), or (T, D) of fixed positions."""
+    """What `config` adds to the projected features: (B, T, D) -> (B, T, D), or (T, D) of fixed positions."""
     if config.positions == "fixed":
         return FixedPositions(config)
     return PositionalConvolution(config) if config.pos_conv_depth == 1 else PositionalConvolutionStack(config)

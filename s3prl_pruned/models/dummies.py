@@ -65,8 +65,10 @@ def tiny_whisper(**changes: Any) -> EncoderConfig:
 
 
 def tiny_peculiar() -> dict[str, EncoderConfig]:
-    """Architectures that no wav2vec-2.0-like public model has: of published compressed models, with their state rules,
-    and Whisper's."""
+    """Architectures that no dense model like wav2vec 2.0 has.
+
+    Of published compressed models, with their state rules, and of Whisper.
+    """
     dense = tiny_families()
     no_bias = {"relative_position": False, "gated_position": False}
     return {

@@ -94,8 +94,8 @@ class EncoderLayer(nn.Module):
 class SpeechEncoder(nn.Module):
     """wav2vec-2.0-like encoder: CNN, projection, positional convolution, Transformer.
 
-    Or, as the configuration says, Whisper's: the CNN hears a log-mel spectrum, positions are fixed, and audio is encoded
-    in windows of at most `max_frames`.
+    Or, as the configuration says, Whisper's: the CNN hears a log-mel spectrum, positions are fixed, and audio is
+    encoded in windows of at most `max_frames`.
 
     Args:
         config: the dense shape.
@@ -184,7 +184,7 @@ class SpeechEncoder(nn.Module):
     def _windows(self, x: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """(B, T, D) and (B, T) in windows of `max_frames`: (B x windows, max_frames, D) and (B x windows, max_frames).
 
-        What lies behind the end is padding, but never the whole of a window: attention must have something to attend to.
+        What lies behind the end is padding, but never the whole of a window: attention must have something to hear.
         """
         size = self.config.max_frames
         assert size is not None

@@ -104,7 +104,7 @@ def whisper(
 
 
 def whisper_tiny() -> EncoderConfig:
-    """Whisper tiny's and tiny.en's encoder: 7,632,384 parameters and the mask embedding, which it has not of its own."""
+    """Whisper tiny's and tiny.en's encoder: 7,632,384 parameters, and the mask embedding, which is ours."""
     return whisper(num_layers=4, embed_dim=384, num_heads=6)
 
 

@@ -141,8 +141,10 @@ class LogMelExtractor(FeatureExtractor):
         is_long = not exporting() and wavs.shape[1] > self.window_samples
         if not (is_long or self.is_padded):
             return super().forward(wavs)[:, :frames]
-        features = super().forward(cut(wavs, self.window_samples))[:, : self.max_frames]
-        return join(features, len(wavs), None if self.is_padded else frames)
+        features = super().forward(cut(wavs, self.window_samples))
+        if self.is_padded:
+            return join(features, wavs.shape[0], None)
+        return join(features[:, : self.max_frames], wavs.shape[0], frames)  # the silence behind has frames of its own
 
     def heard(self, wavs: Tensor) -> Tensor:
         """What the first layer reads: (B, S) -> (B, M, frames of 10 ms)."""

@@ -46,8 +46,8 @@ class EncoderConfig:
     """Which public model this is a configuration of, one of `FAMILIES`."""
 
     conv_layers: tuple[tuple[int, int, int], ...] = ((512, 10, 5), *[(512, 3, 2)] * 4, *[(512, 2, 2)] * 2)
-    """(channels, kernel, stride) of each convolution of the feature extractor; kernel and stride of the first count what
-    `front_end` gives."""
+    """(channels, kernel, stride) of each convolution of the feature extractor; the first one's kernel and stride are
+    counted in samples, or in frames of the log-mel spectrum."""
 
     extractor_mode: str = "group_norm"
     """`group_norm`: one GroupNorm over time after the first convolution (Base); `layer_norm`: after each (Large);
@@ -126,8 +126,8 @@ class EncoderConfig:
     """Which hidden states the model publishes."""
 
     front_end: Literal["waveform", "log_mel"] = field(default="waveform", metadata=ADDED)
-    """What the convolutions read: the samples; or their log-mel spectrum, `mel_bins` channels, a frame each 10 ms, where
-    each convolution is padded by half its kernel (`models/log_mel.py`; Whisper)."""
+    """What the convolutions read: the samples; or their log-mel spectrum, `mel_bins` channels and a frame each 10 ms,
+    where each convolution is padded by half its kernel (`models/log_mel.py`; Whisper)."""
 
     mel_bins: int = field(default=80, metadata=ADDED)
     """Channels of the log-mel spectrum."""

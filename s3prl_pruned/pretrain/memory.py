@@ -160,7 +160,7 @@ class _Sizes:
         return [batch.utterances * len(of) * sum(steps) for steps, of in zip(lengths, kept, strict=True)]
 
     def _kept_by_cnn(self, batch: Batch) -> int:
-        """Of each layer the input and what GELU (or the norm before it) reads; of a waveform's first layer the input."""
+        """Of each layer the input and what GELU (or the norm before it) reads; of a waveform's first one the input."""
         outputs = self._outputs_of_cnn(batch)
         if self.shape.front_end == "log_mel":
             spectrum = batch.utterances * self.shape.mel_bins * sum(self.windows) // MEL_HOP
