@@ -3,7 +3,8 @@
 # make hosts  the contract tests and a downstream training in the other host, in .venv-espnet
 # make wheel  build the source archive and the wheel into dist/, and use the wheel away from the clone
 # make gpu    on a machine with an NVIDIA GPU: measure inference, training and memory, in ten minutes, into gpu/
-# make lint   ruff (rules and format) and mypy
+# make docs   build the documentation into site/, strictly
+# make lint   ruff (rules and format), spelling, and mypy
 #
 # A second call reuses .venv; delete that folder to install anew. PYTHON chooses the interpreter,
 # TORCH the build of torch, such as TORCH=torch==2.11.0 beside an older CUDA driver. HOST is the s3prl to run in: s3prl, or
@@ -27,7 +28,7 @@ HOW := $(if $(wildcard $(INSTALLED)),reused as it stands,made)
 HOST_TESTS := tests/contract tests/test_compat.py tests/test_compat_experts.py tests/test_compat_hosts.py tests/test_main.py \
     tests/superb/running/test_run.py
 
-.PHONY: run install lint test slow gpu wheel hosts test-host
+.PHONY: run install lint test slow gpu docs wheel hosts test-host
 
 run: install
 	$(BIN)/python tools/quickstart.py
@@ -42,6 +43,7 @@ test: $(TESTABLE)
 lint: $(TESTABLE)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/codespell *.md *.py docs s3prl_pruned benchmarks tests tools upstream_configs
 	$(BIN)/mypy
 
 slow: $(TESTABLE)
@@ -51,6 +53,10 @@ slow: $(TESTABLE)
 
 gpu: $(TESTABLE)
 	$(BIN)/python -m benchmarks.gpu --output $(OUTPUT)
+
+docs: $(INSTALLED)
+	$(PIP) -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 wheel: $(TESTABLE)
 	rm -rf dist

@@ -2,13 +2,14 @@
 
     OMP_NUM_THREADS=1 python benchmarks/paths.py             # minutes, on a quiet machine
     python benchmarks/paths.py --lengths 1 --repeats 2       # a look at whether it runs
+    OMP_NUM_THREADS=1 python benchmarks/paths.py --dtype bf16
     python benchmarks/paths.py --device cuda --dtype bf16 --batches 1,12,24
 
-Each knob is turned by itself in the operation that it belongs to: `cnn_frames` in the CNN, `block` in the positional
-convolution, `queries` in one layer's attention (WavLM Base, all heads of 13 dimensions). On a GPU it is `positions`,
-the form of the positional convolution, in inference and, as `training`, forward and backward. Weights are random and
-the audio is noise. Values take turns (`timing/`), ratios are the reference path's time over the value's. Prints a
-table and the fastest values per length, and ends with one JSON line.
+Each knob is turned by itself in the operation that it belongs to: `cnn_frames` in the CNN, `positions` and `block`
+(of its Fourier transforms) in the positional convolution, `queries` in one layer's attention (WavLM Base, all heads
+of 13 dimensions). On a GPU it is `positions`, in inference and, as `training`, forward and backward. Weights are
+random and the audio is noise. Values take turns (`timing/`), ratios are the reference path's time over the value's.
+Prints a table and the fastest values per length, and ends with one JSON line.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from s3prl_pruned.tables import Column, Table
 
 FORMS = ("conv", "unfold", "fft")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-KNOBS = {"cnn_frames": (33, 66, 132, 264), "block": (128, 256, 320, 512), "queries": (64, 128, 256, 512)}
+KNOBS = {"cnn_frames": (33, 66, 132, 264, 528), "block": (128, 256, 320, 512), "queries": (64, 128, 256, 512)}
 
 COLUMNS = [
     Column("batch", align="right"),
@@ -42,7 +43,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15, help="runs of each value (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="torch's threads (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="torch device (default: %(default)s)")
-    parser.add_argument("--dtype", default="fp32", choices=DTYPES, help="on a GPU (default: %(default)s)")
+    parser.add_argument("--dtype", default="fp32", choices=DTYPES, help="precision (default: %(default)s)")
     parser.add_argument("--batches", default="1", help="utterances, on a GPU (default: %(default)s)")
     args = parser.parse_args()
     from s3prl_pruned.timing.clock import TimingSetting, compare
@@ -77,7 +78,8 @@ def main() -> None:
 def knobs(args: argparse.Namespace, batch: int, seconds: float) -> dict:
     """By knob and value, the operation on noise of this size."""
     on_cpu = torch.device(args.device).type == "cpu"
-    return models_by_knob(seconds) if on_cpu else models_by_form(args.device, DTYPES[args.dtype], batch, seconds)
+    dtype = DTYPES[args.dtype]
+    return models_by_knob(seconds, dtype) if on_cpu else models_by_form(args.device, dtype, batch, seconds)
 
 
 def models_by_form(device: str, dtype: torch.dtype, batch: int, seconds: float) -> dict:
@@ -115,7 +117,7 @@ def models_by_form(device: str, dtype: torch.dtype, batch: int, seconds: float) 
     return rows
 
 
-def models_by_knob(seconds: float) -> dict:
+def models_by_knob(seconds: float, dtype: torch.dtype) -> dict:
     """By knob and value, the operation on noise of this length; `reference` is the module's own forward pass."""
     from s3prl_pruned.models.accelerate import accelerate, paths
     from s3prl_pruned.models.accelerate.cnn import extract_features
@@ -124,10 +126,10 @@ def models_by_knob(seconds: float) -> dict:
     from s3prl_pruned.models.families import wavlm_base
     from s3prl_pruned.timing.shapes import even
 
-    encoder = accelerate(SpeechEncoder(wavlm_base(), even(wavlm_base())).eval())
+    encoder = accelerate(SpeechEncoder(wavlm_base(), even(wavlm_base())).eval()).to(dtype)
     cnn, positions, attention = encoder.feature_extractor, encoder.positional_convolution, encoder.layers[0].attention
-    wavs = 0.1 * torch.randn(1, round(16_000 * seconds))
-    x = torch.randn(1, encoder.config.num_frames(wavs.shape[1]), encoder.config.embed_dim)
+    wavs = (0.1 * torch.randn(1, round(16_000 * seconds))).to(dtype)
+    x = torch.randn(1, encoder.config.num_frames(wavs.shape[1]), encoder.config.embed_dim, dtype=dtype)
     by_distance = encoder.relative_position.by_distance(x.shape[1]).detach()
 
     def reference(call):
@@ -141,7 +143,10 @@ def models_by_knob(seconds: float) -> dict:
         return run
 
     def path(**fields):
-        return paths.Path(max_frames=None, **{"cnn_frames": 132, **fields})
+        return paths.Path(max_frames=None, **{"cnn_frames": 132, "block": 320, **fields})
+
+    def position(**fields):
+        return lambda _: convolve(positions.conv, x, positions.derived, path(**fields))
 
     def attend(attention, x, by_distance, queries):
         committed, paths.PATHS = paths.PATHS, {("cpu", x.dtype): (path(queries=queries),)}
@@ -152,17 +157,19 @@ def models_by_knob(seconds: float) -> dict:
 
     fast = {
         "cnn_frames": lambda value: lambda _: extract_features(cnn.layers, wavs, cnn.derived, frames_at_a_time=value),
-        "block": lambda value: lambda _: convolve(positions.conv, x, positions.derived, path(block=value)),
+        "block": lambda value: position(block=value),
+        "positions": lambda value: position(positions=value),
         "queries": lambda value: lambda _: attend(attention, x, by_distance, value),
     }
     slow = {
         "cnn_frames": lambda: cnn(wavs),
         "block": lambda: positions(x),
+        "positions": lambda: positions(x),
         "queries": lambda: attention(x, encoder.relative_position(x.shape[1])),
     }
     return {
         knob: {"reference": reference(slow[knob]), **{str(value): fast[knob](value) for value in values}}
-        for knob, values in KNOBS.items()
+        for knob, values in {**KNOBS, "positions": FORMS[1:]}.items()
     }
 
 

@@ -27,6 +27,7 @@ from s3prl_pruned.superb.running.run_folder import read_begun
 from s3prl_pruned.superb.score.scored_models import saved_models
 from s3prl_pruned.superb.tasks.paths import read_paths
 from s3prl_pruned.timing.shapes import read_structure
+from tests import dphubert_checkpoints
 from tests.damage import odd_bytes, odd_values
 from tests.whisper_files import openai_checkpoint, write_huggingface
 
@@ -153,6 +154,8 @@ def models(tmp_path_factory):
     write_huggingface(root / "huggingface_whisper", whisper)
     (unfinished,) = (WELL_FORMED / "unfinished" / "heads_and_rows").glob("states-*.ckpt")
     (root / "checkpoint.ckpt").write_bytes(unfinished.read_bytes())
+    torch.save(dphubert_checkpoints.checkpoint(), root / "dphubert.pt")
+    torch.save(dphubert_checkpoints.in_training(), root / "training.pt")
     return root
 
 
@@ -162,8 +165,8 @@ FOLDERS = {
     "huggingface_whisper": ("config.json", "preprocessor_config.json", "model.safetensors"),
 }
 FILES = (
-    *("microsoft.pt", "microsoft.safetensors", "s3prl.pt", "fairseq.pt", "torchaudio.pt", "whisper.pt"),
-    "checkpoint.ckpt",
+    *("microsoft.pt", "microsoft.safetensors", "s3prl.pt", "fairseq.pt", "torchaudio.pt", "dphubert.pt"),
+    *("whisper.pt", "training.pt", "checkpoint.ckpt"),
 )
 ALL_FILES = [*FILES, *(f"{folder}/{file}" for folder, files in FOLDERS.items() for file in files)]
 

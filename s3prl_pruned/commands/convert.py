@@ -11,7 +11,8 @@ def make_parser() -> Parser:
     parser = Parser("convert", description="Convert a checkpoint between formats.")
     parser.add_argument(
         "source",
-        help="s3prl's, fairseq's, Hugging Face's, torchaudio's or Microsoft's checkpoint, or an exported folder",
+        help="s3prl's, fairseq's, Hugging Face's, torchaudio's, Microsoft's, DPHuBERT's or DiariZen's checkpoint, or "
+        "an exported folder",
     )
     parser.add_argument("target", help="the file or folder to write; must not exist")
     parser.add_argument("--to", required=True, choices=TARGETS, help="the target's format")

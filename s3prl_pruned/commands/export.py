@@ -11,7 +11,8 @@ def make_parser() -> Parser:
     parser = Parser("export", description="Export a model; it is checked against its source.")
     parser.add_argument(
         "source",
-        help="a states-*.ckpt of run_pretrain.py (its masks are cut), an exported folder, or a dense checkpoint",
+        help="a states-*.ckpt of run_pretrain.py (its masks are cut), an exported folder, or any other checkpoint that "
+        "is read",
     )
     parser.add_argument("target", help="what to write; must not exist")
     parser.add_argument(
@@ -38,4 +39,5 @@ def main(argv: list[str] | None = None) -> None:
     from s3prl_pruned.pretrain.finish import describe_export
 
     about = convert(args.source, args.target, args.to, int8=args.int8)
-    print(f"{about}: exported to {args.target if args.to == 'onnx' else describe_export(args.target)}")
+    ours = args.to in ("folder", "huggingface")
+    print(f"{about}: exported to {describe_export(args.target) if ours else args.target}")

@@ -13,6 +13,7 @@ python tools/extract_features.py wavlm_base_plus recordings --output features --
 Each file of audio gets one of features, of the same name and place below the output folder: (T, D) of one layer, or
 (L + 1, T, D), 50 frames a second. The same call goes on after an interruption.
 """
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def make_parser() -> Parser:
@@ -35,6 +36,12 @@ def make_parser() -> Parser:
         help="those that the model publishes, or those of s3prl's models (default: %(default)s)",
     )
     parser.add_argument("--half", action="store_true", help="write fp16, half as large")
+    parser.add_argument(
+        "--dtype",
+        choices=list(DTYPES),
+        default="fp32",
+        help="compute in; on a CPU bf16 is fast where it has AMX or AVX512-BF16 (default: %(default)s)",
+    )
     parser.add_argument("--device", default="cpu", help="torch device (default: %(default)s)")
     parser.add_argument("--compiled", action="store_true", help="on a GPU, by CUDA graphs")
     return parser
@@ -48,16 +55,23 @@ def main(argv: list[str] | None = None) -> None:
     """
     args = make_parser().parse_args(argv)
 
+    import torch
+
     from s3prl_pruned.config import UserError
     from s3prl_pruned.distributed import check_device
     from s3prl_pruned.features.folder import FeatureFiles, extract_folder
     from s3prl_pruned.features.loaded import load
+    from s3prl_pruned.models.accelerate.int8 import is_int8
 
     output = args.output or args.folder.with_name(f"{args.folder.resolve().name}-features")
     if output.resolve() == args.folder.resolve():
         raise UserError(f"{output}: must be another folder than that of the audio.")
     check_device(args.device)
     encoder = load(args.model, device=args.device, compiled=args.compiled, states=args.states)
+    if args.dtype != "fp32":
+        if is_int8(encoder.encoder):
+            raise UserError(f"{args.model}: is an int8 export, which has a precision of its own. Leave out --dtype.")
+        encoder.to(getattr(torch, DTYPES[args.dtype]))
     files = FeatureFiles(layer=args.layer, format=args.format, half=args.half)
     unread = extract_folder(encoder, args.folder, output, files)
     print(f"features written to {output}")

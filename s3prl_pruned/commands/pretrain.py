@@ -27,9 +27,11 @@ def main(argv: list[str] | None = None) -> None:
     def draw(folder: Path) -> None:
         draw_remaining(folder)
 
-    folder = pretrain(argv, on_checkpoint=draw)
-    if folder is None or not os.access(folder, os.W_OK):  # --dry-run, not the main process, or read from an archive
-        return
-    write_hard_concrete(folder)
-    for picture in draw_run(folder):
-        print(f"picture: {picture}")
+    def finish(folder: Path) -> None:
+        if not os.access(folder, os.W_OK):  # read from an archive
+            return
+        write_hard_concrete(folder)
+        for picture in draw_run(folder):
+            print(f"picture: {picture}")
+
+    pretrain(argv, on_checkpoint=draw, on_finished=finish)

@@ -2,6 +2,7 @@
 
 python tools/tradeoff.py result/ results/                          # times all models beside one another
 python tools/tradeoff.py result/ results/ --timing timing.json     # times from tools/timing.py, or of an earlier report
+python tools/tradeoff.py result/ results/ --model pruned_hubert_base.pth     # with an encoder that others publish
 python tools/tradeoff.py --table downstream_runs/tradeoff.json     # the Markdown table of a report written before
 """
 
@@ -17,6 +18,14 @@ def make_parser() -> Parser:
     add = parser.add_argument
     add("exports", nargs="?", type=Path, metavar="RESULT", help="folder with exported models, at any depth")
     add("results", nargs="*", type=Path, metavar="RESULTS", help="folders that tools/superb_score.py reads")
+    add(
+        "--model",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="an encoder in any other format that is read, such as DPHuBERT's, beside them; may be repeated",
+    )
     add("--timing", type=Path, metavar="JSON", help="take times from here (5 s of audio) in place of measuring them")
     add(
         "--repeats",
@@ -72,7 +81,8 @@ def main(argv: list[str] | None = None) -> None:
     timing = read_json(args.timing) if args.timing else None
     timing = timing.get("timing", timing) if timing else None  # of an earlier report
     rows = [row for folder in args.results for row in measured_models(folder)[0]]
-    costs, measured = measure([args.exports], repeats=0 if timing else args.repeats, threads=args.threads)
+    repeats = 0 if timing else args.repeats
+    costs, measured = measure([args.exports], also=args.model, repeats=repeats, threads=args.threads)
     data = gather(costs, rows, timing=timing or measured)
     print(tradeoff_report.markdown(data), end="")
     print("written: " + ", ".join(map(str, tradeoff_report.write(data, args.output))))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from s3prl_pruned.export.inert import without_inert
 from s3prl_pruned.gates.attach import GateSet
-from s3prl_pruned.gates.hard_concrete import keep_probability, soft_value
+from s3prl_pruned.gates.hard_concrete import keep_probability, rounded_masks, soft_value
 from s3prl_pruned.gates.self_pinching import SelfPinchingGates
 from s3prl_pruned.models.compact import compact, surviving_spec
 from s3prl_pruned.models.encoder import SpeechEncoder
@@ -149,18 +149,8 @@ def _deterministic(gates: GateSet, shift: float, cnn_shift: float) -> Masks:
             masks[layer, name] = torch.where(keep_probability(log_alpha) > 0.5, soft_value(log_alpha), 0.0)
         else:
             conv = name == "z_conv"
-            masks[layer, name] = _dim_masks(log_alpha, cnn_shift if conv else shift, at_least=int(conv))
+            masks[layer, name] = rounded_masks(log_alpha, cnn_shift if conv else shift, at_least=int(conv))
     return Masks.of(masks)
-
-
-def _dim_masks(log_alpha: Tensor, shift: float, *, at_least: int) -> Tensor:
-    """(n,) to (n,). Survivors keep the soft value of the *learned* log_alpha: the shift decides only who stays."""
-    num = log_alpha.numel()
-    num_kept = max(at_least, num - round(num - float(keep_probability(log_alpha + shift).sum())))
-    kept = log_alpha.argsort(descending=True, stable=True)[:num_kept]
-    mask = torch.zeros_like(log_alpha)
-    mask[kept] = soft_value(log_alpha[kept])
-    return mask
 
 
 @torch.no_grad()

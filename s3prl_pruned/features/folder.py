@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from s3prl_pruned.checkpoint import write_text
-from s3prl_pruned.config import UserError
+from s3prl_pruned.config import UserError, to_dict
 from s3prl_pruned.data.listing import files_below
 from s3prl_pruned.features.loaded import LoadedEncoder
 from s3prl_pruned.folder_lock import locked
 from s3prl_pruned.formats.tensor_files import write_safetensors, written_whole
+from s3prl_pruned.models.spec import StateRule
 from s3prl_pruned.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -123,15 +124,16 @@ def _refuse_twins(targets: dict[Path, Path]) -> None:
 
 def _check_about(output: Path, encoder: LoadedEncoder, files: FeatureFiles) -> None:
     """Write what the features are; refuse a folder of others."""
-    rule = encoder.rule
-    about = {"model": str(encoder.path), "sha256": encoder.sha256, **asdict(files)}
-    about |= {"first_state": rule.first, "final_norm": rule.final_norm}
+    dtype = str(encoder.dtype).removeprefix("torch.")
+    about = {"model": str(encoder.path), "sha256": encoder.sha256, "computed_in": dtype, **asdict(files)}
+    about["states"] = to_dict(encoder.rule)
     path = output / ABOUT
     if not path.exists():
         write_text(path, json.dumps(about, indent=2) + "\n")
         return
     try:
-        there = {"first_state": "input", "final_norm": True, **json.loads(path.read_text(encoding="utf-8"))}
+        former = {"computed_in": "float32", "states": to_dict(StateRule())}  # which they do not say
+        there = {**former, **json.loads(path.read_text(encoding="utf-8"))}
         differing = {name for name in about if name != "model" and there.get(name) != about[name]}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: cannot be read ({error}). Name another output folder.") from error

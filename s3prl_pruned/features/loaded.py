@@ -81,6 +81,11 @@ class LoadedEncoder(nn.Module):
         """L + 1 where the model has no rule of its own."""
         return self.rule.num_states(self.encoder.config.num_layers)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in: fp32 as loaded; `.to(torch.bfloat16)` changes it."""
+        return next(self.encoder.parameters()).dtype
+
     def forward(self, wavs: Tensor, lengths: Tensor | None = None) -> EncoderOutput:
         """Encode a padded batch, differentiable where gradients are enabled.
 
@@ -95,7 +100,7 @@ class LoadedEncoder(nn.Module):
         return replace(output, hidden_states=self.encoder.states(output, self.rule))
 
     def _encode(self, wavs: Tensor, lengths: Tensor | None) -> EncoderOutput:
-        wavs = wavs.to(next(self.encoder.parameters()).dtype)
+        wavs = wavs.to(self.dtype)
         if not (self.compiled and wavs.is_cuda):
             return self.encoder.encode_raw(wavs, lengths)
         if self.encoder.config.normalize_waveform:

@@ -9,6 +9,8 @@ WRITES: dict[str, str | None] = {
     "s3prl": "dense",
     "fairseq": "dense",
     "torchaudio": "dense",
+    "dphubert": "pruned",
+    "diarizen": "pruned",
     "onnx": "pruned",
 }
 """The formats, in the order in which they are asked, each with the encoders that it writes.

@@ -5,7 +5,7 @@ import yaml
 from s3prl_pruned.compat import installed_hosts
 from s3prl_pruned.compressors.magnitude import weights_left
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.models.spec import CompactSpec
+from s3prl_pruned.models.spec import CompactSpec, StateRule
 from s3prl_pruned.sparsity.counts import (
     EncoderCounts,
     LayerCounts,
@@ -59,6 +59,7 @@ def model_card(encoder: SpeechEncoder, provenance: dict, sha256: str) -> str:
         f"Made by s3prl_pruned after {provenance.get('method', _METHOD)}.",
         f"Sparsity counts the weights (no biases) of {matrices}.",
         *_channels(encoder),
+        *_states(encoder),
         "",
         _sizes(encoder).markdown(),
         "",
@@ -109,6 +110,17 @@ def _channels(encoder: SpeechEncoder) -> list[str]:
         return []
     pairs = zip(encoder.spec.channels, encoder.config.conv_layers, strict=True)
     return [f"Channels of the CNN's layers: {', '.join(f'{len(kept)} of {whole}' for kept, (whole, _, _) in pairs)}."]
+
+
+def _states(encoder: SpeechEncoder) -> list[str]:
+    """Which hidden states it publishes, where these are not s3prl's."""
+    rule = encoder.config.states
+    if rule == StateRule():
+        return []
+    first = {"input": "the first layer's input", "projection": "the projection's output", "none": ""}[rule.first]
+    last = "" if rule.final_norm or not encoder.config.norm_first else ", the last one without the final LayerNorm"
+    outputs = f"the outputs of its {encoder.config.num_layers} layers{last}"
+    return [f"Hidden states: {f'{first} and ' if first else ''}{outputs}, as its authors' program gives them."]
 
 
 def _layers(encoder: SpeechEncoder) -> Table:

@@ -15,7 +15,7 @@ from s3prl_pruned.formats.keys import weights_of
 from s3prl_pruned.formats.tensor_files import Progress, check_readable, file_sha256, read_safetensors
 from s3prl_pruned.formats.unpickle import read_torch_file
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.models.spec import EncoderConfig
+from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
 
 CONFIG, SAFETENSORS, PICKLED = "config.json", "model.safetensors", "pytorch_model.bin"
 _FOLDER_FILES = (CONFIG, SAFETENSORS, PICKLED, f"{SAFETENSORS}.index.json", f"{PICKLED}.index.json")
@@ -155,6 +155,8 @@ class ReadOptions:
 
     shape: EncoderConfig | None = None
     """For a format that does not say its shape."""
+    dense: EncoderConfig | None = None
+    """For a format that says of a pruned encoder what is left, and not of what: tried before the public shapes."""
     int8: bool = False
     """Whether an int8 encoder will do, which serves inference only."""
 
@@ -194,20 +196,36 @@ class Format:
 def dense_model(
     source: Source, config: EncoderConfig, state: Mapping[str, Tensor], *, weights: Sequence[Path] = ()
 ) -> LoadedModel:
-    """A dense encoder of another program's checkpoint.
+    """A dense encoder of another program's checkpoint: `pruned_model` that lacks nothing."""
+    dense = CompactSpec.dense(config)
+    return pruned_model(source, config, dense, state, weights=weights, method="converted, not pruned")
+
+
+def pruned_model(
+    source: Source,
+    config: EncoderConfig,
+    spec: CompactSpec,
+    state: Mapping[str, Tensor],
+    *,
+    method: str,
+    weights: Sequence[Path] = (),
+) -> LoadedModel:
+    """An encoder of another program's checkpoint.
 
     Tensors stay mapped from the file where its format allows it, so that memory holds one model and not two: the file
     must not be overwritten in place while the encoder lives (replacing it by a renamed one is harmless).
 
     Args:
         source: where it comes from.
-        config: its shape.
+        config: its dense shape.
+        spec: what is left of it.
         state: the weights under our names (`KeyTable.to_ours`), in any precision.
+        method: what made it, for its card.
         weights: the files that hold them; none means the source itself.
     """
-    encoder = SpeechEncoder(config)
+    encoder = SpeechEncoder(config, spec)
     encoder.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)
     sha256 = file_sha256(*(weights or [source.path]))
     origin = {"name": source.path.name, "sha256": sha256}
-    provenance = {"method": "converted, not pruned", "source": origin, "teacher_note": None}
+    provenance = {"method": method, "source": origin, "teacher_note": None}
     return LoadedModel(encoder.eval(), source.path, sha256, provenance)

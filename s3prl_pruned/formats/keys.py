@@ -17,7 +17,7 @@ from torch import Tensor
 from s3prl_pruned.config import UserError
 from s3prl_pruned.formats.configs import peculiarities
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.models.spec import EncoderConfig
+from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
 
 logger = logging.getLogger(__name__)
 
@@ -55,14 +55,18 @@ class KeyTable:
     fuse: Callable[[State], State] = lambda state: state
     """The other way round."""
 
-    def keys(self, config: EncoderConfig) -> dict[str, str]:
-        """Their key -> our key, for every parameter of a dense encoder of this configuration that the format holds.
+    def keys(self, config: EncoderConfig, spec: CompactSpec | None = None) -> dict[str, str]:
+        """Their key -> our key, for every parameter of an encoder of this configuration that the format holds.
+
+        Args:
+            config: the dense shape.
+            spec: what is left of it; None for everything.
 
         Raises:
             UserError: the format has no place for a part of this architecture.
         """
         with torch.device("meta"):
-            ours = list(SpeechEncoder(config).state_dict())  # in its order, and so files are the same every time
+            ours = list(SpeechEncoder(config, spec).state_dict())  # in its order, and so files are the same every time
         table: dict[str, str] = {}
         left_out: set[str] = set()
         for mine, theirs in self.parts.items():
@@ -86,7 +90,13 @@ class KeyTable:
         return table
 
     def to_ours(
-        self, state: Mapping[Any, Any], config: EncoderConfig, where: str, *, mask_embedding: bool = True
+        self,
+        state: Mapping[Any, Any],
+        config: EncoderConfig,
+        where: str,
+        *,
+        spec: CompactSpec | None = None,
+        mask_embedding: bool = True,
     ) -> State:
         """Rename a foreign state dict; nothing else changes but the shape of the gate's scale.
 
@@ -94,13 +104,14 @@ class KeyTable:
             state: theirs, fp32 or lower.
             config: what it declares itself to be.
             where: its name in messages.
+            spec: what is left of that; None for everything.
             mask_embedding: False where the checkpoint says that it has none; zeros then, as where it lacks one (only
             masked pre-training uses it).
 
         Raises:
             UserError: a key is unknown, missing or of another shape; the message names it.
         """
-        table = self.keys(config)
+        table = self.keys(config, spec)
         one = next(theirs for theirs, mine in table.items() if mine == FIRST_KERNEL)
         found = self._normalise_names(unwrapped(state, one, where, self.heads), where)
         if left_out := {k.split(".")[0] for k in found.keys() - table.keys() if k.startswith(self.task_heads)}:
@@ -108,7 +119,7 @@ class KeyTable:
         heads = (*self.heads, *self.task_heads)
         found = {k: v for k, v in found.items() if k in table or not k.startswith(heads)}
         with torch.device("meta"):
-            expected = SpeechEncoder(config).state_dict()
+            expected = SpeechEncoder(config, spec).state_dict()
         ours: State = {}
         its_mask = next((theirs for theirs, mine in table.items() if mine == "mask_embedding"), None)
         if its_mask not in found or not mask_embedding:

@@ -20,13 +20,19 @@ FORMATS: tuple[Format, ...] = tuple(import_module(f"s3prl_pruned.formats.{name}"
 
 
 def read(
-    path: str | Path, *, shape: EncoderConfig | None = None, int8: bool = False, also: Sequence[Format] = ()
+    path: str | Path,
+    *,
+    shape: EncoderConfig | None = None,
+    dense: EncoderConfig | None = None,
+    int8: bool = False,
+    also: Sequence[Format] = (),
 ) -> LoadedModel:
     """Read an encoder from a file or folder of any known format. Nothing of the file is run.
 
     Args:
         path: the file or folder; a file of a folder stands for it.
         shape: for a format that does not say it (torchaudio's); of other files, what is expected.
+        dense: `ReadOptions.dense`.
         int8: whether an int8 encoder will do, which serves inference only.
         also: formats that are looked for before those of the list.
 
@@ -40,7 +46,7 @@ def read(
         raise UserError(f"{source.path}: is in no known format; it holds {source.holds()}. Readable are: {readable}.")
     if found.read is None:
         raise UserError(f"{source.path}: is {found.about}, which is only written. Readable are: {readable}.")
-    loaded = found.read(source, ReadOptions(shape=shape, int8=int8))
+    loaded = found.read(source, ReadOptions(shape=shape, dense=dense, int8=int8))
     if shape is not None:
         _check_expected(loaded.encoder.config, shape, source.path)
     return loaded

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from s3prl_pruned.config import UserError
+from s3prl_pruned.formats import dphubert_structure
 from s3prl_pruned.formats.format import Format, LoadedModel, ReadOptions, Source, WriteOptions, dense_model, taken_apart
 from s3prl_pruned.formats.keys import NEW_WEIGHT_NORM, KeyTable
 from s3prl_pruned.formats.tensor_files import write_torch_file, written_whole
@@ -77,7 +78,8 @@ KEYS = KeyTable(
 
 
 def _recognise(source: Source) -> bool:
-    return any(".encoder.transformer.layers." in f".{key}" for key in source.weights)
+    its_names = any(".encoder.transformer.layers." in f".{key}" for key in source.weights)
+    return its_names and not dphubert_structure.declares(source)
 
 
 def _read(source: Source, options: ReadOptions) -> LoadedModel:

@@ -39,7 +39,7 @@ def stretched(log_alpha: Tensor, u: Tensor) -> Tensor:
     """Draw s_bar of eq. 2: the concrete variable, stretched to (GAMMA, ZETA) and not yet clamped.
 
     `s = sigmoid((logit(u) + log_alpha) / BETA)`: Louizos' form, the one whose L0 formula is published; the paper
-    prints `logit(u) / BETA + log_alpha`; README says why.
+    prints `logit(u) / BETA + log_alpha`; docs/method.md says why.
 
     Args:
         log_alpha: any shape, fp32.
@@ -73,6 +73,24 @@ def keep_probability(log_alpha: Tensor) -> Tensor:
 def soft_value(log_alpha: Tensor) -> Tensor:
     """Value of a surviving mask in evaluation and export, in (0, 1); folded into the weights."""
     return torch.sigmoid(SOFT_VALUE_FACTOR * log_alpha.float() / BETA)
+
+
+def rounded_masks(log_alpha: Tensor, shift: float = 0.0, *, at_least: int = 0) -> Tensor:
+    """Deterministic masks of a group, (n,) to (n,): as many stay as are expected to, the largest (as DPHuBERT has it).
+
+    Survivors hold the soft value of the *learned* log_alpha: a shift decides only who stays.
+
+    Args:
+        log_alpha: (n,).
+        shift: added to them before they are counted.
+        at_least: so many stay in any case.
+    """
+    num = log_alpha.numel()
+    num_kept = max(at_least, num - round(num - float(keep_probability(log_alpha + shift).sum())))
+    kept = log_alpha.argsort(descending=True, stable=True)[:num_kept]
+    mask = torch.zeros_like(log_alpha)
+    mask[kept] = soft_value(log_alpha[kept])
+    return mask
 
 
 class HardConcrete:

@@ -305,7 +305,7 @@ def in_window(encoder: SpeechEncoder, window: Literal["own", "utterance", "padde
     return changed.train(encoder.training)
 
 
-def freeze_idle(encoder: SpeechEncoder) -> None:
+def freeze_idle(encoder: SpeechEncoder, rule: StateRule | None = None) -> None:
     """Let no parameter ask for a gradient that none can reach: torch's plain DistributedDataParallel waits for it.
 
     These are the mask embedding (of masked pre-training), the CNN where its gradient is cut off, what surrounds a
@@ -313,8 +313,11 @@ def freeze_idle(encoder: SpeechEncoder) -> None:
 
     Args:
         encoder: as it will be fine-tuned; without masks.
+        rule: of the states that are used of it, where these are all; None where its output is used, too.
     """
     idle: list[nn.Module] = [encoder.feature_extractor] if encoder.feature_extractor.grad_mult == 0 else []
+    if rule is not None and not rule.final_norm and encoder.config.norm_first:
+        idle.append(encoder.layer_norm)
     for layer in encoder.layers:
         if layer.norm_first:
             idle += [layer.attention_layer_norm] * (layer.attention is None)

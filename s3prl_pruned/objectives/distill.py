@@ -19,6 +19,11 @@ class DistillConfig:
     num_pairs: int = 4
     """Teacher layers to learn from, evenly spread and always including the last (CoFi: 4)."""
 
+    clusters: tuple[tuple[int, ...], ...] | None = None
+    """Clusters of teacher states to learn from in place of single layers, such as [[1, 2, 3], [4, 5, 6], [7, 8, 9, 10],
+    [11, 12]] of 12: the target of each is the mean of its states (Zampierin et al. 2024, SKILL). None: single layers,
+    by `num_pairs`. `benchmarks/layer_clusters.py` finds the clusters of a teacher."""
+
     pairing: Literal["learned", "fixed"] = "learned"
     """`learned`: each teacher layer takes the nearest existing student layer, through one map shared by all (CoFi, the
     paper). `fixed`: each takes the student's state of the same number, the input of layer 1 among them (0, 4, 8, 12 of
@@ -50,6 +55,17 @@ class DistillConfig:
         for name in ("l1_weight", "cosine_weight"):
             if getattr(self, name) < 0:
                 raise UserError(f"`{name}` must be at least 0, but is {getattr(self, name)}.")
+        states = [state for cluster in self.clusters or () for state in cluster]
+        if self.clusters is not None and not (
+            all(self.clusters) and self.clusters and states == sorted(set(states)) and states[0] >= 0
+        ):
+            raise UserError(
+                f"`clusters` must be lists of teacher states, each state once, all ascending, but is {self.clusters}."
+            )
+        if self.clusters is not None and self.prediction_heads:
+            raise UserError(
+                "`clusters` are of matched layers, but `prediction_heads` takes their place. Leave one out."
+            )
         if self.l1_weight == self.cosine_weight == 0:
             raise UserError("`l1_weight` and `cosine_weight` are both 0, which leaves no loss. Raise one.")
 
@@ -61,7 +77,8 @@ class LayerDistillation(nn.Module):
     biases.
 
     Attributes:
-        teacher_layers: the teacher's states that are learned from, ascending.
+        clusters: the teacher's states that are learned from, ascending; the mean of each cluster's is a target.
+        teacher_layers: the last state of each, by which it is named.
         pairs: those of every step, as `match_layers` gives them; None where they are learned.
     """
 
@@ -72,7 +89,11 @@ class LayerDistillation(nn.Module):
                 f"`num_pairs` must be at most the teacher's {num_layers} layers, but is {config.num_pairs}."
             )
         self.config, fixed = config, config.pairing == "fixed"
-        self.teacher_layers = (fixed_states if fixed else teacher_layers)(num_layers, config.num_pairs)
+        single = (fixed_states if fixed else teacher_layers)(num_layers, config.num_pairs)
+        self.clusters = config.clusters or tuple((state,) for state in single)
+        self.teacher_layers = [cluster[-1] for cluster in self.clusters]
+        if self.teacher_layers[-1] > num_layers:
+            raise UserError(f"`clusters` must be of the teacher's states 0 to {num_layers}, but is {self.clusters}.")
         self.pairs = [(k, state - 1) for k, state in enumerate(self.teacher_layers)] if fixed else None
         self.projection = _identity(embed_dim, bias=fixed)
         self.input_projection = _identity(embed_dim, bias=True) if fixed and self.teacher_layers[0] == 0 else None
@@ -114,11 +135,16 @@ class LayerDistillation(nn.Module):
         errors: dict[tuple[int, int], Tensor] = {}
         with torch.autocast(student[0].device.type, enabled=False):
             frames = valid_frames(valid)
-            targets = {k: gather_frames(teacher[self.teacher_layers[k]], frames) for k in {k for k, _ in pairs}}
+            targets = {k: self._target(teacher, k, frames) for k in {k for k, _ in pairs}}
             for j in {j for _, j in pairs}:  # one mapped state is in memory at a time where nothing is differentiated
                 mapped = self._map(j)(gather_frames(student[j + 1], frames))  # (N, D)
                 errors |= {(k, j): self._error(mapped, targets[k]) for k, other in pairs if other == j}
             return torch.stack([errors[pair] for pair in pairs]) / self.projection.in_features
+
+    def _target(self, teacher: list[Tensor], k: int, frames: Tensor) -> Tensor:
+        """What cluster `k` of the teacher's states has at these frames: (N, D)."""
+        first, *others = (gather_frames(teacher[state], frames) for state in self.clusters[k])
+        return torch.stack((first, *others)).mean(0) if others else first
 
     def _map(self, j: int) -> nn.Linear:
         return self.projection if j >= 0 or self.input_projection is None else self.input_projection

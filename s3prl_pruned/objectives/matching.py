@@ -24,7 +24,7 @@ def match_layers(errors: list[list[float]], exists: list[bool]) -> list[tuple[in
     neither is followed.)
 
     Args:
-        errors: [teacher layer, ascending depth][student layer], mean squared errors over the global batch.
+        errors: `[teacher layer, ascending depth][student layer]`, mean squared errors over the global batch.
         exists: per student layer, whether a head or an intermediate dimension of it lives under the step's masks.
 
     Returns:

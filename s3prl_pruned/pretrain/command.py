@@ -20,18 +20,31 @@ from s3prl_pruned.pretrain.expert import SECONDS_OF_MACS, Expert
 from s3prl_pruned.pretrain.finish import describe_export, export_checkpoint
 from s3prl_pruned.pretrain.logging import read_log
 from s3prl_pruned.pretrain.report import held_out_lines, target_lines
-from s3prl_pruned.pretrain.resolve import UPSTREAMS, family_of, parse_arguments, resolve, resolve_past
+from s3prl_pruned.pretrain.resolve import (
+    UPSTREAMS,
+    family_of,
+    parse_arguments,
+    resolve,
+    resolve_past,
+    resolve_second_stage,
+)
 from s3prl_pruned.pretrain.run_folder import DEFAULTS, EXPORT, RUN, Run, prepare_folder, warn_of_changed_speech
 from s3prl_pruned.pretrain.trainer import parts_of_micro_batch
 from s3prl_pruned.sparsity.counts import macs, parameters, prunable_weights
 
 
-def main(argv: list[str] | None = None, *, on_checkpoint: Callable[[Path], None] | None = None) -> Path | None:
-    """Train and export; returns the run's folder, in the main process alone (None also after `--dry-run`).
+def main(
+    argv: list[str] | None = None,
+    *,
+    on_checkpoint: Callable[[Path], None] | None = None,
+    on_finished: Callable[[Path], None] | None = None,
+) -> Path | None:
+    """Train and export; returns the last run's folder, in the main process alone (None also after `--dry-run`).
 
     Args:
         argv: command line; None is the process's own.
         on_checkpoint: see `runner.train`.
+        on_finished: called with the folder of each run that is finished, in the main process.
 
     Raises:
         UserError: anything that the user can mend.
@@ -41,6 +54,7 @@ def main(argv: list[str] | None = None, *, on_checkpoint: Callable[[Path], None]
     if args.upstream not in UPSTREAMS:
         raise UserError(f"`-u` must be one of {list(UPSTREAMS)}, but is {args.upstream!r}.")
     run = resolve_past(args) if args.past_exp else resolve(args)
+    second = resolve_second_stage(args, run) if args.second_stage else None
     args.device = distributed.start(args.device, timeout_seconds=run.runner.runner.process_timeout)
     if run.recipe == run.objective.default and distributed.is_main():
         paper = run.objective.paper.format(family_of(args))
@@ -49,9 +63,17 @@ def main(argv: list[str] | None = None, *, on_checkpoint: Callable[[Path], None]
     try:
         if args.dry_run:
             _dry_run(run, args)
+            if second is not None and distributed.is_main():
+                print(f"{second.folder}: the second stage was not tried, since its student is not there yet")
             return None
-        with contextlib.ExitStack() as held:
-            return _train_and_export(run, args, on_checkpoint, held)
+        folder = None
+        for each in filter(None, (run, second)):
+            distributed.from_main(lambda: None)  # no process reads the first run's export before it is there
+            with contextlib.ExitStack() as held:
+                folder = _train_and_export(each, args, on_checkpoint, held)
+            if folder is not None and on_finished is not None:
+                on_finished(folder)
+        return folder
     finally:
         distributed.stop()
 

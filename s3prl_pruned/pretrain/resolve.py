@@ -21,7 +21,7 @@ from s3prl_pruned.pretrain.recipes import (
     with_overrides,
     with_targets,
 )
-from s3prl_pruned.pretrain.run_folder import RUN, Run, as_it_began, read_run, refuse_difference
+from s3prl_pruned.pretrain.run_folder import EXPORT, RUN, Run, as_it_began, read_run, refuse_difference
 from s3prl_pruned.sparsity.config import chosen_target, takes_table
 
 RECIPES = resources.recipes()
@@ -67,6 +67,12 @@ def make_parser() -> Parser:
         "--student",
         metavar="EXPORT",
         help="an exported student to distil again without masks, with a recipe whose name ends in _stage2",
+    )
+    add(
+        "--second-stage",
+        metavar="NAME",
+        help="when the run is finished, go on with this recipe (such as dphubert_base_stage2) and its export, in the "
+        "folder of the same name and `_stage2`; -o and --target are the first run's",
     )
     add(
         "--target",
@@ -139,6 +145,24 @@ def resolve(args: argparse.Namespace) -> Run:
         folder=run_folder,
     )
     return run if args.force or not (run_folder / RUN).exists() else as_it_began(run)
+
+
+def resolve_second_stage(args: argparse.Namespace, first: Run) -> Run:
+    """`--second-stage`: the run that distils the first one's export again.
+
+    Args:
+        args: of the first run.
+        first: the run that they name.
+
+    Raises:
+        UserError: the recipe is unknown, or no second stage.
+    """
+    options = copy.copy(args)
+    options.recipe, options.upstream_config, options.config = args.second_stage, None, None
+    options.override = options.target = options.latency_table = None
+    options.student = str(first.folder / EXPORT)
+    options.expdir = str(first.folder.with_name(f"{first.folder.name}_stage2"))
+    return resolve(options)
 
 
 def _with_options(data: dict, args: argparse.Namespace) -> dict:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from s3prl_pruned.compressors.magnitude import weights_left
 from s3prl_pruned.config import UserError
-from s3prl_pruned.formats.folder import CONFIG, WEIGHTS, load_encoder, recognise
-from s3prl_pruned.formats.format import Source
-from s3prl_pruned.formats.tensor_files import file_sha256
+from s3prl_pruned.formats.folder import CONFIG, WEIGHTS, recognise
+from s3prl_pruned.formats.format import LoadedModel, Source
+from s3prl_pruned.formats.registry import read
 from s3prl_pruned.models.accelerate import accelerate
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.spec import EncoderConfig, StateRule
@@ -48,11 +48,14 @@ class ModelCosts:
     """Share of the weights left whose units are scaled to next to nothing (`export/inert.py`); None: not known."""
 
 
-def measure(roots: Sequence[Path], *, repeats: int = 11, threads: int = 1) -> tuple[list[ModelCosts], dict | None]:
+def measure(
+    roots: Sequence[Path], *, also: Sequence[Path] = (), repeats: int = 11, threads: int = 1
+) -> tuple[list[ModelCosts], dict | None]:
     """Size and time every exported model, and before them the dense encoder of each shape.
 
     Args:
         roots: folders with exported models, at any depth (those that `--force` moved aside are passed over).
+        also: encoders in any format that is read, beside those.
         repeats: timed runs of each model; 0 times nothing.
         threads: of the timing.
 
@@ -62,7 +65,7 @@ def measure(roots: Sequence[Path], *, repeats: int = 11, threads: int = 1) -> tu
     Raises:
         UserError: no model, or one that is damaged.
     """
-    found = _models(roots)
+    found = _models(roots, also)
     costs = [cost for cost, _ in found]
     if not repeats:
         return costs, None
@@ -71,13 +74,14 @@ def measure(roots: Sequence[Path], *, repeats: int = 11, threads: int = 1) -> tu
     return costs, document(setting, results)
 
 
-def _models(roots: Sequence[Path]) -> list[tuple[ModelCosts, SpeechEncoder]]:
+def _models(roots: Sequence[Path], also: Sequence[Path]) -> list[tuple[ModelCosts, SpeechEncoder]]:
     """Every export, and before them the dense encoder of each shape (random weights: for its costs alone)."""
     exports: list[tuple[ModelCosts, SpeechEncoder]] = []
     dense: dict[tuple[EncoderConfig, str | None], tuple[str | None, str | None]] = {}
-    for folder in _exports(roots):
-        encoder, provenance = load_encoder(folder, for_inference=True)
-        exports.append((_costs_of_export(folder, encoder, provenance), encoder))
+    for path in (*_exports(roots), *also):
+        loaded = read(path, int8=True)
+        encoder, provenance = accelerate(loaded.encoder), loaded.provenance
+        exports.append((_costs_of(loaded, run_of(path).name), encoder))
         teacher = provenance.get("teacher") or {}
         dense.setdefault(
             (dense_shape(encoder.config), teacher.get("sha256")), (teacher.get("name"), provenance.get("teacher_note"))
@@ -115,13 +119,14 @@ def _exports(roots: Sequence[Path]) -> Iterator[Path]:
             yield folder
 
 
-def _costs_of_export(folder: Path, encoder: SpeechEncoder, provenance: dict) -> ModelCosts:
+def _costs_of(loaded: LoadedModel, name: str) -> ModelCosts:
+    provenance = loaded.provenance
     return _costs(
-        run_of(folder).name,
+        name,
         method_name(provenance),
-        encoder,
-        path=str(folder),
-        sha256=file_sha256(folder / WEIGHTS),
+        loaded.encoder,
+        path=str(loaded.path),
+        sha256=loaded.sha256,
         teacher=(provenance.get("teacher") or {}).get("name"),
         note=provenance.get("teacher_note"),
         steps=provenance.get("step"),

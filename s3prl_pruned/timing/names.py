@@ -12,9 +12,9 @@ model names: NAME[+VARIANT]..., such as ours:conc+int8
   ours:dense, ours:even, ours:conc   WavLM Base whole; 26.46 M parameters, all layers thinned alike; 26.64 M,
                                      concentrated in layers 6-11
   ours:SHAPE                         a dense public shape: wavlm_large, hubert_base, wavlm_embedded, ...
-  PATH                               an exported folder, a training checkpoint (its masks are applied, not cut), a dense
-                                     checkpoint; or JSON (with --random): a CompactSpec of WavLM Base, or an export's
-                                     config.json
+  PATH                               an exported folder, a training checkpoint (its masks are applied, not cut), any
+                                     other checkpoint; or JSON (with --random): a CompactSpec of WavLM Base, or an
+                                     export's config.json
   s3prl:NAME                         any name of s3prl's hub
   hf:NAME                            a transformers model: a shape, a name on the Hugging Face Hub, or a folder
   torchaudio:NAME                    a shape of which torchaudio has a pipeline, such as wavlm_base

@@ -52,12 +52,12 @@ class UpstreamExpert(nn.Module):
                 f"{ckpt}: holds a {found} encoder, and a {family} is asked for. Use -u {found}_pruned_local."
             )
         self.model.feature_extractor.grad_mult = 0.0  # s3prl's experts freeze the CNN in fine-tuning too
-        freeze_idle(self.model)
         self.model_path = str(loaded.path)
         self.model_hash = loaded.sha256
         self.teacher_note = loaded.note
         self.compiled = compiled
-        self.rule = rule_named(states)
+        self.rule = rule_named(states) or self.model.config.states
+        freeze_idle(self.model, self.rule)
         self._graphs: GraphedEncoder | None = None
 
     def get_downsample_rates(self, key: str) -> int:

@@ -14,6 +14,7 @@ from s3prl_pruned.commands import extract
 from s3prl_pruned.config import UserError
 from s3prl_pruned.features.folder import ABOUT, FeatureFiles, extract_folder
 from s3prl_pruned.formats import registry
+from s3prl_pruned.models.accelerate.int8 import quantize_int8
 from s3prl_pruned.models.dummies import random_encoder, tiny_base
 
 READ = {
@@ -91,6 +92,23 @@ def test_a_damaged_file_is_named_and_the_others_are_written(export, audio, tmp_p
     assert ended.value.code == 1
     assert "bad.wav" in capsys.readouterr().err
     assert len(list((tmp_path / "out").rglob("*.npy"))) == 3
+
+
+def test_half_precision_is_computed_and_not_mixed_with_fp32(export, audio, tmp_path):
+    call = [str(export), str(audio), "--output", str(tmp_path / "out"), "--layer", "1"]
+    extract.main([*call, "--dtype", "bf16"])
+    found = np.load(tmp_path / "out/a.npy")
+    exact = s3prl_pruned.load(export).extract(audio / "a.wav", layer=1).numpy()
+    expected = s3prl_pruned.load(export).to(torch.bfloat16).extract(audio / "a.wav", layer=1).float().numpy()
+    assert found.dtype == np.float32 and np.array_equal(found, expected) and not np.array_equal(found, exact)
+    with pytest.raises(UserError, match=r"bfloat16.*there.*float32.*asked for"):
+        extract.main(call)
+
+
+def test_an_int8_export_keeps_its_precision(export, audio, tmp_path):
+    registry.write(tmp_path / "int8", "folder", quantize_int8(random_encoder(tiny_base(), seed=1)))
+    with pytest.raises(UserError, match="int8 export"):
+        extract.main([str(tmp_path / "int8"), str(audio), "--output", str(tmp_path / "out"), "--dtype", "bf16"])
 
 
 @pytest.mark.parametrize("wrong", ["no folder", "no audio", "twins", "itself", "no layer"])

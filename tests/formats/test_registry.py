@@ -15,6 +15,7 @@ from s3prl_pruned.formats.format import Format, Source, dense_model
 from s3prl_pruned.models.accelerate.int8 import quantize_int8
 from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_base, tiny_families, tiny_whisper
 from s3prl_pruned.pretrain.training_checkpoint import CUT
+from tests.dphubert_checkpoints import checkpoint
 from tests.test_import_direction import PACKAGE, modules_imported_by
 from tests.whisper_files import openai_checkpoint, write_huggingface
 
@@ -49,6 +50,22 @@ def files(tmp_path_factory):
     torch.save(openai_checkpoint(whisper), root / "whisper.pt")
     write_huggingface(root / "huggingface_whisper", whisper)
     found["whisper"], found["huggingface_whisper"] = [root / "whisper.pt"], [root / "huggingface_whisper"]
+    for number, kind in enumerate(({}, {"family": "hubert", "large": True}, {"diarizen": True})):
+        name = "diarizen" if "diarizen" in kind else "dphubert"
+        torch.save(checkpoint(**kind), root / f"peer-{number}")
+        found.setdefault(name, []).append(root / f"peer-{number}")
+    for name in ("state dict alone", "in training", "folder"):
+        content = checkpoint(diarizen=name == "folder")
+        parts = {"state dict alone": content["state_dict"], "folder": content}
+        lightning = {f"student_model.{key}": value for key, value in content["state_dict"].items()}
+        path = root / name
+        if name == "folder":
+            path.mkdir()
+            (path / "pruned_config.json").write_text(json.dumps(content["config"]))
+            path = path / "pytorch_model.bin"
+            found["diarizen"].append(path)
+        torch.save(parts.get(name, {"state_dict": lightning}), path)
+        found["diarizen" if name == "folder" else "dphubert"].append(root / name)
     (root / "x.onnx").write_bytes(b"\x08\x0a")  # the exporter takes seconds, and its file is known by its name
     found["onnx"] = [root / "x.onnx"]
     parts = {"Student": wavlm.state_dict(), "Gates": {}, "Encoder_Config": to_dict(wavlm.config), "Step": 1}

@@ -9,11 +9,11 @@ import torch
 from s3prl_pruned.formats.folder import load_encoder, save_encoder
 from s3prl_pruned.models.accelerate import accelerate
 from s3prl_pruned.models.components import WeightNormConv1d
-from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_families
+from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_families, tiny_peculiar
 from s3prl_pruned.models.encoder import freeze_idle
 from s3prl_pruned.upstream.expert import UpstreamExpert
 
-SHAPES = tiny_families()
+SHAPES = tiny_families() | tiny_peculiar()
 
 
 def backward(encoder):
@@ -42,6 +42,18 @@ def test_an_export_and_an_upstream_are_ready_for_plain_distributed_data_parallel
     for encoder in (load_encoder(tmp_path / "x")[0], UpstreamExpert(tmp_path / "x").model):
         without = backward(encoder)
         assert without and not [n for n, p in encoder.named_parameters() if p.requires_grad and n in without]
+
+
+@pytest.mark.parametrize("name", tiny_peculiar())
+@pytest.mark.parametrize("states", ["own", "s3prl"])
+def test_a_model_with_states_of_its_own_waits_for_no_gradient_either(name, states, tmp_path):
+    encoder = random_encoder(tiny_peculiar()[name], seed=0, spec=random_spec(tiny_peculiar()[name], seed=3))
+    save_encoder(tmp_path / "x", encoder, {})
+    upstream = UpstreamExpert(tmp_path / "x", states=states).train()
+    wavs = [torch.randn(1500, generator=torch.Generator().manual_seed(0)) * 0.1]
+    sum(state.pow(2).mean() for state in upstream(wavs)["hidden_states"]).backward()
+    trained = {name for name, parameter in upstream.named_parameters() if parameter.requires_grad}
+    assert trained == {name for name, parameter in upstream.named_parameters() if parameter.grad is not None}
 
 
 def test_weight_norm_is_torchs(relative_differences):

@@ -115,6 +115,14 @@ def test_the_folder_the_upstream_and_load_publish_them(name, tmp_path, relative_
     encoder = pruned(PECULIAR[name])
     registry.write(tmp_path / "x", "folder", encoder)
     assert registry.read(tmp_path / "x").encoder.config == encoder.config
+    said = {
+        "scaled_large": "Hidden states: the projection's output and the outputs of its 3 layers, the last one wi",
+        "without_norm": "Hidden states: the outputs of its 3 layers, as its authors' program gives them.",
+    }
+    card = (tmp_path / "x" / "README.md").read_text()
+    assert said.get(name, "sha256 of model.safetensors") in card and ("Hidden states:" in card) == (
+        encoder.config.states != StateRule()
+    )
     with torch.no_grad():
         of_s3prl = encoder.encode_raw(WAV[None]).hidden_states
         own = encoder.states(encoder.encode_raw(WAV[None]))
@@ -147,12 +155,13 @@ def test_int8_publishes_them_and_is_read_again(name, tmp_path, relative_differen
 def test_transformers_gives_them(tmp_path):
     """The export itself compares all states in another process: here, that it compares those."""
     pytest.importorskip("transformers")
-    encoder = pruned(PECULIAR["scaled_large"])
-    registry.write(tmp_path / "x", "huggingface", encoder)
+    encoders = {name: pruned(PECULIAR[name]) for name in ("scaled_large", "scaled_base")}
+    for name, encoder in encoders.items():
+        registry.write(tmp_path / name, "huggingface", encoder)
     dense = random_encoder(PECULIAR["without_norm"], seed=1)  # no model of transformers' own is like it
     registry.write(tmp_path / "dense", "huggingface", dense)
     assert json.loads((tmp_path / "dense" / CONFIG).read_text())["model_type"] == "s3prl_pruned"
-    for path, expected in (("x", encoder), ("dense", dense)):
+    for path, expected in {**encoders, "dense": dense}.items():
         assert registry.read(tmp_path / path).encoder.config == expected.config
 
 
@@ -192,7 +201,7 @@ def test_the_command_writes_what_it_is_asked_for_and_no_mixture(tmp_path):
     own, other = (np.load(tmp_path / states / "a.npy") for states in ("own", "s3prl"))
     np.testing.assert_allclose(own, published(encoder)[0][0], atol=1e-4)
     assert np.abs(own - other).max() > 0.1
-    with pytest.raises(UserError, match="holds other features: .*first_state.*projection.* there, .*input.* asked for"):
+    with pytest.raises(UserError, match="holds other features: .*states.*projection.* there, .*input.* asked for"):
         extract.main([*line, "--states", "s3prl", "--output", str(tmp_path / "own")])
 
 
@@ -204,7 +213,7 @@ def test_features_of_before_the_rules_are_those_of_the_default_rule(tmp_path):
     line = [str(tmp_path / "model"), str(tmp_path / "audio"), "--output", str(tmp_path / "out")]
     extract.main(line)
     about = json.loads((tmp_path / "out" / "features.json").read_text())
-    before = {key: value for key, value in about.items() if key not in ("first_state", "final_norm")}
+    before = {key: value for key, value in about.items() if key != "states"}
     (tmp_path / "out" / "features.json").write_text(json.dumps(before))
     extract.main(line)
 

@@ -61,6 +61,39 @@ def test_the_loss_is_the_mean_squared_error_of_each_pair(states, identity):
     assert losses.tolist() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("pairing", ["learned", "fixed"])
+def test_the_target_of_a_cluster_is_the_mean_of_its_states(states, pairing):
+    student, teacher = states
+    clusters = ((1, 2, 3), (4,), (5, 6))
+    distillation = objective(clusters=clusters, pairing=pairing)
+    assert distillation.teacher_layers == [3, 4, 6]
+    assert distillation.pairs == (None if pairing == "learned" else [(0, 2), (1, 3), (2, 5)])
+    pairs = [(2, 5), (1, 3), (0, 0)]
+    losses = distillation(student, teacher, VALID, pairs) / VALID.sum()
+    weight = distillation.projection.weight.detach()
+    means = [sum(teacher[state].double() for state in cluster) / len(cluster) for cluster in clusters]
+    expected = [mean_squared_error(weight, student[j + 1], means[k]) for k, j in pairs]
+    assert losses.tolist() == pytest.approx(expected, rel=1e-5)
+    errors = distillation.errors(student, teacher, VALID) / VALID.sum()
+    assert errors.shape == (3, L) and float(errors[0, 0]) == pytest.approx(expected[2], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("clusters", "said"),
+    [
+        ([], "each state once"),
+        ([[1, 2], []], "each state once"),
+        ([[1, 2], [2, 3]], "each state once"),
+        ([[3, 4], [1, 2]], "each state once"),
+        ([[-1, 2]], "each state once"),
+        ([[1, 2], [3, 7]], "states 0 to 6"),
+    ],
+)
+def test_wrong_clusters_are_one_clear_error(clusters, said):
+    with pytest.raises(UserError, match=said):
+        LayerDistillation(num_layers=L, embed_dim=D, config=from_dict(DistillConfig, {"clusters": clusters}, "recipe"))
+
+
 def l1_minus_cosine(student, teacher, *, l1, cosine, log_sigmoid):
     """Of one pair, frame by frame in float64 (Chang et al. 2022, eq. 1; without the logarithm DPHuBERT's)."""
     terms = []

@@ -18,6 +18,7 @@ from s3prl_pruned.models import families
 from s3prl_pruned.models.dummies import random_encoder, random_spec
 from s3prl_pruned.models.spec import CompactSpec, HeadSpec, LayerSpec
 from s3prl_pruned.objectives.distill import LayerDistillation
+from s3prl_pruned.pretrain import command
 from s3prl_pruned.pretrain.config import RunnerConfig
 from s3prl_pruned.pretrain.distill.config import ModelConfig
 from s3prl_pruned.pretrain.distill.pretrain_expert import UpstreamPretrainExpert
@@ -45,6 +46,32 @@ def first(recipe):
 @pytest.fixture(scope="module")
 def second(recipe, first):
     return recipe.train(recipe.root / "second", *STEPS, "--student", str(first))
+
+
+def test_both_stages_in_one_command_are_the_two_of_two_commands(recipe, tmp_path, monkeypatch):
+    second_recipe = tmp_path / "tiny_stage2"
+    shutil.copytree(recipe.recipe, second_recipe)
+    call = ("-o", "distill.num_pairs=1", "--second-stage", str(second_recipe))
+    folder = recipe.train(tmp_path / "one", *call)
+    assert folder == tmp_path / "one_stage2"
+    apart = recipe.train(tmp_path / "two", "-o", "distill.num_pairs=1") / "export"
+    assert model_hash(tmp_path / "one/export") == model_hash(apart)
+    options = recipe.arguments(tmp_path / "again", "--student", str(apart))
+    options[options.index(str(recipe.recipe))] = str(second_recipe)
+    assert model_hash(folder / "export") == model_hash(command.main(options) / "export")
+
+    shutil.rmtree(folder / "export")  # as if it had been stopped: the same command goes on with the second stage alone
+    checkpoint.newest(folder).unlink()
+    trained = []
+
+    def stopped(expert, config, folder, **_):
+        trained.append(folder)
+        raise SystemExit
+
+    monkeypatch.setattr(command.runner, "train", stopped)
+    with pytest.raises(SystemExit):
+        recipe.train(tmp_path / "one", *call, "-a")
+    assert trained == [folder]
 
 
 def test_structure_is_kept_and_weights_are_trained(first, second):
@@ -155,7 +182,7 @@ def test_the_screen_names_the_student(recipe, first, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--student", "nowhere"), "nowhere: is no exported encoder.* run the first stage"),
+        (("--student", "nowhere"), "nowhere: no such file or folder.* run the first stage"),
         (
             ("--student", "FIRST", "-o", "sparsity.target_sparsity=0.5"),
             "nothing is pruned, and `sparsity` would have no effect",

@@ -60,9 +60,9 @@ class ModelConfig:
     student: StudentConfig = field(default_factory=StudentConfig)
     """Dropout and the CNN's gradient."""
     student_export: str | None = None
-    """Second stage (Peng et al. 2023, DPHuBERT): the folder of an exported student, which is distilled again as it
-    is, without masks; `gates` and `sparsity` are left out then. `--student` sets it. null: the student starts as the
-    teacher."""
+    """Second stage (Peng et al. 2023, DPHuBERT): an exported student, or a pruned encoder that others publish, which
+    is distilled again as it is, without masks; `gates` and `sparsity` are left out then. `--student` sets it. null: the
+    student starts as the teacher."""
     gates: GateConfig = field(default_factory=GateConfig)
     """Masks."""
     self_pinching: SelfPinchingConfig | None = None

@@ -9,14 +9,15 @@ from typing import Any
 
 from s3prl_pruned.compressors.magnitude import weights_left
 from s3prl_pruned.config import UserError
-from s3prl_pruned.formats.folder import load_encoder, model_hash
+from s3prl_pruned.formats.format import LoadedModel
+from s3prl_pruned.formats.registry import read
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.spec import EncoderConfig
 from s3prl_pruned.sparsity.counts import prunable_weights
 
 _OF_TRAINING = ("dropout", "attention_dropout", "activation_dropout", "feature_grad_mult")
 _OWN = (
-    *("channel_scale", "projection_norm", "states"),
+    *("channel_scale", "projection_norm", "states", "padding_rule"),
     *("relative_position", "gated_position", "num_buckets", "max_distance"),
 )
 """What a student may have lost or got by pruning, and need not share with its teacher."""
@@ -26,16 +27,17 @@ def second_stage(export: str, shape: EncoderConfig) -> tuple[SpeechEncoder, str,
     """The student of a second stage.
 
     Args:
-        export: folder of an exported student.
+        export: folder of an exported student, or a pruned encoder in any format that is read.
         shape: the teacher's dense shape, with the settings of training.
 
     Returns:
-        The student, the folder, and the export's hash (`sha256`) and provenance.
+        The student, `export`, and the export's hash (`sha256`) and provenance.
 
     Raises:
         UserError: it is no export, of another dense shape, or pruned weight by weight.
     """
-    exported, provenance = _load(export)
+    loaded = _load(export, shape)
+    exported = loaded.encoder
     _check_shape(exported.config, shape, export)
     if weights_left(exported) < prunable_weights(exported.config, exported.spec):
         raise UserError(
@@ -45,16 +47,16 @@ def second_stage(export: str, shape: EncoderConfig) -> tuple[SpeechEncoder, str,
     own = {name: getattr(exported.config, name) for name in _OWN}
     student = SpeechEncoder(replace(shape, **own), exported.spec)
     student.load_state_dict(exported.state_dict())
-    return student, export, {"sha256": model_hash(export), **provenance}
+    return student, export, {"sha256": loaded.sha256, **loaded.provenance}
 
 
-def _load(folder: str) -> tuple[SpeechEncoder, dict]:
+def _load(path: str, shape: EncoderConfig) -> LoadedModel:
     try:
-        return load_encoder(folder)
+        return read(path, dense=shape)
     except UserError as error:
         raise UserError(
             f"{error} `student_export` must name an exported student: run the first stage, whose recipe is named "
-            "without _stage2, or give --student <its export>."
+            "without _stage2, or give --student <its export, or a pruned encoder that others publish>."
         ) from error
 
 

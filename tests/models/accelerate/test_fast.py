@@ -69,6 +69,40 @@ def test_float32_stays_within_the_tolerance(shape, pieces):
     assert any(not torch.equal(a, b) for a, b in zip(found, expected)), "the reference was compared with itself"
 
 
+@pytest.mark.parametrize("shape", [shape for shape in sorted(SHAPES) if shape.endswith("base")])
+def test_bf16_rounds_as_much_as_the_reference_does(shape):
+    # Both round every product to 8 bits (2^-9 relative), about 20 of them one after the other.
+    encoder = fast_encoder(SHAPES[shape], seed=3, spec=random_spec(SHAPES[shape], seed=3, channels=True))
+    wavs, lengths = torch.randn(2, 4000), torch.tensor([4000, 2500])
+    exact = both_paths(encoder, wavs, lengths, {})[0]
+    halved = copy.deepcopy(encoder).bfloat16()
+    committed = {("cpu", torch.bfloat16): paths.PATHS[("cpu", torch.bfloat16)]}
+    found, expected = both_paths(halved, wavs.bfloat16(), lengths, committed)
+    assert any(not torch.equal(a, b) for a, b in zip(found, expected, strict=True)), "the path was not taken"
+    assert worst_share(found, exact) < 1.5 * worst_share(expected, exact) < 0.2
+    with torch.no_grad():
+        halved.layers[-1].final_layer_norm.weight.mul_(1.5)
+        halved.layer_norm.weight.mul_(1.5)
+    assert worst_share(both_paths(halved, wavs.bfloat16(), lengths, committed)[0], exact) > 0.25
+
+
+def worst_share(found, expected):
+    """The largest error of a state, as a share of the state's norm."""
+    return max(float((a.float() - b).norm() / b.norm()) for a, b in zip(found, expected, strict=True))
+
+
+def test_the_smallest_change_of_a_bf16_weight_is_seen():
+    weight = torch.randn(4, 300, dtype=torch.bfloat16)
+    weight[2, 17] = 1.0
+    derived = Derived()
+    first = derived.get("sum", [weight], lambda: weight.clone())
+    assert derived.get("sum", [weight], lambda: None) is first
+    weight.data[2, 17] = 1 + 2**-7  # the next number; the sum of its row would round it away
+    assert derived.get("sum", [weight], lambda: "made anew") == "made anew"
+    weight.data[1, [3, 4]] = weight.data[1, [4, 3]]
+    assert derived.get("sum", [weight], lambda: "again") == "again"
+
+
 def test_a_perturbed_weight_is_seen():
     encoder = fast_encoder(tiny_base(), seed=3).double()
     other = copy.deepcopy(encoder)
