@@ -220,7 +220,7 @@ class FeatureProjection(nn.Module):
         """(B, T, C) -> (B, T, D)."""
         x = self.normalise(features)
         if self.projection is None:
-            return masked(x, self.z_conv)
+            return masked(x, self.z_conv).contiguous()  # a convolution's frames do not lie side by side
         return masked_linear(self.projection, x, inputs=self.z_conv)
 
     def normalise(self, features: Tensor) -> Tensor:

@@ -64,11 +64,16 @@ def tiny_whisper(**changes: Any) -> EncoderConfig:
     return replace(config, **{"max_frames": 25, **changes})
 
 
-def tiny_peculiar() -> dict[str, EncoderConfig]:
-    """Architectures that no dense model like wav2vec 2.0 has.
+def tiny_whispers() -> dict[str, EncoderConfig]:
+    """In both kinds of windows, of two seconds."""
+    return {
+        "whisper": tiny_whisper(max_frames=100),
+        "whisper_padded": tiny_whisper(max_frames=100, window="padded"),
+    }
 
-    Of published compressed models, with their state rules, and of Whisper.
-    """
+
+def tiny_peculiar() -> dict[str, EncoderConfig]:
+    """Architectures and state rules of published compressed models that no public dense model has."""
     dense = tiny_families()
     no_bias = {"relative_position": False, "gated_position": False}
     return {
@@ -76,8 +81,6 @@ def tiny_peculiar() -> dict[str, EncoderConfig]:
         "scaled_base": tiny_base(channel_scale=True, states=StateRule(first="projection"), **no_bias),
         "without_norm": replace(dense["hubert_base"], projection_norm=False, states=StateRule(first="none")),
         "scaled_without_norm": replace(dense["hubert_large"], projection_norm=False, channel_scale=True),
-        "whisper": tiny_whisper(max_frames=100),
-        "whisper_padded": tiny_whisper(max_frames=100, window="padded"),
     }
 
 

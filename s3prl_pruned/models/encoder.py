@@ -1,5 +1,6 @@
 """The encoder: waveform in, L + 1 hidden states out, dense or pruned, with slots for masks."""
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +21,7 @@ from s3prl_pruned.models.components import (
     normalize_utterances,
     positional_convolution,
 )
-from s3prl_pruned.models.log_mel import feature_extractor
+from s3prl_pruned.models.log_mel import LogMelExtractor, feature_extractor
 from s3prl_pruned.models.masks import LAYER_KINDS, Slot, SlotTable
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, LayerSpec, StateRule
 from s3prl_pruned.models.windows import cut, join
@@ -289,10 +290,10 @@ def count_frames(lengths: Tensor | None, wavs: Tensor, num_frames: int) -> Tenso
 
 
 def in_window(encoder: SpeechEncoder, window: Literal["own", "utterance", "padded"]) -> SpeechEncoder:
-    """The encoder, or one with the same weights in windows of another kind (`EncoderConfig.window`).
+    """The encoder, or a copy of it in windows of another kind (`EncoderConfig.window`).
 
     Args:
-        encoder: dense or compact.
+        encoder: dense or compact, also with fast forms or in int8; without masks.
         window: `own` for its own.
 
     Raises:
@@ -300,9 +301,14 @@ def in_window(encoder: SpeechEncoder, window: Literal["own", "utterance", "padde
     """
     if window in ("own", encoder.config.window):
         return encoder
-    changed = SpeechEncoder(replace(encoder.config, window=window), encoder.spec)
-    changed.load_state_dict(encoder.state_dict(), assign=True)
-    return changed.train(encoder.training)
+    config = replace(encoder.config, window=window)
+    config.validate()
+    changed = copy.deepcopy(encoder)
+    changed.config = config
+    for module in changed.modules():
+        if isinstance(module, LogMelExtractor):
+            module.is_padded = window == "padded"
+    return changed
 
 
 def freeze_idle(encoder: SpeechEncoder, rule: StateRule | None = None) -> None:

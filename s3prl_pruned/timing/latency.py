@@ -53,7 +53,12 @@ class Stopwatch:
     def __init__(self, config: EncoderConfig, setting: TimingSetting, *, utterance_seconds: float, dtype: torch.dtype):
         self.config, self.setting, self.dtype = config, setting, dtype
         samples = round(SAMPLE_RATE * utterance_seconds)
-        self.frames = int(config.num_frames(samples))
+        windows = config.window_lengths(samples)
+        if len(windows) > 1:
+            raise UserError(
+                f"a latency table needs an utterance of one window, but {utterance_seconds:g} s are {len(windows)}."
+            )
+        self.frames = sum(map(config.num_frames, windows))
         if not self.frames:
             raise UserError(
                 f"a latency table needs an utterance of at least a frame, but {utterance_seconds:g} s is shorter."
