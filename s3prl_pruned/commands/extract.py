@@ -35,6 +35,19 @@ def make_parser() -> Parser:
         default="own",
         help="those that the model publishes, or those of s3prl's models (default: %(default)s)",
     )
+    parser.add_argument(
+        "--chunk-seconds",
+        type=float,
+        metavar="S",
+        help="cut longer audio, so that its length does not matter to memory (default: encode it whole)",
+    )
+    parser.add_argument(
+        "--context-seconds",
+        type=float,
+        metavar="S",
+        default=5.0,
+        help="heard on each side of a chunk (default: %(default)s)",
+    )
     parser.add_argument("--half", action="store_true", help="write fp16, half as large")
     parser.add_argument(
         "--dtype",
@@ -59,6 +72,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from s3prl_pruned.config import UserError
     from s3prl_pruned.distributed import check_device
+    from s3prl_pruned.features.chunks import Chunks
     from s3prl_pruned.features.folder import FeatureFiles, extract_folder
     from s3prl_pruned.features.loaded import load
     from s3prl_pruned.models.accelerate.int8 import is_int8
@@ -72,7 +86,8 @@ def main(argv: list[str] | None = None) -> None:
         if is_int8(encoder.encoder):
             raise UserError(f"{args.model}: is an int8 export, which has a precision of its own. Leave out --dtype.")
         encoder.to(getattr(torch, DTYPES[args.dtype]))
-    files = FeatureFiles(layer=args.layer, format=args.format, half=args.half)
+    chunks = None if args.chunk_seconds is None else Chunks(args.chunk_seconds, args.context_seconds)
+    files = FeatureFiles(layer=args.layer, format=args.format, half=args.half, chunks=chunks)
     unread = extract_folder(encoder, args.folder, output, files)
     print(f"features written to {output}")
     for path, reason in unread.items():

@@ -14,6 +14,7 @@ from torch import Tensor
 from s3prl_pruned.checkpoint import write_text
 from s3prl_pruned.config import UserError, to_dict
 from s3prl_pruned.data.listing import files_below
+from s3prl_pruned.features.chunks import Chunks
 from s3prl_pruned.features.loaded import LoadedEncoder
 from s3prl_pruned.folder_lock import locked
 from s3prl_pruned.formats.tensor_files import write_safetensors, written_whole
@@ -61,6 +62,8 @@ class FeatureFiles:
     """One of `WRITERS`."""
     half: bool = False
     """In fp16, half as large."""
+    chunks: Chunks | None = None
+    """Of long audio."""
 
 
 def extract_folder(encoder: LoadedEncoder, folder: Path, output: Path, files: FeatureFiles) -> dict[Path, str]:
@@ -96,7 +99,7 @@ def extract_folder(encoder: LoadedEncoder, folder: Path, output: Path, files: Fe
             logger.info("%d of %d files are there already.", len(found) - len(missing), len(found))
         for path in progress(missing, unit="file", desc="features"):
             try:
-                states = encoder.extract(path, layer=files.layer)
+                states = encoder.extract(path, layer=files.layer, chunks=files.chunks)
             except UserError as error:
                 unread[path] = str(error)
                 continue

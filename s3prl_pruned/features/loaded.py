@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.data.waveforms import SAMPLE_RATE, read_waveform, resample
+from s3prl_pruned.features.chunks import Chunks, encode_in_chunks
 from s3prl_pruned.formats import registry
 from s3prl_pruned.formats.format import LoadedModel
 from s3prl_pruned.models.accelerate import accelerate
@@ -111,16 +112,26 @@ class LoadedEncoder(nn.Module):
 
     @overload
     def extract(  # type: ignore[overload-overlap]  # a text is a sequence of texts
-        self, audio: Audio, *, layer: int | None = None, sample_rate: int = SAMPLE_RATE
+        self, audio: Audio, *, layer: int | None = None, sample_rate: int = SAMPLE_RATE, chunks: Chunks | None = None
     ) -> Tensor: ...
 
     @overload
     def extract(
-        self, audio: Sequence[Audio], *, layer: int | None = None, sample_rate: int = SAMPLE_RATE
+        self,
+        audio: Sequence[Audio],
+        *,
+        layer: int | None = None,
+        sample_rate: int = SAMPLE_RATE,
+        chunks: Chunks | None = None,
     ) -> list[Tensor]: ...
 
     def extract(
-        self, audio: Audio | Sequence[Audio], *, layer: int | None = None, sample_rate: int = SAMPLE_RATE
+        self,
+        audio: Audio | Sequence[Audio],
+        *,
+        layer: int | None = None,
+        sample_rate: int = SAMPLE_RATE,
+        chunks: Chunks | None = None,
     ) -> Tensor | list[Tensor]:
         """Hidden states of audio, without gradients.
 
@@ -131,6 +142,8 @@ class LoadedEncoder(nn.Module):
             layer: 0 for the first Transformer layer's input (a model with a rule of its own may have another state
                 there), up to L for the last one's output, negative from the end; None for all.
             sample_rate: of samples, Hz. A file says its own.
+            chunks: cut audio that is longer than a chunk, so that its length does not matter to memory; None encodes it
+                whole.
 
         Returns:
             (`num_states`, T, D), or (T, D) of one layer, on the model's device; a list of them for a list.
@@ -140,8 +153,8 @@ class LoadedEncoder(nn.Module):
         """
         self.check_layer(layer)
         if isinstance(audio, (str, Path, Tensor, np.ndarray)):
-            return self._states(_waveform(audio, sample_rate), layer)
-        return [self._states(_waveform(one, sample_rate), layer) for one in audio]
+            return self._states(_waveform(audio, sample_rate), layer, chunks)
+        return [self._states(_waveform(one, sample_rate), layer, chunks) for one in audio]
 
     def check_layer(self, layer: int | None) -> None:
         """Raise a `UserError` for a `layer` of `extract` that there is not."""
@@ -151,8 +164,11 @@ class LoadedEncoder(nn.Module):
             )
 
     @torch.no_grad()
-    def _states(self, wav: Tensor, layer: int | None) -> Tensor:
-        states = self(wav.to(next(self.encoder.parameters()).device)[None]).hidden_states
+    def _states(self, wav: Tensor, layer: int | None, chunks: Chunks | None) -> Tensor:
+        wav = wav.to(next(self.encoder.parameters()).device)
+        if chunks is not None and len(wav) > chunks.seconds * SAMPLE_RATE:
+            return encode_in_chunks(self.encoder, wav.to(self.dtype), chunks, layer=layer, rule=self.rule)
+        states = self(wav[None]).hidden_states
         return torch.cat(states) if layer is None else states[layer][0]
 
     def save(self, path: str | Path, format: str = "folder") -> None:

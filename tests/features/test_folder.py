@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 import s3prl_pruned
 from s3prl_pruned.commands import extract
 from s3prl_pruned.config import UserError
+from s3prl_pruned.features.chunks import Chunks
 from s3prl_pruned.features.folder import ABOUT, FeatureFiles, extract_folder
 from s3prl_pruned.formats import registry
 from s3prl_pruned.models.accelerate.int8 import quantize_int8
@@ -102,6 +103,15 @@ def test_half_precision_is_computed_and_not_mixed_with_fp32(export, audio, tmp_p
     expected = s3prl_pruned.load(export).to(torch.bfloat16).extract(audio / "a.wav", layer=1).float().numpy()
     assert found.dtype == np.float32 and np.array_equal(found, expected) and not np.array_equal(found, exact)
     with pytest.raises(UserError, match=r"bfloat16.*there.*float32.*asked for"):
+        extract.main(call)
+
+
+def test_chunks_are_passed_on_and_recorded(export, audio, tmp_path):
+    call = [str(export), str(audio), "--output", str(tmp_path / "out"), "--layer", "1"]
+    extract.main([*call, "--chunk-seconds", "0.1", "--context-seconds", "0.02"])
+    expected = s3prl_pruned.load(export).extract(audio / "a.wav", layer=1, chunks=Chunks(0.1, 0.02)).numpy()
+    np.testing.assert_array_equal(np.load(tmp_path / "out/a.npy"), expected)
+    with pytest.raises(UserError, match="'chunks'.*asked for"):
         extract.main(call)
 
 
