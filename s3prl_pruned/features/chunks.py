@@ -64,7 +64,6 @@ def encode_in_chunks(
         wavs = normalize_utterances(wavs, None)
     wavs = encoder.one_frame_at_least(wavs)
     features = encoder.feature_extractor(wavs)  # (1, T, C)
-    hop = config.hop_samples
     size, context = (
         round(seconds * SAMPLE_RATE / config.hop_samples) for seconds in (chunks.seconds, chunks.context_seconds)
     )
