@@ -37,8 +37,8 @@ def put_back(path: str | Path, encoder: SpeechEncoder, original: str | Path) -> 
     of_openai, of_transformers = (fmt.FORMAT.recognise(source) for fmt in (whisper, huggingface_whisper))
     if not of_openai and not (of_transformers and source.is_folder):
         raise UserError(
-            f"{source.path}: must be OpenAI's Whisper checkpoint or a Hugging Face folder of Whisper, for an encoder to "
-            "be put back into, but is neither."
+            f"{source.path}: must be OpenAI's Whisper checkpoint or a Hugging Face folder of Whisper, for an encoder "
+            "to be put back into, but is neither."
         )
     if encoder.config.front_end != "log_mel" or is_int8(encoder):
         kind = "an int8" if is_int8(encoder) else f"a {encoder.config.family}"
