@@ -1,13 +1,16 @@
 """Whisper's checkpoints: read where they fit, refused by name where they do not. `tests/parity` has the live ones."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.formats.registry import read, write
-from s3prl_pruned.models.dummies import random_encoder, tiny_whisper
+from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_whisper, tiny_whispers
+from s3prl_pruned.models.spec import CompactSpec
 from tests.whisper_files import openai_checkpoint, write_huggingface
 
 CONFIG = tiny_whisper(ffn_dim=96)
@@ -28,7 +31,8 @@ def same_weights(found, expected, dtype=torch.float32):
     state = expected.state_dict()
     assert found.config == expected.config
     for name, value in found.state_dict().items():
-        wanted = torch.zeros_like(value) if name == "mask_embedding" else state[name].to(dtype).float()
+        foreign = name == "mask_embedding" and found.spec == CompactSpec.dense(found.config)
+        wanted = torch.zeros_like(value) if foreign else state[name].to(dtype).float()
         assert torch.equal(value, wanted), name
 
 
@@ -99,6 +103,40 @@ def test_another_architecture_is_refused(file, key, value, message, encoder, tmp
     (tmp_path / "x" / file).write_text(json.dumps({**cfg, key: value}))
     with pytest.raises(UserError, match=message):
         read(tmp_path / "x")
+
+
+@pytest.mark.parametrize("name", tiny_whispers())
+def test_onnx_runtime_computes_it_and_refuses_more_than_a_window(name, tmp_path, relative_differences):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    config = replace(tiny_whispers()[name], num_layers=1)
+    encoder = random_encoder(config, seed=1, spec=random_spec(config, seed=4, channels=True))
+    write(tmp_path / "x.onnx", "onnx", encoder)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(str(tmp_path / "x.onnx"), options)
+
+    def run(wav):
+        found = session.run(None, {"waveform": wav.numpy(), "lengths": np.array([wav.shape[1]])})
+        return [torch.from_numpy(state) for state in found]
+
+    for samples in (700, 5000, 32_000):
+        wav = 0.1 * torch.randn(1, samples)
+        with torch.no_grad():
+            assert max(relative_differences(run(wav), encoder(wav).hidden_states)) < 2e-5
+    with pytest.raises(Exception, match="node_add"):
+        run(torch.randn(1, 32_320))
+
+
+def test_transformers_computes_it_with_our_code(tmp_path):
+    """The export itself compares all states in another process; `tests/parity` has transformers' own Whisper."""
+    pytest.importorskip("transformers")
+    config = tiny_whispers()["whisper_padded"]
+    encoder = random_encoder(config, seed=1, spec=random_spec(config, seed=4, channels=True))
+    write(tmp_path / "x", "huggingface", encoder)
+    same_weights(read(tmp_path / "x").encoder, encoder)
+    cfg = json.loads((tmp_path / "x" / "config.json").read_text())
+    assert (cfg["conv_stride"], cfg["conv_kernel"], cfg["model_type"]) == ([160, 2], [720, 3], "s3prl_pruned")
 
 
 @pytest.mark.parametrize("fmt", ["microsoft", "s3prl", "fairseq", "torchaudio"])
