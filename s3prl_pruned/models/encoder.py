@@ -299,7 +299,7 @@ def in_window(encoder: SpeechEncoder, window: Literal["own", "utterance", "padde
     Raises:
         UserError: it has no windows to be padded.
     """
-    if window in ("own", encoder.config.window):
+    if window == "own" or window == encoder.config.window:
         return encoder
     config = replace(encoder.config, window=window)
     config.validate()

@@ -128,12 +128,7 @@ class LogMelExtractor(FeatureExtractor):
         assert config.max_frames is not None and config.window_samples is not None, "`validate` has seen to it"
         self.log_mel = LogMel(config.mel_bins)
         self.max_frames, self.window_samples = config.max_frames, config.window_samples
-        self.is_padded = config.window == "padded"
-        stride, reach = 1, 0  # frames of the spectrum that the last frame hears behind its own
-        for _, kernel, step in config.conv_layers:
-            reach, stride = reach + kernel // 2 * stride, stride * step
-        # a frame up to the third behind the last whole hop still hears the last samples, and may be the loudest
-        self.silent_frames = max(3, reach)
+        self.is_padded, self.silent_frames = config.window == "padded", config.silent_frames
 
     def forward(self, wavs: Tensor) -> Tensor:
         """(B, S) -> (B, T, C)."""

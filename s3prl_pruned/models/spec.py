@@ -6,7 +6,7 @@ Both are saved as JSON beside the weights, so that loading never guesses from ke
 import itertools
 import math
 from dataclasses import asdict, dataclass, field
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 from torch import Tensor
 
@@ -190,6 +190,18 @@ class EncoderConfig:
         return samples
 
     @property
+    def silent_frames(self) -> int:
+        """Frames of the log-mel spectrum that are computed of the silence behind a window that is not padded.
+
+        The last of the encoder's frames hears some of them; and up to the third, one may still hear the last samples,
+        and be the loudest.
+        """
+        stride, reach = 1, 0
+        for _, kernel, step in self.conv_layers:
+            reach, stride = reach + kernel // 2 * stride, stride * step
+        return max(3, reach)
+
+    @property
     def window_samples(self) -> int | None:
         """Samples of a window of `max_frames`; None where there is no limit."""
         return None if self.max_frames is None else self.max_frames * self.hop_samples
@@ -203,7 +215,8 @@ class EncoderConfig:
     def conv_lengths(self, num_samples: int | Tensor) -> list[int] | list[Tensor]:
         """Steps that come out of each convolution; at most 0 where there are too few samples (integers)."""
         mel = self.front_end == "log_mel"
-        length, lengths = num_samples // MEL_HOP if mel else num_samples, []
+        length: Any = num_samples // MEL_HOP if mel else num_samples
+        lengths: list[Any] = []
         for _, kernel, stride in self.conv_layers:
             around = kernel // 2 * 2 if mel else 0
             length = (length + around - kernel) // stride + 1  # stays at most 0 once there is too little
@@ -221,17 +234,21 @@ class EncoderConfig:
         last = self.conv_lengths(num_samples)[-1]
         return last.clamp(min=0) if isinstance(last, Tensor) else max(0, last)
 
-    def window_lengths(self, num_samples: int) -> list[int]:
-        """Samples of each window in which audio of `num_samples` samples is encoded; silence of a padded one included.
+    def computed_steps(self, num_samples: int) -> list[int]:
+        """Steps that each convolution computes for audio of `num_samples` samples, in all windows together."""
+        silence = self.silent_frames * MEL_HOP if self.front_end == "log_mel" and self.window == "utterance" else 0
+        lengths = [self.conv_lengths(window + silence) for window in self.window_lengths(num_samples)]
+        return [sum(steps) for steps in zip(*lengths, strict=True)]
 
-        One window, the audio itself, where there is no limit.
+    def window_lengths(self, num_samples: int) -> list[int]:
+        """Samples that are computed in each window for audio of `num_samples` samples, silence included.
+
+        One window, the audio itself, where there is no limit, or where it fits one that is not padded.
         """
         size = self.window_samples
-        if size is None:
+        if size is None or (self.window == "utterance" and num_samples <= size):
             return [num_samples]
-        whole, rest = divmod(num_samples, size)
-        rest = size if self.window == "padded" and rest else rest
-        return [size] * whole + [rest] * bool(rest)
+        return [size] * -(-num_samples // size)
 
     def validate(self) -> None:
         """Raise UserError where a field, or two together, make no encoder."""

@@ -155,9 +155,8 @@ class _Sizes:
 
     def _outputs_of_cnn(self, batch: Batch) -> list[int]:
         """Elements of each layer's output."""
-        lengths = zip(*map(self.shape.conv_lengths, self.shape.window_lengths(batch.samples)), strict=True)
-        kept = self.setting.spec.channels_of(self.shape)
-        return [batch.utterances * len(of) * sum(steps) for steps, of in zip(lengths, kept, strict=True)]
+        steps, kept = self.shape.computed_steps(batch.samples), self.setting.spec.channels_of(self.shape)
+        return [batch.utterances * len(channels) * length for length, channels in zip(steps, kept, strict=True)]
 
     def _kept_by_cnn(self, batch: Batch) -> int:
         """Of each layer the input and what GELU (or the norm before it) reads; of a waveform's first one the input."""

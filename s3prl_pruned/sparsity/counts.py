@@ -194,14 +194,13 @@ def counted_macs(config: EncoderConfig, counts: EncoderCounts, num_samples: int)
     products. Norms, activations, softmax and the bias' additions are not counted, as usual, nor is a log-mel spectrum,
     which is no part of a network. Windows padded with silence are counted as a whole.
     """
-    windows = config.window_lengths(num_samples)
     in_channels: Number = config.in_channels
     cnn: Number = 0
-    lengths = [sum(steps) for steps in zip(*map(config.conv_lengths, windows), strict=True)]
-    for length, channels, (_, kernel, _) in zip(lengths, counts.channels, config.conv_layers, strict=True):
+    steps = config.computed_steps(num_samples)
+    for length, channels, (_, kernel, _) in zip(steps, counts.channels, config.conv_layers, strict=True):
         cnn += length * in_channels * channels * kernel
         in_channels = channels
-    of_windows = [config.num_frames(window) for window in windows]
+    of_windows = [config.num_frames(window) for window in config.window_lengths(num_samples)]
     frames = sum(of_windows)
     dim = config.embed_dim
     parts: dict[str, Number] = {

@@ -1,4 +1,4 @@
-"""A pruned Whisper encoder back in a whole model: the same function in openai's and transformers' shapes."""
+"""A pruned Whisper encoder back in a whole model: the same function in openai shapes."""
 
 import json
 
@@ -82,24 +82,6 @@ def test_the_command_puts_a_pruned_encoder_into_a_whole_model(tmp_path, capsys):
     decoder = "decoder.token_embedding.weight"
     assert torch.equal(before["model_state_dict"][decoder], after["model_state_dict"][decoder])
     assert (tmp_path / "made-whole" / "tokenizer.json").is_file()
-
-
-def test_transformers_loads_it(tmp_path):
-    transformers = pytest.importorskip("transformers")
-    from tests.parity.test_transformers_whisper import their_config
-
-    model = transformers.WhisperForConditionalGeneration(their_config(CONFIG))
-    model.save_pretrained(tmp_path / "whole", max_shard_size="10KB")  # in several files
-    pruned = random_encoder(CONFIG, seed=1, spec=random_spec(CONFIG, seed=2))
-    put_back(tmp_path / "made", pruned, tmp_path / "whole")
-    made, info = transformers.WhisperForConditionalGeneration.from_pretrained(
-        tmp_path / "made", output_loading_info=True
-    )
-    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
-    filled = whole(pruned.float()).state_dict()
-    fc1 = made.model.encoder.layers[1].fc1.weight
-    assert torch.equal(fc1, filled["layers.1.feed_forward.fc1.weight"])
-    assert torch.equal(made.model.decoder.layers[0].fc1.weight, model.model.decoder.layers[0].fc1.weight)
 
 
 def test_what_does_not_fit_is_refused_and_nothing_is_written(tmp_path):

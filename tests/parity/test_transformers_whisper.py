@@ -8,7 +8,9 @@ import torch
 
 from s3prl_pruned.formats import registry
 from s3prl_pruned.formats.huggingface_whisper import KEYS
-from s3prl_pruned.models.dummies import random_encoder, tiny_whisper
+from s3prl_pruned.formats.whole_whisper import put_back
+from s3prl_pruned.models.compact import whole
+from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_whisper
 from s3prl_pruned.models.log_mel import LogMel, mel_filters
 
 transformers = pytest.importorskip("transformers")
@@ -165,3 +167,19 @@ def test_their_folders_are_read(kind, safe, tmp_path, caplog):
         found = inner.state_dict()[theirs.removeprefix("encoder.")]
         assert torch.equal(loaded.encoder.state_dict()[ours], found)
     assert not loaded.encoder.mask_embedding.any()
+
+
+def test_a_pruned_encoder_put_back_into_their_folder_is_loaded(tmp_path):
+    config = tiny_whisper(ffn_dim=96)
+    model = transformers.WhisperForConditionalGeneration(their_config(config))
+    model.save_pretrained(tmp_path / "whole", max_shard_size="10KB")  # in several files
+    pruned = random_encoder(config, seed=1, spec=random_spec(config, seed=2))
+    put_back(tmp_path / "made", pruned, tmp_path / "whole")
+    made, info = transformers.WhisperForConditionalGeneration.from_pretrained(
+        tmp_path / "made", output_loading_info=True
+    )
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    filled = whole(pruned.float()).state_dict()
+    fc1 = made.model.encoder.layers[1].fc1.weight
+    assert torch.equal(fc1, filled["layers.1.feed_forward.fc1.weight"])
+    assert torch.equal(made.model.decoder.layers[0].fc1.weight, model.model.decoder.layers[0].fc1.weight)
