@@ -29,6 +29,7 @@ from s3prl_pruned.superb.tasks.paths import read_paths
 from s3prl_pruned.timing.shapes import read_structure
 from tests import dphubert_checkpoints
 from tests.damage import odd_bytes, odd_values
+from tests.formats import fairseq_student as students
 from tests.whisper_files import openai_checkpoint, write_huggingface
 
 WELL_FORMED = Path(__file__).parent / "compatibility" / "written_by_0_1_0"
@@ -149,6 +150,10 @@ def models(tmp_path_factory):
     for name in ("s3prl", "fairseq", "torchaudio"):
         registry.write(root / f"{name}.pt", name, hubert)
     microsoft.save_safetensors(wavlm, root / "microsoft.safetensors", dtype=torch.float16)
+    students.distil(root / "distilhubert.pt")
+    students.light(root / "lighthubert.pt", cfg={**students.TINY, "_name": "student_hubert"})
+    students.mask(root / "maskhubert.pt", inside=True)
+    students.star(root / "starhubert.pt", inside=True)
     whisper = random_encoder(tiny_whisper(ffn_dim=96), seed=1)
     torch.save(openai_checkpoint(whisper), root / "whisper.pt")
     write_huggingface(root / "huggingface_whisper", whisper)
@@ -164,9 +169,10 @@ FOLDERS = {
     "huggingface": ("config.json", "preprocessor_config.json", "model.safetensors"),
     "huggingface_whisper": ("config.json", "preprocessor_config.json", "model.safetensors"),
 }
+STUDENTS = ("distilhubert.pt", "lighthubert.pt", "maskhubert.pt", "starhubert.pt")
 FILES = (
     *("microsoft.pt", "microsoft.safetensors", "s3prl.pt", "fairseq.pt", "torchaudio.pt", "dphubert.pt"),
-    *("whisper.pt", "training.pt", "checkpoint.ckpt"),
+    *("whisper.pt", "training.pt", "checkpoint.ckpt", *STUDENTS),
 )
 ALL_FILES = [*FILES, *(f"{folder}/{file}" for folder, files in FOLDERS.items() for file in files)]
 

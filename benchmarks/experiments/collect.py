@@ -5,11 +5,12 @@ from pathlib import Path
 from statistics import mean, variance
 
 from benchmarks.experiments.experiment import ExperimentRow, Planned
-from s3prl_pruned.config import UserError, apply_overrides
+from s3prl_pruned.config import UserError, apply_overrides, from_dict
 from s3prl_pruned.formats.folder import load_encoder
 from s3prl_pruned.models.accelerate import accelerate
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.plan.suite import runs
+from s3prl_pruned.pretrain.distill.config import ModelConfig
 from s3prl_pruned.pretrain.recipes import with_overrides
 from s3prl_pruned.sparsity.counts import macs, realised_sparsity
 from s3prl_pruned.superb.results.result import RESULT_FILE, Result, read_result
@@ -83,8 +84,11 @@ def check_settings(planned: Planned, row: ExperimentRow, export: Path) -> None:
         for item in overrides:
             of_model = item.split(".")[0] in made["model"]
             change = with_overrides if of_model else apply_overrides
-            data = change(made["model" if of_model else "runner"], [])
-            if change(data, [item]) != data:
+            data = made["model" if of_model else "runner"]
+            before, after = (change(data, items) for items in ([], [item]))
+            if of_model:  # targets may be in the former spelling
+                before, after = (from_dict(ModelConfig, each, str(export)) for each in (before, after))
+            if after != before:
                 raise UserError(
                     f"{export}: was not made with {item}, which row {row.name!r} asks for. Name another folder "
                     "(--output)."

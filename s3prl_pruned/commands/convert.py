@@ -11,8 +11,8 @@ def make_parser() -> Parser:
     parser = Parser("convert", description="Convert a checkpoint between formats.")
     parser.add_argument(
         "source",
-        help="s3prl's, fairseq's, Hugging Face's, torchaudio's, Microsoft's, DPHuBERT's or DiariZen's checkpoint, or "
-        "an exported folder",
+        help="a checkpoint of any known format (s3prl, fairseq, Hugging Face, torchaudio, Microsoft, DPHuBERT, "
+        "DiariZen, DistilHuBERT, LightHuBERT, MaskHuBERT, STaRHuBERT), or an exported folder",
     )
     parser.add_argument("target", help="the file or folder to write; must not exist")
     how = parser.add_mutually_exclusive_group(required=True)
@@ -25,6 +25,12 @@ def make_parser() -> Parser:
     )
     parser.add_argument(
         "--shape", metavar="NAME", help="of a torchaudio state dict, which does not say it: hubert_base, ..."
+    )
+    parser.add_argument(
+        "--subnet",
+        metavar="NAME",
+        help="of a LightHuBERT supernet, which model to take out: small, base, whole, or widths such as 384/6/1536 "
+        "(embedding, heads, feed-forward); default: the one that the file means",
     )
     return parser
 
@@ -42,5 +48,5 @@ def main(argv: list[str] | None = None) -> None:
     if args.into:
         about = put_into_whisper(args.source, args.target, args.into)
     else:
-        about = convert(args.source, args.target, args.to, shape=args.shape)
+        about = convert(args.source, args.target, args.to, shape=args.shape, subnet=args.subnet)
     print(f"{about}: written to {args.target}")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.own_commands import Parser
 from s3prl_pruned.report.score_side_by_side import as_markdown, as_wide_text
 from s3prl_pruned.superb.results.collect import folders_of
+from s3prl_pruned.superb.results.result import read_json
 from s3prl_pruned.superb.results.s3prl_runs.found import References
 from s3prl_pruned.superb.score import mini_score
 from s3prl_pruned.superb.score.scored_models import (
@@ -47,6 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     if not (options.results or options.published):
         return
     rows, unfinished = _read(options)
+    rows, times = _with_times(rows, options)
     if options.mini_score is not None:
         _print_mini_scores(rows, options)
         return
@@ -55,7 +58,8 @@ def main(argv: list[str] | None = None) -> None:
         return
     # One folder and nothing else: the detailed table, and its files beside the results.
     (root,) = options.results if len(options.results) == 1 else [None]
-    if options.format is None and root is not None and root.is_dir() and not options.published:
+    alone = root is not None and root.is_dir() and not options.published and options.timing is None
+    if options.format is None and root is not None and alone:
         print(as_text(rows, unfinished))
         print("\nwritten:", *write_table(root, rows, unfinished))
     else:
@@ -65,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
 
         print(f"\n{intervals_text(rows, _folders(options), _references(options))}")
     if options.figure is not None:
-        _draw(options.figure, rows, quiet=options.format in ("csv", "json"))
+        _draw(options.figure, rows, times, quiet=options.format in ("csv", "json"))
 
 
 def make_parser() -> Parser:
@@ -84,7 +88,16 @@ def make_parser() -> Parser:
         "- {model: NAME, params_millions: 26.6, asr: {wer: {value: 10.6, unit: percent}}}. Of one folder alone the "
         "table is in detail, and superb_score.{json,csv} are written there",
     )
-    parser.add_argument("--published", action="store_true", help="published models beside them")
+    parser.add_argument(
+        "--published", action="store_true", help="published models beside them, with parameters, MACs and source"
+    )
+    parser.add_argument(
+        "--timing",
+        type=Path,
+        metavar="FILE",
+        help="timing.json of tools/timing.py, with 5 s among its lengths: its times and MACs stand beside the scores; "
+        "published models' are in it where it was made with --peers",
+    )
     parser.add_argument(
         "--format", choices=list(FORMATS), help="side by side, one line per upstream, to the screen only"
     )
@@ -104,7 +117,12 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--intervals", action="store_true", help="95 %% bootstrap intervals of every metric, below the table"
     )
-    parser.add_argument("--figure", type=Path, metavar="PNG", help="draw the score against the number of parameters")
+    parser.add_argument(
+        "--figure",
+        type=Path,
+        metavar="PNG",
+        help="draw the score against parameters, MACs and (--timing) time, with the Pareto front of each",
+    )
     parser.add_argument(
         "--quesst14",
         type=Path,
@@ -173,9 +191,24 @@ def _print_mini_scores(rows: list[ScoredModel], options: argparse.Namespace) -> 
     print(json.dumps(mini_score.as_data(*found), indent=2, allow_nan=False) if as_json else mini_score.as_text(*found))
 
 
-def _draw(path: Path, rows: list[ScoredModel], *, quiet: bool) -> None:
+def _with_times(rows: list[ScoredModel], options: argparse.Namespace) -> tuple[list[ScoredModel], str | None]:
+    """The rows with what a timing document says of them, and what its times are of."""
+    if options.timing is None:
+        return rows, None
+    from s3prl_pruned.report import score_times, timing
+
+    path = str(options.timing)
+    data = timing.check_document(read_json(options.timing), path)
+    with timing.FILES.damage_named(path):
+        rows, notes = score_times.with_times(rows, data, path)
+        for note in notes:
+            print(note, file=sys.stderr)
+        return rows, score_times.measured_on(data)
+
+
+def _draw(path: Path, rows: list[ScoredModel], times: str | None, *, quiet: bool) -> None:
     from s3prl_pruned.report.score_figure import left_out, write_figure
 
-    write_figure(path, rows)
+    write_figure(path, rows, times=times)
     if not quiet:
-        print(f"\ndrawn: {path}", *(f"not in it: {reason}" for reason in left_out(rows)), sep="\n")
+        print(f"\ndrawn: {path}", *(f"not in every panel: {reason}" for reason in left_out(rows)), sep="\n")

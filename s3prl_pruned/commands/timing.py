@@ -4,6 +4,7 @@ r"""Time models beside each other: ours, s3prl's, transformers', torchaudio's, o
         --random --lengths 1,5,15 --threads 1 --dtype fp32
     python tools/timing.py --baseline s3prl:wavlm_base --models ours:conc --random --mixed 4-10 --utterances 8
     python tools/timing.py --baseline s3prl:wavlm_base --models result/pretrain/wavlm_pruned_distill/seed1/export
+    python tools/timing.py --peers --lengths 1,5 --threads 1
     python tools/timing.py --paper-table2 --corpus /data/LibriSpeech/dev-clean
     python tools/timing.py --chunks --models ours:dense,ours:conc,ours:conc+ort --threads 1 --device cpu
     python tools/timing.py --table downstream_runs/timing_cpu.json
@@ -29,8 +30,7 @@ from s3prl_pruned.own_commands import Parser
 if TYPE_CHECKING:
     from s3prl_pruned.timing.benchmark import Options
 
-_PAPERS_BASELINE = "s3prl:wavlm_base"
-_PAPERS_MODELS = ("ours:dense", "ours:even", "ours:conc")
+_PAPERS_BASELINE, _PAPERS_MODELS = "s3prl:wavlm_base", ("ours:dense", "ours:even", "ours:conc")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -46,10 +46,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.table:
         data = report.check_document(read_json(args.table), str(args.table))
         with report.FILES.damage_named(str(args.table)):
-            if args.output:
-                print("\n".join(str(path) for path in report.write(data, args.output)))
-            else:
-                print(_table(data, paper=args.paper_table2), end="")
+            table = _table(data, paper=args.paper_table2)
+            print(*(report.write(data, args.output, table) if args.output else [table.rstrip("\n")]), sep="\n")
         return
     if args.latency_table:
         _write_latency_table(args)
@@ -57,24 +55,30 @@ def main(argv: list[str] | None = None) -> None:
     if args.chunks is not None:
         _measure_chunks(args)
         return
-    from s3prl_pruned.timing import benchmark
+    from s3prl_pruned.timing import benchmark, peers
 
     if args.output:
         report.refuse_existing(args.output)
     warnings.filterwarnings("ignore", module=r"(s3prl|torch|torchaudio|transformers)\b")  # their own deprecations
-    data = benchmark.run(_options(args), progress=lambda text: print(text, file=sys.stderr, flush=True))
-    print(_table(data, paper=True) if args.paper_table2 else report.screen(data))
+    options = _options(args)
+    data = benchmark.run(options, progress=lambda text: print(text, file=sys.stderr, flush=True))
+    if args.peers:
+        data["not_timed"] = [{"name": name, "reason": reason} for name, reason in peers.NOT_TIMED.items()]
+    table = _table(data, paper=args.paper_table2)
+    print(table if args.paper_table2 or args.peers else report.screen(data))
     if args.output:
-        print("\nwritten: " + ", ".join(str(path) for path in report.write(data, args.output)))
+        print("\nwritten: " + ", ".join(map(str, report.write(data, args.output, table))))
     print(json.dumps(data, allow_nan=False))
     if data["lost"]:
         sys.exit(1)
 
 
 def _table(data: dict, *, paper: bool) -> str:
-    from s3prl_pruned.report import timing, timing_paper
+    from s3prl_pruned.report import timing, timing_paper, timing_peers
 
-    return timing_paper.paper_table(data) if paper else timing.markdown(data)
+    if paper:
+        return timing_paper.paper_table(data)
+    return timing_peers.peers_table(data) if "not_timed" in data else timing.markdown(data)
 
 
 def make_parser() -> Parser:
@@ -111,11 +115,18 @@ def make_parser() -> Parser:
         const="",
         help="also a corpus (as run_pretrain.py's; without PATH the embedded speech)",
     )
-    add(
+    tables = parser.add_mutually_exclusive_group()
+    tables.add_argument(
         "--paper-table2",
         action="store_true",
         help="the paper's Table 2 for this device: the dense model (--baseline), even and conc, random weights, 5 runs "
         "over dev-clean (--corpus; without it the embedded speech), with the paper's numbers beside them",
+    )
+    tables.add_argument(
+        "--peers",
+        action="store_true",
+        help="published compressed encoders side by side, and beside --models: their structures with random weights, "
+        "all in our encoder. Without --lengths, --mixed and --corpus 1 s and 5 s of audio",
     )
     add(
         "--chunks",
@@ -184,6 +195,7 @@ def make_parser() -> Parser:
 def _options(args: argparse.Namespace) -> "Options":
     import torch
 
+    from s3prl_pruned.timing import peers
     from s3prl_pruned.timing.benchmark import Options
     from s3prl_pruned.timing.inputs import parse_lengths, parse_range
 
@@ -193,6 +205,11 @@ def _options(args: argparse.Namespace) -> "Options":
             raise UserError("the paper's Table 2 is of a corpus. Leave --lengths and --mixed out.")
         args.baseline, args.random, args.repeats = args.baseline or _PAPERS_BASELINE, True, args.repeats or 5
         models = [*_PAPERS_MODELS, *models]
+    if args.peers:
+        args.baseline, args.random = args.baseline or peers.BASELINE, True
+        models = [*peers.MODELS, *models]
+        if not (args.lengths or args.mixed or args.corpus is not None):
+            args.lengths = peers.LENGTHS
     if not (models or args.baseline):
         raise UserError("no model is named. Give --models, such as ours:dense,ours:conc, and perhaps --baseline.")
     return Options(

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from s3prl_pruned.export.inert import without_inert
+from s3prl_pruned.export.multiples import in_multiples, without_bare_biases
 from s3prl_pruned.gates.attach import GateSet
 from s3prl_pruned.gates.hard_concrete import keep_probability, rounded_masks, soft_value
+from s3prl_pruned.gates.multiples import WHOLE_HEADS
 from s3prl_pruned.gates.self_pinching import SelfPinchingGates
 from s3prl_pruned.models.compact import compact, surviving_spec
 from s3prl_pruned.models.encoder import SpeechEncoder
@@ -42,6 +45,8 @@ class FinalMasks:
     """Constant added to the dimension gates' log_alpha to meet the target; 0 when none was needed."""
     cnn_shift: float = 0.0
     """Likewise of the channels' gates, where the CNN has a target of its own; else `shift`."""
+    ffn_shift: float = 0.0
+    """Added to the FFN dimensions' beside `shift`, where whole heads or multiples are too coarse for the target."""
     matrices: dict[str, Tensor] = field(default_factory=dict)
     """0/1 masks of single weights, by the parameter's name; they stay where they are, as zeros (`zero_weights`)."""
 
@@ -73,6 +78,9 @@ def final_masks(
     set, one common constant is added to the dimension gates, found by bisection with the scalar masks fixed. Where the
     CNN has a target of its own, its gates are shifted to that first, by a constant of their own.
 
+    Where units stay in multiples, `in_multiples` says how many; where these or whole heads leave the target missed
+    still, another constant is added to the FFN dimensions alone.
+
     Args:
         gates: attached to `encoder`'s structure.
         encoder: the student; its weights are not used.
@@ -81,22 +89,24 @@ def final_masks(
     """
     measure, cnn = measure_of(config, encoder.config, table), cnn_measure_of(config, encoder.config, table)
 
-    def structure(shift: float, cnn_shift: float) -> tuple[Masks, CompactSpec]:
-        masks = without_inert(_deterministic(gates, shift, cnn_shift), gates.spec, config.smallest_scale)
+    def structure(shifts: _Shifts) -> tuple[Masks, CompactSpec]:
+        masks = _deterministic(gates, shifts, smallest=config.smallest_scale)
         return masks, surviving_spec(encoder.spec, masks, shape=encoder.config)
 
     def matched(share_at: Callable[[float], float], goal: float) -> float:
         near = not config.match_target or abs(share_at(0.0) - goal) <= config.tolerance
         return 0.0 if near else _shift_to(goal, share_at)
 
-    cnn_shift = matched(lambda shift: cnn.of(structure(0.0, shift)[1]), config.cnn_goal) if cnn else 0.0
+    cnn_shift = matched(lambda shift: cnn.of(structure(_Shifts(channels=shift))[1]), config.cnn_goal) if cnn else None
 
-    def whole(shift: float) -> tuple[Masks, CompactSpec]:
-        return structure(shift, cnn_shift if cnn else shift)
+    def share(shift: float, ffn: float = 0.0) -> float:
+        return measure.of(structure(_Shifts.of(shift, cnn_shift, ffn))[1])
 
-    shift = matched(lambda shift: measure.of(whole(shift)[1]), config.goal)
-    masks, spec = whole(shift)
-    bare = structure(0.0, 0.0)[1] if shift or cnn_shift else spec
+    shift, ffn_shift = matched(share, config.goal), 0.0
+    if gates.config.dims_multiple is not None and config.match_target:
+        shift, ffn_shift = _finely(config.goal, share, shift, tolerance=config.tolerance)
+    masks, spec = structure(_Shifts.of(shift, cnn_shift, ffn_shift))
+    bare = structure(_Shifts())[1] if shift or cnn_shift or ffn_shift else spec
     return FinalMasks(
         masks=masks,
         spec=spec,
@@ -104,17 +114,66 @@ def final_masks(
         rounded_sparsity=realised_sparsity(encoder.config, bare),
         reached=measure.of(spec),
         shift=shift,
-        cnn_shift=cnn_shift if cnn else shift,
+        cnn_shift=shift if cnn_shift is None else cnn_shift,
+        ffn_shift=ffn_shift,
     )
 
 
-def _shift_to(goal: float, share_at: Callable[[float], float]) -> float:
-    """The shift whose share comes nearest to `goal`, by bisection: the less goes, the higher the shift."""
+@dataclass(frozen=True, kw_only=True)
+class _Shifts:
+    """What is added to the gates' log_alpha before units are counted."""
+
+    dims: float = 0.0
+    channels: float = 0.0
+    ffn: float = 0.0
+    """Of the FFN dimensions, beside `dims`."""
+
+    @classmethod
+    def of(cls, dims: float, channels: float | None, ffn: float) -> "_Shifts":
+        """With the channels' own where they have a target of their own."""
+        return cls(dims=dims, channels=dims if channels is None else channels, ffn=ffn)
+
+    def of_slot(self, name: str) -> float:
+        """Of a slot of this name."""
+        return {"z_conv": self.channels, "z_int": self.dims + self.ffn}.get(name, self.dims)
+
+
+def _sides(goal: float, share_at: Callable[[float], float]) -> tuple[float, float]:
+    """Two shifts as near as may be, found by bisection: the less goes, the higher the shift. `goal` lies between."""
     low, high = -_SHIFT_LIMIT, _SHIFT_LIMIT
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if share_at(middle) > goal else (low, middle)
-    return min((low, high), key=lambda shift: abs(share_at(shift) - goal))
+    return low, high
+
+
+def _shift_to(goal: float, share_at: Callable[[float], float]) -> float:
+    """The shift whose share comes nearest to `goal`."""
+    return min(_sides(goal, share_at), key=lambda shift: abs(share_at(shift) - goal))
+
+
+def _finely(
+    goal: float, share: Callable[[float, float], float], shift: float, *, tolerance: float
+) -> tuple[float, float]:
+    """The shift of all dimension gates and that of the FFN's beside it, where the first alone leaves the target missed.
+
+    A head that goes is much at once: the FFN's dimensions give what is between, on either side of it.
+
+    Args:
+        goal: the share that is to go.
+        share: what goes with both.
+        shift: the first alone.
+        tolerance: how far off `goal` a share may be.
+    """
+
+    def miss(both: tuple[float, float]) -> float:
+        return abs(share(*both) - goal)
+
+    found = [(shift, 0.0)]
+    if miss(found[0]) > tolerance:
+        sides = sorted(_sides(goal, lambda side: share(side, 0.0)), key=lambda side: miss((side, 0.0)))
+        found += [(side, _shift_to(goal, partial(share, side))) for side in sides]
+    return next((both for both in found if miss(both) <= tolerance), min(found, key=miss))
 
 
 @torch.no_grad()
@@ -141,16 +200,19 @@ def zero_weights(encoder: SpeechEncoder, matrices: dict[str, Tensor]) -> None:
         encoder.get_parameter(name).mul_(z)
 
 
-def _deterministic(gates: GateSet, shift: float, cnn_shift: float) -> Masks:
+def _deterministic(gates: GateSet, shifts: _Shifts, *, smallest: float) -> Masks:
     masks = {}
+    multiple = gates.config.unit_multiple
     # on the CPU, where counting and sorting slot by slot waits for no device
     for (layer, name), log_alpha in gates.table.split(gates.log_alpha.detach().cpu()).items():
         if name in ("z_mha", "z_ffn"):
             masks[layer, name] = torch.where(keep_probability(log_alpha) > 0.5, soft_value(log_alpha), 0.0)
-        else:
-            conv = name == "z_conv"
-            masks[layer, name] = rounded_masks(log_alpha, cnn_shift if conv else shift, at_least=int(conv))
-    return Masks.of(masks)
+        elif multiple is None or name == "z_head":
+            masks[layer, name] = rounded_masks(log_alpha, shifts.of_slot(name), at_least=int(name == "z_conv"))
+    if multiple is not None:
+        return in_multiples(gates, Masks.of(masks), shifts.of_slot, smallest=smallest)
+    computing = without_inert(Masks.of(masks), gates.spec, smallest)
+    return without_bare_biases(computing) if gates.config.dims_multiple == WHOLE_HEADS else computing
 
 
 @torch.no_grad()

@@ -203,7 +203,7 @@ class LoadedEncoder(nn.Module):
             "family": encoder.config.family,
             "license": self.provenance.get("license"),
             "states": self.num_states,
-            "dim": encoder.config.embed_dim,
+            "dim": self.rule.state_dim(encoder.config.embed_dim),
             "parameters": encoder.num_parameters(),
             "macs_5s": sum(macs(encoder.config, encoder.spec, samples).values()),
             "dense_macs_5s": sum(macs(encoder.config, dense, samples).values()),

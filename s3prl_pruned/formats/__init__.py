@@ -12,6 +12,10 @@ WRITES: dict[str, str | None] = {
     "dphubert": "pruned",
     "diarizen": "pruned",
     "onnx": "pruned",
+    "distilhubert": None,
+    "lighthubert": None,
+    "maskhubert": None,
+    "starhubert": None,
 }
 """The formats, in the order in which they are asked, each with the encoders that it writes.
 

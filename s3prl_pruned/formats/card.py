@@ -120,6 +120,10 @@ def _states(encoder: SpeechEncoder) -> list[str]:
     first = {"input": "the first layer's input", "projection": "the projection's output", "none": ""}[rule.first]
     last = "" if rule.final_norm or not encoder.config.norm_first else ", the last one without the final LayerNorm"
     outputs = f"the outputs of its {encoder.config.num_layers} layers{last}"
+    if rule.heads is not None and rule.heads.kind == "maps":
+        outputs += f", each through a linear map to {rule.heads.dim} dimensions"
+    elif rule.heads is not None:
+        outputs += f" and {rule.heads.number} predictions made of the last one"
     return [f"Hidden states: {f'{first} and ' if first else ''}{outputs}, as its authors' program gives them."]
 
 

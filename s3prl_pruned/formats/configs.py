@@ -25,7 +25,7 @@ def family_fields(family: str) -> dict[str, Any]:
 def peculiarities(config: EncoderConfig) -> list[str]:
     """The fields by which an encoder differs from all public dense models, so that only formats of ours can say it."""
     plain = EncoderConfig()
-    names = ("channel_scale", "projection_norm", "states", "front_end", "positions", "key_bias")
+    names = ("channel_scale", "projection_norm", "equal_projection", "states", "front_end", "positions", "key_bias")
     return [name for name in names if getattr(config, name) != getattr(plain, name)]
 
 

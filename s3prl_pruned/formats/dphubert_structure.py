@@ -19,6 +19,7 @@ from s3prl_pruned.config import UserError, from_dict
 from s3prl_pruned.formats.format import CONFIG, Source
 from s3prl_pruned.formats.keys import NEW_WEIGHT_NORM, OLD_WEIGHT_NORM
 from s3prl_pruned.models import families
+from s3prl_pruned.models.peers import DIARIZEN_HEADS
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, HeadSpec, LayerSpec, StateRule
 
 CONFIGURATION, RECIPE = "pruned_config.json", "config.toml"
@@ -38,16 +39,7 @@ _OF_DIARIZEN = {"use_layerwise_prune", "limit_l", "limit_r", "temperature"}
 _INSIDE = ("wavlm_model.", "frontend.upstream.")
 """Before the names of an encoder inside a diarizer of DiariZen's, or a detector of wedefense's."""
 
-_S80_BASE = [
-    *([1, 6], [5, 7, 8], [0, 3, 9], [0, 1, 4, 8, 11], [6, 8], [0], [7, 8, 10, 11], [0, 1, 4, 8], [], [], [4, 7], [5]),
-]
-_S80_LARGE = [
-    *([1, 2, 4, 5, 6], [9, 10, 14], [0, 1, 2, 4, 5, 7], [1, 4, 7, 12, 13, 14], [0, 2, 3, 4, 13], [1, 7, 13, 14, 15]),
-    *([11, 13, 15], [2, 3, 4, 8, 15], [2, 5, 6, 15], [], [0, 1], [1, 3, 5, 12], [], [4, 7, 11], [6, 9], [11], [], []),
-    *([14], [5, 15], [0, 2, 8, 11, 13, 15], [0, 1, 3, 4, 5, 6, 7, 10, 13], [0, 1, 3, 6, 7, 9, 10, 11, 12, 14]),
-    [1, 2, 3, 4, 7, 13, 14, 15],
-]
-HEADS = {"wavlm_base_s80_md": _S80_BASE, "wavlm_large_s80_md": _S80_LARGE}
+HEADS = {name: [list(heads) for heads in layers] for name, layers in DIARIZEN_HEADS.items()}
 """Surviving heads by layer of the encoders that DiariZen publishes inside of diarizers (its `wavlm_config.py`)."""
 
 

@@ -68,6 +68,8 @@ _FIELDS = {
     "conv_pos_groups": "pos_conv_groups",
 }
 _FIXED = {"activation_fn": "gelu", "layer_type": "transformer", "quantize_input": False, "crop_seq_to_multiple": 1}
+SUPERNETS = ("hubert_pruner", "student_hubert")
+"""LightHuBERT's models, which `lighthubert.py` reads."""
 EXTRACTOR_MODES = {"default": "group_norm", "layer_norm": "layer_norm"}
 """Its name -> ours."""
 
@@ -85,9 +87,18 @@ def is_microsofts(cfg: Any) -> bool:
     return isinstance(cfg, dict) and "encoder_layers" in cfg and "arch" not in cfg
 
 
+def model_name(source: Source) -> Any:
+    """What a checkpoint's configuration calls its model; None where it says nothing."""
+    cfg = declared(source)
+    model = cfg.get("model") if isinstance(cfg, dict) else None
+    return model.get("_name") if isinstance(model, dict) else None
+
+
 def _recognise(source: Source) -> bool:
     content = source.content
-    return "model" in content and ("cfg" in content or "args" in content) and not is_microsofts(declared(source))
+    if "model" not in content or not ("cfg" in content or "args" in content):
+        return False
+    return not is_microsofts(declared(source)) and model_name(source) not in SUPERNETS
 
 
 def _read(source: Source, options: ReadOptions) -> LoadedModel:

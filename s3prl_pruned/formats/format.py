@@ -159,6 +159,8 @@ class ReadOptions:
     """For a format that says of a pruned encoder what is left, and not of what: tried before the public shapes."""
     int8: bool = False
     """Whether an int8 encoder will do, which serves inference only."""
+    subnet: str | None = None
+    """Which model of a supernet is meant, for a format that holds those; None for the one that the file means."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,8 @@ class Format:
     """Whether it can hold a pruned encoder."""
     holds_int8: bool = False
     """Whether it can hold an int8 encoder."""
+    holds_supernets: bool = False
+    """Whether it can hold a supernet, of which a subnet is read."""
 
 
 def dense_model(

@@ -40,6 +40,7 @@ _SOURCES = (
     "models/windows.py",
     "models/log_mel.py",
     "models/attention.py",
+    "models/state_heads.py",
     "models/encoder.py",
     "models/accelerate/paths.py",
     "models/accelerate/cnn.py",

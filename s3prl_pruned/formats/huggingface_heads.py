@@ -25,7 +25,9 @@ class PrunedSpeechWithHead(PrunedSpeechPreTrainedModel):
         super().__init__(config)
         self.speech_encoder = PrunedSpeechModel(config)
         self.num_labels: Any = config.num_labels
+        self.width: int = config.hidden_size  # of what the head reads
         if config.use_weighted_layer_sum:
+            self.width = self.speech_encoder.encoder.config.state_dim
             states = self.speech_encoder.encoder.config.num_states
             self.layer_weights = nn.Parameter(torch.full((states,), 1 / states))
         self.make_head(config)
@@ -98,7 +100,7 @@ class PrunedSpeechForCTC(PrunedSpeechWithHead):
     def make_head(self, config: Any) -> None:
         """Dropout and a linear map."""
         self.dropout = nn.Dropout(config.final_dropout)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.lm_head = nn.Linear(self.width, config.vocab_size)
 
     def classify(self, states: Tensor, attention_mask: Tensor | None, labels: Tensor | None) -> Output:
         """Connectionist temporal classification (Graves et al. 2006); the blank is `pad_token_id`."""
@@ -128,7 +130,7 @@ class PrunedSpeechForSequenceClassification(PrunedSpeechWithHead):
 
     def make_head(self, config: Any) -> None:
         """Projection, mean, linear map."""
-        self.projector = nn.Linear(config.hidden_size, config.classifier_proj_size)
+        self.projector = nn.Linear(self.width, config.classifier_proj_size)
         self.classifier = nn.Linear(config.classifier_proj_size, config.num_labels)
 
     def classify(self, states: Tensor, attention_mask: Tensor | None, labels: Tensor | None) -> Output:
@@ -149,7 +151,7 @@ class PrunedSpeechForAudioFrameClassification(PrunedSpeechWithHead):
 
     def make_head(self, config: Any) -> None:
         """A linear map."""
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(self.width, config.num_labels)
 
     def classify(self, states: Tensor, attention_mask: Tensor | None, labels: Tensor | None) -> Output:
         """Cross entropy of each frame."""
@@ -165,7 +167,7 @@ class PrunedSpeechForXVector(PrunedSpeechWithHead):
 
     def make_head(self, config: Any) -> None:
         """X-vectors (Snyder et al. 2018): layers over frames, their mean and deviation, two linear maps."""
-        self.projector = nn.Linear(config.hidden_size, config.tdnn_dim[0])
+        self.projector = nn.Linear(self.width, config.tdnn_dim[0])
         before = (config.tdnn_dim[0], *config.tdnn_dim[:-1])
         self.tdnn = nn.ModuleList(
             map(TimeDelayLayer, before, config.tdnn_dim, config.tdnn_kernel, config.tdnn_dilation)

@@ -22,6 +22,7 @@ from s3prl_pruned.models.cnn import FeatureProjection
 from s3prl_pruned.models.components import WeightNorm, WeightNormConv1d, normalize_utterances
 from s3prl_pruned.models.encoder import EncoderLayer, SpeechEncoder, freeze_idle
 from s3prl_pruned.models.log_mel import LogMel
+from s3prl_pruned.models.state_heads import Predictions
 
 try:
     from transformers.modeling_layers import GradientCheckpointingLayer
@@ -67,7 +68,7 @@ class PrunedSpeechPreTrainedModel(PreTrainedModel):
 
         As a new `SpeechEncoder` has them; linear maps and embeddings by the configuration's `initializer_range`.
         """
-        if isinstance(module, (Indices, WeightNorm, PositionGate, FeatureProjection, LogMel)):
+        if isinstance(module, (Indices, WeightNorm, PositionGate, FeatureProjection, LogMel, Predictions)):
             module.reset()
         elif isinstance(module, WeightNormConv1d):
             assert module.bias is not None
@@ -129,7 +130,8 @@ class PrunedSpeechModel(PrunedSpeechPreTrainedModel):
 
     def freeze_idle(self) -> None:
         """Let no parameter ask for a gradient that none can reach; SpecAugment's embedding has one where it is used."""
-        freeze_idle(self.encoder)
+        weighted = self.config.use_weighted_layer_sum
+        freeze_idle(self.encoder, self.encoder.config.states if weighted else None)
         masks = self.config.apply_spec_augment and self.config.mask_time_prob > 0
         self.encoder.mask_embedding.requires_grad_(masks)
 

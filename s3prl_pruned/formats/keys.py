@@ -81,6 +81,7 @@ class KeyTable:
                         rest = dict(zip(NEW_WEIGHT_NORM, self.weight_norm, strict=True))
                         end = key[len(prefix) :]
                         table[self.spell(theirs.format(**index), config) + rest.get(end, end)] = key
+        left_out |= {key for key in ours if key.startswith("state_heads.")} - set(table.values())
         if nameless := left_out - {"mask_embedding"}:  # pre-training alone uses that one
             raise UserError(
                 f"the {self.name} format has no name for {min(nameless)!r}: it cannot hold this {config.family} "

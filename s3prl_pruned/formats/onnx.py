@@ -38,6 +38,7 @@ _FIRST_STATE = {
     "projection": "hidden_state_0 is the projection's output, the others are the layers'",
     "none": "hidden_state_0 is the first layer's output, the others are the other layers'",
 }
+_OF_HEADS = {"maps": ", each mapped to another width", "predictions": ", and behind them predictions of its teacher's"}
 _PROBES = ((1, 2), (1.5, 1), (0.5, 3))
 """`scale` and `batch` of `probe`; the first is exported at."""
 
@@ -300,7 +301,8 @@ def _describe(model: Any, encoder: SpeechEncoder, provenance: Mapping[str, Any])
     model.graph.name = f"{config.family} encoder"
     model.doc_string = (
         f"A {config.family} speech encoder. waveform: (batch, samples) float32, 16 kHz, as recorded, zero-padded at "
-        f"its end; lengths: samples of each utterance; {_FIRST_STATE[config.states.first]}."
+        f"its end; lengths: samples of each utterance; {_FIRST_STATE[config.states.first]}"
+        f"{_OF_HEADS[config.states.heads.kind] if config.states.heads else ''}."
     )
     facts = {
         "family": config.family,

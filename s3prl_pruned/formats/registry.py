@@ -25,6 +25,7 @@ def read(
     shape: EncoderConfig | None = None,
     dense: EncoderConfig | None = None,
     int8: bool = False,
+    subnet: str | None = None,
     also: Sequence[Format] = (),
 ) -> LoadedModel:
     """Read an encoder from a file or folder of any known format. Nothing of the file is run.
@@ -34,6 +35,7 @@ def read(
         shape: for a format that does not say it (torchaudio's); of other files, what is expected.
         dense: `ReadOptions.dense`.
         int8: whether an int8 encoder will do, which serves inference only.
+        subnet: of a supernet (`lighthubert`), which of its models is meant.
         also: formats that are looked for before those of the list.
 
     Raises:
@@ -46,7 +48,9 @@ def read(
         raise UserError(f"{source.path}: is in no known format; it holds {source.holds()}. Readable are: {readable}.")
     if found.read is None:
         raise UserError(f"{source.path}: is {found.about}, which is only written. Readable are: {readable}.")
-    loaded = found.read(source, ReadOptions(shape=shape, dense=dense, int8=int8))
+    if subnet is not None and not found.holds_supernets:
+        raise UserError(f"{source.path}: is {found.about}, which has no subnets. Leave `subnet` out.")
+    loaded = found.read(source, ReadOptions(shape=shape, dense=dense, int8=int8, subnet=subnet))
     if shape is not None:
         _check_expected(loaded.encoder.config, shape, source.path)
     return loaded

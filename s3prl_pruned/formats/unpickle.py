@@ -35,6 +35,7 @@ _REAL = {
 _SHELLS = (
     *("argparse", "omegaconf", "fairseq", "examples", "typing", "enum", "numpy", "_codecs", "pathlib", "datetime"),
     *("lightning", "pytorch_lightning", "lightning_fabric"),  # hyper-parameters
+    "optimizers",  # s3prl's former name of its schedules, which its runner saved with the model
 )
 # Types that omegaconf's metadata names; `long` and `unicode` are older pickles' names of two of them.
 _SHELL_BUILTINS = (
@@ -98,6 +99,20 @@ class _Unpickler(pickle.Unpickler):
         raise _Foreign(f"{module}.{name}")
 
 
+_MODULES = b"torch.nn.modules"
+_BEGINNING = 4 << 20  # bytes that are looked through
+
+
+def _holds_modules(path: Path, *, is_zip: bool) -> bool:
+    """Whether a pickle names modules of torch, looked for in its bytes."""
+    if not is_zip:
+        with open(path, "rb") as file:
+            return _MODULES in file.read(_BEGINNING)
+    with zipfile.ZipFile(path) as archive:
+        pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+        return any(_MODULES in archive.open(name).read(_BEGINNING) for name in pickles)
+
+
 class _Foreign(Exception):
     """A class that no checkpoint of a speech encoder needs."""
 
@@ -114,6 +129,7 @@ def read_torch_file(path: str | Path) -> dict:
     """
     path = Path(path)
     check_readable(path)
+    is_zip = False
     module = SimpleNamespace(
         Unpickler=_Unpickler, load=lambda file, **kw: _Unpickler(file, **kw).load(), __name__="restricted"
     )
@@ -124,6 +140,13 @@ def read_torch_file(path: str | Path) -> dict:
         # Safe although weights_only is off: every class goes through _Unpickler.find_class.
         state = torch.load(path, map_location="cpu", pickle_module=module, weights_only=False, mmap=is_zip)
     except _Foreign as error:
+        if _holds_modules(path, is_zip=is_zip):
+            raise UserError(
+                f"{path}: is a whole model, pickled as an object of the program that made it (it asks for {error}), as "
+                "Torch-Pruning's users save theirs. To read it is to run that program, so it is refused, and nothing "
+                "of it was run. Ask its authors for the state dict and the shape, or for a folder that Hugging Face's "
+                "save_pretrained wrote."
+            ) from error
         raise UserError(
             f"{path}: asks for {error}, which no checkpoint of a speech encoder needs. Nothing of the file was run. "
             "Do not trust it; if it is your own, save its state dict and configuration alone."

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.gates.hard_concrete import HardConcrete
+from s3prl_pruned.gates.multiples import GROUPED_KINDS, WHOLE_HEADS, refuse_multiple
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.masks import KINDS, Masks, Slot, SlotTable, masks_of_layer
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, LayerSpec
@@ -62,6 +63,16 @@ class GateConfig:
     0.99: a closed gate then still counts P(z > 0) = 0.047, and many of them together a part of the model that no unit
     fills. At 7 it is 0.0045 (LOG.md compares them)."""
 
+    dims_multiple: Literal[2, 4, 8, 16, 32, "head"] | None = None
+    """What the run's export is to be made of, for GPUs and other formats (LOG.md says what it costs). A number: of each
+    head's query/key and value/output dimensions, of each feed-forward's and, with the kind `conv`, of each layer of
+    the CNN so many stay that they are a multiple of it. The masks are learned as without; where they become those of
+    the export, and the weights settle under them (`sparsity.settle_fraction`), the counts are rounded
+    (`export/multiples.py`). `head`: heads stay whole or go, by one mask of the kind `head` in place of those of their
+    dimensions, while the FFN's are free, and a sublayer without any goes with its output bias: DPHuBERT's and
+    DiariZen's formats hold nothing else. (Nor can they hold a WavLM whose first layer has no attention.) null: any
+    counts."""
+
     def validate(self) -> None:
         """Raise UserError for unknown kinds, and for starts that no gate can have."""
         unknown = [kind for kind in self.kinds if kind not in KINDS]
@@ -73,6 +84,33 @@ class GateConfig:
         for name, start in {"initial_log_alpha": self.initial_log_alpha, **starts}.items():
             if abs(start) > self.max_log_alpha:
                 raise UserError(f"`{name}` must be within +-`max_log_alpha` ({self.max_log_alpha}), but is {start}.")
+        held = GROUPED_KINDS if self.unit_multiple else ("qk", "vo", "head")
+        if self.dims_multiple is not None and not set(held) & set(self.kinds):
+            raise UserError(
+                f"`dims_multiple` is {self.dims_multiple}, but `kinds` is {list(self.kinds)}, which leaves that as it "
+                f"is. Add one of {list(held)}, or leave `dims_multiple` out."
+            )
+
+    @property
+    def unit_multiple(self) -> int | None:
+        """`dims_multiple` where it is a number."""
+        return self.dims_multiple if isinstance(self.dims_multiple, int) else None
+
+    @property
+    def learned_kinds(self) -> tuple[str, ...]:
+        """`kinds`; where heads stay whole, with `head` in place of their dimensions'."""
+        if self.dims_multiple != WHOLE_HEADS:
+            return self.kinds
+        return tuple(dict.fromkeys("head" if kind in ("qk", "vo") else kind for kind in self.kinds))
+
+    def check_multiple(self, spec: CompactSpec, shape: EncoderConfig) -> None:
+        """Raise UserError where an encoder cannot end in `dims_multiple`.
+
+        Args:
+            spec: what the encoder has left.
+            shape: its dense shape.
+        """
+        refuse_multiple(self.dims_multiple, self.learned_kinds, spec, shape)
 
     def start_of(self, kind: str) -> float:
         """Initial log_alpha of a kind."""
@@ -104,8 +142,8 @@ class GateSet(nn.Module):
 
     def __init__(self, spec: CompactSpec, config: GateConfig, shape: EncoderConfig | None = None):
         super().__init__()
-        self.spec, self.config = spec, config
-        self.table = SlotTable.of(spec, config.kinds, shape)
+        self.spec, self.config, self.shape = spec, config, shape
+        self.table = SlotTable.of(spec, config.learned_kinds, shape)
         starts = [torch.full((n,), config.start_of(name[2:])) for (_, name), n in self.table.sizes.items()]
         self.log_alpha = nn.Parameter(torch.cat(starts) if starts else torch.zeros(0))
 

@@ -10,7 +10,7 @@ Everything here computes in fp32, under autocast too.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from s3prl_pruned import distributed
 from s3prl_pruned.config import UserError
 from s3prl_pruned.gates.attach import MaskDraw, averages
+from s3prl_pruned.gates.multiples import ranks, refuse_multiple, rounded_to
 from s3prl_pruned.models.encoder import EncoderLayer, SpeechEncoder
 from s3prl_pruned.models.masks import Masks, Slot
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, LayerSpec, Ranks
@@ -56,6 +57,10 @@ class SelfPinchingConfig:
     final_temperature: float = 0.01
     """tau at the last step."""
 
+    dims_multiple: Literal[2, 4, 8, 16, 32] | None = None
+    """In every step so many dimensions of an FFN are masked that a multiple of it stays, for GPUs: the nearest to how
+    many are above the threshold, those with the largest scores. Heads are whole in any case. null: any number."""
+
     def validate(self) -> None:
         """Raise UserError for kinds that do not go together, and for temperatures that do not fall."""
         allowed = UNSTRUCTURED if set(self.kinds) & set(UNSTRUCTURED) else STRUCTURED
@@ -64,11 +69,24 @@ class SelfPinchingConfig:
                 f"`kinds` must be distinct, out of {list(STRUCTURED)} or out of {list(UNSTRUCTURED)} (not of both), "
                 f"but is {list(self.kinds)}."
             )
+        if self.dims_multiple is not None and "int" not in self.kinds:
+            raise UserError(
+                f"`dims_multiple` is of FFN dimensions (`int`), but `kinds` is {list(self.kinds)}. Leave it out."
+            )
         if not 0 < self.final_temperature <= self.initial_temperature:
             raise UserError(
                 "`final_temperature` must be above 0 and at most `initial_temperature`, but they are "
                 f"{self.final_temperature} and {self.initial_temperature}."
             )
+
+    def check_multiple(self, spec: CompactSpec, shape: EncoderConfig) -> None:
+        """Raise UserError where an encoder cannot end in `dims_multiple`.
+
+        Args:
+            spec: what the encoder has left.
+            shape: its dense shape.
+        """
+        refuse_multiple(self.dims_multiple, self.kinds, spec, shape)
 
     def closed(self, spec: CompactSpec, shape: EncoderConfig) -> "PinchedUnits":
         """Every unit of the kinds gone: the most that the gates can take away.
@@ -98,7 +116,9 @@ def unit_scores(squared_norms: Tensor) -> Tensor:
     return (s - low) / (high - low + _RANGE_FLOOR) + LOWEST_SCORE
 
 
-def pinch(scores: Tensor, threshold: Tensor, temperature: float, *, structured: bool) -> Tensor:
+def pinch(
+    scores: Tensor, threshold: Tensor, temperature: float, *, structured: bool, multiple: int | None = None
+) -> Tensor:
     """Masks of units, 0 or 1, (N,) fp32; the gradient is that of m, not of the rounding.
 
     `round(m)` is 1 where m is above 0.5, that is where the score is above t^2. The comparison is made there: fp32's
@@ -109,11 +129,16 @@ def pinch(scores: Tensor, threshold: Tensor, temperature: float, *, structured: 
         threshold: t, a scalar.
         temperature: tau.
         structured: units (argument divided by 10 tau) or single weights (by tau).
+        multiple: so many units stay that they are one of it: the nearest, by the largest scores. None: any number.
     """
     scale = temperature * (_STRUCTURED_SCALE if structured else 1.0)
     t_squared = threshold.float().square()
     m = torch.sigmoid((scores - t_squared) / scale)
-    return (scores >= t_squared).float() + (m - m.detach())
+    kept = scores >= t_squared
+    if multiple is not None:
+        count = rounded_to(kept.sum(), multiple).clamp(max=len(scores) // multiple * multiple)
+        kept = ranks(scores.detach()) < count
+    return kept.float() + (m - m.detach())
 
 
 class SelfPinchingGates(nn.Module):
@@ -222,7 +247,8 @@ class PinchedDraw(MaskDraw):
         with torch.autocast(next(encoder.parameters()).device.type, enabled=False):
             for index, (layer, thresholds) in enumerate(zip(encoder.layers, gates.layers, strict=True)):
                 for kind, threshold in thresholds.items():
-                    z, parts = self._pinch(index, layer, kind, threshold, temperature)
+                    multiple = gates.config.dims_multiple if kind == "int" else None
+                    z, parts = self._pinch(index, layer, kind, threshold, temperature, multiple)
                     hard |= z
                     masked |= parts
         super().__init__(Masks.of(masked), gates.spec)
@@ -232,7 +258,7 @@ class PinchedDraw(MaskDraw):
         self._counted = Masks(made.table, made.flat.detach().requires_grad_())
 
     def _pinch(
-        self, index: int, layer: EncoderLayer, kind: str, threshold: Tensor, temperature: float
+        self, index: int, layer: EncoderLayer, kind: str, threshold: Tensor, temperature: float, multiple: int | None
     ) -> tuple[dict[Slot, Tensor], dict[Slot, Tensor]]:
         """The masks of one layer and kind, and what the encoder gets of them: the same, or the masked matrices, flat.
 
@@ -244,7 +270,7 @@ class PinchedDraw(MaskDraw):
         self._sources += [(weights[name], aliases[name]) for name in names]
         structured = kind in STRUCTURED
         scores = unit_scores(_squared_norms(layer, aliases, kind))
-        z = pinch(scores, threshold, temperature, structured=structured)
+        z = pinch(scores, threshold, temperature, structured=structured, multiple=multiple)
         hard = {(index, slot_name(kind)): z}
         if structured:
             return hard, hard

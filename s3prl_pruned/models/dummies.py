@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from s3prl_pruned.models import families
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.masks import Masks, SlotTable
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, HeadSpec, LayerSpec, StateRule
+from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, HeadSpec, LayerSpec, StateHeads, StateRule
 
 
 def tiny_base(**changes: Any) -> EncoderConfig:
@@ -74,13 +74,28 @@ def tiny_whispers() -> dict[str, EncoderConfig]:
 
 def tiny_peculiar() -> dict[str, EncoderConfig]:
     """Architectures and state rules of published compressed models that no public dense model has."""
-    dense = tiny_families()
+    base, large = (tiny_families()[f"hubert_{size}"] for size in ("base", "large"))
     no_bias = {"relative_position": False, "gated_position": False}
     return {
         "scaled_large": tiny_large(channel_scale=True, states=StateRule(first="projection", final_norm=False)),
         "scaled_base": tiny_base(channel_scale=True, states=StateRule(first="projection"), **no_bias),
-        "without_norm": replace(dense["hubert_base"], projection_norm=False, states=StateRule(first="none")),
-        "scaled_without_norm": replace(dense["hubert_large"], projection_norm=False, channel_scale=True),
+        "without_norm": replace(base, projection_norm=False, states=StateRule(first="none")),
+        "mapped": replace(
+            base,
+            conv_layers=(*base.conv_layers[:-1], (base.embed_dim, *base.conv_layers[-1][1:])),
+            equal_projection=True,
+            states=StateRule(first="none", heads=StateHeads(kind="maps", dim=20)),
+        ),
+        "predicting": replace(
+            large,
+            projection_norm=False,
+            states=StateRule(
+                first="projection",
+                final_norm=False,
+                heads=StateHeads(kind="predictions", number=2, inner_dim=12, dim=large.embed_dim),
+            ),
+        ),
+        "scaled_without_norm": replace(large, projection_norm=False, channel_scale=True),
     }
 
 

@@ -24,6 +24,7 @@ from s3prl_pruned.models.components import (
 from s3prl_pruned.models.log_mel import LogMelExtractor, feature_extractor
 from s3prl_pruned.models.masks import LAYER_KINDS, Slot, SlotTable
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, LayerSpec, StateRule
+from s3prl_pruned.models.state_heads import state_heads
 from s3prl_pruned.models.windows import cut, join
 
 _SLOTS = {"attention": ("z_mha", "z_qk", "z_vo", "z_head"), "feed_forward": ("z_ffn", "z_int")}
@@ -118,6 +119,7 @@ class SpeechEncoder(nn.Module):
         self.relative_position = RelativePosition(config) if with_bias else None
         self.layers: Stack[EncoderLayer] = Stack(EncoderLayer(config, layer) for layer in self.spec.layers)
         self.layer_norm = nn.LayerNorm(config.embed_dim)
+        self.state_heads = state_heads(config)
         self.dropout = TrainingDropout(config.dropout)
         self.apply(_initialise)
 
@@ -195,16 +197,20 @@ class SpeechEncoder(nn.Module):
         return cut(x, size), padding
 
     def states(self, output: EncoderOutput, rule: StateRule | None = None) -> list[Tensor]:
-        """The hidden states that the model publishes: `EncoderConfig.num_states` tensors (B, T, D).
+        """The hidden states that the model publishes: `EncoderConfig.num_states` tensors (B, T, `state_dim`).
 
         Args:
             output: of `forward`.
-            rule: in place of the model's own; `StateRule()` is s3prl's.
+            rule: in place of the model's own, with its heads or none; `StateRule()` is s3prl's.
         """
         rule = rule or self.config.states
         first = {"input": output.hidden_states[:1], "projection": [output.projected], "none": []}[rule.first]
         last = output.hidden_states[-1] if rule.final_norm else output.before_norm
-        return [*first, *output.hidden_states[1:-1], last]
+        layers = [*output.hidden_states[1:-1], last]
+        if rule.heads is None:
+            return [*first, *layers]
+        assert self.state_heads is not None and rule.heads == self.config.states.heads
+        return [*first, *self.state_heads(layers, output.hidden_states[-1])]
 
     def one_frame_at_least(self, wavs: Tensor) -> Tensor:
         """(B, S), padded with zeros to the samples under one frame where there are fewer."""
@@ -315,21 +321,25 @@ def freeze_idle(encoder: SpeechEncoder, rule: StateRule | None = None) -> None:
     """Let no parameter ask for a gradient that none can reach: torch's plain DistributedDataParallel waits for it.
 
     These are the mask embedding (of masked pre-training), the CNN where its gradient is cut off, what surrounds a
-    sublayer that is gone or has no heads, and what is empty.
+    sublayer that is gone or has no heads, what the states that are used do not need, and what is empty.
 
     Args:
         encoder: as it will be fine-tuned; without masks.
         rule: of the states that are used of it, where these are all; None where its output is used, too.
     """
     idle: list[nn.Module] = [encoder.feature_extractor] if encoder.feature_extractor.grad_mult == 0 else []
-    if rule is not None and not rule.final_norm and encoder.config.norm_first:
-        idle.append(encoder.layer_norm)
     for layer in encoder.layers:
         if layer.norm_first:
             idle += [layer.attention_layer_norm] * (layer.attention is None)
             idle += [layer.final_layer_norm] * (layer.feed_forward is None)
         if layer.attention is not None and not layer.attention.vo_heads.sizes:
             idle += [layer.attention.q_proj, layer.attention.k_proj, layer.attention.v_proj]
+    heads = None if rule is None else rule.heads
+    if heads is None and encoder.state_heads is not None:
+        idle.append(encoder.state_heads)
+    predicting = heads is not None and heads.kind == "predictions"
+    if encoder.config.norm_first and rule is not None and not rule.final_norm and not predicting:
+        idle.append(encoder.layer_norm)
     encoder.mask_embedding.requires_grad_(False)
     for module in idle:
         module.requires_grad_(False)

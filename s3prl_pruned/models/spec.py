@@ -18,6 +18,30 @@ MEL_HOP = 160
 
 
 @dataclass(frozen=True, kw_only=True)
+class StateHeads:
+    """Linear maps whose outputs a model publishes among its states, or in their place (`models/state_heads.py`)."""
+
+    kind: Literal["maps", "predictions"]
+    """`maps`: each layer's output goes through a linear map of its own, and what comes out is published in its place
+    (MaskHuBERT). `predictions`: behind the layers' outputs, what the last state predicts (DistilHuBERT)."""
+
+    dim: int
+    """Width of what they make."""
+
+    number: int = 0
+    """How many predictions."""
+
+    inner_dim: int = 0
+    """Width of each prediction's inner layer."""
+
+    def validate(self) -> None:
+        """Raise UserError where there would be nothing."""
+        for name in ("dim", "number", "inner_dim") if self.kind == "predictions" else ("dim",):
+            if not 1 <= getattr(self, name) <= 2**16:
+                raise UserError(f"`{name}` must be from 1 to {2**16}, but is {getattr(self, name)}.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class StateRule:
     """Which hidden states a model publishes: those that downstream tasks and other users get.
 
@@ -33,9 +57,30 @@ class StateRule:
     """Whether the last state of a pre-norm model is the encoder's final LayerNorm's output; False: its input (DPHuBERT,
     DiariZen)."""
 
+    heads: StateHeads | None = field(default=None, metadata=ADDED)
+    """What is published besides layers' outputs, or in their place; None for nothing."""
+
     def num_states(self, num_layers: int) -> int:
         """How many are published of a model of `num_layers` layers."""
-        return num_layers + (self.first != "none")
+        predictions = self.heads.number if self.heads is not None and self.heads.kind == "predictions" else 0
+        return num_layers + (self.first != "none") + predictions
+
+    def state_dim(self, embed_dim: int) -> int:
+        """Width of every published state of a model of this embed dim."""
+        return self.heads.dim if self.heads is not None and self.heads.kind == "maps" else embed_dim
+
+    def check(self, embed_dim: int) -> None:
+        """Raise UserError where the states would have different widths."""
+        heads = self.heads
+        if heads is None:
+            return
+        if heads.kind == "maps" and self.first != "none":
+            raise UserError(f"`states.first` must be none where layers' outputs are mapped, but is {self.first!r}.")
+        if heads.kind == "predictions" and heads.dim != embed_dim:
+            raise UserError(
+                f"`states.heads.dim` of predictions must be `embed_dim`, so that all states have one width, but they "
+                f"are {heads.dim} and {embed_dim}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +167,9 @@ class EncoderConfig:
     projection_norm: bool = field(default=True, metadata=ADDED)
     """Whether a LayerNorm stands between feature extractor and projection (DistilHuBERT has none)."""
 
+    equal_projection: bool = field(default=False, metadata=ADDED)
+    """Whether the projection's linear map also stands where it changes no width (subnets of LightHuBERT)."""
+
     states: StateRule = field(default=StateRule(), metadata=ADDED)
     """Which hidden states the model publishes."""
 
@@ -160,9 +208,17 @@ class EncoderConfig:
         return self.states.num_states(self.num_layers)
 
     @property
+    def state_dim(self) -> int:
+        """Width of the hidden states that the model publishes: D, unless they are mapped."""
+        return self.states.state_dim(self.embed_dim)
+
+    @property
     def has_projection(self) -> bool:
-        """Whether a linear map stands between the feature extractor and the residual stream (their widths differ)."""
-        return self.conv_layers[-1][0] != self.embed_dim
+        """Whether a linear map stands between the feature extractor and the residual stream.
+
+        It does where their widths differ, or by `equal_projection`.
+        """
+        return self.equal_projection or self.conv_layers[-1][0] != self.embed_dim
 
     @property
     def in_channels(self) -> int:
@@ -293,6 +349,7 @@ class EncoderConfig:
             raise UserError(
                 f"`embed_dim` must be a multiple of `num_heads`, but they are {self.embed_dim} and {self.num_heads}."
             )
+        self.states.check(self.embed_dim)
         if self.extractor_mode not in ("group_norm", "layer_norm", "none"):
             raise UserError(f"`extractor_mode` must be group_norm, layer_norm or none, but is {self.extractor_mode!r}.")
         self._check_front_end()

@@ -16,7 +16,15 @@ from s3prl_pruned.pretrain.training_checkpoint import CUT
 from s3prl_pruned.progress import progress
 
 
-def convert(source: str | Path, path: str | Path, target: str, *, shape: str | None = None, int8: bool = False) -> str:
+def convert(
+    source: str | Path,
+    path: str | Path,
+    target: str,
+    *,
+    shape: str | None = None,
+    subnet: str | None = None,
+    int8: bool = False,
+) -> str:
     """Load a model and write it in another format, with a bar of the bytes written where that takes over a second.
 
     Args:
@@ -24,6 +32,7 @@ def convert(source: str | Path, path: str | Path, target: str, *, shape: str | N
         path: the new file or folder; must not exist.
         target: the name of a format that is written (`formats.registry`).
         shape: as `load_source`.
+        subnet: as `load_source`.
         int8: quantise for inference on a CPU first (`models.accelerate.int8`); this project's folder only.
 
     Returns:
@@ -33,7 +42,7 @@ def convert(source: str | Path, path: str | Path, target: str, *, shape: str | N
         UserError: as `load_source` and `registry.write`, or an int8 encoder is asked for in another format.
     """
     fmt = writable(target)
-    loaded = load_source(source, shape=shape)
+    loaded = load_source(source, shape=shape, subnet=subnet)
     encoder, provenance = loaded.encoder, loaded.provenance
     del loaded  # the encoder's memory may be given back below
     if int8 or is_int8(encoder):
@@ -77,20 +86,21 @@ def _quantised(encoder: SpeechEncoder) -> tuple[SpeechEncoder, float]:
     """The int8 encoder and its error: norm of the difference over norm, worst hidden state, on `probe`'s noise."""
     small, (wavs, lengths) = quantize_int8(encoder), probe()
     with torch.no_grad():
-        found = small.encode_raw(wavs, lengths).hidden_states
-        exact = encoder.encode_raw(wavs, lengths).hidden_states
+        found = small.states(small.encode_raw(wavs, lengths))
+        exact = encoder.states(encoder.encode_raw(wavs, lengths))
     return small, max(float((a - b).norm() / b.norm()) for a, b in zip(found, exact, strict=True))
 
 
-def load_source(path: str | Path, *, shape: str | None = None) -> LoadedModel:
+def load_source(path: str | Path, *, shape: str | None = None, subnet: str | None = None) -> LoadedModel:
     """Load a model to convert.
 
     Args:
         path: a training checkpoint (`states-*.ckpt`: its masks are cut), or anything that `formats.registry` reads.
         shape: the public model whose shape a torchaudio state dict has, such as `hubert_base`.
+        subnet: of a LightHuBERT supernet, which of its models is meant.
 
     Raises:
         UserError: no such model, or a damaged one.
     """
     expected = families.named(shape) if shape else None
-    return read(path, shape=expected, int8=True, also=(CUT,))
+    return read(path, shape=expected, int8=True, subnet=subnet, also=(CUT,))

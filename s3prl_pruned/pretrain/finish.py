@@ -73,6 +73,7 @@ def _rebuilt(path: str | Path, state: dict[str, Any]) -> tuple[SpeechEncoder, Fi
             "rounded": final.rounded_sparsity,
             "realised": final.sparsity,
             "shift_of_dimension_gates": final.shift,
+            **({"shift_of_ffn_gates_beside": final.ffn_shift} if final.ffn_shift else {}),
             "inert_share": inert_share(final.masks, spec, shape),
         }
         | figures,

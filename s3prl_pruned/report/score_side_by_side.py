@@ -6,9 +6,10 @@ from pathlib import Path
 
 from s3prl_pruned.superb.catalogue import TASKS
 from s3prl_pruned.superb.results.collect import UNKNOWN_PROTOCOL
+from s3prl_pruned.superb.score.costs import SECONDS
 from s3prl_pruned.superb.score.score import SCALES
 from s3prl_pruned.superb.score.scored_models import ScoredModel
-from s3prl_pruned.superb.score.table import NOT_ON_SCALE, unfinished_lines
+from s3prl_pruned.superb.score.table import unfinished_lines, why_not_on_scale
 from s3prl_pruned.tables import Column, Table, escape_markdown
 
 LEGEND = (
@@ -16,30 +17,65 @@ LEGEND = (
     "A score needs all ten tasks, one of them official. (p) published, (g) given by hand; * not the official settings; "
     "# a checkpoint picked by hand; ? read from s3prl's own run, settings unknown."
 )
+_MACS = (
+    "G MACs: multiply-accumulates on superbbenchmark.org's own audio, as it or the paper shows them; c counted by its "
+    "rule, of the exact structure. G MACs/s: per second of audio, as the authors print them."
+)
+_TIME = f"RTF: measured seconds per second of audio, {SECONDS:g} s at once; ! a noisy machine."
 
 
 def as_wide_text(models: list[ScoredModel], unfinished: list[Path]) -> str:
     """Aligned columns."""
-    return "\n".join([_table(models).text(), "", LEGEND, *_footnotes(models), *unfinished_lines(unfinished)])
+    return "\n".join([_table(models).text(), "", *_legend(models), *_footnotes(models), *unfinished_lines(unfinished)])
 
 
 def as_markdown(models: list[ScoredModel], unfinished: list[Path]) -> str:
     """A Markdown table, and a list of what must be said of it."""
     notes = [f"- {escape_markdown(note)}" for note in (*_footnotes(models), *unfinished_lines(unfinished))]
-    return "\n".join([_table(models).markdown(), "", escape_markdown(LEGEND), *(["", *notes] if notes else [])])
+    legend = [escape_markdown(line) for line in _legend(models)]
+    return "\n".join([_table(models).markdown(), "", *legend, *(["", *notes] if notes else [])])
+
+
+def _legend(models: list[ScoredModel]) -> list[str]:
+    shown = {column.key for column in _costs(models)}
+    return [LEGEND, *([_MACS] if shown & {"macs", "printed"} else []), *([_TIME] if "rtf" in shown else [])]
 
 
 def _table(models: list[ScoredModel]) -> Table:
-    name, *numbers = _header()
-    return Table([name, *(Column(number, align="right") for number in numbers)], [_cells(model) for model in models])
-
-
-def _header() -> list[str]:
+    """What nobody has a number of has no column."""
+    costs = _costs(models)
     tasks = [
         "SF F1/CER" if task.name == "sf" else "QbE" if task.name == "qbe" else task.name.upper()
         for task in TASKS.values()
     ]
-    return ["model", "params M", *tasks, *(f"{scale} scale" for scale in SCALES)]
+    columns: list[Column | str] = ["model", Column("params M", align="right"), *costs]
+    columns += [Column(title, align="right") for title in (*tasks, *(f"{scale} scale" for scale in SCALES))]
+    sourced = any(model.source for model in models)
+    rows = []
+    for model in models:
+        name, size, *numbers = _cells(model)
+        shown = _cost_cells(model)
+        rows.append([name, size, *(shown[column.key] for column in costs), *numbers, *([model.source] * sourced)])
+    return Table([*columns, *(["source"] * sourced)], rows)
+
+
+def _costs(models: list[ScoredModel]) -> list[Column]:
+    """The columns of costs that some model has."""
+    cells = [_cost_cells(model) for model in models]
+    titles = {"macs": "G MACs", "printed": "G MACs/s", "rtf": "RTF"}
+    return [
+        Column(key, title, align="right") for key, title in titles.items() if any(one[key] is not None for one in cells)
+    ]
+
+
+def _cost_cells(model: ScoredModel) -> dict[str, str | None]:
+    costs = model.costs
+    macs, printed, time = costs.macs, costs.printed_macs_per_second, costs.seconds
+    return {
+        "macs": None if macs is None else f"{macs / 1e9:.1f}" + " c" * costs.macs_counted,
+        "printed": None if printed is None else f"{printed / 1e9:g}",
+        "rtf": None if time is None else f"{time / SECONDS:.4f}" + "!" * costs.noisy,
+    }
 
 
 def _cells(model: ScoredModel) -> list[str]:
@@ -74,7 +110,7 @@ def _footnotes(models: list[ScoredModel]) -> list[str]:
     for model in models:
         missing = list(dict.fromkeys(task for scale in SCALES for task in model.scores[scale].missing))
         reason = f"no score, missing {' '.join(missing)}" if missing else None
-        for note in filter(None, [*model.notes, reason if model.on_scale else NOT_ON_SCALE]):
+        for note in filter(None, [*model.notes, reason if model.on_scale else why_not_on_scale(model)]):
             said.setdefault(note, []).append(model.name)
     return [
         f"{'every row' if len(names) == len(models) > 1 else ', '.join(names)}: {note}" for note, names in said.items()

@@ -113,8 +113,13 @@ def as_csv(data: dict) -> str:
     return Table(list(rows[0]), rows).csv()
 
 
-def write(data: dict, folder: Path) -> list[Path]:
+def write(data: dict, folder: Path, table: str | None = None) -> list[Path]:
     """Write `timing.json`, `.csv`, `.md` and `.png` into a folder.
+
+    Args:
+        data: the document.
+        folder: made where it is not there.
+        table: what goes into `timing.md`; None: `markdown`.
 
     Raises:
         UserError: one stands there already, or cannot be written.
@@ -122,7 +127,7 @@ def write(data: dict, folder: Path) -> list[Path]:
     return FILES.write(
         data,
         folder,
-        texts={"csv": as_csv(data), "md": markdown(data)},
+        texts={"csv": as_csv(data), "md": table or markdown(data)},
         pictures={"": png(speed_up_against_parameters(data))},
     )
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.pretrain.asr.recognizer import TEST, read_test
+from s3prl_pruned.report.pareto import beats
 from s3prl_pruned.superb.catalogue import TASKS
 from s3prl_pruned.superb.score.mini_score import mini_scores
 from s3prl_pruned.superb.score.scored_models import ScoredModel
@@ -204,6 +205,5 @@ def _beats(other: TradeoffModel, model: TradeoffModel, name: str, cost: str) -> 
     theirs, ours = other.qualities.get(name), model.qualities[name]
     if theirs is None or theirs.protocol != ours.protocol or getattr(other, cost) is None:
         return False
-    gain = (theirs.value - ours.value) * (1 if ours.better == "up" else -1)
-    saved = getattr(model, cost) - getattr(other, cost)
-    return gain >= 0 and saved >= 0 and (gain > 0 or saved > 0)
+    sign = 1 if ours.better == "up" else -1
+    return beats((getattr(other, cost), sign * theirs.value), (getattr(model, cost), sign * ours.value))

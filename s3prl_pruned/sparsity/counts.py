@@ -7,7 +7,15 @@ from typing import TypeAlias, overload
 from torch import Tensor
 
 from s3prl_pruned.models.attention import padded_width
-from s3prl_pruned.models.spec import ATTENTION_MAPS, FEED_FORWARD_MAPS, CompactSpec, EncoderConfig, LayerSpec, Ranks
+from s3prl_pruned.models.spec import (
+    ATTENTION_MAPS,
+    FEED_FORWARD_MAPS,
+    CompactSpec,
+    EncoderConfig,
+    LayerSpec,
+    Ranks,
+    StateHeads,
+)
 
 Number: TypeAlias = int | float | Tensor
 """A count of a structure, or the expected count under gates: a scalar tensor, or one (L,) of L layers."""
@@ -171,6 +179,8 @@ def parameters(config: EncoderConfig, spec: CompactSpec) -> dict[str, int]:
         "feed_forward": 0,
         "layer_norms": 2 * dim * (2 * config.num_layers + 1),
     }  # fmt: skip
+    if config.states.heads is not None:
+        parts["state_heads"] = _head_weights(config, config.states.heads, biases=True)
     for layer in spec.layers:
         counts = LayerCounts.of(layer)
         parts["attention"] += int(layer_weights(dim, counts, ATTENTION_MAPS))
@@ -180,6 +190,14 @@ def parameters(config: EncoderConfig, spec: CompactSpec) -> dict[str, int]:
         parts["feed_forward"] += int(layer_weights(dim, counts, FEED_FORWARD_MAPS))
         parts["feed_forward"] += int(counts.ffn) + dim * layer.feed_forward
     return parts
+
+
+def _head_weights(config: EncoderConfig, heads: StateHeads, *, biases: bool) -> int:
+    """Weights of the maps behind hidden states (`models/state_heads.py`)."""
+    if heads.kind == "maps":
+        return config.num_layers * heads.dim * (config.embed_dim + biases)
+    inner = heads.number * heads.inner_dim
+    return inner * (config.embed_dim + biases) + inner * heads.dim + heads.number * heads.dim * biases
 
 
 def macs(config: EncoderConfig, spec: CompactSpec, num_samples: int) -> dict[str, int]:
@@ -220,4 +238,6 @@ def counted_macs(config: EncoderConfig, counts: EncoderCounts, num_samples: int)
         if config.gated_position and config.relative_position:
             parts["attention"] += frames * total(layer.heads) * config.head_dim * 8
         parts["feed_forward"] += frames * total(layer_weights(dim, layer, FEED_FORWARD_MAPS))
+    if config.states.heads is not None:
+        parts["state_heads"] = frames * _head_weights(config, config.states.heads, biases=False)
     return parts

@@ -1,15 +1,14 @@
-"""The ten SUPERB tasks as data: names, metrics, units, constants of the score, published models.
+"""The ten SUPERB tasks as data: names, metrics, units, constants of the score.
 
-Sources: Yang et al. 2021 (the benchmark) and s3prl 0.4.18 (names and what each task prints); Wang et al. 2023, Table 1;
-superbbenchmark.org for the constants of the two scales and the leaderboard's scores; the papers named with each model
-for the rest. All constants are in percent, QbE's MTWV x 100.
+Sources: Yang et al. 2021 (the benchmark) and s3prl 0.4.18 (names and what each task prints); superbbenchmark.org for
+the constants of the two scales. All constants are in percent, QbE's MTWV x 100.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from s3prl_pruned.config import UserError
@@ -219,58 +218,3 @@ def find_task(name: str) -> Task:
     nearest = difflib.get_close_matches(name.lower(), known, n=1)
     advice = f"Did you mean `{nearest[0]}`?" if nearest else f"The ten are: {', '.join(TASKS)}."
     raise UserError(f"-d {name}: no such SUPERB task. {advice}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PublishedModel:
-    """Published metrics of one model, percent."""
-
-    model: str
-    source: str
-    params_millions: float | None = None
-    table1_score: float | None = None
-    """The score that Wang et al. 2023 print in Table 1."""
-    leaderboard_score: float | None = None
-    """The score that superbbenchmark.org shows."""
-    metrics: dict[str, tuple[float, ...]] = field(default_factory=dict)
-    """By task, in the order of ``Task.metrics``."""
-
-
-def _model(model: str, source: str, numbers: str, **scores: float | None) -> PublishedModel:
-    """``numbers``: KS IC PR ASR ER QbE SF-F1/CER SID SV SD, as in Table 1."""
-    order = ("ks", "ic", "pr", "asr", "er", "qbe", "sf", "sid", "sv", "sd")
-    metrics = {task: tuple(map(float, text.split("/"))) for task, text in zip(order, numbers.split(), strict=True)}
-    return PublishedModel(model=model, source=source, metrics=metrics, **scores)
-
-
-WANG = "Wang et al. 2023, Table 1"
-
-PUBLISHED: tuple[PublishedModel, ...] = (
-    _model("wav2vec", WANG, "95.59 84.92 31.58 15.86 59.79 4.85 76.37/43.71 56.56 7.99 9.90",
-         table1_score=491.59),
-    _model("wav2vec2 Base", WANG, "96.23 92.35 5.74 6.43 63.43 2.33 88.3/24.77 75.18 6.02 6.08",
-         params_millions=95.04, table1_score=735.00, leaderboard_score=818),
-    _model("HuBERT Base", WANG, "96.30 98.34 5.41 6.42 64.92 7.36 88.53/25.2 81.42 5.11 5.88",
-         params_millions=94.68, table1_score=837.63, leaderboard_score=941),
-    _model("WavLM Base", WANG, "96.79 98.63 4.84 6.21 65.94 8.70 89.38/22.86 84.51 4.69 4.55",
-         params_millions=94.70, table1_score=895.99, leaderboard_score=1019),
-    _model("DistilHuBERT", WANG, "95.98 94.99 16.27 13.37 63.02 5.11 82.57/35.39 73.54 8.55 6.19",
-         params_millions=23.49, table1_score=647.88, leaderboard_score=717),
-    _model("DistilWavLM", WANG, "96.40 96.39 14.18 13.24 63.69 7.07 85.27/31.80 71.00 8.87 7.2",
-         params_millions=23.5, table1_score=668.39),
-    _model("Wang 2023, proposed", WANG, "96.57 98.08 9.09 10.61 63.61 7.40 87.14/27.13 74.56 6.17 6.11",
-         params_millions=26.57, table1_score=769.62),
-    _model("Wang 2023, w/o FAHP", WANG, "96.14 98.05 10.51 11.83 63.78 5.19 85.57/30.91 70.03 6.12 7.18",
-         table1_score=721.79),
-    _model("LightHuBERT small", "Wang R. et al. 2022",
-         "96.07 98.23 6.60 8.34 64.12 7.64 87.58/26.90 69.70 5.42 5.85",
-         params_millions=27.0, leaderboard_score=901),
-    _model("DPHuBERT", "Peng et al. 2023", "96.36 97.92 9.67 10.47 63.16 6.93 86.86/28.26 76.83 5.84 5.92",
-         params_millions=23.59, leaderboard_score=866),
-    _model("DPWavLM (teacher Base+)", "Peng et al. 2023",
-         "96.27 98.58 8.22 10.19 65.24 8.74 87.68/26.11 82.11 5.98 5.53",
-         params_millions=23.59, leaderboard_score=926),
-    _model("STaRHuBERT-L", "Jang et al. 2024", "96.56 97.50 7.97 8.91 63.48 6.77 88.01/25.36 78.66 5.45 5.83",
-         params_millions=26.63, leaderboard_score=896),
-)  # fmt: skip
-"""Table 1's rows first, in its order."""

@@ -29,7 +29,7 @@ from s3prl_pruned.resources import PACKAGE
 from s3prl_pruned.timing.adapters import Encode
 from s3prl_pruned.timing.memory import peak_memory, private_bytes
 from s3prl_pruned.timing.models import Builder
-from s3prl_pruned.timing.names import parse
+from s3prl_pruned.timing.names import OUR_ENCODER, parse
 from s3prl_pruned.timing.runs import first_line, on_device, synchronize, torch_threads
 from s3prl_pruned.timing.runtimes import RuntimeFiles, encode_runtime, require
 from s3prl_pruned.timing.timed_model import TimedModel
@@ -135,11 +135,11 @@ def measure_chunks(
 def _on_disk(text: str, builder: Builder, exported: RuntimeFiles, folder: Path) -> str:
     """The name of the same model as a file; written where it is one of the named structures, or for a runtime."""
     name = parse(text)
-    if name.library not in ("ours", "file"):
+    if name.library not in OUR_ENCODER:
         raise UserError(f"{text!r}: chunks are measured of our own models only, such as ours:conc or an export.")
     if name.library == "file" and not name.runtime:
         return text
-    source = f"ours:{name.source}" if name.library == "ours" else name.source
+    source = name.source if name.library == "file" else f"{name.library}:{name.source}"
     made = builder.build(parse(source)).module
     assert isinstance(made, SpeechEncoder), "ours are"
     if name.runtime:

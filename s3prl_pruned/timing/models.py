@@ -15,10 +15,10 @@ from s3prl_pruned import compat
 from s3prl_pruned.config import UserError
 from s3prl_pruned.formats import huggingface, registry
 from s3prl_pruned.formats import torchaudio as torchaudio_format
-from s3prl_pruned.models import families
 from s3prl_pruned.models.accelerate import accelerate
 from s3prl_pruned.models.compact import compact
 from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.models.peers import PEERS, peer_structure
 from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.timing.adapters import (
     Call,
@@ -29,12 +29,12 @@ from s3prl_pruned.timing.adapters import (
     encode_torchaudio,
     torchaudio_model,
 )
-from s3prl_pruned.timing.names import PATHS, ModelName, WrongName, nearest
+from s3prl_pruned.timing.names import OUR_ENCODER, PATHS, ModelName, WrongName, nearest
 from s3prl_pruned.timing.runtimes import RuntimeFiles
-from s3prl_pruned.timing.shapes import STRUCTURES, read_structure
+from s3prl_pruned.timing.shapes import SOURCES, STRUCTURES, read_structure
 from s3prl_pruned.timing.timed_model import DTYPES, TimedModel
 from s3prl_pruned.timing.variants import compiled, masks_of, move_masks, under_autocast, under_path
-from s3prl_pruned.timing.weights import SHAPES, TRAINED, DenseWeights, identity, shape_of
+from s3prl_pruned.timing.weights import PAPERS, SHAPES, TRAINED, DenseWeights, identity, shape_of
 from s3prl_pruned.upstream.register import register
 
 _HUB_REPOSITORIES = {
@@ -89,6 +89,7 @@ class Builder:
             warnings.simplefilter("ignore")  # s3prl and torchaudio use torch's old weight_norm, among others
             made = {
                 "ours": self._ours,
+                "peer": self._peer,
                 "file": self._file,
                 "s3prl": self._s3prl,
                 "hf": self._hf,
@@ -115,7 +116,7 @@ class Builder:
 
     def _refuse_plain_graphs(self, name: ModelName) -> None:
         """Our CUDA graphs hold the fast path of a precision of its own: others would run as they are, unseen."""
-        ours, cuda = name.library in ("ours", "file"), torch.device(self.device).type == "cuda"
+        ours, cuda = name.library in OUR_ENCODER, torch.device(self.device).type == "cuda"
         if ours and cuda and (self._autocast(name) or set(name.variants) & set(PATHS)):
             raise UserError(
                 f"{name.text!r}: ours are compiled as CUDA graphs of their fast path, not under autocast and not of "
@@ -181,7 +182,9 @@ class Builder:
         if shape not in SHAPES:
             raise WrongName(f"{name.text!r}: must be one of {[f'ours:{n}' for n in known]}.{nearest(shape, known)}")
         dense = self._weights.of(shape)
-        return self._structured(name, shape, dense, STRUCTURES[structure](dense.config))
+        made = self._structured(name, shape, dense, STRUCTURES[structure](dense.config))
+        made.source = SOURCES.get(name.source) or PAPERS[dense.config.family]
+        return made
 
     def _structured(self, name: ModelName, shape: str, dense: SpeechEncoder, spec: CompactSpec) -> TimedModel:
         """A structure cut out of a dense encoder, or laid over it as masks."""
@@ -197,16 +200,23 @@ class Builder:
             encoder = compact(dense, spec)
         return self._own(name, encoder, same_as=identity(shape, spec), weights=self._weights.origin(shape))
 
+    def _peer(self, name: ModelName) -> TimedModel:
+        if name.source not in PEERS:
+            raise WrongName(
+                f"{name.text!r}: must be one of {[f'peer:{n}' for n in PEERS]}.{nearest(name.source, PEERS)}"
+            )
+        peer = peer_structure(name.source)
+        made = self._structured(name, *self._weights.of_structure(name, peer.config), peer.spec)
+        made.source, made.printed_millions = f"{peer.title}: {peer.source}", peer.printed_millions
+        return made
+
     def _file(self, name: ModelName) -> TimedModel:
         path = Path(name.source)
         if path.suffix == ".json" and not (
             path.name == "config.json" and (path.parent / "model.safetensors").is_file()
         ):
             config, spec = read_structure(path)
-            if not self.random:
-                raise UserError(f"{name.text!r}: is a structure without weights. Add --random.")
-            shape = "wavlm_base" if config == families.named("wavlm_base") else str(config)
-            return self._structured(name, shape, self._weights.of(shape, config), spec)
+            return self._structured(name, *self._weights.of_structure(name, config), spec)
         if "masked" in name.variants:
             raise UserError(
                 f"{name.text!r}: masked is for a structure; a training checkpoint is masked anyway, an export is cut."

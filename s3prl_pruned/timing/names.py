@@ -12,6 +12,9 @@ model names: NAME[+VARIANT]..., such as ours:conc+int8
   ours:dense, ours:even, ours:conc   WavLM Base whole; 26.46 M parameters, all layers thinned alike; 26.64 M,
                                      concentrated in layers 6-11
   ours:SHAPE                         a dense public shape: wavlm_large, hubert_base, wavlm_embedded, ...
+  peer:NAME                          a published compressed encoder's structure in our encoder, random weights:
+                                     distilhubert, distilhubert_predictions, lighthubert_small, lighthubert_base,
+                                     student_hubert, maskhubert, diarizen_base_s80, diarizen_large_s80
   PATH                               an exported folder, a training checkpoint (its masks are applied, not cut), any
                                      other checkpoint; or JSON (with --random): a CompactSpec of WavLM Base, or an
                                      export's config.json
@@ -20,7 +23,7 @@ model names: NAME[+VARIANT]..., such as ours:conc+int8
   torchaudio:NAME                    a shape of which torchaudio has a pipeline, such as wavlm_base
 variants:
   fp32, bf16, fp16   weights and input (instead of --dtype)
-  int8               ours: linears with int8 weights, activations quantised as they come
+  int8               ours, and peers in our encoder: linears with int8 weights, activations quantised as they come
   autocast           with bf16 or fp16: weights stay fp32, and torch.autocast computes
   compiled           torch.compile; ours on CUDA: graphs by length
   ort, openvino      ours on a CPU: our ONNX file in that runtime; with int8, quantised by onnxruntime
@@ -28,7 +31,9 @@ variants:
   reference, lowmem  ours: the plainest implementation; the one that needs least memory
 """
 
-LIBRARIES = ("ours", "s3prl", "hf", "torchaudio")
+LIBRARIES = ("ours", "peer", "s3prl", "hf", "torchaudio")
+OUR_ENCODER = ("ours", "file", "peer")
+"""What stands before the names of models that our encoder runs."""
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 PATHS = ("reference", "lowmem")
 RUNTIMES = ("ort", "openvino")
@@ -117,7 +122,7 @@ def _check_variants(name: ModelName) -> None:
     if len(set(name.variants)) < len(name.variants):
         raise UserError(f"{name.text!r}: a variant is given twice.")
     foreign = [variant for variant in name.variants if variant in _OURS]
-    if foreign and name.library not in ("ours", "file"):
+    if foreign and name.library not in OUR_ENCODER:
         raise UserError(f"{name.text!r}: {foreign[0]} is offered of our own models only, not of {name.library}'s.")
     unknown = set(name.variants) - {*RUNTIMES, "fp32", "int8"}
     if name.runtime and unknown:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from s3prl_pruned.sparsity.leaderboard import leaderboard_macs
 from s3prl_pruned.timing.adapters import ragged
 from s3prl_pruned.timing.checks import Lost
 from s3prl_pruned.timing.clock import TimingResult, race
@@ -43,9 +44,15 @@ class WorkloadResult(TimingResult):
     """Such as "fp16", or "fp16 autocast" where weights are in fp32."""
     weights: str
     """Where they come from, such as "random, seed 0"."""
+    source: str | None
+    """The paper, and the file, that give the structure."""
+    printed_millions: float | None
+    """Parameters as a published model's authors print them."""
     tf32: bool
     macs: int | None
     """Of one run, padding included; None where the shape is not known."""
+    leaderboard_macs: int | None
+    """Of SUPERB's leaderboard, by its own rule (`sparsity/leaderboard.py`)."""
     peak_bytes: int | None
     """Live tensors with parameters, on the largest batch; None in a runtime other than torch."""
     reserved_bytes: int | None
@@ -147,8 +154,11 @@ def _result(
         loading=loading,
         precision=model.precision + " autocast" * model.autocast,
         weights=model.weights,
+        source=model.source,
+        printed_millions=model.printed_millions,
         tf32=tf32,
         macs=macs_of(model.config, model.spec, batches) if model.config and model.spec else None,
+        leaderboard_macs=leaderboard_macs(model.config, model.spec) if model.config and model.spec else None,
         peak_bytes=memory.live if memory else None,
         reserved_bytes=memory.reserved if memory else None,
         audio_s=workload.audio_s,

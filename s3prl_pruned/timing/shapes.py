@@ -47,6 +47,8 @@ def _heads(count: int, dims: int) -> tuple[HeadSpec, ...]:
 
 
 STRUCTURES = {"dense": CompactSpec.dense, "even": even, "conc": conc}
+SOURCES = dict.fromkeys(("even", "conc"), "no published structure: of Wang et al. 2023's size, which print no shape")
+"""Where those that are no public model come from."""
 
 
 def read_structure(path: Path) -> tuple[EncoderConfig, CompactSpec]:

@@ -42,6 +42,10 @@ class TimedModel:
     """Where they come from, such as "random, seed 0"."""
     pads: bool = True
     """Whether it takes batches of different lengths (torchaudio's WavLM does not)."""
+    source: str | None = None
+    """The paper, and the file, that give the structure; None where the model is a file or another library's."""
+    printed_millions: float | None = None
+    """Parameters as a published model's authors print them."""
     graph_bytes: int = 0
     """That the graphs recorded so far keep to themselves, on CUDA."""
 

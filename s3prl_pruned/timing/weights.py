@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from s3prl_pruned.config import UserError
 from s3prl_pruned.models import families
 from s3prl_pruned.models.dummies import random_encoder
 from s3prl_pruned.models.encoder import SpeechEncoder
@@ -29,6 +30,13 @@ SHAPES = (
     "data2vec_base",
     "data2vec_large",
 )
+PAPERS = {
+    "wavlm": "Chen et al. 2022",
+    "hubert": "Hsu et al. 2021",
+    "wav2vec2": "Baevski et al. 2020",
+    "data2vec": "Baevski et al. 2022",
+}
+"""By family."""
 
 
 class DenseWeights:
@@ -53,6 +61,17 @@ class DenseWeights:
 
                 self._made[shape] = load_teacher(TRAINED.get(shape, shape)).encoder
         return self._made[shape]
+
+    def of_structure(self, name: ModelName, config: EncoderConfig) -> tuple[str, SpeechEncoder]:
+        """A name of its shape, and the dense encoder that a structure is cut out of.
+
+        Raises:
+            UserError: trained weights are asked for, and a structure has none.
+        """
+        if not self.random:
+            raise UserError(f"{name.text!r}: is a structure without weights. Add --random.")
+        shape = "wavlm_base" if config == families.named("wavlm_base") else str(config)
+        return shape, self.of(shape, config)
 
     def origin(self, shape: str) -> str:
         """Where its weights come from."""

@@ -8,10 +8,11 @@ from benchmarks.experiments.collect import add_speeds, collect
 from benchmarks.experiments.experiment import EXPERIMENTS, Experiment, Planned, load_experiment
 from benchmarks.experiments.figure import draw_scores
 from benchmarks.experiments.table import as_markdown
-from s3prl_pruned.config import UserError, from_dict
+from s3prl_pruned.config import UserError, from_dict, to_dict
 from s3prl_pruned.formats.folder import save_encoder
 from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_base
 from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.pretrain.distill.config import ModelConfig
 from s3prl_pruned.sparsity.counts import macs, realised_sparsity
 from s3prl_pruned.superb.catalogue import TASKS, Value
 from s3prl_pruned.superb.results.result import RESULT_FILE, Result, Upstream, write_result
@@ -90,7 +91,8 @@ def test_the_table_worked_by_hand(tmp_path):
             finish(tmp_path, row, seed, "asr", rate)
     spec = random_spec(tiny_base(), seed=0)
     encoder = random_encoder(tiny_base(), seed=0, spec=spec)
-    made = {"model": {"sparsity": {"target_sparsity": 0.5}}, "runner": {"runner": {"total_steps": 90}}}
+    model = from_dict(ModelConfig, {"sparsity": {"target": {"of": "params", "share": 0.5}}}, "recipe")
+    made = {"model": to_dict(model), "runner": {"runner": {"total_steps": 90}}}  # as a run records it
     save_encoder(tmp_path / "pretrain" / "small-seed1" / "export", encoder, {"method": "test", "recipe": made})
 
     data = collect(planned(tmp_path, tasks=["asr"]))

@@ -99,6 +99,39 @@ def test_the_papers_table_is_of_a_corpus_and_five_runs(monkeypatch, capsys):
     assert json.loads(document)["results"]
 
 
+def test_peers_are_timed_beside_the_users_models_at_1_and_5_s(monkeypatch, capsys):
+    from s3prl_pruned.timing import benchmark
+
+    seen, found = [], tiny_benchmark()
+    monkeypatch.setattr(benchmark, "run", lambda options, progress: seen.append(options) or dict(found))
+    call("--peers", "--models", "mine")
+    (options,) = seen
+    assert options.baseline == "ours:dense" and options.random and not options.use_corpus
+    assert options.models[-1] == "mine" and {"peer:distilhubert", "peer:diarizen_base_s80"} <= set(options.models)
+    assert options.lengths == [(1.0, 1), (5.0, 1)]
+    *table, document = capsys.readouterr().out.splitlines()
+    assert "RTF" in table[2] and any(line.startswith("- ARMHuBERT is not timed: every other") for line in table)
+    assert {one["name"] for one in json.loads(document)["not_timed"]} >= {"ARMHuBERT", "DPHuBERT", "STaRHuBERT"}
+    call("--peers", "--lengths", "2", "--baseline", "s3prl:wavlm_base")
+    assert seen[1].lengths == [(2.0, 1)] and seen[1].baseline == "s3prl:wavlm_base"
+
+
+def test_the_table_of_a_peers_document_is_made_again(tmp_path, capsys):
+    path = tmp_path / "timing.json"
+    path.write_text(json.dumps(tiny_benchmark() | {"not_timed": [{"name": "ARMHuBERT", "reason": "a reason"}]}))
+    call("--table", str(path))
+    table = capsys.readouterr().out
+    assert "- ARMHuBERT is not timed: a reason." in table and "RTF, 0.5 s" in table
+    call("--table", str(path), "--output", str(tmp_path / "out"))
+    assert (tmp_path / "out" / "timing.md").read_text() == table
+
+
+def test_two_tables_at_once_are_refused(capsys):
+    with pytest.raises(SystemExit) as end:
+        call("--peers", "--paper-table2")
+    assert end.value.code == 2 and "not allowed with argument" in capsys.readouterr().err
+
+
 def test_the_exit_status_says_that_a_model_was_left_out(monkeypatch):
     from s3prl_pruned.timing.models import Builder
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import safetensors.torch
@@ -16,11 +17,18 @@ from s3prl_pruned.models.accelerate.int8 import quantize_int8
 from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_base, tiny_families, tiny_whisper
 from s3prl_pruned.pretrain.training_checkpoint import CUT
 from tests.dphubert_checkpoints import checkpoint
+from tests.formats import fairseq_student
 from tests.test_import_direction import PACKAGE, modules_imported_by
 from tests.whisper_files import openai_checkpoint, write_huggingface
 
 SHAPES = tiny_families()
 DENSE = ("microsoft", "s3prl", "fairseq", "huggingface", "torchaudio")
+STUDENTS = {
+    "distilhubert": fairseq_student.distil,
+    "lighthubert": partial(fairseq_student.light, cfg={**fairseq_student.TINY, "_name": "student_hubert"}),
+    "maskhubert": fairseq_student.mask,
+    "starhubert": fairseq_student.star,
+}
 CANNOT = {"microsoft": {"hubert", "wav2vec2", "data2vec"}, "fairseq": {"wavlm"}, "torchaudio": {"data2vec"}}
 
 
@@ -71,6 +79,10 @@ def files(tmp_path_factory):
     parts = {"Student": wavlm.state_dict(), "Gates": {}, "Encoder_Config": to_dict(wavlm.config), "Step": 1}
     save_checkpoint(root / "states-1.ckpt", parts)
     found["checkpoint"] = [root / "states-1.ckpt"]
+    for name, write_student in STUDENTS.items():
+        (root / name).mkdir()
+        write_student(root / name / "x.ckpt")
+        found[name] = [root / name / "x.ckpt"]
     found["none"] = [root / "lightning.ckpt", root / "weights.safetensors", root / "other", root / "empty"]
     torch.save({"state_dict": {}, "epoch": 1}, found["none"][0])
     safetensors.torch.save_file({"a": torch.zeros(1)}, found["none"][1])

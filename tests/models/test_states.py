@@ -118,6 +118,8 @@ def test_the_folder_the_upstream_and_load_publish_them(name, tmp_path, relative_
     said = {
         "scaled_large": "Hidden states: the projection's output and the outputs of its 3 layers, the last one wi",
         "without_norm": "Hidden states: the outputs of its 3 layers, as its authors' program gives them.",
+        "mapped": "the outputs of its 3 layers, each through a linear map to 20 dimensions, as its",
+        "predicting": "and 2 predictions made of the last one, as its authors'",
     }
     card = (tmp_path / "x" / "README.md").read_text()
     assert said.get(name, "sha256 of model.safetensors") in card and ("Hidden states:" in card) == (
@@ -142,7 +144,10 @@ def test_the_folder_the_upstream_and_load_publish_them(name, tmp_path, relative_
 
 @pytest.mark.parametrize("name", PECULIAR)
 def test_int8_publishes_them_and_is_read_again(name, tmp_path, relative_differences):
-    config = replace(PECULIAR[name], embed_dim=64, ffn_dim=96)
+    config = PECULIAR[name]
+    heads = config.states.heads
+    wide = None if heads is None else replace(heads, dim=64, inner_dim=64)  # large enough to be int8
+    config = replace(config, embed_dim=64, ffn_dim=96, states=replace(config.states, heads=wide))
     small = quantize_int8(pruned(config))
     registry.write(tmp_path / "x", "folder", small)
     again = registry.read(tmp_path / "x", int8=True).encoder

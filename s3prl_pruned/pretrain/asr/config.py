@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from s3prl_pruned.config import UserError
+from s3prl_pruned.gates.multiples import in_words
 from s3prl_pruned.gates.self_pinching import SelfPinchingConfig
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
 from s3prl_pruned.objectives.ctc import LETTERS, Characters
@@ -51,7 +52,8 @@ class AsrModelConfig:
         """For cards."""
         if self.self_pinching is None:
             return "CTC fine-tuning, nothing pruned by it"
-        return "Xu et al. 2025: CTC fine-tuning with self-pinching gates in one pass, hard 0/1 masks"
+        multiple = in_words(self.self_pinching.dims_multiple)
+        return "Xu et al. 2025: CTC fine-tuning with self-pinching gates in one pass, hard 0/1 masks" + multiple
 
     @property
     def advice(self) -> str:
@@ -59,8 +61,9 @@ class AsrModelConfig:
         return "Train longer, or raise sparsity.size_weight or optimizer.gate_lr."
 
     def check_target(self, encoder: EncoderConfig, spec: CompactSpec) -> None:
-        """Raise UserError when the gates cannot reach the target on an encoder of which `spec` is left."""
+        """Raise UserError when the gates cannot end as they are to on an encoder of which `spec` is left."""
         if self.self_pinching is not None:
+            self.self_pinching.check_multiple(spec, encoder)
             check_target(self.sparsity.goal, self.self_pinching, encoder, spec)
 
 

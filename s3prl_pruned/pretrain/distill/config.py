@@ -7,6 +7,7 @@ from s3prl_pruned.compressors.config import CompressConfig
 from s3prl_pruned.config import ADDED, UserError
 from s3prl_pruned.former_defaults import is_default
 from s3prl_pruned.gates.attach import GateConfig
+from s3prl_pruned.gates.multiples import in_words
 from s3prl_pruned.gates.self_pinching import SelfPinchingConfig
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
 from s3prl_pruned.objectives.distill import DistillConfig
@@ -82,15 +83,20 @@ class ModelConfig:
         if self.compress is not None:
             return f"Lin et al. 2024: {' + '.join(self.compress.techniques)}, re-trained by distillation"
         if self.self_pinching is not None:
-            return "Xu et al. 2025: distillation with self-pinching gates, hard 0/1 masks"
-        return "Wang et al. 2023: distillation with hard concrete masks"
+            multiple = in_words(self.self_pinching.dims_multiple)
+            return "Xu et al. 2025: distillation with self-pinching gates, hard 0/1 masks" + multiple
+        return "Wang et al. 2023: distillation with hard concrete masks" + in_words(self.gates.dims_multiple)
 
     @property
     def advice(self) -> str:
         """How to come nearer to a target that was missed."""
         if self.self_pinching is not None:
             return "Train longer, or raise optimizer.gate_lr or optimizer.multiplier_lr."
-        return "The scalar masks alone decide too much: train longer, or ramp more slowly (sparsity.warmup_fraction)."
+        coarse = "" if self.gates.dims_multiple is None else ", or gates.dims_multiple is too coarse for this encoder"
+        return (
+            f"The scalar masks alone decide too much{coarse}: train longer, or ramp more slowly "
+            "(sparsity.warmup_fraction)."
+        )
 
     def validate(self) -> None:
         """Raise UserError where a value is out of its range."""
@@ -113,12 +119,19 @@ class ModelConfig:
                 f"`sparsity.target` is of {self.sparsity.target.of}, which `gates` alone can be driven to, but "
                 f"`{instead[0]}` is given. Take one of params."
             )
+        if instead and self.gates.dims_multiple is not None:
+            own = " `self_pinching` has a `dims_multiple` of its own." if self.self_pinching is not None else ""
+            raise UserError(f"`gates.dims_multiple` is for `gates`, but `{instead[0]}` is given. Leave it out.{own}")
         if instead and self.sparsity.cnn_target is not None:
             raise UserError(f"`sparsity.cnn_target` is for `gates`, but `{instead[0]}` is given. Leave it out.")
 
     def check_target(self, encoder: EncoderConfig, spec: CompactSpec | None = None) -> None:
-        """Raise UserError when the gates cannot reach the targets on this encoder, of which `spec` is left."""
+        """Raise UserError when the gates cannot end as they are to on this encoder, of which `spec` is left.
+
+        That is in `dims_multiple`, and at the targets.
+        """
         spec, measure = spec or CompactSpec.dense(encoder), measure_of(self.sparsity, encoder)
+        (self.self_pinching or self.gates).check_multiple(spec, encoder)
         if measure.is_sparsity:
             check_target(self.sparsity.goal, self.self_pinching or self.gates, encoder, spec)
         else:

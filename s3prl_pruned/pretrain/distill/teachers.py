@@ -29,8 +29,12 @@ _CHECKPOINTS = {
     "data2vec_base_960": "audio_base_ls",
     "data2vec_large_ll60k": "vox_pretrained",
 }
+_LIGHTHUBERT = "https://huggingface.co/mechanicalsea/lighthubert/resolve/main"
 _HUB = {
     name: f"https://huggingface.co/s3prl/converted_ckpts/resolve/main/{file}.pt" for name, file in _CHECKPOINTS.items()
+} | {
+    "distilhubert": "https://huggingface.co/leo19941227/distilhubert/resolve/main/distilhubert_ls960_4-8-12.ckpt",
+    **{f"lighthubert_{which}": f"{_LIGHTHUBERT}/lighthubert_{which}.pt" for which in ("small", "base", "stage1")},
 }
 
 

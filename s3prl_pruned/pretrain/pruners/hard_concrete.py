@@ -8,6 +8,7 @@ import torch
 from s3prl_pruned.config import UserError, to_dict
 from s3prl_pruned.export.masks import FinalMasks, final_masks
 from s3prl_pruned.gates.attach import GateConfig, GateSet, MaskDraw
+from s3prl_pruned.gates.multiples import in_words
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.pretrain.pruners.control import LagrangianControl
@@ -37,7 +38,7 @@ class HardConcretePruner:
     @property
     def aim(self) -> str:
         """What the run is to reach, in words."""
-        return self.control.aim
+        return self.control.aim + in_words(self.gates.config.dims_multiple)
 
     def draw(self, step: Step, losses: Losses | None = None) -> MaskDraw:
         """The masks of a step, a function of the seed and its number; at the end of a run the exported ones."""

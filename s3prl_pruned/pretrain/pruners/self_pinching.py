@@ -4,6 +4,7 @@ from typing import Any
 
 from s3prl_pruned.export.masks import FinalMasks, pinched_masks
 from s3prl_pruned.gates.attach import MaskDraw
+from s3prl_pruned.gates.multiples import in_words
 from s3prl_pruned.gates.self_pinching import PinchedDraw, SelfPinchingConfig, SelfPinchingGates
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.spec import CompactSpec
@@ -32,7 +33,7 @@ class SelfPinchingPruner:
     @property
     def aim(self) -> str:
         """What the run is to reach, in words."""
-        return self.control.aim
+        return self.control.aim + in_words(self.gates.config.dims_multiple)
 
     def draw(self, step: Step, losses: Losses | None = None) -> PinchedDraw:
         """The masks of a step, made from thresholds and weights."""

@@ -37,7 +37,7 @@ def require_room(runner: Any, splits: list[str], folder: Path, *, selection: str
     Raises:
         UserError: naming what is needed, what is free, and how to need less.
     """
-    found = [_seconds(runner.downstream.model.get_dataloader(split).dataset, folder) for split in splits]
+    found = [_seconds(runner.downstream.model.get_dataloader(split), folder) for split in splits]
     seconds, kept = (sum(parts) for parts in zip(*found, strict=True))
     a_second = MARGIN * bytes_per_second(runner.upstream.model, selection, half=half)
     needed, there = seconds * a_second, kept * a_second  # the folder may hold features of other corpora too
@@ -95,17 +95,26 @@ def in_words(size: float) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
-def _seconds(dataset: Any, folder: Path) -> tuple[float, float]:
-    """Of all waveforms of one of s3prl's datasets, and of those among them whose features are in a folder.
+def _seconds(loader: Any, folder: Path) -> tuple[float, float]:
+    """Of all waveforms of one of s3prl's data loaders, and of those among them whose features are in a folder.
 
-    Both are estimated from some of its items (an item of ``asr`` is a whole batch).
+    Both are estimated from some of its dataset's items (an item of ``asr`` is a whole batch).
     """
-    indices = numpy.unique(numpy.linspace(0, len(dataset) - 1, min(SAMPLED, len(dataset))).astype(int))
+    total = len(loader.dataset)
+    indices = numpy.unique(numpy.linspace(0, total - 1, min(SAMPLED, total)).astype(int))
     samples = kept = 0
     for index in indices.tolist():
-        wavs = dataset[index][0]
-        for wav in wavs if isinstance(wavs, (list, tuple)) else [wavs]:
+        for wav in _waveforms(loader, index):
             samples += len(wav)
             kept += len(wav) if kept_file(folder, torch.as_tensor(wav, dtype=torch.float32)).is_file() else 0
-    share = len(dataset) / len(indices) / SAMPLE_RATE
+    share = total / len(indices) / SAMPLE_RATE
     return samples * share, kept * share
+
+
+def _waveforms(loader: Any, index: int) -> list[Any]:
+    """Those of an item. Of ``ctc`` (PR, SF) an item names files, one or a batch of them, which its collation reads."""
+    item = loader.dataset[index]
+    wavs = item[0]
+    if isinstance(wavs, (str, Path, tuple)):
+        wavs = loader.collate_fn([item])[0]
+    return list(wavs) if isinstance(wavs, (list, tuple)) else [wavs]

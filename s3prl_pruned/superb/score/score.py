@@ -17,7 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from s3prl_pruned.superb.catalogue import TASKS, Metric, PublishedModel, Value
+from s3prl_pruned.superb.catalogue import TASKS, Metric, Value
+from s3prl_pruned.superb.score.published import PublishedModel
 
 Scale = Literal["paper", "leaderboard"]
 SCALES: tuple[Scale, ...] = ("paper", "leaderboard")

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from s3prl_pruned.config import UserError, from_dict
-from s3prl_pruned.superb.catalogue import PUBLISHED, TASKS, Value, find_task
+from s3prl_pruned.superb.catalogue import TASKS, Value, find_task
 from s3prl_pruned.superb.results.collect import UNKNOWN_PROTOCOL, finished_runs
 from s3prl_pruned.superb.results.given import read_given
 from s3prl_pruned.superb.results.result import Checkpoint, Result, Upstream, read_json
 from s3prl_pruned.superb.results.s3prl_runs.found import NO_REFERENCES, References
+from s3prl_pruned.superb.score.costs import EncoderCosts, counted_macs
+from s3prl_pruned.superb.score.published import PUBLISHED, PublishedModel
 from s3prl_pruned.superb.score.score import (
     SCALES,
     Scale,
@@ -45,6 +47,12 @@ class ScoredModel:
     """Read from run directories; or published, or given in a hand-written file: not checked by us."""
     params_millions: float | None = None
     """Of the upstream. None where the results do not say."""
+    source: str | None = None
+    """Of a published model: where its numbers are from."""
+    costs: EncoderCosts = field(default_factory=EncoderCosts)
+    """What is known of its MACs and time."""
+    structure: str | None = None
+    """Of a published model: the name of its structure (`PublishedModel.structure`)."""
 
     @property
     def on_scale(self) -> bool:
@@ -70,17 +78,29 @@ def measured_models(root: Path, references: References = NO_REFERENCES) -> tuple
 
 
 def published_models() -> list[ScoredModel]:
-    """The published models that stand beside ours (``catalogue.PUBLISHED``)."""
+    """The published models that stand beside ours (``published.PUBLISHED``)."""
     models = []
     for published in PUBLISHED:
-        notes = [f"published: {published.source}"]
+        notes = [published.note] if published.note else []
         if published.table1_score is not None and not agrees_with_table1(published):
             notes.append(
                 f"printed with {published.table1_score:.2f} on the paper's scale, which its own metrics do not give"
             )
         metrics = {task: list(values.values()) for task, values in published_values(published).items()}
-        models.append(_unchecked_model(published.model, metrics, "published", notes, published.params_millions))
+        model = _unchecked_model(published.model, metrics, "published", notes, published.params_millions)
+        models.append(
+            replace(model, source=published.source, costs=_published_costs(published), structure=published.structure)
+        )
     return models
+
+
+def _published_costs(published: PublishedModel) -> EncoderCosts:
+    per_second, shown = published.macs_per_second, published.leaderboard_macs
+    printed = None if per_second is None else 1e9 * per_second
+    if shown is None and published.structure is not None:
+        macs = float(counted_macs(published.structure))
+        return EncoderCosts(macs=macs, macs_counted=True, printed_macs_per_second=printed)
+    return EncoderCosts(macs=None if shown is None else 1e9 * shown, printed_macs_per_second=printed)
 
 
 def given_models(path: Path) -> list[ScoredModel]:
@@ -200,6 +220,9 @@ def _saved_model(model: dict[str, Any], where: str) -> ScoredModel:
         notes=model["notes"],
         kind=model["kind"],
         params_millions=model["params_millions"],
+        source=model.get("source"),
+        costs=from_dict(EncoderCosts, model.get("costs", {}), f"{where}: {name}: costs"),
+        structure=model.get("structure"),
     )
 
 

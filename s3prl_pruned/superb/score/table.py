@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from s3prl_pruned.superb.catalogue import PUBLISHED, TASKS, Value
+from s3prl_pruned.superb.catalogue import TASKS, Value
 from s3prl_pruned.superb.results.result import write_json, write_text
 from s3prl_pruned.superb.score import mini_score
+from s3prl_pruned.superb.score.costs import EncoderCosts
+from s3prl_pruned.superb.score.published import PUBLISHED
 from s3prl_pruned.superb.score.score import SCALES, Scale, agrees_with_table1, counted_metrics, normalised, paper_score
 from s3prl_pruned.superb.score.scored_models import ScoredModel, doubts
 from s3prl_pruned.tables import Column, Table
 
-NOT_ON_SCALE = "no score: none of its tasks is official"
-"""Said in place of scores."""
+_NOT_ON_SCALE = "no score: none of its tasks is official"
+
+
+def why_not_on_scale(model: ScoredModel) -> str:
+    """Said in place of scores, of a model that is not ``on_scale``."""
+    return _NOT_ON_SCALE if model.results else "no score: none of its tasks is published"
+
 
 _COLUMNS: list[Column | str] = [
     Column("task and metric"),
@@ -102,7 +110,7 @@ def _metric_rows(model: ScoredModel) -> list[list[Any]]:
 def _score_rows(model: ScoredModel) -> list[list[Any]]:
     """One row, or two where the scales lack different tasks."""
     if not model.on_scale:
-        return [["", "", None, None, NOT_ON_SCALE]]
+        return [["", "", None, None, why_not_on_scale(model)]]
     rows = []
     for missing in dict.fromkeys(model.scores[scale].missing for scale in SCALES):
         scores = [model.scores[scale] if model.scores[scale].missing == missing else None for scale in SCALES]
@@ -135,6 +143,9 @@ def as_data(models: list[ScoredModel], unfinished: list[Path]) -> dict[str, Any]
                 "kind": model.kind,
                 "sha256": model.sha256,
                 "params_millions": model.params_millions,
+                "source": model.source,
+                "costs": {name: value for name, value in asdict(model.costs).items() if value not in (None, False)},
+                "structure": model.structure,
                 "notes": model.notes,
                 "protocols": {task: result.protocol for task, result in model.results.items()},
                 "by_hand": [task for task, result in model.results.items() if result.by_hand],
@@ -169,7 +180,7 @@ def as_csv(models: list[ScoredModel]) -> str:
     metrics.insert(metrics.index(("asr", "wer")) + 1, ("asr", "cer"))
     header = ["upstream", "sha256", *(f"{task}_{metric}" for task, metric in metrics)]
     header += [*(f"score_{scale}" for scale in SCALES), "missing", "notes", "kind", "params_millions", "not_official"]
-    header.append("by_hand")
+    header += ["by_hand", "source", *EncoderCosts.__dataclass_fields__]
     return Table(header, [_csv_line(model, metrics) for model in models]).csv()
 
 
@@ -188,6 +199,8 @@ def _csv_line(model: ScoredModel, metrics: list[tuple[str, str]]) -> list[str]:
         "" if model.params_millions is None else f"{model.params_millions:.6g}",
         " ".join(not_official),
         " ".join(task for task, result in model.results.items() if result.by_hand),
+        model.source or "",
+        *("" if value is None else f"{value:.7g}" for value in asdict(model.costs).values()),
     ]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import soundfile
 import torch
 from torch import nn
 
@@ -18,6 +19,8 @@ from s3prl_pruned.superb.running.make_run import SETTINGS
 from s3prl_pruned.superb.tasks import settings
 from s3prl_pruned.superb.tasks.drivers import DRIVERS, driver_of
 from tests.superb_corpora import make_fluent_commands, make_speech_commands, tiny
+from tests.superb_mini import make_corpora
+from tests.superb_mini import settings as settings_of_two_steps
 
 LENGTHS = (16000, 9000, 12345)
 
@@ -168,6 +171,29 @@ def test_features_without_room_are_refused_before_the_first_is_written(command, 
         command(*options, "-n", "full")
     assert needed[1] == pytest.approx(1.05 * (6 + 3 + 5) * 0.3 * 240 * 100 * 4, rel=0.01)
     assert not list((workplace / "cache" / "s3prl_pruned" / "features").glob("*/*.safetensors"))
+
+
+@pytest.mark.parametrize("task", ["pr", "sf"])
+def test_tasks_whose_items_name_files_keep_features_too(command, workplace, monkeypatch, task):
+    """s3prl's `ctc` reads waveforms as it collates them; of `train` its items are whole batches."""
+    corpus = make_corpora(workplace / task, task)[task]
+    needed = []
+    monkeypatch.setattr(features_room, "in_words", lambda size: needed.append(size) or f"{size:.0f} bytes")
+    run.main(["--drop-features"])
+    command(
+        "-d",
+        task,
+        "--corpus",
+        corpus,
+        "-o",
+        settings_of_two_steps(corpus__batch_size=2, corpus__num_workers=0),
+        "--cache-features",
+    )
+    assert read_result(Path("results/fbank") / task / "result.json").num_utterances > 0
+    kept = list((workplace / "cache" / "s3prl_pruned" / "features").glob("*/*.safetensors"))
+    audio = sum(soundfile.info(path).duration for path in corpus.rglob("*.*") if path.suffix in (".flac", ".wav"))
+    assert 0 < needed[0] < 1.06 * audio * 240 * 100 * 4  # of training, whose splits are a part of the corpus
+    assert sum(needed) > 0.9 * sum(path.stat().st_size for path in kept) > 0  # and of the evaluation
 
 
 def test_features_of_another_corpus_make_no_room_and_those_of_this_one_do(command, workplace, monkeypatch):
