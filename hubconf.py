@@ -21,6 +21,9 @@ from s3prl_pruned.upstream.hubconf import (  # noqa: F401 torch.hub looks for th
     wavlm_pruned_local,
     wavlm_pruned_url,
     wavlm_random,
+    whisper_pruned,
+    whisper_pruned_local,
+    whisper_pruned_url,
 )
 
 dependencies = ["torch", "numpy", "yaml", "soundfile", "safetensors"]

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from s3prl_pruned import checkpoint
 from s3prl_pruned.config import UserError, from_dict
 from s3prl_pruned.formats import microsoft, registry
-from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_families
+from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_families, tiny_whisper
 from s3prl_pruned.pretrain import objectives, recipes, run_folder
 from s3prl_pruned.pretrain.asr.recognizer import read_test
 from s3prl_pruned.pretrain.logging import read_log
@@ -30,6 +30,7 @@ from s3prl_pruned.timing.shapes import read_structure
 from tests import dphubert_checkpoints
 from tests.damage import odd_bytes, odd_values
 from tests.formats import fairseq_student as students
+from tests.whisper_files import openai_checkpoint, write_huggingface
 
 WELL_FORMED = Path(__file__).parent / "compatibility" / "written_by_0_1_0"
 SHAPES = tiny_families()
@@ -153,6 +154,9 @@ def models(tmp_path_factory):
     students.light(root / "lighthubert.pt", cfg={**students.TINY, "_name": "student_hubert"})
     students.mask(root / "maskhubert.pt", inside=True)
     students.star(root / "starhubert.pt", inside=True)
+    whisper = random_encoder(tiny_whisper(ffn_dim=96), seed=1)
+    torch.save(openai_checkpoint(whisper), root / "whisper.pt")
+    write_huggingface(root / "huggingface_whisper", whisper)
     (unfinished,) = (WELL_FORMED / "unfinished" / "heads_and_rows").glob("states-*.ckpt")
     (root / "checkpoint.ckpt").write_bytes(unfinished.read_bytes())
     torch.save(dphubert_checkpoints.checkpoint(), root / "dphubert.pt")
@@ -163,11 +167,12 @@ def models(tmp_path_factory):
 FOLDERS = {
     "folder": ("config.json", "model.safetensors"),
     "huggingface": ("config.json", "preprocessor_config.json", "model.safetensors"),
+    "huggingface_whisper": ("config.json", "preprocessor_config.json", "model.safetensors"),
 }
 STUDENTS = ("distilhubert.pt", "lighthubert.pt", "maskhubert.pt", "starhubert.pt")
 FILES = (
     *("microsoft.pt", "microsoft.safetensors", "s3prl.pt", "fairseq.pt", "torchaudio.pt", "dphubert.pt"),
-    *("training.pt", "checkpoint.ckpt", *STUDENTS),
+    *("whisper.pt", "training.pt", "checkpoint.ckpt", *STUDENTS),
 )
 ALL_FILES = [*FILES, *(f"{folder}/{file}" for folder, files in FOLDERS.items() for file in files)]
 

@@ -15,7 +15,14 @@ def make_parser() -> Parser:
         "DiariZen, DistilHuBERT, LightHuBERT, MaskHuBERT, STaRHuBERT), or an exported folder",
     )
     parser.add_argument("target", help="the file or folder to write; must not exist")
-    parser.add_argument("--to", required=True, choices=TARGETS, help="the target's format")
+    how = parser.add_mutually_exclusive_group(required=True)
+    how.add_argument("--to", choices=TARGETS, help="the target's format")
+    how.add_argument(
+        "--into",
+        metavar="WHISPER",
+        help="write a copy of this whole Whisper (OpenAI's file, or a Hugging Face folder) with the source as its "
+        "encoder, pruned or not: as large as before, zeros in place of what is gone",
+    )
     parser.add_argument(
         "--shape", metavar="NAME", help="of a torchaudio state dict, which does not say it: hubert_base, ..."
     )
@@ -36,7 +43,10 @@ def main(argv: list[str] | None = None) -> None:
     """
     args = make_parser().parse_args(argv)
 
-    from s3prl_pruned.pretrain.conversion import convert
+    from s3prl_pruned.pretrain.conversion import convert, put_into_whisper
 
-    about = convert(args.source, args.target, args.to, shape=args.shape, subnet=args.subnet)
+    if args.into:
+        about = put_into_whisper(args.source, args.target, args.into)
+    else:
+        about = convert(args.source, args.target, args.to, shape=args.shape, subnet=args.subnet)
     print(f"{about}: written to {args.target}")

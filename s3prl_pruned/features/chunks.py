@@ -10,7 +10,7 @@ from s3prl_pruned.config import UserError
 from s3prl_pruned.data.waveforms import SAMPLE_RATE
 from s3prl_pruned.models.components import normalize_utterances
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.models.spec import StateRule
+from s3prl_pruned.models.spec import EncoderConfig, StateRule
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,15 @@ class Chunks:
             )
 
 
+def refuse_windows(config: EncoderConfig) -> None:
+    """Raise a `UserError` for an encoder that has windows of its own."""
+    if config.window_samples is not None:
+        raise UserError(
+            f"chunks must be left out for a {config.family} encoder: it cuts long audio into windows of "
+            f"{config.window_samples / SAMPLE_RATE:g} s by itself."
+        )
+
+
 @torch.no_grad()
 def encode_in_chunks(
     encoder: SpeechEncoder, wav: Tensor, chunks: Chunks, *, layer: int | None, rule: StateRule
@@ -49,13 +58,15 @@ def encode_in_chunks(
         rule: which states there are.
     """
     config = encoder.config
+    assert config.max_frames is None, "`refuse_windows` has seen to it"
     wavs = wav[None]
     if config.normalize_waveform:
         wavs = normalize_utterances(wavs, None)
     wavs = encoder.one_frame_at_least(wavs)
     features = encoder.feature_extractor(wavs)  # (1, T, C)
-    hop = math.prod(stride for _, _, stride in config.conv_layers)  # samples of a frame
-    size, context = (round(seconds * SAMPLE_RATE / hop) for seconds in (chunks.seconds, chunks.context_seconds))
+    size, context = (
+        round(seconds * SAMPLE_RATE / config.hop_samples) for seconds in (chunks.seconds, chunks.context_seconds)
+    )
     num_frames, parts = features.shape[1], []
     for start in range(0, num_frames, size):
         first = max(0, start - context)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.data.waveforms import SAMPLE_RATE, read_waveform, resample
-from s3prl_pruned.features.chunks import Chunks, encode_in_chunks
+from s3prl_pruned.features.chunks import Chunks, encode_in_chunks, refuse_windows
 from s3prl_pruned.formats import registry
 from s3prl_pruned.formats.format import LoadedModel
 from s3prl_pruned.models.accelerate import accelerate
@@ -152,6 +152,8 @@ class LoadedEncoder(nn.Module):
             UserError: there is no such layer, a file cannot be read, or samples are not (S,).
         """
         self.check_layer(layer)
+        if chunks is not None:
+            refuse_windows(self.encoder.config)
         if isinstance(audio, (str, Path, Tensor, np.ndarray)):
             return self._states(_waveform(audio, sample_rate), layer, chunks)
         return [self._states(_waveform(one, sample_rate), layer, chunks) for one in audio]

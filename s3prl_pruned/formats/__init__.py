@@ -3,6 +3,8 @@
 WRITES: dict[str, str | None] = {
     "folder": "pruned",
     "huggingface": "pruned",
+    "huggingface_whisper": None,
+    "whisper": None,
     "microsoft": "dense",
     "s3prl": "dense",
     "fairseq": "dense",

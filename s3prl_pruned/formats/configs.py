@@ -7,19 +7,25 @@ from typing import Any
 from s3prl_pruned.config import UserError
 from s3prl_pruned.models.spec import EncoderConfig
 
-_RULES = {"wavlm": "chunks", "hubert": "chunks", "wav2vec2": "convolution", "data2vec": "convolution"}
+_RULES = {"wavlm": "chunks", "hubert": "chunks"}
+"""Of families whose rule is not `convolution`."""
 
 
 def family_fields(family: str) -> dict[str, Any]:
     """Fields that a family has and its configuration format does not spell out."""
     wavlm = family == "wavlm"
-    return {"family": family, "padding_rule": _RULES[family], "relative_position": wavlm, "gated_position": wavlm}
+    return {
+        "family": family,
+        "padding_rule": _RULES.get(family, "convolution"),
+        "relative_position": wavlm,
+        "gated_position": wavlm,
+    }
 
 
 def peculiarities(config: EncoderConfig) -> list[str]:
     """The fields by which an encoder differs from all public dense models, so that only formats of ours can say it."""
     plain = EncoderConfig()
-    names = ("channel_scale", "projection_norm", "equal_projection", "states")
+    names = ("channel_scale", "projection_norm", "equal_projection", "states", "front_end", "positions", "key_bias")
     return [name for name in names if getattr(config, name) != getattr(plain, name)]
 
 

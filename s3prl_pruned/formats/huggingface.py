@@ -113,7 +113,8 @@ def _check_extractor(settings: dict, where: str) -> None:
 def _recognise(source: Source) -> bool:
     if not source.is_folder and not any(".encoder.layers.0.feed_forward." in f".{key}" for key in source.weights):
         return False
-    return "model_type" in (source.json(CONFIG) or {}) and not folder.recognise(source)
+    kind = (source.json(CONFIG) or {}).get("model_type")
+    return kind not in (None, "whisper") and not folder.recognise(source)
 
 
 def _read(source: Source, options: ReadOptions) -> LoadedModel:

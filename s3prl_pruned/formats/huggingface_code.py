@@ -37,6 +37,8 @@ _SOURCES = (
     "models/linear.py",
     "models/components.py",
     "models/cnn.py",
+    "models/windows.py",
+    "models/log_mel.py",
     "models/attention.py",
     "models/state_heads.py",
     "models/encoder.py",

@@ -21,6 +21,7 @@ from s3prl_pruned.models.attention import Indices, PositionGate, SelfAttention
 from s3prl_pruned.models.cnn import FeatureProjection
 from s3prl_pruned.models.components import WeightNorm, WeightNormConv1d, normalize_utterances
 from s3prl_pruned.models.encoder import EncoderLayer, SpeechEncoder, freeze_idle
+from s3prl_pruned.models.log_mel import LogMel
 from s3prl_pruned.models.state_heads import Predictions
 
 try:
@@ -67,7 +68,7 @@ class PrunedSpeechPreTrainedModel(PreTrainedModel):
 
         As a new `SpeechEncoder` has them; linear maps and embeddings by the configuration's `initializer_range`.
         """
-        if isinstance(module, (Indices, WeightNorm, PositionGate, FeatureProjection, Predictions)):
+        if isinstance(module, (Indices, WeightNorm, PositionGate, FeatureProjection, LogMel, Predictions)):
             module.reset()
         elif isinstance(module, WeightNormConv1d):
             assert module.bias is not None

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
+from s3prl_pruned.models.spec import MEL_HOP, CompactSpec, EncoderConfig
 
 
 def sizes(shape: EncoderConfig, spec: CompactSpec) -> dict[str, Any]:
@@ -12,15 +12,18 @@ def sizes(shape: EncoderConfig, spec: CompactSpec) -> dict[str, Any]:
         shape: the dense shape.
         spec: what is left of it.
     """
-    _, kernels, strides = zip(*shape.conv_layers, strict=True)
+    _, kernels, strides = (list(numbers) for numbers in zip(*shape.conv_layers, strict=True))
+    if shape.front_end == "log_mel":  # transformers counts in samples
+        kernels[0] = (kernels[0] - 1) * MEL_HOP + 400
+        strides[0] *= MEL_HOP
     named = {
         "hidden_size": shape.embed_dim,
         "num_hidden_layers": shape.num_layers,
         "num_attention_heads": shape.num_heads,
         "intermediate_size": shape.ffn_dim,
         "conv_dim": [len(channels) for channels in spec.channels_of(shape)],
-        "conv_kernel": list(kernels),
-        "conv_stride": list(strides),
+        "conv_kernel": kernels,
+        "conv_stride": strides,
         "conv_bias": shape.conv_bias,
         "num_conv_pos_embeddings": shape.pos_conv_kernel,
         "num_conv_pos_embedding_groups": shape.pos_conv_groups,

@@ -58,7 +58,8 @@ def save_onnx(
     """Export an encoder, dense or compact, and prove that ONNX Runtime computes the same (a `Draft`, finished).
 
     Inputs: `waveform` (B, S) float32, 16 kHz, as recorded, zero-padded; `lengths` (B,) int64, samples of each. Outputs:
-    `output_names`, (B, T, D) each. B and S are free; an utterance has at least two frames. torch's exporter is slow:
+    `output_names`, (B, T, D) each. B and S are free; an utterance has at least two frames, and at most a window of an
+    encoder that has windows (Whisper's 30 s): ONNX Runtime fails on more. torch's exporter is slow:
     the graph of a pruned Base takes a minute on one thread.
 
     Args:

@@ -207,7 +207,7 @@ class SelfAttention(nn.Module):
         self.vo_heads = RaggedHeads([len(head.vo) for head in heads])
         num_qk, num_vo = sum(self.qk_heads.sizes), sum(self.vo_heads.sizes)
         self.q_proj = linear(config.embed_dim, num_qk, rank=ranks.q_proj)
-        self.k_proj = linear(config.embed_dim, num_qk, rank=ranks.k_proj)
+        self.k_proj = linear(config.embed_dim, num_qk, rank=ranks.k_proj, bias=config.key_bias)
         self.v_proj = linear(config.embed_dim, num_vo, rank=ranks.v_proj)
         self.out_proj = linear(num_vo, config.embed_dim, rank=ranks.out_proj)
         indices = [head.index for head in heads]

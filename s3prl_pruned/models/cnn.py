@@ -70,9 +70,19 @@ class ConvLayer(nn.Module):
     backward pass: so they keep none. Neither does the convolution of the waveform, whose output is 512 times as large.
     """
 
-    def __init__(self, in_channels: int, channels: int, kernel: int, stride: int, *, bias: bool, norm: str | None):
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        kernel: int,
+        stride: int,
+        *,
+        bias: bool,
+        norm: str | None,
+        padding: int = 0,
+    ):
         super().__init__()
-        self.conv = nn.Conv1d(in_channels, channels, kernel, stride=stride, bias=bias)
+        self.conv = nn.Conv1d(in_channels, channels, kernel, stride=stride, padding=padding, bias=bias)
         nn.init.kaiming_normal_(self.conv.weight)
         self.norm: nn.GroupNorm | nn.LayerNorm | None = None
         if norm is not None:
@@ -127,10 +137,11 @@ class FeatureExtractor(nn.Module):
         self.keeps_activations = True
         layers = []
         for i, (before, here, (_, kernel, stride)) in enumerate(
-            zip([1, *channels[:-1]], channels, config.conv_layers, strict=True)
+            zip([config.in_channels, *channels[:-1]], channels, config.conv_layers, strict=True)
         ):
-            norm = "channels" if config.extractor_mode == "layer_norm" else "time" if i == 0 else None
-            layers.append(ConvLayer(before, here, kernel, stride, bias=config.conv_bias, norm=norm))
+            norm = {"layer_norm": "channels", "group_norm": None if i else "time", "none": None}[config.extractor_mode]
+            padding = kernel // 2 if config.front_end == "log_mel" else 0
+            layers.append(ConvLayer(before, here, kernel, stride, bias=config.conv_bias, norm=norm, padding=padding))
         self.layers: Stack[ConvLayer] = Stack(layers)
         self.num_frames = config.num_frames
 
@@ -147,13 +158,17 @@ class FeatureExtractor(nn.Module):
     def _in_parts(self, function: Callable[[Tensor], Tensor], wavs: Tensor) -> Tensor:
         """`function(wavs)`, (B, S) -> (B, C, T); where nothing is kept, for a few utterances at a time."""
         keeps = torch.is_grad_enabled() and self.keeps_activations
-        if keeps or torch.compiler.is_compiling() or wavs.numel() <= SAMPLES_AT_A_TIME:
+        if keeps or exporting() or torch.compiler.is_compiling() or wavs.numel() <= SAMPLES_AT_A_TIME:
             return function(wavs) if keeps else made_again(function, wavs)
         size = max(1, SAMPLES_AT_A_TIME // wavs.shape[1])
         return torch.cat([made_again(function, part) for part in wavs.split(size)])
 
+    def heard(self, wavs: Tensor) -> Tensor:
+        """What the first layer reads: (B, S) -> (B, 1, S)."""
+        return wavs.unsqueeze(1)
+
     def _plain(self, wavs: Tensor) -> Tensor:
-        x = wavs.unsqueeze(1)  # (B, 1, S)
+        x = self.heard(wavs)
         for layer in self.layers:
             x = layer(x.to(precision_of(x)))  # (B, C, frames so far)
         return x
@@ -168,7 +183,7 @@ class FeatureExtractor(nn.Module):
         `grad_mult` acts on the weights, one by one: the masks get their whole gradient, also where the weights are
         frozen.
         """
-        x, z = wavs.unsqueeze(1), None  # (B, 1, S)
+        x, z = self.heard(wavs), None
         for layer in self.layers:
             weights = {name: self._scaled(parameter) for name, parameter in layer.named_parameters()}
             weights["conv.weight"] = masked(weights["conv.weight"], None if z is None else z[:, None])
@@ -205,7 +220,7 @@ class FeatureProjection(nn.Module):
         """(B, T, C) -> (B, T, D)."""
         x = self.normalise(features)
         if self.projection is None:
-            return masked(x, self.z_conv)
+            return masked(x, self.z_conv).contiguous()  # a convolution's frames do not lie side by side
         return masked_linear(self.projection, x, inputs=self.z_conv)
 
     def normalise(self, features: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 from s3prl_pruned.config import UserError
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.masks import Slot, masks_of_layer
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, HeadSpec, LayerSpec, kept_ranks
+from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, HeadSpec, LayerSpec, Ranks, kept_ranks
 
 
 def surviving_spec(
@@ -112,10 +112,65 @@ def _slice_layer(state: dict[str, Tensor], prefix: str, old: LayerSpec, new: Lay
     return sliced
 
 
+@torch.no_grad()
+def whole(encoder: SpeechEncoder) -> SpeechEncoder:
+    """A dense encoder that computes what `encoder` computes: zeros stand in the place of what is gone.
+
+    The other way round of `compact`, for programs that know one size for all layers.
+
+    Args:
+        encoder: dense or compact, without factors; masks in its slots are not looked at.
+
+    Raises:
+        UserError: a linear map of it is held as two factors, or its projection's LayerNorm has lost channels.
+    """
+    config, spec = encoder.config, encoder.spec
+    for i, layer in enumerate(spec.layers):
+        if layer.ranks != Ranks():
+            raise UserError(f"layer {i} holds linear maps as two factors, which cannot be filled up to a dense layer.")
+    channels, every = spec.channels_of(config), CompactSpec.dense(config).channels_of(config)
+    if channels[-1] != every[-1] and config.projection_norm:
+        raise UserError("channels are gone that a LayerNorm counts: this CNN cannot be filled up to a dense one.")
+    dense = SpeechEncoder(config).to(next(encoder.parameters()))
+    state, small = {name: torch.zeros_like(value) for name, value in dense.state_dict().items()}, encoder.state_dict()
+    heard = torch.arange(config.in_channels)
+    places: dict[str, tuple[Tensor, ...]] = {}
+    for i, kept in enumerate(channels):
+        rows, prefix = torch.tensor(kept), f"feature_extractor.layers.{i}."
+        places |= {prefix + "conv.weight": (rows[:, None], heard), prefix + "conv.bias": (rows,)}
+        places |= {prefix + "norm.weight": (rows,), prefix + "norm.bias": (rows,)}
+        heard = rows
+    places["feature_projection.projection.weight"] = (torch.arange(config.embed_dim)[:, None], heard)
+    for i, layer in enumerate(spec.layers):
+        places |= _places_of_layer(layer, f"layers.{i}.", config)
+    for name, value in small.items():
+        place = places.get(name)
+        state[name][place if place is not None else ...] = value
+    dense.load_state_dict(state)
+    return dense.train(encoder.training)
+
+
+def _places_of_layer(layer: LayerSpec, prefix: str, config: EncoderConfig) -> dict[str, tuple[Tensor, ...]]:
+    """Where the weights of a compact layer stand in those of the dense one: indices, by name."""
+    every = torch.arange(config.embed_dim)
+    qk, vo = (
+        torch.tensor([h.index * config.head_dim + d for h in layer.heads for d in getattr(h, kind)], dtype=torch.long)
+        for kind in ("qk", "vo")
+    )
+    ffn, heads = torch.tensor(layer.ffn, dtype=torch.long), torch.tensor([h.index for h in layer.heads])
+    places: dict[str, tuple[Tensor, ...]] = {prefix + "attention.gate.scale": (heads,)}
+    for name, rows in (("q_proj", qk), ("k_proj", qk), ("v_proj", vo)):
+        places |= {f"{prefix}attention.{name}.weight": (rows,), f"{prefix}attention.{name}.bias": (rows,)}
+    places |= {prefix + "feed_forward.fc1.weight": (ffn,), prefix + "feed_forward.fc1.bias": (ffn,)}
+    places |= {prefix + "feed_forward.fc2.weight": (every[:, None], ffn)}
+    return places | {prefix + "attention.out_proj.weight": (every[:, None], vo)}
+
+
 def _rows(state: dict[str, Tensor], name: str, rows: Tensor) -> dict[str, Tensor]:
     """A linear map's outputs; of two factors the second has them."""
     name = name + ".up" if name + ".up.weight" in state else name
-    return {f"{name}.{part}": state[f"{name}.{part}"][rows] for part in ("weight", "bias")}
+    parts = [f"{name}.{part}" for part in ("weight", "bias")]
+    return {part: state[part][rows] for part in parts if part in state}
 
 
 def _columns(state: dict[str, Tensor], name: str, columns: Tensor) -> dict[str, Tensor]:
@@ -128,7 +183,7 @@ def _slice_cnn(
     state: dict[str, Tensor], old: tuple[tuple[int, ...], ...], new: tuple[tuple[int, ...], ...]
 ) -> dict[str, Tensor]:
     """The feature extractor's layers, and what of the projection reads the last one."""
-    sliced, heard = {}, torch.zeros(1, dtype=torch.long)  # the waveform is one channel
+    sliced, heard = {}, torch.arange(state["feature_extractor.layers.0.conv.weight"].shape[1])
     for i, (before, after) in enumerate(zip(old, new, strict=True)):
         kept, prefix = _positions(before, after), f"feature_extractor.layers.{i}."
         sliced[prefix + "conv.weight"] = state[prefix + "conv.weight"][kept][:, heard]

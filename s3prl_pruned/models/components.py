@@ -185,8 +185,38 @@ class PositionalConvolutionStack(nn.Module):
         return conv(x.transpose(1, 2))[..., : x.shape[1]].transpose(1, 2)
 
 
+class FixedPositions(nn.Module):
+    """A vector for each frame of a window, whatever is in it: (B, T, D) -> (T, D).
+
+    Not trained. A checkpoint's own are kept with the weights (OpenAI's are sinusoids rounded to half precision).
+    """
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        assert config.max_frames is not None, "fixed positions have a number"
+        self.embedding: Tensor
+        self.register_buffer("embedding", sinusoids(config.max_frames, config.embed_dim))
+
+    def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
+        """(B, T, D) -> (T, D), T at most `max_frames`; `inside` as `PositionalConvolution.forward`."""
+        return self.embedding[: x.shape[1]]
+
+    def extra_repr(self) -> str:
+        """What a printed model tells."""
+        return f"frames={len(self.embedding)}"
+
+
+def sinusoids(frames: int, dim: int) -> Tensor:
+    """Sines, then cosines, of dim / 2 rates from 1 to 1 / 10,000 a frame (Vaswani et al. 2017): (frames, dim)."""
+    rates = torch.exp(torch.arange(dim // 2) * (-math.log(10_000) / max(1, dim // 2 - 1)))
+    angles = torch.arange(frames)[:, None] * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
 def positional_convolution(config: EncoderConfig) -> nn.Module:
-    """The one that `config` asks for: (B, T, D) -> (B, T, D)."""
+    """What `config` adds to the projected features: (B, T, D) -> (B, T, D), or (T, D) of fixed positions."""
+    if config.positions == "fixed":
+        return FixedPositions(config)
     return PositionalConvolution(config) if config.pos_conv_depth == 1 else PositionalConvolutionStack(config)
 
 

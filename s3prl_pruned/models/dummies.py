@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from s3prl_pruned.models import families
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.masks import Masks, SlotTable
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, HeadSpec, LayerSpec, StateHeads, StateRule
@@ -54,6 +55,20 @@ def tiny_families() -> dict[str, EncoderConfig]:
         "wav2vec2_large_960": tiny_base(**wav2vec2, **large),
         "data2vec_base": tiny_base(**{**wav2vec2, **stack, "family": "data2vec"}),
         "data2vec_large": tiny_base(**{**wav2vec2, **stack, **large, "family": "data2vec"}),
+    }
+
+
+def tiny_whisper(**changes: Any) -> EncoderConfig:
+    """Whisper's architecture in `tiny_base`'s shape; 320 samples a frame, windows of 25 frames, half a second."""
+    config = families.whisper(num_layers=3, embed_dim=24, num_heads=4, ffn_dim=20, mel_bins=10)
+    return replace(config, **{"max_frames": 25, **changes})
+
+
+def tiny_whispers() -> dict[str, EncoderConfig]:
+    """In both kinds of windows, of two seconds."""
+    return {
+        "whisper": tiny_whisper(max_frames=100),
+        "whisper_padded": tiny_whisper(max_frames=100, window="padded"),
     }
 
 

@@ -1,15 +1,17 @@
 """The encoder: waveform in, L + 1 hidden states out, dense or pruned, with slots for masks."""
 
+import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s3prl_pruned.models.attention import SelfAttention
-from s3prl_pruned.models.cnn import FeatureExtractor, FeatureProjection
+from s3prl_pruned.models.cnn import FeatureProjection
 from s3prl_pruned.models.components import (
     FeedForward,
     RelativePosition,
@@ -19,9 +21,11 @@ from s3prl_pruned.models.components import (
     normalize_utterances,
     positional_convolution,
 )
+from s3prl_pruned.models.log_mel import LogMelExtractor, feature_extractor
 from s3prl_pruned.models.masks import LAYER_KINDS, Slot, SlotTable
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, LayerSpec, StateRule
 from s3prl_pruned.models.state_heads import state_heads
+from s3prl_pruned.models.windows import cut, join
 
 _SLOTS = {"attention": ("z_mha", "z_qk", "z_vo", "z_head"), "feed_forward": ("z_ffn", "z_int")}
 
@@ -92,6 +96,9 @@ class EncoderLayer(nn.Module):
 class SpeechEncoder(nn.Module):
     """wav2vec-2.0-like encoder: CNN, projection, positional convolution, Transformer.
 
+    Or, as the configuration says, Whisper's: the CNN hears a log-mel spectrum, positions are fixed, and audio is
+    encoded in windows of at most `max_frames`.
+
     Args:
         config: the dense shape.
         spec: what stays of it; None for everything.
@@ -104,7 +111,7 @@ class SpeechEncoder(nn.Module):
         self.spec = spec or CompactSpec.dense(config)
         self.spec.check(config)
         channels = [len(kept) for kept in self.spec.channels_of(config)]
-        self.feature_extractor = FeatureExtractor(config, channels)
+        self.feature_extractor = feature_extractor(config, channels)
         self.feature_projection = FeatureProjection(config, channels[-1])
         self.mask_embedding = nn.Parameter(torch.empty(config.embed_dim).uniform_())  # used by masked pre-training only
         self.positional_convolution = positional_convolution(config)
@@ -147,8 +154,10 @@ class SpeechEncoder(nn.Module):
         wavs = self.one_frame_at_least(wavs)
         features = self.feature_extractor(wavs) if features is None else features
         x = (project or self.feature_projection)(features)  # (B, T, D)
-        num_frames = x.shape[1]
-        padded = lengths is not None or frame_lengths is not None
+        with_silence = self.config.window == "padded"  # x has more frames than the audio, and all are attended to
+        num_frames = self.config.num_frames(wavs.shape[1]) if with_silence else x.shape[1]
+        is_long = self.config.max_frames is not None and x.shape[1] > self.config.max_frames and not exporting()
+        padded = (lengths is not None or frame_lengths is not None or is_long) and not with_silence
         if frame_lengths is None:
             frame_lengths = self.frame_lengths(lengths, wavs, num_frames)
         padding = None
@@ -156,6 +165,8 @@ class SpeechEncoder(nn.Module):
             padding = torch.arange(num_frames, device=x.device) >= frame_lengths[:, None]  # (B, T)
             x = x.masked_fill(padding[..., None], 0.0)
         projected = x
+        if is_long:
+            x, padding = self._windows(x, padding)  # (B x windows, frames of one, D); so are the states
         x = x + self.positional_convolution(x, inside)
         if not self.config.norm_first:
             x = self.layer_norm(x)
@@ -167,7 +178,23 @@ class SpeechEncoder(nn.Module):
             states.append(x)
             x = layer(x, position_bias, padding) if run is None else run(layer, x, position_bias, padding)
         states.append(self.layer_norm(x) if self.config.norm_first else x)
+        if is_long:
+            *states, x = (join(state, len(features), num_frames) for state in (*states, x))
+        if with_silence:
+            *states, x, projected = (state[:, :num_frames] for state in (*states, x, projected))
         return EncoderOutput(hidden_states=states, frame_lengths=frame_lengths, projected=projected, before_norm=x)
+
+    def _windows(self, x: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """(B, T, D) and (B, T) in windows of `max_frames`: (B x windows, max_frames, D) and (B x windows, max_frames).
+
+        What lies behind the end is padding, but never the whole of a window: attention must have something to hear.
+        """
+        size = self.config.max_frames
+        assert size is not None
+        if padding is not None:
+            padding = cut(~padding, size).logical_not_()
+            padding[:, 0] = False
+        return cut(x, size), padding
 
     def states(self, output: EncoderOutput, rule: StateRule | None = None) -> list[Tensor]:
         """The hidden states that the model publishes: `EncoderConfig.num_states` tensors (B, T, `state_dim`).
@@ -266,6 +293,28 @@ def count_frames(lengths: Tensor | None, wavs: Tensor, num_frames: int) -> Tenso
         return torch.full((wavs.shape[0],), num_frames, device=wavs.device)
     chunk = wavs.shape[1] // num_frames
     return ((lengths + chunk - 1) // chunk).clamp(min=1, max=num_frames)
+
+
+def in_window(encoder: SpeechEncoder, window: Literal["own", "utterance", "padded"]) -> SpeechEncoder:
+    """The encoder, or a copy of it in windows of another kind (`EncoderConfig.window`).
+
+    Args:
+        encoder: dense or compact, also with fast forms or in int8; without masks.
+        window: `own` for its own.
+
+    Raises:
+        UserError: it has no windows to be padded.
+    """
+    if window == "own" or window == encoder.config.window:
+        return encoder
+    config = replace(encoder.config, window=window)
+    config.validate()
+    changed = copy.deepcopy(encoder)
+    changed.config = config
+    for module in changed.modules():
+        if isinstance(module, LogMelExtractor):
+            module.is_padded = window == "padded"
+    return changed
 
 
 def freeze_idle(encoder: SpeechEncoder, rule: StateRule | None = None) -> None:

@@ -69,6 +69,70 @@ def data2vec_large() -> EncoderConfig:
     return replace(data2vec_base(), **size)
 
 
+def whisper(
+    *, num_layers: int, embed_dim: int, num_heads: int, ffn_dim: int | None = None, mel_bins: int = 80
+) -> EncoderConfig:
+    """Whisper's encoder (Radford et al. 2023) in one of its sizes; windows of the utterance's own length.
+
+    Args:
+        num_layers: L.
+        embed_dim: D.
+        num_heads: H.
+        ffn_dim: F; None for 4 D, which all public models have.
+        mel_bins: 80, or 128 of large-v3.
+    """
+    return EncoderConfig(
+        family="whisper",
+        front_end="log_mel",
+        mel_bins=mel_bins,
+        conv_layers=((embed_dim, 3, 1), (embed_dim, 3, 2)),
+        extractor_mode="none",
+        conv_bias=True,
+        projection_norm=False,
+        positions="fixed",
+        max_frames=1500,
+        num_layers=num_layers,
+        embed_dim=embed_dim,
+        num_heads=num_heads,
+        ffn_dim=4 * embed_dim if ffn_dim is None else ffn_dim,
+        norm_first=True,
+        key_bias=False,
+        relative_position=False,
+        gated_position=False,
+        padding_rule="convolution",
+    )
+
+
+def whisper_tiny() -> EncoderConfig:
+    """Whisper tiny's and tiny.en's encoder: 7,632,384 parameters, and the mask embedding, which is ours."""
+    return whisper(num_layers=4, embed_dim=384, num_heads=6)
+
+
+def whisper_base() -> EncoderConfig:
+    """Whisper base's and base.en's encoder."""
+    return whisper(num_layers=6, embed_dim=512, num_heads=8)
+
+
+def whisper_small() -> EncoderConfig:
+    """Whisper small's and small.en's encoder."""
+    return whisper(num_layers=12, embed_dim=768, num_heads=12)
+
+
+def whisper_medium() -> EncoderConfig:
+    """Whisper medium's and medium.en's encoder."""
+    return whisper(num_layers=24, embed_dim=1024, num_heads=16)
+
+
+def whisper_large() -> EncoderConfig:
+    """Whisper large's and large-v2's encoder."""
+    return whisper(num_layers=32, embed_dim=1280, num_heads=20)
+
+
+def whisper_large_v3() -> EncoderConfig:
+    """Whisper large-v3's and turbo's encoder."""
+    return replace(whisper_large(), mel_bins=128)
+
+
 def wavlm_embedded() -> EncoderConfig:
     """The embedded teacher's shape: WavLM Base's architecture, narrower and shallower, same kernels and strides."""
     return embedded_size("wavlm")
@@ -76,10 +140,18 @@ def wavlm_embedded() -> EncoderConfig:
 
 def embedded_size(family: str) -> EncoderConfig:
     """A family's Base architecture in the embedded teacher's size (random teachers have it)."""
-    bases = {"wavlm": wavlm_base, "hubert": hubert_base, "wav2vec2": wav2vec2_base, "data2vec": data2vec_base}
+    bases = {
+        "wavlm": wavlm_base,
+        "hubert": hubert_base,
+        "wav2vec2": wav2vec2_base,
+        "data2vec": data2vec_base,
+        "whisper": whisper_base,
+    }
+    base = bases[family]()
+    channels = 96 if base.has_projection else 256
     return replace(
-        bases[family](),
-        conv_layers=tuple((96, kernel, stride) for _, kernel, stride in wavlm_base().conv_layers),
+        base,
+        conv_layers=tuple((channels, kernel, stride) for _, kernel, stride in base.conv_layers),
         num_layers=6,
         embed_dim=256,
         num_heads=4,

@@ -12,7 +12,7 @@ def linear(
 ) -> "nn.Linear | LowRankLinear":
     """`nn.Linear` that may be empty on either side, without torch's warning about it; with a rank, its two factors."""
     if rank is not None:
-        return LowRankLinear(in_features, out_features, rank)
+        return LowRankLinear(in_features, out_features, rank, bias=bias)
     return _whole(in_features, out_features, bias=bias)
 
 
@@ -25,10 +25,10 @@ def _whole(in_features: int, out_features: int, *, bias: bool = True) -> nn.Line
 class LowRankLinear(nn.Module):
     """A linear map as two factors: (..., in_features) -> (..., rank) -> (..., out_features)."""
 
-    def __init__(self, in_features: int, out_features: int, rank: int):
+    def __init__(self, in_features: int, out_features: int, rank: int, *, bias: bool = True):
         super().__init__()
         self.down = _whole(in_features, rank, bias=False)
-        self.up = _whole(rank, out_features)
+        self.up = _whole(rank, out_features, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""

@@ -4,14 +4,17 @@ Both are saved as JSON beside the weights, so that loading never guesses from ke
 """
 
 import itertools
+import math
 from dataclasses import asdict, dataclass, field
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 from torch import Tensor
 
 from s3prl_pruned.config import ADDED, UserError
 
-FAMILIES = ("wavlm", "hubert", "wav2vec2", "data2vec")
+FAMILIES = ("wavlm", "hubert", "wav2vec2", "data2vec", "whisper")
+MEL_HOP = 160
+"""Samples from one frame of a log-mel spectrum to the next, 10 ms."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,10 +91,12 @@ class EncoderConfig:
     """Which public model this is a configuration of, one of `FAMILIES`."""
 
     conv_layers: tuple[tuple[int, int, int], ...] = ((512, 10, 5), *[(512, 3, 2)] * 4, *[(512, 2, 2)] * 2)
-    """(channels, kernel in samples, stride in samples) of each convolution of the feature extractor."""
+    """(channels, kernel, stride) of each convolution of the feature extractor; the first one's kernel and stride are
+    counted in samples, or in frames of the log-mel spectrum."""
 
     extractor_mode: str = "group_norm"
-    """`group_norm`: one GroupNorm over time after the first convolution (Base); `layer_norm`: after each (Large)."""
+    """`group_norm`: one GroupNorm over time after the first convolution (Base); `layer_norm`: after each (Large);
+    `none`: no norm (Whisper)."""
 
     conv_bias: bool = False
     """Whether the feature extractor's convolutions have a bias."""
@@ -168,6 +173,30 @@ class EncoderConfig:
     states: StateRule = field(default=StateRule(), metadata=ADDED)
     """Which hidden states the model publishes."""
 
+    front_end: Literal["waveform", "log_mel"] = field(default="waveform", metadata=ADDED)
+    """What the convolutions read: the samples; or their log-mel spectrum, `mel_bins` channels and a frame each 10 ms,
+    where each convolution is padded by half its kernel (`models/log_mel.py`; Whisper)."""
+
+    mel_bins: int = field(default=80, metadata=ADDED)
+    """Channels of the log-mel spectrum."""
+
+    positions: Literal["convolution", "fixed"] = field(default="convolution", metadata=ADDED)
+    """What is added to the projected features: a convolution of them (`pos_conv_kernel` and so on), or a fixed vector
+    for each frame of a window (Whisper: sinusoids)."""
+
+    max_frames: int | None = field(default=None, metadata=ADDED)
+    """Frames of a window, which fixed positions are for (Whisper: 1500, 30 s). Longer audio is cut into windows, each
+    encoded by itself, and their states are joined. None: no limit."""
+
+    window: Literal["utterance", "padded"] = field(default="utterance", metadata=ADDED)
+    """`utterance`: a window is as long as its audio, with silence right behind it: quick. `padded`: each is filled up
+    to `max_frames` with silence that is attended to, as Whisper was trained and as its decoder needs it; the states are
+    cut to the audio's own frames afterwards."""
+
+    key_bias: bool = field(default=True, metadata=ADDED)
+    """Whether the attention's key map has a bias. It changes no output: it shifts all scores of a query alike. Whisper
+    has none."""
+
     @property
     def head_dim(self) -> int:
         """Dimensions of a dense head, K."""
@@ -192,12 +221,63 @@ class EncoderConfig:
         return self.equal_projection or self.conv_layers[-1][0] != self.embed_dim
 
     @property
+    def in_channels(self) -> int:
+        """Channels that the first convolution reads."""
+        return self.mel_bins if self.front_end == "log_mel" else 1
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples from one frame to the next (of every public model 320, 20 ms)."""
+        strides = math.prod(stride for _, _, stride in self.conv_layers)
+        return strides * MEL_HOP if self.front_end == "log_mel" else strides
+
+    @property
     def frame_samples(self) -> int:
-        """Samples under one frame: the receptive field of the feature extractor (of every public model 400, 25 ms)."""
+        """Samples from which on there is a frame.
+
+        Of a waveform's convolutions their receptive field (of every public model 400, 25 ms); of a log-mel spectrum the
+        hop, since what lies around is padded.
+        """
+        if self.front_end == "log_mel":
+            return MEL_HOP
         samples = 1
         for _, kernel, stride in reversed(self.conv_layers):
             samples = (samples - 1) * stride + kernel
         return samples
+
+    @property
+    def silent_frames(self) -> int:
+        """Frames of the log-mel spectrum that are computed of the silence behind a window that is not padded.
+
+        The last of the encoder's frames hears some of them; and up to the third, one may still hear the last samples,
+        and be the loudest.
+        """
+        stride, reach = 1, 0
+        for _, kernel, step in self.conv_layers:
+            reach, stride = reach + kernel // 2 * stride, stride * step
+        return max(3, reach)
+
+    @property
+    def window_samples(self) -> int | None:
+        """Samples of a window of `max_frames`; None where there is no limit."""
+        return None if self.max_frames is None else self.max_frames * self.hop_samples
+
+    @overload
+    def conv_lengths(self, num_samples: int) -> list[int]: ...
+
+    @overload
+    def conv_lengths(self, num_samples: Tensor) -> list[Tensor]: ...
+
+    def conv_lengths(self, num_samples: int | Tensor) -> list[int] | list[Tensor]:
+        """Steps that come out of each convolution; at most 0 where there are too few samples (integers)."""
+        mel = self.front_end == "log_mel"
+        length: Any = num_samples // MEL_HOP if mel else num_samples
+        lengths: list[Any] = []
+        for _, kernel, stride in self.conv_layers:
+            around = kernel // 2 * 2 if mel else 0
+            length = (length + around - kernel) // stride + 1  # stays at most 0 once there is too little
+            lengths.append(length)
+        return lengths
 
     @overload
     def num_frames(self, num_samples: int) -> int: ...
@@ -207,9 +287,24 @@ class EncoderConfig:
 
     def num_frames(self, num_samples: int | Tensor) -> int | Tensor:
         """Frames that the feature extractor makes of `num_samples` samples (integers); 0 where there are too few."""
-        for _, kernel, stride in self.conv_layers:
-            num_samples = (num_samples - kernel) // stride + 1  # stays at most 0 once there is too little
-        return num_samples.clamp(min=0) if isinstance(num_samples, Tensor) else max(0, num_samples)
+        last = self.conv_lengths(num_samples)[-1]
+        return last.clamp(min=0) if isinstance(last, Tensor) else max(0, last)
+
+    def computed_steps(self, num_samples: int) -> list[int]:
+        """Steps that each convolution computes for audio of `num_samples` samples, in all windows together."""
+        silence = self.silent_frames * MEL_HOP if self.front_end == "log_mel" and self.window == "utterance" else 0
+        lengths = [self.conv_lengths(window + silence) for window in self.window_lengths(num_samples)]
+        return [sum(steps) for steps in zip(*lengths, strict=True)]
+
+    def window_lengths(self, num_samples: int) -> list[int]:
+        """Samples that are computed in each window for audio of `num_samples` samples, silence included.
+
+        One window, the audio itself, where there is no limit, or where it fits one that is not padded.
+        """
+        size = self.window_samples
+        if size is None or (self.window == "utterance" and num_samples <= size):
+            return [num_samples]
+        return [size] * -(-num_samples // size)
 
     def validate(self) -> None:
         """Raise UserError where a field, or two together, make no encoder."""
@@ -255,13 +350,45 @@ class EncoderConfig:
                 f"`embed_dim` must be a multiple of `num_heads`, but they are {self.embed_dim} and {self.num_heads}."
             )
         self.states.check(self.embed_dim)
-        if self.extractor_mode not in ("group_norm", "layer_norm"):
-            raise UserError(f"`extractor_mode` must be group_norm or layer_norm, but is {self.extractor_mode!r}.")
-        if self.embed_dim % self.pos_conv_groups:
+        if self.extractor_mode not in ("group_norm", "layer_norm", "none"):
+            raise UserError(f"`extractor_mode` must be group_norm, layer_norm or none, but is {self.extractor_mode!r}.")
+        self._check_front_end()
+        if self.positions == "convolution" and self.embed_dim % self.pos_conv_groups:
             raise UserError(
                 f"`embed_dim` must be a multiple of `pos_conv_groups`, "
                 f"but they are {self.embed_dim} and {self.pos_conv_groups}."
             )
+
+    def _check_front_end(self) -> None:
+        """A log-mel spectrum, no norm, fixed positions and windows come together: what else they could mean is open."""
+        together = {
+            "front_end": self.front_end == "log_mel",
+            "extractor_mode": self.extractor_mode == "none",
+            "positions": self.positions == "fixed",
+            "max_frames": self.max_frames is not None,
+        }
+        if len(set(together.values())) > 1:
+            raise UserError(
+                "`front_end` log_mel, `extractor_mode` none, `positions` fixed and `max_frames` must be given together "
+                f"or not at all, but they are {self.front_end}, {self.extractor_mode}, {self.positions} and "
+                f"{self.max_frames}."
+            )
+        if self.max_frames is None:
+            if self.window != "utterance":
+                raise UserError(f"`window` must be utterance where there is no `max_frames`, but is {self.window!r}.")
+            return
+        for name, low, high in (("max_frames", 1, 100_000), ("mel_bins", 1, 1000)):
+            if not low <= getattr(self, name) <= high:
+                raise UserError(f"`{name}` must be from {low} to {high}, but is {getattr(self, name)}.")
+        if self.embed_dim % 2:
+            raise UserError(f"`embed_dim` must be even for fixed positions, but is {self.embed_dim}.")
+        if self.normalize_waveform or self.padding_rule != "convolution":
+            raise UserError(
+                "`normalize_waveform` must be false and `padding_rule` convolution with `front_end` log_mel, but they "
+                f"are {self.normalize_waveform} and {self.padding_rule}."
+            )
+        if any(kernel % 2 == 0 for _, kernel, _ in self.conv_layers):
+            raise UserError(f"the kernels of `conv_layers` must be odd on a log-mel spectrum: {self.conv_layers}.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from s3prl_pruned.formats import onnx
+from s3prl_pruned.formats import onnx, whole_whisper
 from s3prl_pruned.formats.folder import probe
 from s3prl_pruned.formats.format import LoadedModel
 from s3prl_pruned.formats.registry import check_int8, read, writable, write
@@ -61,6 +61,25 @@ def convert(
         else:
             write(path, target, encoder, provenance, progress=bar.update, files=head_files(source))
     return about
+
+
+def put_into_whisper(source: str | Path, path: str | Path, original: str | Path) -> str:
+    """Write a copy of a whole Whisper with this encoder in it (`formats.whole_whisper`).
+
+    Args:
+        source: as `load_source`.
+        path: the new file or folder; must not exist.
+        original: OpenAI's file, or Hugging Face's folder.
+
+    Returns:
+        What was written, as of `convert`.
+
+    Raises:
+        UserError: as `load_source` and `whole_whisper.put_back`.
+    """
+    encoder = load_source(source).encoder
+    whole_whisper.put_back(path, encoder, original)
+    return f"{encoder.config.family}, an encoder of {encoder.num_parameters():,} parameters in a whole model"
 
 
 def _quantised(encoder: SpeechEncoder) -> tuple[SpeechEncoder, float]:

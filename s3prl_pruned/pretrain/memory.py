@@ -14,7 +14,7 @@ import torch
 from s3prl_pruned.data.batches import in_parts
 from s3prl_pruned.data.waveforms import SAMPLE_RATE
 from s3prl_pruned.models.cnn import SAMPLES_AT_A_TIME
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, LayerSpec
+from s3prl_pruned.models.spec import MEL_HOP, CompactSpec, EncoderConfig, LayerSpec
 from s3prl_pruned.pretrain.config import LoopConfig
 from s3prl_pruned.pretrain.expert import Expert
 from s3prl_pruned.sparsity.counts import LayerCounts, map_weights, parameters
@@ -134,7 +134,8 @@ class _Sizes:
     def __init__(self, setting: MemorySetting, batch: Batch):
         self.setting, self.shape, self.batch = setting, setting.shape, batch
         self.width = 2 if setting.half else FP32
-        self.rows = batch.utterances * int(setting.shape.num_frames(batch.samples))
+        self.windows = setting.shape.window_lengths(batch.samples)
+        self.rows = batch.utterances * sum(map(setting.shape.num_frames, self.windows))
         self.hidden = self.rows * setting.shape.embed_dim  # elements of a hidden state
 
     def _parameters(self) -> int:
@@ -154,23 +155,23 @@ class _Sizes:
 
     def _outputs_of_cnn(self, batch: Batch) -> list[int]:
         """Elements of each layer's output."""
-        elements, samples = [], batch.samples
-        for (_, kernel, stride), kept in zip(
-            self.shape.conv_layers, self.setting.spec.channels_of(self.shape), strict=True
-        ):
-            samples = (samples - kernel) // stride + 1
-            elements.append(batch.utterances * len(kept) * samples)
-        return elements
+        steps, kept = self.shape.computed_steps(batch.samples), self.setting.spec.channels_of(self.shape)
+        return [batch.utterances * len(channels) * length for length, channels in zip(steps, kept, strict=True)]
 
     def _kept_by_cnn(self, batch: Batch) -> int:
-        """Of each layer but the first, the input and what GELU (or the norm before it) reads."""
+        """Of each layer the input and what GELU (or the norm before it) reads; of a waveform's first one the input."""
         outputs = self._outputs_of_cnn(batch)
+        if self.shape.front_end == "log_mel":
+            spectrum = batch.utterances * self.shape.mel_bins * sum(self.windows) // MEL_HOP
+            return self.width * (spectrum + 2 * sum(outputs) - outputs[-1])
         return self.width * (batch.utterances * batch.samples + 2 * sum(outputs) - outputs[0] - outputs[-1])
 
     def backward_of_cnn(self) -> int:
-        """The first layer's norm and GELU are computed again, in fp32: two activations and two gradients."""
+        """A waveform's first norm and GELU are computed again, in fp32: two activations and two gradients."""
         if self.shape.feature_grad_mult == 0 and not self.setting.masks_cnn:
             return 0
+        if self.shape.front_end == "log_mel":  # an activation and its gradient
+            return 2 * self.width * self._outputs_of_cnn(self.batch)[0]
         if not self.setting.checkpointing:
             return 4 * FP32 * self._outputs_of_cnn(self.batch)[0]
         part = Batch(max(1, min(self.batch.utterances, SAMPLES_AT_A_TIME // self.batch.samples)), self.batch.samples)
@@ -188,6 +189,10 @@ class _Sizes:
             weights = 0
         else:
             weights = self.width * shape.embed_dim**2 // shape.pos_conv_groups * shape.pos_conv_kernel
+        if shape.positions == "fixed":
+            position = weights = 0
+        if not (shape.has_projection or shape.projection_norm):
+            channels = 0
         norm = FP32 * self.hidden  # before the first layer (Base) or after the last (Large)
         dropped = self._dropped(shape.dropout, self.hidden)
         return (FP32 + self.width) * channels + position + weights + norm + dropped

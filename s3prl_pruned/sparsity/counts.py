@@ -112,7 +112,9 @@ def cnn_weights(config: EncoderConfig, channels: Sequence[Number]) -> Number:
     """
     convolutions = sum(
         before * here * kernel
-        for before, here, (_, kernel, _) in zip([1, *channels[:-1]], channels, config.conv_layers, strict=True)
+        for before, here, (_, kernel, _) in zip(
+            [config.in_channels, *channels[:-1]], channels, config.conv_layers, strict=True
+        )
     )
     return convolutions + channels[-1] * config.embed_dim * config.has_projection
 
@@ -159,7 +161,7 @@ def parameters(config: EncoderConfig, spec: CompactSpec) -> dict[str, int]:
     """Parameters by part, biases and norms included; they sum to `numel()` of the encoder."""
     dim, heads = config.embed_dim, config.num_heads
     channels = [len(kept) for kept in spec.channels_of(config)]
-    normed = len(channels) if config.extractor_mode == "layer_norm" else 1
+    normed = {"layer_norm": len(channels), "group_norm": 1, "none": 0}[config.extractor_mode]
     projection = channels[-1] * dim * config.has_projection
     cnn = int(cnn_weights(config, channels)) - projection
     cnn += sum(channels) * config.conv_bias + sum(2 * c for c in channels[:normed])
@@ -170,8 +172,8 @@ def parameters(config: EncoderConfig, spec: CompactSpec) -> dict[str, int]:
         + projection + dim * config.has_projection,
         "mask_embedding": dim,
         # weight normalisation has a scale per kernel position; data2vec's stack has none
-        "positional_convolution": convolution * config.pos_conv_depth
-        + config.pos_conv_kernel * (config.pos_conv_depth == 1),
+        "positional_convolution": (config.positions == "convolution")
+        * (convolution * config.pos_conv_depth + config.pos_conv_kernel * (config.pos_conv_depth == 1)),
         "relative_position": config.num_buckets * heads * (config.relative_position and spec.has_attention),
         "attention": 0,
         "feed_forward": 0,
@@ -182,7 +184,7 @@ def parameters(config: EncoderConfig, spec: CompactSpec) -> dict[str, int]:
     for layer in spec.layers:
         counts = LayerCounts.of(layer)
         parts["attention"] += int(layer_weights(dim, counts, ATTENTION_MAPS))
-        parts["attention"] += int(2 * counts.qk + counts.vo) + dim * layer.attention
+        parts["attention"] += int((1 + config.key_bias) * counts.qk + counts.vo) + dim * layer.attention
         if config.gated_position and layer.heads:
             parts["attention"] += config.head_dim * 8 + 8 + len(layer.heads)
         parts["feed_forward"] += int(layer_weights(dim, counts, FEED_FORWARD_MAPS))
@@ -207,28 +209,31 @@ def counted_macs(config: EncoderConfig, counts: EncoderCounts, num_samples: int)
     """Multiply-accumulates by part for one utterance: convolutions, linears and the two products of attention.
 
     What the reference path runs is counted: heads of different sizes are padded to the layer's widest in the two
-    products. Norms, activations, softmax and the bias' additions are not counted, as usual.
+    products. Norms, activations, softmax and the bias' additions are not counted, as usual, nor is a log-mel spectrum,
+    which is no part of a network. Windows padded with silence are counted as a whole.
     """
-    frames, length = config.num_frames(num_samples), num_samples
-    in_channels: Number = 1
+    in_channels: Number = config.in_channels
     cnn: Number = 0
-    for channels, (_, kernel, stride) in zip(counts.channels, config.conv_layers, strict=True):
-        length = (length - kernel) // stride + 1
+    steps = config.computed_steps(num_samples)
+    for length, channels, (_, kernel, _) in zip(steps, counts.channels, config.conv_layers, strict=True):
         cnn += length * in_channels * channels * kernel
         in_channels = channels
+    of_windows = [config.num_frames(window) for window in config.window_lengths(num_samples)]
+    frames = sum(of_windows)
     dim = config.embed_dim
     parts: dict[str, Number] = {
         "cnn": cnn,
         "projection": frames * in_channels * dim * config.has_projection,
         # an even kernel makes one frame more than is kept
-        "positional_convolution": (frames + 1 - config.pos_conv_kernel % 2) * config.pos_conv_depth
+        "positional_convolution": (config.positions == "convolution")
+        * (frames + 1 - config.pos_conv_kernel % 2) * config.pos_conv_depth
         * dim * dim // config.pos_conv_groups * config.pos_conv_kernel,
         "attention": 0,
         "feed_forward": 0,
     }  # fmt: skip
     for layer in counts.layers:
         parts["attention"] += total(
-            frames * layer_weights(dim, layer, ATTENTION_MAPS) + frames * frames * layer.products
+            frames * layer_weights(dim, layer, ATTENTION_MAPS) + sum(n * n for n in of_windows) * layer.products
         )
         if config.gated_position and config.relative_position:
             parts["attention"] += frames * total(layer.heads) * config.head_dim * 8

@@ -27,7 +27,7 @@ Scalar: TypeAlias = float | Tensor
 FORMAT, FORMAT_VERSION = "s3prl_pruned.latency", 1
 _NOT_ITS_SPEED = (
     *("family", "padding_rule", "dropout", "attention_dropout", "activation_dropout", "feature_grad_mult"),
-    *("channel_scale", "states"),
+    *("channel_scale", "states", "key_bias"),
 )
 """Fields of a shape that take no time in inference."""
 

@@ -20,9 +20,9 @@ from s3prl_pruned.data.waveforms import SAMPLE_RATE
 from s3prl_pruned.models.accelerate import accelerate
 from s3prl_pruned.models.accelerate.paths import path_for
 from s3prl_pruned.models.attention import SelfAttention
-from s3prl_pruned.models.cnn import FeatureExtractor
 from s3prl_pruned.models.components import FeedForward, RelativePosition
 from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.models.log_mel import feature_extractor
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, HeadSpec, LayerSpec
 from s3prl_pruned.sparsity.counts import EncoderCounts
 from s3prl_pruned.sparsity.latency import FORMAT, FORMAT_VERSION, LatencyTable, Measurement
@@ -53,7 +53,12 @@ class Stopwatch:
     def __init__(self, config: EncoderConfig, setting: TimingSetting, *, utterance_seconds: float, dtype: torch.dtype):
         self.config, self.setting, self.dtype = config, setting, dtype
         samples = round(SAMPLE_RATE * utterance_seconds)
-        self.frames = int(config.num_frames(samples))
+        windows = config.window_lengths(samples)
+        if len(windows) > 1:
+            raise UserError(
+                f"a latency table needs an utterance of one window, but {utterance_seconds:g} s are {len(windows)}."
+            )
+        self.frames = sum(map(config.num_frames, windows))
         if not self.frames:
             raise UserError(
                 f"a latency table needs an utterance of at least a frame, but {utterance_seconds:g} s is shorter."
@@ -86,7 +91,7 @@ class Stopwatch:
         def call(before: int, here: int) -> Callable[[], object]:
             channels = [axis[0] for axis in axes]
             channels[pair], channels[pair + 1] = before, here
-            extractor = self.ready(FeatureExtractor(self.config, channels))
+            extractor = self.ready(feature_extractor(self.config, channels))
             return lambda: extractor(self.wav)
 
         seconds = self.seconds([call(before, here) for before, here in itertools.product(rows, columns)])

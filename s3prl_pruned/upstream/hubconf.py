@@ -67,6 +67,7 @@ wavlm_pruned, wavlm_pruned_local, wavlm_pruned_url = _entries("wavlm")
 hubert_pruned, hubert_pruned_local, hubert_pruned_url = _entries("hubert")
 wav2vec2_pruned, wav2vec2_pruned_local, wav2vec2_pruned_url = _entries("wav2vec2")
 data2vec_pruned, data2vec_pruned_local, data2vec_pruned_url = _entries("data2vec")
+whisper_pruned, whisper_pruned_local, whisper_pruned_url = _entries("whisper")
 
 
 def wavlm_embedded(

@@ -19,6 +19,7 @@ from s3prl_pruned.models.dummies import (
     tiny_families,
     tiny_large,
     tiny_peculiar,
+    tiny_whispers,
 )
 from s3prl_pruned.models.masks import LAYER_KINDS, SlotTable
 from s3prl_pruned.models.spec import CompactSpec, LayerSpec
@@ -26,7 +27,7 @@ from s3prl_pruned.models.spec import CompactSpec, LayerSpec
 FP32, FP64 = 2e-5, 1e-9
 FULL, NO_FAHP = ("mha", "qk", "vo", "ffn", "int"), ("mha", "head", "ffn", "int")
 CONFIGS = {"base": tiny_base(), "large": tiny_large()}
-FAMILIES = tiny_families() | tiny_peculiar()
+FAMILIES = tiny_families() | tiny_peculiar() | tiny_whispers()
 WAVS = 0.3 * torch.randn(2, 1600, generator=torch.Generator().manual_seed(0))
 BATCHES = [(WAVS[:1], None), (WAVS, torch.tensor([1600, 1111]))]
 
@@ -96,6 +97,7 @@ def test_random_ragged_channels_of_every_family(largest, seed, name, kinds, prun
     conv_masks = random_conv_masks(encoder.spec, config, seed=seed)
     small = check(encoder, {**masks, **conv_masks}, largest)
     kept = [int((z != 0).sum()) for z in conv_masks.values()]
+    kept += [config.embed_dim] * (not config.has_projection)  # the last layer's are the residual stream's
     assert [layer.conv.out_channels for layer in small.feature_extractor.layers] == kept
 
 

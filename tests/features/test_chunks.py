@@ -7,7 +7,7 @@ import s3prl_pruned
 from s3prl_pruned.config import UserError
 from s3prl_pruned.features.chunks import Chunks
 from s3prl_pruned.formats import registry
-from s3prl_pruned.models.dummies import random_encoder, tiny_base, tiny_large
+from s3prl_pruned.models.dummies import random_encoder, tiny_base, tiny_large, tiny_whisper
 from tests.tiny_run import tiny_wavlm
 
 CONFIGS = {"base": tiny_base(), "large": tiny_large(normalize_waveform=True), "public kernels": tiny_wavlm()}
@@ -30,6 +30,12 @@ def test_with_all_as_context_the_states_are_those_of_the_whole(encoder, seconds)
     assert cut.shape == whole.shape
     torch.testing.assert_close(cut, whole, atol=2e-5, rtol=0)
     torch.testing.assert_close(encoder.extract(wav, layer=1, chunks=Chunks(0.1, 100.0)), whole[1], atol=2e-5, rtol=0)
+
+
+def test_an_encoder_with_windows_of_its_own_says_so(tmp_path):
+    registry.write(tmp_path / "export", "folder", random_encoder(tiny_whisper(), seed=1))
+    with pytest.raises(UserError, match=r"left out for a whisper encoder: it cuts long audio into windows of 0.5 s"):
+        s3prl_pruned.load(tmp_path / "export").extract(noise(0.1), chunks=Chunks(0.2))
 
 
 def test_less_context_is_further_from_the_whole(encoder):

@@ -14,11 +14,12 @@ from s3prl_pruned.config import UserError, to_dict
 from s3prl_pruned.formats import WRITES, microsoft, registry
 from s3prl_pruned.formats.format import Format, Source, dense_model
 from s3prl_pruned.models.accelerate.int8 import quantize_int8
-from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_base, tiny_families
+from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_base, tiny_families, tiny_whisper
 from s3prl_pruned.pretrain.training_checkpoint import CUT
 from tests.dphubert_checkpoints import checkpoint
 from tests.formats import fairseq_student
 from tests.test_import_direction import PACKAGE, modules_imported_by
+from tests.whisper_files import openai_checkpoint, write_huggingface
 
 SHAPES = tiny_families()
 DENSE = ("microsoft", "s3prl", "fairseq", "huggingface", "torchaudio")
@@ -53,6 +54,10 @@ def files(tmp_path_factory):
         add(name, hubert)
     microsoft.save_safetensors(wavlm, root / "x.safetensors", dtype=torch.float16)
     found["microsoft"].append(root / "x.safetensors")
+    whisper = random_encoder(tiny_whisper(ffn_dim=96), seed=1)
+    torch.save(openai_checkpoint(whisper), root / "whisper.pt")
+    write_huggingface(root / "huggingface_whisper", whisper)
+    found["whisper"], found["huggingface_whisper"] = [root / "whisper.pt"], [root / "huggingface_whisper"]
     for number, kind in enumerate(({}, {"family": "hubert", "large": True}, {"diarizen": True})):
         name = "diarizen" if "diarizen" in kind else "dphubert"
         torch.save(checkpoint(**kind), root / f"peer-{number}")
@@ -304,7 +309,7 @@ def test_a_pruned_encoder_and_an_existing_path_are_refused(tmp_path):
     assert (tmp_path / "x").read_text() == "mine"
 
 
-@pytest.mark.parametrize("name", ["microsoft", "fairseq", "huggingface", "torchaudio"])
+@pytest.mark.parametrize("name", ["microsoft", "fairseq", "huggingface", "torchaudio", "whisper"])
 def test_a_fault_of_ours_is_not_called_a_damaged_file(name, files, monkeypatch):
     def fault(*_):
         raise TypeError("a fault of ours")

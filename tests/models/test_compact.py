@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.models.compact import compact
-from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_base, tiny_large, tiny_peculiar
+from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_base, tiny_large, tiny_peculiar, tiny_whispers
 from s3prl_pruned.models.spec import CompactSpec, HeadSpec, LayerSpec
 
 CONFIG = tiny_base()
@@ -96,14 +96,14 @@ def test_every_weight_stands_at_its_original_index():
     assert checked > 10
 
 
-CNNS = {"base": tiny_base(), "large": tiny_large(conv_bias=True), **tiny_peculiar()}
+CNNS = {"base": tiny_base(), "large": tiny_large(conv_bias=True), **tiny_peculiar(), **tiny_whispers()}
 
 
 @pytest.mark.parametrize("config", CNNS.values(), ids=CNNS)
 def test_every_channel_stands_at_its_original_index(config):
     encoder = random_encoder(config, seed=2)
     spec = random_spec(config, seed=3, channels=True)
-    small, before = compact(encoder, spec), (0,)
+    small, before = compact(encoder, spec), tuple(range(config.in_channels))
     assert {len(kept) for kept in spec.channels} != {1}
     for kept, mine, dense in zip(
         spec.channels, small.feature_extractor.layers, encoder.feature_extractor.layers, strict=True
@@ -127,8 +127,9 @@ def test_every_channel_stands_at_its_original_index(config):
             assert mine.layer_norm.bias[i] == dense.layer_norm.bias[c]
         if mine.channel_scale is not None:
             assert mine.channel_scale[i] == dense.channel_scale[c]
-        assert torch.equal(mine.projection.weight[:, i], dense.projection.weight[:, c])
-    assert torch.equal(mine.projection.bias, dense.projection.bias)
+        if config.has_projection:
+            assert torch.equal(mine.projection.weight[:, i], dense.projection.weight[:, c])
+    assert not config.has_projection or torch.equal(mine.projection.bias, dense.projection.bias)
 
 
 def test_type_and_mode_are_kept_and_slots_are_empty():

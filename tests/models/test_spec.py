@@ -67,7 +67,10 @@ def test_a_structure_that_does_not_fit_is_refused(spec, message):
     [
         ({"embed_dim": 25}, "`embed_dim` must be a multiple of `num_heads`, but they are 25 and 4"),
         ({"pos_conv_groups": 5}, "`embed_dim` must be a multiple of `pos_conv_groups`, but they are 24 and 5"),
-        ({"extractor_mode": "batch_norm"}, "`extractor_mode` must be group_norm or layer_norm, but is 'batch_norm'"),
+        (
+            {"extractor_mode": "batch_norm"},
+            "`extractor_mode` must be group_norm, layer_norm or none, but is 'batch_norm'",
+        ),
         ({"num_heads": 0}, "`num_heads` must be at least 1, but is 0"),
         ({"num_layers": -1}, "`num_layers` must be at least 1, but is -1"),
         ({"conv_layers": ()}, "`conv_layers` must be"),

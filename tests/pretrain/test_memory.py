@@ -25,6 +25,7 @@ def setting(name: str, layers: int, **changes) -> MemorySetting:
         ("wavlm_base", 2, 12, {"half": False}),
         ("wavlm_large", 2, 6, {}),
         ("data2vec_base", 2, 24, {}),
+        ("whisper_base", 6, 24, {}),
     ],
 )
 def test_the_formula_is_what_a_step_keeps(name, layers, utterances, changes):

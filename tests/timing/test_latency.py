@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.models.accelerate import paths
-from s3prl_pruned.models.dummies import tiny_base, tiny_large
+from s3prl_pruned.models.dummies import tiny_base, tiny_large, tiny_whisper
 from s3prl_pruned.models.spec import CompactSpec, HeadSpec, LayerSpec
 from s3prl_pruned.sparsity.counts import EncoderCounts, macs
 from s3prl_pruned.sparsity.latency import read_latency_table
@@ -72,6 +72,19 @@ def test_the_parts_that_are_measured_are_the_models_parts(counting, config):
     ):
         found = 1e9 * table.time(EncoderCounts.of(config, spec))
         assert found == pytest.approx(sum(macs(config, spec, SAMPLES).values()), rel=1e-6)
+
+
+@pytest.mark.parametrize("window", ["utterance", "padded"])
+def test_whispers_parts_are_measured_in_its_window(counting, window):
+    """The log-mel spectrum counts as time of the CNN, though it is no part of a network's MACs."""
+    config = tiny_whisper(window=window)
+    table = measure_table(config, SETTING, utterance_seconds=0.3)
+    assert table.time(EncoderCounts.dense(config, with_cnn=False)) == pytest.approx(table.whole, rel=1e-6)
+    layers = sum(macs(config, CompactSpec.dense(config), 4800)[part] for part in ("attention", "feed_forward"))
+    nothing = EncoderCounts([], EncoderCounts.dense(config, with_cnn=False).channels, with_cnn=False)
+    assert 1e9 * (table.whole - table.time(nothing)) == pytest.approx(layers, rel=1e-6)
+    with pytest.raises(UserError, match="an utterance of one window, but 0.6 s are 2"):
+        measure_table(config, SETTING, utterance_seconds=0.6)
 
 
 def test_the_screen_compares_the_parts_sum_with_the_whole(counting):

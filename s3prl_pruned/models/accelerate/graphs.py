@@ -120,6 +120,8 @@ class GraphedEncoder:
         encoder = self.encoder
         return (
             wavs.shape[0] * bucket(frames) <= self.max_frames
+            and bucket(frames) <= (self.config.max_frames or bucket(frames))  # one window
+            and self.config.window == "utterance"
             and path_for(encoder, wavs, frames) is not None
             and not encoder.feature_extractor.is_masked()
         )
@@ -143,10 +145,7 @@ class GraphedEncoder:
         return self._graphs[key]
 
     def _inputs(self, wavs: Tensor, frames: int) -> Inputs:
-        hop = 1
-        for _, _, stride in self.config.conv_layers:
-            hop *= stride
-        samples = self.config.frame_samples + frames * hop - 1  # the most that give so many frames
+        samples = self.config.frame_samples + frames * self.config.hop_samples - 1  # the most that give so many frames
         batch = wavs.shape[0]
         with torch.inference_mode(False):  # written to at every call, in inference mode or not
             return Inputs(
@@ -206,18 +205,18 @@ def encode_in_bucket(encoder: SpeechEncoder, inputs: Inputs) -> Tensor:
 
 def _features(encoder: SpeechEncoder, inputs: Inputs) -> Tensor:
     """The CNN's, (B, T, C), whose norm over time counts the true length."""
+    if encoder.config.extractor_mode != "group_norm":
+        return encoder.feature_extractor(inputs.wavs)
     first, *others = encoder.feature_extractor.layers
-    x = inputs.wavs.unsqueeze(1)  # (B, 1, S)
-    x = _first_layer(first, x, inputs.convolved)
+    x = _first_layer(first, inputs.wavs.unsqueeze(1), inputs.convolved)
     for layer in others:
         x = layer(x)
     return x.transpose(1, 2)
 
 
 def _first_layer(layer: ConvLayer, x: Tensor, convolved: Tensor) -> Tensor:
-    """(B, 1, S) -> (B, C, outputs); the norm, where it is over time, counts the first `convolved` outputs."""
-    if not isinstance(layer.norm, nn.GroupNorm):
-        return layer(x)
+    """(B, 1, S) -> (B, C, outputs); the norm, which is over time, counts the first `convolved` outputs."""
+    assert isinstance(layer.norm, nn.GroupNorm)
     y = F.conv1d(x, layer.conv.weight, None, stride=layer.conv.stride)
     precise = torch.promote_types(y.dtype, torch.float32)
     counts = (torch.arange(y.shape[-1], device=y.device) < convolved).to(precise)  # 1 where it does

@@ -8,15 +8,17 @@ kernel.
 import copy
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.models.accelerate import accelerate
 from s3prl_pruned.models.accelerate.cnn import extract_features, rows_of, windows
-from s3prl_pruned.models.accelerate.paths import Derived, path_for
+from s3prl_pruned.models.accelerate.paths import Derived, Path, path_for
 from s3prl_pruned.models.cnn import FeatureExtractor
 from s3prl_pruned.models.components import Stack
 from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.models.log_mel import LogMelExtractor
 
 SMALLEST = 1024
 """Weights below which a linear map stays in fp32: quantising its input would cost more than the product saves."""
@@ -91,14 +93,55 @@ class Int8FeatureExtractor(nn.Module):
 
     def forward(self, wavs: Tensor) -> Tensor:
         """(B, S) -> (B, T, C)."""
-        path = path_for(self, wavs, self.fp32.num_frames(wavs.shape[-1]))
-        if path is None:
-            raise UserError(
-                "int8 serves inference on a CPU only: call it under torch.inference_mode(), on fp32 audio, in eval()."
-            )
+        path = _refuse_training(self, wavs, self.fp32)
         return extract_features(
             self.fp32.layers, wavs, self.derived, frames_at_a_time=path.cnn_frames // 2, products=list(self.products)
         )
+
+
+class Int8PaddedConvolution(nn.Module):
+    """`nn.Conv1d` that pads with zeros, by `Int8Convolution`: (B, C_in, S) -> (B, C_out, S_out), fp32."""
+
+    def __init__(self, conv: nn.Conv1d):
+        super().__init__()
+        self.padding = int(conv.padding[0])
+        self.out_channels = conv.out_channels
+        self.convolution = Int8Convolution(conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, S) -> (B, C_out, S_out)."""
+        rows = F.pad(x.transpose(1, 2), (0, 0, self.padding, self.padding)).contiguous()  # (B, S + padding, C_in)
+        return torch.stack([self.convolution(row) for row in rows]).transpose(1, 2)
+
+
+class Int8LogMelExtractor(nn.Module):
+    """Log-mel spectrum in fp32 and int8 convolutions: (B, S) -> (B, T, C). Takes `extractor` over."""
+
+    def __init__(self, extractor: LogMelExtractor):
+        super().__init__()
+        self.fp32 = extractor
+        for layer in extractor.layers:
+            layer.set_submodule("conv", Int8PaddedConvolution(layer.conv))
+
+    def forward(self, wavs: Tensor) -> Tensor:
+        """(B, S) -> (B, T, C)."""
+        _refuse_training(self, wavs, self.fp32)
+        return self.fp32(wavs)
+
+
+def _refuse_training(module: nn.Module, wavs: Tensor, extractor: FeatureExtractor) -> Path:
+    path = path_for(module, wavs, extractor.num_frames(wavs.shape[-1]))
+    if path is None:
+        raise UserError(
+            "int8 serves inference on a CPU only: call it under torch.inference_mode(), on fp32 audio, in eval()."
+        )
+    return path
+
+
+def _int8_extractor(extractor: FeatureExtractor) -> nn.Module:
+    if isinstance(extractor, LogMelExtractor):
+        return Int8LogMelExtractor(extractor)
+    return Int8FeatureExtractor(extractor)
 
 
 def _scale(rows: Tensor) -> Tensor:
@@ -132,10 +175,10 @@ def quantize_int8(encoder: SpeechEncoder) -> SpeechEncoder:
         for name, child in module.named_children():
             if isinstance(child, nn.Linear) and child.weight.numel() >= SMALLEST:
                 setattr(module, name, Int8Linear(child.weight, child.bias))
-    small.set_submodule("feature_extractor", Int8FeatureExtractor(small.feature_extractor))
+    small.set_submodule("feature_extractor", _int8_extractor(small.feature_extractor))
     return small.eval()
 
 
 def is_int8(encoder: SpeechEncoder) -> bool:
     """Whether `quantize_int8` made it."""
-    return isinstance(encoder.get_submodule("feature_extractor"), Int8FeatureExtractor)
+    return isinstance(encoder.get_submodule("feature_extractor"), (Int8FeatureExtractor, Int8LogMelExtractor))

@@ -40,6 +40,7 @@ BASE_MODELS = {
     "hubert": "hubert_base",
     "wav2vec2": "wav2vec2_base_960",
     "data2vec": "data2vec_base_960",
+    "whisper": "tiny.en.pt",
 }
 """What `teacher: null` stands for, by family."""
 

@@ -1,9 +1,10 @@
 """What `config_model.yaml` may hold for distillation with pruning. Defaults: Wang et al. 2023, WavLM Base, 80 %."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from s3prl_pruned.compressors.config import CompressConfig
-from s3prl_pruned.config import UserError
+from s3prl_pruned.config import ADDED, UserError
 from s3prl_pruned.former_defaults import is_default
 from s3prl_pruned.gates.attach import GateConfig
 from s3prl_pruned.gates.multiples import in_words
@@ -35,6 +36,10 @@ class StudentConfig:
     """Factor on the gradient into the CNN (DistilHuBERT). The paper is silent. 0 is another, faster recipe: the CNN
     is frozen, and computed once for teacher and student (`benchmarks/step.py` measures both); with gates of the kind
     `conv` its weights are frozen, but the student's masked pass is its own. Masks always get their whole gradient."""
+
+    window: Literal["own", "utterance", "padded"] = field(default="own", metadata=ADDED)
+    """Of Whisper's encoders (`EncoderConfig.window`), for teacher and student: `own` is the teacher's own. `padded`, of
+    30 s each, is what a student needs that goes back under Whisper's decoder; `utterance` is quicker."""
 
     def validate(self) -> None:
         """Raise UserError where a value is out of its range."""

@@ -10,7 +10,7 @@ from s3prl_pruned.compressors.compressor import Compressor
 from s3prl_pruned.compressors.magnitude import weights_left
 from s3prl_pruned.compressors.plan import Plan, make_plan
 from s3prl_pruned.models.accelerate import accelerate, of_teacher
-from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.models.encoder import SpeechEncoder, in_window
 from s3prl_pruned.models.spec import EncoderConfig
 from s3prl_pruned.objectives.distill import LayerDistillation
 from s3prl_pruned.objectives.prediction_heads import PredictionHeads
@@ -34,6 +34,7 @@ def student_shape(teacher: SpeechEncoder, config: StudentConfig) -> EncoderConfi
         attention_dropout=config.attention_dropout,
         activation_dropout=config.activation_dropout,
         feature_grad_mult=config.feature_grad_mult,
+        window=teacher.config.window if config.window == "own" else config.window,
     )
 
 
@@ -47,6 +48,7 @@ class DistillForPretrain(Trained):
 
     def __init__(self, teacher: SpeechEncoder, config: ModelConfig, *, seed: int):
         super().__init__()
+        teacher = in_window(teacher, config.student.window)
         self.teacher = of_teacher(teacher.eval().requires_grad_(False))
         self.pruner = new_pruner(teacher, config, seed=seed)
         self.student = accelerate(self.pruner.student)

@@ -65,10 +65,11 @@ def load_teacher(source: str, seed: int = 0, *, family: str | None = None, objec
     teacher = _find(source, seed, family)
     found = teacher.encoder.config.family
     if family not in (None, found):
-        named = [name for name in _HUB if name.startswith(family)]
-        recipe = f"{family}_base_s80" if objective == "distill" else "self_pinching_asr"
+        named = next((name for name in _HUB if name.startswith(str(family))), "tiny.en.pt")  # the hub has no Whisper
+        of_distillation = "whisper_tiny_en_s65" if family == "whisper" else f"{family}_base_s80"
+        recipe = of_distillation if objective == "distill" else "self_pinching_asr"
         raise UserError(
-            f"`teacher` must be a {family} encoder, but {source!r} is a {found}. Name one (--teacher {named[0]}, or a "
+            f"`teacher` must be a {family} encoder, but {source!r} is a {found}. Name one (--teacher {named}, or a "
             f"checkpoint's path), take a recipe (--recipe {recipe}), or train -u {found}_pruned_{objective}."
         )
     return teacher

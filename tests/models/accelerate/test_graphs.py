@@ -17,9 +17,10 @@ from s3prl_pruned.models.dummies import (
     tiny_base,
     tiny_families,
     tiny_peculiar,
+    tiny_whispers,
 )
 
-SHAPES = tiny_families() | tiny_peculiar()
+SHAPES = tiny_families() | tiny_peculiar() | tiny_whispers()
 
 
 def in_buckets(encoder, **options):
