@@ -61,10 +61,12 @@ def main() -> None:
     from s3prl_pruned.data.listing import files_below
     from s3prl_pruned.features.loaded import load
 
-    encoder = load(args.teacher, device=args.device)
+    encoder = load(args.teacher, device=args.device, states="s3prl")
     layers = encoder.encoder.config.num_layers
     if not 1 <= args.clusters <= layers:
         raise UserError(f"`--clusters` must be from 1 to the teacher's {layers} layers, but is {args.clusters}.")
+    if args.utterances < 1:
+        raise UserError(f"`--utterances` must be at least 1, but is {args.utterances}.")
     found = files_below([args.corpus or embedded_corpus() / "dev"])
     chosen = found[:: max(1, len(found) // args.utterances)][: args.utterances]
     if not chosen:

@@ -30,12 +30,15 @@ def make_parser() -> argparse.ArgumentParser:
 def main() -> None:
     """The command."""
     args = make_parser().parse_args()
+    from s3prl_pruned.config import UserError
     from s3prl_pruned.data.corpus import embedded_corpus
     from s3prl_pruned.data.listing import files_below
     from s3prl_pruned.data.waveforms import read_waveform
     from s3prl_pruned.features.chunks import Chunks
     from s3prl_pruned.features.loaded import load
 
+    if not args.minutes * 60 >= 1:
+        raise UserError(f"`--minutes` must be a second or more, but is {args.minutes:g}.")
     encoder, parts, samples = load(args.model, device=args.device), [], round(args.minutes * 60 * 16_000)
     for path in files_below([embedded_corpus() / "train"]):
         parts.append(read_waveform(path))

@@ -43,9 +43,12 @@ def main(argv: list[str] | None = None) -> None:
     """
     args = make_parser().parse_args(argv)
 
+    from s3prl_pruned.config import UserError
     from s3prl_pruned.pretrain.conversion import convert, put_into_whisper
 
     if args.into:
+        if args.shape or args.subnet:
+            raise UserError("`--into` takes a Whisper encoder, which says its shape. Leave --shape and --subnet out.")
         about = put_into_whisper(args.source, args.target, args.into)
     else:
         about = convert(args.source, args.target, args.to, shape=args.shape, subnet=args.subnet)

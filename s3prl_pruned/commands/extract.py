@@ -8,7 +8,7 @@ from s3prl_pruned.own_commands import Parser
 
 EXAMPLES = """\
 python tools/extract_features.py result/.../export recordings --layer 6
-python tools/extract_features.py wavlm_base_plus recordings --output features --half --device cuda --compiled
+python tools/extract_features.py wavlm_base_plus recordings --half --device cuda --dtype bf16 --compiled
 
 Each file of audio gets one of features, of the same name and place below the output folder: (T, D) of one layer, or
 (L + 1, T, D), 50 frames a second. The same call goes on after an interruption.

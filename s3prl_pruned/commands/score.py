@@ -198,6 +198,10 @@ def _with_times(rows: list[ScoredModel], options: argparse.Namespace) -> tuple[l
     from s3prl_pruned.report import score_times, timing
 
     path = str(options.timing)
+    if not options.timing.is_file():
+        raise UserError(
+            f"{path}: no such file. Write one: tools/timing.py --peers --models <your export> --lengths 5 --output DIR."
+        )
     data = timing.check_document(read_json(options.timing), path)
     with timing.FILES.damage_named(path):
         rows, notes = score_times.with_times(rows, data, path)

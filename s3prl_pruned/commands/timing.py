@@ -206,6 +206,8 @@ def _options(args: argparse.Namespace) -> "Options":
         args.baseline, args.random, args.repeats = args.baseline or _PAPERS_BASELINE, True, args.repeats or 5
         models = [*_PAPERS_MODELS, *models]
     if args.peers:
+        if args.chunks is not None or args.latency_table:
+            raise UserError("published encoders are a table of their own. Leave --chunks and --latency-table out.")
         args.baseline, args.random = args.baseline or peers.BASELINE, True
         models = [*peers.MODELS, *models]
         if not (args.lengths or args.mixed or args.corpus is not None):

@@ -1,6 +1,5 @@
 """Hidden states of audio of any length in bounded memory: the Transformer hears a chunk and some context around it."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +10,9 @@ from s3prl_pruned.data.waveforms import SAMPLE_RATE
 from s3prl_pruned.models.components import normalize_utterances
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.spec import EncoderConfig, StateRule
+
+_LONGEST = 1e6
+"""Seconds, eleven days."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,10 @@ class Chunks:
 
     def __post_init__(self) -> None:
         """Raise a `UserError` for lengths that are none."""
-        if not self.seconds >= 0.1 or not 0 <= self.context_seconds < math.inf:
+        if not 0.1 <= self.seconds <= _LONGEST or not 0 <= self.context_seconds <= _LONGEST:
             raise UserError(
-                f"chunks must be of at least 0.1 s, with a context of 0 s or more, but are of {self.seconds} and "
-                f"{self.context_seconds}."
+                f"chunks must be of at least 0.1 s, with a context of 0 s or more, both of at most {_LONGEST:g} s, but "
+                f"are of {self.seconds} and {self.context_seconds}."
             )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from s3prl_pruned.checkpoint import write_text
 from s3prl_pruned.config import UserError, to_dict
 from s3prl_pruned.data.listing import files_below
-from s3prl_pruned.features.chunks import Chunks
+from s3prl_pruned.features.chunks import Chunks, refuse_windows
 from s3prl_pruned.features.loaded import LoadedEncoder
 from s3prl_pruned.folder_lock import locked
 from s3prl_pruned.formats.tensor_files import write_safetensors, written_whole
@@ -84,6 +84,8 @@ def extract_folder(encoder: LoadedEncoder, folder: Path, output: Path, files: Fe
     if files.format == "h5" and find_spec("h5py") is None:
         raise UserError("`--format h5` needs h5py: pip install h5py, or take npy or safetensors.")
     encoder.check_layer(files.layer)
+    if files.chunks is not None:
+        refuse_windows(encoder.encoder.config)
     if not folder.is_dir():
         raise UserError(f"{folder}: must be a folder of audio, but there is none.")
     found = files_below([folder])

@@ -37,8 +37,8 @@ def load(
         source: an export's folder, a training checkpoint (its masks are applied), a checkpoint of any public format, a
             URL of one, a name of s3prl's hub such as `wavlm_base_plus`, or `embedded`.
         device: torch device.
-        compiled: on a GPU, run by CUDA graphs: short audio is several times as fast, and the first call of each length
-            takes longer.
+        compiled: on a GPU, run by CUDA graphs: in half precision 1 s of audio is twice as fast, in fp32 more than a few
+            seconds are slower; the first call of each length takes longer.
         states: `own` for those that the model publishes (`EncoderConfig.states`), `s3prl` for those that s3prl gives of
             its own models: L + 1, of the first layer's input and of each layer's output.
 

@@ -55,6 +55,11 @@ class _Cutter:
     def columns(self, module: str, z: Tensor, kept: Tensor) -> None:
         """Scale the inputs of a module, and keep some."""
         weight = self.tensor(f"{module}.weight")
+        if weight.dim() < 2 or weight.shape[1] != z.numel():
+            raise UserError(
+                f"{self.where}: `{module}.weight` must have {z.numel()} inputs, one for each of its gate's, but has "
+                f"shape {tuple(weight.shape)}. Copy it again."
+            )
         z = z.to(weight.dtype).view(1, -1, *[1] * (weight.dim() - 2))
         self.state[f"{module}.weight"] = (weight * z)[:, kept]
 
@@ -91,7 +96,13 @@ class _Cutter:
             if c + 1 < count:
                 self.columns(f"{reader}conv", z, kept)
             else:
-                self.state[MARK] = (self.tensor(MARK) * z)[kept]
+                scale = self.tensor(MARK)
+                if scale.shape != z.shape:
+                    raise UserError(
+                        f"{self.where}: `{MARK}` must have {z.numel()} numbers, one for each channel, but has shape "
+                        f"{tuple(scale.shape)}. Copy it again."
+                    )
+                self.state[MARK] = (scale * z)[kept]
                 self.rows("encoder.feature_projection.layer_norm", kept)
                 self.columns("encoder.feature_projection.projection", torch.ones_like(z), kept)
 

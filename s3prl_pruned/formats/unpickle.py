@@ -9,7 +9,7 @@ data and does nothing; anything else is refused by name.
 import collections
 import pickle
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,14 +19,38 @@ import torch
 from s3prl_pruned.config import UserError
 from s3prl_pruned.formats.tensor_files import check_readable
 
+
+class _Foreign(Exception):
+    """A class that no checkpoint of a speech encoder needs."""
+
+
+class _Function:
+    """A function of torch's, of which a file gets calls and nothing else: a pickle can set attributes of functions."""
+
+    __slots__ = ("_call",)
+    _call: Callable[..., Any]
+
+    def __init__(self, function: Callable[..., Any]):
+        object.__setattr__(self, "_call", function)
+
+    def __call__(self, *args: Any) -> Any:
+        return self._call(*args)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise _Foreign(f"a change of torch's function ({name})")
+
+    def __setstate__(self, state: Any) -> None:
+        raise _Foreign("a change of torch's function")
+
+
 # What is made for real. torch adds its storages itself, from its own closed list (`torch.storage.StorageType`).
 _REAL = {
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("builtins", "set"): set,
     ("builtins", "frozenset"): frozenset,
     ("builtins", "bytearray"): bytearray,
-    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
-    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
+    ("torch._utils", "_rebuild_tensor_v2"): _Function(torch._utils._rebuild_tensor_v2),
+    ("torch._utils", "_rebuild_parameter"): _Function(torch._utils._rebuild_parameter),
     ("torch.nn.parameter", "Parameter"): torch.nn.Parameter,
     ("torch", "Size"): torch.Size,
     **{("torch", name): getattr(torch, name) for name in ("float32", "float16", "bfloat16", "float64", "int64")},
@@ -113,10 +137,6 @@ def _holds_modules(path: Path, *, is_zip: bool) -> bool:
         return any(_MODULES in archive.open(name).read(_BEGINNING) for name in pickles)
 
 
-class _Foreign(Exception):
-    """A class that no checkpoint of a speech encoder needs."""
-
-
 def read_torch_file(path: str | Path) -> dict:
     """Read a torch file of any origin onto the CPU; tensors are mapped from the file, not copied.
 
@@ -163,11 +183,22 @@ def read_torch_file(path: str | Path) -> dict:
 
 
 def plain(value: Any) -> Any:
-    """Configuration as plain data: namespaces and omegaconf nodes become dicts, lists, numbers and texts."""
+    """Configuration as plain data: namespaces and omegaconf nodes become dicts, lists, numbers and texts.
+
+    Raises:
+        UserError: it contains itself.
+    """
+    try:
+        return _plain(value)
+    except RecursionError:
+        raise UserError("a configuration in the file contains itself: it is damaged. Copy it again.") from None
+
+
+def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {plain(key) if isinstance(key, _Shell) else key: plain(item) for key, item in value.items()}
+        return {_plain(key) if isinstance(key, _Shell) else key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        return [_plain(item) for item in value]
     if not isinstance(value, _Shell):
         return value
     state = value.state
@@ -175,8 +206,8 @@ def plain(value: Any) -> Any:
         state = {**(state[0] or {}), **(state[1] or {})}
     if isinstance(state, dict):
         if type(value).__module__.startswith("omegaconf"):
-            return plain(state["_content"] if "_content" in state else state.get("_val"))
-        return plain(state)
+            return _plain(state["_content"] if "_content" in state else state.get("_val"))
+        return _plain(state)
     if value.items:
-        return {key: plain(item) for key, item in value.items.items()}
-    return plain(value.args[0]) if len(value.args) == 1 else None  # an enum's member is made from its value
+        return {key: _plain(item) for key, item in value.items.items()}
+    return _plain(value.args[0]) if len(value.args) == 1 else None  # an enum's member is made from its value

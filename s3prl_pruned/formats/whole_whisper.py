@@ -65,7 +65,15 @@ def _replaced(weights: Mapping[Any, Any], ours: dict[str, Tensor], where: Path) 
         UserError: it has other encoder weights, or of other shapes.
     """
     first = next(theirs for theirs in ours if theirs.endswith("conv1.weight"))
-    prefix = next(key for key in weights if f".{key}".endswith(f".{first}")).removesuffix(first)
+    odd = next(
+        (key for key, value in weights.items() if not (isinstance(key, str) and isinstance(value, Tensor))), None
+    )
+    prefix = next((key for key in weights if f".{key}".endswith(f".{first}")), None)
+    if odd is not None or prefix is None:
+        raise UserError(
+            f"{where}: is damaged: {f'`{odd}` is no tensor' if prefix else f'lacks `{first}`'}. Copy it again."
+        )
+    prefix = prefix.removesuffix(first)
     inside = f"{prefix}encoder."
     theirs = {key.removeprefix(prefix) for key in weights if key.startswith(inside)}
     if theirs != ours.keys():

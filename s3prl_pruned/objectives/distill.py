@@ -84,12 +84,12 @@ class LayerDistillation(nn.Module):
 
     def __init__(self, *, num_layers: int, embed_dim: int, config: DistillConfig):
         super().__init__()
-        if config.num_pairs > num_layers:
+        if config.clusters is None and config.num_pairs > num_layers:
             raise UserError(
                 f"`num_pairs` must be at most the teacher's {num_layers} layers, but is {config.num_pairs}."
             )
         self.config, fixed = config, config.pairing == "fixed"
-        single = (fixed_states if fixed else teacher_layers)(num_layers, config.num_pairs)
+        single = (fixed_states if fixed else teacher_layers)(num_layers, min(config.num_pairs, num_layers))
         self.clusters = config.clusters or tuple((state,) for state in single)
         self.teacher_layers = [cluster[-1] for cluster in self.clusters]
         if self.teacher_layers[-1] > num_layers:

@@ -19,6 +19,7 @@ from s3prl_pruned.pretrain.dry_run import describe, dry_run
 from s3prl_pruned.pretrain.expert import SECONDS_OF_MACS, Expert
 from s3prl_pruned.pretrain.finish import describe_export, export_checkpoint
 from s3prl_pruned.pretrain.logging import read_log
+from s3prl_pruned.pretrain.recipes import whole_recipe
 from s3prl_pruned.pretrain.report import held_out_lines, target_lines
 from s3prl_pruned.pretrain.resolve import (
     UPSTREAMS,
@@ -57,9 +58,9 @@ def main(
     second = resolve_second_stage(args, run) if args.second_stage else None
     args.device = distributed.start(args.device, timeout_seconds=run.runner.runner.process_timeout)
     if run.recipe == run.objective.default and distributed.is_main():
-        paper = run.objective.paper.format(family_of(args))
         small = "small teacher, small speech corpus, few steps"
-        print(f"recipe `{run.recipe}`: {small}. The paper's: --recipe {paper} --corpus /data/LibriSpeech", flush=True)
+        whole = whole_recipe(*args.upstream.split("_pruned_"))
+        print(f"recipe `{run.recipe}`: {small}. A whole one: --recipe {whole} --corpus /data/LibriSpeech", flush=True)
     try:
         if args.dry_run:
             _dry_run(run, args)

@@ -34,8 +34,6 @@ class Objective:
     """What `config_runner.yaml` may hold."""
     default: str
     """The recipe when none is named."""
-    paper: str
-    """A paper's recipe, for the default's first line; `{}` is the family."""
     expert: Callable[..., Expert]
     """`expert(datarc, model, device, seed=, family=)`: what is trained, and how a step runs."""
     speech: Callable[[Any], str]
@@ -51,7 +49,6 @@ OBJECTIVES = {
         model=ModelConfig,
         runner=RunnerConfig,
         default="embedded",
-        paper="{}_base_s80",
         expert=UpstreamPretrainExpert,
         speech=lambda datarc: speech_digest(training_corpus(datarc)),
         pruner_of_checkpoint=distill.pruner_of_checkpoint,
@@ -60,7 +57,6 @@ OBJECTIVES = {
         model=AsrModelConfig,
         runner=AsrRunnerConfig,
         default="self_pinching_asr_embedded",
-        paper="self_pinching_asr",
         expert=asr.UpstreamPretrainExpert,
         speech=lambda datarc: labelled_digest(*read_corpus(datarc)),
         pruner_of_checkpoint=asr.pruner_of_checkpoint,

@@ -13,6 +13,18 @@ MODEL_FILE, RUNNER_FILE = "config_model.yaml", "config_runner.yaml"
 """The files of a recipe."""
 
 
+def whole_recipe(family: str, objective: str) -> str:
+    """The recipe of a whole model, for advice: the paper's where it has one.
+
+    Args:
+        family: one of `models.spec.FAMILIES`.
+        objective: `distill` or `asr`.
+    """
+    if objective == "asr":
+        return "self_pinching_asr"
+    return "whisper_tiny_en_s65" if family == "whisper" else f"{family}_base_s80"
+
+
 def recipe_folder(name: str, *, beside: Path | None = None) -> Path | None:
     """The folder that a recipe's name or path leads to; None where there is none.
 

@@ -155,13 +155,25 @@ def resolve_second_stage(args: argparse.Namespace, first: Run) -> Run:
         first: the run that they name.
 
     Raises:
-        UserError: the recipe is unknown, or no second stage.
+        UserError: the recipe is unknown, or no second stage; the first run leaves nothing that could be trained again;
+            or `-e` is given, which continues one run alone.
     """
+    if args.past_exp:
+        raise UserError(
+            "`-e` continues one run, and --second-stage is of two. Repeat the first command with -a, or distil its "
+            "export again (--recipe NAME_stage2 --student EXPORT)."
+        )
+    compress = getattr(first.model, "compress", None)
+    if compress is not None and "magnitude" in compress.techniques:
+        raise UserError(
+            "`--second-stage` would train the zeros away that single weights are pruned to. Take a structured method."
+        )
     options = copy.copy(args)
     options.recipe, options.upstream_config, options.config = args.second_stage, None, None
     options.override = options.target = options.latency_table = None
-    options.student = str(first.folder / EXPORT)
-    options.expdir = str(first.folder.with_name(f"{first.folder.name}_stage2"))
+    options.student, options.teacher = str(first.folder / EXPORT), first.model.teacher
+    folder = first.folder.absolute()
+    options.expdir = str(folder.with_name(f"{folder.name}_stage2"))
     return resolve(options)
 
 

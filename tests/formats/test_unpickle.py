@@ -1,12 +1,14 @@
 """Nothing in a torch file ever runs."""
 
 import os
+import zipfile
 
 import pytest
 import torch
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.formats import huggingface, registry
+from s3prl_pruned.formats.unpickle import plain, read_torch_file
 from s3prl_pruned.models.dummies import random_encoder, tiny_families
 from tests.formats.test_fairseq import fairseq_checkpoint
 
@@ -66,3 +68,27 @@ def test_a_torchscript_program_is_not_loaded(tmp_path):
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(tmp_path / "script.pt"))
     with pytest.raises(UserError, match="is a TorchScript program"):
         registry.read(tmp_path / "script.pt")
+
+
+def test_a_file_cannot_change_the_functions_of_torch(tmp_path):
+    """pickle's BUILD sets attributes of what a file names: defaults of a function that all later files are read by."""
+    pickled = (
+        b"\x80\x02}X\x01\x00\x00\x00xctorch._utils\n_rebuild_tensor_v2\n"
+        b"N}X\x0c\x00\x00\x00__defaults__}X\x03\x00\x00\x00neg\x88s\x85s\x86bs."
+    )
+    with zipfile.ZipFile(tmp_path / "evil.pt", "w") as archive:
+        for name, content in (("data.pkl", pickled), ("version", b"3\n"), ("byteorder", b"little")):
+            archive.writestr(f"evil/{name}", content)
+    before = torch._utils._rebuild_tensor_v2.__defaults__
+    with pytest.raises(UserError, match="a change of torch's function"):
+        read_torch_file(tmp_path / "evil.pt")
+    assert torch._utils._rebuild_tensor_v2.__defaults__ == before
+    torch.save({"a": torch.ones(2)}, tmp_path / "good.pt")
+    assert torch.equal(read_torch_file(tmp_path / "good.pt")["a"], torch.ones(2))
+
+
+def test_a_configuration_that_contains_itself_is_one_clear_error():
+    inside: dict = {}
+    inside["again"] = inside
+    with pytest.raises(UserError, match="contains itself"):
+        plain(inside)

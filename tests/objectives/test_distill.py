@@ -78,6 +78,11 @@ def test_the_target_of_a_cluster_is_the_mean_of_its_states(states, pairing):
     assert errors.shape == (3, L) and float(errors[0, 0]) == pytest.approx(expected[2], rel=1e-5)
 
 
+def test_clusters_may_be_of_fewer_layers_than_pairs_are_asked_for():
+    config = DistillConfig(clusters=((1,), (2,), (3,)))  # num_pairs is 4, and is not heeded
+    assert LayerDistillation(num_layers=3, embed_dim=D, config=config).teacher_layers == [1, 2, 3]
+
+
 @pytest.mark.parametrize(
     ("clusters", "said"),
     [

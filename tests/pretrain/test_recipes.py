@@ -7,13 +7,27 @@ import pytest
 
 from s3prl_pruned.config import UserError, from_dict, laid_over, to_dict
 from s3prl_pruned.former_defaults import former_values, with_values
+from s3prl_pruned.models.spec import FAMILIES
 from s3prl_pruned.pretrain.objectives import OBJECTIVES
-from s3prl_pruned.pretrain.recipes import MODEL_FILE, RUNNER_FILE, load_recipe, recipe_folder, with_overrides
+from s3prl_pruned.pretrain.recipes import (
+    MODEL_FILE,
+    RUNNER_FILE,
+    load_recipe,
+    recipe_folder,
+    whole_recipe,
+    with_overrides,
+)
 from s3prl_pruned.pretrain.resolve import RECIPES, parse_arguments, resolve
 
 BEFORE = json.loads((Path(__file__).parent / "recipes_before_base.json").read_text())
 """What each recipe said when none had a base, with every default and targets of the former spelling: as `run.json`
 held it. Two are whole, the others are laid over one of these."""
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("objective", sorted(OBJECTIVES))
+def test_the_recipe_that_messages_advise_is_there(family, objective):
+    assert recipe_folder(whole_recipe(family, objective)) is not None
 
 
 def test_no_recipe_is_gone_and_new_ones_are_read():

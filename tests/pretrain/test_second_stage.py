@@ -19,6 +19,7 @@ from s3prl_pruned.models.dummies import random_encoder, random_spec
 from s3prl_pruned.models.spec import CompactSpec, HeadSpec, LayerSpec
 from s3prl_pruned.objectives.distill import LayerDistillation
 from s3prl_pruned.pretrain import command
+from s3prl_pruned.pretrain import resolve as resolve_module
 from s3prl_pruned.pretrain.config import RunnerConfig
 from s3prl_pruned.pretrain.distill.config import ModelConfig
 from s3prl_pruned.pretrain.distill.pretrain_expert import UpstreamPretrainExpert
@@ -72,6 +73,24 @@ def test_both_stages_in_one_command_are_the_two_of_two_commands(recipe, tmp_path
     with pytest.raises(SystemExit):
         recipe.train(tmp_path / "one", *call, "-a")
     assert trained == [folder]
+
+
+def test_two_stages_that_do_not_fit_are_refused_before_the_first(recipe, tmp_path):
+    options = resolve_module.parse_arguments(
+        [*recipe.arguments(tmp_path / "x", "-o", "teacher=random"), "--second-stage", "dphubert_embedded_stage2"]
+    )
+    first_run = resolve_module.resolve(options)
+    second_run = resolve_module.resolve_second_stage(options, first_run)
+    assert second_run.model.teacher == first_run.model.teacher == "random"
+    assert second_run.folder == (tmp_path / "x_stage2").absolute()
+    options.past_exp = str(tmp_path)
+    with pytest.raises(UserError, match="`-e` continues one run"):
+        resolve_module.resolve_second_stage(options, first_run)
+    single = resolve_module.parse_arguments(
+        ["-u", "wavlm_pruned_distill", "--recipe", "magnitude_embedded", "--second-stage", "embedded_stage2"]
+    )
+    with pytest.raises(UserError, match="single weights are pruned"):
+        resolve_module.resolve_second_stage(single, resolve_module.resolve(single))
 
 
 def test_structure_is_kept_and_weights_are_trained(first, second):

@@ -131,7 +131,7 @@ class Int8LogMelExtractor(nn.Module):
 
 def _refuse_training(module: nn.Module, wavs: Tensor, extractor: FeatureExtractor) -> Path:
     path = path_for(module, wavs, extractor.num_frames(wavs.shape[-1]))
-    if path is None:
+    if path is None or wavs.dtype not in (torch.float32, torch.float64):
         raise UserError(
             "int8 serves inference on a CPU only: call it under torch.inference_mode(), on fp32 audio, in eval()."
         )

@@ -10,6 +10,7 @@ from s3prl_pruned.config import UserError
 from s3prl_pruned.formats.registry import read
 from s3prl_pruned.models import families
 from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.pretrain.recipes import whole_recipe
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +67,7 @@ def load_teacher(source: str, seed: int = 0, *, family: str | None = None, objec
     found = teacher.encoder.config.family
     if family not in (None, found):
         named = next((name for name in _HUB if name.startswith(str(family))), "tiny.en.pt")  # the hub has no Whisper
-        of_distillation = "whisper_tiny_en_s65" if family == "whisper" else f"{family}_base_s80"
-        recipe = of_distillation if objective == "distill" else "self_pinching_asr"
+        recipe = whole_recipe(str(family), objective)
         raise UserError(
             f"`teacher` must be a {family} encoder, but {source!r} is a {found}. Name one (--teacher {named}, or a "
             f"checkpoint's path), take a recipe (--recipe {recipe}), or train -u {found}_pruned_{objective}."
