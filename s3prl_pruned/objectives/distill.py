@@ -89,8 +89,8 @@ class LayerDistillation(nn.Module):
                 f"`num_pairs` must be at most the teacher's {num_layers} layers, but is {config.num_pairs}."
             )
         self.config, fixed = config, config.pairing == "fixed"
-        single = (fixed_states if fixed else teacher_layers)(num_layers, min(config.num_pairs, num_layers))
-        self.clusters = config.clusters or tuple((state,) for state in single)
+        single = fixed_states if fixed else teacher_layers
+        self.clusters = config.clusters or tuple((state,) for state in single(num_layers, config.num_pairs))
         self.teacher_layers = [cluster[-1] for cluster in self.clusters]
         if self.teacher_layers[-1] > num_layers:
             raise UserError(f"`clusters` must be of the teacher's states 0 to {num_layers}, but is {self.clusters}.")

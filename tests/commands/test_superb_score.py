@@ -395,6 +395,11 @@ def test_times_of_one_folder_alone_are_in_the_table_too(tmp_path, capsys):
     ]  # fmt: skip
 
 
+def test_a_timing_that_is_not_there_is_named_with_the_command_that_writes_one(tmp_path):
+    with pytest.raises(UserError, match="nowhere.json: no such file. Write one: tools/timing.py --peers"):
+        main(["--published", "--timing", str(tmp_path / "nowhere.json")])
+
+
 def test_a_timing_that_does_not_serve_is_refused(tmp_path, capsys):
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(UserError, match="x.json: must be the JSON document of tools/timing.py, but lacks"):

@@ -16,7 +16,7 @@ from s3prl_pruned.features.chunks import Chunks
 from s3prl_pruned.features.folder import ABOUT, FeatureFiles, extract_folder
 from s3prl_pruned.formats import registry
 from s3prl_pruned.models.accelerate.int8 import quantize_int8
-from s3prl_pruned.models.dummies import random_encoder, tiny_base
+from s3prl_pruned.models.dummies import random_encoder, tiny_base, tiny_whisper
 
 READ = {
     "npy": np.load,
@@ -113,6 +113,13 @@ def test_chunks_are_passed_on_and_recorded(export, audio, tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "out/a.npy"), expected)
     with pytest.raises(UserError, match="'chunks'.*asked for"):
         extract.main(call)
+
+
+def test_chunks_of_a_model_with_windows_of_its_own_are_refused_before_anything_is_written(audio, tmp_path):
+    registry.write(tmp_path / "whisper", "folder", random_encoder(tiny_whisper(), seed=1))
+    with pytest.raises(UserError, match="must be left out for a whisper encoder"):
+        extract.main([str(tmp_path / "whisper"), str(audio), "--output", str(tmp_path / "out"), "--chunk-seconds", "1"])
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_int8_export_keeps_its_precision(export, audio, tmp_path):

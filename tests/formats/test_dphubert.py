@@ -532,3 +532,22 @@ def test_what_the_format_cannot_say_is_one_clear_error(layer, message, fmt, tmp_
 def test_an_architecture_that_is_not_theirs_is_one_clear_error(encoder, message, tmp_path):
     with pytest.raises(UserError, match=f"the dphubert format cannot say .*{message.removeprefix('cannot say ')}"):
         registry.write(tmp_path / "x", "dphubert", encoder())
+
+
+@pytest.mark.parametrize("name", ["dummy_weight", "out_proj.weight", "output_dense.weight", "projection.weight"])
+def test_a_tensor_that_does_not_fit_its_gate_is_one_clear_error(name, tmp_path):
+    content = checkpoint("hubert", heads=[[0, 1, 2, 3]] * 3, seed=3)
+    state, _ = with_gates(content, kinds=("hard_concrete", "heads", "layer", "intermediate"), seed=3)
+    key = next(key for key in state if key.endswith(name))
+    flags = {name: True for name in content["config"] if "_prune_" in name}
+    damaged = {"state_dict": {**state, key: state[key][..., :-1]}, "config": {**content["config"], **flags}}
+    torch.save(damaged, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=name.split(".")[0]):
+        registry.read(tmp_path / "x.pth")
+
+
+def test_a_head_of_no_dimensions_is_one_clear_error(tmp_path):
+    content = checkpoint("hubert", seed=3)
+    torch.save({**content, "config": {**content["config"], "encoder_head_dim": 0}}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match="is damaged"):
+        registry.read(tmp_path / "x.pth")

@@ -139,6 +139,14 @@ def test_what_cannot_be_quantised_is_refused():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_audio_is_refused(dtype):
+    small = quantize_int8(random_encoder(tiny_base(), seed=0))
+    with pytest.raises(UserError, match="on fp32 audio"):
+        small(torch.randn(1, 2000, dtype=dtype))
+
+
+@torch.no_grad()
 def test_a_folder_holds_it_in_fewer_bytes_and_gives_the_same_states(tmp_path):
     config = wavlm_embedded()
     small = quantize_int8(random_encoder(config, seed=0, spec=conc(config)))
