@@ -26,7 +26,7 @@ def peculiarities(config: EncoderConfig) -> list[str]:
     """The fields by which an encoder differs from all public dense models, so that only formats of ours can say it."""
     plain = EncoderConfig()
     names = ("channel_scale", "projection_norm", "equal_projection", "states", "front_end", "positions", "key_bias")
-    return [name for name in names if getattr(config, name) != getattr(plain, name)]
+    return [name for name in (*names, "time_reduction") if getattr(config, name) != getattr(plain, name)]
 
 
 def check_fixed(cfg: Mapping[str, Any], fixed: Mapping[str, Any], where: str) -> None:

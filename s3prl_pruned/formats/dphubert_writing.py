@@ -57,6 +57,7 @@ def _check(config: EncoderConfig, spec: CompactSpec, name: str) -> None:
     gated = wavlm and config.gated_position
     reasons = {
         "a data2vec": config.family == "data2vec" or config.pos_conv_depth > 1,
+        "a lower frame rate in the upper layers": config.time_reduction is not None,
         "an encoder without a LayerNorm before its projection": not config.projection_norm,
         "an encoder without a projection behind its CNN": not config.has_projection,
         "a position bias without a gate, or in another model than WavLM": bias and not gated,

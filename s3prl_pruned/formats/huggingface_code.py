@@ -38,6 +38,7 @@ _SOURCES = (
     "models/components.py",
     "models/cnn.py",
     "models/windows.py",
+    "models/time_reduction.py",
     "models/log_mel.py",
     "models/attention.py",
     "models/state_heads.py",

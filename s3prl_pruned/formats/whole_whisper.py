@@ -43,6 +43,8 @@ def put_back(path: str | Path, encoder: SpeechEncoder, original: str | Path) -> 
     if encoder.config.front_end != "log_mel" or is_int8(encoder):
         kind = "an int8" if is_int8(encoder) else f"a {encoder.config.family}"
         raise UserError(f"Whisper's own fp32 encoder alone can be put back into {source.path}, but this is {kind} one.")
+    if encoder.config.time_reduction is not None:
+        raise UserError(f"Whisper's files cannot say a lower frame rate in the upper layers, and {source.path} is one.")
     table = whisper.KEYS if of_openai else huggingface_whisper.KEYS
     state = whole(encoder).state_dict()
     ours = {theirs: state[mine].contiguous() for theirs, mine in table.keys(encoder.config).items()}

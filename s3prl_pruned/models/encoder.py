@@ -25,6 +25,7 @@ from s3prl_pruned.models.log_mel import LogMelExtractor, feature_extractor
 from s3prl_pruned.models.masks import LAYER_KINDS, Slot, SlotTable
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, LayerSpec, StateRule
 from s3prl_pruned.models.state_heads import state_heads
+from s3prl_pruned.models.time_reduction import merge_frames, repeat_frames, thin_position_bias
 from s3prl_pruned.models.windows import cut, join
 
 _SLOTS = {"attention": ("z_mha", "z_qk", "z_vo", "z_head"), "feed_forward": ("z_ffn", "z_int")}
@@ -173,11 +174,17 @@ class SpeechEncoder(nn.Module):
         x = self.dropout(x)
 
         position_bias = self.position_bias(x)
-        states = []
-        for layer in self.layers:
+        states, reduction, full = [], self.config.time_reduction, x.shape[1]
+        for i, layer in enumerate(self.layers):
             states.append(x)
+            if reduction is not None and i == reduction.after:
+                x, padding = merge_frames(x, padding, reduction.factor)
+                position_bias = None if position_bias is None else thin_position_bias(position_bias, reduction.factor)
             x = layer(x, position_bias, padding) if run is None else run(layer, x, position_bias, padding)
         states.append(self.layer_norm(x) if self.config.norm_first else x)
+        if reduction is not None:
+            merged = [repeat_frames(state, reduction.factor, full) for state in (*states[reduction.after + 1 :], x)]
+            states[reduction.after + 1 :], x = merged[:-1], merged[-1]
         if is_long:
             *states, x = (join(state, len(features), num_frames) for state in (*states, x))
         if with_silence:

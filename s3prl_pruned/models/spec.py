@@ -84,6 +84,24 @@ class StateRule:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TimeReduction:
+    """A lower frame rate in the upper layers (`models/time_reduction.py`)."""
+
+    after: int
+    """Layers that run at the full frame rate. The input of the next one is the first to be merged."""
+
+    factor: int = 2
+    """Frames that are averaged into one. 2 makes 25 Hz of 50 Hz."""
+
+    def check(self, num_layers: int) -> None:
+        """Raise UserError where no layer would run at the lower rate."""
+        if not 0 <= self.after < num_layers:
+            raise UserError(f"`time_reduction.after` must be from 0 to {num_layers - 1}, but is {self.after}.")
+        if not 2 <= self.factor <= 16:
+            raise UserError(f"`time_reduction.factor` must be from 2 to 16, but is {self.factor}.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
     """Shape of a dense (unpruned) speech encoder. The defaults are WavLM Base (Chen et al. 2022)."""
 
@@ -197,6 +215,10 @@ class EncoderConfig:
     """Whether the attention's key map has a bias. It changes no output: it shifts all scores of a query alike. Whisper
     has none."""
 
+    time_reduction: TimeReduction | None = field(default=None, metadata=ADDED)
+    """A lower frame rate from a layer on. The states behind it are repeated, so that all states have the same frames.
+    None: one rate for all layers."""
+
     @property
     def head_dim(self) -> int:
         """Dimensions of a dense head, K."""
@@ -306,6 +328,12 @@ class EncoderConfig:
             return [num_samples]
         return [size] * -(-num_samples // size)
 
+    def frames_of_layer(self, layer: int, num_frames: int) -> int:
+        """Frames that a layer (from 0) computes where the feature extractor makes `num_frames`."""
+        if self.time_reduction is None or layer < self.time_reduction.after:
+            return num_frames
+        return -(-num_frames // self.time_reduction.factor)
+
     def validate(self) -> None:
         """Raise UserError where a field, or two together, make no encoder."""
         sizes = (
@@ -350,6 +378,8 @@ class EncoderConfig:
                 f"`embed_dim` must be a multiple of `num_heads`, but they are {self.embed_dim} and {self.num_heads}."
             )
         self.states.check(self.embed_dim)
+        if self.time_reduction is not None:
+            self.time_reduction.check(self.num_layers)
         if self.extractor_mode not in ("group_norm", "layer_norm", "none"):
             raise UserError(f"`extractor_mode` must be group_norm, layer_norm or none, but is {self.extractor_mode!r}.")
         self._check_front_end()

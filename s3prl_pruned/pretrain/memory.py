@@ -6,6 +6,7 @@ counted so, a step took 26.6 GiB for which an NVIDIA H200's allocator had 26.5. 
 GiB) and what its allocator cannot use come on top. It holds for layers that are not compiled.
 """
 
+import copy
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -179,7 +180,17 @@ class _Sizes:
 
     def layers(self) -> int:
         kept = self._before_layers() + (self.shape.num_layers + 1) * FP32 * self.hidden  # the states
-        return kept if self.setting.checkpointing else kept + sum(map(self._kept_by, self.setting.spec.layers))
+        if self.setting.checkpointing:
+            return kept
+        return kept + sum(self._of_layer(i)._kept_by(layer) for i, layer in enumerate(self.setting.spec.layers))
+
+    def _of_layer(self, i: int) -> "_Sizes":
+        """At the frame rate of a layer."""
+        size = copy.copy(self)
+        frames = (self.shape.frames_of_layer(i, self.shape.num_frames(window)) for window in self.windows)
+        size.rows = self.batch.utterances * sum(frames)
+        size.hidden = size.rows * self.shape.embed_dim
+        return size
 
     def _before_layers(self) -> int:
         shape, channels = self.shape, self.rows * self.shape.conv_layers[-1][0]

@@ -231,13 +231,30 @@ def counted_macs(config: EncoderConfig, counts: EncoderCounts, num_samples: int)
         "attention": 0,
         "feed_forward": 0,
     }  # fmt: skip
-    for layer in counts.layers:
-        parts["attention"] += total(
-            frames * layer_weights(dim, layer, ATTENTION_MAPS) + sum(n * n for n in of_windows) * layer.products
-        )
+    for layer, (queries, pairs) in zip(counts.layers, _layer_frames(config, counts, of_windows), strict=True):
+        parts["attention"] += total(queries * layer_weights(dim, layer, ATTENTION_MAPS) + pairs * layer.products)
         if config.gated_position and config.relative_position:
-            parts["attention"] += frames * total(layer.heads) * config.head_dim * 8
-        parts["feed_forward"] += frames * total(layer_weights(dim, layer, FEED_FORWARD_MAPS))
+            parts["attention"] += total(queries * layer.heads) * config.head_dim * 8
+        parts["feed_forward"] += total(queries * layer_weights(dim, layer, FEED_FORWARD_MAPS))
     if config.states.heads is not None:
         parts["state_heads"] = frames * _head_weights(config, config.states.heads, biases=False)
     return parts
+
+
+def _layer_frames(config: EncoderConfig, counts: EncoderCounts, of_windows: list[int]) -> list[tuple[Number, Number]]:
+    """Frames, and pairs of frames that attend to each other, for each entry of `counts.layers`.
+
+    Args:
+        config: the dense shape.
+        counts: of each layer, or of all in one entry of tensors (L,).
+        of_windows: frames of each window at the full rate.
+    """
+    of_layers = [[config.frames_of_layer(i, frames) for frames in of_windows] for i in range(config.num_layers)]
+    queries, pairs = [sum(frames) for frames in of_layers], [sum(n * n for n in frames) for frames in of_layers]
+    if len(counts.layers) == config.num_layers:
+        return list(zip(queries, pairs, strict=True))
+    if config.time_reduction is None:
+        return [(queries[0], pairs[0])]
+    qk = counts.layers[0].qk
+    assert isinstance(qk, Tensor), "one entry is of all layers"
+    return [(qk.new_tensor(queries), qk.new_tensor(pairs))]

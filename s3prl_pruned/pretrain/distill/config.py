@@ -9,7 +9,7 @@ from s3prl_pruned.former_defaults import is_default
 from s3prl_pruned.gates.attach import GateConfig
 from s3prl_pruned.gates.multiples import in_words
 from s3prl_pruned.gates.self_pinching import SelfPinchingConfig
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
+from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, TimeReduction
 from s3prl_pruned.objectives.distill import DistillConfig
 from s3prl_pruned.sparsity.config import Target
 from s3prl_pruned.sparsity.counts import realised_sparsity
@@ -40,6 +40,10 @@ class StudentConfig:
     window: Literal["own", "utterance", "padded"] = field(default="own", metadata=ADDED)
     """Of Whisper's encoders (`EncoderConfig.window`), for teacher and student: `own` is the teacher's own. `padded`, of
     30 s each, is what a student needs that goes back under Whisper's decoder; `utterance` is quicker."""
+
+    time_reduction: TimeReduction | None = field(default=None, metadata=ADDED)
+    """A lower frame rate in the student's upper layers, {after: 6, factor: 2}, to save their time beside pruning; the
+    distillation compares their states, repeated, with the teacher's. null: the teacher's rate."""
 
     def validate(self) -> None:
         """Raise UserError where a value is out of its range."""

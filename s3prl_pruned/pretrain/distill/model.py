@@ -35,6 +35,7 @@ def student_shape(teacher: SpeechEncoder, config: StudentConfig) -> EncoderConfi
         activation_dropout=config.activation_dropout,
         feature_grad_mult=config.feature_grad_mult,
         window=teacher.config.window if config.window == "own" else config.window,
+        time_reduction=config.time_reduction or teacher.config.time_reduction,
     )
 
 

@@ -18,7 +18,7 @@ from s3prl_pruned.sparsity.counts import prunable_weights
 _OF_TRAINING = ("dropout", "attention_dropout", "activation_dropout", "feature_grad_mult")
 _OWN = (
     *("channel_scale", "projection_norm", "equal_projection", "states", "padding_rule"),
-    *("relative_position", "gated_position", "num_buckets", "max_distance"),
+    *("relative_position", "gated_position", "num_buckets", "max_distance", "time_reduction"),
 )
 """What a student may have lost or got by pruning, and need not share with its teacher."""
 
