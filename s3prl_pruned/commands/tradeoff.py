@@ -48,6 +48,7 @@ def make_parser() -> Parser:
         metavar="JSON",
         help="read nothing else: print the table of this report; with --output in a folder of its own, draw it anew",
     )
+    add("--cards", action="store_true", help="also write the measured times into the model cards of the exports")
     return parser
 
 
@@ -65,6 +66,8 @@ def main(argv: list[str] | None = None) -> None:
     from s3prl_pruned.report import tradeoff_report
     from s3prl_pruned.superb.results.result import read_json
 
+    if args.cards and (args.table or not (args.repeats or args.timing)):
+        parser.error("--cards writes times that are measured: leave out --table, and --repeats 0 without --timing")
     if args.table:
         data = tradeoff_report.check_document(read_json(args.table), str(args.table))
         with tradeoff_report.FILES.damage_named(str(args.table)):
@@ -86,3 +89,7 @@ def main(argv: list[str] | None = None) -> None:
     data = gather(costs, rows, timing=timing or measured)
     print(tradeoff_report.markdown(data), end="")
     print("written: " + ", ".join(map(str, tradeoff_report.write(data, args.output))))
+    if args.cards:
+        from s3prl_pruned.report.card_times import write_times
+
+        print("times written: " + ", ".join(map(str, write_times(data))))

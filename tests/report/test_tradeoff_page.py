@@ -29,7 +29,8 @@ def document():
     data = read_json(RECORDED)
     del data["entries"][4]["qualities"]["pr per"]
     data["entries"][3]["qualities"]["pr per"] |= {"runs": 3, "spread": 1.25}
-    data["entries"][2]["name"], data["entries"][2]["command"] = NASTY, "python run_pretrain.py -n 'a & b'"
+    timing_of(data, data["entries"][2])["name"] = NASTY
+    data["entries"][2] |= {"name": NASTY, "command": "python run_pretrain.py -n 'a & b'"}
     data["entries"][1]["command"] = None
     return data
 
@@ -260,6 +261,10 @@ QUIET = """--headless=new --no-sandbox --disable-gpu --disable-background-networ
  --virtual-time-budget=4000 --window-size=1700,1000""".split()
 
 
+HOSTS = ("example.invalid", "fonts.googleapis.com")
+"""That a control page asks."""
+
+
 class Proxy(socketserver.ThreadingTCPServer):
     """Notes what a browser asks for, and answers nothing."""
 
@@ -291,7 +296,13 @@ def opened(folder, text, *, dark):
     assert done.returncode == 0, done.stderr
     (result,) = Tree(done.stdout).root.all("pre")
     seen = sorted((json.loads(line) for line in result.text.splitlines()), key=lambda seen: seen["width"])
-    return seen, proxy.asked
+    return seen, [line for line in proxy.asked if not is_browsers_own(line, text)]
+
+
+def is_browsers_own(asked, text):
+    """Chromium asks its maker for the time and for updates. A page that asks there names the host."""
+    host = re.search(r"[\w.-]+", asked.split(maxsplit=1)[1].removeprefix("http://"))[0]
+    return re.search(r"(^|\.)(google|googleapis|gvt1)\.com$", host) is not None and host not in text
 
 
 def brightness(colour):
@@ -319,7 +330,7 @@ def test_in_chromium_it_sorts_answers_the_pointer_fits_its_window_and_asks_for_n
         assert each["sorted"] == [["method", "ascending"]]
         assert each["shown"] == [[True, False], [False, True]]
         assert len(each["tip"]) == 5 and each["here"] == [each["tip"][0]] and each["hidden"] and each["off"] == 1
-        assert 0 <= each["box"]["left"] and each["box"]["right"] <= each["width"]
+        assert each["box"]["left"] >= 0 and each["box"]["right"] <= each["width"]
         assert each["whole"] <= each["width"], "only the table scrolls to the side, not the page"
         assert brightness(each["back"]) < 150 < 600 < brightness(each["text"])
     assert max(seen[0]["panels"]) <= 400 and len([width for width in seen[1]["panels"] if width > 300]) == 4
@@ -329,11 +340,12 @@ def test_in_chromium_it_sorts_answers_the_pointer_fits_its_window_and_asks_for_n
 def test_a_page_that_asked_for_something_would_be_seen(written, tmp_path):
     """The control of the test above: its proxy notes an image, and the page's own policy forbids even that."""
     text = (written[0] / "tradeoff.html").read_text(encoding="utf-8")
-    asking = text.replace("<h1>", "<img src=http://example.invalid/seen.png><h1>")
+    images = "".join(f"<img src=http://{host}/seen.png>" for host in HOSTS)
+    asking = text.replace("<h1>", f"{images}<h1>")
     _, asked = opened(tmp_path, asking, dark=False)
     assert asked == []
     without_policy = re.sub("<meta http-equiv[^>]*>", "", asking)
     assert without_policy != asking
     seen, asked = opened(tmp_path, without_policy, dark=False)
-    assert any("example.invalid/seen.png" in line for line in asked)
+    assert {line for line in asked if "seen.png" in line} == {f"GET http://{host}/seen.png HTTP/1.1" for host in HOSTS}
     assert all(brightness(each["text"]) < 150 < 600 < brightness(each["back"]) for each in seen)
