@@ -3,7 +3,11 @@
 python tools/tradeoff.py result/ results/                          # times all models beside one another
 python tools/tradeoff.py result/ results/ --timing timing.json     # times from tools/timing.py, or of an earlier report
 python tools/tradeoff.py result/ results/ --model pruned_hubert_base.pth     # with an encoder that others publish
+python tools/tradeoff.py result/ results/ --cards                  # also write the times into the models' cards
 python tools/tradeoff.py --table downstream_runs/tradeoff.json     # the Markdown table of a report written before
+python tools/tradeoff.py --table downstream_runs/tradeoff.json --output report     # all its files, drawn anew
+
+The page, tradeoff.html, is one file that needs no network: pictures, a table that sorts, all numbers as CSV.
 """
 
 import argparse

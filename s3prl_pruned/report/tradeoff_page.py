@@ -121,7 +121,8 @@ def _table(data: dict, models: list[dict[str, Any]]) -> list[str]:
     for i, model in enumerate(models):
         cells = [_cell(column, model, number) for column, number in zip(shown, decimals, strict=True)]
         cells[split:split] = [f"<td class=text>{html.escape(model['method'])}</td>"]
-        name, origin = html.escape(full_name(model)), html.escape(made_by(model), quote=True)
+        name = html.escape(full_name(model)).replace("_", "_<wbr>").replace("-", "-<wbr>")  # where it may be broken
+        origin = html.escape(made_by(model), quote=True)
         kind = " class=dense" * (model["method"] == "dense")
         lines.append(f"<tr data-model={i}{kind}><th scope=row title='{origin}'>{name}</th>{''.join(cells)}</tr>")
     return [*lines, "</tbody></table></div>"]

@@ -21,7 +21,7 @@ from s3prl_pruned.superb.results.result import read_json
 RECORDED = Path(__file__).resolve().parents[2] / "downstream_runs" / "tradeoff.json"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NASTY = "<script>alert(1)</script>' onload='x"
-VOID = {"meta", "img", "br"}
+VOID = {"meta", "img", "wbr"}
 
 
 def document():
@@ -231,7 +231,7 @@ DRIVE = """<script>addEventListener("load", () => {
   const heading = (title) => all("thead button").find((button) => button.textContent.startsWith(title));
   const shown = () => all(".panels").map((each) => !each.hidden);
   const seen = { width: innerWidth, whole: document.documentElement.scrollWidth, orders: [order()], shown: [shown()] };
-  for (const title of ["PR PER", "PR PER", "parametersM", "method"]) {
+  for (const title of ["PR PER", "PR PER", "mini-score", "parametersM", "method"]) {
     heading(title).click();
     seen.orders.push(order());
   }
@@ -316,15 +316,17 @@ def test_in_chromium_it_sorts_answers_the_pointer_fits_its_window_and_asks_for_n
     seen, asked = opened(tmp_path, text, dark=True)
     assert asked == [] and [each["width"] for each in seen] == [400, 1600]
     values = {e["name"]: e["qualities"].get("pr per", {}).get("value") for e in data["entries"]}
+    scores = {e["name"]: e["qualities"]["mini-score"]["value"] for e in data["entries"]}
     sizes = {e["name"]: e["parameters"] for e in data["entries"]}
     methods = {e["name"]: e["method"] for e in data["entries"]}
     without = data["entries"][4]["name"]
     for each in seen:
-        start, best_first, worst_first, by_size, by_method = each["orders"]
+        start, best_first, worst_first, by_score, by_size, by_method = each["orders"]
         assert sorted(start) == sorted(best_first) == sorted(by_method) == sorted(values) and start != best_first
         assert best_first[-1] == worst_first[-1] == without, "a model without a number comes last either way"
         assert [values[name] for name in best_first[:-1]] == sorted(filter(None, values.values()))
         assert [values[name] for name in worst_first[:-1]] == sorted(filter(None, values.values()), reverse=True)
+        assert [scores[name] for name in by_score] == sorted(scores.values(), reverse=True)  # with 1000, 959 and -90
         assert [sizes[name] for name in by_size] == sorted(sizes.values())
         assert [methods[name] for name in by_method] == sorted(methods.values())
         assert each["sorted"] == [["method", "ascending"]]
