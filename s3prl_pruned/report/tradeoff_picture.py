@@ -29,7 +29,7 @@ def quality_against_costs(data: dict, name: str) -> Figure:
         for number, method in enumerate(methods):
             own = sorted(
                 (model for model in models if model["method"] == method and cost.value(model) is not None),
-                key=cost.value,
+                key=lambda model: cost.value(model) or 0,
             )
             colour, marker = _STYLES[number % len(_STYLES)]
             axes.plot(
@@ -42,7 +42,7 @@ def quality_against_costs(data: dict, name: str) -> Figure:
                 for model in models
                 if is_on_front(model, name, cost.key) and model["qualities"][name]["protocol"] == protocol
             ]
-            front.sort(key=cost.value)
+            front.sort(key=lambda model: cost.value(model) or 0)
             axes.plot(
                 [cost.value(model) for model in front],
                 [quality.value(model) for model in front],
