@@ -3,7 +3,11 @@
 python tools/tradeoff.py result/ results/                          # times all models beside one another
 python tools/tradeoff.py result/ results/ --timing timing.json     # times from tools/timing.py, or of an earlier report
 python tools/tradeoff.py result/ results/ --model pruned_hubert_base.pth     # with an encoder that others publish
+python tools/tradeoff.py result/ results/ --cards                  # also write the times into the models' cards
 python tools/tradeoff.py --table downstream_runs/tradeoff.json     # the Markdown table of a report written before
+python tools/tradeoff.py --table downstream_runs/tradeoff.json --output report     # all its files, drawn anew
+
+The page, tradeoff.html, is one file that needs no network: pictures, a table that sorts, all numbers as CSV.
 """
 
 import argparse
@@ -48,6 +52,7 @@ def make_parser() -> Parser:
         metavar="JSON",
         help="read nothing else: print the table of this report; with --output in a folder of its own, draw it anew",
     )
+    add("--cards", action="store_true", help="also write the measured times into the model cards of the exports")
     return parser
 
 
@@ -65,6 +70,8 @@ def main(argv: list[str] | None = None) -> None:
     from s3prl_pruned.report import tradeoff_report
     from s3prl_pruned.superb.results.result import read_json
 
+    if args.cards and (args.table or not (args.repeats or args.timing)):
+        parser.error("--cards writes times that are measured: leave out --table, and --repeats 0 without --timing")
     if args.table:
         data = tradeoff_report.check_document(read_json(args.table), str(args.table))
         with tradeoff_report.FILES.damage_named(str(args.table)):
@@ -86,3 +93,7 @@ def main(argv: list[str] | None = None) -> None:
     data = gather(costs, rows, timing=timing or measured)
     print(tradeoff_report.markdown(data), end="")
     print("written: " + ", ".join(map(str, tradeoff_report.write(data, args.output))))
+    if args.cards:
+        from s3prl_pruned.report.card_times import write_times
+
+        print("times written: " + ", ".join(map(str, write_times(data))))

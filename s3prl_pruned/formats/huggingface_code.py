@@ -20,7 +20,7 @@ from torch import Tensor
 
 import s3prl_pruned
 from s3prl_pruned.config import UserError
-from s3prl_pruned.formats.card import card_head
+from s3prl_pruned.formats.card import TO_HUGGING_FACE, card_head
 from s3prl_pruned.formats.ctc_head import head_state, tokenizer_files
 from s3prl_pruned.formats.folder import CARD, CONFIG, TOLERANCE, probe, relative_difference, save_encoder
 from s3prl_pruned.formats.huggingface_sizes import sizes
@@ -143,7 +143,7 @@ def _add_transformers_files(folder: Path, encoder: SpeechEncoder, provenance: di
         preprocessor["processor_class"] = "Wav2Vec2Processor"
     (folder / PREPROCESSOR).write_text(json.dumps(preprocessor, indent=2) + "\n", encoding="utf-8")
     (folder / f"{MODELLING}.py").write_text(modelling_source(), encoding="utf-8")
-    card = (folder / CARD).read_text(encoding="utf-8")
+    card = (folder / CARD).read_text(encoding="utf-8").replace(TO_HUGGING_FACE, "")
     task = "automatic-speech-recognition" if head else "feature-extraction"
     text = card_head(encoder, provenance, task) + card + _CARD + _CARD_CTC * bool(head)
     (folder / CARD).write_text(text, encoding="utf-8")

@@ -13,6 +13,7 @@ from s3prl_pruned.config import UserError
 from s3prl_pruned.data.waveforms import SAMPLE_RATE
 from s3prl_pruned.formats.folder import load_encoder
 from s3prl_pruned.models.spec import CompactSpec
+from s3prl_pruned.own_commands import typed
 from s3prl_pruned.pretrain import runner
 from s3prl_pruned.pretrain.config import LoopConfig
 from s3prl_pruned.pretrain.dry_run import describe, dry_run
@@ -29,7 +30,15 @@ from s3prl_pruned.pretrain.resolve import (
     resolve_past,
     resolve_second_stage,
 )
-from s3prl_pruned.pretrain.run_folder import DEFAULTS, EXPORT, RUN, Run, prepare_folder, warn_of_changed_speech
+from s3prl_pruned.pretrain.run_folder import (
+    DEFAULTS,
+    EXPORT,
+    RUN,
+    Run,
+    prepare_folder,
+    recorded_command,
+    warn_of_changed_speech,
+)
 from s3prl_pruned.pretrain.trainer import parts_of_micro_batch
 from s3prl_pruned.sparsity.counts import macs, parameters, prunable_weights
 
@@ -52,6 +61,7 @@ def main(
         Interrupted: by a signal, after saving.
     """
     args = parse_arguments(argv)
+    args.command = typed("pretrain", *(sys.argv[1:] if argv is None else argv))
     if args.upstream not in UPSTREAMS:
         raise UserError(f"`-u` must be one of {list(UPSTREAMS)}, but is {args.upstream!r}.")
     run = resolve_past(args) if args.past_exp else resolve(args)
@@ -93,7 +103,8 @@ def _train_and_export(
     if distributed.is_main():
         _announce(run, args, expert, resume_from)
         if resume_from is None:
-            record = {"recipe": run.recipe, "defaults": DEFAULTS, "speech": expert.speech, **run.identity()}
+            record = {"command": args.command, "recipe": run.recipe, "defaults": DEFAULTS, "speech": expert.speech}
+            record |= run.identity()
             checkpoint.write_text(run.folder / RUN, json.dumps(record, indent=1) + "\n")
         else:
             warn_of_changed_speech(run, expert.speech)
@@ -101,7 +112,7 @@ def _train_and_export(
     if not distributed.is_main():
         return None
     last = checkpoint.checkpoint_path(run.folder, run.runner.runner.total_steps)
-    export_checkpoint(last, run.folder / EXPORT)
+    export_checkpoint(last, run.folder / EXPORT, command=recorded_command(run.folder))
     return _report(run, args.device)
 
 

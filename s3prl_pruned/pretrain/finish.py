@@ -110,17 +110,20 @@ def compact_student(path: str | Path) -> tuple[SpeechEncoder, dict]:
     return small, provenance
 
 
-def export_checkpoint(path: str | Path, folder: str | Path) -> SpeechEncoder:
+def export_checkpoint(path: str | Path, folder: str | Path, *, command: str | None = None) -> SpeechEncoder:
     """Export a training checkpoint as a smaller encoder, with its CTC head beside it where it has one.
 
     Args:
         path: a `states-*.ckpt`.
         folder: to write; must not exist.
+        command: that began the run, for the provenance; None where it is not known.
 
     Raises:
         UserError: anything of `compact_student` (nothing is written then) and `save_encoder`.
     """
     small, provenance = compact_student(path)
+    if command is not None:
+        provenance["command"] = command
     save_encoder(folder, small, provenance, files=head_files(path))
     return small
 

@@ -85,6 +85,11 @@ def read_run(folder: Path, objective: Objective) -> dict:
     return record
 
 
+def recorded_command(folder: Path) -> str | None:
+    """The command that began a run, as it was typed; None of a run that began before it was recorded."""
+    return _read_json(folder).get("command")
+
+
 def _read_json(folder: Path) -> dict:
     try:
         record = json.loads((folder / RUN).read_text(encoding="utf-8"))

@@ -44,10 +44,7 @@ def _legend(models: list[ScoredModel]) -> list[str]:
 def _table(models: list[ScoredModel]) -> Table:
     """What nobody has a number of has no column."""
     costs = _costs(models)
-    tasks = [
-        "SF F1/CER" if task.name == "sf" else "QbE" if task.name == "qbe" else task.name.upper()
-        for task in TASKS.values()
-    ]
+    tasks = ["SF F1/CER" if task.name == "sf" else task.label for task in TASKS.values()]
     columns: list[Column | str] = ["model", Column("params M", align="right"), *costs]
     columns += [Column(title, align="right") for title in (*tasks, *(f"{scale} scale" for scale in SCALES))]
     sourced = any(model.source for model in models)

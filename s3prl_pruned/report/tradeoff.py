@@ -15,6 +15,13 @@ from pathlib import Path
 from s3prl_pruned.config import UserError
 from s3prl_pruned.pretrain.asr.recognizer import TEST, read_test
 from s3prl_pruned.report.pareto import beats
+from s3prl_pruned.report.tradeoff_columns import (
+    MINI_SCORE_LEAVES_OUT,
+    NO_MINI_SCORE,
+    NO_RESULT,
+    NOT_TIMED,
+    NOTHING_TIMED,
+)
 from s3prl_pruned.superb.catalogue import TASKS
 from s3prl_pruned.superb.score.mini_score import mini_scores
 from s3prl_pruned.superb.score.scored_models import ScoredModel
@@ -35,6 +42,8 @@ class Quality:
     """Only figures of one protocol are compared."""
     runs: int = 1
     """Of which `value` is the mean (rows of the same weights, such as seeds of a task)."""
+    spread: float | None = None
+    """Standard deviation of the runs around it; None for a single run."""
 
 
 @dataclass(kw_only=True)
@@ -64,7 +73,7 @@ def gather(costs: Sequence[ModelCosts], scored_models: list[ScoredModel], *, tim
     models = [TradeoffModel(**vars(cost)) for cost in costs]
     for model in models:
         _add_own_test(model)
-    notes = _add_times(models, timing) if timing else ["nothing was timed"]
+    notes = _add_times(models, timing) if timing else [NOTHING_TIMED]
     notes += _add_qualities(models, scored_models)
     mark_pareto(models)
     return {
@@ -92,7 +101,9 @@ def _add_times(models: list[TradeoffModel], timing: dict) -> list[str]:
     for model in models:
         found = [row for row in rows if _is_of(row, model)]
         if found:
-            model.seconds, model.speed, model.noisy = found[0]["seconds"], found[0]["ratio"], found[0]["noisy"]
+            row = found[0]
+            model.seconds, model.speed, model.noisy = row["seconds"], row["ratio"], row["noisy"]
+            model.seconds_spread, model.speed_spread = row.get("seconds_spread"), row.get("ratio_spread")
         else:
             missing.append(model.name)
     notes = [
@@ -101,7 +112,7 @@ def _add_times(models: list[TradeoffModel], timing: dict) -> list[str]:
     ]
     noisy = [model.name for model in models if model.noisy]
     if missing:
-        notes.append(f"the timing has no row for {SECONDS:g} s of: {', '.join(missing)}")
+        notes.append(f"{NOT_TIMED}for {SECONDS:g} s of: {', '.join(missing)}")
     if noisy:
         notes.append(
             f"TOO NOISY a machine when these were timed: {', '.join(noisy)}. Time them again on a quieter one."
@@ -134,9 +145,13 @@ def _add_qualities(models: list[TradeoffModel], scored_models: list[ScoredModel]
                 raise UserError(
                     f"{model.name}: its results of {name} are of several protocols, {protocols}. Leave one of them out."
                 )
-            value = statistics.fmean(quality.value for quality in several)
+            values = [quality.value for quality in several]
             model.qualities[name] = Quality(
-                value=value, better=several[0].better, protocol=protocols[0], runs=len(several)
+                value=statistics.fmean(values),
+                better=several[0].better,
+                protocol=protocols[0],
+                runs=len(values),
+                spread=statistics.stdev(values) if len(values) > 1 else None,
             )
     without = [model.name for model in models if not model.qualities]
     if any("CTC wer" in model.qualities for model in models):
@@ -145,7 +160,7 @@ def _add_qualities(models: list[TradeoffModel], scored_models: list[ScoredModel]
             "encoders' asr wer"
         )
     if without:
-        notes.append(f"no result is of these weights: {', '.join(without)}")
+        notes.append(f"{NO_RESULT}{', '.join(without)}")
     return notes
 
 
@@ -180,11 +195,11 @@ def _mini_scores(scored_models: list[ScoredModel], teachers: set[str | None], no
     try:
         scores, left_out = mini_scores(scored_models, low[0], high[0])
     except UserError as error:
-        notes.append(f"no mini-score: {error}")
+        notes.append(f"{NO_MINI_SCORE}{error}")
         return {}
     notes += [
         f"mini-score: 0 is {low[0]}, 1000 is {high[0]}",
-        *(f"mini-score leaves out {reason}" for reason in left_out),
+        *(f"{MINI_SCORE_LEAVES_OUT}{reason}" for reason in left_out),
     ]
     return {score.name: score.total for score in scores if score.total is not None}
 

@@ -1,19 +1,27 @@
-"""The trade-off document (`tradeoff.py`) as table, pictures and one page to send. Drawn from the JSON alone."""
+"""The trade-off document (`tradeoff.py`) as files: table, pictures and one page to send. Drawn from the JSON alone."""
 
-import base64
-import html
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from s3prl_pruned.report.files import ReportFiles, png
-from s3prl_pruned.report.tradeoff_picture import (
-    COST_SCALES,
-    COST_TITLES,
-    is_shown,
-    quality_against_costs,
-    with_direction,
+from s3prl_pruned.report.tradeoff_columns import (
+    INERT_SHARE,
+    MINI_SCORE_LEAVES_OUT,
+    NO_MINI_SCORE,
+    NO_RESULT,
+    NOT_TIMED,
+    NOTHING_TIMED,
+    RATE,
+    TradeoffColumn,
+    columns,
+    full_name,
+    is_on_front,
+    models_of,
+    qualities,
 )
-from s3prl_pruned.sparsity.quantities import INERT
+from s3prl_pruned.report.tradeoff_page import page
+from s3prl_pruned.report.tradeoff_picture import quality_against_costs
+from s3prl_pruned.superb.catalogue import TASKS
 from s3prl_pruned.tables import Bold, Column, Table
 
 FILES = ReportFiles(
@@ -24,16 +32,9 @@ FILES = ReportFiles(
     row_key="qualities",
 )
 _CSV_COLUMNS = (
-    "name method rate inert_share parameters nonzero_parameters macs seconds speed noisy steps teacher note sha256 path"
+    "name method rate inert_share parameters nonzero_parameters macs seconds speed noisy steps teacher note sha256 "
+    "path seconds_spread speed_spread command"
 ).split()
-
-_CSS = (
-    "body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:1200px;padding:0 1em}"
-    "table{border-collapse:collapse;font-size:13px}td,th{border:1px solid #ccc;padding:3px 8px;text-align:right;"
-    "white-space:nowrap}td:first-child,td:nth-child(2),th{text-align:left}tr.dense{background:#f3f3f3}td.pareto{font-weight:bold;background:#e3f1fb}img{max-width:100%}"
-    ".wide{overflow-x:auto}"
-)
-
 
 check_document, refuse_existing = FILES.check_document, FILES.refuse_existing
 
@@ -44,27 +45,18 @@ def write(data: dict, folder: Path) -> list[Path]:
     Raises:
         UserError: a report stands there already, or cannot be written.
     """
-    pictures = {name: png(quality_against_costs(data, name)) for name in qualities(data)}
-    return FILES.write(
-        data,
-        folder,
-        texts={"csv": as_csv(data), "md": markdown(data), "html": page(data, pictures)},
-        pictures={f"_{_file_name(name)}": picture for name, picture in pictures.items()},
-    )
-
-
-def qualities(data: dict) -> list[str]:
-    """Names of all qualities, those that most models have first."""
-    names = [name for model in data["entries"] for name in model["qualities"]]
-    return sorted(dict.fromkeys(names), key=lambda name: -names.count(name))
+    csv = as_csv(data)
+    whole = page(data, csv, explanation(data), left_out(data["notes"]))
+    pictures = {f"_{_file_name(name)}": png(quality_against_costs(data, name)) for name in qualities(data)}
+    return FILES.write(data, folder, texts={"csv": csv, "md": markdown(data), "html": whole}, pictures=pictures)
 
 
 def as_csv(data: dict) -> str:
     """All numbers, a line per model."""
     names = qualities(data)
-    kinds = {"value": "", "protocol": " protocol", "runs": " runs"}
+    kinds = {"value": "", "protocol": " protocol", "runs": " runs", "spread": " spread"}
     rows = []
-    for model in data["entries"]:
+    for model in models_of(data):
         figures = {
             name + suffix: model["qualities"].get(name, {}).get(kind)
             for name in names
@@ -77,33 +69,36 @@ def as_csv(data: dict) -> str:
 
 def markdown(data: dict) -> str:
     """The table; on the Pareto front of a quality and some cost its figure is bold."""
-    return "\n".join([table(data).markdown(), "", *explanation(data), ""])
+    missing = left_out(data["notes"])
+    return "\n".join([table(data).markdown(), "", *explanation(data), *([missing] if missing else []), ""])
 
 
 def table(data: dict) -> Table:
-    """A row per model, the dense ones first."""
-    names, inert = qualities(data), any(model.get("inert_share") is not None for model in data["entries"])
-    columns = [
-        Column("model"),
-        Column("method"),
-        Column("rate", show=lambda rate: f"{100 * rate:.1f} %"),
-        *([Column("inert_share", "inert", show=lambda share: f"{100 * share:.1f} %")] if inert else []),
-        *(Column(cost, COST_TITLES[cost], show=_scaled(cost)) for cost in COST_TITLES if is_shown(data, cost)),
-        Column("speed"),
-        *(Column(name, with_direction(data, name), show="{:.2f}") for name in names),
-    ]
+    """A row per model, the dense ones first; qualities beside the name."""
+    shown = columns(data)
+    split = sum(column.is_quality for column in shown)
+    heads: list[Column | str] = [Column(column.key, _header(column)) for column in shown]
+    heads[split:split] = ["method"]
     rows = []
-    for model in sorted(
-        data["entries"], key=lambda model: (model["method"] != "dense", model["method"], model["rate"])
-    ):
-        title = model["name"] + (f" ({model['note'].upper()})" if model["note"] else "")
-        speed = None if model["speed"] is None else f"{model['speed']:.2f}" + " noisy" * model["noisy"]
-        values = {name: quality["value"] for name, quality in model["qualities"].items()}
-        for name in values:
-            if any(place.startswith(f"{name}/") for place in model["pareto"]):
-                values[name] = Bold(values[name])
-        rows.append({**model, **values, "model": title, "speed": speed})
-    return Table(columns, rows)
+    for model in models_of(data):
+        cells = {column.key: _cell(column, model) for column in shown}
+        rows.append({**cells, "model": full_name(model), "method": model["method"]})
+    return Table(["model", *heads], rows)
+
+
+def _header(column: TradeoffColumn) -> str:
+    return column.title if column in (RATE, INERT_SHARE) else column.header
+
+
+def _cell(column: TradeoffColumn, model: dict[str, Any]) -> str | Bold | None:
+    text = column.text(model)
+    if text is None:
+        return None
+    if column.is_quality:
+        return Bold(text) if is_on_front(model, column.key) else text
+    if column in (RATE, INERT_SHARE):
+        return f"{text} %"
+    return text + " noisy" * (column.key == "speed" and model["noisy"])
 
 
 def explanation(data: dict) -> list[str]:
@@ -115,10 +110,11 @@ def explanation(data: dict) -> list[str]:
         else "no quality was measured"
     )
     lines = [
-        "Rate: share of the dense encoder's prunable weights that is gone or zero. "
-        f"Inert: share of the weights left whose units are scaled by less than {INERT}. MACs and time: "
+        f"Rate: {RATE.about}. Inert: {INERT_SHARE.about}. MACs and time: "
         f"{data['seconds_of_audio']:g} s of audio. Speed: against the dense encoder. {front[0].upper()}{front[1:]}.",
     ]
+    if spreads := _spreads(data):
+        lines.append(f"After ±: {' and '.join(spreads)}.")
     if ranges := _ranges(data):
         lines.append(
             f"Parameters not zero, in millions, by method: {'; '.join(ranges)}. Compare methods at equal size only "
@@ -133,7 +129,42 @@ def explanation(data: dict) -> list[str]:
             f"Protocols: {', '.join(protocols)}; what is not official compares these rows with one another and with "
             "nothing else."
         )
-    return lines + [note[0].upper() + note[1:] + ("" if note.endswith(".") else ".") for note in data["notes"]]
+    notes = [note for note in data["notes"] if not note.startswith(_MISSING)]
+    return lines + [note[0].upper() + note[1:] + ("" if note.endswith(".") else ".") for note in notes]
+
+
+_MISSING = (MINI_SCORE_LEAVES_OUT, NO_MINI_SCORE, NO_RESULT, NOT_TIMED, NOTHING_TIMED)
+
+
+def left_out(notes: list[str]) -> str | None:
+    """What the report lacks and why, in one line; None where it lacks nothing.
+
+    Args:
+        notes: of the document. Of the mini-score there is one for each task that does not count.
+    """
+    reasons: dict[str, list[str]] = {}
+    others = []
+    for note in (note for note in notes if note.startswith(_MISSING)):
+        if note.startswith(MINI_SCORE_LEAVES_OUT):
+            task, _, reason = note.removeprefix(MINI_SCORE_LEAVES_OUT).partition(": ")
+            reasons.setdefault(reason, []).append(TASKS[task].label if task in TASKS else task)
+        else:
+            others.append(note)
+    tasks = [f"{', '.join(names)} ({reason})" for reason, names in reasons.items()]
+    parts = [*([f"of the mini-score {', '.join(tasks)}"] if tasks else []), *others]
+    return f"Left out: {'; '.join(parts).rstrip('.')}." if parts else None
+
+
+def _spreads(data: dict) -> list[str]:
+    """What stands after ±, where something does."""
+    models, timing = models_of(data), data.get("timing") or {}
+    repeats = f" of {timing['repeats']} repeats" if "repeats" in timing else ""
+    found = []
+    if any(model.get("seconds_spread") or model.get("speed_spread") for model in models):
+        found.append(f"of time and speed half the interquartile range{repeats}")
+    if any(quality.get("spread") for model in models for quality in model["qualities"].values()):
+        found.append("of qualities the standard deviation over runs")
+    return found
 
 
 def _ranges(data: dict) -> list[str]:
@@ -148,42 +179,6 @@ def _ranges(data: dict) -> list[str]:
         if len(spans) > 1
         else []
     )
-
-
-def page(data: dict, pictures: dict[str, bytes]) -> str:
-    """One HTML page that needs nothing else: table, pictures and what they say."""
-    shown = table(data)
-    lines = ["<table><tr>" + "".join(f"<th>{html.escape(title)}</th>" for title in shown.header) + "</tr>"]
-    for values, texts in zip(shown.rows, shown.cells(), strict=True):
-        cells = "".join(
-            f"<td{' class=pareto' * isinstance(value, Bold)}>{html.escape(text)}</td>"
-            for value, text in zip(values, texts, strict=True)
-        )
-        lines.append(f"<tr{' class=dense' * (texts[1] == 'dense')}>{cells}</tr>")
-    images = []
-    for name, picture in pictures.items():
-        title, source = html.escape(name), f"data:image/png;base64,{base64.b64encode(picture).decode()}"
-        images.append(f"<h2>{title}</h2><img alt='{title} against each cost' src='{source}'>")
-    stamp = f"s3prl_pruned {data.get('versions', {}).get('s3prl_pruned', '')}, {data.get('date', '')[:10]}"
-    return "\n".join(
-        [
-            "<!doctype html>",
-            "<html lang=en><head><meta charset=utf-8><title>Trade-off report</title>",
-            f"<style>{_CSS}</style></head><body>",
-            "<h1>What each model costs, and what it is worth</h1>",
-            *(f"<p>{html.escape(line)}</p>" for line in explanation(data)),
-            "<div class=wide>",
-            *lines,
-            "</table></div>",
-            *images,
-            f"<p><small>{html.escape(stamp)}</small></p></body></html>",
-            "",
-        ]
-    )
-
-
-def _scaled(cost: str) -> Callable[[float], str]:
-    return lambda value: f"{value * COST_SCALES[cost]:,.3f}"
 
 
 def _file_name(quality: str) -> str:

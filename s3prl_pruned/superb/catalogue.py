@@ -100,6 +100,11 @@ class Task:
     corpus_source: str
     """Where the corpus is to be had."""
 
+    @property
+    def label(self) -> str:
+        """The short name as papers print it, such as ``ASR`` and ``QbE``."""
+        return "QbE" if self.name == "qbe" else self.name.upper()
+
 
 def _rate(name: str, *, fbank: float, paper: float, board: float, printed: Unit) -> Metric:
     """An error rate that counts insertions, and so has no upper bound."""

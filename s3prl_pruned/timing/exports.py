@@ -41,11 +41,17 @@ class ModelCosts:
     """For `SECONDS` of audio; zeros are counted, since no kernel here leaves them out."""
     seconds: float | None = None
     """Median of one call with `SECONDS` of audio."""
+    seconds_spread: float | None = None
+    """Interquartile range of the calls' times, seconds."""
     speed: float | None = None
     """Baseline's time over this one's, pair by pair."""
+    speed_spread: float | None = None
+    """Interquartile range of the pairs' ratios."""
     noisy: bool = False
     inert_share: float | None = None
     """Share of the weights left whose units are scaled to next to nothing (`export/inert.py`); None: not known."""
+    command: str | None = None
+    """That made the export; None where that is not recorded."""
 
 
 def measure(
@@ -131,6 +137,7 @@ def _costs_of(loaded: LoadedModel, name: str) -> ModelCosts:
         note=provenance.get("teacher_note"),
         steps=provenance.get("step"),
         inert=(provenance.get("sparsity") or {}).get("inert_share"),
+        command=command if isinstance(command := provenance.get("command"), str) else None,
     )
 
 
@@ -145,6 +152,7 @@ def _costs(
     path: str | None = None,
     steps: int | None = None,
     inert: float | None = None,
+    command: str | None = None,
 ) -> ModelCosts:
     config, spec, left = encoder.config, encoder.spec, weights_left(encoder)
     zeros = prunable_weights(config, spec) - left
@@ -160,6 +168,7 @@ def _costs(
         parameters=encoder.num_parameters(),
         nonzero_parameters=encoder.num_parameters() - zeros,
         inert_share=inert,
+        command=command,
         macs=sum(macs(config, spec, round(16_000 * SECONDS)).values()),
     )
 

@@ -105,6 +105,7 @@ def test_the_folder_is_ours_too_and_its_card_says_how_to_use_it(tmp_path):
     )
     card = (tmp_path / "x" / "README.md").read_text()
     assert "trust_remote_code=True" in card and "random teacher" in card
+    assert "--to huggingface" not in card, "it is such a folder already"
     assert json.loads((tmp_path / "x" / "preprocessor_config.json").read_text())["sampling_rate"] == 16_000
 
 

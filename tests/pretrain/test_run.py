@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -135,6 +136,13 @@ def test_help_explains_every_option(capsys):
     assert result.returncode == 0
     for option in "-u -g -c -n -p -e -a -o --recipe --corpus --teacher --force --seed --device".split():
         assert f"{option} " in result.stdout or f"{option}," in result.stdout, option
+
+
+def test_the_run_and_its_export_hold_the_command_that_made_them(recipe, finished):
+    command = shlex.join(["python", "run_pretrain.py", *recipe.arguments(finished)])
+    assert json.loads((finished / "run.json").read_text())["command"] == command
+    assert load_encoder(finished / "export")[1]["command"] == command
+    assert f"- command: {command}" in (finished / "export" / "README.md").read_text()
 
 
 def test_the_realised_sparsity_meets_the_target_and_the_cards_count_is_numel(finished):

