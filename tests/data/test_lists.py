@@ -100,7 +100,7 @@ def test_another_encoding_is_named_with_its_line(tmp_path, name):
         ("a.wav", "line 2: `length` must be a whole number of samples, but is ''"),
         (",16000", "line 2: `file_path` must name a file, but is ''"),
         ("..,16000", "line 2: `file_path` must name a file, but is '..'"),
-        ('"' + "x" * 200_000 + '",5', "line 2: is no CSV"),
+        ('"' + "x" * 200_000 + '",5', "line 2: is not a CSV"),
     ],
 )
 def test_a_malformed_row_is_named(tmp_path, row, message):
