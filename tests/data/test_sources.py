@@ -1,4 +1,4 @@
-"""Whatever lists a corpus, the same utterances come out, and what is wrong with a list is named."""
+"""Every kind of list gives the same utterances, and an error says what is wrong with a list."""
 
 import gzip
 import json
@@ -129,7 +129,7 @@ def test_a_lhotse_shar_is_read_in_any_order(cuts, tmp_path):
     assert_equals_lhotse(open_corpus(tmp_path / "shar.jsonl"), cuts)
 
 
-def test_what_of_lhotse_is_not_supported_is_refused_by_name(cuts, tmp_path):
+def test_unsupported_features_of_lhotse_are_refused_by_name(cuts, tmp_path):
     cuts.perturb_speed(1.1).to_file(tmp_path / "fast.jsonl")
     with pytest.raises(UserError, match=r"line 1: transforms \['Speed'\] are not applied"):
         open_corpus(tmp_path / "fast.jsonl")
