@@ -157,7 +157,7 @@ def test_a_rate_out_of_reach_is_refused_with_the_range(techniques, rate, message
         ({"techniques": ["heads", "rows"], "shares": [1]}, "`shares` must be a positive number for each"),
         ({"techniques": ["heads"], "rounds": 0}, "`rounds` must be at least 1"),
         ({"techniques": ["heads"], "last_round": 1.0}, r"`last_round` must be in \[0, 1\)"),
-        ({"techniques": ["heads"], "energy": 0.9}, "`energy` is of"),
+        ({"techniques": ["heads"], "energy": 0.9}, "`energy` needs"),
     ],
 )
 def test_wrong_settings_are_refused(settings, message):
