@@ -1,7 +1,7 @@
-"""Training state on disk: written whole or not at all, and read without running anything.
+"""Training state on disk: written completely or not at all, and read without running any code.
 
-A checkpoint is a dict of tensors and plain data (numbers, texts, lists, dicts) in ``torch.save``'s
-format. ``states-{step}.ckpt`` is its name, as in s3prl.
+A checkpoint is a dict of tensors and plain data (numbers, strings, lists, dicts) in ``torch.save``'s
+format. Its name is ``states-{step}.ckpt``, as in s3prl.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ logger = logging.getLogger(__name__)
 _NAME = re.compile(r"states-(\d+)\.ckpt")
 _PLAIN = (str, bytes, bool, int, float, type(None))
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What a disk, a quota or a limit of the process answers when there is no room."""
+"""Error numbers of a full disk, an exceeded quota, and a process's limit on file size."""
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM)
 _BUSY = (errno.EACCES, errno.EPERM, errno.EBUSY, errno.EEXIST, errno.ETXTBSY)
 
 
 def checkpoint_path(folder: str | Path, step: int) -> Path:
-    """Where the checkpoint of optimiser step ``step`` stands in ``folder``."""
+    """Path of the checkpoint of optimiser step ``step`` in ``folder``."""
     return Path(folder) / f"states-{step}.ckpt"
 
 
 def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
-    """Write ``state`` to ``path`` so that ``path`` is at every moment the old file or the new one.
+    """Write ``state`` to ``path`` atomically: ``path`` is always the old file or the new one.
 
-    The state goes to a temporary name in the same folder, is forced to disk, and is then renamed;
-    neither a full disk nor ``kill -9`` leaves half a checkpoint under a checkpoint's name.
+    The state is written under a temporary name in the same folder, synced to disk, and renamed;
+    neither a full disk nor ``kill -9`` leaves a partial checkpoint under a checkpoint's name.
 
     Args:
-        path: the file; its folder is made if needed.
-        state: tensors, ``None``, numbers, texts, bytes, and lists, tuples and dicts of these, so
-            that ``load_checkpoint`` will take it.
+        path: the file; its folder is created if needed.
+        state: tensors, ``None``, numbers, strings, bytes, and lists, tuples and dicts of these, so
+            that ``load_checkpoint`` accepts it.
 
     Raises:
-        UserError: if it cannot be written; what stood at ``path`` is as it was.
+        UserError: if it cannot be written; an old file at ``path`` is unchanged.
         TypeError: if the state holds anything else.
     """
     path = Path(path)
@@ -61,19 +61,19 @@ def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
     except OSError as error:
         raise UserError(
             f"{path}: the checkpoint could not be saved ({_first_line(error)}). {_space(path.parent)}"
-            "Files saved before are whole. Free space or name another folder, then resume."
+            "Earlier checkpoints are intact. Free space or name another folder, then resume."
         ) from error
 
 
 def write_torch(path: str | Path, state: object) -> None:
-    """Write what `torch.save` takes, as safely as `save_checkpoint` does.
+    """Write an object with `torch.save`, as safely as `save_checkpoint` does.
 
     Args:
-        path: the file; its folder is made if needed.
-        state: tensors, and what the reader of the file allows.
+        path: the file; its folder is created if needed.
+        state: tensors, and any other objects that the file's reader allows.
 
     Raises:
-        OSError: it cannot be written; what stood at ``path`` is as it was.
+        OSError: it cannot be written; an old file at ``path`` is unchanged.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -85,7 +85,7 @@ def write_torch(path: str | Path, state: object) -> None:
     except OSError:
         _remove(temporary)
         raise
-    except RuntimeError as error:  # on a failed write, torch's zip writer raises its own, mostly over the OSError
+    except RuntimeError as error:  # a failed write: torch's zip writer raises its own, mostly over OSError
         _remove(temporary)
         if isinstance(error.__context__, OSError):
             raise error.__context__ from error
@@ -95,14 +95,14 @@ def write_torch(path: str | Path, state: object) -> None:
 
 
 def size(state: dict[str, Any]) -> int:
-    """Bytes that ``save_checkpoint`` would write."""
+    """Number of bytes that ``save_checkpoint`` would write."""
     counter = _Counter()
     torch.save(state, cast("IO[bytes]", counter))
     return counter.size
 
 
 class _Counter(io.RawIOBase):
-    """A file that keeps nothing but its length."""
+    """A file object that discards what is written and counts its bytes."""
 
     size = 0
 
@@ -116,15 +116,15 @@ class _Counter(io.RawIOBase):
 
 
 def load_checkpoint(path: str | Path, *, mapped: bool = False) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU: tensors and plain data only, from any source.
+    """Read a checkpoint onto the CPU: tensors and plain data only, so untrusted files are safe.
 
     Args:
         path: the file.
-        mapped: leave the tensors in the file until they are used; it must not be overwritten in place while they live.
+        mapped: memory-map the tensors instead of reading them; the file must not be overwritten while they exist.
 
     Raises:
-        UserError: if the file is missing, truncated, no checkpoint, not a dict, or holds objects of
-            other classes (these are never made: nothing of the file is run).
+        UserError: if the file is missing, truncated, not a checkpoint, not a dict, or holds objects of
+            other classes (these are never constructed: no code of the file runs).
     """
     path = Path(path)
     if not path.is_file():
@@ -136,10 +136,10 @@ def load_checkpoint(path: str | Path, *, mapped: bool = False) -> dict[str, Any]
         if foreign:
             raise UserError(
                 f"{path}: holds an object of the class {foreign[1]}, and a checkpoint may hold tensors "
-                "and plain data only. It was not loaded, since making such objects runs code of the "
-                "file. Save its state dict alone."
+                "and plain data only. It was not loaded, since constructing such objects can run code. "
+                "Save only its state dict."
             ) from error
-        # torch's own text is left out: it advises to switch the protection off.
+        # torch's own message is left out: it advises switching the protection off.
         raise UserError(
             f"{path}: is truncated, or is no torch checkpoint ({path.stat().st_size} bytes). "
             "Take an earlier checkpoint, or copy the file again."
@@ -150,9 +150,9 @@ def load_checkpoint(path: str | Path, *, mapped: bool = False) -> dict[str, Any]
 
 
 def newest(folder: str | Path) -> Path | None:
-    """The whole checkpoint of the highest step in ``folder``, ``None`` if there is none.
+    """The complete checkpoint of the highest step in ``folder``; ``None`` if there is none.
 
-    A truncated one is passed over with a warning; the one before it is taken.
+    A truncated checkpoint is skipped with a warning; the one before it is taken.
     """
     for path in _by_step(folder):
         if _is_whole(path):
@@ -163,16 +163,16 @@ def newest(folder: str | Path) -> Path | None:
 
 
 def point_latest(folder: str | Path) -> None:
-    """Turn the link ``latest`` to the newest whole checkpoint."""
+    """Point the link ``latest`` to the newest complete checkpoint."""
     target = newest(folder)
     if target is not None:
         point(folder, "latest", target)
 
 
 def point(folder: str | Path, name: str, target: Path) -> None:
-    """Turn a link to a checkpoint of its folder, in one move: it is never missing or dangling.
+    """Point a link to a checkpoint in its folder, atomically: the link is never missing or dangling.
 
-    It is there for people. A disk without links (exFAT, SMB, cloud mounts) has none, and a warning says so once.
+    The link is for people. A file system without links (exFAT, SMB, cloud mounts) gets none, and one warning says so.
     """
     temporary, link = Path(folder) / f".{name}.tmp", Path(folder) / name
     try:
@@ -181,7 +181,7 @@ def point(folder: str | Path, name: str, target: Path) -> None:
         os.replace(temporary, link)
     except OSError as error:
         _remove(temporary)
-        _remove(link)  # it would lead to what is deleted next
+        _remove(link)  # it would point to a file that is deleted next
         _warn_once(f"{folder}: the link `{name}` cannot be made ({error.strerror}); the run goes on without it.")
 
 
@@ -191,10 +191,10 @@ def _warn_once(text: str) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a small file so that ``path`` is at every moment the old text or the new one; makes its folder.
+    """Write a small text file atomically: ``path`` is always the old text or the new one. Creates its folder.
 
     Raises:
-        UserError: if it cannot be written; what stood at ``path`` is as it was.
+        UserError: if it cannot be written; an old file at ``path`` is unchanged.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -208,14 +208,14 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def rotate(folder: str | Path, max_keep: int, *, best: int | None = None) -> None:
-    """Delete all but the ``max_keep`` newest whole checkpoints of ``folder``, and left-over halves.
+    """Delete all but the ``max_keep`` newest complete checkpoints of ``folder``, and partly written files.
 
-    A truncated checkpoint newer than those stays where it is, and does not count.
+    A truncated checkpoint that is newer than those is kept, and not counted.
 
     Args:
-        folder: of a run.
-        max_keep: how many stay.
-        best: the step of one that stays beside them.
+        folder: a run's folder.
+        max_keep: how many checkpoints to keep.
+        best: step of a checkpoint that is kept in addition.
     """
     if max_keep < 1:
         raise UserError(f"`max_keep` must be at least 1, but is {max_keep}.")
@@ -238,16 +238,16 @@ def _by_step(folder: str | Path) -> list[Path]:
 
 
 def _is_whole(path: Path) -> bool:
-    # A zip archive's directory stands at its end, so that this reads no tensor.
+    # A zip archive's directory is at its end, so this reads no tensors.
     return zipfile.is_zipfile(path)
 
 
 def _check_plain(value: Any, name: str) -> None:
-    """Refuse at saving what ``load_checkpoint`` would refuse; a NumPy number, for one."""
+    """Refuse to save what ``load_checkpoint`` would refuse, such as a NumPy number."""
     if type(value) in (dict, OrderedDict):
         for key, item in value.items():
             if type(key) not in (str, int):
-                raise TypeError(f"{name} has the key {key!r}; keys must be texts or whole numbers.")
+                raise TypeError(f"{name} has the key {key!r}; keys must be strings or integers.")
             _check_plain(item, f"{name}[{key!r}]")
     elif type(value) in (list, tuple):
         for index, item in enumerate(value):
@@ -257,10 +257,10 @@ def _check_plain(value: Any, name: str) -> None:
 
 
 def sync(path: str | Path) -> None:
-    """Let a file, or the names in a folder, survive a power cut; does nothing on a disk that has no such promise.
+    """Sync a file or folder to disk, so that it survives a power cut; does nothing on a disk that cannot sync.
 
     Raises:
-        OSError: the disk is full or broken, which it may notice only now.
+        OSError: the disk is full or broken, which may show only now.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY)
@@ -274,7 +274,7 @@ def sync(path: str | Path) -> None:
 
 
 def _put_in_place(temporary: Path, path: Path) -> None:
-    """Give a finished file its name. A network disk may refuse for a moment, while a reader has the old one open."""
+    """Rename a finished file. A network disk may refuse this for a moment, while a reader has the old file open."""
     sync(temporary)
     for seconds in (0.1, 0.3, 1.0, None):
         try:

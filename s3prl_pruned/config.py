@@ -32,11 +32,11 @@ import yaml
 
 T = TypeVar("T")
 ADDED = {"added": True}
-"""Metadata of a field that came later: files and hashes of all that does not need it stay as they were (`to_dict`)."""
+"""Metadata of a field that was added later: `to_dict` leaves it out at its default, so older files and hashes stay."""
 
 
 class UserError(ValueError):
-    """What a user or a file can cause. Says what is wrong, the rule, the value and what to do.
+    """An error that a user or a file causes. It says what is wrong, the rule, the value and what to do.
 
     Command lines print it as ``error: ...`` and exit with status 2.
     """
@@ -46,13 +46,13 @@ def from_dict(cls: type[T], data: dict[str, Any], where: str) -> T:
     """Build the dataclass ``cls`` from plain data, strictly.
 
     Field types may be ``int``, ``float``, ``bool``, ``str``, ``Literal[...]``, ``X | None``,
-    ``list[X]``, ``tuple[X, ...]``, ``tuple[X, Y]`` and nested dataclasses. Where the dataclass
-    defines a static ``renew(data)``, it is called first, and gives data in a former spelling in
-    today's. Where it defines ``validate()``, that is called after construction, innermost first.
+    ``list[X]``, ``tuple[X, ...]``, ``tuple[X, Y]`` and nested dataclasses. If the dataclass
+    defines a static ``renew(data)``, it is called first and converts an older spelling of the data
+    to today's. If it defines ``validate()``, that is called after construction, innermost first.
 
     Args:
         cls: a dataclass type.
-        data: what ``load_yaml`` or ``json.load`` gave.
+        data: as ``load_yaml`` or ``json.load`` returns it.
         where: the name of the source in messages, usually the file.
 
     Raises:
@@ -65,8 +65,8 @@ def from_dict(cls: type[T], data: dict[str, Any], where: str) -> T:
 def to_dict(obj: Any) -> dict[str, Any]:
     """The plain data (dicts, lists, scalars) of a dataclass: the inverse of ``from_dict``.
 
-    Tuples become lists, so that the same data come back out of YAML and JSON. A field with the metadata
-    ``ADDED`` is left out where it has its default.
+    Tuples become lists, so that YAML and JSON return the same data. A field with the metadata
+    ``ADDED`` is left out when it has its default value.
     """
     if not dataclasses.is_dataclass(obj) or isinstance(obj, type):
         raise TypeError(f"to_dict takes a dataclass instance, but got {obj!r}.")
@@ -96,7 +96,7 @@ def load_yaml_list(path: str | Path) -> list[dict[str, Any]]:
     """Read a YAML file of several entries, ``- key: value`` each.
 
     Raises:
-        UserError: as ``load_yaml``, or if the file is no list of mappings.
+        UserError: as ``load_yaml``, or if the file is not a list of mappings.
     """
     data = _read_yaml(Path(path))
     if not isinstance(data, list) or not all(isinstance(entry, dict) for entry in data):
@@ -105,7 +105,7 @@ def load_yaml_list(path: str | Path) -> list[dict[str, Any]]:
 
 
 def laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """A copy of ``below`` with what ``above`` holds: mappings key by key, any other value (lists, too) as a whole."""
+    """A copy of ``below`` updated by ``above``: mappings are merged key by key, other values (lists too) replaced."""
     result = copy.deepcopy(below)
     for key, value in above.items():
         under = result.get(key)
@@ -120,13 +120,13 @@ def apply_overrides(data: dict[str, Any], overrides: str | Sequence[str]) -> dic
     """A copy of ``data`` with ``key.sub=value`` assignments applied, later ones winning.
 
     Args:
-        data: plain data, as ``load_yaml`` gives. Not changed.
+        data: plain data, as ``load_yaml`` returns it. Not changed.
         overrides: assignments, in a list or in s3prl's form, one text separated by ``,,``. s3prl's
             leading ``config.`` is dropped. Values are parsed as YAML (``null``, ``[1, 2]``,
-            ``true``), never evaluated. Missing sections are made.
+            ``true``), never evaluated. Missing sections are created.
 
     Raises:
-        UserError: on an assignment without ``=``, key or value, or a path through a plain value.
+        UserError: on an assignment without ``=``, key or value, or whose path goes through a plain value.
     """
     result = copy.deepcopy(data)
     texts = [overrides] if isinstance(overrides, str) else list(overrides)
@@ -148,7 +148,7 @@ def _assign(data: dict[str, Any], assignment: str) -> None:
         )
     section = data
     for depth, key in enumerate(keys[:-1], start=1):
-        # A recipe holds only what differs, so that a section may not be there yet, or be empty.
+        # A recipe holds only what differs from its base, so a section may be missing or empty.
         if section.get(key) is None:
             section[key] = {}
         section = section[key]
@@ -161,7 +161,7 @@ def _assign(data: dict[str, Any], assignment: str) -> None:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, which also refuses a key that is given twice."""
+    """PyYAML's safe loader, which also refuses a repeated key."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
@@ -187,7 +187,7 @@ def _read_yaml(path: Path) -> Any:
 
 def _parse_yaml(text: str, where: str) -> Any:
     try:
-        # _StrictLoader is a SafeLoader: it makes plain data only.
+        # _StrictLoader is a SafeLoader: it creates plain data only.
         return yaml.load(text, Loader=_StrictLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
@@ -197,7 +197,7 @@ def _parse_yaml(text: str, where: str) -> Any:
 def _dataclass(cls: type, data: Any, where: str, path: str) -> Any:
     if not isinstance(data, dict):
         raise _error(where, path, "must be a section of `key: value` lines", data)
-    with _told_where(where, path):
+    with _located_at(where, path):
         renew = getattr(cls, "renew", None)
         data = data if renew is None else renew(data)
     hints = get_type_hints(cls)
@@ -211,13 +211,13 @@ def _dataclass(cls: type, data: Any, where: str, path: str) -> Any:
             raise UserError(f"{_at(where, _join(path, name))}: required, but not given. Add this key.")
     result = cls(**values)
     if hasattr(result, "validate"):
-        with _told_where(where, path):
+        with _located_at(where, path):
             result.validate()
     return result
 
 
 @contextlib.contextmanager
-def _told_where(where: str, path: str) -> Iterator[None]:
+def _located_at(where: str, path: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
@@ -275,7 +275,7 @@ def _int(value: Any, where: str, path: str) -> int:
 
 
 def _float(value: Any, where: str, path: str) -> float:
-    # PyYAML reads 2e-4 as text (YAML 1.1 wants 2.0e-4); float() takes plain numbers only.
+    # PyYAML reads 2e-4 as a string (YAML 1.1 wants 2.0e-4); float() accepts plain numbers only.
     try:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):

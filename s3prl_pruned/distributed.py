@@ -2,9 +2,9 @@
 
 Why neither DistributedDataParallel nor accelerate (which wraps it): both average gradients per backward pass, while
 here they are summed once per optimiser step, over micro-batches whose number may differ from rank to rank; which
-weights get a gradient changes from step to step with the masks (`find_unused_parameters`); and the masks' gradients
-are no parameters at all and must be summed before eq. 4's clip, which no wrapper would do for us. What is left of
-them for us is the sum of the gradients in buckets that overlap with the backward pass (`pretrain/gradients.py`).
+weights get a gradient changes from step to step with the masks (`find_unused_parameters`); and the masks are not
+parameters, but their gradients must be summed before eq. 4's clip, which no wrapper does. What remains useful of them,
+summing gradients in buckets that overlap with the backward pass, is in `pretrain/gradients.py`.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ def start(device: str, *, timeout_seconds: float) -> str:
     """Join the processes that `torchrun` started, each on its own GPU (gloo on CPU, nccl on CUDA).
 
     Args:
-        device: `--device`.
+        device: the value of `--device`.
         timeout_seconds: how long to wait for a process that does not answer before stopping with an error.
 
     Returns:
         The device of this process; `device` itself when there is one process only.
 
     Raises:
-        UserError: there is no such device, or the launcher's variables are set in part.
+        UserError: there is no such device, or only some of the launcher's variables are set.
     """
     launched = launched_processes()
     if launched > 1 and device == "cuda":
@@ -56,17 +56,17 @@ def start(device: str, *, timeout_seconds: float) -> str:
 
 
 def launched_processes() -> int:
-    """How many processes were started together, by the variables that `torchrun` sets; 1 where it was not used.
+    """Number of processes started together, from the variables that `torchrun` sets; 1 without `torchrun`.
 
     Raises:
-        UserError: the variables are set in part, or contradict each other.
+        UserError: only some of the variables are set, or they contradict each other.
     """
     world = _number("WORLD_SIZE", 1)
-    given = "RANK" in os.environ or world > 1
-    needed = ["RANK", "WORLD_SIZE", *(["MASTER_ADDR", "MASTER_PORT"] if world > 1 else [])] if given else []
+    is_launched = "RANK" in os.environ or world > 1
+    needed = ["RANK", "WORLD_SIZE", *(["MASTER_ADDR", "MASTER_PORT"] if world > 1 else [])] if is_launched else []
     missing = [name for name in needed if not os.environ.get(name)]
     if missing:
-        raise UserError(f"the launcher's variables are set in part: {', '.join(missing)} missing. {_LAUNCH}")
+        raise UserError(f"only some of the launcher's variables are set: {', '.join(missing)} missing. {_LAUNCH}")
     if not 0 <= _number("RANK", 0) < world:
         raise UserError(f"RANK must be from 0 to WORLD_SIZE - 1, but is {os.environ['RANK']} of {world}. {_LAUNCH}")
     if world > 1:
@@ -90,18 +90,18 @@ def _number(name: str, default: int) -> int:
 
 
 def check_device(device: str) -> None:
-    """Raise a `UserError` for a device that this machine does not have, or that holds no numbers (`meta`)."""
+    """Raise a `UserError` for a device that this machine does not have, or that stores no values (`meta`)."""
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError(f"`--device` is {device}, but torch {torch.__version__} sees no GPU here. Use --device cpu.")
     try:
         torch.zeros(1, device=device).item()
-    except Exception as error:  # torch has its own for each kind of device
+    except Exception as error:  # torch raises another type for each kind of device
         reason = str(error).strip().split("\n")[0][:200]
         raise UserError(f"`--device` must be one that works here, such as cpu, but is {device!r}: {reason}") from error
 
 
 def stop() -> None:
-    """Leave the other processes."""
+    """Leave the process group."""
     if _many():
         dist.destroy_process_group()
 
@@ -127,7 +127,7 @@ def is_main() -> bool:
 
 
 def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
-    """The sum of ``tensor`` over all processes, bit for bit the same on each. The argument keeps its values.
+    """The sum of ``tensor`` over all processes, bit for bit the same on each. The argument is not changed.
 
     No gradient passes through. On one process this is ``tensor`` itself.
 
@@ -143,7 +143,7 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def all_reduce_sums(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-    """``all_reduce_sum`` of several tensors of one type, in one message."""
+    """``all_reduce_sum`` of several tensors of one dtype, in one call."""
     if not _many() or not tensors:
         return tensors
     summed = all_reduce_sum(torch.cat([tensor.flatten() for tensor in tensors]))
@@ -162,7 +162,7 @@ def gather(item: T) -> list[T]:
 
 
 def refuse_different(named: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Raise UserError unless every process holds the same tensors, bit for bit: what is trained together starts equal.
+    """Raise UserError unless all processes hold the same tensors, bit for bit, as training together requires.
 
     Args:
         named: names and tensors, such as `module.state_dict().items()`.
@@ -175,9 +175,9 @@ def refuse_different(named: Iterable[tuple[str, torch.Tensor]]) -> None:
         names = sorted(name for name in first.keys() | other.keys() if first.get(name) != other.get(name))
         if names:
             raise UserError(
-                f"processes must start from the same values, but {len(names)} tensors of process {number} are not "
-                f"those of process 0 ({', '.join(names[:3])}). Give all processes the same teacher file, recipe and "
-                "versions."
+                f"processes must start from the same values, but {len(names)} tensors of process {number} differ "
+                f"from those of process 0 ({', '.join(names[:3])}). Give all processes the same teacher file, recipe "
+                "and versions."
             )
 
 
@@ -205,10 +205,10 @@ def from_main(function: Callable[[], T]) -> T:
 
 @contextmanager
 def losses_named() -> Iterator[None]:
-    """Let what torch's collectives raise when another process is gone be a `ProcessLost`."""
+    """Turn the error of torch's collectives when another process is gone into a `ProcessLost`."""
     try:
         yield
-    except RuntimeError as error:  # DistBackendError and gloo's own
+    except RuntimeError as error:  # DistBackendError, or gloo's own error
         raise ProcessLost(
             f"another process of this run ended or does not answer ({str(error).splitlines()[0][:200]}). Look for its "
             "own error above this one; then start all of them again with -a."

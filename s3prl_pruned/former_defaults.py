@@ -1,7 +1,7 @@
-"""Defaults that were others before: a run that began under them goes on under them.
+"""Former defaults: a run that started with them continues with them.
 
-A field of a configuration that came later, or whose default is another now, and that changes what a run computes, says
-so with ``field(default=..., metadata={"before": ...})``.
+A configuration field that changes what a run computes, and that was added later or has a new default, is declared with
+``field(default=..., metadata={"before": ...})``.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any, cast, get_args, get_type_hints
 
 
 def former_values(cls: type, data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """What was done by default before today's defaults, by the keys' path (``a.b``), where ``data`` says nothing else.
+    """Former defaults that apply to ``data``, by key path (``a.b``): those that ``data`` does not set otherwise.
 
     Args:
         cls: a dataclass type.
-        data: what ``to_dict`` gave at that time, or a recipe.
-        prefix: of the paths.
+        data: as ``to_dict`` returned it at that time, or a recipe.
+        prefix: put before each path.
     """
     found: dict[str, Any] = {}
     hints = get_type_hints(cls)
@@ -36,19 +36,19 @@ def former_values(cls: type, data: dict[str, Any], prefix: str = "") -> dict[str
 
 
 def is_default(obj: Any) -> bool:
-    """Whether a dataclass, all of whose fields have one, holds defaults alone: today's, or those before."""
+    """Whether each field of a dataclass instance has its default, today's or the former one. All must have one."""
     before = {field.name: field.metadata["before"] for field in dataclasses.fields(obj) if "before" in field.metadata}
     own, default = vars(obj), vars(type(obj)())
     return all(own[name] in (default[name], before.get(name, default[name])) for name in own)
 
 
 def as_before(cls: type, data: dict[str, Any]) -> dict[str, Any]:
-    """A copy of data that a run or checkpoint holds, with ``former_values``; what is no mapping is left to others."""
+    """A copy of a run's or checkpoint's data with its ``former_values``; other data as they are."""
     return with_values(data, former_values(cls, data)) if isinstance(data, dict) else data
 
 
 def with_values(data: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of plain data with values at their paths (``a.b``); sections that they are in must be there."""
+    """A copy of plain data with values set at their paths (``a.b``), whose sections must exist."""
     result = copy.deepcopy(data)
     for path, value in values.items():
         *sections, name = path.split(".")

@@ -1,4 +1,4 @@
-"""Where recipes and task settings stand: inside the package, where it is installed; beside it, in a clone."""
+"""Where recipes and task settings are: inside an installed package; beside the package in a clone."""
 
 from pathlib import Path
 
@@ -16,9 +16,9 @@ def settings() -> Path:
 
 
 def existing(path: str | Path) -> Path:
-    """Where a path leads that a recipe names: a file of `upstream_configs/...` is found from any working folder.
+    """Resolve a path from a recipe: `upstream_configs/...` is found from any working directory.
 
-    A file that is there as it is named comes first.
+    A path that exists as written is returned as it is.
     """
     path = Path(path)
     folders = {folder.name: folder for folder in (recipes(), settings())}

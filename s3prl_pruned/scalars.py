@@ -1,4 +1,4 @@
-"""Numbers for TensorBoard, written by the process that has them."""
+"""Scalars for TensorBoard, written without a second thread."""
 
 import logging
 import time
@@ -11,18 +11,18 @@ from tensorboardX.summary import scalar
 logger = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 30.0
-"""How old numbers may get before the disk has them."""
+"""How long scalars may stay in memory before they are written to disk."""
 
 
 class ScalarWriter:
-    """Writes an event file; stands in for tensorboardX's `SummaryWriter` where scalars are all that is written.
+    """Writes scalars to an event file, in place of tensorboardX's `SummaryWriter`.
 
-    That one hands them to a thread, which a full disk ends; once its queue is full, the run then waits for ever. Here a
-    disk that refuses ends the event file alone, with a warning: the numbers are in the run's log too.
+    `SummaryWriter` hands scalars to a thread, which a full disk ends; once its queue is full, the run waits forever.
+    Here a write error ends only the event file, with a warning: the scalars are in the run's log too.
 
     Args:
-        folder: made if needed.
-        purge_step: TensorBoard forgets what older files of the folder have from this step on.
+        folder: created if needed.
+        purge_step: TensorBoard discards what older files in the folder hold from this step on.
     """
 
     def __init__(self, folder: str | Path, *, purge_step: int | None = None):
@@ -41,7 +41,7 @@ class ScalarWriter:
 
         Args:
             tag: its name.
-            scalar_value: a number, or a tensor of one.
+            scalar_value: a number, or a tensor with one element.
             global_step: optimiser step.
         """
         self._write(Event(step=global_step, summary=scalar(tag, scalar_value)))
@@ -59,7 +59,7 @@ class ScalarWriter:
             self._give_up(error)
 
     def close(self) -> None:
-        """End the file."""
+        """Close the file."""
         events, self._events = self._events, None
         if events is not None:
             try:

@@ -3,8 +3,8 @@
     table = Table([Column("name", "model"), Column("macs", "MACs", show=giga, align="right")], rows)
     print(table.text())
 
-Text and Markdown show cells as their column says, CSV and JSON hold the values themselves. A unit stands in the header
-or in `show`, and for CSV in the key.
+Text and Markdown format cells as their column says; CSV and JSON hold the values themselves. Units belong in the
+header or `show`, and for CSV in the key.
 """
 
 import csv
@@ -21,7 +21,7 @@ class Column:
     key: str
     """Its name in CSV and JSON, and in rows that are mappings."""
     header: str | None = None
-    """What stands above it in text and Markdown; None: the key."""
+    """Header in text and Markdown; None for the key."""
     align: Literal["left", "right"] = "left"
     show: str | Callable[[Any], str] = "{}"
     """A format such as `{:.1f} %`, or a function of the value that gives the text."""
@@ -58,7 +58,7 @@ class Table:
 
     Args:
         columns: a plain string is a column of that key, aligned to the left.
-        rows: mappings by the columns' keys, or sequences in their order. None, and what a mapping lacks, is no value.
+        rows: mappings with the columns' keys, or sequences in the columns' order. None and missing keys are no value.
     """
 
     def __init__(self, columns: Sequence[Column | str], rows: Sequence[Mapping[str, Any] | Sequence[Any]]):
@@ -71,7 +71,7 @@ class Table:
 
     @property
     def header(self) -> list[str]:
-        """The titles."""
+        """The columns' titles."""
         return [column.title for column in self.columns]
 
     def cells(self) -> list[list[str]]:
@@ -87,7 +87,7 @@ class Table:
         """A Markdown table.
 
         Args:
-            aligned: fill cells up with spaces, so that it reads well as text too.
+            aligned: pad cells with spaces, so that the table is readable as plain text too.
         """
         lines = [[escape_markdown(title) for title in self.header]]
         for cells, row in zip(self.cells(), self.rows, strict=True):
@@ -101,7 +101,7 @@ class Table:
         return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
 
     def csv(self) -> str:
-        """Keys, then the values of each row; empty where there is none."""
+        """A line of keys, then a line of values for each row; a missing value is empty."""
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([column.key for column in self.columns])
@@ -114,12 +114,12 @@ class Table:
         return [dict(zip(keys, map(plain, row), strict=True)) for row in self.rows]
 
     def _aligned(self, lines: list[list[str]]) -> list[list[str]]:
-        """The cells of all lines, filled up to the width of their column."""
+        """The cells of all lines, padded to the width of their column."""
         widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
         pads = [str.rjust if column.align == "right" else str.ljust for column in self.columns]
         return [[pad(cell, width) for pad, cell, width in zip(pads, line, widths, strict=True)] for line in lines]
 
 
 def escape_markdown(text: str) -> str:
-    """So that names of others that hold `|`, `*` or a backslash are shown as they are."""
+    """Escape `|`, `*` and backslashes, so that names that hold them are shown as they are."""
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("*", "\\*")

@@ -1,15 +1,15 @@
-"""Between the CPU and a device, without either waiting for the other."""
+"""Copies between the CPU and a device, without either waiting for the other."""
 
 import torch
 from torch import Tensor
 
 
 def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """A tensor of the CPU on another device; the program goes on while it is copied. One that is there already, itself.
+    """Copy a CPU tensor to a device without waiting for the copy; a tensor already there is returned as it is.
 
     Args:
-        tensor: copied to CUDA through page-locked memory, in which a loader may have put it already.
-        device: torch's.
+        tensor: copied to CUDA through pinned memory, where a data loader may have put it already.
+        device: the target.
     """
     if torch.device(device).type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
@@ -17,10 +17,10 @@ def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
 
 
 class HostCopy:
-    """A tensor on its way to the CPU: the device is waited for when the copy is asked for, and no sooner.
+    """A copy of a tensor to the CPU in the background: only `get` waits for the device.
 
     Args:
-        tensor: as it is when the device gets here; on a CPU it must not be changed in place afterwards.
+        tensor: its values when the device reaches this point are copied. On a CPU, do not change it in place later.
     """
 
     def __init__(self, tensor: Tensor):
@@ -31,7 +31,7 @@ class HostCopy:
             self._copied.record(torch.cuda.current_stream(tensor.device))
 
     def get(self) -> Tensor:
-        """The copy."""
+        """Wait for the copy and return it."""
         if self._copied is not None:
             self._copied.synchronize()
         return self._copy

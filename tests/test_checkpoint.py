@@ -192,7 +192,7 @@ def test_a_bare_pickle_is_refused_and_never_run(tmp_path):
 def test_a_harmless_foreign_class_is_refused_too(tmp_path):
     path = tmp_path / "args.pt"
     torch.save({"Args": Fraction(1, 2)}, path)  # not argparse.Namespace: compat allows that for s3prl
-    with pytest.raises(UserError, match="class fractions.Fraction.*Save its state dict alone"):
+    with pytest.raises(UserError, match="class fractions.Fraction.*Save only its state dict"):
         load_checkpoint(path)
 
 

@@ -373,7 +373,7 @@ def test_the_chain_of_sv_equals_sox_sample_by_sample(tmp_path):
 @pytest.mark.parametrize(
     ("effect", "message"),
     [
-        (["norm"], "SoX effect 'norm': not known here. Known are channels, gain, rate, silence"),
+        (["norm"], "SoX effect 'norm': not supported here. Supported are channels, gain, rate, silence"),
         (["channels", "2"], "only the form `channels 1`"),
         (["rate", "-v", "16000"], "only the form `rate HZ"),
         (["gain", "-n"], "only the form `gain DB`"),

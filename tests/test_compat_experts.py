@@ -40,7 +40,7 @@ def test_what_an_expert_imports_and_does_not_call_raises_when_called(monkeypatch
     expert = experts.import_expert("voxceleb1")
     dataset = sys.modules[expert.SpeakerClassifiDataset.__module__]
     if importlib.util.find_spec("librosa") is None:
-        with pytest.raises(UserError, match="librosa.util.find_files: s3prl calls this, and it is not installed"):
+        with pytest.raises(UserError, match="librosa.util.find_files: s3prl calls this, but it is not installed"):
             dataset.find_files("folder")
 
 

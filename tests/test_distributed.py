@@ -67,7 +67,7 @@ def test_two_processes_agree_on_the_sum(tmp_path):
 
 def test_processes_that_start_from_different_weights_are_refused_by_all(tmp_path):
     for out, err in in_two_processes(DIFFERENT, tmp_path):
-        assert "1 tensors of process 1 are not those of process 0 (head.weight)" in out, err
+        assert "1 tensors of process 1 differ from those of process 0 (head.weight)" in out, err
 
 
 def test_one_process_has_nothing_to_compare():
@@ -102,9 +102,9 @@ def test_how_many_were_launched(monkeypatch, variables, processes):
 @pytest.mark.parametrize(
     "variables, complaint",
     [
-        ({"RANK": "1"}, "set in part: WORLD_SIZE missing"),
-        ({"WORLD_SIZE": "2"}, "set in part: RANK, MASTER_ADDR, MASTER_PORT missing"),
-        ({**COMPLETE, "MASTER_ADDR": ""}, "set in part: MASTER_ADDR missing"),
+        ({"RANK": "1"}, "variables are set: WORLD_SIZE missing"),
+        ({"WORLD_SIZE": "2"}, "variables are set: RANK, MASTER_ADDR, MASTER_PORT missing"),
+        ({**COMPLETE, "MASTER_ADDR": ""}, "variables are set: MASTER_ADDR missing"),
         ({**COMPLETE, "RANK": "2"}, "RANK must be from 0 to WORLD_SIZE - 1, but is 2 of 2"),
         ({"WORLD_SIZE": "1", "RANK": "1"}, "but is 1 of 1"),
         ({**COMPLETE, "RANK": "-1"}, "RANK must be a whole number, but is '-1'"),

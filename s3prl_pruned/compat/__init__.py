@@ -1,8 +1,8 @@
 """The only place with workarounds for s3prl on today's torch, torchaudio, huggingface_hub.
 
 ``apply()`` is called by our command lines and by ``s3prl_pruned.register()``, never at import. Each
-workaround is one function, looks whether the real thing is missing, applies itself only then, and says why it
-is there. None asks for a version: what a docstring says of versions is where the gap was seen. Seen with Python
+workaround is one function that checks whether the real thing is missing, applies itself only then, and says why
+it exists. None checks a version number; docstrings name the versions where the gap was seen. Seen with Python
 3.10 and 3.11, torch 2.6 to 2.15, torchaudio 2.11.0, huggingface_hub 2.4.0, and two hosts (``compat/hosts.py``): s3prl
 0.4.18 and espnet-s3prl 2026.5.14.
 
@@ -32,9 +32,9 @@ OTHER_TORCH = {
     OSError: ("libc10_cuda", "libtorch_cuda", "libcudart", "libcublas", "libcudnn", "aoti_torch_abi_version"),
     RuntimeError: ("compiled with different CUDA versions",),
 }
-"""In what torchaudio says where it was built for another torch.
+"""Parts of torchaudio's error messages, by type, when it was built for another torch.
 
-Libraries that a CPU torch lacks, a symbol that an older one lacks (seen with 2.6), or its own check of CUDA's versions.
+Libraries that a CPU torch lacks, a symbol that an older one lacks (seen with 2.6), or its own check of CUDA versions.
 """
 
 
@@ -45,7 +45,7 @@ def apply() -> list[str]:
         The names of the workarounds that this call applied, in order; empty the second time.
 
     Raises:
-        UserError: if no s3prl is installed, or two of them over one another.
+        UserError: if no s3prl is installed, or two are, one over the other.
     """
     host()
     applied = [name for name, workaround in WORKAROUNDS.items() if workaround()]
@@ -55,15 +55,15 @@ def apply() -> list[str]:
 
 
 def torchaudio_extension() -> bool:
-    """Let ``import torchaudio`` work beside a torch that it was not built for.
+    """Make ``import torchaudio`` work beside a torch that it was not built for.
 
     The package index's x86-64 wheels of torchaudio 2.9 and newer link CUDA libraries, so that
     beside a CPU torch the import itself fails: ``OSError: Could not load this library`` caused by
     ``libc10_cuda.so: cannot open shared object file``; beside torch 2.15, whose wheels are of CUDA
     13.2, torchaudio 2.11 (13.0) raises ``RuntimeError``; beside torch 2.6 a symbol is undefined.
     The compiled extension only serves RNN-T losses, forced alignment and a faster lfilter; all
-    else is Python. It is therefore marked as absent, only when the import fails for
-    that very reason. Any other failure is not ours to hide.
+    else is Python. It is therefore marked as absent, but only when the import fails for
+    this reason. Any other failure is raised.
     """
     if "torchaudio" in sys.modules or importlib.util.find_spec("torchaudio") is None:
         return False
@@ -89,7 +89,7 @@ def torchaudio_extension() -> bool:
 def set_audio_backend() -> bool:
     """A ``torchaudio.set_audio_backend`` that does nothing.
 
-    Deprecated since torchaudio 2.1, gone in 2.9. s3prl calls it at import
+    Deprecated since torchaudio 2.1, removed in 2.9. s3prl calls it at import
     (``upstream/byol_s/byol_a/common.py``) and at start (``run_downstream.py``) to ask for SoX; which
     library decodes makes no difference to the samples.
     """
@@ -101,9 +101,9 @@ def set_audio_backend() -> bool:
 
 
 def sox_effects() -> bool:
-    """A ``torchaudio.sox_effects`` that really does what s3prl asks of it (``compat/sox.py``).
+    """A ``torchaudio.sox_effects`` with the effects that s3prl uses (``compat/sox.py``).
 
-    Gone in torchaudio 2.9; s3prl's hub (``mos_prediction``), KS, QbE and SV import it.
+    Removed in torchaudio 2.9; s3prl's hub (``mos_prediction``), KS, QbE and SV import it.
     """
     torchaudio = _torchaudio()
     if torchaudio is None or _imports("torchaudio.sox_effects"):
@@ -118,7 +118,7 @@ def sox_effects() -> bool:
 def huggingface_names() -> bool:
     """Placeholders for ``huggingface_hub.HfFolder`` and ``Repository`` that raise when used.
 
-    Gone in huggingface_hub 1.0. ``s3prl/downstream/runner.py`` imports both and uses them only to
+    Removed in huggingface_hub 1.0. ``s3prl/downstream/runner.py`` imports both and uses them only to
     push a finished run to the Hugging Face Hub.
     """
     if importlib.util.find_spec("huggingface_hub") is None:
@@ -134,7 +134,7 @@ def audio_reading() -> bool:
     """``torchaudio.load`` and ``torchaudio.info`` through soundfile (``compat/audio.py``).
 
     From torchaudio 2.9 ``load`` needs torchcodec, whose wheels need FFmpeg's or CUDA's libraries, and
-    ``info`` is gone. An older torchaudio is left alone when it has a backend that decodes.
+    ``info`` is removed. An older torchaudio is not changed if it has a backend that decodes.
     """
     torchaudio = _torchaudio()
     if torchaudio is None:
@@ -152,7 +152,7 @@ def audio_reading() -> bool:
 
 
 def checkpoint_classes() -> bool:
-    """Let ``torch.load`` accept the one class that s3prl's own checkpoints hold.
+    """Make ``torch.load`` accept the one class that s3prl's own checkpoints hold.
 
     Since torch 2.6 ``torch.load`` takes ``weights_only=True`` unless told otherwise, and s3prl's
     downstream checkpoints keep their command line as an ``argparse.Namespace`` (``-e``, ``-i``, resume
@@ -190,11 +190,11 @@ WORKAROUNDS: dict[str, Callable[[], bool]] = {
     "checkpoint_classes": checkpoint_classes,
     "builtin_isinstance": builtin_isinstance,
 }
-"""In order: the first makes the import work that the next ones need."""
+"""In this order: the first repairs an import that the next ones need."""
 
 
 class _Gone:
-    """Stands for something that the installed version no longer has; raises when used."""
+    """A placeholder for something that the installed version no longer has; raises when used."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -203,13 +203,13 @@ class _Gone:
         raise RuntimeError(f"{self._name} is not part of the installed version.")
 
     def __getattr__(self, attribute: str) -> Any:
-        if attribute.startswith("__"):  # what inspection asks of any object
+        if attribute.startswith("__"):  # attributes that inspection reads of any object
             raise AttributeError(attribute)
         raise RuntimeError(f"{self._name} is not part of the installed version.")
 
 
 def _keep_isinstance() -> None:
-    """In place of ``s3prl.utility.helper.hack_isinstance``: leaves the builtin alone."""
+    """Replaces ``s3prl.utility.helper.hack_isinstance``: leaves the builtin alone."""
 
 
 def _is_of_other_torch(error: BaseException | None) -> bool:
@@ -227,7 +227,7 @@ def _torchaudio() -> types.ModuleType | None:
 
 
 def _decodes(torchaudio: types.ModuleType) -> bool:
-    """Whether ``torchaudio.load`` has something to decode with."""
+    """Whether ``torchaudio.load`` has a library to decode with."""
     if hasattr(torchaudio, "list_audio_backends"):  # torchaudio 2.1 to 2.8
         return bool(torchaudio.list_audio_backends())
     return _imports("torchcodec.decoders")
@@ -236,6 +236,6 @@ def _decodes(torchaudio: types.ModuleType) -> bool:
 def _imports(name: str) -> bool:
     try:
         importlib.import_module(name)
-    except (ImportError, OSError, RuntimeError):  # a missing library raises any of the three
+    except (ImportError, OSError, RuntimeError):  # a missing library may raise any of the three
         return False
     return True

@@ -1,8 +1,8 @@
 """``torchaudio.load`` and ``torchaudio.info`` through soundfile.
 
 torchaudio 2.9 and newer decode through torchcodec, whose wheels need FFmpeg's or CUDA's shared
-libraries, and have no ``info``. soundfile brings its decoders along: WAV, FLAC, Ogg Vorbis, Opus
-and MP3. Only what s3prl asks of the two functions is here; anything else is an error.
+libraries, and have no ``info``. soundfile includes its decoders: WAV, FLAC, Ogg Vorbis, Opus and
+MP3. Only the options that s3prl uses are supported; any other is an error.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from s3prl_pruned.config import UserError
 
 @dataclass(frozen=True)
 class AudioMetaData:
-    """What ``info`` tells of a file."""
+    """What ``info`` returns."""
 
     sample_rate: int
     """Hz."""
@@ -43,10 +43,10 @@ def load(
     Args:
         uri: path of the file.
         frame_offset: samples to skip.
-        num_frames: most samples to read, -1 for all.
-        normalize: must be True; integers are not handed out.
+        num_frames: largest number of samples to read, -1 for all.
+        normalize: must be True; integer samples are not supported.
         channels_first: (C, S) when True, else (S, C).
-        format: ignored; soundfile looks at the file itself.
+        format: ignored; soundfile detects it.
         buffer_size: ignored.
         backend: ignored.
 
@@ -77,7 +77,7 @@ def info(
 
     Args:
         uri: path of the file.
-        format: ignored; soundfile looks at the file itself.
+        format: ignored; soundfile detects it.
         buffer_size: ignored.
         backend: ignored.
 

@@ -1,8 +1,7 @@
-"""Import and run s3prl's downstream experts without the packages that they import and hardly use.
+"""Import and run s3prl's downstream experts without packages that they import but hardly use.
 
-No host's package declares them. What stands in here does all that an expert asks of it, or
-raises when used; it is in ``sys.modules`` only while the expert is imported, and never in place of a package
-that is installed.
+No host's package declares these. A replacement here does all that an expert needs, or raises when
+used; it is in ``sys.modules`` only while the expert is imported, and never replaces an installed package.
 """
 
 from __future__ import annotations
@@ -48,18 +47,18 @@ def import_expert(downstream: str) -> types.ModuleType:
 
 
 def keep_voxceleb1_lists_in(folder: Path) -> None:
-    """Let s3prl's ``voxceleb1`` look for its lists of files in ``folder``.
+    """Make s3prl's ``voxceleb1`` keep its lists of files in ``folder``.
 
-    It keeps them as ``.cache/{train,dev,test}.pkl`` beside its code, whatever the corpus: the second corpus on a
-    machine gets the first one's files, or those of a folder that is gone.
+    By default it keeps them as ``.cache/{train,dev,test}.pkl`` beside its code, whatever the corpus: a second corpus
+    on a machine gets the first one's files, or those of a folder that no longer exists.
     """
     _replace(importlib.import_module("s3prl.downstream.voxceleb1.dataset"), "CACHE_PATH", os.fspath(folder))
 
 
 def read_asr_transcripts_by(reader: Callable[[str], str]) -> None:
-    """Let s3prl's ``asr`` read each ``*.trans.txt`` as ``reader`` gives its text.
+    """Make s3prl's ``asr`` read each ``*.trans.txt`` through ``reader``, which returns its text.
 
-    By itself, it stops at a blank line and takes a byte order mark for a part of the first id.
+    By default, it stops at a blank line and takes a byte order mark as part of the first id.
     """
     module = importlib.import_module("s3prl.downstream.asr.dataset")
     names = module.SequenceDataset._load_transcript.__code__.co_names
@@ -70,7 +69,7 @@ def read_asr_transcripts_by(reader: Callable[[str], str]) -> None:
 def keep_settings_of(downstream: str) -> None:
     """Give an expert a copy of the settings.
 
-    What it notes in them (``diarization``: its frame shift) does not get into checkpoints as if it had been asked for.
+    So what it writes into them (``diarization``: its frame shift) is not saved in checkpoints as if it were a setting.
     """
     expert = importlib.import_module(f"s3prl.downstream.{downstream}.expert").DownstreamExpert
     theirs = expert.__init__
@@ -89,9 +88,10 @@ def keep_settings_of(downstream: str) -> None:
 
 
 def keep_sv_voxceleb1_lengths_in(file: Path) -> None:
-    """Let s3prl's ``sv_voxceleb1`` read the lengths of its training files from a ``.wav_lengths/Voxceleb1_length.pt``.
+    """Make s3prl's ``sv_voxceleb1`` read the lengths of its training files from ``file``.
 
-    It keeps that file beside its code, whatever the corpus, and finds its code by ``__file__``.
+    By default that is ``.wav_lengths/Voxceleb1_length.pt`` beside its code, whatever the corpus, found by ``__file__``.
+    ``file`` must end in the same path.
     """
     dataset = importlib.import_module("s3prl.downstream.sv_voxceleb1.dataset")
     names = dataset.SpeakerVerifi_train.__init__.__code__.co_names
@@ -100,9 +100,9 @@ def keep_sv_voxceleb1_lengths_in(file: Path) -> None:
 
 
 def let_sv_voxceleb1_follow_its_device() -> None:
-    """Let s3prl's ``sv_voxceleb1`` put its mask where its features are.
+    """Make s3prl's ``sv_voxceleb1`` put its mask on the device of its features.
 
-    It calls ``.cuda()``, whatever ``--device`` says. A host whose expert does not call it is left alone.
+    It calls ``.cuda()``, whatever ``--device`` says. A host whose expert does not call it is not changed.
     """
     expert = importlib.import_module("s3prl.downstream.sv_voxceleb1.expert").DownstreamExpert
     theirs = expert.forward
@@ -119,10 +119,10 @@ def let_sv_voxceleb1_follow_its_device() -> None:
 
 
 def read_ctc_corpora_by(create_dataset: Callable) -> None:
-    """Let s3prl's ``ctc`` make its datasets by this function.
+    """Make s3prl's ``ctc`` create its datasets with this function.
 
-    Its own imports readers that its package lacks. It also takes ``num_workers`` out of the settings at the first
-    split, so that all others get twelve, and a checkpoint none.
+    Its own function imports readers that its package lacks. It also removes ``num_workers`` from the settings at the
+    first split, so that all other splits get twelve, and a checkpoint has none.
     """
     data = importlib.import_module("s3prl.downstream.ctc.data")
     expert = importlib.import_module("s3prl.downstream.ctc.expert")
@@ -131,12 +131,12 @@ def read_ctc_corpora_by(create_dataset: Callable) -> None:
 
 
 def train_on_all_processes() -> None:
-    """Let s3prl's runner wrap models for distributed training on any device.
+    """Make s3prl's runner wrap models for distributed training on any device.
 
-    It names a GPU, which a CPU refuses. On a GPU the wrapper then copies the runner's records, a ``defaultdict``
-    that cannot be copied so; s3prl replaces ``builtins.isinstance`` against that. Without a GPU's name nothing is
-    copied: the features are on the right device already. Buffers are not sent around either: the first process
-    evaluates alone, and what it sent then would meet the others in their next step.
+    It names a GPU, which fails on a CPU. On a GPU the wrapper then copies the runner's records, a ``defaultdict``
+    that it cannot copy; s3prl replaces ``builtins.isinstance`` to avoid that. Without device ids nothing is copied:
+    the features are on the right device already. Buffers are not broadcast either: the first process evaluates alone,
+    and a broadcast from there would be received by the others in their next step.
     """
     from torch.nn.parallel import DistributedDataParallel
 
@@ -152,14 +152,15 @@ def train_on_all_processes() -> None:
 
 
 def save_checkpoints_by(save: Callable[[Path, dict], Path], then: Callable[[], None]) -> None:
-    """Let s3prl's runner save checkpoints by this function, and delete the oldest one only when the new one is whole.
+    """Make s3prl's runner save checkpoints with this function, and delete the oldest only after the new one is saved.
 
-    It deletes first and then writes in place: a kill or a full disk in between takes the only checkpoint, or the best.
+    By default it deletes first and then writes in place: a kill or a full disk in between loses the only checkpoint, or
+    the best.
 
     Args:
-        save: given path and states, returns the path that it wrote. After one of another name than s3prl's
-            ``states-<step>.ckpt`` none is deleted.
-        then: called when a step's checkpoint is saved; what it raises ends the training.
+        save: called with path and states, returns the path that it wrote. If that is another path, no old checkpoint is
+            deleted.
+        then: called when a step's checkpoint is saved; an exception that it raises ends the training.
     """
     runner = importlib.import_module("s3prl.downstream.runner")
     _require({"torch", "os"} <= vars(runner).keys(), "its runner does not save by `torch` and delete by `os`")
@@ -178,7 +179,7 @@ def save_checkpoints_by(save: Callable[[Path, dict], Path], then: Callable[[], N
 
 
 class _Over(types.ModuleType):
-    """A module with some names of ours over its own."""
+    """A module with some of its names replaced."""
 
     def __init__(self, module: types.ModuleType, **ours: object) -> None:
         super().__init__(module.__name__)
@@ -190,19 +191,19 @@ class _Over(types.ModuleType):
 
 
 def write_scalars_by(writer: Callable) -> None:
-    """Let s3prl's runner hand its scalars to this class: its own waits for ever once the disk is full."""
+    """Make s3prl's runner write its scalars with this class: its own waits forever once the disk is full."""
     _replace(importlib.import_module("s3prl.downstream.runner"), "SummaryWriter", writer)
 
 
 class DistributedSamplerWrapper(DistributedSampler):
-    """Any sampler, shared out among processes; stands in for catalyst's class of this name.
+    """Any sampler, divided among processes; replaces catalyst's class of this name.
 
-    In each epoch all processes draw from the sampler with one random state, made of the process' seed and
-    the epoch, and each takes every n-th item of what was drawn.
+    In each epoch all processes draw from the sampler with the same random state, which depends on the process's seed
+    and the epoch, and each takes every n-th item that was drawn.
     """
 
     def __init__(self, sampler: Sampler, num_replicas: int | None = None, rank: int | None = None):
-        drawn = cast(Dataset, range(len(cast(Sized, sampler))))  # all that is asked of it is its length
+        drawn = cast(Dataset, range(len(cast(Sized, sampler))))  # only its length is used
         super().__init__(drawn, num_replicas=num_replicas, rank=rank, shuffle=False)
         self.sampler = sampler
 
@@ -214,9 +215,9 @@ class DistributedSamplerWrapper(DistributedSampler):
 
 
 def _replace(module: types.ModuleType, name: str, ours: object) -> None:
-    """Put ours in place of what the host's module has under this name.
+    """Replace what the host's module has under this name.
 
-    Where it has nothing, nothing would read ours: an error.
+    A module that lacks the name is an error, since nothing would read the replacement.
     """
     _require(hasattr(module, name), f"{module.__name__} has no `{name}`")
     setattr(module, name, ours)
@@ -232,7 +233,7 @@ def _require(found: bool, gap: str) -> None:
 
 def _absent(name: str) -> Callable:
     def raise_when_used(*args: Any, **kwargs: Any) -> Any:
-        raise UserError(f"{name}: s3prl calls this, and it is not installed. pip install {name.split('.')[0]}")
+        raise UserError(f"{name}: s3prl calls this, but it is not installed. pip install {name.split('.')[0]}")
 
     return raise_when_used
 

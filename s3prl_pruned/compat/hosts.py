@@ -2,7 +2,7 @@
 
 Two distributions of the package index install the same module ``s3prl``: ``s3prl`` and ``espnet-s3prl``, which ESPnet's
 developers maintain. pip does not know that they exclude one another: it writes the second one's files over those of
-the first, and what is imported then is a mixture.
+the first, and an import then gets a mixture.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from s3prl_pruned.config import UserError
 
 DISTRIBUTIONS = {"s3prl": "s3prl", "espnet-s3prl": "espnet"}
-"""The distributions that install the module ``s3prl``, and our extra that asks for each."""
+"""The distributions that install the module ``s3prl``, and our extra that installs each."""
 
 _FILE = "s3prl/__init__.py"
 _ANEW = f"Type `pip uninstall -y {' '.join(DISTRIBUTIONS)}`, then `pip install` one of the two."
@@ -27,9 +27,9 @@ class Host:
     """A distribution of s3prl."""
 
     name: str
-    """As the package index spells it. A clone that no distribution stands for is called ``s3prl``."""
+    """As the package index spells it. A clone that belongs to no distribution is called ``s3prl``."""
     version: str
-    """As its metadata spell it, or a clone's ``version.txt``."""
+    """From its metadata, or a clone's ``version.txt``."""
 
     def __str__(self) -> str:
         """Such as ``s3prl 0.4.18``."""
@@ -49,7 +49,7 @@ def installed_hosts() -> list[Host]:
     owners = [named for named, recorded in found if recorded == file]
     # An editable installation records no such file. What was recorded elsewhere on the path is not what is imported.
     editable = [named for named, recorded in found if recorded is None]
-    # A folder that is on the path twice gives its distributions twice.
+    # A folder that is on the path twice yields its distributions twice.
     return list(dict.fromkeys(owners or editable[:1])) or [Host("s3prl", _version_of_clone(file.parent))]
 
 
@@ -57,18 +57,18 @@ def host() -> Host:
     """The one host of this process.
 
     Raises:
-        UserError: if there is none, if its files are gone, or if both are installed over one another.
+        UserError: if there is none, if its files are gone, or if one is installed over the other.
     """
     found = installed_hosts()
     if len(found) == 1:
         return found[0]
     if found:
         raise UserError(
-            f"s3prl: {' and '.join(DISTRIBUTIONS)} both install this module, so that one of them may be installed, but "
+            f"s3prl: {' and '.join(DISTRIBUTIONS)} both install this module, so only one of them may be installed, but "
             f"{' and '.join(map(str, found))} are, and their files are mixed. {_ANEW}"
         )
     listed = " and ".join(str(_host(distribution)) for distribution in _distributions())
-    if listed:  # such as after one of two was uninstalled, and the files of both with it
+    if listed:  # such as after uninstalling one of two, which removes the files of both
         raise UserError(f"s3prl: {listed} must be importable since pip lists it, but its files are gone. {_ANEW}")
     raise UserError(
         "s3prl: must be installed, since our upstreams, tasks and downloads run inside it, but is not. "

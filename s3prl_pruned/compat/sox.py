@@ -5,13 +5,13 @@ torchaudio dropped ``sox_effects`` in 2.9. Both hosts call it with these chains:
     KS, QbE   channels 1, rate 16000, gain -3.0
     SV        the same, then silence 1 0.1 0.1% -1 0.1 0.1%
 
-``silence`` removes pauses, so that a no-op in its place would change SV's data and its EER. The
+``silence`` removes pauses, so a no-op in its place would change SV's data and its EER. The
 semantics are those of SoX 14.4.2's manual and were compared with that program: ``channels``,
 ``gain`` and ``silence`` agree sample by sample (3e-8); ``rate`` is another low-pass filter with the same
 pass band (95 % of Nyquist), within 1e-3 of SoX's, one sample longer at times. Any other effect, or
 another form of these four, is an error: SoX would have changed the audio there, and we would not.
 
-This module stands in for ``torchaudio.sox_effects`` itself: same names, same arguments.
+This module replaces ``torchaudio.sox_effects``: same names, same arguments.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def apply_effects_file(
         effects: ``[[name, argument, ...], ...]``, applied in order.
         normalize: must be True; samples are float32 in [-1, 1].
         channels_first: (C, S) when True, else (S, C).
-        format: ignored; the file itself tells.
+        format: ignored; soundfile detects it.
 
     Returns:
         The audio, float32, and its sample rate in Hz.
@@ -76,7 +76,7 @@ def apply_effects_tensor(
     for name, *arguments in effects:
         if name not in _EFFECTS:
             raise UserError(
-                f"SoX effect {name!r}: not known here. Known are {', '.join(sorted(_EFFECTS))}; "
+                f"SoX effect {name!r}: not supported here. Supported are {', '.join(sorted(_EFFECTS))}; "
                 "for others install a torchaudio that has sox_effects (2.8 or older)."
             )
         wav, sample_rate = _EFFECTS[name](wav, sample_rate, list(arguments))
@@ -84,7 +84,7 @@ def apply_effects_tensor(
 
 
 def effect_names() -> list[str]:
-    """The effects known here."""
+    """The names of the supported effects."""
     return sorted(_EFFECTS)
 
 
@@ -132,8 +132,8 @@ def _silence(wav: torch.Tensor, sample_rate: int, arguments: list[str]) -> tuple
     """``silence 1 DURATION THRESHOLD% -1 DURATION THRESHOLD%``: drop every pause.
 
     Audio is dropped until the RMS of the last 20 ms has been above the first threshold for the
-    first duration on end; from the beginning of that stretch it is kept, until the RMS has been at
-    or below the second threshold for the second duration on end; that stretch is dropped, and
+    whole first duration; from the beginning of that stretch it is kept, until the RMS has been at
+    or below the second threshold for the whole second duration; that stretch is dropped, and
     the search for sound starts again with an empty window. A shorter pause, also at the end, is
     kept; sound shorter than the first duration is dropped.
     """
@@ -162,14 +162,14 @@ def _silence(wav: torch.Tensor, sample_rate: int, arguments: list[str]) -> tuple
 
 
 class _Stretches:
-    """Stretches of a length on whose every sample the RMS of the last ``window`` samples passes a test.
+    """Stretches of ``length`` samples, at each of which the RMS of the last ``window`` samples passes a test.
 
-    The RMS comes of one running sum for all searches, so that a file takes a time in proportion to its length.
+    All searches use one running sum for the RMS, so the time that a file takes is proportional to its length.
 
     Args:
         energy: sum of the squares before each sample, (S + 1,).
         window: samples.
-        test: of RMS, (N,) -> (N,) of truth values.
+        test: of RMS values, (N,) -> (N,) bool.
         length: samples.
     """
 
@@ -182,7 +182,7 @@ class _Stretches:
 
         Args:
             begin: sample.
-            restart: before this sample windows hold zeros.
+            restart: samples before this one count as zeros in the windows.
         """
         full = restart + self.window  # from here on a window holds no zeros, as in the search over the whole file
         if begin < full:
@@ -221,8 +221,8 @@ def _ratio(text: str) -> float:
 
 
 def _unsupported(name: str, arguments: list[str], form: str) -> UserError:
-    given = " ".join([name, *map(str, arguments)])
-    return UserError(f"SoX effect `{given}`: only the form `{form}` is known here.")
+    effect = " ".join([name, *map(str, arguments)])
+    return UserError(f"SoX effect `{effect}`: only the form `{form}` is supported here.")
 
 
 _EFFECTS: dict[str, Callable] = {

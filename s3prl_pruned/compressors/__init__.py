@@ -1,7 +1,7 @@
-"""The basic techniques (Lin et al. 2024): a trained encoder made smaller step by step, re-trained between the steps.
+"""Basic compression techniques (Lin et al. 2024): prune a trained encoder in rounds, and re-train it between them.
 
-CompressConfig -> plan.py: can the rate be reached, what starts (fewer layers, low-rank factors)
-               -> compressor.py: rounds in which heads, rows or single weights go
+CompressConfig -> plan.py: whether the rate can be reached; what is done first (fewer layers, low-rank factors)
+               -> compressor.py: rounds that prune heads, rows or single weights
                -> pretrain/pruners/techniques.py: distillation between the rounds, checkpoints
-               -> export/: what is gone is cut away; single weights stay as zeros
+               -> export/: pruned heads and rows are cut away; pruned single weights stay as zeros
 """

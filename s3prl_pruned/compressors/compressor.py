@@ -1,4 +1,4 @@
-"""During training: the rounds in which heads, rows or single weights go, and what stands between them."""
+"""Pruning rounds during training, which remove heads, rows or single weights."""
 
 from collections.abc import Callable
 
@@ -22,19 +22,19 @@ _COSTS = {"heads": head_costs, "rows": row_costs}
 
 
 class Compressor(nn.Module):
-    """Carries a plan out on its student.
+    """Carries out a plan on its student.
 
-    What goes is silenced by masks, so that parameters stay the same for their optimiser: heads and rows by 0 and 1 for
-    the encoder's slots (`masks`; buffers here), single weights inside the encoder (`magnitude.py`). `export.masks` cuts
-    heads and rows away in the end.
+    Pruned units are masked, so that the optimiser's parameters stay the same: heads and rows by masks of 0 and 1 in the
+    encoder's slots (`masks`; buffers here), single weights inside the encoder (`magnitude.py`). `export.masks` finally
+    cuts heads and rows away.
 
     Args:
-        plan: as `make_plan` gave it.
+        plan: from `make_plan`.
         config: which techniques.
     """
 
     rounds_done: Tensor
-    """How many, a scalar."""
+    """Number of rounds done, a scalar."""
 
     def __init__(self, plan: Plan, config: CompressConfig):
         super().__init__()
@@ -50,13 +50,15 @@ class Compressor(nn.Module):
                     self.register_buffer(f"{_SLOTS[technique]}_{number}", torch.ones(len(of_layer)))
 
     def refuse_coarse(self, tolerance: float) -> None:
-        """See where the last round ends, by scores of zero: which units go makes no difference to that.
+        """Check that the last round can reach the planned sparsity.
+
+        Scores of zero serve for that: the sparsity does not depend on which units are pruned.
 
         Args:
-            tolerance: how far the sparsity may end from the plan's.
+            tolerance: largest difference from the plan's sparsity.
 
         Raises:
-            UserError: heads or layers are too large pieces to come so near.
+            UserError: heads or layers are too large to come that close.
         """
         started = {name: mask.clone() for name, mask in self.named_buffers()}
         for technique in _SLOTS:
@@ -73,15 +75,15 @@ class Compressor(nn.Module):
         return [number for number in range(self.config.rounds) if self.config.step_of(number, total_steps) == step]
 
     def needs_data(self) -> bool:
-        """Whether a round wants `HeadImportance.scores`."""
+        """Whether a round needs `HeadImportance.scores`."""
         return "heads" in self.config.techniques and self.config.head_scores == "data"
 
     def prune(self, number: int, head_scores: Callable[[], list[Tensor]]) -> None:
         """Do a round.
 
         Args:
-            number: which, 0-based.
-            head_scores: gives `HeadImportance.scores`; called where `needs_data`.
+            number: which round, 0-based.
+            head_scores: returns `HeadImportance.scores`; called if `needs_data()`.
         """
         student, techniques, share = self.plan.student, self.config.techniques, (number + 1) / self.config.rounds
         if "heads" in techniques:
@@ -95,7 +97,7 @@ class Compressor(nn.Module):
         self._realised.clear()
 
     def _remove(self, technique: str, scores: list[Tensor], share: float) -> None:
-        """Bring heads or rows to where they have to be after this share of the rounds."""
+        """Prune heads or rows to their number after this share of the rounds."""
         if technique not in self.config.techniques:
             return
         begin = prunable_weights(self.plan.student.config, self.plan.student.spec)
@@ -119,17 +121,17 @@ class Compressor(nn.Module):
         return Masks.of({slot: z for slot, z in buffers.items() if z is not None})
 
     def surviving_spec(self) -> CompactSpec:
-        """The student's structure without the heads and rows that are gone so far."""
+        """The student's structure without the heads and rows pruned so far."""
         return surviving_spec(self.plan.student.spec, self.masks())
 
     def scheduled_sparsity(self) -> float:
-        """What the rounds so far had to reach."""
+        """The sparsity that the rounds so far had to reach."""
         begin = sparsity(self.plan.begin, self.plan.student.config)
         share = float(self.rounds_done) / self.config.rounds if set(IN_ROUNDS) & set(self.config.techniques) else 0.0
         return begin + share * (self.plan.target - begin)
 
     def realised_sparsity(self) -> float:
-        """Share of the dense encoder's weights that is gone, or zero, as things stand."""
+        """Share of the dense encoder's weights that is removed or zero so far."""
         done = int(self.rounds_done)
         if done not in self._realised:
             single = weight_masks(self.plan.student)

@@ -1,4 +1,4 @@
-"""What `compress:` of `config_model.yaml` may hold. Settings: Lin et al. 2024, where their paper or code says them."""
+"""Settings under `compress:` in `config_model.yaml`. Defaults: Lin et al. 2024, where their paper or code has them."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,43 +14,40 @@ training."""
 class CompressConfig:
     """Which techniques compress the student, in place of gates.
 
-    How far is said by `sparsity.target`, as for gates.
+    `sparsity.target` says how far, as for gates.
     """
 
     techniques: tuple[str, ...]
-    """One or more of `TECHNIQUES`, in their order. Several are a combination, each working on what those before it
-    left."""
+    """One or more of `TECHNIQUES`, in their order. Several are combined: each works on what those before it left."""
 
     shares: tuple[float, ...] | None = None
-    """How much of what is removed each of several techniques removes, such as [1, 2]. None: in proportion to what each
-    can remove, so that all go equally far. The paper's abstract says that a simple combination is better, not how it
-    divides."""
+    """How the weights to remove are divided among several techniques, such as [1, 2]. None: in proportion to the most
+    that each can remove. The paper's abstract says that a simple combination is better, but not how it divides."""
 
     rounds: int = 10
-    """Steps in which heads, rows or weights go, evenly many in each, with re-training between them. Lin et al. fix what
-    goes in a step (12 heads; 128 rows of each layer; sparsities such as 0.2, 0.4, ...); for a given rate that is their
-    number."""
+    """Number of pruning rounds, with re-training between them; each removes equally many heads, rows or weights. Lin et
+    al. fix what a round removes instead (12 heads; 128 rows of each layer; sparsities such as 0.2, 0.4, ...)."""
 
     last_round: float = 0.5
-    """Share of the run's steps after which the last round is done; the first is before the first step. The rest
-    re-trains."""
+    """Share of the run's steps after which the last round is done; the first is before the first step. The
+    remaining steps re-train."""
 
     head_scores: Literal["data", "l1"] = "data"
-    """What the weakest heads are by: `data`, |gradient x context| (over all layers); `l1`, the norm of their weights
-    (as many from each layer)."""
+    """Scores by which heads are pruned: `data`, |gradient x context|, compared over all layers; `l1`, the norm of their
+    weights, with equally many heads pruned in each layer."""
 
     data_share: float = 0.25
-    """Share of an epoch that `head_scores: data` are taken over before each round (Lin et al.: 25 %)."""
+    """Share of an epoch on which `head_scores: data` are computed before each round (Lin et al.: 25 %)."""
 
     ranks: Literal["energy", "budget"] = "energy"
-    """How a low-rank rate is divided. `energy`: all linear maps keep the same share of their squared singular values,
-    found so that the rate is met. `budget`: all keep the same share of their weights."""
+    """How ranks are chosen for a rate. `energy`: all linear maps keep the same share of their squared singular values,
+    chosen to meet the rate. `budget`: all keep the same share of their weights."""
 
     energy: float | None = None
-    """The share of `ranks: energy` itself; the rate is then what comes of it, and `sparsity.target` is not heeded."""
+    """The share for `ranks: energy`, set directly; it determines the rate, and `sparsity.target` is ignored."""
 
     def validate(self) -> None:
-        """Raise UserError for what cannot be carried out."""
+        """Raise UserError for settings that cannot be carried out."""
         places = [TECHNIQUES.index(name) for name in self.techniques if name in TECHNIQUES]
         if not places or len(places) < len(self.techniques) or sorted(set(places)) != places:
             raise UserError(
@@ -70,7 +67,7 @@ class CompressConfig:
             raise UserError(f"`energy` must be in (0, 1), but is {self.energy}.")
         if self.energy is not None and (self.techniques != ("low_rank",) or self.ranks != "energy"):
             raise UserError(
-                "`energy` is of `techniques: [low_rank]` alone, with `ranks: energy`. Leave it out, or the others."
+                "`energy` needs `techniques: [low_rank]` and `ranks: energy`. Leave it out, or change these."
             )
 
     def step_of(self, number: int, total_steps: int) -> int:

@@ -1,4 +1,4 @@
-"""Head pruning: which heads are weak, by their weights or by what the loss says (Lin et al. 2024).
+"""Head pruning: scores of heads, from their weights or from the loss's gradient (Lin et al. 2024).
 
 As in the paper's code (nervjack2/Speech-SSL-Compression, `head_pruning/hp_utils.py`).
 """
@@ -35,10 +35,10 @@ def l1_scores(encoder: SpeechEncoder) -> list[Tensor]:
 
 
 class HeadImportance:
-    """Sum over the data of |gradient x context| for each head: what the loss would change if the head were silent.
+    """Sum over the data of |gradient x context| for each head: how the loss would change without the head.
 
     The context is a head's output before the output projection. Its product with the loss's gradient is summed over the
-    head's dimensions, and its absolute value over frames and utterances; a layer's heads are then divided by their L2
+    head's dimensions, and its absolute value over frames and utterances; a layer's scores are then divided by their L2
     norm.
 
         with HeadImportance(encoder) as importance:
@@ -61,11 +61,11 @@ class HeadImportance:
         for number, attention in enumerate(self._attentions):
             if attention is not None:
 
-                def listen(_: nn.Module, inputs: tuple[Tensor, ...], number: int = number) -> None:
-                    # Only the first call after `add`: recomputed activations (checkpointing) come by once more.
+                def record(_: nn.Module, inputs: tuple[Tensor, ...], number: int = number) -> None:
+                    # Only the first call after `add`: activation checkpointing calls the hook once more.
                     self._contexts.setdefault(number, inputs[0])
 
-                self._handles.append(attention.out_proj.register_forward_pre_hook(listen))
+                self._handles.append(attention.out_proj.register_forward_pre_hook(record))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -74,7 +74,7 @@ class HeadImportance:
         self._contexts.clear()
 
     def add(self, loss: Tensor) -> None:
-        """Take one batch into account; parameters' gradients are left alone.
+        """Add one batch; parameters' gradients are not changed.
 
         Args:
             loss: of the encoder's last forward pass.
@@ -84,14 +84,14 @@ class HeadImportance:
         gradients = torch.autograd.grad(loss, contexts, allow_unused=True)
         for number, context, gradient in zip(numbers, contexts, gradients, strict=True):
             attention = self._attentions[number]
-            if attention is not None and gradient is not None:  # None: no pair of layers reaches down to here
+            if attention is not None and gradient is not None:  # None: the loss does not depend on this layer
                 product = context.detach().float() * gradient.float()  # sums over all frames overflow fp16
                 products = product.split(attention.vo_heads.sizes, dim=-1)
                 self.sums[number] += torch.stack([part.sum(-1).abs().sum() for part in products])
         self._contexts.clear()
 
     def scores(self, sums: list[Tensor] | None = None) -> list[Tensor]:
-        """Per layer (heads,), of unit L2 norm.
+        """Scores per layer, (heads,), of unit L2 norm.
 
         Args:
             sums: `self.sums`, summed over processes; None takes them as they are.

@@ -16,10 +16,10 @@ _PARTS = {**dict.fromkeys(ATTENTION_MAPS, "attention"), **dict.fromkeys(FEED_FOR
 
 
 class Decomposed:
-    """The singular value decompositions of an encoder's linear maps, and what ranks cost.
+    """The singular value decompositions of an encoder's linear maps, and structures of lower rank.
 
     Raises:
-        UserError: a linear map is held in factors already.
+        UserError: a linear map is factorised already.
     """
 
     @torch.no_grad()
@@ -29,8 +29,8 @@ class Decomposed:
         for key, module in _maps(encoder).items():
             if isinstance(module, LowRankLinear):
                 raise UserError(
-                    f"layer {key[0]}: {key[1]} is held in two factors already. Take `low_rank` to the model it was "
-                    "made of."
+                    f"layer {key[0]}: {key[1]} is held in two factors already. Apply `low_rank` to the model it "
+                    "was made of."
                 )
             self.parts[key] = torch.linalg.svd(module.weight.detach().float(), full_matrices=False)
         self._energies = {key: s.square().cumsum(0) / s.square().sum() for key, (_, s, _) in self.parts.items()}
@@ -38,7 +38,7 @@ class Decomposed:
     def ranks_by_energy(self, energy: float) -> CompactSpec:
         """Each map's smallest rank that keeps this share of its squared singular values.
 
-        A map stays whole where factors are no smaller.
+        A map whose factors would be no smaller is not factorised.
         """
         return self._spec(lambda key: int((self._energies[key] < energy - 1e-7).sum()) + 1)
 
@@ -47,10 +47,10 @@ class Decomposed:
         return self._spec(lambda key: max(1, round(share * _break_even(self.parts[key]))))
 
     def ranks_for(self, kept: int, rule: str) -> CompactSpec:
-        """The structure of about `kept` prunable weights.
+        """The structure with about `kept` prunable weights.
 
         Args:
-            kept: how many.
+            kept: number of weights.
             rule: `CompressConfig.ranks`.
         """
         make = self.ranks_by_energy if rule == "energy" else self.ranks_by_share
@@ -61,14 +61,14 @@ class Decomposed:
         return min((make(low), make(high)), key=lambda spec: abs(self.weights(spec) - kept))
 
     def weights(self, spec: CompactSpec) -> int:
-        """Prunable weights of a structure."""
+        """Number of prunable weights of a structure."""
         return prunable_weights(self.encoder.config, spec)
 
     @torch.no_grad()
     def factored(self, spec: CompactSpec) -> SpeechEncoder:
-        """The encoder with these ranks: the nearest maps of such ranks, in Frobenius norm (Eckart and Young).
+        """The encoder with these ranks; each map is the nearest of its rank in Frobenius norm (Eckart and Young).
 
-        Each factor has half of the singular values' scale, so that both are of one size for the optimiser.
+        Each factor is scaled by the square roots of the singular values, so that the optimiser sees equal scales.
         """
         small = SpeechEncoder(self.encoder.config, spec).to(next(self.encoder.parameters()))
         state = self.encoder.state_dict()
@@ -100,7 +100,7 @@ def _maps(encoder: SpeechEncoder) -> dict[tuple[int, str], nn.Linear | LowRankLi
     found = {}
     for number, layer in enumerate(encoder.layers):
         for name, part in _PARTS.items():
-            module = getattr(getattr(layer, part), name, None)  # None: the sublayer is gone
+            module = getattr(getattr(layer, part), name, None)  # None: the sublayer is removed
             if module is not None and (isinstance(module, LowRankLinear) or module.weight.numel()):
                 found[number, name] = module
     return found

@@ -1,8 +1,8 @@
 """Unstructured weight pruning: global L1 magnitude over q, k, v, o, fc1 and fc2 of all layers (Lin et al. 2024).
 
 torch's own `torch.nn.utils.prune` holds the masks: a pruned weight is `weight_orig * weight_mask`, whose gradient is
-zero where the mask is. Biases stay (the paper's code prunes them too, `weight_pruning/wp_utils.py`; sparsity counts
-none here).
+zero where the mask is. Biases are kept (the paper's code prunes them too, `weight_pruning/wp_utils.py`; our sparsity
+does not count them).
 """
 
 from collections.abc import Mapping
@@ -17,16 +17,16 @@ from s3prl_pruned.models.masks import Slot, masks_of_layer
 from s3prl_pruned.models.spec import ATTENTION_MAPS, FEED_FORWARD_MAPS
 from s3prl_pruned.sparsity.counts import prunable_weights
 
-_BY_CHANCE = 1e-4  # share of zeros up to which they are not pruning's
+_BY_CHANCE = 1e-4  # share of zeros up to which they do not count as pruned
 
 
 def prunable_linears(encoder: SpeechEncoder) -> dict[str, nn.Linear]:
-    """The linear maps whose weights are prunable, by name; of two factors, both."""
+    """The linear maps whose weights are prunable, by name; both factors of a factorised map."""
     found: dict[str, nn.Linear] = {}
     for number, layer in enumerate(encoder.layers):
         for part, names in (("attention", ATTENTION_MAPS), ("feed_forward", FEED_FORWARD_MAPS)):
             for name in names:
-                module = getattr(getattr(layer, part), name, None)  # None: the sublayer is gone
+                module = getattr(getattr(layer, part), name, None)  # None: the sublayer is removed
                 path = f"layers.{number}.{part}.{name}"
                 if isinstance(module, LowRankLinear):
                     found |= {f"{path}.down": module.down, f"{path}.up": module.up}
@@ -39,17 +39,17 @@ def prunable_linears(encoder: SpeechEncoder) -> dict[str, nn.Linear]:
 
 @torch.no_grad()
 def prune_weights(encoder: SpeechEncoder, kept: int, masks: Mapping[Slot, Tensor] | None = None) -> None:
-    """Prune the weights of smallest magnitude until `kept` are left; those pruned before stay so.
+    """Prune the weights of smallest magnitude until `kept` are left; weights pruned before stay zero.
 
     Args:
-        encoder: changed in place: its parameters stay the same objects.
-        kept: weights that are to be left, of all `prunable_linears`.
-        masks: `z_head` and `z_int` of pruned heads and rows: their weights go before all others.
+        encoder: changed in place; its parameters stay the same objects.
+        kept: number of weights to keep, of all `prunable_linears`.
+        masks: `z_head` and `z_int` of pruned heads and rows, whose weights are pruned before all others.
     """
     modules = prunable_linears(encoder)
     for module in modules.values():
         if prune.is_pruned(module):
-            prune.remove(module, "weight")  # zeros remain, and go first again
+            prune.remove(module, "weight")  # zeros remain, and are pruned first again
     silent = _silent(encoder, masks or {})
     importance = {(module, "weight"): module.weight.abs() for module in modules.values()}
     for path, mask in silent.items():
@@ -61,7 +61,7 @@ def prune_weights(encoder: SpeechEncoder, kept: int, masks: Mapping[Slot, Tensor
 
 
 def _silent(encoder: SpeechEncoder, masks: Mapping[Slot, Tensor]) -> dict[str, Tensor]:
-    """What pruned heads and rows silence: 0/1 by rows (out, 1) or columns (1, in) of the linear maps."""
+    """Masks of the weights of pruned heads and rows: 0/1 per row (out, 1) or column (1, in) of the linear maps."""
     found = {}
     for number, layer in enumerate(encoder.layers):
         rows: dict[str, Tensor] = {}
@@ -97,7 +97,7 @@ def set_weight_masks(encoder: SpeechEncoder, masks: dict[str, Tensor]) -> None:
 
 
 def plain_state(encoder: SpeechEncoder) -> dict[str, Tensor]:
-    """The state dict with pruned weights as they are used (zeros where pruned), under their own names."""
+    """The state dict with masks applied to the weights (zeros where pruned), under the weights' own names."""
     state = encoder.state_dict()
     for path in weight_masks(encoder):
         state[f"{path}.weight"] = state.pop(f"{path}.weight_orig") * state.pop(f"{path}.weight_mask")
@@ -105,10 +105,10 @@ def plain_state(encoder: SpeechEncoder) -> dict[str, Tensor]:
 
 
 def weights_left(encoder: SpeechEncoder) -> int:
-    """Prunable weights that the encoder holds, without those that unstructured pruning has set to zero.
+    """Number of prunable weights in the encoder, without those that unstructured pruning has set to zero.
 
-    Not counted where they are too few to be of pruning (the embedded teacher, which was stored in fp16, has two), nor
-    in an int8 encoder, where rounding makes zeros of its own.
+    Zeros are not subtracted if they are too few to come from pruning (the embedded teacher, which was stored in fp16,
+    has two), nor in an int8 encoder, where rounding also makes zeros.
     """
     whole, modules = prunable_weights(encoder.config, encoder.spec), prunable_linears(encoder).values()
     if not all(isinstance(module, nn.Linear) for module in modules):

@@ -1,4 +1,4 @@
-"""Before training: can the techniques reach the rate on this encoder, how much has each to remove, and what starts."""
+"""Before training: check that a rate can be reached, divide it among the techniques, and apply the first of them."""
 
 from dataclasses import dataclass
 
@@ -25,29 +25,29 @@ _LIMITS = {
 
 @dataclass
 class Plan:
-    """What is to become of an encoder."""
+    """How an encoder is to be compressed."""
 
     student: SpeechEncoder
-    """A copy, already without what goes at the start (`layers`, `low_rank`)."""
+    """A copy of the encoder, to which `layers` and `low_rank` are already applied."""
     begin: int
-    """Its prunable weights that are not zero."""
+    """Number of its prunable weights that are not zero."""
     goals: dict[str, int]
-    """Prunable weights that are to be left after each technique, in their order."""
+    """Number of prunable weights to be left after each technique, in order."""
     target: float
-    """Sparsity after the last of them; with `CompressConfig.energy` what comes of that."""
+    """Sparsity after the last technique; with `CompressConfig.energy`, the sparsity that results from it."""
 
 
 def make_plan(encoder: SpeechEncoder, config: CompressConfig, wanted: SparsityConfig) -> Plan:
-    """Check a rate and begin.
+    """Check a rate, and apply the techniques that come before training.
 
     Args:
-        encoder: trained; dense, or pruned already (its CNN not). Not changed.
+        encoder: trained; dense, or pruned already (but not its CNN). Not changed.
         config: which techniques.
         wanted: the rate.
 
     Raises:
         UserError: the techniques cannot reach the rate on this encoder, or it has been pruned in a way that they cannot
-            go on with.
+            continue.
     """
     if encoder.spec.channels is not None:
         raise UserError(
@@ -84,12 +84,12 @@ def make_plan(encoder: SpeechEncoder, config: CompressConfig, wanted: SparsityCo
 
 
 def refuse_missed(reached: float, plan: Plan, tolerance: float) -> None:
-    """Raise UserError where what can go comes in pieces too large for the rate, or less of it is left than alone."""
+    """Raise UserError if the rate is missed: units are too large, or too few of them are left by other techniques."""
     if abs(reached - plan.target) > tolerance:
         raise UserError(
             f"`sparsity.target.share` is {plan.target:g}, but the nearest rate that {' and '.join(plan.goals)} can "
-            f"bring this encoder to is {reached:.4f} (what goes comes in pieces), further off than "
-            f"`sparsity.tolerance`, {tolerance}. Give that rate."
+            f"bring this encoder to is {reached:.4f} (whole units are removed), which differs by more "
+            f"than `sparsity.tolerance`, {tolerance}. Give that rate."
         )
 
 
@@ -127,6 +127,6 @@ def _reach(name: str, encoder: SpeechEncoder, decomposed: Decomposed | None) -> 
 
 
 def _layer_count(encoder: SpeechEncoder, left: int) -> int:
-    """How many of the first layers hold as nearly as possible `left` weights."""
+    """The number of first layers whose weights come closest to `left`."""
     shape, spec = encoder.config, encoder.spec
     return min(range(1, shape.num_layers + 1), key=lambda n: abs(prunable_weights(shape, first_layers(spec, n)) - left))

@@ -1,4 +1,4 @@
-"""Row pruning: which intermediate dimensions of a feed-forward are weak (Lin et al. 2024).
+"""Row pruning: scores of the intermediate dimensions of feed-forwards (Lin et al. 2024).
 
 As in the paper's code (nervjack2/Speech-SSL-Compression, `row_pruning/rp_utils.py`).
 """

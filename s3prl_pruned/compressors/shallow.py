@@ -18,11 +18,11 @@ def first_layers(spec: CompactSpec, count: int) -> CompactSpec:
 
 @torch.no_grad()
 def shallow(encoder: SpeechEncoder, count: int) -> SpeechEncoder:
-    """The encoder with its first `count` layers alone.
+    """The encoder with only its first `count` layers.
 
-    An empty layer keeps its two LayerNorms, which in a Base model are passed through (in a Large one not). Those of the
-    teacher stood behind sublayers that are gone, so that they begin anew: plain normalisation, which changes nothing
-    the second time.
+    An empty layer keeps its two LayerNorms, which a Base model still applies (a Large one does not). The teacher's were
+    trained behind sublayers that are now removed, so they are reset: plain normalisation, which changes nothing when it
+    is applied again.
     """
     small = compact(encoder, first_layers(encoder.spec, count))
     for layer in list(small.layers)[count:]:

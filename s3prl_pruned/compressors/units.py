@@ -1,4 +1,4 @@
-"""Which units go: the weakest heads or rows, until a number of weights is gone."""
+"""Select the units to prune: the weakest heads or rows, until a number of weights is removed."""
 
 from dataclasses import replace
 
@@ -11,17 +11,17 @@ from s3prl_pruned.sparsity.counts import LayerCounts, layer_weights
 
 
 def weakest(scores: list[Tensor], costs: list[list[int]], wanted: float, *, even: bool, keep: int) -> list[Tensor]:
-    """Remove the units of the smallest scores until as nearly as possible `wanted` weights are gone.
+    """Remove the units of the smallest scores until the number of removed weights is closest to `wanted`.
 
     Args:
-        scores: per layer, one for each unit (n,); -inf for those that are gone already, which stay so.
-        costs: per layer, the weights that each unit holds.
-        wanted: weights that are to be gone in the end, those of units gone before among them.
-        even: take as many from each layer as goes; else whichever are the weakest of all.
-        keep: units that every layer keeps, its best.
+        scores: per layer, one for each unit (n,); -inf for units that are removed already, which stay removed.
+        costs: per layer, the number of weights of each unit.
+        wanted: number of weights to remove in all, including those of units removed before.
+        even: remove equally many units from each layer as far as possible; else the weakest of all layers.
+        keep: number of units that every layer keeps, those of the largest scores.
 
     Returns:
-        Per layer a bool mask (n,): True for those that stay.
+        Per layer a bool mask (n,): True for units that are kept.
     """
     candidates = []
     for layer, of_layer in enumerate(scores):
@@ -43,12 +43,12 @@ def weakest(scores: list[Tensor], costs: list[list[int]], wanted: float, *, even
 
 
 def reachable(costs: list[list[int]], *, keep: int) -> int:
-    """The most weights that `weakest` can remove (units of one layer cost the same, or its dearest stay)."""
+    """The most weights that `weakest` can remove; where a layer's costs differ, its most expensive units are kept."""
     return sum(sum(sorted(of_layer)[: max(0, len(of_layer) - keep)]) for of_layer in costs)
 
 
 def head_costs(layer: LayerSpec, embed_dim: int) -> list[int]:
-    """Weights that go with each head of a layer."""
+    """Number of weights removed with each head of a layer."""
     counts = LayerCounts.of(layer)
     whole = int(layer_weights(embed_dim, counts))
     without = [replace(counts, qk=counts.qk - len(head.qk), vo=counts.vo - len(head.vo)) for head in layer.heads]
@@ -56,12 +56,12 @@ def head_costs(layer: LayerSpec, embed_dim: int) -> list[int]:
 
 
 def row_costs(layer: LayerSpec, embed_dim: int) -> list[int]:
-    """Weights that go with each intermediate dimension of a layer."""
+    """Number of weights removed with each intermediate dimension of a layer."""
     counts = LayerCounts.of(layer)
     one = layer_weights(embed_dim, counts) - layer_weights(embed_dim, replace(counts, ffn=counts.ffn - 1))
     return [int(one)] * len(layer.ffn)
 
 
 def matrix(module: nn.Linear | LowRankLinear) -> Tensor:
-    """The weights of a linear map (out, in); of two factors their product."""
+    """The weights of a linear map, (out, in); for two factors, their product."""
     return module.up.weight @ module.down.weight if isinstance(module, LowRankLinear) else module.weight

@@ -1,1 +1,1 @@
-"""Speech in: decoding, manifests, batches, and the embedded corpus."""
+"""Speech data: decoding, manifests, batches, and the embedded corpus."""

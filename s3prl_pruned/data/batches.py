@@ -1,8 +1,8 @@
-"""Training batches of cropped speech, each a pure function of the seed and its number.
+"""Training batches of cropped speech, each a pure function of the seed and its index.
 
 Base models normalise their first convolution over time (GroupNorm), so that padding changes what
 the encoder computes; hence training batches are cropped, never padded. Utterances of similar length
-share a batch, and all of them are cut to the shortest of it.
+share a batch, and all of them are cropped to its shortest.
 """
 
 from __future__ import annotations
@@ -31,46 +31,46 @@ logger = logging.getLogger(__name__)
 BUCKETS = 30
 """Buckets of equal numbers of utterances, by length (lhotse's default number)."""
 FEWEST_PER_HELD_OUT = 20
-"""A small corpus is trained on nearly whole: at least so many utterances for each that is held out."""
+"""Least number of utterances for each held-out one, so that most of a small corpus is trained on."""
 HELD_OUT_BATCH = 8
-"""At most so many held-out utterances at once: fewer lose less where they are cut to the shortest."""
+"""Most held-out utterances in a batch: small batches lose less when they are cropped to their shortest."""
 
 Share = tuple[int, int, int]
-"""Number of a batch, and which part of how many: the arguments of ``RandomCropBatches.batch``."""
+"""(index, part, parts): the arguments of ``RandomCropBatches.batch``."""
 
 
 class RandomCropBatches:
-    """Endless training batches over a corpus; ``batch(index)`` needs nothing that went before.
+    """Endless training batches over a corpus; ``batch(index)`` does not depend on earlier calls.
 
     Each epoch is a fresh permutation in which every utterance occurs once. It is cut into windows
     of ``window`` batches; a window is sorted by length, cut into batches of nearly equal size, and
-    the batches of the epoch are shuffled. One too long is cropped at a random place; what a batch's
-    shortest leaves over of the others is lost in this epoch and may come in another.
+    the batches of the epoch are shuffled. Utterances longer than the shortest of their batch, or than
+    ``max_seconds``, are cropped at a random place; the rest of them is not used in this epoch.
 
     Args:
         utterances: the corpus, from ``scan_corpus``.
-        batch_size: utterances per batch; some batches have fewer, where the numbers do not divide.
-        max_seconds: the longest crop.
+        batch_size: utterances per batch; some batches have fewer, where the corpus does not divide evenly.
+        max_seconds: length of the longest crop.
         seed: a whole number, 0 or more.
         normalize: zero mean and unit variance per utterance before it is cropped (Large models).
         min_seconds: shorter utterances are left out of training, see ``left_out``.
-        window: batches that are sorted by length together; more lose less audio and mix less.
+        window: batches that are sorted by length together; a larger window loses less audio and shuffles less.
         max_bad_fraction: the share of undecodable files that may be skipped, counted by each process that reads.
-        max_batch_seconds: bounds a batch by its seconds of audio in place of ``batch_size`` and ``window``: the corpus
-            is cut into ``BUCKETS`` buckets by length, a bucket's batches hold as many utterances as fit, and short
-            ones stand in large batches.
+        max_batch_seconds: limits a batch by its seconds of audio instead of by ``batch_size`` and ``window``: the
+            corpus is split into ``BUCKETS`` buckets by length, and a batch holds as many utterances of a bucket as
+            fit, so batches of short utterances are large.
         held_out: how many utterances, evenly spread over the corpus, are never trained on; at most one in
             ``FEWEST_PER_HELD_OUT``.
-        crop_lengths: how many lengths there may be, in equal steps up to ``max_seconds``; a batch shorter than the
-            first step keeps its length. None for any length.
+        crop_lengths: how many different lengths are allowed, in equal steps up to ``max_seconds``; a batch shorter than
+            the first step keeps its length. None for any length.
 
     Attributes:
         held_out: the utterances that are never trained on.
-        num_utterances: that are trained on.
-        hours: of speech that is trained on, before cropping.
-        bad: the message for each file that could not be decoded so far, by utterance id.
-        batches_per_epoch: how many batches hold every utterance once.
-        smallest: utterances of the smallest batch.
+        num_utterances: number of utterances that are trained on.
+        hours: hours of speech that are trained on, before cropping.
+        bad: the error message of each file that could not be decoded so far, by utterance id.
+        batches_per_epoch: number of batches in an epoch.
+        smallest: number of utterances in the smallest batch.
     """
 
     def __init__(
@@ -128,12 +128,12 @@ class RandomCropBatches:
         self.smallest = min(map(len, self._epoch[1]))
 
     def batch(self, index: int, part: int = 0, parts: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-        """The batch number ``index`` (0, 1, ...) of the whole run, or one of ``parts`` that processes share it in.
+        """Batch ``index`` (0, 1, ...) of the whole run, or one of the ``parts`` in which processes share it.
 
-        The parts together are the batch: crops go by the lengths of all its utterances, of which only the part's own
-        are read. A file that cannot be decoded, or is shorter than when it was listed, is counted, named in a warning
-        and skipped: its batch is smaller by one. (A part of which nothing is left takes the batch's first file that can
-        be decoded.)
+        The parts add up to the batch: crops depend on the lengths of all its utterances, of which only those of the
+        part are read. A file that cannot be decoded, or is shorter than when it was listed, is counted, named in a
+        warning and skipped: its batch is smaller by one. (A part that would be empty takes the first file of the batch
+        that can be decoded.)
 
         Returns:
             waveforms ``(B, S)`` float32 at 16 kHz and their lengths ``(B,)`` int64, all ``S``.
@@ -147,17 +147,17 @@ class RandomCropBatches:
         generator = torch.Generator().manual_seed(self._seed_of(1, index))
         num_samples = self._cut(min(self.max_samples, *lengths))
         starts = [crop_start(length, num_samples, generator) for length in lengths]
-        num_samples = min(num_samples, *(len(wav) for _, wav in read))  # a list may promise a little more than there is
+        num_samples = min(num_samples, *(len(wav) for _, wav in read))  # a list may state a little more than there is
         places = [(wav, min(starts[place], len(wav) - num_samples)) for place, wav in read]
         return collate([wav[start : start + num_samples] for wav, start in places])
 
     def read(self, index: int, part: int = 0, parts: int = 1) -> tuple[int, list[tuple[int, torch.Tensor]]]:
-        """What can be decoded of batch number ``index``, or of a part of it.
+        """Read the utterances of batch ``index``, or of a part of it, that can be decoded.
 
-        Where nothing of the batch can, the next one stands in: one lost file must not end a run of days.
+        If none can, the next batch is read instead: one lost file must not end a run of days.
 
         Returns:
-            the number of the batch that was read; place in it and waveform ``(S,)`` of each utterance.
+            the index of the batch that was read; position in it and waveform ``(S,)`` of each utterance.
 
         Raises:
             UserError: as ``batch``.
@@ -172,13 +172,14 @@ class RandomCropBatches:
         raise UserError(f"none of the files of one batch can be decoded: {names}. Repair them.")
 
     def largest(self, numbers: range, size: Callable[[int, int], float]) -> int:
-        """The number of the batch with the largest ``size(utterances, samples of each)``; the first of equals.
+        """Index of the batch with the largest ``size(utterances, samples of each)``; the first one of several.
 
         Args:
-            numbers: the batches to look at.
-            size: grows with both. It is asked for the longest batch of each number of utterances alone.
+            numbers: indices of the batches to compare.
+            size: must increase with both arguments: it is called only for the longest batch of each number of
+                utterances.
         """
-        longest: dict[int, tuple[int, int]] = {}  # by number of utterances: samples, number of the batch
+        longest: dict[int, tuple[int, int]] = {}  # number of utterances: (samples, batch index)
         for number in numbers:
             lengths = self._lengths[self._members(number)]
             samples = self._common_length(lengths)
@@ -187,17 +188,17 @@ class RandomCropBatches:
         return max(longest.items(), key=lambda found: size(found[0], found[1][0]))[1][1]
 
     def _common_length(self, lengths: np.ndarray) -> int:
-        """Samples of each utterance in a batch of these."""
+        """Samples to which a batch of utterances of these lengths is cropped."""
         return self._cut(int(lengths.min()))
 
     def _cut(self, num_samples: int) -> int:
-        """To the longest of the lengths that there may be."""
+        """The longest allowed length that is at most ``num_samples``; ``num_samples`` if all are longer."""
         steps = self._crop_lengths or self.max_samples
-        filled = ((num_samples + 1) * steps - 1) // self.max_samples  # the most of which `max_samples` x / steps fits
+        filled = ((num_samples + 1) * steps - 1) // self.max_samples  # in steps
         return filled * self.max_samples // steps or num_samples
 
     def members(self, index: int) -> list[Utterance]:
-        """The utterances of batch number ``index``."""
+        """The utterances of batch ``index``."""
         return [self._corpus[i] for i in self._kept[self._members(index)].tolist()]
 
     def _members(self, index: int) -> np.ndarray:
@@ -207,11 +208,11 @@ class RandomCropBatches:
         return self._epoch[1][position]
 
     def held_out_batches(self, rank: int = 0, processes: int = 1) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """What is held out, the same in every call: by length, in batches cut at the end to their shortest.
+        """The held-out utterances, the same in every call: sorted by length, in batches truncated to their shortest.
 
         Args:
-            rank: of the process that asks.
-            processes: that share the batches.
+            rank: rank of the calling process.
+            processes: number of processes that share the batches.
 
         Yields:
             as ``batch``.
@@ -228,7 +229,7 @@ class RandomCropBatches:
 
     @property
     def utterances(self) -> list[Utterance]:
-        """What is trained on: everything that is long enough."""
+        """The utterances that are trained on: long enough, and not held out."""
         return [self._corpus[i] for i in self._kept.tolist()]
 
     @property
@@ -237,11 +238,11 @@ class RandomCropBatches:
         return [self._corpus[i] for i in self._too_short.tolist()]
 
     def __len__(self) -> int:
-        """The number of batches of one epoch; ``batch`` takes any number."""
+        """Number of batches in an epoch; ``batch`` accepts any index."""
         return self.batches_per_epoch
 
     def __getitem__(self, index: int | Share) -> tuple[torch.Tensor, ...]:
-        """``batch(index)`` or ``batch(*share)``, for torch's loader to read ahead.
+        """``batch(index)`` or ``batch(*share)``, so that torch's loader can prefetch.
 
         ``DataLoader(self, batch_size=None, sampler=range(step, total_steps), num_workers=...)``.
         """
@@ -260,7 +261,7 @@ class RandomCropBatches:
         for window in _split(order, self._window * self._batch_size):
             by_length = window[np.argsort(self._lengths[window], kind="stable")]
             batches.extend(_split(by_length, self._batch_size))
-        # The number of batches is the same in every epoch: _split goes by the lengths alone.
+        # All epochs have equally many batches: _split depends only on the number of items.
         return [batches[i] for i in generator.permutation(len(batches))]
 
     def _read(self, utterance: Utterance) -> torch.Tensor | None:
@@ -280,7 +281,7 @@ class RandomCropBatches:
         return normalize_waveform(wav) if self.normalize else wav
 
     def _seed_of(self, stream: int, number: int) -> int:
-        """Independent streams: 0 permutes epochs, 1 crops batches."""
+        """Seed of an independent random stream: stream 0 permutes epochs, 1 crops batches."""
         sequence = np.random.SeedSequence([self.seed, stream, number])
         return int(sequence.generate_state(1, np.uint64)[0] >> 1)
 
@@ -293,16 +294,16 @@ def corpus_lengths(utterances: Sequence[Utterance]) -> np.ndarray:
 
 
 def _evenly(items: np.ndarray, number: int) -> np.ndarray:
-    """So many of the items, from the middles of equal parts."""
+    """``number`` of the items, evenly spread: the middles of as many equal parts."""
     return items[(2 * np.arange(number) + 1) * len(items) // (2 * max(1, number))]
 
 
 def in_parts(batch: tuple[torch.Tensor, ...], max_seconds: float | None) -> list[tuple[torch.Tensor, ...]]:
-    """A batch as parts of nearly equal numbers of utterances, each of at most ``max_seconds`` of audio if it can be.
+    """Split a batch into parts of nearly equal size, each with at most ``max_seconds`` of audio where possible.
 
     Args:
-        batch: tensors ``(B, ...)``, of which the first is the waveforms ``(B, S)``.
-        max_seconds: padding counts; None leaves the batch whole.
+        batch: tensors ``(B, ...)``, the first of which holds the waveforms ``(B, S)``.
+        max_seconds: limit for a part, padding included; None does not split the batch.
     """
     if max_seconds is None:
         return [batch]
@@ -313,7 +314,7 @@ def in_parts(batch: tuple[torch.Tensor, ...], max_seconds: float | None) -> list
 
 
 def _split(items: np.ndarray, size: int) -> list[np.ndarray]:
-    """Cut into the fewest parts of at most ``size``, their lengths differing by one at most."""
+    """Split into the fewest parts of at most ``size`` items; their sizes differ by one at most."""
     return np.array_split(items, math.ceil(len(items) / size))
 
 

@@ -1,10 +1,10 @@
-"""Audio files as they are: of a length that their header leaves open or gets wrong, or with the end missing.
+"""Read audio files whose header gives no length or a wrong one, and refuse those whose end is missing.
 
 A program that writes to a pipe cannot go back to fill in the length. It leaves 0, all ones or another very large
 number in a WAV, AIFF or AU, -1 in a CAF, 0 in a FLAC, and no header frame in an MP3; all of these are legal. libsndfile
-takes most of them as "to the end of the file"; the others are helped here, and those without any length are decoded to
-their end.
-A length that few bytes can hardly hold is never believed before that many samples are there.
+takes most of them as "to the end of the file"; the headers of the others are corrected here, and files without any
+length are decoded to their end. A length that is implausibly large for the file's size is not trusted before that many
+samples have been decoded.
 """
 
 from __future__ import annotations
@@ -30,61 +30,61 @@ _MOST_SAMPLES_PER_BYTE = 64
 """More than speech in any format has (MP3 at 8 kbit/s: 24); only a FLAC of silence has more."""
 
 _NO_LENGTH = 1 << 62
-"""libsndfile's number of samples is larger where there is none."""
+"""libsndfile reports more samples than this where the length is unknown."""
 
 _LARGEST_SIZE = 0x7F000000
-"""Bytes. A larger size in a header of 32 bits is a writer's "unknown" (SoX: 0x7f000000 or 0x7ffff000)."""
+"""Bytes. A larger size in a 32-bit header means "unknown" (SoX: 0x7f000000 or 0x7ffff000)."""
 
 _OGG_BEGIN = re.compile(rb"OggS\0[\2\3\6\7]")
 """The header of a stream's first page (RFC 3533)."""
 
 _OGG_TAIL = 1 << 20
-"""Bytes at the end of an Ogg in which streams are looked for; its last page, of 65,307 at most, is among them."""
+"""Bytes at the end of an Ogg file that are searched for streams; they hold its last page (at most 65,307 bytes)."""
 
 _W64 = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0"
 
 _ONES = b"\xff" * 4
-"""As the size of a WAV or AU, libsndfile reads it as "to the end"."""
+"""The size of a WAV or AU that libsndfile reads as "to the end"."""
 
 
 class AudioFile(soundfile.SoundFile):
     """An audio file that is read to its true end.
 
     Args:
-        source: the path's bytes, or the file's content.
-        path: for messages.
-        size: of the file in bytes.
-        open_end: its header does not say how long it is, whatever libsndfile makes of that.
+        source: the path as bytes, or a file object that holds the content.
+        path: the path in messages.
+        size: size of the file in bytes.
+        open_end: the header does not give the length, whatever libsndfile reports.
     """
 
-    _believed = True
+    _trusted = True
 
     def __init__(self, source: bytes | BinaryIO, *, path: Path, size: int, open_end: bool = False):
         super().__init__(source)
         self._path, self._says_length = path, not open_end and self.frames < _NO_LENGTH
-        self._believed = self._says_length and self.frames * self.channels <= size * _MOST_SAMPLES_PER_BYTE
+        self._trusted = self._says_length and self.frames * self.channels <= size * _MOST_SAMPLES_PER_BYTE
 
     def seekable(self) -> bool:
-        """Soundfile seeks to where it has read to, which a FLAC of unknown length refuses at its end."""
-        return self._believed and super().seekable()
+        """False for an unknown length: soundfile seeks after reading, which fails at the end of such a FLAC."""
+        return self._trusted and super().seekable()
 
     def count(self) -> int:
-        """Samples per channel: from the header where it is to be believed, else by decoding.
+        """Samples per channel: from the header if it can be trusted, else by decoding.
 
         Raises:
-            UserError: fewer are there than the header says.
+            UserError: the file has fewer than its header says.
         """
-        return self.frames if self._believed else sum(map(len, self._blocks()))
+        return self.frames if self._trusted else sum(map(len, self._blocks()))
 
     def piece(self, first: int = 0, wanted: int | None = None) -> np.ndarray:
-        """Decode ``wanted`` samples from ``first``, or all that follow: ``(S', channels)`` float32.
+        """Decode ``wanted`` samples from sample ``first`` on, or all that follow: ``(S', channels)`` float32.
 
-        Fewer come where the file ends before.
+        Fewer are returned if the file ends earlier.
 
         Raises:
-            UserError: all are wanted, but fewer are there than the header says.
+            UserError: all are wanted, but the file has fewer than its header says.
         """
-        if self._believed:
+        if self._trusted:
             first = min(first, self.frames)
             self.seek(first)
             samples = self.read(-1 if wanted is None else wanted, dtype="float32", always_2d=True)
@@ -99,7 +99,7 @@ class AudioFile(soundfile.SoundFile):
         return np.concatenate(blocks)[first:end]
 
     def _blocks(self) -> Iterator[np.ndarray]:
-        """The whole file from its start; memory is only taken for what is there."""
+        """Decode the whole file in blocks, so that memory is only used for samples that exist."""
         found, block = 0, np.zeros(_BLOCK)
         while len(block) == _BLOCK:
             block = self.read(_BLOCK, dtype="float32", always_2d=True)
@@ -122,8 +122,8 @@ def open_audio(path: Path, span: tuple[int, int] | None = None) -> Iterator[Audi
         span: first byte and number of bytes of the audio file within ``path``, an uncompressed archive.
 
     Raises:
-        UserError: it is missing, may not be read, is empty or truncated, or cannot be decoded; also from within the
-            ``with``.
+        UserError: it is missing, may not be read, is empty or truncated, or cannot be decoded; also raised
+            inside the ``with`` block.
     """
     refuse_unreachable(path, "audio file" if span is None else "archive")
     try:
@@ -133,7 +133,7 @@ def open_audio(path: Path, span: tuple[int, int] | None = None) -> Iterator[Audi
                 raise UserError(f"{path}: must hold audio, but is empty (0 bytes). Copy the file again.")
             _refuse_cut(path, content, size)
             content.seek(0)
-            source = os.fsencode(path) if span is None else content  # a name need not be UTF-8
+            source = os.fsencode(path) if span is None else content  # file names need not be UTF-8
             with _opened(source, content, path=path, size=size) as file:
                 yield file
     except (soundfile.SoundFileError, OSError) as error:
@@ -141,7 +141,7 @@ def open_audio(path: Path, span: tuple[int, int] | None = None) -> Iterator[Audi
 
 
 def refuse_unreachable(path: Path, kind: str) -> None:
-    """Raise UserError where ``path`` is no file that can be looked at; ``kind`` says what it should be."""
+    """Raise UserError unless ``path`` is a file that can be accessed; ``kind`` says what it should be."""
     try:
         regular = stat.S_ISREG(path.stat().st_mode)
     except PermissionError as error:
@@ -153,7 +153,7 @@ def refuse_unreachable(path: Path, kind: str) -> None:
 
 
 def truncated(path: Path, found: str) -> UserError:
-    """The error for a file whose end is missing; ``found`` says how that shows."""
+    """The error for a file whose end is missing; ``found`` says what shows it."""
     return UserError(f"{path}: is truncated ({found}). Copy the file again or leave it out.")
 
 
@@ -164,7 +164,7 @@ def _opened(source: bytes | BinaryIO, content: BinaryIO, *, path: Path, size: in
         source = content = io.BytesIO(_caf_to_the_end(content.read()))
     content.seek(0)
     file = AudioFile(source, path=path, size=size)
-    place = content.tell()  # an archive's content is also what libsndfile reads
+    place = content.tell()  # libsndfile may be reading from `content` itself
     content.seek(0)
     if file.format == "MP3" and not _mp3_says_length(content):
         content.seek(0)
@@ -177,10 +177,10 @@ def _opened(source: bytes | BinaryIO, content: BinaryIO, *, path: Path, size: in
 
 
 class _Endless(io.BytesIO):
-    """An MP3 that seems to be a thousand times as large.
+    """An MP3 that reports a thousand times its size.
 
     Without a header frame, mpg123 estimates the length from the file's size and its first frame's bit rate, and
-    libsndfile stops there; of a variable rate, that may be after a quarter.
+    libsndfile stops there; at a variable bit rate, that may be after a quarter of the file.
     """
 
     def tell(self) -> int:
@@ -206,7 +206,7 @@ def _mp3_says_length(file: BinaryIO) -> bool:
 
 
 def _to_the_end(data: bytes) -> bytes | None:
-    """A WAV or AU of 0 samples with its size set to "to the end", where samples follow nevertheless; else None."""
+    """A WAV or AU that declares 0 samples, with its size set to "to the end" if samples follow; else None."""
     if data[:4] == b".snd":
         return data[:8] + _ONES + data[12:]
     if data[:4] not in (b"RIFF", b"RF64"):
@@ -222,7 +222,7 @@ def _to_the_end(data: bytes) -> bytes | None:
 
 
 def _caf_to_the_end(data: bytes) -> bytes:
-    """A CAF whose last chunk, of samples, has the size -1: with the size that it has. libsndfile takes no other."""
+    """A CAF with the true size of its last chunk, the samples, in place of -1, which libsndfile does not accept."""
     at = 8
     while at + 12 <= len(data) and (size := int.from_bytes(data[at + 4 : at + 12], "big", signed=True)) >= 0:
         at += 12 + size
@@ -236,14 +236,14 @@ def _read_span(path: Path, offset: int, size: int) -> bytes:
         file.seek(offset)
         data = file.read(size)
     if len(data) < size:
-        raise truncated(path, f"bytes {offset} to {offset + size} are wanted, it has {path.stat().st_size}")
+        raise truncated(path, f"bytes {offset} to {offset + size} are needed, it has {path.stat().st_size}")
     return data
 
 
 def _refuse_cut(path: Path, file: BinaryIO, size: int) -> None:
-    """Refuse what libsndfile would read as a shorter file.
+    """Refuse files that libsndfile would read as shorter than they are.
 
-    That is WAV, W64, AIFF, AU, NIST and Ogg whose end is missing, and an Ogg of several streams.
+    These are WAV, W64, AIFF, AU, NIST and Ogg files whose end is missing, and Ogg files of several streams.
     """
     file.seek(0)
     head = file.read(1024)
@@ -260,13 +260,13 @@ def _refuse_cut(path: Path, file: BinaryIO, size: int) -> None:
         other = tail[last + 14 : last + 18] != head[14:18]  # the stream's number (RFC 3533)
         if other or _OGG_BEGIN.search(tail, 0 if start else 1):
             raise UserError(
-                f"{path}: must be one Ogg stream, but another follows the first, and libsndfile reads the first alone. "
-                "Write it anew as one (ffmpeg -i it to a WAV or FLAC), or leave it out."
+                f"{path}: must be one Ogg stream, but another follows the first, and libsndfile reads only the first. "
+                "Convert it to one WAV or FLAC (ffmpeg -i), or leave it out."
             )
 
 
 def _announced_bytes(head: bytes) -> int | None:
-    """The size of the file that the first 1024 bytes of a WAV, W64, AIFF, AU or NIST tell; None where they do not."""
+    """File size that the first 1024 bytes of a WAV, W64, AIFF, AU or NIST file declare; None if they do not."""
     if head[:8] == b"NIST_1A\n":
         return _announced_by_nist(head)
     if head[:16] == _W64:
@@ -290,7 +290,7 @@ def _announced_bytes(head: bytes) -> int | None:
 
 
 def _announced_by_nist(head: bytes) -> int | None:
-    """As `_announced_bytes`, of NIST's SPHERE: lines such as `sample_count -i 32000` in a header of text."""
+    """`_announced_bytes` of NIST's SPHERE, whose text header has lines such as `sample_count -i 32000`."""
     fields = dict(re.findall(rb"^(\w+) -i (\d{1,15})\s*$", head, re.MULTILINE))
     length = re.match(rb"NIST_1A\n\s*(\d{1,9})\n", head)
     coding = re.search(rb"^sample_coding -s\d+ (\S+)$", head, re.MULTILINE)
@@ -312,9 +312,9 @@ def _ends_an_ogg_stream(tail: bytes) -> bool:
 
 def _undecodable(path: Path, error: Exception) -> UserError:
     if isinstance(error, PermissionError):
-        return UserError(f"{path}: may not be read ({error.strerror}). Change its rights or leave it out.")
+        return UserError(f"{path}: may not be read ({error.strerror}). Change its permissions or leave it out.")
     reason = getattr(error, "error_string", str(error)).strip().rstrip(".")
     return UserError(
-        f"{path}: cannot be decoded: {reason}. It is truncated, or no audio that libsndfile reads "
+        f"{path}: cannot be decoded: {reason}. It is truncated, or not audio that libsndfile reads "
         "(WAV, FLAC, Ogg, Opus, MP3). Copy the file again or leave it out."
     )

@@ -4,8 +4,8 @@
     embedded/speech/<split>/<speaker>/<chapter>/<speaker>-<chapter>.trans.txt
 
 ``train``, ``dev`` and ``test`` are English and labelled; ``extra`` is for unlabelled training
-(French, Russian, and English prompts too long to label). ``prompts.tsv`` tells which recording
-each utterance was, ``corpus.json`` the sources and the minutes, ``LICENSE.md`` whom to thank.
+(French, Russian, and English prompts too long to label). ``prompts.tsv`` lists the recording of
+each utterance, ``corpus.json`` the sources and their minutes, ``LICENSE.md`` the attributions.
 
 This module reads the corpus and holds the rules by which texts are normalised and split;
 ``asterisk.py`` builds it.
@@ -28,13 +28,13 @@ from s3prl_pruned.data.text import read_lines
 LABELLED_SPLITS = ("train", "dev", "test")
 
 ALPHABET = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ' ")
-"""Characters of a normalised English transcript; LibriSpeech's."""
+"""Characters of a normalised English transcript; the same as LibriSpeech's."""
 
 SHARED_RUN = 5
-"""Words. Texts that share a run of so many lie in the same split, as do equal texts."""
+"""Words. Texts that share this many consecutive words, and equal texts, are in the same split."""
 
 LARGEST_HELD_OUT_FAMILY = 4
-"""Prompts. Larger families of similar texts stay in ``train``: one of them would be most of a list."""
+"""Prompts. Larger families of similar texts stay in ``train``: one would fill most of another split."""
 
 _DIGITS = dict(zip("0123456789", "ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE".split(), strict=True))
 
@@ -50,19 +50,19 @@ class LabelledUtterance:
     """The audio file."""
 
     text: str
-    """Its transcript, as the ``.trans.txt`` beside it has it."""
+    """Its transcript, from the ``.trans.txt`` beside it."""
 
 
 def embedded_corpus() -> Path:
     """Folder of the corpus that comes with the package.
 
     Raises:
-        UserError: where the package was installed without it.
+        UserError: the package was installed without it.
     """
     root = Path(__file__).resolve().parents[1] / "embedded" / "speech"
     if not (root / "corpus.json").is_file():
         raise UserError(
-            f"{root}: the embedded corpus must lie here, but does not. Install the package from a "
+            f"{root}: the embedded corpus must be here, but is not. Install the package from a "
             "clone, or run `python -m benchmarks.speech.embedded`."
         )
     return root
@@ -76,7 +76,7 @@ def read_split(root: Path, split: str) -> list[LabelledUtterance]:
         split: name of a folder in ``root``. Audio without a transcript is left out.
 
     Raises:
-        UserError: where the split has no transcripts, or a transcript has no audio.
+        UserError: the split has no transcripts, or a transcript has no audio.
     """
     utterances = []
     for listing in files_at_depth(root / split, 3, (".trans.txt",)):
@@ -98,10 +98,10 @@ def read_split(root: Path, split: str) -> list[LabelledUtterance]:
 
 
 def read_transcripts(listing: Path) -> list[tuple[str, str]]:
-    """Ids and texts of a ``*.trans.txt``: ``<id> <text>`` a line, blank lines passed over.
+    """Ids and texts of a ``*.trans.txt``: one ``<id> <text>`` per line; blank lines are skipped.
 
     Raises:
-        UserError: it cannot be read, or is no text in UTF-8 (or UTF-16 with its mark).
+        UserError: it cannot be read, or is not text in UTF-8 (or UTF-16 with a byte order mark).
     """
     found = []
     for _, line in read_lines(listing):
@@ -111,10 +111,10 @@ def read_transcripts(listing: Path) -> list[tuple[str, str]]:
 
 
 def normalize_transcript(text: str) -> str | None:
-    """Text as it is spoken, in ``ALPHABET``; or None where the writing leaves that open.
+    """Text as it is spoken, in ``ALPHABET``; None if the spelling leaves that open.
 
     Remarks in brackets are dropped, the keys ``#`` and ``*`` and single digits become words, and
-    punctuation becomes a space. Longer numbers have more than one reading: None.
+    punctuation becomes a space. Longer numbers can be read in several ways: None.
 
     >>> normalize_transcript("Press 1 for... (pause)")
     'PRESS ONE FOR'
@@ -165,15 +165,15 @@ def _runs(text: str) -> set[tuple[str, ...]]:
 
 
 def assign_splits(texts: Mapping[str, str], *, seed: int, keep_in_train: Collection[str] = ()) -> dict[str, str]:
-    """Deal prompts to ``train``, ``dev`` and ``test``, about 8 : 1 : 1, by families of text.
+    """Assign prompts to ``train``, ``dev`` and ``test``, about 8 : 1 : 1, by families of text.
 
     Families are ordered by the length of their text; of every ten neighbours, one goes to ``dev``
-    and one to ``test``. So both lists have short and long prompts alike. Which ones is a matter of
-    a hash of text and seed, and therefore the same with every Python.
+    and one to ``test``, so that both have short and long prompts. A hash of text and seed decides
+    which ones, so the result is the same in every version of Python.
 
     Args:
         texts: normalised text of each prompt.
-        seed: another seed gives other lists.
+        seed: another seed gives other splits.
         keep_in_train: prompts whose whole family must not be held out.
     """
     families = text_families(texts)

@@ -1,9 +1,9 @@
-"""How long audio files are, from their headers: read by threads, once per machine, and kept.
+"""Lengths of audio files, read from their headers by threads, once per machine, and cached.
 
-Opening hundreds of thousands of files takes minutes, and hours on a network disk. What was read is kept in
-`$XDG_CACHE_HOME/s3prl_pruned/lengths` (or below `~/.cache`), one file a corpus folder. It is checked: a file whose size
-or times are not those that were kept is opened again. Processes of one machine that start together take turns, so that
-the first reads the headers and the others what it kept.
+Opening hundreds of thousands of files takes minutes, and hours on a network disk. The lengths are cached in
+`$XDG_CACHE_HOME/s3prl_pruned/lengths` (or below `~/.cache`), in one file per corpus folder. An audio file whose size or
+times have changed since is opened again. Processes on one machine that start together take turns, so that the first
+reads the headers and the others read the cache.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 KEPT_FROM = 1_000
-"""Files. Fewer are read in a second, and nothing is kept of them."""
+"""Number of files from which on lengths are cached; fewer are read within a second."""
 
 JOBS = 16
-"""Threads: opening files waits for disks, not for the processor."""
+"""Number of threads: opening files waits for the disk, not for the processor."""
 
-_Look = tuple[str, list[int] | None, int | UserError]
-"""A file's name below the corpus, its size and times, and its length or what is wrong with it."""
+_Measured = tuple[str, list[int] | None, int | UserError]
+"""A file's path relative to the corpus, its size and times, and its length or the error."""
 
 
 def late_bar(results: Iterable, total: int) -> Iterable:
-    """`progress` for what only takes long where a corpus is large or far away."""
+    """`progress` that appears after 5 s: only a large or remote corpus takes that long."""
     return progress(results, total=total, desc="corpus", unit="file", delay=5, leave=False)
 
 
@@ -52,19 +52,19 @@ def lengths_of(
     jobs: int = JOBS,
     progress: Callable[..., Iterable] = late_bar,
 ) -> list[int | UserError]:
-    """The length of each file in samples at 16 kHz, or what is wrong with it.
+    """The length of each file in samples at 16 kHz, or the error.
 
     Args:
         paths: the files.
-        root: the corpus that they are of; what is kept goes by it.
-        jobs: threads that look at the files.
-        progress: called with the results to come and their number, such as `tqdm`.
+        root: the corpus folder, which has its own cache file.
+        jobs: number of threads that open files.
+        progress: called with an iterator over the results and `total`, such as `tqdm`.
     """
     place, below = _kept_at(root) if len(paths) >= KEPT_FROM else None, os.fspath(root)
     with _turn(place):
         kept = _read(place)
 
-        def look(path: Path) -> _Look:
+        def measure(path: Path) -> _Measured:
             name, stamp = os.fspath(path).removeprefix(below), _stamp(path)
             old = kept.get(name)
             if old is not None and stamp is not None and old[:-1] == stamp:
@@ -77,18 +77,18 @@ def lengths_of(
         lengths: list[int | UserError] = []
         new: dict[str, list[int]] = {}
         try:
-            for name, stamp, length in progress(threaded(look, paths, jobs), total=len(paths)):
+            for name, stamp, length in progress(threaded(measure, paths, jobs), total=len(paths)):
                 lengths.append(length)
                 if stamp is not None and not isinstance(length, UserError):
                     new[name] = [*stamp, length]
-        finally:  # also what an interrupted process has read
+        finally:  # an interrupted process caches what it has read, too
             if place is not None and any(kept.get(name) != entry for name, entry in new.items()):
                 _write(place, kept | new)
     return lengths
 
 
 def threaded(function: Callable[[T], R], items: Sequence[T], jobs: int) -> Iterator[R]:
-    """`map` in order, by `jobs` threads."""
+    """`map` with `jobs` threads; results come in order."""
     if jobs == 1:
         yield from map(function, items)
         return
@@ -97,7 +97,7 @@ def threaded(function: Callable[[T], R], items: Sequence[T], jobs: int) -> Itera
 
 
 def _stamp(path: Path) -> list[int] | None:
-    """What changes when a file does; None where it cannot be looked at."""
+    """Size and times, which change when a file does; None if they cannot be read."""
     try:
         found = path.stat()
     except (OSError, ValueError):
@@ -106,26 +106,26 @@ def _stamp(path: Path) -> list[int] | None:
 
 
 def _kept_at(root: Path) -> Path | None:
-    """The file of a corpus; None where no folder can be written for it."""
+    """The cache file of a corpus; None if its folder cannot be created."""
     key = f"{os.path.realpath(root)} {soundfile.__libsndfile_version__}"
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "s3prl_pruned" / "lengths"
         folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
-        logger.info("lengths of audio files are not kept: %s", error)
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home directory
+        logger.info("lengths of audio files are not cached: %s", error)
         return None
     return folder / f"{hashlib.sha256(os.fsencode(key)).hexdigest()[:16]}.json"
 
 
 @contextlib.contextmanager
 def _turn(place: Path | None) -> Iterator[None]:
-    """Wait until no other process reads the same corpus. A process that ends, however, gives its turn away."""
+    """Wait until no other process reads the same corpus. A process that ends, for any reason, frees its lock."""
     with contextlib.ExitStack() as stack:
         if place is not None:
             try:
                 file = stack.enter_context(open(place.with_suffix(".lock"), "ab"))
                 fcntl.flock(file, fcntl.LOCK_EX)
-            except OSError as error:  # a disk without locks, or one that may not be written: each reads for itself
+            except OSError as error:  # no locks on this disk, or no write access: each process reads alone
                 logger.info("processes do not take turns in reading the corpus: %s", error)
         yield
 
@@ -148,6 +148,6 @@ def _write(place: Path, kept: dict[str, list[int]]) -> None:
         temporary.write_text(json.dumps(kept), encoding="ascii")
         os.replace(temporary, place)
     except OSError as error:
-        logger.info("lengths of audio files are not kept: %s", error)
+        logger.info("lengths of audio files are not cached: %s", error)
         with contextlib.suppress(OSError):
             temporary.unlink()

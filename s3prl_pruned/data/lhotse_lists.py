@@ -1,4 +1,4 @@
-"""What lhotse's manifests and Shar folders mean, read from their JSON; lhotse itself is not needed."""
+"""Read lhotse's manifests and Shar folders from their JSON; lhotse itself is not needed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from s3prl_pruned.data.text import listed_path, read_lines
 from s3prl_pruned.data.waveforms import SAMPLE_RATE
 
 _MALFORMED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
-"""What JSON of another form than expected can raise."""
+"""What JSON of an unexpected form can raise."""
 
 
 def is_shar(folder: Path) -> bool:
@@ -23,15 +23,15 @@ def is_shar(folder: Path) -> bool:
 
 
 def read_cuts(path: Path, lines: list[tuple[int, str]], audio_root: str | Path | None) -> Iterator[Utterance]:
-    """A CutSet of MonoCuts, or a RecordingSet: each a whole file or a piece of one.
+    """Read a CutSet of MonoCuts, or a RecordingSet; each utterance is a whole file or a piece of one.
 
     Args:
-        path: of the manifest.
+        path: the manifest.
         lines: its lines with their numbers.
-        audio_root: what relative paths start from; None: the working folder.
+        audio_root: folder that relative paths start from; None for the working directory.
 
     Raises:
-        UserError: a line is malformed, or something else than that.
+        UserError: a line is malformed, or is neither a MonoCut nor a recording.
     """
     for number, line in lines:
         where = f"{path}: line {number}"
@@ -40,17 +40,17 @@ def read_cuts(path: Path, lines: list[tuple[int, str]], audio_root: str | Path |
         except UserError:
             raise
         except _MALFORMED as error:
-            raise UserError(f"{where}: is no lhotse cut or recording ({error!r}).") from error
+            raise UserError(f"{where}: is not a lhotse cut or recording ({error!r}).") from error
 
 
 def read_shar(folder: Path) -> Iterator[Utterance]:
-    """A lhotse Shar folder: `cuts.*.jsonl.gz` beside `recording.*.tar`, cut by cut in the same order.
+    """Read a lhotse Shar folder: `cuts.*.jsonl.gz` and `recording.*.tar` with the cuts in the same order.
 
     Args:
-        folder: it.
+        folder: the Shar folder.
 
     Raises:
-        UserError: an archive is missing, damaged, or not what its list says.
+        UserError: an archive is missing or damaged, or does not match its list of cuts.
     """
     for cuts in sorted(folder.glob("cuts.*.jsonl*")):
         archive = folder / f"recording.{cuts.name.split('.')[1]}.tar"
@@ -62,7 +62,7 @@ def read_shar(folder: Path) -> Iterator[Utterance]:
             with tarfile.open(archive, "r:") as tar:
                 audio = [member for member in tar if member.name.endswith(AUDIO_SUFFIXES)]
         except (tarfile.TarError, OSError) as error:
-            raise UserError(f"{archive}: is no uncompressed, whole tar ({error}). Copy it again.") from error
+            raise UserError(f"{archive}: is not a complete, uncompressed tar ({error}). Copy it again.") from error
         entries = [_shar_entry(line, f"{cuts}: line {number}") for number, line in read_lines(cuts)]
         names = [Path(member.name).stem for member in audio]
         if [name for name, _ in entries] != names:
@@ -79,7 +79,7 @@ def _shar_entry(line: str, where: str) -> tuple[str, int]:
         data = json.loads(line)
         return str(data["id"]), _length(float(data["duration"]))
     except _MALFORMED as error:
-        raise UserError(f"{where}: is no lhotse cut ({error!r}).") from error
+        raise UserError(f"{where}: is not a lhotse cut ({error!r}).") from error
 
 
 def _cut(data: Any, where: str, root: Path) -> Utterance:

@@ -1,4 +1,4 @@
-"""Every file below some folders, once, by whatever links they are put together."""
+"""List every file below some folders once, whichever links lead to it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from s3prl_pruned.config import UserError
 AUDIO_SUFFIXES = (".flac", ".wav", ".ogg", ".opus", ".mp3")
 
 _PASSED_OVER = "lost+found"
-"""At the top of a disk of its own, for its administrator alone."""
+"""At the top of a mounted disk; only its administrator may read it."""
 
 _Place = tuple[str, str]
-"""A path below the corpus as it is named, and the real one where all links are followed."""
+"""A path as it is reached from the corpus, and the real path with all links resolved."""
 
 
 @dataclass
 class _Content:
-    """Of one folder."""
+    """What one folder holds."""
 
     files: list[_Place] = field(default_factory=list)
     folders: list[_Place] = field(default_factory=list)
@@ -32,19 +32,19 @@ class _Content:
 
 
 def files_below(folders: Iterable[Path], suffixes: tuple[str, ...] = AUDIO_SUFFIXES, *, jobs: int = 16) -> list[Path]:
-    """The paths of all files below ``folders`` whose names end in one of ``suffixes``, in any case; sorted.
+    """The sorted paths of all files below ``folders`` whose names end in one of ``suffixes``, ignoring case.
 
-    Links are followed, since corpora are often linked together, but a file or folder that several names lead to
-    counts once: under its own name where that is below ``folders``. So a link back to a folder above ends there.
-    Names that begin with a dot are passed over: copies that file systems and version control keep.
+    Links are followed, since corpora are often put together from links, but a file or folder with several names is
+    listed once: under its own name if that is below ``folders``. So a link to a parent folder makes no loop.
+    Names that begin with a dot are skipped: file systems and version control keep copies under such names.
 
     Args:
-        folders: that are there.
-        suffixes: in small letters.
-        jobs: threads; listing a folder waits for the disk.
+        folders: existing folders.
+        suffixes: in lower case.
+        jobs: number of threads; listing a folder waits for the disk.
 
     Raises:
-        UserError: a folder cannot be listed. (Nobody knows how much of the corpus it holds.)
+        UserError: a folder cannot be listed, so that an unknown part of the corpus would be missing.
     """
     seen: set[str] = set()
     found: list[_Place] = []
@@ -64,26 +64,26 @@ def files_below(folders: Iterable[Path], suffixes: tuple[str, ...] = AUDIO_SUFFI
 
 
 def files_at_depth(folder: Path, depth: int, suffixes: tuple[str, ...] = AUDIO_SUFFIXES) -> list[Path]:
-    """``files_below`` one folder, those alone whose path below it has ``depth`` parts; none where it is not there."""
+    """``files_below(folder)`` whose relative path has ``depth`` parts; none if there is no such folder."""
     if not is_folder(folder):
         return []
     return [path for path in files_below([folder], suffixes) if len(path.relative_to(folder).parts) == depth]
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder is there.
+    """Whether a path is an existing folder.
 
     Raises:
-        UserError: that cannot be seen.
+        UserError: the path may not be accessed.
     """
     try:
         return path.is_dir()
     except OSError as error:
-        raise UserError(f"{path}: cannot be looked at ({error.strerror}). Change the rights.") from error
+        raise UserError(f"{path}: cannot be accessed ({error.strerror}). Change its permissions.") from error
 
 
 def _unseen(places: Sequence[_Place], seen: set[str]) -> list[_Place]:
-    """Those whose real path is new; ``seen`` gets them."""
+    """The places whose real path is not in ``seen`` yet; it is added there."""
     new = []
     for place in places:
         if place[1] not in seen:
@@ -111,7 +111,7 @@ def _list(folder: _Place, *, suffixes: tuple[str, ...]) -> _Content:
     except OSError as error:
         raise UserError(
             f"{error.filename or name}: cannot be listed ({error.strerror}), so that its part of the corpus would be "
-            "missing. Change its rights, or name the folders to take (`sets`)."
+            "missing. Change its permissions, or name the folders to take (`sets`)."
         ) from error
     return content
 
@@ -119,7 +119,7 @@ def _list(folder: _Place, *, suffixes: tuple[str, ...]) -> _Content:
 def _is_folder(entry: os.DirEntry, of_kind: bool) -> bool:
     try:
         return entry.is_dir()
-    except OSError as error:  # of a link: where it leads
-        if error.errno == errno.ELOOP or of_kind:  # opening it says what is wrong
+    except OSError as error:  # the target of a link
+        if error.errno == errno.ELOOP or of_kind:  # opening it will report the error
             return False
         raise

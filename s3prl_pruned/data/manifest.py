@@ -1,4 +1,4 @@
-"""Which utterances a corpus holds: any folder of audio, LibriSpeech's layout included."""
+"""List the utterances of a corpus: any folder of audio, such as one in LibriSpeech's layout."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from s3prl_pruned.data.waveforms import SAMPLE_RATE, read_waveform
 logger = logging.getLogger(__name__)
 
 CHANGED_SECONDS = 0.25
-"""So much shorter than listed, a file has changed. (Decoders differ by a tenth of a second at an MP3's ends.)"""
+"""A file that is this much shorter than listed has changed. (Decoders differ by 0.1 s at the ends of an MP3.)"""
 
-OPTION = "-o pretrain_expert.datarc.sets=[...]; of tools/prepare_data.py: --sets ..."
-"""How a user names folders of a corpus."""
+OPTION = "-o pretrain_expert.datarc.sets=[...]; in tools/prepare_data.py: --sets ..."
+"""How a user chooses folders of a corpus."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Utterance:
     """One audio file."""
 
     id: str
-    """Its path below the corpus without the suffix, such as ``dev-clean/84/121123/84-121123-0000``."""
+    """Its path relative to the corpus, without the suffix, such as ``dev-clean/84/121123/84-121123-0000``."""
     path: Path
     num_samples: int
     """Length in samples at 16 kHz."""
@@ -44,13 +44,13 @@ class Utterance:
         """``(S,)`` float32, see ``read_waveform``.
 
         Raises:
-            UserError: as ``read_waveform``, or the file is shorter than it was listed.
+            UserError: as ``read_waveform``, or the file is shorter than listed.
         """
         wav = read_waveform(self.path, seconds=self.seconds, span=self.span)
         if len(wav) < self.num_samples - CHANGED_SECONDS * SAMPLE_RATE:
             raise UserError(
                 f"{self.path}: was listed with {self.num_samples} samples at 16 kHz, but has {len(wav)}. It has "
-                "changed since, or the list is wrong. Restore it, or list the corpus anew."
+                "changed since, or the list is wrong. Restore it, or list the corpus again."
             )
         return wav
 
@@ -65,16 +65,16 @@ def scan_corpus(
 ) -> list[Utterance]:
     """List a corpus, sorted by id, so that the order does not depend on the file system.
 
-    Only headers are read, and those that this machine has read before (``lengths_of``) not again. Files that are
-    unreadable are left out, counted and named in a warning. Names that begin with a dot are passed over; what several
-    links lead to counts once (``files_below``).
+    Only headers are read, and those that this machine has cached (``lengths_of``) are not read again. Unreadable files
+    are left out, counted and named in a warning. Names that begin with a dot are skipped; a file that several links
+    lead to counts once (``files_below``).
 
     Args:
         root: the corpus folder; every audio file below it counts.
         splits: take only these folders of it, such as ``["train-clean-100"]``; ``None`` is all.
         max_bad_fraction: the share of unreadable files above which the corpus is refused.
-        jobs: threads that list folders and read headers.
-        progress: called with the results to come and their number, such as ``tqdm``.
+        jobs: number of threads that list folders and read headers.
+        progress: called with an iterator over the results and ``total``, such as ``tqdm``.
 
     Raises:
         UserError: if a folder is missing or cannot be listed, no audio is there, too much of it is unreadable, or two
@@ -113,17 +113,17 @@ def refuse_missing_files(
     jobs: int = JOBS,
     progress: Callable[..., Iterable] = late_bar,
 ) -> None:
-    """Look for the files of ``look_at`` utterances spread over the corpus.
+    """Check that the files are there of ``look_at`` utterances, spread over the corpus.
 
     Args:
         utterances: the corpus.
         where: its name in messages.
-        look_at: how many; 0 looks for all of them.
-        jobs: threads.
-        progress: called with the results to come and their number, such as ``tqdm``.
+        look_at: how many utterances to check; 0 checks all of them.
+        jobs: number of threads.
+        progress: called with an iterator over the results and ``total``, such as ``tqdm``.
 
     Raises:
-        UserError: if more than 1 % of those looked at are missing or may not be read. (Fewer are named in a warning.)
+        UserError: if more than 1 % of the files checked are missing or may not be read. (Fewer are named in a warning.)
     """
     stride = max(1, len(utterances) // look_at) if look_at else 1
     paths = sorted({utterances[i].path for i in range(0, len(utterances), stride)})
@@ -131,16 +131,16 @@ def refuse_missing_files(
     bad = {str(path): f"{path}: {problem}." for path, problem in zip(paths, found, strict=True) if problem}
     refuse_many_bad(bad, total=len(paths), max_fraction=0.01, where=where)
     if bad:
-        logger.warning("%s: %d of %d files looked for are missing:\n%s", where, len(bad), len(paths), _first(bad))
+        logger.warning("%s: %d of %d files checked are missing:\n%s", where, len(bad), len(paths), _first(bad))
 
 
 def speech_digest(utterances: Iterable[Utterance], *, texts: Iterable[str] = ()) -> str:
-    """SHA-256 of what a run sees of a corpus: the ids and lengths in their order, and what is said.
+    """SHA-256 of what a run sees of a corpus: the ids and lengths in their order, and the transcripts.
 
-    A corpus that is copied, moved, mounted elsewhere or listed in a manifest keeps it.
+    It does not change when the corpus is copied, moved, mounted elsewhere or listed in a manifest.
 
     Args:
-        utterances: in their order.
+        utterances: the corpus, in order.
         texts: transcripts.
     """
     digest = hashlib.sha256()
@@ -152,7 +152,7 @@ def speech_digest(utterances: Iterable[Utterance], *, texts: Iterable[str] = ())
 
 
 def refuse_many_bad(bad: dict[str, str], *, total: int, max_fraction: float, where: str) -> None:
-    """Stop when more than ``max_fraction`` of ``total`` files are in ``bad`` (id to its message)."""
+    """Raise UserError if more than ``max_fraction`` of ``total`` files are in ``bad`` (messages by id)."""
     if len(bad) > max_fraction * total:
         raise UserError(
             f"{where}: {len(bad)} of {total} audio files cannot be read, and at most "
@@ -161,10 +161,10 @@ def refuse_many_bad(bad: dict[str, str], *, total: int, max_fraction: float, whe
 
 
 def _problem(path: Path) -> str | None:
-    """Why a file cannot be opened."""
+    """Why a file cannot be opened; None if it can."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            return "is no file"
+            return "is not a file"
     except PermissionError as error:
         return f"may not be read ({error.strerror})"
     except (OSError, ValueError):

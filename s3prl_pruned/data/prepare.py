@@ -1,4 +1,4 @@
-"""A manifest made once, so that no run has to look at hundreds of thousands of files before it starts."""
+"""Write a manifest once, so that no run has to scan hundreds of thousands of files before it starts."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ def prepare(
     audio_root: str | Path | None = None,
     jobs: int = JOBS,
 ) -> tuple[int, float]:
-    """Write the manifest of a corpus that `open_corpus` takes; every audio file is looked at.
+    """Write the manifest of a corpus that `open_corpus` accepts; every audio file is checked.
 
     Args:
-        source: what `--corpus` takes.
+        source: as `--corpus`.
         output: the manifest, `.jsonl` or `.jsonl.gz`.
-        splits: sub-folders or CSVs to take.
+        splits: sub-folders or CSVs to use.
         audio_root: see `open_corpus`.
-        jobs: threads.
+        jobs: number of threads.
 
     Returns:
         The number of utterances, and their hours.
 
     Raises:
-        UserError: as `open_corpus`; or `output` is named wrongly or stands there already.
+        UserError: as `open_corpus`; or `output` has a wrong name or exists already.
     """
     output = Path(output)
     if not output.name.endswith((".jsonl", ".jsonl.gz")):
         raise UserError(f"{output}: a manifest must be named *.jsonl or *.jsonl.gz.")
     if output.exists():
-        raise UserError(f"{output}: is there already. Remove it, or give another name.")
+        raise UserError(f"{output}: exists already. Remove it, or give another name.")
 
     def bar(results: Iterable, total: int) -> Iterable:
         return progress(results, total=total, unit="file", mininterval=0.5)

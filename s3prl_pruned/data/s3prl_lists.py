@@ -1,4 +1,4 @@
-"""s3prl's `len_for_bucket` CSVs: columns `file_path` and `length` in samples at 16 kHz; others are passed over."""
+"""s3prl's `len_for_bucket` CSVs: columns `file_path` and `length` in samples at 16 kHz; others are ignored."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from s3prl_pruned.data.text import listed_path, read_head, read_text
 
 _COLUMNS = {"file_path", "length"}
 _DELIMITERS = ",;\t|"
-"""The first is CSV's; programs write the others where a comma is the decimal sign, or for "Unicode text"."""
+"""The comma is standard; programs write the others where it is the decimal separator, or for "Unicode text"."""
 
 
 def s3prl_tables(folder: Path) -> dict[str, Path]:
-    """The CSVs in a folder that have s3prl's columns, by name without `.csv`; corpora have others beside the audio."""
+    """The CSVs in a folder that have s3prl's columns, by name without `.csv`; other CSVs of a corpus are ignored."""
     try:
         paths = sorted(
             path
@@ -27,7 +27,7 @@ def s3prl_tables(folder: Path) -> dict[str, Path]:
             if path.suffix.lower() == ".csv" and not path.name.startswith(".") and path.is_file()
         )
     except OSError as error:
-        raise UserError(f"{folder}: cannot be listed ({error.strerror}). Change its rights.") from error
+        raise UserError(f"{folder}: cannot be listed ({error.strerror}). Change its permissions.") from error
     return {path.stem: path for path in paths if _delimiter(read_head(path)) is not None}
 
 
@@ -35,8 +35,8 @@ def read_table(path: Path, audio_root: str | Path | None) -> Iterator[Utterance]
     """The utterances of one CSV.
 
     Args:
-        path: of the CSV.
-        audio_root: what its relative paths start from; None: its own folder.
+        path: the CSV.
+        audio_root: folder that its relative paths start from; None for its own folder.
 
     Raises:
         UserError: it cannot be read, lacks a column, or a line is malformed.
@@ -49,17 +49,17 @@ def read_table(path: Path, audio_root: str | Path | None) -> Iterator[Utterance]
         columns = [name.strip() for name in next(rows, [])]
         if delimiter is None:
             lacking = sorted(_COLUMNS - set(columns))
-            raise UserError(f"{path}: s3prl's CSVs have the columns file_path and length; it lacks {lacking}.")
+            raise UserError(f"{path}: s3prl's CSVs have the columns file_path and length; this one lacks {lacking}.")
         for row in rows:
             cells = dict(zip(columns, row, strict=False))
             where = f"{path}: line {reader.line_num}"
             yield _utterance(cells.get("file_path", "").strip(), cells.get("length", ""), root=root, where=where)
     except csv.Error as error:
-        raise UserError(f"{path}: line {reader.line_num}: is no CSV ({error}). Look for quotes.") from error
+        raise UserError(f"{path}: line {reader.line_num}: is not a CSV ({error}). Check its quotes.") from error
 
 
 def _rows(lines: Iterable[str], delimiter: str) -> Any:
-    """The reader of csv."""
+    """A `csv.reader`."""
     return csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
 
 
@@ -77,7 +77,7 @@ def _utterance(name: str, length: str, *, root: Path, where: str) -> Utterance:
 
 
 def _delimiter(text: str) -> str | None:
-    """What separates the columns, by the first line that is not blank; None where s3prl's are not among them."""
+    """The delimiter of the columns, from the first line that is not blank; None if s3prl's columns are missing."""
     header = re.split(r"[\r\n]", text.lstrip(), maxsplit=1)[0]
     for delimiter in _DELIMITERS:
         names: list[str] = next(_rows([header], delimiter), [])

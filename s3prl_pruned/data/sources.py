@@ -1,9 +1,8 @@
-"""Everything that `--corpus` may name: folders of audio, and lists made once so that a start needs no scan.
+"""Open everything that `--corpus` may name: folders of audio, and lists, with which no run has to scan the corpus.
 
-What lhotse's formats mean is read here, from their JSON, and lhotse itself is not needed: its samplers replay the
-order from the start to resume (2 ms a batch: minutes late in a run), while `RandomCropBatches` computes any batch from
-its number (LOG.md has the measurement). A Shar archive is uncompressed, so that any of its files can be read by its
-place, and batches mix all shards.
+lhotse's formats are read from their JSON, without lhotse: to resume, its samplers replay the order from the start (2 ms
+a batch, minutes late in a run), while `RandomCropBatches` computes any batch from its index (LOG.md has the
+measurement). A Shar archive is uncompressed, so any of its files can be read by its offset, and batches mix all shards.
 """
 
 from __future__ import annotations
@@ -37,21 +36,21 @@ def open_corpus(
     jobs: int = JOBS,
     progress: Callable[..., Iterable] = late_bar,
 ) -> Sequence[Utterance]:
-    """The utterances of a corpus, whichever way it is given.
+    """The utterances of a corpus in any supported form.
 
     Args:
         source: a folder of audio (`scan_corpus`), a folder of s3prl's `len_for_bucket` CSVs or one of them, a lhotse
             Shar folder, a lhotse CutSet or RecordingSet as `.jsonl` or `.jsonl.gz`, or a manifest that
             `tools/prepare_data.py` wrote.
-        splits: folders, or CSVs without `.csv`, to take; None takes everything.
+        splits: folders, or CSVs without `.csv`, to use; None uses everything.
         audio_root: what relative paths in CSVs and lhotse manifests are relative to; None: the list's own folder for
             CSVs, the working directory for lhotse (as lhotse does).
-        look_at: how many of a list's files are looked for; 0 looks for all. (A folder's are all opened.)
-        jobs: threads that look at files.
-        progress: called with the results to come and their number, such as `tqdm`.
+        look_at: how many of a list's files to check for; 0 checks all. (Files of a folder are all opened.)
+        jobs: number of threads that open files.
+        progress: called with an iterator over the results and `total`, such as `tqdm`.
 
     Raises:
-        UserError: none of these, malformed (with the line), or more than 1 % of the files looked for are missing.
+        UserError: `source` is none of these, a line is malformed, or more than 1 % of the files checked are missing.
     """
     source = Path(source)
     _refuse_missing(source)
@@ -64,7 +63,7 @@ def open_corpus(
         found = [utterance for path in chosen for utterance in read_table(path, audio_root)]
     elif splits:
         raise UserError(
-            f"{source}: `sets` {list(splits)} names sub-folders or CSVs, and this has none. Leave it out: {OPTION}."
+            f"{source}: `sets` {list(splits)} names sub-folders or CSVs, but this has none. Leave it out: {OPTION}."
         )
     elif source.is_dir():
         found = list(read_shar(source))
@@ -79,13 +78,13 @@ def open_corpus(
             f"{source}: must be a folder, .csv, .jsonl or .jsonl.gz. tools/prepare_data.py makes a manifest."
         )
     if not len(found):
-        raise UserError(f"{source}: holds no utterance.")
+        raise UserError(f"{source}: holds no utterances.")
     refuse_missing_files(found, where=str(source), look_at=look_at, jobs=jobs, progress=progress)
     return found
 
 
 def sets_in(source: str | Path, sets: Sequence[str] | None, prefix: str) -> list[str] | None:
-    """Which parts of a corpus stand for those that a recipe names.
+    """The parts of a corpus that correspond to the sets of a recipe.
 
     Args:
         source: the corpus.
@@ -93,8 +92,8 @@ def sets_in(source: str | Path, sets: Sequence[str] | None, prefix: str) -> list
         prefix: what the names of such parts begin with, such as `train`.
 
     Returns:
-        `sets` where the corpus has one of them; else its folders, or s3prl's CSVs, of this prefix; else, and of a
-        corpus that is one list, None.
+        `sets` if the corpus has one of them; else its s3prl CSVs or its folders with this prefix. None if there are
+        none, and for a corpus that is a single list.
     """
     source = Path(source)
     if not sets or not source.is_dir() or is_shar(source):
@@ -110,13 +109,13 @@ def sets_in(source: str | Path, sets: Sequence[str] | None, prefix: str) -> list
 
 
 class Manifest(Sequence[Utterance]):
-    """A manifest of ours, its lines parsed when they are asked for: 300,000 of them open in a fraction of a second.
+    """Our manifest, whose lines are parsed on access: one of 300,000 lines opens in a fraction of a second.
 
-    One JSON object a line: `num_samples` at 16 kHz, `id`, `path` (absolute, or relative to the manifest's folder), and
-    where they apply `seconds` and `span` (`Utterance` says what they mean).
+    Each line is a JSON object: `num_samples` at 16 kHz, `id`, `path` (absolute, or relative to the manifest's folder),
+    and where they apply `seconds` and `span` (see `Utterance`).
 
     Args:
-        path: of the manifest.
+        path: the manifest.
         lines: its lines with their numbers.
 
     Attributes:
@@ -146,7 +145,7 @@ class Manifest(Sequence[Utterance]):
     def _length(self, index: int) -> int:
         line = self._lines[index][1]
         try:
-            if line.startswith(_FIRST_KEY):  # as we write it: ten times as fast as parsing it
+            if line.startswith(_FIRST_KEY):  # as we write it: ten times as fast as parsing JSON
                 length = int(line[len(_FIRST_KEY) : line.index(",")])
             else:
                 length = int(self._parse(index)["num_samples"])
@@ -164,21 +163,21 @@ class Manifest(Sequence[Utterance]):
 
     def _malformed(self, index: int, error: Exception) -> UserError:
         return UserError(
-            f"{self._path}: line {self._lines[index][0]} is no utterance with num_samples, id and path ({error!r}). "
-            "Make it again with tools/prepare_data.py."
+            f"{self._path}: line {self._lines[index][0]} is not an utterance with num_samples, id and path "
+            f"({error!r}). Make it again with tools/prepare_data.py."
         )
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
+        raise TypeError(f"{value!r} is not a string")
     return value
 
 
 def _pair(value: Any) -> tuple[float, float]:
     first, length = value
     if not (0 <= first < 2**53 and 0 < length < 2**53):
-        raise ValueError(f"{value!r} is no start and length")
+        raise ValueError(f"{value!r} is not a start and a length")
     return first, length
 
 
@@ -188,7 +187,7 @@ def _whole_pair(value: Any) -> tuple[int, int]:
 
 
 def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
-    """Write a manifest, whole or not at all. Files below its folder get relative paths, so that both can move."""
+    """Write a manifest atomically. Files below its folder get relative paths, so that both can move together."""
     path = Path(path)
     folder = path.parent.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -207,7 +206,7 @@ def _refuse_missing(source: Path) -> None:
     try:
         source.stat()
     except PermissionError as error:
-        raise UserError(f"{source}: may not be read ({error.strerror}). Change its rights.") from error
+        raise UserError(f"{source}: may not be read ({error.strerror}). Change its permissions.") from error
     except (OSError, ValueError) as error:
         raise UserError(
             f"{source}: no such corpus. Give a folder of audio, or a manifest (tools/prepare_data.py)."

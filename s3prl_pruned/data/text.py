@@ -1,4 +1,4 @@
-"""Lists and transcripts as text, whichever editor or system wrote them."""
+"""Read lists and transcripts as text, whichever editor or system wrote them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from s3prl_pruned.config import UserError
 
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF32_LE: "utf-32",  # begins with UTF-16's
+    codecs.BOM_UTF32_LE: "utf-32",  # begins with UTF-16's mark
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
@@ -21,7 +21,7 @@ _MARKS = {
 
 
 def read_text(path: Path) -> str:
-    """What a text file holds: UTF-8, or what its byte order mark says; gzip where its name ends in ``.gz``.
+    """Read a text file: UTF-8, or as its byte order mark says; unpacked with gzip if its name ends in ``.gz``.
 
     Raises:
         UserError: it cannot be read or unpacked, or is in another encoding.
@@ -29,7 +29,7 @@ def read_text(path: Path) -> str:
     try:
         data = gzip.decompress(path.read_bytes()) if path.name.endswith(".gz") else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read ({error}). Change its rights, or copy it again.") from error
+        raise UserError(f"{path}: cannot be read ({error}). Change its permissions, or copy it again.") from error
     try:
         text = data.decode(_encoding(data))
     except UnicodeDecodeError as error:
@@ -48,7 +48,7 @@ def read_text(path: Path) -> str:
 def read_lines(path: Path) -> list[tuple[int, str]]:
     """The lines of a text file that are not blank, each with its number from 1.
 
-    Lines end as Unix, Windows and old Macs end them. (``str.splitlines`` would also cut at characters that a JSON
+    Lines may end as on Unix, Windows or old Macs. (``str.splitlines`` would also cut at characters that a JSON
     text or a transcript may hold.)
 
     Raises:
@@ -59,7 +59,7 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
 
 
 def read_head(path: Path, size: int = 65_536) -> str:
-    """The first ``size`` bytes of a file as text, whatever else it may be: to see what kind of list it is.
+    """The first ``size`` bytes of any file as text, to see what kind of list it is.
 
     Raises:
         UserError: it cannot be read.
@@ -68,14 +68,14 @@ def read_head(path: Path, size: int = 65_536) -> str:
         with open(path, "rb") as file:
             data = file.read(size)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}). Change its rights, or move it away.") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}). Change its permissions or move it.") from error
     return data.decode(_encoding(data), errors="replace")
 
 
 def listed_path(name: str, root: Path) -> str:
-    """A path of a list, relative to ``root``, as this system writes it.
+    """A path from a list, relative to ``root``, in the notation of this system.
 
-    Backslashes, by which Windows separates folders, become slashes unless a file is really named with them.
+    Backslashes, which separate folders on Windows, become slashes unless they are part of an existing file's name.
     """
     return name.replace("\\", "/") if "\\" in name and not os.path.lexists(root / name) else name
 

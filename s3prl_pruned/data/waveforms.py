@@ -1,4 +1,4 @@
-"""Audio files to 16 kHz mono tensors. Shapes: ``S`` samples, ``B`` utterances of a batch."""
+"""Read audio files as 16 kHz mono tensors. Shapes: ``S`` samples, ``B`` utterances of a batch."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ FRAME_SAMPLES = 400
 """Samples under one frame: the receptive field of wav2vec 2.0's seven convolutions (25 ms)."""
 
 PIECE_TOLERANCE = 0.025
-"""Seconds. A piece may end so much after its file (lists round, lhotse's durations at another sample rate, Kaldi's to
-milliseconds); as in lhotse, what is missing is the end mirrored."""
+"""Seconds by which a piece may end after its file, since lists are rounded (lhotse's at another sample rate, Kaldi's to
+milliseconds). As in lhotse, missing samples are the end mirrored."""
 
 MOST_NAMED = 5
-"""Files that one process names in warnings of one kind."""
+"""Number of files that one process names in warnings of one kind."""
 
 
 def read_waveform(
@@ -35,14 +35,14 @@ def read_waveform(
 ) -> torch.Tensor:
     """Decode one utterance: ``(S,)`` float32 at 16 kHz, full scale at -1 and 1.
 
-    Any format that libsndfile reads. Several channels are averaged, since recorded speech stands in
-    all of them and a random choice would change from run to run; where they cancel out (one is the
-    other's negative), the loudest is taken, with a warning. Another sample rate is converted
-    by a polyphase filter (``scipy.signal.resample_poly``); a lower one leaves the upper band empty.
+    Any format that libsndfile reads. Several channels are averaged, since all of them hold the
+    speech and a random choice would change from run to run; if they cancel out (one is the other's
+    negative), only the loudest is used, with a warning. Another sample rate is converted by a
+    polyphase filter (``scipy.signal.resample_poly``); a lower one leaves the upper band empty.
 
     Args:
         path: the audio file, or with ``span`` a file that holds it.
-        seconds: decode only this piece of it: start and duration.
+        seconds: start and duration of the piece to decode; None for all.
         span: first byte and number of bytes of the audio file within ``path``, an uncompressed archive.
 
     Raises:
@@ -69,10 +69,10 @@ def read_waveform(
 def num_samples(path: str | Path) -> int:
     """The length that ``read_waveform`` will give, in samples at 16 kHz.
 
-    From the header alone, where that says it; else the file is decoded.
+    From the header alone if it gives the length; else the file is decoded.
 
     Raises:
-        UserError: if the file is missing, may not be read, is empty, truncated, or no audio.
+        UserError: if the file is missing, may not be read, is empty, truncated, or not audio.
     """
     with open_audio(Path(path)) as file:
         return _resampled_length(file.count(), file.samplerate)
@@ -89,7 +89,7 @@ def resample(samples: np.ndarray, rate: int) -> np.ndarray:
 
 
 def crop_start(length: int, max_samples: int, generator: torch.Generator) -> int:
-    """Where a random stretch of at most ``max_samples`` begins in an utterance of ``length`` samples."""
+    """Start of a random crop of at most ``max_samples`` in an utterance of ``length`` samples."""
     excess = length - max_samples
     return int(torch.randint(excess + 1, (), generator=generator)) if excess > 0 else 0
 
@@ -128,11 +128,11 @@ def _decode(path: Path, seconds: tuple[float, float] | None, span: tuple[int, in
 
 
 def _mono(samples: np.ndarray, path: Path) -> np.ndarray:
-    """The average of the channels, ``(S', channels)`` to ``(S',)``; the loudest one where they cancel out.
+    """The average of the channels, ``(S', channels)`` to ``(S',)``; the loudest one if they cancel out.
 
-    They do where a plug was soldered the wrong way round: one channel is the other's negative, and the average a
-    silence with some noise. Channels that have nothing to do with each other leave the average a power of
-    ``sum(powers) / channels**2``; a hundredth of that is no speech any more.
+    They do where a plug was soldered the wrong way round: one channel is the other's negative, and the average is
+    silence with some noise. The average of uncorrelated channels has a power of ``sum(powers) / channels**2``; with
+    less than a hundredth of that, it holds no speech any more.
     """
     mono = samples.mean(axis=1)
     if samples.shape[1] == 1:
@@ -148,7 +148,7 @@ def _mono(samples: np.ndarray, path: Path) -> np.ndarray:
 def _warn_of_cancelling(path: Path) -> None:
     if (number := _warn_of_cancelling.cache_info().misses) <= MOST_NAMED:
         more = " Further such files are not named." if number == MOST_NAMED else ""
-        logger.warning("%s: the channels cancel out in their average; the loudest is taken alone.%s", path, more)
+        logger.warning("%s: the channels cancel out in their average; only the loudest is used.%s", path, more)
 
 
 def _resampled_length(samples: int, rate: int) -> int:

@@ -1,4 +1,4 @@
-"""Gates for the mask slots of an encoder: which, drawn how, and where their gradient is clipped."""
+"""Gates for the mask slots of an encoder: which ones, how they are drawn, and where their gradient is clipped."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -18,10 +18,10 @@ from s3prl_pruned.transfers import HostCopy, to_device
 
 @dataclass(kw_only=True)
 class InitialLogAlpha:
-    """Start of the masks of single kinds, where it is not the common one (null)."""
+    """Initial log_alpha for single kinds of masks; null takes the common one."""
 
     mha: float | None = None
-    """Whole attentions."""
+    """Whole attention sublayers."""
     qk: float | None = None
     """Query/key dimensions."""
     vo: float | None = None
@@ -29,7 +29,7 @@ class InitialLogAlpha:
     head: float | None = None
     """Whole heads."""
     ffn: float | None = None
-    """Whole feed-forwards."""
+    """Whole feed-forward sublayers."""
     int: float | None = None
     """Intermediate dimensions; CoFi and DPHuBERT: 0."""
     conv: float | None = None
@@ -41,40 +41,40 @@ class GateConfig:
     """Which masks are learned, and how (Wang et al. 2023, section 3)."""
 
     kinds: tuple[str, ...] = ("mha", "qk", "vo", "ffn", "int")
-    """Masks of eq. 3. The ablation "w/o FAHP" is `[mha, head, ffn, int]`: whole heads in place of qk and vo; beside
-    them, a dimension's mask is the product of its own and its head's. `conv` prunes
-    channels of the feature extractor too, which the paper leaves whole (Peng et al. 2023, DPHuBERT); its weights then
-    count in the sparsity (`sparsity/counts.py`)."""
+    """Masks of eq. 3. The ablation "w/o FAHP" is `[mha, head, ffn, int]`: whole heads in place of qk and vo; together
+    with them, a dimension's mask is the product of its own and its head's. `conv` also prunes channels of the feature
+    extractor, as DPHuBERT does (Peng et al. 2023) and the paper does not; its weights then count in the sparsity
+    (`sparsity/counts.py`)."""
 
     straight_through: bool = True
     """Gradient through the clamp by eq. 4; False is the ablation "w/o STE"."""
 
     initial_log_alpha: float = 4.605
-    """Start of every mask. The paper leaves it open; CoFi starts coarse masks at 10 (clamped to 4.605 after one step)
-    and FFN dims at 0, which halves the FFN's activations. At 4.605 P(z > 0) is 0.998 and 95 % of the draws are exactly
-    1: the student starts as nearly the teacher as a gate that still has a gradient can."""
+    """Initial log_alpha of every mask. The paper does not give it; CoFi starts coarse masks at 10 (clamped to 4.605
+    after one step) and FFN dims at 0, which halves the FFN's activations. At 4.605 P(z > 0) is 0.998 and 95 % of the
+    draws are exactly 1: the student starts as close to the teacher as gates with a gradient allow."""
 
     initial_by_kind: InitialLogAlpha = field(default_factory=InitialLogAlpha)
-    """Another start for some kinds. CoFi's and DPHuBERT's choice is `{int: 0}`: the student is not the teacher at
-    first."""
+    """Other initial values for some kinds. CoFi and DPHuBERT use `{int: 0}`, with which the student differs from the
+    teacher at the start."""
 
     max_log_alpha: float = field(default=7.0, metadata={"before": 4.605})
-    """|log_alpha| is clamped to this after each step, so that no decision becomes final. CoFi takes 4.605, the logit of
-    0.99: a closed gate then still counts P(z > 0) = 0.047, and many of them together a part of the model that no unit
-    fills. At 7 it is 0.0045 (LOG.md compares them)."""
+    """|log_alpha| is clamped to this after each step, so that no decision becomes final. CoFi uses 4.605, the logit of
+    0.99: a closed gate then still counts as P(z > 0) = 0.047 of a unit, so that many closed gates count as a part of
+    the model that does not exist. At 7 it is 0.0045 (LOG.md compares them)."""
 
     dims_multiple: Literal[2, 4, 8, 16, 32, "head"] | None = None
-    """What the run's export is to be made of, for GPUs and other formats (LOG.md says what it costs). A number: of each
-    head's query/key and value/output dimensions, of each feed-forward's and, with the kind `conv`, of each layer of
-    the CNN so many stay that they are a multiple of it. The masks are learned as without; where they become those of
-    the export, and the weights settle under them (`sparsity.settle_fraction`), the counts are rounded
-    (`export/multiples.py`). `head`: heads stay whole or go, by one mask of the kind `head` in place of those of their
-    dimensions, while the FFN's are free, and a sublayer without any goes with its output bias: DPHuBERT's and
-    DiariZen's formats hold nothing else. (Nor can they hold a WavLM whose first layer has no attention.) null: any
-    counts."""
+    """Restricts the sizes in the export, for GPUs and other formats (LOG.md has its cost). A number: the query/key and
+    the value/output dimensions of each head, the dimensions of each feed-forward and, with the kind `conv`, the
+    channels of each CNN layer are kept in multiples of it. Masks are learned as without this setting; the counts are
+    rounded (`export/multiples.py`) when the masks become final and the weights settle under them
+    (`sparsity.settle_fraction`). `head`: heads are kept or removed whole, by one mask of the kind `head` in place of
+    those of their dimensions; FFN dimensions are free, and a sublayer without units is removed together with its output
+    bias. DPHuBERT's and DiariZen's formats allow nothing else. (Nor do they allow a WavLM whose first layer has no
+    attention.) null: any sizes."""
 
     def validate(self) -> None:
-        """Raise UserError for unknown kinds, and for starts that no gate can have."""
+        """Raise UserError for unknown kinds, and for initial values outside `max_log_alpha`."""
         unknown = [kind for kind in self.kinds if kind not in KINDS]
         if unknown or not self.kinds or len(set(self.kinds)) < len(self.kinds):
             raise UserError(f"`kinds` must be distinct masks out of {list(KINDS)}, but is {list(self.kinds)}.")
@@ -87,8 +87,8 @@ class GateConfig:
         held = GROUPED_KINDS if self.unit_multiple else ("qk", "vo", "head")
         if self.dims_multiple is not None and not set(held) & set(self.kinds):
             raise UserError(
-                f"`dims_multiple` is {self.dims_multiple}, but `kinds` is {list(self.kinds)}, which leaves that as it "
-                f"is. Add one of {list(held)}, or leave `dims_multiple` out."
+                f"`dims_multiple` is {self.dims_multiple}, but `kinds` is {list(self.kinds)}, which prunes none of "
+                f"these sizes. Add one of {list(held)}, or leave `dims_multiple` out."
             )
 
     @property
@@ -98,16 +98,16 @@ class GateConfig:
 
     @property
     def learned_kinds(self) -> tuple[str, ...]:
-        """`kinds`; where heads stay whole, with `head` in place of their dimensions'."""
+        """`kinds`; if heads stay whole, with `head` in place of `qk` and `vo`."""
         if self.dims_multiple != WHOLE_HEADS:
             return self.kinds
         return tuple(dict.fromkeys("head" if kind in ("qk", "vo") else kind for kind in self.kinds))
 
     def check_multiple(self, spec: CompactSpec, shape: EncoderConfig) -> None:
-        """Raise UserError where an encoder cannot end in `dims_multiple`.
+        """Raise UserError if an encoder cannot be pruned to `dims_multiple`.
 
         Args:
-            spec: what the encoder has left.
+            spec: the encoder's structure.
             shape: its dense shape.
         """
         refuse_multiple(self.dims_multiple, self.learned_kinds, spec, shape)
@@ -118,10 +118,10 @@ class GateConfig:
         return self.initial_log_alpha if own is None else own
 
     def closed(self, spec: CompactSpec, shape: EncoderConfig) -> "GateSet":
-        """The gates of an encoder, all at their lower limit: the most that they can take away.
+        """The gates of an encoder, all at their lower limit: the most that they can prune.
 
         Args:
-            spec: what the encoder has left.
+            spec: the encoder's structure.
             shape: its dense shape.
         """
         lowest = replace(self, initial_log_alpha=-self.max_log_alpha, initial_by_kind=InitialLogAlpha())
@@ -135,8 +135,8 @@ class GateSet(nn.Module):
     there are. In a state dict each slot has an entry of its own (`layers.0.z_qk.log_alpha`, `cnn.0.log_alpha`).
 
     Args:
-        spec: what the encoder has left.
-        config: which masks, and how.
+        spec: the encoder's structure.
+        config: which masks are learned, and how.
         shape: the encoder's dense shape; only the kind `conv` needs it.
     """
 
@@ -148,7 +148,7 @@ class GateSet(nn.Module):
         self.log_alpha = nn.Parameter(torch.cat(starts) if starts else torch.zeros(0))
 
     def items(self) -> list[tuple[int, str, HardConcrete]]:
-        """(layer, slot name such as `z_qk`, gate), in a fixed order; of `z_conv` the layer is one of the CNN."""
+        """(layer, slot name such as `z_qk`, gate), in a fixed order; for `z_conv`, the layer is one of the CNN."""
         parts = [(i, name, self.log_alpha[part]) for (i, name), part in self.table.slices().items()]
         return [(i, name, self._gate(log_alpha)) for i, name, log_alpha in parts]
 
@@ -173,14 +173,14 @@ class GateSet(nn.Module):
         return Masks(self.table, self._gate(self.log_alpha).keep_probability())
 
     def extra_repr(self) -> str:
-        """The kinds, and how many masks."""
+        """The number of masks by slot name."""
         of = {
             name: sum(n for (_, other), n in self.table.sizes.items() if other == name) for _, name in self.table.sizes
         }
         return ", ".join(f"{name}={size}" for name, size in of.items())
 
     def _names(self, prefix: str) -> list[str]:
-        """Each slot's entry in a state dict."""
+        """The key of each slot in a state dict."""
         return [
             prefix + (f"cnn.{i}" if name == "z_conv" else f"layers.{i}.{name}") + ".log_alpha"
             for i, name in self.table.sizes
@@ -200,15 +200,15 @@ class GateSet(nn.Module):
 
 
 class MaskDraw:
-    """The masks of one optimiser step, cut off from what made them so that the gradient passes once.
+    """The masks of one optimiser step, detached from what they depend on, so that their gradient passes back once.
 
     Eq. 4's clip is not linear. Clipping per micro-batch, per rank or under a loss scale would give different
     gradients from clipping once. So the encoder gets parts of one leaf tensor, whose gradient accumulates over
     micro-batches, and `backward` sends the step's whole gradient through the clip.
 
     Args:
-        drawn: with a graph to what they depend on, or without one: then there is nothing to send back.
-        spec: of the encoder.
+        drawn: the masks, with a graph to what they depend on; without one, `backward` does nothing.
+        spec: the encoder's structure.
 
     Attributes:
         masks: for `SpeechEncoder.set_masks`.
@@ -228,7 +228,7 @@ class MaskDraw:
         encoder.set_masks(self.masks)
 
     def empty(self, encoder: SpeechEncoder) -> None:
-        """Take them out again."""
+        """Remove the masks from the slots."""
         encoder.set_masks(None)
 
     def averages(self) -> dict[str, list[float]]:
@@ -236,34 +236,34 @@ class MaskDraw:
         return averages(self.masks, self.spec)
 
     def keep_probabilities(self) -> Masks:
-        """0 or 1 per unit, (n,) by slot: whether it stays in this step."""
+        """0 or 1 per unit, (n,) by slot: whether it is kept in this step."""
         return Masks(self.masks.table, (self.masks.flat.detach() != 0).float())
 
     def _living(self) -> Masks:
-        """What is not 0 where a unit, or all of a sublayer, lives."""
+        """Masks that are not 0 where a unit, or a whole sublayer, is alive."""
         return self.masks
 
     def ask_existing(self) -> None:
-        """Let what `existing_layers` needs come from the device while the program goes on."""
+        """Start copying what `existing_layers` needs from the device, without waiting for it."""
         if self._alive is None:
             self._alive = HostCopy(self._living().flat.detach() != 0)
 
     def existing_layers(self) -> list[bool]:
-        """Whether each layer exists under this draw: a head or an intermediate dimension of it lives."""
+        """Whether each layer exists under this draw: a head or an intermediate dimension of it is alive."""
         self.ask_existing()
         assert self._alive is not None
         return existing_layers(Masks(self._living().table, self._alive.get()), self.spec)
 
     def gradient(self) -> Tensor:
-        """The accumulated dL/dz of all masks, (N,): 0 where none arrived."""
+        """The accumulated dL/dz of all masks, (N,); 0 for masks without one."""
         leaf = self.masks.flat
         return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
 
     def backward(self, gradient: Tensor, *, loss_scale: Tensor | float = 1.0) -> None:
-        """Send dL/dz back to what the masks were made of.
+        """Backpropagate dL/dz to what the masks depend on.
 
         Args:
-            gradient: (N,), what `gradient` gave, summed over ranks.
+            gradient: (N,), as `gradient` returned it, summed over ranks.
             loss_scale: divided out before eq. 4's clip.
         """
         if self._drawn.requires_grad:
@@ -282,13 +282,13 @@ def averages(masks: Mapping[Slot, Tensor], spec: CompactSpec) -> dict[str, list[
 
 
 def existing_layers(alive: Mapping[Slot, Tensor], spec: CompactSpec) -> list[bool]:
-    """Whether each layer of `spec` exists under masks: a head or an intermediate dimension of it lives.
+    """Whether each layer of `spec` exists under masks: a head or an intermediate dimension of it is alive.
 
-    The rule is `models.compact.surviving_spec`'s. What is left of a sublayer without any is its output bias.
+    The rule is that of `models.compact.surviving_spec`. A sublayer without units is only its output bias.
 
     Args:
-        alive: bool of units, by slot, on the CPU; an empty slot keeps everything.
-        spec: what the encoder has.
+        alive: (n,) bool per unit, by slot, on the CPU; an empty slot keeps everything.
+        spec: the encoder's structure.
     """
     return [_exists(layer, masks_of_layer(alive, i)) for i, layer in enumerate(spec.layers)]
 

@@ -1,4 +1,4 @@
-"""The numbers of Figure 1 of Wang et al. 2023: how hard concrete masks are distributed, where their gradient dies."""
+"""The numbers of Figure 1 of Wang et al. 2023: how hard concrete masks are distributed, and where gradients vanish."""
 
 import json
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ class Means:
 
 @dataclass(kw_only=True)
 class HardConcreteNumbers:
-    """What the picture is drawn from."""
+    """The numbers that the figure is drawn from."""
 
     beta: float
     gamma: float

@@ -16,7 +16,7 @@ GAMMA, ZETA = -0.1, 1.1
 EPSILON = 1e-6
 """Uniform noise is drawn from (EPSILON, 1 - EPSILON)."""
 SOFT_VALUE_FACTOR = 0.8
-"""Scale of `log_alpha` in a survivor's value (CoFi and DPHuBERT, whose "magic number" it is)."""
+"""Scale of `log_alpha` in the value of a kept mask (the "magic number" of CoFi and DPHuBERT)."""
 
 _SHIFT = BETA * math.log(-GAMMA / ZETA)  # P(z > 0) = sigmoid(log_alpha - _SHIFT)
 
@@ -38,8 +38,8 @@ class _ClampStraightThrough(torch.autograd.Function):
 def stretched(log_alpha: Tensor, u: Tensor) -> Tensor:
     """Draw s_bar of eq. 2: the concrete variable, stretched to (GAMMA, ZETA) and not yet clamped.
 
-    `s = sigmoid((logit(u) + log_alpha) / BETA)`: Louizos' form, the one whose L0 formula is published; the paper
-    prints `logit(u) / BETA + log_alpha`; docs/method.md says why.
+    `s = sigmoid((logit(u) + log_alpha) / BETA)`: Louizos' form, for which the L0 formula is published. The
+    paper prints `logit(u) / BETA + log_alpha`; see docs/method.md.
 
     Args:
         log_alpha: any shape, fp32.
@@ -76,14 +76,14 @@ def soft_value(log_alpha: Tensor) -> Tensor:
 
 
 def rounded_masks(log_alpha: Tensor, shift: float = 0.0, *, at_least: int = 0) -> Tensor:
-    """Deterministic masks of a group, (n,) to (n,): as many stay as are expected to, the largest (as DPHuBERT has it).
+    """Deterministic masks of a group, (n,) to (n,): keep the largest, as many as expected (as in DPHuBERT).
 
-    Survivors hold the soft value of the *learned* log_alpha: a shift decides only who stays.
+    Kept masks have the soft value of the *learned* log_alpha: the shift only decides how many are kept.
 
     Args:
         log_alpha: (n,).
-        shift: added to them before they are counted.
-        at_least: so many stay in any case.
+        shift: added to log_alpha for the expected count.
+        at_least: smallest number of masks to keep.
     """
     num = log_alpha.numel()
     num_kept = max(at_least, num - round(num - float(keep_probability(log_alpha + shift).sum())))
@@ -94,7 +94,7 @@ def rounded_masks(log_alpha: Tensor, shift: float = 0.0, *, at_least: int = 0) -
 
 
 class HardConcrete:
-    """A group of masks with one `log_alpha` each. Verbs: call to draw, `expected_count`, `clamp`.
+    """A group of masks with one `log_alpha` each; calling it draws them.
 
     Args:
         log_alpha: (N,) fp32; a parameter, or a part of one.

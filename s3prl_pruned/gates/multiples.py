@@ -1,4 +1,4 @@
-"""Units that stay in multiples of a number, or heads that stay whole: structures that GPUs and other formats like.
+"""Unit counts in multiples of a number, or whole heads: structures that suit GPUs and other formats.
 
 Units are counted in groups: the query/key dimensions of a head, its value/output dimensions, the intermediate
 dimensions of a feed-forward, the channels of a layer of the CNN.
@@ -18,17 +18,17 @@ _TITLES = {"qk": "query/key dimensions", "vo": "value/output dimensions", "int":
 
 
 def in_words(multiple: int | str | None) -> str:
-    """What is added to a line of the screen or of a card: `, units in multiples of 8`, or nothing."""
+    """Text to append on the screen or in a model card: `, units in multiples of 8`, or nothing."""
     if multiple is None:
         return ""
     return ", whole heads" if multiple == WHOLE_HEADS else f", units in multiples of {multiple}"
 
 
 def group_sizes(spec: CompactSpec, shape: EncoderConfig | None, kind: str) -> list[list[int]]:
-    """How many units the groups of a kind have, of each layer (`conv`: of each layer of the CNN that has masks).
+    """The sizes of a kind's groups, by layer (`conv`: by layer of the CNN that has masks).
 
     Args:
-        spec: what the encoder has.
+        spec: the encoder's structure.
         shape: its dense shape; only the kind `conv` needs it.
         kind: one of `GROUPED_KINDS`.
     """
@@ -43,19 +43,19 @@ def group_sizes(spec: CompactSpec, shape: EncoderConfig | None, kind: str) -> li
 def refuse_multiple(
     multiple: int | str | None, learned: tuple[str, ...], spec: CompactSpec, shape: EncoderConfig
 ) -> None:
-    """Raise UserError where an encoder cannot end in multiples, however its gates decide.
+    """Raise UserError if an encoder cannot be pruned to multiples, whatever its gates decide.
 
     Args:
-        multiple: a number, `WHOLE_HEADS` or None, which every encoder can.
+        multiple: a number, `WHOLE_HEADS`, or None, which is always possible.
         learned: kinds that have gates.
-        spec: what the encoder has.
+        spec: the encoder's structure.
         shape: its dense shape.
     """
     if isinstance(multiple, str):
         _refuse_cut_heads(spec, shape)
     elif multiple is not None:
         for kind in GROUPED_KINDS:
-            if kind in learned or kind != "conv":  # a CNN without gates is none of the pruning's business
+            if kind in learned or kind != "conv":  # a CNN without gates is not pruned
                 _refuse_sizes(multiple, kind, group_sizes(spec, shape, kind), learned=kind in learned)
 
 
@@ -72,7 +72,7 @@ def _refuse_cut_heads(spec: CompactSpec, shape: EncoderConfig) -> None:
 
 def _refuse_sizes(multiple: int, kind: str, sizes: list[list[int]], *, learned: bool) -> None:
     flat = [size for layer in sizes for size in layer]
-    too_small = any if kind == "conv" else all  # a layer of the CNN keeps something; a head or an FFN may go
+    too_small = any if kind == "conv" else all  # a CNN layer must keep something; a head or an FFN may vanish
     if learned and flat and too_small(size < multiple for size in flat):
         raise UserError(
             f"`dims_multiple` is {multiple}, but this encoder has {_TITLES[kind]} in groups of {min(flat)}"
@@ -83,17 +83,17 @@ def _refuse_sizes(multiple: int, kind: str, sizes: list[list[int]], *, learned: 
         if uneven and not learned:
             raise UserError(
                 f"`dims_multiple` is {multiple}, but layer {i} has {uneven[0]} {_TITLES[kind]} in a group, and no gate "
-                f"takes any away. Add the kind `{kind}`, or lower `dims_multiple`."
+                f"prunes them. Add the kind `{kind}`, or lower `dims_multiple`."
             )
 
 
 def rounded_to(count: Tensor, multiple: int) -> Tensor:
-    """The nearest multiple, of the type of `count`; of two the larger."""
+    """`count` rounded to the nearest multiple, halves up, in its own dtype."""
     return torch.floor(count / multiple + 0.5).to(count.dtype) * multiple
 
 
 def ranks(scores: Tensor, group: Tensor | None = None) -> Tensor:
-    """The place of each unit within its group by falling scores, from 0; among equals the first comes first.
+    """The rank of each unit within its group by descending score, from 0; equal scores rank in their order.
 
     Args:
         scores: (n,).

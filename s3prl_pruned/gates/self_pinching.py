@@ -1,4 +1,4 @@
-"""Self-pinching gates (Xu et al. 2025): a learnable threshold per layer and unit type; scores are of units' weights.
+"""Self-pinching gates (Xu et al. 2025): a learnable threshold per layer and unit type, and scores from units' weights.
 
     score = (s - min s) / (max s - min s + 1e-8) + 1e-5        s: squared norm of a unit's weights, per layer and type
     m = sigmoid((score - t^2) / (10 tau))                      single weights: / tau
@@ -26,12 +26,12 @@ from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, LayerSpec, Rank
 STRUCTURED = ("head", "int")
 UNSTRUCTURED = ("attention_weights", "ffn_weights")
 LOWEST_SCORE = 1e-5
-"""Of the unit with the smallest norm; it keeps dL/dt from vanishing where t begins."""
+"""Score of the unit with the smallest norm; it keeps dL/dt from vanishing at the initial t."""
 _RANGE_FLOOR = 1e-8
 _STRUCTURED_SCALE = 10.0
 
 LOWEST_THRESHOLD = 0.0031622776
-"""Start of every threshold: the largest fp32 number whose square is not above `LOWEST_SCORE`. It prunes nothing yet."""
+"""Initial threshold: the largest fp32 number whose square is not above `LOWEST_SCORE`. It prunes nothing yet."""
 HIGHEST_THRESHOLD = 1.00001
 """Its square is above every score: it prunes everything."""
 
@@ -40,7 +40,7 @@ _MATRICES = {
     "ffn_weights": ("feed_forward.fc1.weight", "feed_forward.fc2.weight"),
 }
 _SUBLAYERS = {"attention_weights": "z_mha", "ffn_weights": "z_ffn"}
-"""The slot of the whole sublayer that the matrices stand in."""
+"""The slot of the whole sublayer that the matrices belong to."""
 
 
 @dataclass(kw_only=True)
@@ -52,17 +52,17 @@ class SelfPinchingConfig:
     weights, `attention_weights` (the four matrices of a layer under one threshold) and `ffn_weights` (its two)."""
 
     initial_temperature: float = 0.5
-    """tau at the first step; it falls by a cosine."""
+    """tau at the first step; it decays by half a cosine."""
 
     final_temperature: float = 0.01
     """tau at the last step."""
 
     dims_multiple: Literal[2, 4, 8, 16, 32] | None = None
-    """In every step so many dimensions of an FFN are masked that a multiple of it stays, for GPUs: the nearest to how
-    many are above the threshold, those with the largest scores. Heads are whole in any case. null: any number."""
+    """In every step, each FFN keeps a multiple of this number of dimensions, for GPUs: the multiple nearest to the
+    number above the threshold, with the largest scores. Heads are always whole. null: any number."""
 
     def validate(self) -> None:
-        """Raise UserError for kinds that do not go together, and for temperatures that do not fall."""
+        """Raise UserError for kinds that cannot be combined, and for temperatures that rise."""
         allowed = UNSTRUCTURED if set(self.kinds) & set(UNSTRUCTURED) else STRUCTURED
         if not self.kinds or len(set(self.kinds)) < len(self.kinds) or not set(self.kinds) <= set(allowed):
             raise UserError(
@@ -71,7 +71,7 @@ class SelfPinchingConfig:
             )
         if self.dims_multiple is not None and "int" not in self.kinds:
             raise UserError(
-                f"`dims_multiple` is of FFN dimensions (`int`), but `kinds` is {list(self.kinds)}. Leave it out."
+                f"`dims_multiple` applies to FFN dimensions (`int`), but `kinds` is {list(self.kinds)}. Leave it out."
             )
         if not 0 < self.final_temperature <= self.initial_temperature:
             raise UserError(
@@ -80,19 +80,19 @@ class SelfPinchingConfig:
             )
 
     def check_multiple(self, spec: CompactSpec, shape: EncoderConfig) -> None:
-        """Raise UserError where an encoder cannot end in `dims_multiple`.
+        """Raise UserError if an encoder cannot be pruned to `dims_multiple`.
 
         Args:
-            spec: what the encoder has left.
+            spec: the encoder's structure.
             shape: its dense shape.
         """
         refuse_multiple(self.dims_multiple, self.kinds, spec, shape)
 
     def closed(self, spec: CompactSpec, shape: EncoderConfig) -> "PinchedUnits":
-        """Every unit of the kinds gone: the most that the gates can take away.
+        """All units of the kinds removed: the most that the gates can prune.
 
         Args:
-            spec: what the encoder has left.
+            spec: the encoder's structure.
             shape: its dense shape; not needed here.
         """
         sizes = {(i, kind): _num_masks(layer, kind) for i, layer in enumerate(spec.layers) for kind in self.kinds}
@@ -121,15 +121,15 @@ def pinch(
 ) -> Tensor:
     """Masks of units, 0 or 1, (N,) fp32; the gradient is that of m, not of the rounding.
 
-    `round(m)` is 1 where m is above 0.5, that is where the score is above t^2. The comparison is made there: fp32's
-    sigmoid is exactly 0.5 close by, in a region that would change with the temperature. A tie is kept.
+    `round(m)` is 1 where m is above 0.5, that is where the score is above t^2. Scores are compared with t^2 itself:
+    near it, fp32's sigmoid is exactly 0.5, in a range that depends on the temperature. A tie is kept.
 
     Args:
-        scores: of `unit_scores`.
+        scores: (N,), from `unit_scores`.
         threshold: t, a scalar.
         temperature: tau.
         structured: units (argument divided by 10 tau) or single weights (by tau).
-        multiple: so many units stay that they are one of it: the nearest, by the largest scores. None: any number.
+        multiple: keep the nearest multiple of this many units, those with the largest scores. None: any number.
     """
     scale = temperature * (_STRUCTURED_SCALE if structured else 1.0)
     t_squared = threshold.float().square()
@@ -144,7 +144,7 @@ def pinch(
 class SelfPinchingGates(nn.Module):
     """One threshold per layer and unit type, for an encoder with structure `spec`.
 
-    Its verbs are `GateSet`'s, but for what a mask depends on: the encoder's own weights and a temperature, no noise.
+    Its methods are `GateSet`'s, but masks depend on the encoder's weights and a temperature, not on noise.
     """
 
     layers: Sequence[nn.ParameterDict]  # an nn.ModuleList
@@ -170,7 +170,7 @@ class SelfPinchingGates(nn.Module):
 
     @torch.no_grad()
     def clamp(self) -> None:
-        """Keep every threshold where it decides something: below, dL/dt fades and nothing more comes back."""
+        """Keep every threshold in its effective range; below it, dL/dt vanishes and the threshold cannot return."""
         for threshold in self.parameters():
             threshold.clamp_(LOWEST_THRESHOLD, HIGHEST_THRESHOLD)
 
@@ -181,12 +181,12 @@ class SelfPinchingGates(nn.Module):
 
 @dataclass(frozen=True)
 class PinchedUnits:
-    """Which units stay, 0 or 1."""
+    """Which units are kept, 0 or 1."""
 
     spec: CompactSpec
-    """Of the encoder."""
+    """The encoder's structure."""
     kept: dict[Slot, Tensor]
-    """(n,) by slot; of single weights by layer and kind."""
+    """(n,) by slot; for single weights, by layer and kind."""
 
     def keep_probabilities(self) -> Masks:
         """`kept`."""
@@ -194,12 +194,12 @@ class PinchedUnits:
 
 
 def slot_name(kind: str) -> str:
-    """Of the masks of a kind: of units, the slot that they fill; of single weights, which fill none, the kind."""
+    """Name for the masks of a kind: the slot that they fill; the kind for single weights, which fill no slot."""
     return f"z_{kind}" if kind in STRUCTURED else kind
 
 
 def _num_masks(layer: LayerSpec, kind: str) -> int:
-    """How many masks of units a layer has; of single weights, whose share is all that is counted, one or none."""
+    """Number of masks of a layer; for single weights, of which only the share is counted, 1 or 0."""
     return {"head": len(layer.heads), "int": len(layer.ffn)}.get(kind, int(_has_units(layer, kind)))
 
 
@@ -212,7 +212,7 @@ def _has_units(layer: LayerSpec, kind: str) -> bool:
 def _squared_norms(layer: EncoderLayer, weights: dict[str, Tensor], kind: str) -> Tensor:
     """Squared norm of every unit's weights, without biases, (N,).
 
-    Of a head its q, k, v rows and o columns, of an FFN dimension its row of fc1 and column of fc2, of a weight its own.
+    A head has its q, k, v rows and o columns, an FFN dimension its row of fc1 and column of fc2, a weight itself.
     """
     if kind in _MATRICES:
         return torch.cat([weights[name].flatten() for name in _MATRICES[kind]]).square()
@@ -226,22 +226,21 @@ def _squared_norms(layer: EncoderLayer, weights: dict[str, Tensor], kind: str) -
 
 
 class PinchedDraw(MaskDraw):
-    """The masks of one optimiser step, cut off from thresholds and weights so that the gradient passes once.
+    """The masks of one optimiser step, detached from thresholds and weights, so that their gradient passes back once.
 
     As with `MaskDraw`, the encoder gets parts of one leaf tensor, whose gradient is summed over micro-batches and
-    ranks, and `backward` sends the whole of it back. Masks of units fill the slots. For single weights the leaf holds
-    the masked matrices themselves, which stand in the encoder's linears between `fill` and `empty`.
+    ranks, and `backward` sends the sum back. Masks of units fill the slots. For single weights the leaf holds the
+    masked matrices themselves, which replace those in the encoder's linears between `fill` and `empty`.
 
     Attributes:
-        hard: 0 or 1 per unit (of single weights, per weight of a kind), without a gradient, by slot (by layer and
-            kind).
+        hard: 0 or 1 per unit, by slot (for single weights: per weight, by layer and kind), without a gradient.
     """
 
     depends_on_weights = True
 
     def __init__(self, gates: SelfPinchingGates, encoder: SpeechEncoder, temperature: float):
         self._sources: list[tuple[nn.Parameter, Tensor]] = []  # a weight, and the alias that scores are computed from
-        self._matrices: dict[Slot, nn.Parameter] = {}  # those that are masked weight by weight, as they are
+        self._matrices: dict[Slot, nn.Parameter] = {}  # matrices that are masked weight by weight, unmasked
         hard: dict[Slot, Tensor] = {}
         masked: dict[Slot, Tensor] = {}
         with torch.autocast(next(encoder.parameters()).device.type, enabled=False):
@@ -260,9 +259,9 @@ class PinchedDraw(MaskDraw):
     def _pinch(
         self, index: int, layer: EncoderLayer, kind: str, threshold: Tensor, temperature: float, multiple: int | None
     ) -> tuple[dict[Slot, Tensor], dict[Slot, Tensor]]:
-        """The masks of one layer and kind, and what the encoder gets of them: the same, or the masked matrices, flat.
+        """The masks of one layer and kind, and what the encoder uses: the same masks, or the masked matrices, flat.
 
-        Both with a graph to the threshold and the aliases.
+        Both have a graph to the threshold and the aliases.
         """
         names = _MATRICES["attention_weights" if kind in ("head", "attention_weights") else "ffn_weights"]
         weights = {name: layer.get_parameter(name) for name in names}
@@ -281,12 +280,12 @@ class PinchedDraw(MaskDraw):
     def keep_probabilities(self) -> Masks:
         """0 or 1 per unit, (n,) by slot (by layer and kind for single weights), as `GateSet`'s probabilities.
 
-        The gradient of a count of them joins the masks' own in `backward`.
+        `backward` adds the gradient of a count of them to that of the masks.
         """
         return self._counted
 
     def hard_masks(self) -> dict[Slot, Tensor]:
-        """0/1 masks by slot; of single weights, by layer and the matrix's name in it, in its shape."""
+        """0/1 masks by slot; for single weights, by layer and name of the matrix, in its shape."""
         masks = {slot: z for slot, z in self.hard.items() if slot[1] not in UNSTRUCTURED}
         for index, kind in self.hard.keys() - masks.keys():
             matrices = [self._matrices[index, name] for name in _MATRICES[kind]]
@@ -296,7 +295,7 @@ class PinchedDraw(MaskDraw):
         return masks
 
     def _living(self) -> Masks:
-        """Where single weights are masked, a sublayer lives while one of its weights does."""
+        """With masks of single weights, a sublayer is alive while one of its weights is."""
         if not self._matrices:
             return self.masks
         return Masks.of({(i, _SUBLAYERS[kind]): z.any()[None] for (i, kind), z in self.hard.items()})
@@ -306,16 +305,16 @@ class PinchedDraw(MaskDraw):
         return averages(self.hard, self.spec)
 
     def fill(self, encoder: SpeechEncoder) -> None:
-        """Put masks into the slots, or masked matrices into the place of the encoder's."""
+        """Put masks into the slots, or replace the encoder's matrices by the masked ones."""
         if not self._matrices:
             return super().fill(encoder)
         for (index, name), matrix in self._matrices.items():
             linear, attribute = _owner(encoder, index, name)
-            del linear._parameters[attribute]  # a plain tensor may stand in a parameter's place only when it is gone
+            del linear._parameters[attribute]  # a plain tensor can replace a parameter only after its deletion
             setattr(linear, attribute, self.masks[index, name].view_as(matrix))
 
     def empty(self, encoder: SpeechEncoder) -> None:
-        """Take them out again."""
+        """Remove the masks, or restore the encoder's matrices."""
         super().empty(encoder)
         for (index, name), matrix in self._matrices.items():
             linear, attribute = _owner(encoder, index, name)
@@ -323,14 +322,14 @@ class PinchedDraw(MaskDraw):
             linear.register_parameter(attribute, matrix)
 
     def backward(self, gradient: Tensor, *, loss_scale: Tensor | float = 1.0) -> None:
-        """Send the gradients of masks and count back to the thresholds, and through the scores to the weights.
+        """Backpropagate the gradients of masks and count to the thresholds and, through the scores, to the weights.
 
-        The weights' part is added to their `.grad`, which still carries the loss scale and is still to be summed over
-        the ranks: it is made to fit that.
+        The weights' part is added to their `.grad`, which still contains the loss scale and is summed over the ranks
+        later: it is scaled to match.
 
         Args:
-            gradient: (N,), what `gradient` gave, summed over ranks.
-            loss_scale: divided out of it.
+            gradient: (N,), as `gradient` returned it, summed over ranks.
+            loss_scale: divided out of `gradient`.
         """
         if not self._drawn.requires_grad:
             return

@@ -14,7 +14,7 @@ from s3prl_pruned.models.spec import EncoderConfig, HeadSpec, Ranks
 
 
 def padded_width(sizes: list[int]) -> int:
-    """Dimensions that each head of a layer is padded to, so that one call serves heads of different sizes."""
+    """Width that each head of a layer is padded to, so that one call computes heads of different sizes."""
     return max([1, *sizes])
 
 
@@ -28,7 +28,7 @@ class Indices(nn.Module):
         self.register_buffer("index", torch.tensor(self.values, dtype=torch.long), persistent=False)
 
     def reset(self) -> None:
-        """Fill it anew: a loader that builds models without memory (transformers') leaves it empty."""
+        """Fill it again: a loader that builds models on the meta device (transformers') leaves it empty."""
         self.index = torch.tensor(self.values, dtype=torch.long, device=self.index.device)
 
     def forward(self) -> Tensor:
@@ -37,10 +37,10 @@ class Indices(nn.Module):
 
 
 class RaggedHeads(nn.Module):
-    """Between flat dimensions (B, T, sum of sizes) and heads padded with zeros (B, H, T, largest size).
+    """Converts between flat dimensions (B, T, sum of sizes) and zero-padded heads (B, H, T, largest size).
 
-    Zeros change nothing: a zero query/key dimension adds nothing to a score, and the padded value dimensions are
-    left out again by `merge`.
+    Padding changes nothing: a zero query/key dimension adds nothing to a score, and `merge` removes the padded value
+    dimensions.
     """
 
     def __init__(self, sizes: list[int]):
@@ -69,12 +69,12 @@ class RaggedHeads(nn.Module):
         return x if self.even else x.index_select(-1, self.keep())
 
     def spread(self, z: Tensor) -> Tensor:
-        """One value per head, (H,), for each of its dimensions: (sum of sizes,)."""
+        """Repeat one value per head, (H,), for each of its dimensions: (sum of sizes,)."""
         return z.index_select(0, self.head_of())
 
 
 def _layout(heads: tuple[HeadSpec, ...]) -> list[int]:
-    """Of each head: its first query/key dimension, their number, the same of value/output, and which head it is."""
+    """For each head: first query/key dimension, their number, the same for value/output, and its original index."""
     values: list[int] = []
     qk = vo = 0
     for head in heads:
@@ -99,7 +99,7 @@ class PositionGate(nn.Module):
         self.all_heads = len(heads) == config.num_heads
 
     def reset(self) -> None:
-        """Let its own weights be what they begin as."""
+        """Set its own weights to their initial values."""
         nn.init.ones_(self.scale)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -115,11 +115,11 @@ class PositionGate(nn.Module):
 class _GatedBias(torch.autograd.Function):
     """gates (B, H, T, 1) times position bias (H, T, T), rounded once to `dtype`: (B, H, T, T); -inf at padded keys.
 
-    No tensor of that size is made in fp32 on the way, forward or backward, where the gradients are sums in fp32.
+    No tensor of that size is created in fp32, neither in the forward nor in the backward pass, which sums in fp32.
     """
 
     ELEMENTS = 2**24
-    """Of the (B, H, T, T) that the backward pass holds in fp32 at a time."""
+    """Elements of the (B, H, T, T) that the backward pass holds in fp32 at a time."""
 
     @staticmethod
     def forward(ctx: Any, gates: Tensor, bias: Tensor, padding: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -145,13 +145,13 @@ class _GatedBias(torch.autograd.Function):
 
 
 def gated_bias(gates: Tensor, bias: Tensor, padding: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """What is added to the scores: (B, H, T, T).
+    """The gated position bias, which is added to the scores: (B, H, T, T).
 
     Args:
-        gates: (B, H, T, 1), of `PositionGate`.
+        gates: (B, H, T, 1), from `PositionGate`.
         bias: (H, T, T), the position bias.
         padding: (B, T) bool, True where a frame is padding; None for none.
-        dtype: of the scores.
+        dtype: dtype of the scores.
     """
     if not torch.compiler.is_compiling():
         return _GatedBias.apply(gates, bias, padding, dtype)
@@ -160,10 +160,10 @@ def gated_bias(gates: Tensor, bias: Tensor, padding: Tensor | None, dtype: torch
 
 
 def with_bias_made_again(make: Callable[[], Tensor | None], attend: Callable[[Tensor | None], Tensor]) -> Tensor:
-    """`attend(make())`; the backward pass makes the bias (B, H, T, T) again in place of keeping it.
+    """`attend(make())`, where the backward pass recomputes the bias (B, H, T, T) instead of storing it.
 
     Args:
-        make: gives the bias, without randomness.
+        make: computes the bias; must be deterministic.
         attend: attention as a function of the bias.
     """
     bias = make()
@@ -190,12 +190,12 @@ class SelfAttention(nn.Module):
     """Multi-head self-attention with gate slots; (B, T, D) -> (B, T, D).
 
     Slots (Wang et al. 2023, eq. 3), None or a tensor: `z_qk` and `z_vo`, flat over the surviving dimensions of all
-    heads; `z_head` (H,), whole heads, in the ablation in place of those two and elsewhere times them; `z_mha` (1,), on
-    the output after its bias.
+    heads; `z_head` (H,), for whole heads, which replaces these two in the ablation and else multiplies them; `z_mha`
+    (1,), on the output after its bias.
     The softmax scale stays 1/sqrt(K) of the original head dim, whatever is pruned.
 
     Attributes:
-        keeps_bias: keep the gated position bias for the backward pass, where it is otherwise made again.
+        keeps_bias: store the gated position bias for the backward pass instead of recomputing it.
     """
 
     def __init__(self, config: EncoderConfig, heads: tuple[HeadSpec, ...], ranks: Ranks | None = None):
@@ -235,10 +235,10 @@ class SelfAttention(nn.Module):
         return self.attend(x, position_bias, padding, self.z_mha)
 
     def attend(self, x: Tensor, position_bias: Tensor | None, padding: Tensor | None, z_mha: Tensor | None) -> Tensor:
-        """`forward` under a given `z_mha`."""
+        """`forward` with this `z_mha`."""
         if not self.vo_heads.sizes:
             return masked(self.out_proj(x[..., :0]), z_mha)
-        x = x.to(precision_of(x))  # one copy, where autocast makes and keeps one for each projection
+        x = x.to(precision_of(x))  # one cast; autocast would store one for each projection
         query = masked_linear(self.q_proj, x, outputs=self.z_qk)
         context = self.context(query, self.k_proj(x), self.v_proj(x), x, position_bias, padding)
         z_vo = self.with_heads(self.z_vo, self.vo_heads, x)
@@ -253,7 +253,7 @@ class SelfAttention(nn.Module):
         position_bias: Tensor | None,
         padding: Tensor | None,
     ) -> Tensor:
-        """What the output projection reads: (B, T, sum of value/output sizes).
+        """The input of the output projection: (B, T, sum of value/output sizes).
 
         Args:
             query: (B, T, sum of query/key sizes), masked.
@@ -268,13 +268,13 @@ class SelfAttention(nn.Module):
         return self.vo_heads.merge(self.mix(query, key, self.vo_heads.split(value), make_bias))
 
     def mix(self, query: Tensor, key: Tensor, value: Tensor, make_bias: Callable[[], Tensor | None]) -> Tensor:
-        """Values weighed by attention: (B, H, T, width).
+        """Values weighted by attention: (B, H, T, width).
 
         Args:
             query: (B, H, T, width).
             key: as `query`.
             value: (B, H, T, width), of another width.
-            make_bias: of `bias_of`.
+            make_bias: from `bias_of`.
         """
         dropout = self.dropout if self.training else 0.0
 
@@ -284,14 +284,14 @@ class SelfAttention(nn.Module):
         return attend(make_bias()) if self.keeps_bias else with_bias_made_again(make_bias, attend)
 
     def with_heads(self, z: Tensor | None, heads: RaggedHeads, x: Tensor) -> Tensor | None:
-        """Masks of dimensions, flat, times `z_head` of their heads, in fp64 where `x` is; None for neither."""
+        """Flat masks of dimensions times `z_head` of their heads, in fp64 if `x` is; None if there are neither."""
         if self.z_head is None:
             return z
         of_heads = heads.spread(self.z_head).to(torch.promote_types(self.z_head.dtype, x.dtype))
         return of_heads if z is None else of_heads * z
 
     def weights(self, x: Tensor, position_bias: Tensor | None = None, padding: Tensor | None = None) -> Tensor:
-        """What `forward` weighs the values with, for analysis: (B, H, T, T), [b, h, query, key]; each query's sum to 1.
+        """Attention weights, for analysis: (B, H, T, T), [b, h, query, key]; those of each query sum to 1.
 
         Args:
             x: as `forward`.
@@ -304,7 +304,7 @@ class SelfAttention(nn.Module):
         return (scores if bias is None else scores + bias).softmax(-1)
 
     def bias_of(self, x: Tensor, position_bias: Tensor | None, padding: Tensor | None) -> Callable[[], Tensor | None]:
-        """Makes what is added to the scores, at each call: (B, H, T, T), (1, H, T, T), (B, 1, 1, T) or None.
+        """A function that computes what is added to the scores: (B, H, T, T), (1, H, T, T), (B, 1, 1, T) or None.
 
         Args:
             x: as `forward`.
@@ -323,5 +323,5 @@ class SelfAttention(nn.Module):
         return lambda: bias
 
     def extra_repr(self) -> str:
-        """What a printed model tells."""
+        """What a printed model shows."""
         return f"heads={self.heads.values}, qk={self.qk_heads.sizes}, vo={self.vo_heads.sizes}"

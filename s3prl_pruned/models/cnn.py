@@ -1,4 +1,4 @@
-"""The CNN over the raw waveform, and the projection behind it. Shapes: the legend of `models/components.py`."""
+"""The CNN over the raw waveform, and the projection after it. Shapes: see `models/components.py`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,10 +26,10 @@ class _ScaleGradient(torch.autograd.Function):
 
 
 def _normalise_over_time(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """What a GroupNorm with a group per channel does, for exporters; (B, C, T) -> (B, C, T).
+    """A GroupNorm with one group per channel, for exporters; (B, C, T) -> (B, C, T).
 
-    ONNX Runtime sums one by one in fp32, where a long constant stretch (padding) rounds the same way every time: 1e-4
-    off after 2 s. So the two sums are in fp64 (by casting first: the exporter does not heed `mean(dtype=)`).
+    ONNX Runtime sums sequentially in fp32, where a long constant stretch (padding) rounds the same way every time: an
+    error of 1e-4 after 2 s. So both sums are in fp64 (by casting first: the exporter ignores `mean(dtype=)`).
     """
     centred = x - x.double().mean(-1, keepdim=True).to(x.dtype)
     variance = centred.double().square().mean(-1, keepdim=True).to(x.dtype)
@@ -37,17 +37,17 @@ def _normalise_over_time(x: Tensor, weight: Tensor, bias: Tensor, eps: float) ->
 
 
 def normalise_survivors(x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, z: Tensor | None) -> Tensor:
-    """LayerNorm whose mean and variance are those of the channels that survive: (..., C) -> (..., C).
+    """LayerNorm with the mean and variance of the surviving channels: (..., C) -> (..., C).
 
-    So a masked model normalises as the smaller one will. The others come out on the survivors' scale, as they would
-    if they came back: that is what their masks' gradient is to be taken of.
+    So a masked model normalises as the smaller one will. The other channels are normalised on the same scale, as if
+    they came back, since the gradient of their masks depends on these values.
 
     Args:
         x: (..., C).
         weight: (C,), of the LayerNorm.
         bias: (C,), of the LayerNorm.
         eps: the LayerNorm's.
-        z: (C,) masks, 0 for a channel that is gone; None for a plain LayerNorm.
+        z: (C,) masks, 0 for a removed channel; None for a plain LayerNorm.
     """
     if z is None:
         return F.layer_norm(x, weight.shape, weight, bias, eps)
@@ -63,11 +63,11 @@ def normalise_survivors(x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, 
 class ConvLayer(nn.Module):
     """Convolution, optional norm, GELU: (B, C_in, S_in) -> (B, C_out, S_out).
 
-    Slot: `z_conv` (C_out,), which its norm over channels heeds; whoever reads the output multiplies with it, since it
-    is the reader's weights that soft values are folded into (`export/masks.py`).
+    Slot: `z_conv` (C_out,). Here only the norm over channels uses it; the layer that reads the output multiplies by
+    it, since soft values are folded into that layer's weights (`export/masks.py`).
 
-    Norm and GELU keep several fp32 copies of the longest activations there are, and are quickly computed again in the
-    backward pass: so they keep none. Neither does the convolution of the waveform, whose output is 512 times as large.
+    Norm and GELU would store several fp32 copies of the longest activations, and are quick to compute: the backward
+    pass recomputes them, and also the convolution of the waveform, whose output is much larger than its input.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class ConvLayer(nn.Module):
         """(B, C_in, S_in) -> (B, C_out, S_out)."""
         if self.norm is None:
             return F.gelu(self.conv(x))
-        norm = (self.norm.weight, self.norm.bias, self.z_conv)  # those of now: a functional call puts others in
+        norm = (self.norm.weight, self.norm.bias, self.z_conv)  # read now: a functional call replaces them
         if self.conv.in_channels > 1:
             return made_again(self._activate, self.conv(x), *norm)
         return made_again(self._convolve_and_activate, x, self.conv.weight, self.conv.bias, *norm)
@@ -104,7 +104,7 @@ class ConvLayer(nn.Module):
         return self._activate(F.conv1d(x, kernel, offset, stride=self.conv.stride), weight, bias, z)
 
     def _activate(self, x: Tensor, weight: Tensor, bias: Tensor, z: Tensor | None) -> Tensor:
-        """Norm, with these weight, bias and masks, and GELU."""
+        """Norm with this weight, bias and masks, then GELU."""
         assert self.norm is not None
         if isinstance(self.norm, nn.LayerNorm):
             x = normalise_survivors(x.transpose(1, 2), weight, bias, self.norm.eps, z=z).transpose(1, 2)
@@ -116,19 +116,19 @@ class ConvLayer(nn.Module):
 
 
 SAMPLES_AT_A_TIME = 2**20
-"""Of audio, 66 s, that the CNN computes at a time where it keeps nothing: its first layer makes 1 GiB of them in fp32
-(Base)."""
+"""Samples of audio (66 s) that the CNN computes at a time where it stores no activations: its first layer then makes
+1 GiB in fp32 (Base)."""
 
 
 class FeatureExtractor(nn.Module):
     """The CNN over the raw waveform: (B, S) -> (B, T, C).
 
     With `group_norm` the first layer normalises over time, so padding changes its output; s3prl pads and does
-    not mask there, and so do we. `channels` says how many of each layer there are; C is the last layer's.
+    not mask there, and so do we. `channels` is the number of channels of each layer; C is the last layer's.
 
     Attributes:
-        keeps_activations: whether it keeps what its backward pass needs; else it keeps its input, and computes itself
-            again then.
+        keeps_activations: whether activations are stored for the backward pass; else only the input is stored, and the
+            CNN is recomputed.
     """
 
     def __init__(self, config: EncoderConfig, channels: list[int]):
@@ -156,7 +156,7 @@ class FeatureExtractor(nn.Module):
         return x.transpose(1, 2)  # (B, T, C)
 
     def _in_parts(self, function: Callable[[Tensor], Tensor], wavs: Tensor) -> Tensor:
-        """`function(wavs)`, (B, S) -> (B, C, T); where nothing is kept, for a few utterances at a time."""
+        """`function(wavs)`, (B, S) -> (B, C, T); a few utterances at a time where no activations are stored."""
         keeps = torch.is_grad_enabled() and self.keeps_activations
         if keeps or exporting() or torch.compiler.is_compiling() or wavs.numel() <= SAMPLES_AT_A_TIME:
             return function(wavs) if keeps else made_again(function, wavs)
@@ -164,7 +164,7 @@ class FeatureExtractor(nn.Module):
         return torch.cat([made_again(function, part) for part in wavs.split(size)])
 
     def heard(self, wavs: Tensor) -> Tensor:
-        """What the first layer reads: (B, S) -> (B, 1, S)."""
+        """The input of the first layer: (B, S) -> (B, 1, S)."""
         return wavs.unsqueeze(1)
 
     def _plain(self, wavs: Tensor) -> Tensor:
@@ -178,10 +178,10 @@ class FeatureExtractor(nn.Module):
         return any(layer.z_conv is not None for layer in self.layers)
 
     def _masked(self, wavs: Tensor) -> Tensor:
-        """`_plain` under masks, multiplied onto the next layer's weights (the last layer's reader is the projection).
+        """`_plain` with masks, multiplied into the next layer's weights (after the last layer, into the projection's).
 
-        `grad_mult` acts on the weights, one by one: the masks get their whole gradient, also where the weights are
-        frozen.
+        `grad_mult` acts on the gradient of each weight, so that masks get their full gradient, also where the weights
+        are frozen.
         """
         x, z = self.heard(wavs), None
         for layer in self.layers:
@@ -197,14 +197,14 @@ class FeatureExtractor(nn.Module):
         return _ScaleGradient.apply(parameter, self.grad_mult) if self.grad_mult > 0 else parameter.detach()
 
     def extra_repr(self) -> str:
-        """What a printed model tells."""
+        """What a printed model shows."""
         return f"channels={[layer.conv.out_channels for layer in self.layers]}"
 
 
 class FeatureProjection(nn.Module):
     """LayerNorm over channels, then a linear map where the widths differ: (B, T, C) -> (B, T, D).
 
-    Where the configuration says so, the channels are scaled before the norm, or there is no norm.
+    If so configured, the channels are scaled before the norm, or there is no norm.
 
     Slot: `z_conv` (C,), of the feature extractor's last layer, between norm and map.
     """
@@ -220,16 +220,16 @@ class FeatureProjection(nn.Module):
         """(B, T, C) -> (B, T, D)."""
         x = self.normalise(features)
         if self.projection is None:
-            return masked(x, self.z_conv).contiguous()  # a convolution's frames do not lie side by side
+            return masked(x, self.z_conv).contiguous()  # frames of a convolution are not contiguous
         return masked_linear(self.projection, x, inputs=self.z_conv)
 
     def normalise(self, features: Tensor) -> Tensor:
-        """What the linear map reads, but for its masks: (B, T, C) -> (B, T, C)."""
+        """The input of the linear map, before masks: (B, T, C) -> (B, T, C)."""
         x = features if self.channel_scale is None else features * self.channel_scale
         norm = self.layer_norm
         return x if norm is None else normalise_survivors(x, norm.weight, norm.bias, norm.eps, z=self.z_conv)
 
     def reset(self) -> None:
-        """Let its own weights be what they begin as."""
+        """Set its own weights to their initial values."""
         if self.channel_scale is not None:
             nn.init.ones_(self.channel_scale)

@@ -1,4 +1,4 @@
-"""What masks leave of an encoder, and slicing it to that: the same weights, physically smaller."""
+"""The structure that masks leave of an encoder, and slicing to it: the same weights, physically smaller."""
 
 from collections.abc import Mapping
 
@@ -14,13 +14,13 @@ from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, HeadSpec, Layer
 def surviving_spec(
     spec: CompactSpec, masks: Mapping[Slot, Tensor], *, shape: EncoderConfig | None = None
 ) -> CompactSpec:
-    """What of `spec` has a non-zero mask. Empty slots keep everything.
+    """The part of `spec` whose masks are not zero. Empty slots keep everything.
 
-    A head without value/output dimensions vanishes with its query/key dimensions; a head without query/key
-    dimensions stays (it attends by position bias alone).
+    A head without value/output dimensions is removed with its query/key dimensions; a head without query/key
+    dimensions is kept (it attends by position bias only).
 
     Args:
-        spec: what the encoder has.
+        spec: the encoder's structure.
         masks: (n,) by slot, as `SpeechEncoder.set_masks`.
         shape: the encoder's dense shape; only masks of channels need it.
     """
@@ -68,8 +68,8 @@ def compact(encoder: SpeechEncoder, spec: CompactSpec) -> SpeechEncoder:
     """A new encoder that holds only what `spec` keeps.
 
     Args:
-        encoder: dense, or already compact; masks in its slots are not looked at.
-        spec: by original index. Its ranks must be the encoder's: slicing leaves factors' ranks alone.
+        encoder: dense, or already compact; masks in its slots are ignored.
+        spec: the structure to keep, by original index. Its ranks must be the encoder's: slicing does not change them.
 
     Raises:
         UserError: `spec` keeps what `encoder` does not have (any more), or changes a rank.
@@ -114,12 +114,12 @@ def _slice_layer(state: dict[str, Tensor], prefix: str, old: LayerSpec, new: Lay
 
 @torch.no_grad()
 def whole(encoder: SpeechEncoder) -> SpeechEncoder:
-    """A dense encoder that computes what `encoder` computes: zeros stand in the place of what is gone.
+    """A dense encoder that computes the same as `encoder`, with zeros in place of removed weights.
 
-    The other way round of `compact`, for programs that know one size for all layers.
+    The inverse of `compact`, for programs that need one size for all layers.
 
     Args:
-        encoder: dense or compact, without factors; masks in its slots are not looked at.
+        encoder: dense or compact, without factors; masks in its slots are ignored.
 
     Raises:
         UserError: a linear map of it is held as two factors, or its projection's LayerNorm has lost channels.
@@ -151,7 +151,7 @@ def whole(encoder: SpeechEncoder) -> SpeechEncoder:
 
 
 def _places_of_layer(layer: LayerSpec, prefix: str, config: EncoderConfig) -> dict[str, tuple[Tensor, ...]]:
-    """Where the weights of a compact layer stand in those of the dense one: indices, by name."""
+    """The positions of a compact layer's weights in those of the dense one: indices, by name."""
     every = torch.arange(config.embed_dim)
     qk, vo = (
         torch.tensor([h.index * config.head_dim + d for h in layer.heads for d in getattr(h, kind)], dtype=torch.long)
@@ -167,14 +167,14 @@ def _places_of_layer(layer: LayerSpec, prefix: str, config: EncoderConfig) -> di
 
 
 def _rows(state: dict[str, Tensor], name: str, rows: Tensor) -> dict[str, Tensor]:
-    """A linear map's outputs; of two factors the second has them."""
+    """Slice a linear map's outputs; with two factors, those of the second."""
     name = name + ".up" if name + ".up.weight" in state else name
     parts = [f"{name}.{part}" for part in ("weight", "bias")]
     return {part: state[part][rows] for part in parts if part in state}
 
 
 def _columns(state: dict[str, Tensor], name: str, columns: Tensor) -> dict[str, Tensor]:
-    """A linear map's inputs; of two factors the first has them."""
+    """Slice a linear map's inputs; with two factors, those of the first."""
     name = name + ".down" if name + ".down.weight" in state else name
     return {f"{name}.weight": state[f"{name}.weight"][:, columns]}
 
@@ -182,7 +182,7 @@ def _columns(state: dict[str, Tensor], name: str, columns: Tensor) -> dict[str, 
 def _slice_cnn(
     state: dict[str, Tensor], old: tuple[tuple[int, ...], ...], new: tuple[tuple[int, ...], ...]
 ) -> dict[str, Tensor]:
-    """The feature extractor's layers, and what of the projection reads the last one."""
+    """Slice the feature extractor's layers, and the inputs of the projection after them."""
     sliced, heard = {}, torch.arange(state["feature_extractor.layers.0.conv.weight"].shape[1])
     for i, (before, after) in enumerate(zip(old, new, strict=True)):
         kept, prefix = _positions(before, after), f"feature_extractor.layers.{i}."
@@ -200,7 +200,7 @@ def _slice_cnn(
 
 
 def _positions(old: list | tuple, new: list | tuple) -> Tensor:
-    """Where each entry of `new` stands in `old`."""
+    """The position of each entry of `new` in `old`."""
     where = {entry: i for i, entry in enumerate(old)}
     gone = [entry for entry in new if entry not in where]
     if gone:

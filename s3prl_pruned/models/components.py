@@ -1,6 +1,6 @@
 """Building blocks of the encoder, in data order. Numerics follow s3prl's `upstream/wavlm/{WavLM,modules}.py`.
 
-Legend, here once: B batch, S samples (16 kHz), T frames (20 ms), C channels of the feature extractor,
+Legend of shapes: B batch, S samples (16 kHz), T frames (20 ms), C channels of the feature extractor,
 D embed dim, H heads, K head dim, F feed-forward dim, L layers.
 """
 
@@ -36,16 +36,16 @@ def exporting() -> bool:
 
 
 def recorded() -> bool:
-    """Whether what runs is traced, compiled or captured: what it makes must not outlive it, nor be older than it."""
+    """Whether the running code is traced, compiled or captured, so that no tensor may be cached across calls."""
     capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
     return capturing or torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def made_again(function: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
-    """`function(*inputs)`, of which the inputs alone are kept: the backward pass computes it again.
+    """`function(*inputs)`, of which only the inputs are stored: the backward pass recomputes it.
 
     Args:
-        function: without randomness. What it reads beside its arguments must not change until the backward pass.
+        function: deterministic. What else it reads must not change until the backward pass.
         inputs: its arguments.
     """
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
@@ -57,7 +57,7 @@ def normalize_utterances(wavs: Tensor, lengths: Tensor | None) -> Tensor:
     """Zero mean and unit variance over each utterance's own samples, padding left at zero: (B, S) -> (B, S).
 
     The batched form of `data.waveforms.normalize_waveform` (a LayerNorm over the utterance). Sums and quotients are in
-    fp32 at least: in fp16 a number of samples above 65,504 (4 s) is infinite. An empty utterance stays at zero.
+    fp32 at least: in fp16 a count above 65,504 samples (4 s) is infinite. An empty utterance stays at zero.
 
     Args:
         wavs: (B, S), zero-padded.
@@ -85,13 +85,13 @@ class TrainingDropout(nn.Dropout):
 class WeightNormConv1d(nn.Conv1d):
     """A convolution over frames whose weight is a direction times a magnitude per tap (Salimans and Kingma 2016).
 
-    What `torch.nn.utils.parametrizations.weight_norm(conv, dim=2)` makes, under the same names, but with a class of its
-    own: torch makes its class at run time, and no such module can be pickled.
+    The same as `torch.nn.utils.parametrizations.weight_norm(conv, dim=2)`, under the same names, but as a class of
+    its own: torch creates its class at run time, and such a module cannot be pickled.
 
     Args:
         dim: channels in and out, D.
-        kernel: frames; as many frames and one come out where it is even.
-        groups: of channels.
+        kernel: in frames; an even kernel gives one output frame too many.
+        groups: groups of channels.
     """
 
     def __init__(self, dim: int, kernel: int, *, groups: int):
@@ -119,7 +119,7 @@ class WeightNorm(nn.Module):
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Draw it anew."""
+        """Draw new initial values."""
         dim, kernel = self.original1.shape[0], self.original1.shape[-1]
         nn.init.normal_(self.original1, std=math.sqrt(4.0 / (kernel * dim)))
         self.original0.copy_(torch.norm_except_dim(self.original1, 2, 2))
@@ -132,7 +132,7 @@ class WeightNorm(nn.Module):
 
 
 def weight_norm(direction: Tensor, magnitude: Tensor) -> Tensor:
-    """What `torch._weight_norm(direction, magnitude, 2)` computes, of which a GPU's kernel takes 0.3 ms (H200).
+    """The same as `torch._weight_norm(direction, magnitude, 2)`, whose GPU kernel takes 0.3 ms (H200).
 
     Args:
         direction: (D, D / groups, kernel).
@@ -151,14 +151,14 @@ class PositionalConvolution(nn.Module):
         self.conv = WeightNormConv1d(config.embed_dim, config.pos_conv_kernel, groups=config.pos_conv_groups)
 
     def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
-        """(B, T, D) -> (B, T, D); `inside` as `PositionalConvolutionStack.forward`, and not needed here."""
+        """(B, T, D) -> (B, T, D); `inside` as `PositionalConvolutionStack.forward`, not needed here."""
         num_frames = x.shape[1]
         x = self.conv(x.transpose(1, 2))[..., :num_frames]  # (B, D, T); an even kernel gives one frame too many
         return F.gelu(x).transpose(1, 2)
 
 
 class PositionalConvolutionStack(nn.Module):
-    """data2vec's: grouped convolutions, each with a LayerNorm without parameters and GELU; (B, T, D) -> (B, T, D)."""
+    """data2vec's stack of grouped convolutions, each with a plain LayerNorm and GELU; (B, T, D) -> (B, T, D)."""
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
@@ -172,7 +172,7 @@ class PositionalConvolutionStack(nn.Module):
 
         Args:
             x: (B, T, D).
-            inside: (T,) bool, the frames that there are, where T is more: no convolution hears the others.
+            inside: (T,) bool, True for frames that exist: no convolution reads the others. None for all.
         """
         for conv in self.convs:
             x = x if inside is None else x.masked_fill(~inside[:, None], 0.0)
@@ -186,14 +186,14 @@ class PositionalConvolutionStack(nn.Module):
 
 
 class FixedPositions(nn.Module):
-    """A vector for each frame of a window, whatever is in it: (B, T, D) -> (T, D).
+    """A fixed vector for each frame of a window: (B, T, D) -> (T, D).
 
-    Not trained. A checkpoint's own are kept with the weights (OpenAI's are sinusoids rounded to half precision).
+    Not trained, but saved with the weights: a checkpoint may have its own (OpenAI's are rounded to half precision).
     """
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
-        assert config.max_frames is not None, "fixed positions have a number"
+        assert config.max_frames is not None, "fixed positions need `max_frames`"
         self.embedding: Tensor
         self.register_buffer("embedding", sinusoids(config.max_frames, config.embed_dim))
 
@@ -202,19 +202,19 @@ class FixedPositions(nn.Module):
         return self.embedding[: x.shape[1]]
 
     def extra_repr(self) -> str:
-        """What a printed model tells."""
+        """What a printed model shows."""
         return f"frames={len(self.embedding)}"
 
 
 def sinusoids(frames: int, dim: int) -> Tensor:
-    """Sines, then cosines, of dim / 2 rates from 1 to 1 / 10,000 a frame (Vaswani et al. 2017): (frames, dim)."""
+    """Sines, then cosines, with dim / 2 rates from 1 to 1 / 10,000 per frame (Vaswani et al. 2017): (frames, dim)."""
     rates = torch.exp(torch.arange(dim // 2) * (-math.log(10_000) / max(1, dim // 2 - 1)))
     angles = torch.arange(frames)[:, None] * rates
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 def positional_convolution(config: EncoderConfig) -> nn.Module:
-    """What `config` adds to the projected features: (B, T, D) -> (B, T, D), or (T, D) of fixed positions."""
+    """The module whose output is added to the projected features: (B, T, D) -> (B, T, D), or (T, D) if fixed."""
     if config.positions == "fixed":
         return FixedPositions(config)
     return PositionalConvolution(config) if config.pos_conv_depth == 1 else PositionalConvolutionStack(config)
@@ -223,8 +223,8 @@ def positional_convolution(config: EncoderConfig) -> nn.Module:
 class RelativePosition(nn.Module):
     """Bucketed relative position bias, one value per head and distance (T5's buckets, as in WavLM).
 
-    Owned by the encoder and not by layer 0's attention, so that pruning that attention away does not take the
-    bias of all other layers along.
+    Owned by the encoder and not by layer 0's attention, so that pruning that attention does not remove the
+    bias of all other layers.
     """
 
     def __init__(self, config: EncoderConfig):
@@ -249,7 +249,7 @@ class RelativePosition(nn.Module):
         return self.embedding(self._buckets_of(num_frames)).T
 
     def _buckets_of(self, num_frames: int) -> Tensor:
-        """Of all distances, (2T - 1,) int64; the last ones are kept, since they take a dozen small operations."""
+        """Buckets of all distances, (2T - 1,) int64; the last result is cached: it takes a dozen small operations."""
         device = self.embedding.weight.device
         if recorded():
             return self.buckets(torch.arange(1 - num_frames, num_frames, device=device))
@@ -267,7 +267,7 @@ class RelativePosition(nn.Module):
 def toeplitz(by_distance: Tensor) -> Tensor:
     """(H, 2T - 1) by distance -> (H, T, T), [h, query, key]: row q is the window of the distances that starts at -q."""
     num_frames = (by_distance.shape[-1] + 1) // 2
-    if exporting():  # exporters make a fixed length of the view below
+    if exporting():  # exporters fix the length of the view below
         positions = torch.arange(num_frames, device=by_distance.device)
         return by_distance[:, positions - positions[:, None] + num_frames - 1]
     return by_distance.unfold(-1, num_frames, 1).flip(1)
@@ -291,10 +291,10 @@ class FeedForward(nn.Module):
         return self.transform(x, self.z_ffn)
 
     def transform(self, x: Tensor, z_ffn: Tensor | None) -> Tensor:
-        """`forward` under a given `z_ffn`."""
+        """`forward` with this `z_ffn`."""
         x = self.activation_dropout(F.gelu(self.fc1(x)))  # (B, T, F)
         return masked_linear(self.fc2, x, inputs=self.z_int, outputs=z_ffn)
 
     def extra_repr(self) -> str:
-        """What a printed model tells."""
+        """What a printed model shows."""
         return f"dims={self.num_dims}"

@@ -39,7 +39,7 @@ def tiny_large(**changes: Any) -> EncoderConfig:
 def tiny_families() -> dict[str, EncoderConfig]:
     """Each family's Base and Large architecture in `tiny_base`'s shape.
 
-    And wav2vec 2.0's Large of LibriSpeech, which is arranged as Base.
+    Also wav2vec 2.0 Large of LibriSpeech, whose architecture is Base's.
     """
     plain = {"relative_position": False, "gated_position": False, "num_buckets": 320, "max_distance": 800}
     wav2vec2 = {**plain, "family": "wav2vec2", "padding_rule": "convolution"}
@@ -65,7 +65,7 @@ def tiny_whisper(**changes: Any) -> EncoderConfig:
 
 
 def tiny_whispers() -> dict[str, EncoderConfig]:
-    """In both kinds of windows, of two seconds."""
+    """Tiny Whisper encoders with both kinds of windows, two seconds long."""
     return {
         "whisper": tiny_whisper(max_frames=100),
         "whisper_padded": tiny_whisper(max_frames=100, window="padded"),
@@ -103,15 +103,15 @@ def tiny_peculiar() -> dict[str, EncoderConfig]:
 def random_encoder(config: EncoderConfig, *, seed: int, spec: CompactSpec | None = None) -> SpeechEncoder:
     """An encoder in evaluation mode whose random weights are far from their initialisation.
 
-    Scores, gates, position bias, biases and norms all have a spread of about 1, so that whatever is computed
-    wrongly is seen in the output; freshly initialised, attention is nearly uniform and the biases are 0.
+    Scores, gates, position bias, biases and norms all have a spread of about 1, so that any error
+    shows in the output; freshly initialised, attention is nearly uniform and the biases are 0.
     """
     generator = torch.Generator().manual_seed(seed)
 
     def normal(parameter: Tensor, std: float) -> None:
         parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
 
-    with torch.random.fork_rng(devices=[]):  # what stays as initialised is random too
+    with torch.random.fork_rng(devices=[]):  # weights that stay as initialised are random too
         torch.manual_seed(seed)
         encoder = SpeechEncoder(config, spec).eval()
     for module in encoder.modules():
@@ -136,9 +136,9 @@ def random_encoder(config: EncoderConfig, *, seed: int, spec: CompactSpec | None
 
 
 def random_spec(config: EncoderConfig, *, seed: int, channels: bool = False) -> CompactSpec:
-    """A ragged structure: sublayers, heads and dimensions go at random, and channels of the CNN where asked for.
+    """A ragged structure: sublayers, heads and dimensions are removed at random, and channels on request.
 
-    Heads without query/key dimensions occur, and sublayers of which the output bias alone is left.
+    Heads without query/key dimensions occur, and sublayers with only their output bias.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -176,7 +176,7 @@ def _mask(size: int, generator: torch.Generator) -> Tensor:
 
 
 def random_conv_masks(spec: CompactSpec, config: EncoderConfig, *, seed: int) -> Masks:
-    """As `random_masks`, of the CNN's channels; one of each layer lives."""
+    """As `random_masks`, for the CNN's channels; each layer keeps at least one."""
     generator = torch.Generator().manual_seed(seed)
     table = SlotTable.of(spec, ("conv",), config)
     masks = Masks.of({slot: _mask(size, generator) for slot, size in table.sizes.items()})

@@ -33,14 +33,14 @@ _SLOTS = {"attention": ("z_mha", "z_qk", "z_vo", "z_head"), "feed_forward": ("z_
 
 @dataclass
 class EncoderOutput:
-    """What the encoder makes of a batch.
+    """The encoder's output for a batch.
 
     Attributes:
         hidden_states: L + 1 tensors (B, T, D); state 0 is the first layer's input, the last the encoder's output.
         frame_lengths: (B,) int64, frames of each utterance that are not padding.
         projected: (B, T, D), the projection's output, before the positional convolution; 0 in padded frames.
-        before_norm: (B, T, D), the last layer's output, before the final LayerNorm of a pre-norm encoder; of another
-            it is the last state.
+        before_norm: (B, T, D), the last layer's output, before the final LayerNorm of a pre-norm encoder; for
+            other encoders, the last state.
     """
 
     hidden_states: list[Tensor]
@@ -78,7 +78,7 @@ class EncoderLayer(nn.Module):
             x: (B, T, D).
             position_bias: as `SelfAttention.forward`.
             padding: (B, T) bool, True where a frame is padding; None for none.
-            attend: called with the attention and what it would be called with, in place of it.
+            attend: called in place of the attention, with the attention and its arguments.
         """
         if self.attention is not None:
             y = self.attention_layer_norm(x) if self.norm_first else x
@@ -97,12 +97,12 @@ class EncoderLayer(nn.Module):
 class SpeechEncoder(nn.Module):
     """wav2vec-2.0-like encoder: CNN, projection, positional convolution, Transformer.
 
-    Or, as the configuration says, Whisper's: the CNN hears a log-mel spectrum, positions are fixed, and audio is
+    Or, as configured, Whisper's: the CNN reads a log-mel spectrum, positions are fixed, and audio is
     encoded in windows of at most `max_frames`.
 
     Args:
         config: the dense shape.
-        spec: what stays of it; None for everything.
+        spec: the structure to keep; None for everything.
     """
 
     def __init__(self, config: EncoderConfig, spec: CompactSpec | None = None):
@@ -138,19 +138,19 @@ class SpeechEncoder(nn.Module):
         """Encode a batch.
 
         Args:
-            wavs: (B, S) float, 16 kHz, zero-padded; layer-normalised before padding where the config says so. Fewer
-                samples than are under one frame are padded to one.
+            wavs: (B, S) float, 16 kHz, zero-padded; layer-normalised before padding where the config says so. Audio
+                shorter than one frame is padded to one.
             lengths: (B,) int64 samples of each utterance; None when none is padded. A shorter one than a frame has one.
-            features: (B, T, C), what `feature_extractor` makes of `wavs`, where the caller has it already.
-            frame_lengths: (B,) int64, frames of each utterance that are not padding, where the caller knows them better
-                than by `lengths`.
-            inside: (T,) bool, the frames that there are, where the features have more; None for all.
+            features: (B, T, C), the output of `feature_extractor` for `wavs`, if the caller has it already.
+            frame_lengths: (B,) int64, frames of each utterance that are not padding, if the caller knows them;
+                else they follow from `lengths`.
+            inside: (T,) bool, True for frames that exist, if the features have more; None for all.
             project: in place of `feature_projection`, (B, T, C) -> (B, T, D).
-            run: called with each layer and what it would be called with, in place of it.
+            run: called in place of each layer, with the layer and its arguments.
 
         Returns:
-            L + 1 hidden states (B, T, D) and the frames of each utterance. What stands in padded frames is what
-            s3prl's model of the same family has there.
+            L + 1 hidden states (B, T, D) and the frames of each utterance. Padded frames hold what s3prl's
+            model of the same family has there.
         """
         wavs = self.one_frame_at_least(wavs)
         features = self.feature_extractor(wavs) if features is None else features
@@ -194,7 +194,7 @@ class SpeechEncoder(nn.Module):
     def _windows(self, x: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """(B, T, D) and (B, T) in windows of `max_frames`: (B x windows, max_frames, D) and (B x windows, max_frames).
 
-        What lies behind the end is padding, but never the whole of a window: attention must have something to hear.
+        Frames after the end are padding, but never all frames of a window: attention needs at least one.
         """
         size = self.config.max_frames
         assert size is not None
@@ -220,14 +220,14 @@ class SpeechEncoder(nn.Module):
         return [*first, *self.state_heads(layers, output.hidden_states[-1])]
 
     def one_frame_at_least(self, wavs: Tensor) -> Tensor:
-        """(B, S), padded with zeros to the samples under one frame where there are fewer."""
+        """Pad (B, S) with zeros to the length of one frame if it is shorter."""
         missing = self.config.frame_samples - wavs.shape[1]
         if exporting():
             return F.pad(wavs, (0, torch.sym_max(missing, 0)))
         return F.pad(wavs, (0, missing)) if missing > 0 else wavs
 
     def position_bias(self, x: Tensor) -> Tensor | None:
-        """What the layers take as `position_bias` for hidden states (B, T, D): (H, T, T), or None."""
+        """The layers' `position_bias` for hidden states (B, T, D): (H, T, T), or None."""
         return None if self.relative_position is None else self.relative_position(x.shape[1])
 
     def encode_raw(self, wavs: Tensor, lengths: Tensor | None = None) -> EncoderOutput:
@@ -244,7 +244,7 @@ class SpeechEncoder(nn.Module):
     def frame_lengths(self, lengths: Tensor | None, wavs: Tensor, num_frames: int) -> Tensor:
         """Frames of each utterance that are not padding, by the family's rule (`EncoderConfig.padding_rule`).
 
-        One at least, as s3prl's and transformers' models have it: a batch with a click in it is a batch still.
+        At least one, as in s3prl's and transformers' models, so that a very short utterance does not stop a batch.
 
         Args:
             lengths: (B,) int64 samples, or None when nothing is padded.
@@ -310,7 +310,7 @@ def in_window(encoder: SpeechEncoder, window: Literal["own", "utterance", "padde
         window: `own` for its own.
 
     Raises:
-        UserError: it has no windows to be padded.
+        UserError: the encoder has no windows that could be padded.
     """
     if window == "own" or window == encoder.config.window:
         return encoder
@@ -325,14 +325,14 @@ def in_window(encoder: SpeechEncoder, window: Literal["own", "utterance", "padde
 
 
 def freeze_idle(encoder: SpeechEncoder, rule: StateRule | None = None) -> None:
-    """Let no parameter ask for a gradient that none can reach: torch's plain DistributedDataParallel waits for it.
+    """Turn off `requires_grad` of parameters that get no gradient: torch's plain DistributedDataParallel waits for one.
 
-    These are the mask embedding (of masked pre-training), the CNN where its gradient is cut off, what surrounds a
-    sublayer that is gone or has no heads, what the states that are used do not need, and what is empty.
+    These are the mask embedding (for masked pre-training), the CNN if its gradient is multiplied by 0, parameters
+    around a sublayer that is removed or has no heads, those that the used states do not need, and empty ones.
 
     Args:
         encoder: as it will be fine-tuned; without masks.
-        rule: of the states that are used of it, where these are all; None where its output is used, too.
+        rule: the rule of the states that are used, if nothing else is; None if other outputs are used, too.
     """
     idle: list[nn.Module] = [encoder.feature_extractor] if encoder.feature_extractor.grad_mult == 0 else []
     for layer in encoder.layers:

@@ -139,7 +139,7 @@ def wavlm_embedded() -> EncoderConfig:
 
 
 def embedded_size(family: str) -> EncoderConfig:
-    """A family's Base architecture in the embedded teacher's size (random teachers have it)."""
+    """A family's Base architecture in the embedded teacher's size (for random teachers)."""
     bases = {
         "wavlm": wavlm_base,
         "hubert": hubert_base,
@@ -160,7 +160,7 @@ def embedded_size(family: str) -> EncoderConfig:
 
 
 def named(name: str) -> EncoderConfig:
-    """The shape of a public model, such as `hubert_base`: what the builder of this name makes.
+    """The shape of a public model, such as `hubert_base`: what the builder of this name returns.
 
     Raises:
         UserError: there is no such builder.

@@ -46,9 +46,9 @@ def input_side(module: "nn.Linear | LowRankLinear") -> nn.Linear:
 
 
 def is_plain(projection: nn.Module) -> bool:
-    """Whether a linear map is its weights and no more: of no other type, and without hooks (torch's pruning has some).
+    """Whether a linear map is of a known type and without hooks (torch's pruning has some).
 
-    Only then may its weights be taken without calling it.
+    Only then can its weights be used without calling it.
     """
     plain = (nn.Linear, LowRankLinear)
     hooks = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
@@ -65,11 +65,11 @@ def masked(x: Tensor, z: Tensor | None) -> Tensor:
 def masked_linear(
     projection: nn.Linear | LowRankLinear, x: Tensor, *, inputs: Tensor | None = None, outputs: Tensor | None = None
 ) -> Tensor:
-    """What `projection(x * inputs) * outputs` is, its bias masked too: (..., in_features) -> (..., out_features).
+    """`projection(x * inputs) * outputs`, with its bias masked too: (..., in_features) -> (..., out_features).
 
-    The masks are multiplied onto the weights, as the export does it. So no activation is kept for the gradient of the
-    masks, and that gradient is a sum over fp32 weights also where activations are half precision. Of fewer frames than
-    the matrix has rows and columns, the activations are the smaller side.
+    The masks are multiplied into the weights, as in the export. So no activation is stored for the gradient of the
+    masks, and that gradient is a sum over fp32 weights even if activations are in half precision. With fewer frames
+    than the matrix has rows or columns, the activations are smaller and are masked instead.
 
     Args:
         projection: the linear map.
@@ -96,7 +96,7 @@ def _with_masked_weight(side: nn.Linear, x: Tensor, inputs: Tensor | None, outpu
 
 
 def precision_of(x: Tensor) -> torch.dtype:
-    """What products of `x` are computed in: autocast's precision where that is on, else its own."""
+    """The dtype in which products of `x` are computed: autocast's if that is on, else its own."""
     kind = x.device.type
     if x.dtype == torch.float64 or kind == "meta" or not torch.is_autocast_enabled(kind):
         return x.dtype

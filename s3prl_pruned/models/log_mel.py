@@ -13,16 +13,16 @@ from s3prl_pruned.models.spec import MEL_HOP, EncoderConfig
 from s3prl_pruned.models.windows import cut, join
 
 MEL_WINDOW = 400
-"""Samples that a frame of the spectrum hears, 25 ms, under Hann's window."""
+"""Samples in a frame of the spectrum, 25 ms, under a Hann window."""
 MEL_SAMPLE_RATE = 16_000
 LOUD = 8
-"""Decades below the loudest value of a window at which the spectrum ends."""
+"""Dynamic range of a window in decades: values further below its maximum are raised to this limit."""
 
 
 class LogMel(nn.Module):
     """Whisper's log-mel spectrum of M bins: (B, S) -> (B, M, frames); log10 of power, about -1 to 1.
 
-    Computed in fp32 at least. Its two matrices are constants in fp64: they follow the model's device and not its type.
+    Computed in fp32 at least. Its two matrices are constants in fp64: they change device, but never dtype.
     """
 
     def __init__(self, bins: int):
@@ -34,13 +34,14 @@ class LogMel(nn.Module):
         self.register_buffer("filters", mel_filters(bins), persistent=False)
 
     def forward(self, wavs: Tensor, frames: int, *, mirrored: bool) -> Tensor:
-        """(B, S) -> (B, M, frames), in the type of `wavs`.
+        """(B, S) -> (B, M, frames), in the dtype of `wavs`.
 
         Args:
             wavs: (B, S), 16 kHz.
-            frames: how many, one each 10 ms; the first is centred on the first sample, and hears it mirrored.
-            mirrored: whether the last frame hears the end mirrored, too, as Whisper's windows of fixed size do; else
-                silence, as if the audio went on so.
+            frames: number of frames, one per 10 ms; the first is centred on the first sample, with the audio mirrored
+                before it.
+            mirrored: whether the audio is also mirrored after its end, as in Whisper's windows of fixed size; else
+                silence follows it.
         """
         if exporting():
             return self._spectrum(wavs, frames, mirrored)
@@ -64,12 +65,12 @@ class LogMel(nn.Module):
         return ((mel + 4) / 4).transpose(1, 2).to(wavs.dtype)
 
     def reset(self) -> None:
-        """Fill its matrices anew: a loader that builds models without memory (transformers') leaves them empty."""
+        """Fill its matrices again: a loader that builds models on the meta device (transformers') leaves them empty."""
         self.fourier = fourier_basis().to(self.fourier.device)
         self.filters = mel_filters(self.bins).to(self.filters.device)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "LogMel":
-        """As `nn.Module._apply`; what it does to the type of floats does not reach the matrices."""
+        """As `nn.Module._apply`, but the matrices keep their dtype."""
         kept = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
         super()._apply(fn, recurse)
         for name, buffer in kept.items():
@@ -80,14 +81,14 @@ class LogMel(nn.Module):
         return self
 
     def extra_repr(self) -> str:
-        """What a printed model tells."""
+        """What a printed model shows."""
         return f"bins={self.bins}"
 
 
 def fourier_basis() -> Tensor:
     """Hann's window times cosines, then sines, of 0 to 8 kHz: (MEL_WINDOW, 2 x (MEL_WINDOW // 2 + 1)), fp64."""
     samples = torch.arange(MEL_WINDOW, dtype=torch.float64)
-    # whole turns taken out as integers: the angles are exact
+    # whole turns are removed as integers, so the angles are exact
     turns = torch.arange(MEL_WINDOW)[:, None] * torch.arange(MEL_WINDOW // 2 + 1) % MEL_WINDOW
     angles = turns.double() * (2 * math.pi / MEL_WINDOW)
     hann = 0.5 - 0.5 * torch.cos(2 * math.pi * samples / MEL_WINDOW)
@@ -111,21 +112,21 @@ def mel_filters(bins: int) -> Tensor:
 
 
 def feature_extractor(config: EncoderConfig, channels: list[int]) -> FeatureExtractor:
-    """The one that `config` asks for: (B, S) -> (B, T, C); `channels` says how many of each layer there are."""
+    """The feature extractor of `config`: (B, S) -> (B, T, C), with this number of `channels` in each layer."""
     return (LogMelExtractor if config.front_end == "log_mel" else FeatureExtractor)(config, channels)
 
 
 class LogMelExtractor(FeatureExtractor):
     """Log-mel spectrum and convolutions, in windows: (B, S) -> (B, T, C).
 
-    Windows of the utterance's own length are followed by silence, so that zeros behind an utterance change nothing: a
-    padded batch is its single utterances. Padded windows (`EncoderConfig.window`) give all their frames, `max_frames`
-    each, where T would be fewer.
+    Windows of the utterance's own length are followed by silence, so that zeros after an utterance change nothing: a
+    padded batch gives the same as single utterances. Padded windows (`EncoderConfig.window`) return all their frames,
+    `max_frames` each, even if the audio has fewer.
     """
 
     def __init__(self, config: EncoderConfig, channels: list[int]):
         super().__init__(config, channels)
-        assert config.max_frames is not None and config.window_samples is not None, "`validate` has seen to it"
+        assert config.max_frames is not None and config.window_samples is not None, "`validate` ensures this"
         self.log_mel = LogMel(config.mel_bins)
         self.max_frames, self.window_samples = config.max_frames, config.window_samples
         self.is_padded, self.silent_frames = config.window == "padded", config.silent_frames
@@ -142,6 +143,6 @@ class LogMelExtractor(FeatureExtractor):
         return join(features[:, : self.max_frames], wavs.shape[0], frames)  # the silence behind has frames of its own
 
     def heard(self, wavs: Tensor) -> Tensor:
-        """What the first layer reads: (B, S) -> (B, M, frames of 10 ms)."""
+        """The input of the first layer: (B, S) -> (B, M, frames of 10 ms)."""
         frames = wavs.shape[1] // MEL_HOP
         return self.log_mel(wavs, frames + (0 if self.is_padded else self.silent_frames), mirrored=self.is_padded)

@@ -9,24 +9,24 @@ from torch import Tensor
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
 
 Slot: TypeAlias = tuple[int, str]
-"""A layer, counted from 0, and the name of a slot in it (Wang et al. 2023, eq. 3). Of a Transformer layer with H heads,
-K query/key, V value/output and F intermediate dimensions: `z_mha` (1,), `z_qk` (K,), `z_vo` (V,), `z_head` (H,),
-`z_ffn` (1,), `z_int` (F,). Of a layer of the CNN with C channels: `z_conv` (C,).
+"""A layer, counted from 0, and the name of a slot in it (Wang et al. 2023, eq. 3). A Transformer layer with H heads, K
+query/key, V value/output and F intermediate dimensions has `z_mha` (1,), `z_qk` (K,), `z_vo` (V,), `z_head` (H,),
+`z_ffn` (1,), `z_int` (F,). A layer of the CNN with C channels has `z_conv` (C,).
 
-Masks of single weights fill no slot, since the encoder multiplies slots onto activations: they are multiplied onto the
-matrices themselves (`gates.self_pinching`). There the name is a kind (`attention_weights`) or a matrix of the layer
+Masks of single weights fill no slot, since slots mask units: they are multiplied into the matrices themselves
+(`gates.self_pinching`). There the name is a kind (`attention_weights`) or a matrix of the layer
 (`attention.q_proj.weight`), and none begins with `z_`."""
 
 LAYER_KINDS = ("mha", "qk", "vo", "head", "ffn", "int")
 KINDS = (*LAYER_KINDS, "conv")
-"""Of masks: a slot's name without `z_`."""
+"""Kinds of masks: a slot's name without `z_`."""
 
 
 class SlotTable:
     """Which slots a flat vector fills, in its order.
 
     Args:
-        sizes: how many numbers each slot takes.
+        sizes: number of masks in each slot.
     """
 
     def __init__(self, sizes: Mapping[Slot, int]):
@@ -38,7 +38,7 @@ class SlotTable:
         """The slots of some kinds that an encoder has.
 
         Args:
-            spec: what the encoder has left.
+            spec: the encoder's structure.
             kinds: some of `KINDS`.
             shape: the encoder's dense shape; only the kind `conv` needs it.
         """
@@ -54,7 +54,7 @@ class SlotTable:
         return cls(sizes)
 
     def slices(self) -> dict[Slot, slice]:
-        """Where each slot's part lies in the flat vector."""
+        """The position of each slot's part in the flat vector."""
         start, slices = 0, {}
         for slot, size in self.sizes.items():
             slices[slot] = slice(start, start + size)
@@ -80,7 +80,7 @@ class Masks(Mapping[Slot, Tensor]):
 
     @classmethod
     def of(cls, parts: Mapping[Slot, Tensor]) -> "Masks":
-        """One vector of the parts (n,), with a gradient to each; no part is an encoder without masks."""
+        """Join the parts (n,) into one vector, with a gradient to each; no parts for an encoder without masks."""
         table = SlotTable({slot: part.numel() for slot, part in parts.items()})
         return cls(table, torch.cat(list(parts.values())) if parts else torch.zeros(0))
 
@@ -94,7 +94,7 @@ class Masks(Mapping[Slot, Tensor]):
         return len(self._parts)
 
     def to(self, where: torch.device | torch.dtype | str) -> "Masks":
-        """On another device, or of another type."""
+        """On another device, or in another dtype."""
         return Masks(self.table, self.flat.to(where))
 
 

@@ -1,7 +1,7 @@
 """Structures of published compressed encoders, as far as their authors' own files or papers give them exactly.
 
 Facts only: sizes, layers, heads. There are no weights here: a structure is timed and counted with random ones
-(`timing.py --peers`). What is not known exactly is not here, nothing is guessed.
+(`timing.py --peers`). Structures that are not known exactly are left out; nothing is guessed.
 """
 
 from dataclasses import dataclass, replace
@@ -27,7 +27,7 @@ DIARIZEN_HEADS = {
         (1, 2, 3, 4, 7, 13, 14, 15),
     ),
 }  # fmt: skip
-"""Heads that are left, by layer, of the encoders of DiariZen's published diarizers (its `wavlm_config.py`)."""
+"""Heads that are kept, by layer, in the encoders of DiariZen's published diarizers (its `wavlm_config.py`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class PeerStructure:
     config: EncoderConfig
     spec: CompactSpec
     printed_millions: float | None = None
-    """Parameters as its authors print them, in millions; None where they print none."""
+    """Number of parameters that its authors publish, in millions; None if they publish none."""
 
 
 def peer_structure(name: str) -> PeerStructure:
@@ -65,7 +65,7 @@ def shape_of_published(name: str) -> tuple[EncoderConfig, CompactSpec]:
 
 
 def _distilhubert() -> PeerStructure:
-    """Its prediction heads are left out after distillation, and the printed size is without them."""
+    """Its prediction heads are removed after distillation, and the published size is without them."""
     return _dense("DistilHuBERT", _DISTILHUBERT, _distiller(heads=None), printed_millions=23.49)
 
 
@@ -150,9 +150,9 @@ def whole_heads(
 
     Args:
         config: the dense shape.
-        channels: of each layer of the CNN, how many stay.
-        heads: of each Transformer layer, which stay; an attention without heads is gone.
-        ffn: of each Transformer layer, how many intermediate dimensions stay.
+        channels: number of channels kept in each layer of the CNN.
+        heads: indices of the heads kept in each Transformer layer; an attention without heads is removed.
+        ffn: number of intermediate dimensions kept in each Transformer layer.
     """
     dims = tuple(range(config.head_dim))
     layers = tuple(

@@ -22,20 +22,20 @@ class StateHeads:
     """Linear maps whose outputs a model publishes among its states, or in their place (`models/state_heads.py`)."""
 
     kind: Literal["maps", "predictions"]
-    """`maps`: each layer's output goes through a linear map of its own, and what comes out is published in its place
-    (MaskHuBERT). `predictions`: behind the layers' outputs, what the last state predicts (DistilHuBERT)."""
+    """`maps`: each layer's output is replaced by a linear map of it (MaskHuBERT). `predictions`: predictions from the
+    last state follow the layers' outputs (DistilHuBERT)."""
 
     dim: int
-    """Width of what they make."""
+    """Width of their outputs."""
 
     number: int = 0
-    """How many predictions."""
+    """Number of predictions."""
 
     inner_dim: int = 0
     """Width of each prediction's inner layer."""
 
     def validate(self) -> None:
-        """Raise UserError where there would be nothing."""
+        """Raise UserError for sizes out of range."""
         for name in ("dim", "number", "inner_dim") if self.kind == "predictions" else ("dim",):
             if not 1 <= getattr(self, name) <= 2**16:
                 raise UserError(f"`{name}` must be from 1 to {2**16}, but is {getattr(self, name)}.")
@@ -45,13 +45,13 @@ class StateHeads:
 class StateRule:
     """Which hidden states a model publishes: those that downstream tasks and other users get.
 
-    The default is s3prl's of its own models. Training sees the same L + 1 states whatever the rule
+    The default is s3prl's rule for its own models. Training sees the same L + 1 states whatever the rule
     (`EncoderOutput.hidden_states`); `SpeechEncoder.states` makes the published ones of them.
     """
 
     first: Literal["input", "projection", "none"] = "input"
     """State 0: the first layer's input; the projection's output, before the positional convolution (DPHuBERT); or left
-    out, so that layers' outputs alone are published (STaRHuBERT)."""
+    out, so that only layers' outputs are published (STaRHuBERT)."""
 
     final_norm: bool = True
     """Whether the last state of a pre-norm model is the encoder's final LayerNorm's output; False: its input (DPHuBERT,
@@ -61,12 +61,12 @@ class StateRule:
     """What is published besides layers' outputs, or in their place; None for nothing."""
 
     def num_states(self, num_layers: int) -> int:
-        """How many are published of a model of `num_layers` layers."""
+        """Number of published states of a model with `num_layers` layers."""
         predictions = self.heads.number if self.heads is not None and self.heads.kind == "predictions" else 0
         return num_layers + (self.first != "none") + predictions
 
     def state_dim(self, embed_dim: int) -> int:
-        """Width of every published state of a model of this embed dim."""
+        """Width of every published state of a model with this `embed_dim`."""
         return self.heads.dim if self.heads is not None and self.heads.kind == "maps" else embed_dim
 
     def check(self, embed_dim: int) -> None:
@@ -106,7 +106,7 @@ class EncoderConfig:
     """Shape of a dense (unpruned) speech encoder. The defaults are WavLM Base (Chen et al. 2022)."""
 
     family: str = "wavlm"
-    """Which public model this is a configuration of, one of `FAMILIES`."""
+    """The family of public models that this configuration belongs to, one of `FAMILIES`."""
 
     conv_layers: tuple[tuple[int, int, int], ...] = ((512, 10, 5), *[(512, 3, 2)] * 4, *[(512, 2, 2)] * 2)
     """(channels, kernel, stride) of each convolution of the feature extractor; the first one's kernel and stride are
@@ -180,19 +180,19 @@ class EncoderConfig:
 
     channel_scale: bool = field(default=False, metadata=ADDED)
     """Whether the feature extractor's output is multiplied by a weight per channel, before the projection's LayerNorm
-    (what DPHuBERT's masks of the last layer's channels leave)."""
+    (from DPHuBERT's masks of the last layer's channels)."""
 
     projection_norm: bool = field(default=True, metadata=ADDED)
-    """Whether a LayerNorm stands between feature extractor and projection (DistilHuBERT has none)."""
+    """Whether there is a LayerNorm between feature extractor and projection (DistilHuBERT has none)."""
 
     equal_projection: bool = field(default=False, metadata=ADDED)
-    """Whether the projection's linear map also stands where it changes no width (subnets of LightHuBERT)."""
+    """Whether there is a projection even if it does not change the width (subnets of LightHuBERT)."""
 
     states: StateRule = field(default=StateRule(), metadata=ADDED)
     """Which hidden states the model publishes."""
 
     front_end: Literal["waveform", "log_mel"] = field(default="waveform", metadata=ADDED)
-    """What the convolutions read: the samples; or their log-mel spectrum, `mel_bins` channels and a frame each 10 ms,
+    """What the convolutions read: the samples; or their log-mel spectrum, `mel_bins` channels and a frame every 10 ms,
     where each convolution is padded by half its kernel (`models/log_mel.py`; Whisper)."""
 
     mel_bins: int = field(default=80, metadata=ADDED)
@@ -203,13 +203,13 @@ class EncoderConfig:
     for each frame of a window (Whisper: sinusoids)."""
 
     max_frames: int | None = field(default=None, metadata=ADDED)
-    """Frames of a window, which fixed positions are for (Whisper: 1500, 30 s). Longer audio is cut into windows, each
+    """Frames in a window with fixed positions (Whisper: 1500, 30 s). Longer audio is cut into windows, each
     encoded by itself, and their states are joined. None: no limit."""
 
     window: Literal["utterance", "padded"] = field(default="utterance", metadata=ADDED)
-    """`utterance`: a window is as long as its audio, with silence right behind it: quick. `padded`: each is filled up
-    to `max_frames` with silence that is attended to, as Whisper was trained and as its decoder needs it; the states are
-    cut to the audio's own frames afterwards."""
+    """`utterance`: a window is as long as its audio, followed by silence: fast. `padded`: each window is padded to
+     `max_frames` with silence that is attended to, as in Whisper's training and as its decoder needs it; states are
+    then cut to the audio's own frames."""
 
     key_bias: bool = field(default=True, metadata=ADDED)
     """Whether the attention's key map has a bias. It changes no output: it shifts all scores of a query alike. Whisper
@@ -236,9 +236,9 @@ class EncoderConfig:
 
     @property
     def has_projection(self) -> bool:
-        """Whether a linear map stands between the feature extractor and the residual stream.
+        """Whether there is a linear map between the feature extractor and the residual stream.
 
-        It does where their widths differ, or by `equal_projection`.
+        There is if their widths differ, or by `equal_projection`.
         """
         return self.equal_projection or self.conv_layers[-1][0] != self.embed_dim
 
@@ -249,16 +249,16 @@ class EncoderConfig:
 
     @property
     def hop_samples(self) -> int:
-        """Samples from one frame to the next (of every public model 320, 20 ms)."""
+        """Samples from one frame to the next (320, 20 ms, in every public model)."""
         strides = math.prod(stride for _, _, stride in self.conv_layers)
         return strides * MEL_HOP if self.front_end == "log_mel" else strides
 
     @property
     def frame_samples(self) -> int:
-        """Samples from which on there is a frame.
+        """The smallest number of samples that gives a frame.
 
-        Of a waveform's convolutions their receptive field (of every public model 400, 25 ms); of a log-mel spectrum the
-        hop, since what lies around is padded.
+        With convolutions over the waveform, their receptive field (400, 25 ms, in every public model); with a log-mel
+        spectrum, the hop, since the samples around it are padding.
         """
         if self.front_end == "log_mel":
             return MEL_HOP
@@ -269,10 +269,10 @@ class EncoderConfig:
 
     @property
     def silent_frames(self) -> int:
-        """Frames of the log-mel spectrum that are computed of the silence behind a window that is not padded.
+        """Frames of the log-mel spectrum that are computed from the silence after a window that is not padded.
 
-        The last of the encoder's frames hears some of them; and up to the third, one may still hear the last samples,
-        and be the loudest.
+        The last frame of the encoder depends on some of them; each of the first three may still contain the last
+        samples, and be the loudest.
         """
         stride, reach = 1, 0
         for _, kernel, step in self.conv_layers:
@@ -291,7 +291,7 @@ class EncoderConfig:
     def conv_lengths(self, num_samples: Tensor) -> list[Tensor]: ...
 
     def conv_lengths(self, num_samples: int | Tensor) -> list[int] | list[Tensor]:
-        """Steps that come out of each convolution; at most 0 where there are too few samples (integers)."""
+        """Output steps of each convolution (integers); 0 or less if there are too few samples."""
         mel = self.front_end == "log_mel"
         length: Any = num_samples // MEL_HOP if mel else num_samples
         lengths: list[Any] = []
@@ -308,7 +308,7 @@ class EncoderConfig:
     def num_frames(self, num_samples: Tensor) -> Tensor: ...
 
     def num_frames(self, num_samples: int | Tensor) -> int | Tensor:
-        """Frames that the feature extractor makes of `num_samples` samples (integers); 0 where there are too few."""
+        """Frames of the feature extractor for `num_samples` samples (integers); 0 if there are too few."""
         last = self.conv_lengths(num_samples)[-1]
         return last.clamp(min=0) if isinstance(last, Tensor) else max(0, last)
 
@@ -321,7 +321,7 @@ class EncoderConfig:
     def window_lengths(self, num_samples: int) -> list[int]:
         """Samples that are computed in each window for audio of `num_samples` samples, silence included.
 
-        One window, the audio itself, where there is no limit, or where it fits one that is not padded.
+        One window, the audio itself, if there is no limit, or if it fits into one that is not padded.
         """
         size = self.window_samples
         if size is None or (self.window == "utterance" and num_samples <= size):
@@ -335,7 +335,7 @@ class EncoderConfig:
         return -(-num_frames // self.time_reduction.factor)
 
     def validate(self) -> None:
-        """Raise UserError where a field, or two together, make no encoder."""
+        """Raise UserError if a field, or a combination of fields, is invalid."""
         sizes = (
             "num_layers",
             "embed_dim",
@@ -348,7 +348,7 @@ class EncoderConfig:
         for name in sizes:
             if getattr(self, name) < 1:
                 raise UserError(f"`{name}` must be at least 1, but is {getattr(self, name)}.")
-        for name in sizes:  # a file's configuration is not to be trusted with the machine's memory
+        for name in sizes:  # a configuration from a file must not exhaust the machine's memory
             most = 1000 if name in ("num_layers", "num_heads") else 2**20
             if getattr(self, name) > most:
                 raise UserError(f"`{name}` must be at most {most}, but is {getattr(self, name)}.")
@@ -390,7 +390,7 @@ class EncoderConfig:
             )
 
     def _check_front_end(self) -> None:
-        """A log-mel spectrum, no norm, fixed positions and windows come together: what else they could mean is open."""
+        """A log-mel spectrum, no norm, fixed positions and windows must be used together."""
         together = {
             "front_end": self.front_end == "log_mel",
             "extractor_mode": self.extractor_mode == "none",
@@ -423,14 +423,14 @@ class EncoderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadSpec:
-    """One surviving attention head: which of its original dimensions stay (0..K-1, ascending)."""
+    """One surviving attention head: which of its original dimensions are kept (0..K-1, ascending)."""
 
     index: int
     """Position of the head in the dense layer, 0..H-1."""
     qk: tuple[int, ...]
-    """Query/key dimensions that stay. May be empty: the head then attends by position bias alone."""
+    """Query/key dimensions that are kept. May be empty: the head then attends by position bias only."""
     vo: tuple[int, ...]
-    """Value/output dimensions that stay."""
+    """Value/output dimensions that are kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -446,32 +446,32 @@ class Ranks:
 
 
 ATTENTION_MAPS, FEED_FORWARD_MAPS = ("q_proj", "k_proj", "v_proj", "out_proj"), ("fc1", "fc2")
-"""The linear maps whose weights are prunable, by sublayer. All lie between D and some of the layer's own dimensions."""
+"""The linear maps whose weights are prunable, by sublayer. Each maps between D and dimensions of the layer."""
 
 
 def kept_ranks(ranks: Ranks, *, attention: bool, feed_forward: bool) -> Ranks:
-    """Those of the sublayers that stay."""
+    """The ranks of the sublayers that are kept."""
     kept = ATTENTION_MAPS * attention + FEED_FORWARD_MAPS * feed_forward
     return Ranks(**{name: getattr(ranks, name) for name in kept})
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerSpec:
-    """One Transformer layer: which sublayers, heads and intermediate dimensions stay."""
+    """One Transformer layer: which sublayers, heads and intermediate dimensions are kept."""
 
     attention: bool
-    """Whether the attention sublayer stays. True without heads leaves its output bias alone."""
+    """Whether the attention sublayer is kept. True without heads keeps only its output bias."""
     heads: tuple[HeadSpec, ...]
     feed_forward: bool
-    """Whether the feed-forward sublayer stays. True without dimensions leaves its output bias alone."""
+    """Whether the feed-forward sublayer is kept. True without dimensions keeps only its output bias."""
     ffn: tuple[int, ...]
-    """Intermediate dimensions that stay (0..F-1, ascending)."""
+    """Intermediate dimensions that are kept (0..F-1, ascending)."""
     ranks: Ranks = Ranks()
-    """Of the living sublayers' linear maps."""
+    """Ranks of the kept sublayers' linear maps."""
 
     @property
     def mask_sizes(self) -> dict[str, int]:
-        """How many masks of each kind (Wang et al. 2023, eq. 3; `head` for the ablation) fit this layer."""
+        """Number of masks of each kind (Wang et al. 2023, eq. 3; `head` for the ablation) in this layer."""
         return {
             "mha": int(self.attention),
             "qk": sum(len(head.qk) for head in self.heads),
@@ -484,16 +484,16 @@ class LayerSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class CompactSpec:
-    """The structure that stays of an encoder, by original index; one entry per layer."""
+    """The structure of a pruned encoder, by original index; one entry per layer."""
 
     layers: tuple[LayerSpec, ...]
     channels: tuple[tuple[int, ...], ...] | None = None
-    """Channels of each layer of the feature extractor that stay (ascending, at least one); None where the CNN is not
-    pruned, as in the paper: it is whole then, and not counted in the sparsity (`sparsity/counts.py`)."""
+    """Kept channels of each layer of the feature extractor (ascending, at least one); None if the CNN is not pruned, as
+    in the paper: it is then whole, and not counted in the sparsity (`sparsity/counts.py`)."""
 
     @classmethod
     def dense(cls, config: EncoderConfig) -> "CompactSpec":
-        """Everything stays, and the CNN is not pruned."""
+        """Everything is kept, and the CNN is not pruned."""
         dims = tuple(range(config.head_dim))
         layer = LayerSpec(
             attention=True,
@@ -509,19 +509,19 @@ class CompactSpec:
         return any(layer.heads for layer in self.layers)
 
     def channels_of(self, config: EncoderConfig) -> tuple[tuple[int, ...], ...]:
-        """Channels of each layer of the feature extractor that stay, also where the CNN is not pruned."""
+        """Kept channels of each layer of the feature extractor, also if the CNN is not pruned."""
         return self.channels or tuple(tuple(range(channels)) for channels, _, _ in config.conv_layers)
 
     def conv_mask_sizes(self, config: EncoderConfig) -> tuple[int, ...]:
-        """How many masks `z_conv` fit each layer of the feature extractor: its channels.
+        """Number of masks `z_conv` of each layer of the feature extractor: its channels.
 
-        0 for a last layer without a projection behind it, whose channels are the residual stream's.
+        0 for the last layer if no projection follows it, since its channels are those of the residual stream.
         """
         sizes = [len(channels) for channels in self.channels_of(config)]
         return (*sizes[:-1], sizes[-1] if config.has_projection else 0)
 
     def check(self, config: EncoderConfig) -> None:
-        """Raise UserError unless every index exists in `config`, is ascending and belongs to a living sublayer."""
+        """Raise UserError unless every index exists in `config`, is ascending and belongs to a kept sublayer."""
         if len(self.layers) != config.num_layers:
             raise UserError(f"the spec has {len(self.layers)} layers, but the encoder has {config.num_layers}.")
         for i, layer in enumerate(self.layers):
@@ -557,13 +557,13 @@ class CompactSpec:
             )
 
     def to_dict(self) -> dict:
-        """Plain lists and dicts, for JSON. `config.from_dict(CompactSpec, ...)` is the way back."""
+        """Plain lists and dicts, for JSON. `config.from_dict(CompactSpec, ...)` is the inverse."""
         data = asdict(self)
         for layer, plain in zip(self.layers, data["layers"], strict=True):
             if layer.ranks == Ranks():
-                del plain["ranks"]  # as exports were before factors
+                del plain["ranks"]  # as in exports from before factorised layers
         if self.channels is None:
-            del data["channels"]  # as exports were before the CNN could be pruned
+            del data["channels"]  # as in exports from before CNNs could be pruned
         return data
 
 

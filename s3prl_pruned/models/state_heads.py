@@ -1,6 +1,6 @@
-"""Linear maps on hidden states whose outputs a model publishes: what some distilled students end in.
+"""Linear maps on hidden states, whose outputs some distilled students publish.
 
-Shapes: the legend of `models/components.py`. They serve inference and fine-tuning; pruning leaves them as they are.
+Shapes: see `models/components.py`. They serve inference and fine-tuning; pruning leaves them as they are.
 """
 
 import torch
@@ -29,7 +29,7 @@ class LayerMaps(nn.Module):
 
 
 class Predictions(nn.Module):
-    """Predictions of a teacher's layers, made of the last state (DistilHuBERT, Chang et al. 2022, section 3).
+    """Predictions of a teacher's layers from the last state (DistilHuBERT, Chang et al. 2022, section 3).
 
     One linear map to an inner vector per prediction, GELU, and a linear map of each.
     """
@@ -43,7 +43,7 @@ class Predictions(nn.Module):
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Draw its own weights anew, as `nn.Linear` does."""
+        """Draw new initial weights, as `nn.Linear` does."""
         bound = self.weight.shape[1] ** -0.5
         self.weight.uniform_(-bound, bound)
         self.bias.uniform_(-bound, bound)
@@ -53,14 +53,14 @@ class Predictions(nn.Module):
 
         Args:
             layers: L outputs (B, T, D).
-            last: the encoder's output (B, T, D), normed where norms come first.
+            last: the encoder's output (B, T, D), normalised in a pre-norm encoder.
         """
         inner = F.gelu(self.inner(last)).unflatten(-1, (len(self.weight), -1))  # (B, T, n, inner)
         return [*layers, *(inner[..., k, :] @ self.weight[k] + self.bias[k] for k in range(len(self.weight)))]
 
 
 def state_heads(config: EncoderConfig) -> LayerMaps | Predictions | None:
-    """The heads that `config.states` asks for."""
+    """The heads that `config.states` asks for; None for none."""
     heads = config.states.heads
     if heads is None:
         return None

@@ -1,4 +1,4 @@
-"""Long audio in windows of a fixed size, each an utterance of its own, and their results joined again."""
+"""Split long audio into windows of a fixed size, each encoded by itself, and join the results."""
 
 import torch
 import torch.nn.functional as F
@@ -8,9 +8,9 @@ from s3prl_pruned.models.components import exporting
 
 
 def cut(x: Tensor, size: int) -> Tensor:
-    """(B, N, ...) -> (B x windows, size, ...), zeros (False) behind the end.
+    """(B, N, ...) -> (B x windows, size, ...), zeros (False) after the end.
 
-    An exporter's graph has one window: of longer audio it fails where positions are added.
+    An exported graph has one window: with longer audio it fails where positions are added.
     """
     if exporting():
         return _lengthened(x, torch.sym_max(size - x.shape[1], 0))

@@ -1,4 +1,4 @@
-"""The rounds: how much is gone after each, that several techniques meet one rate, that the export is the student."""
+"""Pruning rounds: how much each removes, that several techniques meet one rate, that the export is the student."""
 
 import pytest
 import torch
@@ -56,7 +56,7 @@ def test_every_round_removes_its_share_and_the_last_meets_the_rate(techniques, r
 
 @pytest.mark.parametrize("techniques", ["heads rows", "low_rank heads rows", "heads rows magnitude", "layers rows"])
 def test_the_export_computes_what_the_masked_student_does(techniques):
-    """In float64, and is of the counted size."""
+    """In float64; and it has the counted size."""
     made, compressor = plan(techniques, 0.6 if "magnitude" not in techniques else 0.8, rounds=2)
     for number in range(2):
         compressor.prune(number, random_scores(made))
@@ -89,7 +89,7 @@ def test_shares_divide_what_is_removed():
         )
         return heads / (4 * 4), rows / (4 * 96)
 
-    heads, rows = of()  # by reach: heads 3/4 x 1/2, rows 1/2 of the weights
+    heads, rows = of()  # by the most that each can remove: heads 3/4 x 1/2, rows 1/2 of the weights
     assert heads / 0.75 == pytest.approx(rows, abs=0.1)
     heads, rows = of(shares=(1, 3))
     assert heads == pytest.approx(0.2, abs=0.07) and rows == pytest.approx(0.6, abs=0.05)

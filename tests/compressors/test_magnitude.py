@@ -1,4 +1,4 @@
-"""Unstructured pruning: which weights go, that they stay zero, and that a checkpoint holds what is computed."""
+"""Unstructured pruning: which weights are pruned, that they stay zero, and that checkpoints hold the masked weights."""
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ def weights(encoder):
     return {path: state[f"{path}.weight"].detach().clone().numpy() for path in prunable_linears(encoder)}
 
 
-def test_the_smallest_weights_of_all_layers_go():
+def test_the_smallest_weights_of_all_layers_are_pruned():
     """Against numpy's sort of all of them together."""
     encoder = random_encoder(CONFIG, seed=0)
     before = weights(encoder)
@@ -38,7 +38,7 @@ def test_the_smallest_weights_of_all_layers_go():
     assert sum(np.count_nonzero(w) for w in after.values()) == ALL // 5
 
 
-def test_biases_norms_and_the_cnn_are_left_alone():
+def test_biases_norms_and_the_cnn_are_not_pruned():
     encoder = random_encoder(CONFIG, seed=0)
     before = {name: p.clone() for name, p in encoder.state_dict().items()}
     prune_weights(encoder, ALL // 10)
@@ -48,7 +48,7 @@ def test_biases_norms_and_the_cnn_are_left_alone():
 
 
 def test_training_between_rounds_changes_no_pruned_weight_and_keeps_the_parameters():
-    """The optimiser was made before the first round; what is pruned stays so although it has momentum and decay."""
+    """The optimiser is made before the first round; pruned weights stay zero despite momentum and weight decay."""
     encoder = random_encoder(CONFIG, seed=0)
     objects = {id(p) for p in encoder.parameters()}
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=1e-2, weight_decay=0.1)
@@ -70,7 +70,7 @@ def test_training_between_rounds_changes_no_pruned_weight_and_keeps_the_paramete
     )
 
 
-def test_masks_and_plain_weights_restore_what_is_computed_and_trained(relative_differences):
+def test_masks_and_plain_weights_restore_outputs_and_training(relative_differences):
     encoder = random_encoder(CONFIG, seed=0)
     prune_weights(encoder, ALL // 2)
     again = random_encoder(CONFIG, seed=1)
@@ -91,7 +91,7 @@ def test_masks_and_plain_weights_restore_what_is_computed_and_trained(relative_d
             torch.testing.assert_close(theirs[name].grad, p.grad, rtol=0, atol=1e-5 * largest + 1e-4, msg=name)
 
 
-def test_weights_of_pruned_heads_and_rows_go_first():
+def test_weights_of_pruned_heads_and_rows_are_pruned_first():
     encoder = random_encoder(CONFIG, seed=0)
     masks = {
         (1, "z_head"): torch.tensor([1.0, 0.0, 1.0, 1.0]),
@@ -107,7 +107,7 @@ def test_weights_of_pruned_heads_and_rows_go_first():
     assert found["layers.0.attention.q_proj"].all()
 
 
-def test_a_zero_by_chance_is_not_pruning():
+def test_zeros_by_chance_do_not_count_as_pruned():
     encoder = random_encoder(tiny_base(ffn_dim=2000), seed=0)
     total = prunable_weights(encoder.config, encoder.spec)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What is done before training: low-rank factors, fewer layers, and whether a rate can be reached at all."""
+"""Before training: low-rank factors, fewer layers, and whether a rate can be reached at all."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -37,7 +37,7 @@ def plan(techniques, rate, encoder=None, **more):
 
 
 def test_factors_are_the_nearest_maps_of_their_rank():
-    """Eckart and Young: what is off is the norm of the singular values left out, by numpy's."""
+    """Eckart and Young: the error is the norm of the omitted singular values, as numpy has them."""
     import numpy as np
 
     encoder = random_encoder(CONFIG, seed=0)
@@ -97,7 +97,7 @@ def test_a_given_energy_sets_the_rate():
 
 
 @pytest.mark.parametrize("config", [CONFIG, tiny_large(num_layers=4)], ids=["base", "large"])
-def test_the_first_layers_compute_what_they_did_and_all_states_come_out(config, relative_differences):
+def test_the_first_layers_compute_the_same_and_all_states_are_returned(config, relative_differences):
     encoder = random_encoder(config, seed=0)
     small = shallow(encoder, 2)
     wavs = torch.randn(2, 2000)
@@ -117,8 +117,8 @@ def test_the_first_layers_compute_what_they_did_and_all_states_come_out(config, 
 
 
 @pytest.mark.parametrize("technique, most", [("heads", 11 / 12 / 3), ("rows", 2 / 3), ("layers", 11 / 12)])
-def test_how_far_the_techniques_reach_in_wavlm_base(technique, most):
-    """30.6 % with one head left in each layer, 66.7 % by rows."""
+def test_the_highest_rates_of_the_techniques_on_wavlm_base(technique, most):
+    """30.6 % by heads with one left in each layer, 66.7 % by rows."""
     config = wavlm_base()
     encoder = SimpleNamespace(config=config, spec=CompactSpec.dense(config))
     assert _reach(technique, encoder, None) / 84_934_656 == pytest.approx(most)
@@ -157,7 +157,7 @@ def test_a_rate_out_of_reach_is_refused_with_the_range(techniques, rate, message
         ({"techniques": ["heads", "rows"], "shares": [1]}, "`shares` must be a positive number for each"),
         ({"techniques": ["heads"], "rounds": 0}, "`rounds` must be at least 1"),
         ({"techniques": ["heads"], "last_round": 1.0}, r"`last_round` must be in \[0, 1\)"),
-        ({"techniques": ["heads"], "energy": 0.9}, "`energy` is of"),
+        ({"techniques": ["heads"], "energy": 0.9}, "`energy` needs"),
     ],
 )
 def test_wrong_settings_are_refused(settings, message):
@@ -165,7 +165,7 @@ def test_wrong_settings_are_refused(settings, message):
         from_dict(CompressConfig, settings, "config_model.yaml")
 
 
-def test_an_already_pruned_encoder_goes_on_or_says_why_not():
+def test_an_already_pruned_encoder_is_pruned_further_or_refused():
     pruned = random_encoder(CONFIG, seed=0, spec=random_spec(CONFIG, seed=2))
     has = realised_sparsity(CONFIG, pruned.spec)
     assert 0.2 < has < 0.7

@@ -1,4 +1,4 @@
-"""Which heads and rows go: by which scores, how many, and which stay whatever their scores."""
+"""Which heads and rows are pruned: their scores, how many, and which are kept whatever their scores."""
 
 from dataclasses import replace
 from functools import partial
@@ -19,7 +19,7 @@ from tests.models.test_low_rank import factored
 CONFIG = tiny_base()  # 3 layers, 4 heads of 6 dims, FFN 20
 
 
-def test_the_weakest_of_all_layers_go_but_never_a_layers_last():
+def test_the_weakest_of_all_layers_are_pruned_but_never_a_layers_last():
     scores = [torch.tensor([0.1, 0.2]), torch.tensor([0.3, 0.4]), torch.tensor([5.0, 6.0])]
     costs = [[10, 10]] * 3
     alive = weakest(scores, costs, 20, even=False, keep=1)
@@ -28,7 +28,7 @@ def test_the_weakest_of_all_layers_go_but_never_a_layers_last():
     assert [mask.tolist() for mask in alive] == [[False, True]] * 3
 
 
-def test_as_many_go_from_each_layer_where_that_is_asked_for():
+def test_equally_many_are_pruned_in_each_layer_if_asked_for():
     scores = [torch.tensor([0.1, 0.2, 0.3]), torch.tensor([7.0, 9.0, 8.0])]
     alive = weakest(scores, [[10, 10, 10]] * 2, 30, even=True, keep=0)
     assert [mask.tolist() for mask in alive] == [[False, False, True], [False, True, True]]
@@ -36,7 +36,7 @@ def test_as_many_go_from_each_layer_where_that_is_asked_for():
 
 
 @pytest.mark.parametrize("even", [True, False])
-def test_what_is_gone_stays_gone_and_the_nearest_number_goes(even):
+def test_pruned_units_stay_pruned_and_the_nearest_number_of_weights_is_removed(even):
     generator = torch.Generator().manual_seed(0)
     costs, alive = [[10] * 6] * 4, [torch.ones(6, dtype=torch.bool)] * 4
     for wanted in (0, 14, 16, 55, 120, 190):
@@ -52,7 +52,7 @@ def test_what_is_gone_stays_gone_and_the_nearest_number_goes(even):
     [CompactSpec.dense(CONFIG), random_spec(CONFIG, seed=3), factored(CONFIG)],
     ids=["dense", "ragged", "factors"],
 )
-def test_costs_are_what_the_count_loses_when_a_unit_goes(spec):
+def test_costs_are_the_weights_that_removing_a_unit_saves(spec):
     """Measured on the structure without it."""
     for number, layer in enumerate(spec.layers):
 
@@ -67,7 +67,7 @@ def test_costs_are_what_the_count_loses_when_a_unit_goes(spec):
 
 
 @pytest.mark.parametrize("spec", [None, random_spec(CONFIG, seed=5)], ids=["dense", "ragged"])
-def test_l1_scores_are_written_out_sums(spec):
+def test_l1_scores_are_sums_written_out(spec):
     encoder = random_encoder(CONFIG, seed=0, spec=spec).requires_grad_(False)
     for layer, scores in zip(encoder.layers, l1_scores(encoder), strict=True):
         if layer.attention is None:
@@ -84,13 +84,13 @@ def test_l1_scores_are_written_out_sums(spec):
 
 
 @pytest.mark.parametrize("spec", [None, factored(CONFIG)], ids=["dense", "factors"])
-def test_row_scores_are_written_out_sums(spec):
+def test_row_scores_are_sums_written_out(spec):
     encoder = random_encoder(CONFIG, seed=1, spec=spec).requires_grad_(False)
     scores = row_scores(encoder)
     unit = torch.eye(CONFIG.embed_dim)
     for layer, of_layer in zip(encoder.layers, scores, strict=True):
         fc1, fc2 = layer.feed_forward.fc1, layer.feed_forward.fc2
-        with torch.no_grad():  # the maps' columns are what they make of unit vectors
+        with torch.no_grad():  # the columns of a map are its outputs for unit vectors
             rows = (fc1(unit) - fc1(torch.zeros(1, CONFIG.embed_dim))).T
             columns = fc2(torch.eye(20)) - fc2(torch.zeros(1, 20))
         for i in (0, 7, 19):
@@ -100,7 +100,7 @@ def test_row_scores_are_written_out_sums(spec):
 
 @pytest.mark.parametrize("spec", [None, random_spec(CONFIG, seed=8)], ids=["dense", "ragged"])
 def test_importance_of_one_frame_is_the_gradient_of_the_heads_mask(spec):
-    """Over one frame the sum of |gradient x context| is |dL/dz_head|, which autograd gives by another way."""
+    """Over one frame the sum of |gradient x context| is |dL/dz_head|, which autograd computes in another way."""
     encoder = random_encoder(CONFIG, seed=2, spec=spec)
     wavs = torch.randn(1, 130, generator=torch.Generator().manual_seed(0))  # one frame
 
@@ -124,7 +124,7 @@ def test_importance_of_one_frame_is_the_gradient_of_the_heads_mask(spec):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_importance_is_summed_in_single_precision(dtype):
-    """200,000 frames of about one each: more than fp16 can hold, and than bfloat16 can count."""
+    """200,000 frames of about 1 each: a sum too large for fp16, and too fine for bfloat16."""
     encoder = random_encoder(CONFIG, seed=2)
     attention = encoder.layers[0].attention
     context = torch.ones(1, 200_000, sum(attention.vo_heads.sizes), dtype=dtype, requires_grad=True)
@@ -135,7 +135,7 @@ def test_importance_is_summed_in_single_precision(dtype):
 
 
 def test_importance_is_summed_over_frames_by_absolute_value():
-    """More than the mask's gradient, in which frames cancel; and the same under recomputed activations."""
+    """More than the mask's gradient, in which frames cancel; and the same with activation checkpointing."""
     encoder = random_encoder(CONFIG, seed=2).train()
     wavs = torch.randn(2, 2000, generator=torch.Generator().manual_seed(1))
 

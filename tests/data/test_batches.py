@@ -1,4 +1,4 @@
-"""A batch depends on the seed and its number alone; an epoch is every utterance once."""
+"""A batch depends only on the seed and its index; an epoch holds every utterance once."""
 
 import logging
 from dataclasses import replace
@@ -36,7 +36,7 @@ def imagined(lengths):
     return [Utterance(str(i), Path(f"{i}.flac"), length) for i, length in enumerate(lengths)]
 
 
-def test_a_batch_is_a_pure_function_of_seed_and_number(corpus):
+def test_a_batch_is_a_pure_function_of_seed_and_index(corpus):
     forward, jumping = batches(corpus), batches(corpus)
     run = {index: forward.batch(index) for index in range(10)}
     for index in (9, 0, 5, 5, 3):
@@ -96,7 +96,7 @@ def test_all_are_cropped_to_the_shortest_and_never_padded(corpus):
 
 
 @pytest.mark.parametrize("crop_lengths", [1, 3, 16])
-def test_batches_have_few_lengths_where_that_is_asked_for_and_lose_less_than_a_step(corpus, crop_lengths):
+def test_batches_have_only_the_allowed_lengths_and_lose_at_most_a_step(corpus, crop_lengths):
     exact, made = batches(corpus), batches(corpus, crop_lengths=crop_lengths)
     allowed = [24_000 * step // crop_lengths for step in range(1, crop_lengths + 1)]
     for index in range(2 * len(made)):
@@ -108,7 +108,7 @@ def test_batches_have_few_lengths_where_that_is_asked_for_and_lose_less_than_a_s
 
 
 @pytest.mark.parametrize("crop_lengths", [3, 7, 66])
-def test_an_utterance_that_fills_a_length_keeps_it(corpus, crop_lengths):
+def test_an_utterance_of_an_allowed_length_is_not_cropped(corpus, crop_lengths):
     made = batches(corpus, crop_lengths=crop_lengths)
     for step in range(1, crop_lengths + 1):
         length = made.max_samples * step // crop_lengths
@@ -144,7 +144,7 @@ def test_short_utterances_are_left_out_and_counted(corpus, caplog):
 
 @pytest.mark.parametrize("options", [{"batch_size": 5}, {"max_batch_seconds": 9.0}])
 @pytest.mark.parametrize("normalize", [False, True])
-def test_the_parts_that_processes_take_are_the_batch(corpus, options, normalize, monkeypatch):
+def test_the_parts_of_all_processes_add_up_to_the_batch(corpus, options, normalize, monkeypatch):
     monkeypatch.setattr("s3prl_pruned.data.batches.BUCKETS", 2)
     made = batches(corpus, normalize=normalize, **options)
     for number in range(2 * len(made)):
@@ -157,7 +157,7 @@ def test_the_parts_that_processes_take_are_the_batch(corpus, options, normalize,
     assert 1 < made.smallest == min(len(made.members(number)) for number in range(len(made)))
 
 
-def test_a_list_that_promises_more_than_there_is_crops_to_what_there_is(corpus):
+def test_crops_fit_a_file_that_is_a_little_shorter_than_listed(corpus):
     wrong = [replace(utterance, num_samples=utterance.num_samples + 3000) for utterance in corpus]
     made = batches(wrong, max_seconds=10.0)
     for number in range(len(made)):
@@ -185,7 +185,7 @@ def test_an_undecodable_file_is_skipped_counted_and_named(damaged, caplog):
     assert caplog.text.count(str(path)) == 1 and "skipped in training (1 so far)" in caplog.text
 
 
-def test_a_part_of_which_nothing_can_be_decoded_takes_another_of_the_batch(damaged):
+def test_a_part_without_a_decodable_file_takes_another_of_the_batch(damaged):
     corpus, path = damaged
     made = batches(corpus, max_bad_fraction=0.1)
     (number,) = (n for n in range(len(made)) if path in [utterance.path for utterance in made.members(n)])
@@ -201,7 +201,7 @@ def test_too_many_undecodable_files_stop_the_run(damaged):
             made.batch(index)
 
 
-def test_a_batch_of_nothing_is_an_error(damaged):
+def test_a_batch_without_a_decodable_file_is_an_error(damaged):
     corpus, path = damaged
     made = batches([utt for utt in corpus if utt.path == path], max_bad_fraction=1.0)
     with pytest.raises(UserError, match="none of the files of one batch can be decoded: train-clean"):
@@ -218,7 +218,7 @@ def test_a_batch_whose_files_are_lost_is_replaced_by_the_next(damaged):
 
 
 @pytest.mark.parametrize("change", ["gone", "shorter"])
-def test_a_file_that_changes_under_a_run_is_skipped_counted_and_named(tmp_path, caplog, change):
+def test_a_file_that_changes_during_a_run_is_skipped_counted_and_named(tmp_path, caplog, change):
     paths = write_synthetic_corpus(tmp_path, lengths=[40_000] * 12)
     made = batches(scan_corpus(tmp_path), max_bad_fraction=0.1, max_seconds=2.0)
     if change == "gone":
@@ -231,7 +231,7 @@ def test_a_file_that_changes_under_a_run_is_skipped_counted_and_named(tmp_path, 
     assert f"{paths[5]}: {reason}" in caplog.text and "skipped in training (1 so far)" in caplog.text
 
 
-def test_a_data_loader_reads_the_same_batches_ahead(corpus):
+def test_a_data_loader_prefetches_the_same_batches(corpus):
     made = batches(corpus)
     loader = torch.utils.data.DataLoader(made, batch_size=None, sampler=range(3, 6), num_workers=1)
     for index, (wavs, _) in zip(range(3, 6), loader):
@@ -270,7 +270,7 @@ def test_the_largest_batch_is_found_among_those_of_all_epochs(bound):
     assert len(set(sizes)) > 10, "there is a choice"
 
 
-def test_a_batch_in_parts_is_the_batch():
+def test_the_parts_of_a_batch_add_up_to_it():
     wavs, lengths = torch.arange(7 * 16_000).view(7, 16_000), torch.arange(7)
     for seconds, sizes in ((None, [7]), (7.0, [7]), (6.9, [4, 3]), (2.5, [2, 2, 2, 1]), (0.5, [1] * 7)):
         parts = in_parts((wavs, lengths), seconds)

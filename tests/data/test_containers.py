@@ -16,7 +16,7 @@ from s3prl_pruned.data.waveforms import num_samples, read_waveform
 RATE, LENGTH = 16_000, 32_000
 PCM = (np.random.default_rng(0).standard_normal(LENGTH) * 3000).astype(np.int16)
 TRUTH = PCM.astype(np.float32) / 2**15
-NO_LENGTH = {  # size of the whole, size of the samples
+NO_LENGTH = {  # size of the file, size of the samples
     "nothing": (0, 0),
     "ones": (0xFFFFFFFF, 0xFFFFFFFF),
     "SoX": (0x7FFFF024, 0x7FFFF000),
@@ -110,7 +110,7 @@ WHOLE = {
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_every_sample_is_read_whatever_the_writer_left_of_the_length(tmp_path, name):
+def test_every_sample_is_read_whatever_length_the_header_gives(tmp_path, name):
     path = save(tmp_path / name, WHOLE[name])
     assert num_samples(path) == LENGTH
     np.testing.assert_array_equal(read_waveform(path).numpy(), TRUTH)
@@ -154,8 +154,8 @@ def test_a_nist_file_without_a_count_is_read_to_its_end(tmp_path):
 
 @pytest.mark.parametrize("codec", ["VORBIS", "OPUS"])
 @pytest.mark.parametrize("by", [read_waveform, num_samples])
-def test_streams_one_after_the_other_in_an_ogg_are_refused(tmp_path, codec, by):
-    """As of two recordings that were put together by `cat`: libsndfile reads the first and says nothing."""
+def test_an_ogg_file_of_several_streams_is_refused(tmp_path, codec, by):
+    """Such as two recordings joined by `cat`: libsndfile reads only the first, without an error."""
     first, second = (written("OGG", samples, subtype=codec) for samples in (PCM, PCM[:20_000]))
     assert num_samples(save(tmp_path / "one.ogg", first)) == LENGTH
     for data in (first + second, first + first):
@@ -165,7 +165,7 @@ def test_streams_one_after_the_other_in_an_ogg_are_refused(tmp_path, codec, by):
 @pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
 @pytest.mark.parametrize("rate", [16_000, 44_100])
 def test_an_mp3_without_a_header_frame_is_read_to_its_end(tmp_path, mode, rate):
-    """Of a loud end that follows a soft beginning, the first frame's bit rate tells a quarter."""
+    """With a soft beginning and a loud end, the first frame's bit rate suggests a quarter of the length."""
     samples = np.concatenate(
         [synthetic_tone(2 * rate, frequency=300, rate=rate) / 10, synthetic_noise(2 * rate, seed=0)]
     )
@@ -173,12 +173,12 @@ def test_an_mp3_without_a_header_frame_is_read_to_its_end(tmp_path, mode, rate):
     soundfile.write(whole, samples, rate, format="MP3", bitrate_mode=mode, compression_level=0.5)
     data = whole.read_bytes()
     assert max(data.find(b"Xing"), data.find(b"Info")) > 0
-    second = data.find(data[:2], 100)  # the first frame holds the header alone
+    second = data.find(data[:2], 100)  # the first frame holds only the header
     tagged = b"ID3\x04\0\0\0\0\x02\0" + bytes(256) + data[second:]
     for bare in (save(tmp_path / "bare.mp3", data[second:]), save(tmp_path / "tagged.mp3", tagged)):
         found, expected = read_waveform(bare).numpy(), read_waveform(whole).numpy()
         assert len(found) == num_samples(bare)
-        delay = len(found) - len(expected)  # the header also says what the encoder put before and after
+        delay = len(found) - len(expected)  # the header also gives the encoder's delay and padding
         assert 0 <= delay * rate / 16_000 <= 2 * 1152 + 576
         begins = [int(np.flatnonzero(np.abs(wav) > 0.5 * np.abs(wav).max())[0]) for wav in (found, expected)]
         assert abs(begins[0] - begins[1]) <= delay
@@ -188,7 +188,7 @@ def test_an_mp3_without_a_header_frame_is_read_to_its_end(tmp_path, mode, rate):
 
 @pytest.mark.parametrize("by", [read_waveform, num_samples])
 @pytest.mark.parametrize("kind", ["flac", "mp3"])
-def test_memory_is_taken_for_what_is_there_and_not_for_what_a_header_claims(tmp_path, by, kind):
+def test_memory_is_used_for_existing_samples_and_not_for_what_a_header_claims(tmp_path, by, kind):
     path = tmp_path / f"a.{kind}"
     if kind == "flac":
         save(path, flac(2**36 - 1))
@@ -206,7 +206,7 @@ def test_memory_is_taken_for_what_is_there_and_not_for_what_a_header_claims(tmp_
         tracemalloc.stop()
 
 
-def test_a_flac_of_long_silence_is_believed_once_it_is_decoded(tmp_path):
+def test_a_flac_of_long_silence_is_trusted_once_it_is_decoded(tmp_path):
     path = save(tmp_path / "a.flac", flac(10**6, np.zeros(10**6, np.int16)))
     assert 64 * path.stat().st_size < 10**6
     assert num_samples(path) == len(read_waveform(path)) == 10**6
@@ -228,7 +228,7 @@ def test_a_piece_that_ends_a_little_after_its_file_is_filled_as_lhotse_does(tmp_
 
 
 @pytest.mark.parametrize("channels", [(1, -1), (1, -0.98), (1, -1, 0.001)])
-def test_where_channels_cancel_the_loudest_is_taken_and_the_file_is_named(tmp_path, caplog, channels):
+def test_if_channels_cancel_out_the_loudest_is_used_and_the_file_is_named(tmp_path, caplog, channels):
     samples = np.stack([factor * TRUTH for factor in channels], axis=1)
     path = tmp_path / "a.wav"
     soundfile.write(path, samples, RATE, subtype="FLOAT")
@@ -244,7 +244,7 @@ def test_other_channels_are_averaged(tmp_path, channels):
     np.testing.assert_allclose(read_waveform(tmp_path / "a.wav").numpy(), samples.mean(axis=1), atol=1e-7)
 
 
-def test_a_name_that_is_no_utf_8_is_read(tmp_path):
+def test_a_file_whose_name_is_not_utf_8_is_read(tmp_path):
     path = tmp_path / "caf\udce9.flac"
     try:
         save(path, flac(LENGTH))
@@ -253,7 +253,7 @@ def test_a_name_that_is_no_utf_8_is_read(tmp_path):
     assert num_samples(path) == len(read_waveform(path)) == LENGTH
 
 
-def test_what_is_no_file_is_refused(tmp_path):
+def test_a_path_that_is_not_a_file_is_refused(tmp_path):
     (tmp_path / "folder.wav").mkdir()
     for name in ("folder.wav", "a\0b.wav"):
         assert "no such audio file" in refused(tmp_path / name)

@@ -1,4 +1,4 @@
-"""Texts of prompts are normalised to what is spoken, and dealt to lists by families."""
+"""Prompts are normalised to what is spoken, and assigned to splits by families of texts."""
 
 import gzip
 
@@ -40,7 +40,7 @@ def test_families_hold_equal_texts_and_texts_with_five_words_in_common():
     assert text_families(texts) == [["a", "b", "c"], ["d"], ["e", "f"]]
 
 
-def test_lists_follow_seed_and_families_but_not_the_order_of_the_prompts():
+def test_splits_depend_on_seed_and_families_but_not_on_the_order_of_prompts():
     texts = {f"p{i}": f"W{i} " * (1 + i % 7) for i in range(200)} | {f"q{i}": "SAME" for i in range(3)}
     texts = {name: text.strip() for name, text in texts.items()}
     splits = assign_splits(texts, seed=0)

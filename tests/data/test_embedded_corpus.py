@@ -1,4 +1,4 @@
-"""The embedded corpus is whole, labelled truly, within its size, and its lists share no text."""
+"""The embedded corpus is complete, correctly labelled and small, and its splits share no text."""
 
 import csv
 import json
@@ -31,7 +31,7 @@ def runs_of_words(text):
 
 
 def shared_texts(one, other):
-    """Equal texts, or equal runs of five words, in two lists of texts."""
+    """Equal texts, or equal runs of five words, that two lists of texts share."""
     return set().union(*map(runs_of_words, one)) & set().union(*map(runs_of_words, other))
 
 
@@ -76,7 +76,7 @@ def test_every_labelled_file_decodes_and_every_file_has_one_entry(splits):
             assert utterance.path.parent == ROOT / split / speaker / chapter
             wav = read_waveform(utterance.path)
             assert 0.4 <= len(wav) / 16_000 <= 20.0
-            # Recorded speech at its own level: neither silence nor overdriven.
+            # Recorded speech at its original level: neither silent nor clipped.
             assert wav.abs().max() < 0.999 and wav.square().mean().sqrt() > 0.02, utterance
 
 

@@ -1,4 +1,4 @@
-"""Every file of a corpus counts once, whatever links and rights there are; headers are read once per machine."""
+"""Every file of a corpus counts once, whatever its links and permissions; headers are read once per machine."""
 
 import json
 import multiprocessing
@@ -29,7 +29,7 @@ def names(root, *folders):
     return [path.relative_to(root).as_posix() for path in files_below([root / folder for folder in folders or ("",)])]
 
 
-def test_links_upwards_and_to_each_other_end(tmp_path):
+def test_links_to_parents_and_to_each_other_make_no_loop(tmp_path):
     touch(tmp_path, "a/1.wav", "b/2.wav")
     for link, target in {
         "a/up": "..",
@@ -40,10 +40,10 @@ def test_links_upwards_and_to_each_other_end(tmp_path):
         "x.wav": "x.wav",
     }.items():
         (tmp_path / link).symlink_to(target)
-    assert names(tmp_path) == ["a/1.wav", "b/2.wav", "x.wav"]  # opening the last says what is wrong
+    assert names(tmp_path) == ["a/1.wav", "b/2.wav", "x.wav"]  # opening the last one reports the error
 
 
-def test_a_file_of_two_names_has_its_own_below_the_corpus(tmp_path):
+def test_a_file_with_several_names_is_listed_under_its_own(tmp_path):
     touch(tmp_path / "corpus", "real/deep/1.flac", "real/2.FLAC")
     (tmp_path / "corpus" / "a_link").symlink_to("real/deep")
     (tmp_path / "corpus" / "a.flac").symlink_to("real/2.FLAC")
@@ -56,7 +56,7 @@ def test_a_file_of_two_names_has_its_own_below_the_corpus(tmp_path):
     assert names(tmp_path / "corpus", "y", "a_link") == ["a_link/1.flac", "y/3.flac"], "named folders count as named"
 
 
-def test_what_file_systems_and_version_control_keep_is_passed_over(tmp_path):
+def test_copies_kept_by_file_systems_and_version_control_are_skipped(tmp_path):
     touch(
         tmp_path,
         "1.wav",
@@ -70,7 +70,7 @@ def test_what_file_systems_and_version_control_keep_is_passed_over(tmp_path):
     assert names(tmp_path) == ["1.wav"]
 
 
-def test_only_files_of_the_wanted_depth(tmp_path):
+def test_only_files_at_the_wanted_depth_are_listed(tmp_path):
     touch(tmp_path, "1/2/a.flac", "1/b.flac", "1/2/3/c.flac", "1/2/._a.flac")
     assert files_at_depth(tmp_path, 3) == [tmp_path / "1/2/a.flac"]
     assert files_at_depth(tmp_path / "nowhere", 3) == []
@@ -78,7 +78,7 @@ def test_only_files_of_the_wanted_depth(tmp_path):
 
 @pytest.fixture
 def plain_user():
-    """A folder outside root's own, and the rights of a user who is not root."""
+    """A folder outside root's own, and the permissions of a user who is not root."""
     if os.geteuid() != 0:
         pytest.skip("needs root, to become somebody else")
     folder = Path(tempfile.mkdtemp())
@@ -88,7 +88,7 @@ def plain_user():
     shutil.rmtree(folder)
 
 
-def test_what_may_not_be_read_is_named(plain_user, caplog):
+def test_a_file_that_may_not_be_read_is_named(plain_user, caplog):
     folder, become_nobody = plain_user
     paths = write_synthetic_corpus(folder, lengths=[1000] * 10)
     paths[3].chmod(0)
@@ -113,7 +113,7 @@ def test_a_folder_that_may_not_be_listed_stops_the_scan_by_name(plain_user):
 
 @pytest.fixture
 def opened(tmp_path, monkeypatch):
-    """What is kept, of any number of files; the files that were opened."""
+    """Lengths of any number of files are cached. The list of files that were opened."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(lengths, "KEPT_FROM", 1)
     found = []
@@ -148,7 +148,7 @@ def test_a_file_of_the_same_size_that_was_written_anew_is_opened_again(tmp_path,
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"a": 5}', b'{"a": [1, 2, 3, "4"]}', b"\xff"])
-def test_what_is_kept_may_be_damaged_or_impossible_to_write(tmp_path, opened, damage, monkeypatch):
+def test_the_cache_may_be_damaged_or_impossible_to_write(tmp_path, opened, damage, monkeypatch):
     write_synthetic_corpus(tmp_path / "corpus", lengths=[1000, 2000])
     expected = scan_corpus(tmp_path / "corpus")
     (kept,) = (tmp_path / "cache/s3prl_pruned/lengths").glob("*.json")
@@ -168,7 +168,7 @@ def test_headers_are_read_by_several_threads(tmp_path, monkeypatch):
     assert len(scan_corpus(tmp_path)) == 32
 
 
-def test_nothing_is_kept_of_a_small_corpus(tmp_path, monkeypatch):
+def test_lengths_of_a_small_corpus_are_not_cached(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     write_synthetic_corpus(tmp_path / "corpus", lengths=[1000])
     scan_corpus(tmp_path / "corpus")

@@ -1,4 +1,4 @@
-"""Lists and transcripts of other systems and editors; which part of a corpus a recipe's words mean."""
+"""Lists and transcripts from other systems and editors; which parts of a corpus a recipe's sets mean."""
 
 import gzip
 import json
@@ -69,7 +69,7 @@ def test_tables_of_other_programs_are_read(corpus, form):
     assert [(utt.id, utt.num_samples) for utt in open_corpus(corpus / "list.csv")] == expected
 
 
-def test_backslashes_separate_folders_unless_a_file_is_named_so(corpus):
+def test_backslashes_separate_folders_unless_a_file_name_has_them(corpus):
     text, expected = rows(corpus)
     (corpus / "list.csv").write_text(text.replace("/", "\\"))
     found = open_corpus(corpus / "list.csv")
@@ -100,7 +100,7 @@ def test_another_encoding_is_named_with_its_line(tmp_path, name):
         ("a.wav", "line 2: `length` must be a whole number of samples, but is ''"),
         (",16000", "line 2: `file_path` must name a file, but is ''"),
         ("..,16000", "line 2: `file_path` must name a file, but is '..'"),
-        ('"' + "x" * 200_000 + '",5', "line 2: is no CSV"),
+        ('"' + "x" * 200_000 + '",5', "line 2: is not a CSV"),
     ],
 )
 def test_a_malformed_row_is_named(tmp_path, row, message):
@@ -137,7 +137,7 @@ def test_a_malformed_line_is_named(tmp_path, line):
         list(open_corpus(tmp_path / "list.jsonl"))
 
 
-def test_json_may_hold_what_other_text_breaks_lines_at(tmp_path, corpus):
+def test_json_may_hold_characters_that_end_lines_in_other_text(tmp_path, corpus):
     utt = scan_corpus(corpus)[0]
     line = json.dumps({"num_samples": 16_000, "id": "a\u2028b\x85", "path": str(utt.path)}, ensure_ascii=False)
     (tmp_path / "list.jsonl").write_text(line + "\n", encoding="utf-8")
@@ -210,7 +210,7 @@ def test_what_a_recipes_sets_mean_in_a_corpus(corpus, tmp_path):
     assert sets_in(tmp_path / "shar", paper, "train") is None
 
 
-def test_the_digest_of_speech_is_of_names_lengths_and_order(corpus, tmp_path):
+def test_the_digest_covers_names_lengths_order_and_transcripts(corpus, tmp_path):
     scanned = scan_corpus(corpus)
     write_manifest(corpus / "list.jsonl", scanned)
     assert speech_digest(open_corpus(corpus / "list.jsonl")) == speech_digest(scanned)

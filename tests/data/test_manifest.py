@@ -1,4 +1,4 @@
-"""A corpus is listed whole and in one order, or refused with the reason."""
+"""A corpus is listed completely and in a fixed order, or refused with the reason."""
 
 import logging
 import os
@@ -22,7 +22,7 @@ def test_librispeech_layout_is_listed_in_order_of_id(tmp_path):
     ]
 
 
-def test_any_folder_of_any_format_will_do_and_lengths_are_those_that_are_read(tmp_path):
+def test_any_folder_and_format_is_listed_with_the_lengths_that_are_read(tmp_path):
     options = {"ogg": {"format": "OGG"}, "opus": {"format": "OGG", "subtype": "OPUS"}}
     for suffix, rate in {"flac": 44_100, "WAV": 8000, "ogg": 22_050, "opus": 16_000, "mp3": 16_000}.items():
         path = tmp_path / f"in {suffix}" / f"a.b.{suffix}"

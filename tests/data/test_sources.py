@@ -1,4 +1,4 @@
-"""Whatever lists a corpus, the same utterances come out, and what is wrong with a list is named."""
+"""Every kind of list gives the same utterances, and an error says what is wrong with a list."""
 
 import gzip
 import json
@@ -65,7 +65,7 @@ def test_the_tool_makes_a_manifest_and_refuses_to_overwrite_it(corpus, tmp_path)
     first = subprocess.run(line, capture_output=True, text=True, env=environment)
     assert first.returncode == 0 and "7 utterances, 0.00 h" in first.stdout and "7/7" in first.stderr
     second = subprocess.run(line, capture_output=True, text=True, env=environment)
-    assert second.returncode == 2 and "list.jsonl: is there already" in second.stderr
+    assert second.returncode == 2 and "list.jsonl: exists already" in second.stderr
 
 
 def test_s3prls_csvs_are_read(corpus, tmp_path):
@@ -129,7 +129,7 @@ def test_a_lhotse_shar_is_read_in_any_order(cuts, tmp_path):
     assert_equals_lhotse(open_corpus(tmp_path / "shar.jsonl"), cuts)
 
 
-def test_what_of_lhotse_is_not_supported_is_refused_by_name(cuts, tmp_path):
+def test_unsupported_features_of_lhotse_are_refused_by_name(cuts, tmp_path):
     cuts.perturb_speed(1.1).to_file(tmp_path / "fast.jsonl")
     with pytest.raises(UserError, match=r"line 1: transforms \['Speed'\] are not applied"):
         open_corpus(tmp_path / "fast.jsonl")
@@ -169,19 +169,19 @@ def test_a_manifest_of_missing_files_is_refused_and_few_missing_are_named(corpus
         )
     )
     assert len(open_corpus(tmp_path / "few.jsonl")) == 200
-    assert "1 of 200 files looked for are missing" in caplog.text and "gone-0.flac" in caplog.text
+    assert "1 of 200 files checked are missing" in caplog.text and "gone-0.flac" in caplog.text
 
 
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("", "holds no utterance"),
+        ("", "holds no utterances"),
         (
             '{"num_samples": 5, "id": "a", "path": "a"}\n{"num_samples": 5, "id"\n',
-            "line 2 is no utterance|no such file",
+            "line 2 is not an utterance|no such file",
         ),
-        ('{"num_samples": "many", "id": "a", "path": "a"}\n', "line 1 is no utterance"),
-        ("not json", "line 1: is no lhotse cut or recording"),
+        ('{"num_samples": "many", "id": "a", "path": "a"}\n', "line 1 is not an utterance"),
+        ("not json", "line 1: is not a lhotse cut or recording"),
     ],
 )
 def test_a_damaged_list_is_refused(tmp_path, text, message):

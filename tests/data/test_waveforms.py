@@ -1,4 +1,4 @@
-"""What is read is the audio that was written, at 16 kHz, or one error that names the file."""
+"""Reading gives the audio that was written, at 16 kHz, or one error that names the file."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def write(path, samples, rate=16_000, **options):
 
 
 @pytest.mark.parametrize("suffix", ["flac", "wav"])
-def test_a_lossless_file_is_read_to_its_last_bit(tmp_path, suffix):
+def test_a_lossless_file_is_read_bit_for_bit(tmp_path, suffix):
     samples = np.random.default_rng(0).integers(-(2**15), 2**15, 1000).astype(np.int16)
     wav = read_waveform(write(tmp_path / f"a.{suffix}", samples))
     assert wav.dtype == torch.float32
@@ -59,7 +59,7 @@ def test_a_sine_at_another_rate_is_the_same_sine_at_16_khz(tmp_path, rate):
     assert np.abs(wav - synthetic_tone(len(wav), frequency=441))[middle].max() > 1e-2
 
 
-def test_what_16_khz_cannot_hold_does_not_fold_back():
+def test_frequencies_above_8_khz_are_not_aliased():
     tone = synthetic_tone(44_100, frequency=11_000, rate=44_100)
     assert np.abs(resample(tone, 44_100)[400:-400]).max() < 1e-2 * np.abs(tone).max()
 
@@ -110,7 +110,7 @@ def test_an_empty_file_is_refused(tmp_path, by):
 
 
 @pytest.mark.parametrize("by", [read_waveform, num_samples])
-def test_a_file_that_is_no_audio_is_refused(tmp_path, by):
+def test_a_file_that_is_not_audio_is_refused(tmp_path, by):
     (tmp_path / "a.flac").write_text("this is not audio")
     assert "cannot be decoded" in refused(tmp_path / "a.flac", by=by)
     assert "no such audio file" in refused(tmp_path / "b.flac", by=by)
@@ -142,7 +142,7 @@ def crop(wav, max_samples, generator):
     return wav[start : start + max_samples]
 
 
-def test_a_crop_is_a_stretch_of_the_utterance_and_any_stretch_can_come():
+def test_a_crop_is_part_of_the_utterance_and_every_part_can_be_drawn():
     wav = torch.arange(10.0)
     generator = torch.Generator().manual_seed(0)
     crops = [crop(wav, 8, generator) for _ in range(50)]

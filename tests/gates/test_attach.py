@@ -62,7 +62,7 @@ def test_without_a_projection_the_last_channels_have_no_gates():
 
 
 @pytest.mark.parametrize("mult", [0.0, 0.1])
-def test_masks_of_the_cnn_get_their_whole_gradient_whatever_its_weights_get(mult):
+def test_masks_of_the_cnn_get_their_full_gradient_whatever_its_weights_get(mult):
     gradients, wavs = [], 0.3 * torch.randn(2, 900, generator=torch.Generator().manual_seed(0))
     for feature_grad_mult in (1.0, mult):
         config = tiny_base(feature_grad_mult=feature_grad_mult)
@@ -96,8 +96,8 @@ def test_at_the_start_the_student_is_nearly_the_teacher():
     assert float((z == 0).float().mean()) < 0.01
 
 
-def test_kinds_may_start_apart():
-    """CoFi and DPHuBERT: intermediate dimensions at 0, where P(z > 0) is 1 / (1 + 11^(-2/3)); all else open."""
+def test_kinds_may_have_initial_values_of_their_own():
+    """CoFi and DPHuBERT: intermediate dimensions start at 0, P(z > 0) = 1 / (1 + 11^(-2/3)); the others start open."""
     config = from_dict(GateConfig, {"kinds": list(KINDS), "initial_by_kind": {"int": 0.0, "conv": 2.0}}, "here")
     gate_set = GateSet(DENSE, config, CONFIG)
     starts = {name: set(gate.log_alpha.tolist()) for _, name, gate in gate_set.items()}
@@ -117,7 +117,7 @@ def test_the_same_generator_state_draws_the_same_masks():
 
 @pytest.mark.parametrize("straight_through", [True, False])
 def test_micro_batches_give_the_gradient_of_one_big_batch(straight_through):
-    """With gradients on both sides of the clip's limits, so that clipping per micro-batch would be seen."""
+    """With gradients on both sides of the clip's limits, so that clipping per micro-batch would be noticed."""
     gate_set = spread(gates(straight_through=straight_through))
     encoder = random_encoder(CONFIG, seed=0)
     wavs = 0.3 * torch.randn(4, 1500, generator=torch.Generator().manual_seed(0))
@@ -147,7 +147,7 @@ def test_gradients_of_several_ranks_are_summed_before_the_clip():
     assert summed.tolist() == pytest.approx(gate_set.log_alpha.grad.tolist())
 
 
-def test_a_mask_without_gradient_moves_nothing():
+def test_a_mask_without_a_gradient_does_not_change_its_gate():
     gate_set = spread(gates())
     step = draw(gate_set)
     step.masks[0, "z_ffn"].sum().backward()
@@ -156,7 +156,7 @@ def test_a_mask_without_gradient_moves_nothing():
     assert moved == {(0, "z_ffn")}
 
 
-def test_a_layer_exists_as_long_as_attention_or_feed_forward_lives():
+def test_a_layer_exists_as_long_as_attention_or_feed_forward_is_alive():
     step = draw(gates())
     for i, mha, ffn in zip(range(3), (0.0, 0.3, 0.0), (0.4, 0.0, 0.0)):
         step.masks[i, "z_mha"].data.fill_(mha)

@@ -1,4 +1,4 @@
-"""The sampled numbers of Figure 1 agree with what theory says of the distribution."""
+"""The sampled numbers of Figure 1 agree with the theory of the distribution."""
 
 import json
 
@@ -15,7 +15,7 @@ def share_of_s_bar_below(value, log_alpha, *, beta=2 / 3, gamma=-0.1, zeta=1.1):
     return expit(beta * logit(s) - log_alpha)
 
 
-def test_the_distribution_has_the_closed_forms_masses():
+def test_the_distribution_has_the_masses_of_the_closed_form():
     shown = measure_hard_concrete().distribution
     sampling_error = 4 * 0.5 / np.sqrt(shown.num_samples)
     edges = np.array(shown.bin_edges)
@@ -28,7 +28,7 @@ def test_the_distribution_has_the_closed_forms_masses():
     assert sum(shown.z_inside) + shown.z_zero + shown.z_one == pytest.approx(1, abs=1e-6)
 
 
-def test_the_share_with_a_gradient_is_what_the_closed_form_says():
+def test_the_share_with_a_gradient_is_that_of_the_closed_form():
     means = measure_hard_concrete().means
     log_alpha = np.array(means.log_alpha)
     expected = share_of_s_bar_below(1, log_alpha) - share_of_s_bar_below(0, log_alpha)

@@ -28,7 +28,7 @@ def surviving(spec, masks):
 
 @st.composite
 def drawn(draw):
-    """A structure and masks of some kinds, each slot wholly closed, wholly open or anything between."""
+    """A structure and masks of some kinds; each slot is all closed, all open or mixed."""
     spec = draw(st.sampled_from(SPECS))
     kinds = draw(st.lists(st.sampled_from(KINDS), unique=True))
     sizes = SlotTable.of(spec, tuple(kinds), CONFIG).sizes
@@ -73,7 +73,7 @@ def test_self_pinching_gates_of_units_follow_the_rule(spec):
     assert step.existing_layers() == surviving(spec, step.masks)
 
 
-def test_of_single_weights_a_layer_exists_as_long_as_one_lives():
+def test_with_single_weights_a_layer_exists_as_long_as_one_is_left():
     kinds = ("attention_weights", "ffn_weights")
     gate_set = SelfPinchingGates(DENSE, SelfPinchingConfig(kinds=kinds))
     for layer, closed in ((0, kinds), (1, kinds[:1])):

@@ -34,7 +34,7 @@ def draw(log_alpha, num=DRAWS, seed=0, *, straight_through=True):
 
 
 def within_chance(count, probability):
-    """Whether a binomial count is one of the middle 99.9999 %: a wrong formula is off by far more."""
+    """Whether a binomial count is within the central 99.9999 %; a wrong formula is off by far more."""
     low, high = binom.interval(1 - 1e-6, DRAWS, probability)
     return low <= count <= high
 
@@ -132,7 +132,7 @@ def test_the_plain_gradient_is_not_clipped_and_is_zero_in_saturation():
     assert log_alpha.grad.tolist() == pytest.approx([0.0, expected, 0.0], abs=1e-6)
 
 
-def test_both_ways_draw_the_same_masks():
+def test_both_estimators_draw_the_same_masks():
     assert torch.equal(draw(0.5, straight_through=True), draw(0.5, straight_through=False))
 
 
@@ -166,7 +166,7 @@ def test_gates_compute_in_single_precision_under_autocast(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_arguments_are_computed_with_in_single_precision(dtype):
+def test_half_precision_arguments_are_computed_in_single_precision(dtype):
     u, log_alpha = torch.linspace(0, 1, 50).to(dtype), torch.linspace(-4, 4, 50).to(dtype)
     assert torch.equal(stretched(log_alpha, u), stretched(log_alpha.float(), u.float()))
     assert torch.equal(keep_probability(log_alpha), keep_probability(log_alpha.float()))

@@ -1,4 +1,4 @@
-"""Counts in multiples, ranks within groups, and which encoders can end in them."""
+"""Counts in multiples, ranks within groups, and which encoders can be pruned to multiples."""
 
 import pytest
 import torch
@@ -16,14 +16,14 @@ SHAPE = tiny_base(embed_dim=32, num_heads=2, ffn_dim=40, conv_layers=((8, 10, 5)
 DENSE = CompactSpec.dense(SHAPE)
 
 
-def test_the_nearest_multiple_and_of_two_the_larger():
+def test_counts_are_rounded_to_the_nearest_multiple_and_halves_up():
     counts = [0.0, 3.9, 4.0, 4.1, 11.9, 12.0, 61.0]
     assert rounded_to(torch.tensor(counts), 8).tolist() == [0, 0, 8, 8, 8, 16, 64]
     whole = rounded_to(torch.arange(13), 4)
     assert whole.tolist() == [0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12] and whole.dtype == torch.int64
 
 
-def test_ranks_are_places_within_each_group_and_the_first_of_equals_comes_first():
+def test_ranks_are_within_groups_and_equal_scores_keep_their_order():
     scores = torch.tensor([0.5, 0.9, 0.5, -1.0, -1.0, 7.0, -1.0, 2.0])
     group = torch.tensor([0, 0, 0, 1, 1, 1, 1, 3])
     assert ranks(scores, group).tolist() == [1, 0, 2, 1, 2, 0, 3, 0]
@@ -48,7 +48,7 @@ def test_whole_heads_have_a_mask_each_and_their_dimensions_none():
     assert GateConfig().learned_kinds == GateConfig(dims_multiple=8).learned_kinds == GateConfig().kinds
 
 
-def test_what_screen_and_card_say_of_it():
+def test_the_text_for_screen_and_card():
     assert (in_words(None), in_words(16), in_words("head")) == ("", ", units in multiples of 16", ", whole heads")
 
 
@@ -58,11 +58,11 @@ def test_what_screen_and_card_say_of_it():
         ({"dims_multiple": 12}, "dims_multiple: must be one of 2, 4, 8, 16, 32, head, but is 12"),
         ({"dims_multiple": "heads"}, "dims_multiple: must be one of 2, 4, 8, 16, 32, head, but is 'heads'"),
         ({"dims_multiple": True}, "but is True"),
-        ({"dims_multiple": 8, "kinds": ["mha", "head", "ffn"]}, "`kinds` is ['mha', 'head', 'ffn'], which leaves that"),
+        ({"dims_multiple": 8, "kinds": ["mha", "head", "ffn"]}, "`kinds` is ['mha', 'head', 'ffn'], which prunes none"),
         ({"dims_multiple": "head", "kinds": ["ffn", "int"]}, "Add one of ['qk', 'vo', 'head']"),
     ],
 )
-def test_a_recipe_that_says_something_impossible_is_refused(data, message):
+def test_an_impossible_recipe_is_refused(data, message):
     with pytest.raises(UserError) as error:
         from_dict(GateConfig, data, "config_model.yaml")
     assert message in str(error.value)
@@ -70,7 +70,7 @@ def test_a_recipe_that_says_something_impossible_is_refused(data, message):
 
 @pytest.mark.parametrize("multiple", [2, 4, 8, 16, 32, "head", None])
 @pytest.mark.parametrize("kinds", [GateConfig().kinds, (*GateConfig().kinds, "conv"), ("mha", "head", "ffn", "int")])
-def test_a_dense_base_model_can_end_in_all_of_them(multiple, kinds):
+def test_a_dense_base_model_can_be_pruned_to_every_multiple(multiple, kinds):
     base = wavlm_base()
     GateConfig(dims_multiple=multiple, kinds=kinds).check_multiple(CompactSpec.dense(base), base)
 
@@ -96,13 +96,13 @@ def test_a_dense_base_model_can_end_in_all_of_them(multiple, kinds):
         (SelfPinchingConfig(dims_multiple=32), tiny_base(), None, "layer 0 has 6 query/key dimensions in a group"),
     ],
 )  # fmt: skip
-def test_an_encoder_that_cannot_end_in_them_is_refused(config, shape, spec, message):
+def test_an_encoder_that_cannot_be_pruned_to_multiples_is_refused(config, shape, spec, message):
     with pytest.raises(UserError) as error:
         config.check_multiple(spec or CompactSpec.dense(shape), shape)
     assert message in str(error.value)
 
 
-def test_heads_that_were_cut_already_may_be_cut_to_multiples():
+def test_heads_that_are_pruned_already_can_be_pruned_to_multiples():
     spec = random_spec(SHAPE, seed=1)
     assert any(len(head.vo) % 2 for layer in spec.layers for head in layer.heads)
     GateConfig(dims_multiple=2).check_multiple(spec, SHAPE)
@@ -123,7 +123,7 @@ def test_a_pinched_ffn_keeps_the_nearest_multiple_of_its_largest_scores(threshol
     assert torch.equal(by_free, by_multiple) and float(by_free) != 0
 
 
-def test_pinched_gates_hold_the_ffn_of_every_layer_to_multiples_and_heads_as_they_are():
+def test_self_pinching_keeps_every_ffn_in_multiples_and_leaves_heads_as_they_are():
     encoder = random_encoder(SHAPE, seed=0)
     found = {}
     for multiple in (None, 8):
@@ -138,6 +138,6 @@ def test_pinched_gates_hold_the_ffn_of_every_layer_to_multiples_and_heads_as_the
     assert [layer.heads for layer in found[8].layers] == [layer.heads for layer in found[None].layers]
 
 
-def test_single_weights_are_in_no_multiples():
-    with pytest.raises(UserError, match="`dims_multiple` is of FFN dimensions"):
+def test_single_weights_cannot_be_kept_in_multiples():
+    with pytest.raises(UserError, match="`dims_multiple` applies to FFN dimensions"):
         from_dict(SelfPinchingConfig, {"kinds": ["ffn_weights"], "dims_multiple": 8}, "here")

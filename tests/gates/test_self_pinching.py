@@ -82,7 +82,7 @@ def test_the_gradient_of_the_threshold_is_the_formula_by_hand():
 
 @pytest.mark.parametrize("kinds", [("head", "int"), WEIGHTS])
 def test_at_the_start_nothing_is_pruned_and_the_thresholds_have_a_gradient(kinds):
-    """In our reading a tie is kept; with `round(0.5) = 0` the smallest unit of each group would go at once."""
+    """In our reading a tie is kept; with `round(0.5) = 0` the smallest unit of each group would be pruned at once."""
     encoder, gate_set = random_encoder(CONFIG, seed=0), gates(kinds=kinds)
     draw = gate_set.draw(encoder, 0.5)
     assert all(bool(z.all()) for z in draw.hard_masks().values())
@@ -94,12 +94,12 @@ def test_at_the_start_nothing_is_pruned_and_the_thresholds_have_a_gradient(kinds
     assert all(float(threshold.grad) != 0 for threshold in gate_set.parameters())
     with torch.no_grad():
         for threshold in gate_set.parameters():
-            threshold += 1e-4  # a step of the paper's learning rate: the smallest of each group goes, hardly more
+            threshold += 1e-4  # a step of the paper's learning rate prunes the smallest of each group, hardly more
     pruned = [float((z == 0).float().mean()) for z in gate_set.draw(encoder, 0.5).hard_masks().values()]
     assert max(pruned) > 0 and all(share <= 0.25 + 1e-6 for share in pruned)  # one head of four at most
 
 
-def test_at_zero_the_threshold_would_have_no_gradient_and_above_every_score_nothing_lives():
+def test_at_zero_the_threshold_would_have_no_gradient_and_above_every_score_nothing_is_kept():
     scores, zero = unit_scores(uneven_norms()), torch.tensor(0.0, requires_grad=True)
     pinch(scores, zero, 0.5, structured=True).sum().backward()
     assert float(zero.grad) == 0
@@ -217,7 +217,7 @@ def test_a_step_has_the_gradients_of_autograd_through_the_masked_model_in_one_pi
     )
 
 
-def test_masked_weights_stand_in_the_encoder_for_the_step_only():
+def test_masked_weights_are_in_the_encoder_only_during_the_step():
     encoder, gate_set = random_encoder(CONFIG, seed=0), gates(kinds=WEIGHTS, threshold=0.3)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     names = {id(p): name for name, p in encoder.named_parameters()}
@@ -231,7 +231,7 @@ def test_masked_weights_stand_in_the_encoder_for_the_step_only():
         assert torch.equal(value, before[name]), name
 
 
-def test_a_layer_exists_as_long_as_a_head_or_a_dimension_lives():
+def test_a_layer_exists_as_long_as_a_head_or_a_dimension_is_alive():
     gone = LayerSpec(attention=False, heads=(), feed_forward=False, ffn=())
     spec = CompactSpec(layers=(DENSE.layers[0], gone, DENSE.layers[2]))
     encoder, gate_set = random_encoder(CONFIG, seed=0, spec=spec), gates(spec)
@@ -252,7 +252,7 @@ def test_gates_compute_in_single_precision_under_autocast(dtype):
     assert all(z.dtype == torch.float32 and torch.equal(z, expected[key]) for key, z in inside.items())
 
 
-def test_the_temperature_falls_by_a_cosine_from_a_half_to_a_hundredth():
+def test_the_temperature_decays_by_a_cosine_from_a_half_to_a_hundredth():
     config = SelfPinchingConfig()
     taus = [config.temperature_at(step, 101) for step in range(1, 102)]
     assert taus[0] == 0.5 and taus[-1] == pytest.approx(0.01) and taus[50] == pytest.approx(0.255)

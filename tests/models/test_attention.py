@@ -122,7 +122,7 @@ def test_a_padded_frame_is_attended_to_by_nobody(inputs):
         assert not torch.equal(attention(x, extra)[1, :7], attention(changed, extra)[1, :7])
 
 
-def test_ragged_heads_come_back_as_they_went():
+def test_split_and_merge_of_ragged_heads_are_inverse():
     for sizes in ([3, 0, 2], [0, 0], [4, 4], [1], [2, 5, 5]):
         ragged = RaggedHeads(sizes)
         flat = torch.arange(1.0, 1 + 2 * 3 * sum(sizes)).view(2, 3, sum(sizes))
@@ -157,6 +157,6 @@ def test_the_softmax_scale_is_that_of_the_original_head_dim():
     assert SelfAttention(CONFIG, EVEN).scale == pytest.approx(6**-0.5)
 
 
-def test_a_printed_layer_tells_what_is_left_of_it():
+def test_a_printed_layer_shows_its_heads_and_sizes():
     text = repr(attention_with(RAGGED))
     assert "heads=[0, 2, 3], qk=[6, 0, 1], vo=[1, 5, 3]" in text

@@ -67,7 +67,7 @@ def test_slicing_twice_is_slicing_once(seed, channels):
     assert states_equal(compact(once, second), compact(encoder, second))
 
 
-def test_every_weight_stands_at_its_original_index():
+def test_every_weight_is_at_its_original_index():
     encoder = random_encoder(CONFIG, seed=2)
     spec = random_spec(CONFIG, seed=12)
     small, k = compact(encoder, spec), CONFIG.head_dim
@@ -100,7 +100,7 @@ CNNS = {"base": tiny_base(), "large": tiny_large(conv_bias=True), **tiny_peculia
 
 
 @pytest.mark.parametrize("config", CNNS.values(), ids=CNNS)
-def test_every_channel_stands_at_its_original_index(config):
+def test_every_channel_is_at_its_original_index(config):
     encoder = random_encoder(config, seed=2)
     spec = random_spec(config, seed=3, channels=True)
     small, before = compact(encoder, spec), tuple(range(config.in_channels))
@@ -160,7 +160,7 @@ def test_the_position_bias_goes_with_the_last_head():
     assert not [name for name, _ in small.named_parameters() if "relative_position" in name or "gate" in name]
 
 
-def test_what_is_gone_cannot_be_kept():
+def test_removed_units_cannot_be_kept():
     encoder = random_encoder(CONFIG, seed=0)
     dense = encoder.spec.layers[0]
     fewer = LayerSpec(attention=True, heads=dense.heads[1:], feed_forward=True, ffn=dense.ffn[2:])

@@ -1,4 +1,4 @@
-"""What the encoder promises whatever its structure: states, frames, gradients, slots."""
+"""What the encoder guarantees for every structure: states, frames, gradients, slots."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def test_every_structure_gives_all_states(seed, large):
 
 
 @pytest.mark.parametrize("config", [tiny_base(), tiny_large()], ids=["base", "large"])
-def test_layers_of_which_nothing_is_left_keep_their_state_and_their_norms(config):
+def test_empty_layers_keep_their_state_and_their_norms(config):
     encoder = random_encoder(config, seed=0, spec=CompactSpec(layers=(NOTHING,) * 3))
     with torch.no_grad():
         states = encoder(torch.randn(1, 1500)).hidden_states
@@ -101,7 +101,7 @@ def test_the_cnns_gradient_is_multiplied_or_absent():
     assert cnn_gradient(0.0) is None
 
 
-def test_dropout_acts_in_training_alone(relative_differences):
+def test_dropout_acts_only_in_training(relative_differences):
     encoder = random_encoder(tiny_base(dropout=0.3, attention_dropout=0.3, activation_dropout=0.3), seed=0)
     plain = random_encoder(tiny_base(), seed=0)
     wavs = torch.randn(1, 1500)

@@ -1,4 +1,4 @@
-"""What a fine-tuning needs of an encoder: pickles, and no parameter that waits for a gradient in vain."""
+"""What fine-tuning needs of an encoder: pickling, and no parameter that waits for a gradient in vain."""
 
 import copy
 import pickle
@@ -24,7 +24,7 @@ def backward(encoder):
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_what_is_frozen_is_what_no_gradient_reaches(name):
+def test_parameters_without_a_gradient_are_frozen(name):
     config = SHAPES[name]
     for seed in range(6):
         spec = random_spec(config, seed=seed, channels=seed % 2 == 1)

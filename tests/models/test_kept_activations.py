@@ -1,4 +1,4 @@
-"""What the backward pass keeps is little, and what it makes again is the same: values and gradients do not change."""
+"""Few activations are stored for the backward pass; recomputing them changes no values and no gradients."""
 
 import dataclasses
 import weakref

@@ -62,7 +62,7 @@ def test_sparsity_counts_the_factors_weights():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_masked_factors_equal_what_is_cut_of_them(seed):
+def test_masked_factors_equal_sliced_factors(seed):
     """In float64: folding and slicing factors changes nothing; and a mask that differs is noticed."""
     config = tiny_base()
     spec = factored(config)

@@ -95,7 +95,7 @@ def test_lighthubert_is_a_narrow_hubert(name, dim, projection):
     assert peer_structure(name).config.num_heads == dim // 64
 
 
-def test_maskhubert_is_as_its_configuration_says():
+def test_maskhubert_matches_its_configuration():
     cnn = 128 * 10 + 2 * 128 + 128 * 256 + 4 * (256 * 256 * 3) + 256 * 480 + 2 * (480 * 480 * 2)
     encoder = cnn + 2 * 480 + positional(480) + 2 * 480 + 12 * layer(480, 480, 640)
     maps = 12 * (480 * 768 + 768)
@@ -115,7 +115,7 @@ def test_macs_are_those_that_are_printed():
     assert share == pytest.approx(860.7 / 1669, abs=0.001)
 
 
-def test_dense_public_shapes_have_their_name_too():
+def test_dense_public_shapes_are_found_by_name_too():
     assert shape_of_published("wavlm_large") == (wavlm_large(), CompactSpec.dense(wavlm_large()))
     with pytest.raises(UserError, match="must be one of .*distilhubert.*, but is 'dphubert'"):
         peer_structure("dphubert")

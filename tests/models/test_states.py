@@ -1,4 +1,4 @@
-"""Which hidden states a model publishes, and what of its architecture public models lack: through every door."""
+"""The hidden states that a model publishes, and architectures that no public dense model has: in every interface."""
 
 import json
 from dataclasses import replace

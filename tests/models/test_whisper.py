@@ -71,7 +71,7 @@ def test_the_feature_extractor_makes_the_frames_that_are_counted(window, samples
 
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("others", [[9000, 3001, 100], [SIZE, SIZE - 1, SIZE - 160], [700, 500, 321]])
-def test_a_padded_batch_is_its_single_utterances(window, others):
+def test_a_padded_batch_equals_its_single_utterances(window, others):
     encoder, lengths = make(window), torch.tensor([max(others) + 2500, *others])
     wavs = noise(len(lengths), int(lengths.max()))
     wavs[1, int(lengths[1]) - 1] = 5  # the loudest sample is the last
@@ -181,6 +181,6 @@ def test_int8_is_near_and_its_convolutions_are_int8(window):
         ({"embed_dim": 25, "num_heads": 5}, "`embed_dim` must be even"),
     ],
 )
-def test_configurations_that_mean_nothing_are_refused(changes, message):
+def test_impossible_configurations_are_refused(changes, message):
     with pytest.raises(UserError, match=message):
         tiny_whisper(**changes).validate()

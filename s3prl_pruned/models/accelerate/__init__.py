@@ -1,8 +1,8 @@
-"""The CPU's and GPU's fast forms of the encoder's blocks: the same mathematics in less time and memory.
+"""Fast forms of the encoder's blocks for CPU and GPU: the same mathematics in less time and memory.
 
     encoder = accelerate(SpeechEncoder(config, spec))
 
-The blocks' own forward passes, in `models/`, stay the reference.
+The blocks' own forward passes, in `models/`, remain the reference.
 """
 
 from typing import TypeVar
@@ -33,10 +33,10 @@ Block = TypeVar("Block", bound=nn.Module)
 
 
 def accelerate(module: Block) -> Block:
-    """Swap the fast forms in, once: for an encoder, or for blocks of one. Changes `module` and returns it.
+    """Replace an encoder, or blocks of one, by their fast forms. Changes `module` in place and returns it.
 
-    Parameters, masks and hooks stay where they are: only classes change, as `torch.nn.utils.parametrize` does it too.
-    A block that has its fast form already, or has none, is left alone.
+    Parameters, masks and hooks are kept: only classes change, as in `torch.nn.utils.parametrize`. A block that has its
+    fast form already, or has none, is not changed.
     """
     for block in module.modules():
         fast = FAST_FORMS.get(type(block))
@@ -47,9 +47,9 @@ def accelerate(module: Block) -> Block:
 
 
 def of_teacher(encoder: SpeechEncoder) -> SpeechEncoder:
-    """Let a teacher's positional convolution take the path of its student's in training, and all else the reference.
+    """Make a teacher's positional convolution use its student's training path, and all else the reference.
 
-    So that no loss depends on a path of inference. Changes `encoder` and returns it.
+    So no loss depends on an inference path. Changes `encoder` in place and returns it.
     """
     accelerate(encoder.positional_convolution)
     vars(encoder.positional_convolution)["in_inference"] = False

@@ -1,4 +1,4 @@
-"""Attention without a bias of T x T in memory: head by head on a CPU, in one kernel or block by block on a GPU."""
+"""Attention without a T x T bias in memory: head by head on a CPU, in one kernel or block by block on a GPU."""
 
 import torch
 import torch.nn.functional as F
@@ -113,7 +113,7 @@ def _project(projection: nn.Linear | LowRankLinear, x: Tensor, split: Split | No
 
 
 def _widened(x: Tensor) -> Tensor:
-    """(B, H, T, width) with zeros up to a multiple of 8 dimensions, which torch's attention kernels want."""
+    """(B, H, T, width), zero-padded to a multiple of 8 dimensions, which torch's attention kernels need."""
     return F.pad(x, (0, -x.shape[-1] % 8))
 
 
@@ -134,11 +134,11 @@ def attend_in_blocks(
         query: (B, H, T, width).
         key: as `query`.
         value: (B, H, T, width), of another width.
-        scale: of the scores.
+        scale: factor on the scores.
         bias: (H, 2T - 1) by distance, key minus query from 1 - T on, for these heads; None for none.
         gates: (B, H, T, 1), on the bias; None for none.
         padding: (B, T) bool, True where a frame must not be attended to; None for none.
-        scores_at_a_time: their bias is in memory at once.
+        scores_at_a_time: number of scores whose bias is in memory at once.
     """
     batch, heads, frames, _ = query.shape
     rows = max(1, scores_at_a_time // (batch * heads * frames))
@@ -181,18 +181,18 @@ def attend_by_head(
         value: (B, T, sum of `vo_sizes`).
         qk_sizes: query/key dimensions of each head.
         vo_sizes: value/output dimensions of each head.
-        scale: of the scores.
+        scale: factor on the scores.
         bias: (H, 2T - 1) by distance, key minus query from 1 - T on, for these heads; None for none.
         gates: (B, H, T), on the bias; None for none.
         padding: (B, T) bool, True where a frame must not be attended to; None for none.
-        queries_at_a_time: their scores are in memory at once.
+        queries_at_a_time: number of queries whose scores are in memory at once.
     """
     batch, frames, _ = query.shape
     context = torch.empty_like(value)
     size = min(queries_at_a_time, frames)
     scores = query.new_empty(size, frames)
-    # In reversed order of the queries, the bias of a row begins one distance later than that of the row above: a view.
-    # The context comes in that order, too.
+    # With queries in reversed order, the bias of a row begins one distance after that of the row above: a view. The
+    # context is in reversed order, too.
     query = query.flip(1)
     gates = None if gates is None else gates.flip(2)
     for b in range(batch):
@@ -215,7 +215,7 @@ def attend_by_head(
                     part.addmm_(asked, keys, alpha=scale)
                 if hidden is not None:
                     part.masked_fill_(hidden, float("-inf"))
-                torch.softmax(part, -1, out=part)  # row by row: in place, and half as much in the cache
+                torch.softmax(part, -1, out=part)  # in place, so that half as much is in the cache
                 torch.mm(part, values, out=context[b, start : start + rows, vo : vo + vo_size])
             qk, vo = qk + qk_size, vo + vo_size
     return context.flip(1)

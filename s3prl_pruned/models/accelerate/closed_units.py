@@ -1,9 +1,9 @@
-"""Training with masks that are exactly 0: nothing is sent back through what they take away.
+"""Training with masks that are exactly 0, without a backward pass through the units that they remove.
 
 A unit whose mask is 0 (a closed unit) adds nothing to its layer's output and passes no gradient on; only the mask
 itself has one (Wang et al. 2023, eq. 4 lets it through the clamp). So a closed unit's value is computed once, without a
-graph, for its mask's gradient, and the open ones are computed as in the smaller network that they are. The gradients
-are those of masks multiplied onto activations, and at the target sparsity most of the backward pass is gone
+graph, for its mask's gradient, and the open ones are computed as in the smaller network that they form. The gradients
+are those of masks multiplied onto activations, and at the target sparsity most of the backward pass is saved
 (`benchmarks/step.py`).
 """
 
@@ -38,8 +38,8 @@ class Split:
 
         Args:
             z: masks (N,), or None for none.
-            maps: the linear maps into and out of the units. `Split` takes their weights without calling them: there is
-                none of maps that compute something else when called (`is_plain`).
+            maps: the linear maps into and out of the units. `Split` uses their weights without calling them, so
+                None is returned for maps that compute something else when called (`is_plain`).
         """
         if z is None or not _is_trained_with(z) or not all(is_plain(each) for each in maps):
             return None
@@ -54,7 +54,7 @@ class Split:
         return _OpenOutputs.apply(x, side.weight, side.bias, self.open)
 
     def output_parts(self, projection: nn.Linear | LowRankLinear, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The same in two parts, as `parted` gives them: less work where nobody needs the units in their order."""
+        """The same in two parts, as `parted` returns them: less work if the order of the units does not matter."""
         x, side = _before_units(projection, x)
         opened = _rows(side, self.open, x)
         with torch.no_grad():
@@ -65,11 +65,11 @@ class Split:
         return x.index_select(-1, self.open), x.detach().index_select(-1, self.closed)
 
     def inputs(self, projection: nn.Linear | LowRankLinear, opened: Tensor, closed: Tensor, z: Tensor) -> Tensor:
-        """A linear map whose inputs are the units, masked: what `projection(units * z)` is, (..., D).
+        """A linear map whose inputs are the masked units: `projection(units * z)`, (..., D).
 
         Args:
             projection: the linear map.
-            opened: the open units, as `parted` gives them.
+            opened: the open units, as `parted` returns them.
             closed: the closed units.
             z: (N,), all masks.
         """
@@ -83,10 +83,10 @@ class Split:
 
 
 def gated(sublayer: nn.Module, compute: Callable[..., Tensor], z: Tensor | None, *inputs: Tensor | None) -> Tensor:
-    """`compute(*inputs, z)`, masked by a sublayer's own mask z (1,); where z is 0 in training, nothing goes back.
+    """`compute(*inputs, z)`, masked by a sublayer's own mask z (1,); if z is 0 in training, without its backward pass.
 
-    Its parameters and inputs get gradients of zero then, as from a product with 0, so that an optimiser moves them as
-    it would.
+    Its parameters and inputs then get gradients of zero, as from a product with 0, so that an optimiser updates them as
+    it otherwise would.
     """
     if z is None or not _is_trained_with(z) or z.detach().any():
         return compute(*inputs, z)
@@ -137,7 +137,7 @@ class _OpenOutputs(torch.autograd.Function):
 
 
 class _ClosedSublayer(torch.autograd.Function):
-    """y (..., D) times z (1,), for z = 0, and the gradient of z; of all that y was made of, zeros."""
+    """y (..., D) times z (1,), for z = 0, with the gradient of z, and zero gradients for all that y depends on."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, z: Tensor, *behind: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ class _ClosedSublayer(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         y, z, *behind = ctx.saved_tensors
-        of_z = (grad * y.to(torch.promote_types(y.dtype, z.dtype))).sum()  # in fp32 of half precision
+        of_z = (grad * y.to(torch.promote_types(y.dtype, z.dtype))).sum()  # in fp32 for half precision
         return None, of_z.to(z.dtype).view_as(z), *(torch.zeros_like(tensor) for tensor in behind)
 
 

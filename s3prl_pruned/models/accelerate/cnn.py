@@ -15,7 +15,7 @@ gelu_ = torch.ops.aten.gelu_
 """`F.gelu` in place."""
 
 WIDE = 320
-"""Channels on both sides from which on seven products in place of nine save more than their sums cost (LOG). In fp32:
+"""Channels on both sides from which on seven products instead of nine save more than their sums cost (LOG.md). In fp32:
 in half precision products cost less and sums round more."""
 
 Product = Callable[[Tensor], Tensor]
@@ -26,7 +26,7 @@ Where kernel and stride are 3 and 2, it is asked for a multiple of three windows
 
 
 class FastFeatureExtractor(FeatureExtractor):
-    """`FeatureExtractor` that takes the path of `paths.PATHS` in inference."""
+    """`FeatureExtractor` that uses the paths in `paths.PATHS` in inference."""
 
     derived: Derived
 
@@ -46,7 +46,7 @@ def extract_features(
     frames_at_a_time: int,
     products: Sequence[Product] | None = None,
 ) -> Tensor:
-    """What `models.cnn.FeatureExtractor` computes: (B, S) -> (B, T, C).
+    """The same as `models.cnn.FeatureExtractor`: (B, S) -> (B, T, C).
 
     In channels-last order a window of frames is one row in memory, so that a convolution is a matrix product. A stretch
     of frames goes through all layers while it is in the cache.
@@ -54,9 +54,9 @@ def extract_features(
     Args:
         layers: the extractor's `ConvLayer`s.
         wavs: (B, S).
-        derived: keeps the weights in the order that the products want (`paths.Derived`).
+        derived: caches the weights in the order that the products need (`paths.Derived`).
         frames_at_a_time: frames of a stretch.
-        products: what computes the convolutions after the first; None for theirs in fp32.
+        products: functions for the convolutions after the first; None for the layers' own.
     """
     convs = [layer.conv for layer in layers]
     if products is None:
@@ -86,7 +86,7 @@ def extract_features(
 
 
 def _samples_heard(frames: int, kernels: list[int], strides: list[int]) -> int:
-    """Samples from which at least `frames` frames come, with a multiple of three windows where `Product` wants it."""
+    """Number of samples for at least `frames` frames, and a multiple of three windows where `Product` needs it."""
     for kernel, stride in zip(reversed(kernels), reversed(strides), strict=True):
         windows = -(-frames // 3) * 3 if (kernel, stride) == (3, 2) else frames
         frames = (windows - 1) * stride + kernel
@@ -94,7 +94,7 @@ def _samples_heard(frames: int, kernels: list[int], strides: list[int]) -> int:
 
 
 def product(conv: nn.Conv1d) -> Product:
-    """The convolution with its weights in the order that its products want."""
+    """The convolution as matrix products, with its weights in the order that they need."""
     kernel, stride = conv.kernel_size[0], conv.stride[0]
     wide = min(conv.in_channels, conv.out_channels) >= WIDE
     if (kernel, stride) == (3, 2) and wide and conv.weight.device.type == "cpu" and conv.weight.dtype.itemsize > 2:
@@ -120,8 +120,8 @@ def windows(x: Tensor, kernel: int, stride: int) -> Tensor:
 def _convolve(x: Tensor, *, weight: Tensor, bias: Tensor | None, kernel: int, stride: int) -> Tensor:
     """Convolution over contiguous (frames, C_in) -> (windows, C_out).
 
-    Windows that overlap are no matrix to BLAS, and torch would copy them. So they are taken in two pieces that do not:
-    the first `stride` frames, and the rest.
+    BLAS cannot read overlapping windows as a matrix, and torch would copy them. So each window is split into two pieces
+    that do not overlap: the first `stride` frames, and the rest.
     """
     channels, tail = x.shape[1], kernel - stride
     if tail <= 0 or channels == 1:  # one channel: the copy is small, and two thin products are slower
@@ -165,7 +165,7 @@ def _fold_norm(norm: nn.GroupNorm, weight: Tensor, heard: Tensor) -> tuple[Tenso
     """Weight and bias of a convolution followed by a GroupNorm over time, for one utterance.
 
     A channel's mean and variance over time follow from those of the windows: mean @ w and w^T Cov w. In float64, since
-    a variance is a difference of squares. The convolution's own bias goes out with the mean.
+    a variance is a difference of squares. The convolution's own bias cancels out with the mean.
 
     Args:
         norm: a group per channel.

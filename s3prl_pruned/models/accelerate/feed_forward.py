@@ -1,4 +1,4 @@
-"""The feed-forward without what closed units cost in training, and in less memory in inference."""
+"""The feed-forward without the cost of closed units in training, and with less memory in inference."""
 
 import torch.nn.functional as F
 from torch import Tensor

@@ -1,6 +1,6 @@
 """Attention of ragged heads in one GPU kernel (Triton): gate, position bias, softmax and context, block by block.
 
-Flat dimensions of all heads go in and come out as they are: nothing is padded, gathered or merged. The bias is made
+Input and output are the flat dimensions of all heads: nothing is padded, gathered or merged. The bias is made
 from its 2T - 1 distances and the gate where it is used, so that memory grows with T and not with T x T (FlashAttention,
 Dao et al. 2022, with the online softmax of Milakov and Gimelshein 2018). Its reference is `models/attention.py`.
 """
@@ -91,7 +91,7 @@ if triton is not None:
                 scores += bias
             scores = tl.where(heard[None, :], scores, float("-inf"))
             higher = tl.maximum(highest, tl.max(scores, 1))
-            at_least = tl.where(higher == float("-inf"), 0.0, higher)  # nothing but padding so far
+            at_least = tl.where(higher == float("-inf"), 0.0, higher)  # only padding so far
             weights = tl.exp(scores - at_least[:, None])
             kept = tl.exp(highest - at_least)
             total = total * kept + tl.sum(weights, 1)
@@ -113,7 +113,7 @@ def fused_fits(x: Tensor, qk_sizes: list[int], vo_sizes: list[int]) -> bool:
 
 @lru_cache(maxsize=1)
 def _can_compile() -> bool:
-    """Whether Triton and the C compiler that it calls are here."""
+    """Whether Triton and the C compiler that it calls are installed."""
     return triton is not None and any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang")))
 
 
@@ -127,10 +127,10 @@ def attend_fused(
         query: (B, T, sum of query/key sizes).
         key: as `query`.
         value: (B, T, sum of value/output sizes).
-        layout: (5 H,) int64: of each head the first query/key dimension, their number, the same of value/output, and
-            the dense layer's head that it is.
+        layout: (5 H,) int64: for each head the first query/key dimension, their number, the same for value/output, and
+            its index in the dense layer.
         widths: the largest query/key and value/output size.
-        scale: of the scores.
+        scale: factor on the scores.
         bias: (heads of the dense layer, 2T - 1) by distance, key minus query from 1 - T on; None for none.
         gate: the layer's `PositionGate`, or None.
         x: (B, T, D), which the gate reads.
@@ -177,5 +177,5 @@ def attend_fused(
 
 
 def _power_of_two(size: int) -> int:
-    """The next one, and 16 at least: what a matrix unit takes."""
+    """The next power of two, at least 16, as matrix units need."""
     return max(16, 1 << (size - 1).bit_length())

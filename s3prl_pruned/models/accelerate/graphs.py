@@ -1,10 +1,10 @@
-"""CUDA graphs: a whole forward pass launched at once, where a small encoder else waits for its launches.
+"""CUDA graphs: launch a whole forward pass at once, since a small encoder mostly waits for kernel launches.
 
     graphed(encoder)(wavs, lengths)      # as encoder(wavs, lengths), in inference
 
-A graph computes one shape. So the frames of an input are rounded up to those of a bucket, and everything that depends
-on its true length is told to the graph: how far the norm over time counts, and which frames are padding. What comes out
-is what `SpeechEncoder.forward` computes, at the true length.
+A graph computes one shape. So the number of frames is rounded up to that of a bucket, and everything that depends on
+the true length is an input of the graph: how many steps the norm over time covers, and which frames are padding. The
+result is that of `SpeechEncoder.forward` at the true length.
 """
 
 import logging
@@ -23,9 +23,9 @@ from s3prl_pruned.models.encoder import EncoderOutput, SpeechEncoder
 logger = logging.getLogger(__name__)
 
 MAX_GRAPHS = 24
-"""Graphs that are kept; the one unused for longest goes."""
+"""Number of graphs that are kept; the least recently used one is dropped."""
 MAX_FRAMES = 3000
-"""Frames of a batch, a minute, above which a GPU has enough to do without a graph."""
+"""Frames of a batch (one minute) above which a GPU is busy enough without a graph."""
 _WARM_UP = 3  # calls before a graph is captured: lazy initialisation, plans of transforms, compilation of kernels
 
 
@@ -34,9 +34,9 @@ class Inputs:
     """What a graph reads, at fixed addresses."""
 
     wavs: Tensor
-    """(B, samples of the bucket), zero behind the true length."""
+    """(B, samples of the bucket), zero after the true length."""
     convolved: Tensor
-    """() int64: outputs of the first convolution, over the true length."""
+    """() int64: number of outputs of the first convolution for the true length."""
     frames: Tensor
     """() int64: T of the true length."""
     frame_lengths: Tensor
@@ -44,34 +44,34 @@ class Inputs:
 
 
 Captured = Callable[[], Tensor]
-"""Computes from the `Inputs` as they are now: what `encode_in_bucket` gives."""
+"""Computes `encode_in_bucket` from the current values of `Inputs`."""
 Capture = Callable[[Callable[[], Tensor], Captured | None], Captured]
-"""Makes a `Captured` of a function; the second argument is one that is there already, whose memory it may share."""
+"""Captures a function; the second argument is an existing `Captured`, whose memory it may share."""
 
 
 def graphed(encoder: SpeechEncoder, *, max_graphs: int = MAX_GRAPHS, max_frames: int = MAX_FRAMES) -> "GraphedEncoder":
-    """An encoder's calls by CUDA graphs.
+    """An encoder whose calls run as CUDA graphs.
 
     Args:
-        encoder: in evaluation mode, on its GPU. Weights may change in place afterwards; a graph reads them anew.
-        max_graphs: graphs that are kept, one for each number of utterances and bucket of lengths.
-        max_frames: T times B above which the encoder is called as it is.
+        encoder: in evaluation mode, on its GPU. Weights may change in place: a graph reads their current values.
+        max_graphs: number of graphs that are kept, one for each number of utterances and bucket of lengths.
+        max_frames: T times B above which the encoder is called without a graph.
     """
     return GraphedEncoder(encoder, capture=_Graph, max_graphs=max_graphs, max_frames=max_frames)
 
 
 def bucket(frames: int) -> int:
-    """Frames of the graph that serves `frames`: up to an eighth more, or 8."""
+    """Frames of the graph for `frames` frames: more by at most an eighth, or 8."""
     step = max(8, 1 << max(0, frames.bit_length() - 4))
     return -(-frames // step) * step
 
 
 class GraphedEncoder:
-    """Called as the encoder; see `graphed`.
+    """Called like the encoder; see `graphed`.
 
     Args:
         encoder: as `graphed`.
-        capture: what captures.
+        capture: captures a function as a graph.
         max_graphs: as `graphed`.
         max_frames: as `graphed`.
     """
@@ -100,7 +100,7 @@ class GraphedEncoder:
         frames = int(self.config.num_frames(wavs.shape[1]))
         if not self.serves(wavs, frames):
             return self.encoder(wavs, lengths)
-        with torch.cuda.device_of(wavs):  # graphs and their streams are of the current device
+        with torch.cuda.device_of(wavs):  # graphs and their streams belong to the current device
             return self._replay(wavs, lengths, frames)
 
     def _replay(self, wavs: Tensor, lengths: Tensor | None, frames: int) -> EncoderOutput:
@@ -108,7 +108,7 @@ class GraphedEncoder:
         frame_lengths = self.encoder.frame_lengths(lengths, wavs, frames)
         kernel, stride = self.config.conv_layers[0][1:]
         inputs.wavs[:, : wavs.shape[1]].copy_(wavs)
-        inputs.wavs[:, wavs.shape[1] :].zero_()  # NaN that an earlier input left there would be heard: NaN x 0 is NaN
+        inputs.wavs[:, wavs.shape[1] :].zero_()  # NaN left there by an earlier input would spread: NaN x 0 is NaN
         inputs.convolved.fill_((wavs.shape[1] - kernel) // stride + 1)
         inputs.frames.fill_(frames)
         inputs.frame_lengths.copy_(frame_lengths)
@@ -116,7 +116,7 @@ class GraphedEncoder:
         return EncoderOutput(states, frame_lengths, projected, before_norm)
 
     def serves(self, wavs: Tensor, frames: int) -> bool:
-        """Whether a graph serves this input: in inference, of a few frames, without masks on the CNN."""
+        """Whether a graph computes this input: in inference, with few frames, without masks on the CNN."""
         encoder = self.encoder
         return (
             wavs.shape[0] * bucket(frames) <= self.max_frames
@@ -127,9 +127,9 @@ class GraphedEncoder:
         )
 
     def _graph(self, wavs: Tensor, frames: int) -> tuple[Inputs, Captured]:
-        """The one for these utterances and frames, captured if it is not there."""
+        """The graph for this number of utterances and frames, captured if there is none."""
         source = tuple((tensor.data_ptr(), tensor.dtype) for tensor in _tensors(self.encoder))
-        if source != self._captured_from:  # weights or masks lie elsewhere
+        if source != self._captured_from:  # weights or masks have moved in memory
             self._graphs.clear()
             self._captured_from = source
         key = (wavs.shape[0], frames)
@@ -145,7 +145,7 @@ class GraphedEncoder:
         return self._graphs[key]
 
     def _inputs(self, wavs: Tensor, frames: int) -> Inputs:
-        samples = self.config.frame_samples + frames * self.config.hop_samples - 1  # the most that give so many frames
+        samples = self.config.frame_samples + frames * self.config.hop_samples - 1  # the most for this many frames
         batch = wavs.shape[0]
         with torch.inference_mode(False):  # written to at every call, in inference mode or not
             return Inputs(
@@ -168,7 +168,7 @@ def _tensors(encoder: SpeechEncoder) -> list[Tensor]:
 
 
 class _Graph:
-    """What `function` launches, recorded; all graphs of an encoder share memory, since none runs beside another."""
+    """A recording of what `function` launches. All graphs of an encoder share memory, since they run one at a time."""
 
     def __init__(self, function: Callable[[], Tensor], another: Captured | None):
         side = torch.cuda.Stream()
@@ -188,11 +188,11 @@ class _Graph:
 
 
 def encode_in_bucket(encoder: SpeechEncoder, inputs: Inputs) -> Tensor:
-    """What `SpeechEncoder.forward` computes, in as many frames as the bucket has; all that follow are of no meaning.
+    """`SpeechEncoder.forward` in as many frames as the bucket has; frames after the true length are meaningless.
 
     Args:
         encoder: without masks on its CNN.
-        inputs: as they are now.
+        inputs: the current inputs.
 
     Returns:
         (L + 3, B, T of the bucket, D): the states, and `EncoderOutput`'s `projected` and `before_norm`.
@@ -204,7 +204,7 @@ def encode_in_bucket(encoder: SpeechEncoder, inputs: Inputs) -> Tensor:
 
 
 def _features(encoder: SpeechEncoder, inputs: Inputs) -> Tensor:
-    """The CNN's, (B, T, C), whose norm over time counts the true length."""
+    """The CNN's features, (B, T, C); its norm over time covers only the true length."""
     if encoder.config.extractor_mode != "group_norm":
         return encoder.feature_extractor(inputs.wavs)
     first, *others = encoder.feature_extractor.layers
@@ -215,11 +215,11 @@ def _features(encoder: SpeechEncoder, inputs: Inputs) -> Tensor:
 
 
 def _first_layer(layer: ConvLayer, x: Tensor, convolved: Tensor) -> Tensor:
-    """(B, 1, S) -> (B, C, outputs); the norm, which is over time, counts the first `convolved` outputs."""
+    """(B, 1, S) -> (B, C, outputs); the norm over time covers only the first `convolved` outputs."""
     assert isinstance(layer.norm, nn.GroupNorm)
     y = F.conv1d(x, layer.conv.weight, None, stride=layer.conv.stride)
     precise = torch.promote_types(y.dtype, torch.float32)
-    counts = (torch.arange(y.shape[-1], device=y.device) < convolved).to(precise)  # 1 where it does
+    counts = (torch.arange(y.shape[-1], device=y.device) < convolved).to(precise)  # 1 inside the true length
     mean = (y * counts).sum(-1, keepdim=True) / convolved  # (B, C, 1)
     variance = ((y - mean) * counts).square().sum(-1, keepdim=True) / convolved
     scale = layer.norm.weight[:, None].to(precise) * torch.rsqrt(variance + layer.norm.eps)

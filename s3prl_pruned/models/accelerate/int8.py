@@ -1,8 +1,8 @@
 """An encoder whose convolutions and large linear maps compute in 8-bit integers, for inference on a CPU.
 
-torch's own `torch.ao.quantization.quantize_dynamic` does the like with one scale for all activations; it is deprecated
-and warns so, was as fast here, and twice as far off. torchao's eager form computes what stands below, with the same
-kernel.
+torch's own `torch.ao.quantization.quantize_dynamic` is similar, with one scale for all activations; it is deprecated
+and warns, was as fast here, and had twice the error. torchao's eager mode computes the same as the code below, with the
+same kernel.
 """
 
 import copy
@@ -21,14 +21,14 @@ from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.log_mel import LogMelExtractor
 
 SMALLEST = 1024
-"""Weights below which a linear map stays in fp32: quantising its input would cost more than the product saves."""
+"""Number of weights below which a linear map stays in fp32, since quantising would cost more than it saves."""
 
 
 class Int8Linear(nn.Module):
     """`nn.Linear` with int8 weights and dynamically quantised input: (..., in_features) -> (..., out_features), fp32.
 
     Vector-wise symmetric quantisation (Dettmers et al. 2022, section 2.1, without its outlier part): one scale per
-    output dimension, and one per input vector, found when it comes. No calibration is needed. The product of integers
+    output dimension, and one per input vector, computed at run time. No calibration is needed. The integer product
     is exact.
     """
 
@@ -55,15 +55,15 @@ class Int8Linear(nn.Module):
         return torch.addcmul(self.bias, product.float().mul_(scale), self.scale).view(*x.shape[:-1], -1)
 
     def extra_repr(self) -> str:
-        """What a printed model tells."""
+        """What a printed model shows."""
         return f"in_features={self.in_features}, out_features={self.out_features}"
 
 
 class Int8Convolution(nn.Module):
     """`nn.Conv1d` as an `Int8Linear` over its windows: (frames, C_in) -> (windows, C_out), fp32.
 
-    A scale per window: one for a whole stretch of frames was 1.4 times as fast and, on a trained CNN, whose loudest
-    channel is 60 times the mean, 20 times as far off (LOG.md).
+    One scale per window: one for a whole stretch of frames was 1.4 times as fast, but had 20 times the error on a
+    trained CNN, whose loudest channel is 60 times the mean (LOG.md).
     """
 
     def __init__(self, conv: nn.Conv1d):
@@ -79,7 +79,7 @@ class Int8Convolution(nn.Module):
 class Int8FeatureExtractor(nn.Module):
     """The CNN with int8 convolutions, the first one (of a single input channel) in fp32: (B, S) -> (B, T, C).
 
-    Takes `extractor` over, and its fp32 weights away.
+    Takes over `extractor`, and removes its fp32 weights.
     """
 
     def __init__(self, extractor: FeatureExtractor):
@@ -89,7 +89,7 @@ class Int8FeatureExtractor(nn.Module):
         later = list(extractor.layers)[1:]
         self.products: Stack[Int8Convolution] = Stack(Int8Convolution(layer.conv) for layer in later)
         for layer in later:
-            layer.conv.weight = nn.Parameter(torch.empty(0), requires_grad=False)  # its int8 form has taken its place
+            layer.conv.weight = nn.Parameter(torch.empty(0), requires_grad=False)  # replaced by its int8 form
 
     def forward(self, wavs: Tensor) -> Tensor:
         """(B, S) -> (B, T, C)."""
@@ -115,7 +115,7 @@ class Int8PaddedConvolution(nn.Module):
 
 
 class Int8LogMelExtractor(nn.Module):
-    """Log-mel spectrum in fp32 and int8 convolutions: (B, S) -> (B, T, C). Takes `extractor` over."""
+    """Log-mel spectrum in fp32 and int8 convolutions: (B, S) -> (B, T, C). Takes over `extractor`."""
 
     def __init__(self, extractor: LogMelExtractor):
         super().__init__()
@@ -145,21 +145,21 @@ def _int8_extractor(extractor: FeatureExtractor) -> nn.Module:
 
 
 def _scale(rows: Tensor) -> Tensor:
-    """What +-127 stands for: (n, K) -> (n, 1)."""
+    """Scale of each row, by which its largest magnitude becomes 127: (n, K) -> (n, 1)."""
     return rows.abs().amax(-1, keepdim=True).clamp_(min=1e-12) / 127
 
 
 def quantize_int8(encoder: SpeechEncoder) -> SpeechEncoder:
     """A copy of an encoder with int8 convolutions in the CNN and int8 linear maps; the rest stays fp32.
 
-    Only inference is served. Its state dict is not one of `SpeechEncoder`: save the fp32 encoder and quantise after
+    It serves inference only. Its state dict is not one of `SpeechEncoder`: save the fp32 encoder and quantise after
     loading. On a CPU without AVX-512 VNNI or AMX it may be slower than fp32.
 
     Args:
         encoder: dense or compact, fp32, on the CPU, in evaluation mode.
 
     Raises:
-        UserError: it is none of that.
+        UserError: the encoder is not of that kind.
     """
     if is_int8(encoder):
         raise UserError("the encoder is int8 already.")

@@ -1,4 +1,4 @@
-"""When the fast paths run, which form of them, and what they keep of a module's weights."""
+"""When the fast paths run, in which form, and what they cache of a module's weights."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ class Path:
     block: int = 1024
     """Size of its Fourier transforms, frames."""
     cnn_frames: int
-    """Frames that the CNN makes at a time: on a CPU small enough for the cache and large enough for matrix products. A
-    GPU makes so many of one utterance only where all at once take too much memory."""
+    """Frames that the CNN computes at a time: on a CPU, few enough for the cache and enough for efficient matrix
+    products; on a GPU, only used where a whole utterance would take too much memory."""
     queries: int = 0
-    """On a CPU: queries that attend at a time. Their scores, not T x T, are in memory."""
+    """On a CPU: queries that attend at a time, so that only their scores are in memory, not T x T."""
 
 
-# `python benchmarks/paths.py` says what is fastest at which length (LOG.md has the runs), by type of device and
-# precision. What has no entry takes the reference path.
+# `python benchmarks/paths.py` measures what is fastest at which length (LOG.md has the runs), by type of device and
+# precision. Those without an entry use the reference path.
 _GPU_HALF = (
     Path(max_frames=1500, positions="unfold", cnn_frames=3264),
     Path(max_frames=None, positions="fft", cnn_frames=3264),
@@ -38,7 +38,7 @@ _CPU = (
     Path(max_frames=64, cnn_frames=132, block=128, queries=256),
     Path(max_frames=None, cnn_frames=132, block=320, queries=256),
 )
-_CPU_HALF = (  # a processor with AVX512-BF16 or AMX multiplies it two to four times as fast; fp16 none does in torch
+_CPU_HALF = (  # bf16 products are 2 to 4 times as fast with AVX512-BF16 or AMX; torch has none in fp16
     Path(max_frames=64, cnn_frames=264, block=128, queries=256),
     Path(max_frames=None, cnn_frames=264, block=320, queries=256),
 )
@@ -59,7 +59,7 @@ def path_for(module: nn.Module, x: Tensor, num_frames: int) -> Path | None:
     nor under autocast).
 
     Args:
-        module: whose forward asks.
+        module: the module whose forward calls this.
         x: its input, (B, ...).
         num_frames: T of the utterances, padding included.
     """
@@ -73,27 +73,27 @@ def path_for(module: nn.Module, x: Tensor, num_frames: int) -> Path | None:
 
 
 class Derived:
-    """Something computed from weights, kept until they change (or move, or are loaded anew).
+    """A cache of values computed from weights, valid until these change (or move, or are loaded again).
 
-    What they hold is looked at each time, through a matrix-vector product: versions and addresses miss what is written
-    through `.data`, as s3prl's optimisers and moving averages write. Copies and pickles start empty. On a GPU the look
-    would wait for it, so that nothing is kept there: what is derived takes microseconds.
+    Each access checks the weights' values through a matrix-vector product: versions and addresses miss writes through
+    `.data`, as by s3prl's optimisers and moving averages. Copies and pickles start empty. On a GPU the check would have
+    to wait for the device, so nothing is cached there: computing the values takes microseconds.
     """
 
     def __init__(self) -> None:
         self._kept: dict[Any, tuple[list[int], Sequence[Tensor], list[Tensor], Any]] = {}
 
     def get(self, key: Any, weights: Sequence[Tensor], make: Callable[[], Any]) -> Any:
-        """What `make()` gives, from memory where the `weights` are as they were then.
+        """The result of `make()`, from the cache if the `weights` have not changed since.
 
         Args:
-            key: which of several things made of these weights.
-            weights: what it is made of.
-            make: makes it.
+            key: names one of several values computed from these weights.
+            weights: the weights that the value depends on.
+            make: computes the value.
         """
         if weights[0].is_cuda:
             return make()
-        # The tensors themselves are kept too: the identity of one that is gone may be another's tomorrow.
+        # The tensors themselves are kept too, since the id of a deleted one may be reused.
         identity, held = [id(weight) for weight in weights], [_digest(weight.detach()) for weight in weights]
         kept = self._kept.get(key)
         if kept is None or kept[0] != identity or not all(map(_same, kept[2], held)):
@@ -108,12 +108,12 @@ class Derived:
 
 
 def _digest(weight: Tensor) -> Tensor:
-    """Each of the first dimension's parts times a fixed random vector: (N, ...) -> (N,).
+    """Each row, along the first dimension, times a fixed random vector: (N, ...) -> (N,).
 
-    The weights are read once, at the speed of memory (2.5 ms for the 9 M of WavLM Base that are looked at). Exchanged
-    elements and rows are seen, which a sum would miss; a change below the rounding of a row's sum is not, nor would it
-    be in what is computed with the row. In half precision, whose sums round away most changes, the bytes are multiplied
-    as whole numbers: exact, (N, 1).
+    The weights are read once, at the speed of memory (2.5 ms for the 9 M of WavLM Base that are checked). Exchanged
+    elements and rows are detected, which a sum would miss; a change below the rounding of a row's sum is not, but would
+    not show in results of the row either. In half precision, whose sums round away most changes, the bytes are
+    multiplied as integers: exact, (N, 1).
     """
     rows = weight.reshape(len(weight), -1)
     if weight.dtype.itemsize == 2:
@@ -123,13 +123,13 @@ def _digest(weight: Tensor) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _random_vector(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(size,), from 0.5 to 1.5: no element counts for nothing."""
+    """(size,), from 0.5 to 1.5, so that every element counts."""
     return (0.5 + torch.rand(size, generator=torch.Generator().manual_seed(size))).to(device, dtype)
 
 
 @lru_cache(maxsize=64)
 def _random_bytes(size: int) -> Tensor:
-    """(size, 1) int8, odd: no byte counts for nothing."""
+    """(size, 1) int8, odd, so that every byte counts."""
     return 2 * torch.randint(-64, 64, (size, 1), generator=torch.Generator().manual_seed(size), dtype=torch.int8) + 1
 
 

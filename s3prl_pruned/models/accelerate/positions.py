@@ -15,11 +15,11 @@ from s3prl_pruned.models.linear import precision_of
 FORMS = ("conv", "unfold", "fft")
 
 TRAINING = {"cuda": Path(max_frames=None, positions="fft", cnn_frames=0)}
-"""The path under gradients and autocast, by type of device; without an entry the reference's."""
+"""The path with gradients or autocast, by type of device; without an entry, the reference."""
 
 
 class FastPositionalConvolution(PositionalConvolution):
-    """`PositionalConvolution` that takes the path of `paths.PATHS` in inference, and that of `TRAINING` on a GPU."""
+    """`PositionalConvolution` that uses the paths in `paths.PATHS` in inference, and `TRAINING` on a GPU."""
 
     derived: Derived
 
@@ -30,7 +30,7 @@ class FastPositionalConvolution(PositionalConvolution):
 
 
 class FastPositionalConvolutionStack(PositionalConvolutionStack):
-    """`PositionalConvolutionStack` by the same paths, on a GPU: its few taps are quick enough on a CPU."""
+    """`PositionalConvolutionStack` by the same paths, on a GPU: its few taps are fast enough on a CPU."""
 
     derived: Derived
 
@@ -43,7 +43,7 @@ class FastPositionalConvolutionStack(PositionalConvolutionStack):
 def positions_path(module: nn.Module, x: Tensor) -> Path | None:
     """The path for states (B, T, D), in training too; None for the reference.
 
-    A teacher's is that of training in inference also (`accelerate.of_teacher`).
+    A teacher uses the training path in inference, too (`accelerate.of_teacher`).
     """
     path = path_for(module, x, x.shape[1]) if vars(module).get("in_inference", True) else None
     if path is None and not exporting() and not torch.compiler.is_compiling():
@@ -52,7 +52,7 @@ def positions_path(module: nn.Module, x: Tensor) -> Path | None:
 
 
 def convolve(conv: nn.Conv1d, x: Tensor, derived: Derived, path: Path) -> Tensor:
-    """What a grouped convolution with padding `kernel // 2` computes, bias included, cut to T frames: (B, T, D).
+    """A grouped convolution with padding `kernel // 2` and bias, cut to T frames: (B, T, D).
 
     In the precision of `conv(x)`, autocast included; transforms are in fp32 at least. Differentiable where gradients
     are enabled.
@@ -60,7 +60,7 @@ def convolve(conv: nn.Conv1d, x: Tensor, derived: Derived, path: Path) -> Tensor
     Args:
         conv: stride 1.
         x: (B, T, D).
-        derived: keeps the weights' transform (`paths.Derived`), `block` / `kernel` times as large as they.
+        derived: caches the weights' transform (`paths.Derived`), `block` / `kernel` times as large as the weights.
         path: its `positions` and `block`.
     """
     if path.positions == "fft":
@@ -71,7 +71,7 @@ def convolve(conv: nn.Conv1d, x: Tensor, derived: Derived, path: Path) -> Tensor
 
 
 def _by_products(conv: nn.Conv1d, x: Tensor) -> Tensor:
-    """As one matrix product for each group, of all windows with the weights; windows are copied."""
+    """By one matrix product for each group, of all windows with the weights; windows are copied."""
     kernel, groups, (batch, frames, _) = conv.kernel_size[0], conv.groups, x.shape
     left = kernel // 2
     padded = F.pad(x.transpose(1, 2), (left, kernel - 1 - left))  # (B, D, T + kernel - 1)
@@ -86,7 +86,7 @@ def _by_products(conv: nn.Conv1d, x: Tensor) -> Tensor:
 
 
 def _by_transforms(conv: nn.Conv1d, x: Tensor, derived: Derived, block: int) -> Tensor:
-    """As products of Fourier transforms.
+    """By products of Fourier transforms.
 
     A short utterance is one circular block; a longer one is cut into overlapping blocks of which the valid part is kept
     (overlap-save).
@@ -95,7 +95,7 @@ def _by_transforms(conv: nn.Conv1d, x: Tensor, derived: Derived, block: int) -> 
         conv: as `convolve`.
         x: (B, T, D).
         derived: as `convolve`.
-        block: size of the transforms, frames; twice the kernel where it is smaller than the kernel.
+        block: size of the transforms in frames; if smaller than the kernel, twice the kernel is used.
     """
     given, kernel, frames = x, conv.kernel_size[0], x.shape[1]
     left = kernel // 2
@@ -108,7 +108,7 @@ def _by_transforms(conv: nn.Conv1d, x: Tensor, derived: Derived, block: int) -> 
         spectrum = derived.get(block, list(conv.parameters()), lambda: _spectrum(conv.weight, conv.groups, block))
     x = x.to(spectrum.real.dtype)
     if frames + left <= block:
-        y = _multiply(x.transpose(1, 2), spectrum, block)  # (B, D, block), late by `left` frames
+        y = _multiply(x.transpose(1, 2), spectrum, block)  # (B, D, block), delayed by `left` frames
         y = torch.cat((y[..., block - left :], y[..., : max(0, frames - left)]), -1)[..., :frames]
     else:
         valid = block - kernel + 1
@@ -125,7 +125,7 @@ def _by_transforms(conv: nn.Conv1d, x: Tensor, derived: Derived, block: int) -> 
 def _out_of_reach(x: Tensor, kernel: int, left: int) -> Tensor:
     """Frames with nothing but zeros (padding) under the kernel: (B, T, 1) bool.
 
-    The convolution is exactly zero there; transforms leave rounding, which a LayerNorm of nothing else would blow up.
+    The convolution is exactly zero there; transforms leave rounding errors, which a LayerNorm would amplify.
     """
     heard = F.pad((x != 0).any(-1).to(x.dtype), (left, kernel - 1 - left))  # (B, T + kernel - 1)
     return F.max_pool1d(heard, kernel, stride=1)[..., None] == 0

@@ -1,4 +1,4 @@
-"""What closed units are spared in training changes no value and no gradient."""
+"""Skipping closed units in training changes no values and no gradients."""
 
 import dataclasses
 from collections import Counter
@@ -89,13 +89,13 @@ def half_closed(masks):
 
 
 @pytest.mark.parametrize("name", tiny_families())
-def test_so_they_are_in_every_family(name, always):
+def test_gradients_are_the_same_in_every_family(name, always):
     encoder, masks, wavs = masked(4, config=tiny_families()[name])
     half_closed(masks)
     assert worst(gradients(encoder, masks, wavs), computing_everything(encoder, masks, wavs)) < 1e-10
 
 
-def test_so_they_are_with_checkpointing_and_dropout(always):
+def test_gradients_are_the_same_with_checkpointing_and_dropout(always):
     encoder, masks, wavs = masked(4, config=tiny_base(dropout=0.1, activation_dropout=0.1))
     half_closed(masks)
     masks[0, "z_mha"].zero_()
@@ -116,7 +116,7 @@ def test_a_closed_unit_without_its_masks_gradient_would_be_noticed(monkeypatch, 
     assert worst(gradients(encoder, masks, wavs), expected) > 0.1
 
 
-def test_each_map_is_spared(monkeypatch, always):
+def test_closed_units_are_skipped_in_each_map(monkeypatch, always):
     calls = Counter()
     for function in (closed_units._OpenOutputs, closed_units._AddClosed, closed_units._ClosedSublayer):
 
@@ -148,7 +148,7 @@ def test_maps_with_hooks_are_called():
     assert Split.of(z, fc1, fc2) is None
 
 
-def test_only_where_it_pays(monkeypatch):
+def test_units_are_split_only_where_it_pays(monkeypatch):
     z = torch.ones(100)
     z[:40] = 0.0
     assert Split.of(None) is None and Split.of(z) is None and Split.of(torch.ones(0)) is None
@@ -175,7 +175,7 @@ def test_a_closed_sublayer_is_computed_without_a_graph(mask, graph):
         assert float(z.grad) == pytest.approx(float(layer(x).detach().sum()), rel=1e-5)
 
 
-def test_in_bfloat16_too(always):
+def test_gradients_agree_in_bfloat16_too(always):
     encoder, masks, wavs = masked(4)
     encoder, wavs = encoder.float(), wavs.float()
     masks = half_closed(masks).to(torch.float32)

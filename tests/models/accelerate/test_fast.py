@@ -91,7 +91,7 @@ def worst_share(found, expected):
     return max(float((a.float() - b).norm() / b.norm()) for a, b in zip(found, expected, strict=True))
 
 
-def test_the_smallest_change_of_a_bf16_weight_is_seen():
+def test_the_smallest_change_of_a_bf16_weight_is_noticed():
     weight = torch.randn(4, 300, dtype=torch.bfloat16)
     weight[2, 17] = 1.0
     derived = Derived()
@@ -103,7 +103,7 @@ def test_the_smallest_change_of_a_bf16_weight_is_seen():
     assert derived.get("sum", [weight], lambda: "again") == "again"
 
 
-def test_a_perturbed_weight_is_seen():
+def test_a_perturbed_weight_is_noticed():
     encoder = fast_encoder(tiny_base(), seed=3).double()
     other = copy.deepcopy(encoder)
     for name in (
@@ -253,7 +253,7 @@ def test_weights_written_through_data_are_seen(change, mode):
     assert any(not torch.equal(a, b) for a, b in zip(after, before, strict=True))
 
 
-def test_weights_that_stay_are_not_derived_anew(monkeypatch):
+def test_values_of_unchanged_weights_come_from_the_cache(monkeypatch):
     encoder, wavs = fast_encoder(tiny_base(), seed=1), torch.randn(1, 2000)
     with torch.no_grad():
         first = encoder(wavs).hidden_states
@@ -265,7 +265,7 @@ def test_weights_that_stay_are_not_derived_anew(monkeypatch):
 
 
 @pytest.mark.parametrize("change", [change_in_place, load_others, widen, replace_one_bias])
-def test_what_is_kept_of_the_weights_follows_them(change):
+def test_cached_values_follow_the_weights(change):
     encoder = fast_encoder(tiny_base(conv_bias=True), seed=1)
     wavs = torch.randn(1, 2000)
     both_paths(encoder, wavs, None)  # fills the memory
@@ -276,7 +276,7 @@ def test_what_is_kept_of_the_weights_follows_them(change):
     assert worst(*both_paths(encoder, wavs.to(dtype), None)) < 2e-5
 
 
-def test_copies_and_pickles_begin_with_an_empty_memory():
+def test_copies_and_pickles_start_with_an_empty_cache():
     encoder = fast_encoder(tiny_base(), seed=1)
     with torch.no_grad():
         encoder(torch.randn(1, 2000))
@@ -313,7 +313,7 @@ def test_training_gradients_and_exports_take_the_reference(monkeypatch):
 
 
 @pytest.mark.parametrize("shape", sorted(SHAPES))
-def test_masks_of_a_checkpoint_are_heeded(shape):
+def test_masks_of_a_checkpoint_are_used(shape):
     encoder = fast_encoder(SHAPES[shape], seed=1).double()
     wavs, lengths = torch.randn(2, 2000).double(), torch.tensor([2000, 1100])
     encoder.set_masks(random_masks(encoder.spec, seed=0))
@@ -323,7 +323,7 @@ def test_masks_of_a_checkpoint_are_heeded(shape):
     assert worst(both_paths(encoder, wavs, lengths)[0], expected) > 1e-3
 
 
-def test_memory_is_that_of_a_stretch_not_of_the_utterance():
+def test_memory_is_that_of_a_stretch_and_not_of_the_utterance():
     encoder = fast_encoder(tiny_base(), seed=1)
     sizes = []
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():

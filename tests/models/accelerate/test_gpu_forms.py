@@ -1,4 +1,4 @@
-"""What a GPU takes in place of the reference: forms of the positional convolution, blocks of queries, one kernel."""
+"""What a GPU uses instead of the reference: forms of the positional convolution, blocks of queries, one kernel."""
 
 import copy
 import os
@@ -75,7 +75,7 @@ def test_training_takes_the_form_that_is_said_for_its_device(shape, form, monkey
     assert set(seen) == {form}
 
 
-def test_a_teacher_takes_the_path_of_training_alone(monkeypatch):
+def test_a_teacher_uses_only_the_training_path(monkeypatch):
     teacher = of_teacher(random_encoder(SHAPES["wavlm_base"], seed=0))
     seen = []
     monkeypatch.setattr(positions, "convolve", lambda *args: seen.append(args[3].positions) or convolve(*args))

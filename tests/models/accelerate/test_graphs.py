@@ -59,7 +59,7 @@ def test_every_structure_and_length_in_float64(seed, shape, samples, padded):
 
 
 @pytest.mark.parametrize("shape", ["wavlm_base", "hubert_base"])
-def test_nan_of_an_earlier_input_is_not_heard(shape):
+def test_nan_of_an_earlier_input_does_not_spread(shape):
     encoder = accelerate(random_encoder(SHAPES[shape], seed=0))
     calls, captured = in_buckets(encoder)
     broken, wavs = torch.randn(1, 2000), torch.randn(1, 1950)
@@ -71,7 +71,7 @@ def test_nan_of_an_earlier_input_is_not_heard(shape):
     assert worst(found, expected) < 1e-4
 
 
-def test_a_wrong_length_would_be_seen(monkeypatch):
+def test_a_wrong_length_would_be_noticed(monkeypatch):
     encoder = accelerate(random_encoder(tiny_base(), seed=0).double())
     calls, _ = in_buckets(encoder)
     wavs = torch.randn(1, 1950).double()
@@ -111,7 +111,7 @@ def test_training_and_gradients_call_the_encoder_itself():
     assert captured == [1, 1], "what lies elsewhere is captured anew"
 
 
-def test_moved_weights_are_captured_anew():
+def test_moved_weights_are_captured_again():
     encoder = accelerate(random_encoder(tiny_base(), seed=0))
     calls, captured = in_buckets(encoder)
     wavs = torch.randn(1, 2000)

@@ -130,7 +130,7 @@ def test_training_with_it_is_refused():
         small(torch.randn(1, 2000))  # gradients are on
 
 
-def test_what_cannot_be_quantised_is_refused():
+def test_an_encoder_that_cannot_be_quantised_is_refused():
     encoder = random_encoder(tiny_base(), seed=0)
     with pytest.raises(UserError, match="training mode"):
         quantize_int8(encoder.train())
