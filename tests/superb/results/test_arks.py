@@ -23,7 +23,7 @@ def test_an_empty_hypothesis_is_kept(tmp_path):
 @pytest.mark.parametrize(
     ("hyp", "message"),
     [
-        ("1-7-0000 ONE\n", r"must hold the same utterances, but 1 stand in one of them only \(1-7-0001\)"),
+        ("1-7-0000 ONE\n", r"must hold the same utterances, but 1 are in one of them only \(1-7-0001\)"),
         ("1-7-0000 ONE\n1-7-0000 ONE\n", "every line must begin with another utterance's id"),
         ("", "is empty"),
     ],

@@ -99,13 +99,13 @@ def test_a_damaged_file_is_named(wavs, tmp_path):
     single(wavs[:1])
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(UserError, match=f"{path.name}: is no file of kept features"):
+    with pytest.raises(UserError, match=f"{path.name}: is no file of cached features"):
         single(wavs[:1])
 
 
 def test_features_that_cannot_be_written_are_one_clear_error(wavs, tmp_path):
     single = SingleUtterances(Normalising(), selection="hidden_states", folder=tmp_path / "gone")
-    with pytest.raises(UserError, match="features cannot be kept .*Make room, or leave --cache-features out"):
+    with pytest.raises(UserError, match="features cannot be saved .*Make room, or leave --cache-features out"):
         single(wavs[:1])
 
 
@@ -117,7 +117,7 @@ def test_a_run_with_kept_features_learns_what_one_that_extracts_singly_learns(co
         printed = command(*options, "-n", name, *more)
         states[name] = torch.load(f"results/{name}/ic/states-4.ckpt", weights_only=False)["Downstream"]
         results[name] = read_result(Path(f"results/{name}/ic/result.json"))
-        assert ("Features: kept in" in printed) == (name == "kept")
+        assert ("Features: cached in" in printed) == (name == "kept")
     for key, value in states["single"].items():
         torch.testing.assert_close(states["kept"][key], value, rtol=0, atol=1e-5, msg=key)
     assert results["single"].config_sha256 == results["kept"].config_sha256 != results["padded"].config_sha256
@@ -217,7 +217,7 @@ def test_kept_features_are_dropped_by_a_command(command, workplace):
     command(*options, "-n", "half", "--cache-half")
     kept = workplace / "cache" / "s3prl_pruned" / "features"
     assert len(list(kept.iterdir())) == 2
-    assert "of kept features removed (" in command("--drop-features", "--cache-half")
+    assert "of cached features removed (" in command("--drop-features", "--cache-half")
     assert len(list(kept.iterdir())) == 1
     run.main(["--drop-features"])  # of all upstreams
     assert not kept.exists()

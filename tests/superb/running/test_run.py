@@ -146,10 +146,10 @@ def test_a_name_gives_another_folder(again):
 def test_an_unfinished_run_goes_on_only_when_asked_and_from_its_checkpoint(again):
     for name in ("result.json", STATES[1]):
         (FOLDER / name).unlink()
-    with pytest.raises(UserError, match="holds this run unfinished. Give -a to go on"):
+    with pytest.raises(UserError, match="holds this run unfinished. Give -a to resume"):
         again()
     printed = again("-a")
-    assert f"Going on from {FOLDER / STATES[0]}" in printed
+    assert f"Resuming from {FOLDER / STATES[0]}" in printed
     assert read_result(FOLDER / "result.json").checkpoint.step == 4
     assert torch.load(FOLDER / STATES[1], weights_only=True)["Step"] == 4
 
@@ -160,7 +160,7 @@ def test_a_truncated_checkpoint_is_passed_over(again, caplog):
     (FOLDER / STATES[1]).write_bytes(whole[: len(whole) // 2])
     printed = again("-a")
     assert f"{STATES[1]}: is truncated, or is no torch checkpoint" in caplog.text
-    assert f"Going on from {FOLDER / STATES[0]}" in printed
+    assert f"Resuming from {FOLDER / STATES[0]}" in printed
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, whose disk is always full")
@@ -169,7 +169,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_what_was_saved(again, monkeyp
     (FOLDER / STATES[1]).unlink()
     save = torch.save
     monkeypatch.setattr(torch, "save", lambda states, path: save(states, "/dev/full"))
-    with pytest.raises(UserError, match="results/fbank/asr: cannot be written .* Make room; -a goes on"):
+    with pytest.raises(UserError, match="results/fbank/asr: cannot be written .* Make room; -a resumes"):
         again("-a")
     assert checkpoints.newest_checkpoint(FOLDER) == FOLDER / STATES[0]
 
@@ -184,7 +184,7 @@ def test_the_oldest_checkpoint_stands_until_the_new_one_is_whole(again, monkeypa
         command(*few)
     assert [path.name for path in folder.glob("states-*")] == ["states-2.ckpt"]
     monkeypatch.setattr(torch, "save", save)
-    assert f"Going on from {folder / 'states-2.ckpt'}" in command(*few, "-a")
+    assert f"Resuming from {folder / 'states-2.ckpt'}" in command(*few, "-a")
     assert [path.name for path in folder.glob("states-*")] == ["states-4.ckpt"]
 
 
@@ -209,7 +209,7 @@ def test_a_stop_signal_saves_the_step_under_way_and_a_requeued_run_goes_on_from_
     assert states["Step"] == 3 and type(states["Config"]["runner"]["save_step"]) is int
     assert checkpoints.numbered_checkpoints(folder) == [folder / "states-2.ckpt"]
     printed = command("-u", "fbank", "-n", "told", "-o", settings, "-a")
-    assert f"Going on from {folder / 'interrupted.ckpt'}" in printed
+    assert f"Resuming from {folder / 'interrupted.ckpt'}" in printed
     assert read_result(folder / "result.json").checkpoint.step == 4
     assert [path.name for path in folder.glob("*.ckpt")] == ["states-4.ckpt"]
 
@@ -235,7 +235,7 @@ def test_a_run_that_was_stopped_before_its_first_numbered_checkpoint_is_unfinish
     }  # fmt: skip
     write_result(folder / "result.json", dataclasses.replace(look, look=None))  # as earlier versions called it
     assert finished_runs(Path("results/early")) == ({}, [folder])
-    assert f"Going on from {folder / INTERRUPTED}" in again("-n", "early", "-a", "-m", "train")
+    assert f"Resuming from {folder / INTERRUPTED}" in again("-n", "early", "-a", "-m", "train")
     assert (folder / "result.json.old-1").is_file() and not (folder / "result.json").exists()
 
 
@@ -269,7 +269,7 @@ def test_a_signal_in_the_last_step_stops_before_the_evaluation(again, monkeypatc
         with pytest.raises(Interrupted, match="after step 4; it is saved"):
             again("-n", "late")
     assert not Path("results/late/asr/result.json").exists()
-    assert "the last step was made before" in again("-n", "late", "-a")
+    assert "already at the last step" in again("-n", "late", "-a")
 
 
 def test_a_later_checkpoint_is_gone_on_from_before_an_interrupted_one(again):
@@ -308,7 +308,7 @@ def test_a_stop_says_how_to_go_on(again, monkeypatch, error, code):
         raise error
 
     monkeypatch.setattr(run, "run_task", stop)
-    with pytest.raises(Interrupted, match="the same command with -a goes on from the last checkpoint") as stopped:
+    with pytest.raises(Interrupted, match="the same command with -a resumes from the last checkpoint") as stopped:
         again()
     assert stopped.value.exit_code == code
 
@@ -364,7 +364,7 @@ def test_an_evaluation_before_the_end_of_the_training_is_a_look_and_not_the_resu
     printed = again("-m", "evaluate")
     look = read_result(FOLDER / "look-test-clean-step2.json")
     assert look.look == "the training stood at step 2 of 4" and look.checkpoint.step == 2
-    assert "a look, not the task's result: the training stood at step 2 of 4" in printed
+    assert "early evaluation, not the task's result: the training stood at step 2 of 4" in printed
     assert "evaluated before; nothing to do" in again("-m", "evaluate")
     again("-m", "evaluate", "-t", "dev-clean")
     again("-m", "evaluate", "-i", str(FOLDER / STATES[0]))
@@ -410,7 +410,7 @@ def test_a_look_that_an_earlier_version_left_as_the_result_is_moved_aside_and_th
     with pytest.raises(UserError, match="holds this run unfinished. Give -a"):
         again()
     assert finished_runs(Path("results")) == ({}, [FOLDER])
-    assert f"Going on from {FOLDER / STATES[0]}" in again("-a")
+    assert f"Resuming from {FOLDER / STATES[0]}" in again("-a")
     assert "was evaluated when the training stood at step 2; it is no result" in caplog.text
     assert (FOLDER / "result.json.old-1").read_bytes() == early
     assert read_result(FOLDER / "result.json").checkpoint.step == 4

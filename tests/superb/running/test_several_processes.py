@@ -40,13 +40,13 @@ def test_two_processes_train_together_and_the_first_evaluates(tmp_path):
     assert json.loads((folder / "run.json").read_text())["num_processes"] == 2
     result = read_result(folder / "result.json")
     assert "2 processes" in result.protocol_note and result.num_utterances == 12
-    # a run is gone on with by as many processes as began it
+    # a run is resumed with as many processes as it was started with
     (folder / "result.json").unlink()
     alone = torchrun(tmp_path, "-d", "ks", "--corpus", ".", "-o", settings, "-a", processes=1)
     assert alone.returncode != 0 and "was begun by 2 process(es), but this is 1" in alone.stderr
     (folder / "states-4.ckpt").unlink()
     again = torchrun(tmp_path, "-d", "ks", "--corpus", ".", "-o", settings, "-a")
-    assert again.returncode == 0 and "Going on from results/fbank/ks/states-2.ckpt" in again.stdout, again.stderr[
+    assert again.returncode == 0 and "Resuming from results/fbank/ks/states-2.ckpt" in again.stdout, again.stderr[
         -3000:
     ]
 

@@ -88,7 +88,7 @@ def append(text):
     ("damage", "message"),
     [
         (append("1-7-0009 ONE\n"), "1 have a transcript but no audio file .first 1-7-0009"),
-        (append("1-7-0000 ONE\n"), "the id 1-7-0000 must stand once in train, but stands twice"),
+        (append("1-7-0000 ONE\n"), "the id 1-7-0000 must occur once in train, but occurs twice"),
         (append("1-7-0009 ROOM 5\n"), "1-7-0009's holds '5'. Write numbers and signs out as words"),
         (append("1-7-0009\n"), "1-7-0009's is empty"),
         (lambda f: soundfile.write(f / "1-7-0009.flac", np.zeros(8000), 16000), "1 have no line in .* .first 1-7-0009"),

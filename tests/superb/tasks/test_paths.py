@@ -52,7 +52,7 @@ def test_paths_are_relative_to_their_file(here):
 def test_a_task_without_a_corpus_says_where_it_is_to_be_had_and_named(here):
     with pytest.raises(
         UserError,
-        match=r"-d ks .keyword spotting. needs the corpus Speech Commands v0.01 .* to be had at http.* "
+        match=r"-d ks .keyword spotting. needs the corpus Speech Commands v0.01 .* available at http.* "
         r"by --corpus DIR, `ks: DIR` in paths.yaml, S3PRL_PRUNED_KS_CORPUS, or -o config.downstream_expert.data",
     ):
         found("-d", "ks")  # fmt: skip

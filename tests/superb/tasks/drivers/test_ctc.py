@@ -191,6 +191,6 @@ def test_an_interrupted_training_goes_on_from_its_last_checkpoint(finished):
         (finished.folder / name).unlink()
     again = finished.again("-a")
     assert (
-        f"Going on from {finished.folder / 'states-1.ckpt'}" in again and (finished.folder / "states-2.ckpt").is_file()
+        f"Resuming from {finished.folder / 'states-1.ckpt'}" in again and (finished.folder / "states-2.ckpt").is_file()
     )
     assert read_result(finished.folder / "result.json").num_utterances > 1

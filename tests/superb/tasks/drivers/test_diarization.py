@@ -98,7 +98,7 @@ def test_a_run_goes_on_from_its_checkpoint_though_s3prl_notes_its_frame_shift_in
 
 
 def test_what_has_no_predictions_is_refused(sd):
-    with pytest.raises(UserError, match="-t dev: s3prl keeps predictions of sd's split test only"):
+    with pytest.raises(UserError, match="-t dev: s3prl saves predictions of sd's split test only"):
         sd("-t", "dev")
     with pytest.raises(UserError, match="save_predictions: must be true"):
         sd("-n", "other", more=",,config.downstream_expert.scorerc.save_predictions=false")

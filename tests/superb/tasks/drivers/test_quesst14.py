@@ -84,7 +84,7 @@ def test_without_room_features_are_extracted_for_every_layer_and_this_is_said(qb
     monkeypatch.setattr(features_room.shutil, "disk_usage", lambda folder: full)
     monkeypatch.setattr(features, "_write", lambda *given, **how: pytest.fail("something is written"))
     printed = qbe("-n", "full")  # FBANK has one layer
-    assert printed.count("They are extracted for every evaluation anew.") == 2
+    assert printed.count("They are extracted again for every evaluation.") == 2
     assert read_result(Path("results/full/qbe/result.json")).metrics == read_result(FOLDER / "result.json").metrics
 
 
@@ -108,7 +108,7 @@ def test_there_is_nothing_to_train_and_no_other_split(qbe):
     "text", ["config.runner.total_steps=10", "config.optimizer.lr=1e-3", "config.specaug.adaptive=false"]
 )
 def test_settings_of_a_training_are_refused_since_nothing_reads_them(command, corpus, text):
-    with pytest.raises(UserError, match=f"-o {text}: nothing is trained, so that nothing reads it. Leave it out."):
+    with pytest.raises(UserError, match=f"-o {text}: nothing is trained, so this is not used. Leave it out."):
         command("-d", "qbe", "--corpus", corpus, "-o", text)
 
 
