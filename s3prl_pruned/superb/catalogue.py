@@ -98,7 +98,7 @@ class Task:
     corpus_keys: tuple[str, ...]
     """Config keys below ``downstream_expert`` that hold the corpus's root folder."""
     corpus_source: str
-    """Where to get the corpus."""
+    """Where the corpus is to be had."""
 
 
 def _rate(name: str, *, fbank: float, paper: float, board: float, printed: Unit) -> Metric:

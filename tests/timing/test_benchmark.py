@@ -56,7 +56,7 @@ def test_both_arrangements_are_against_the_baseline_padded(data):
     (baseline,) = rows(data, name="s3prl:wavlm_embedded", arrangement="padded")
     (alone,) = rows(data, name="s3prl:wavlm_embedded", arrangement="unpadded")
     assert alone["ratio"] != 1 and alone["macs"] < baseline["macs"] and alone["peak_bytes"] < baseline["peak_bytes"]
-    assert any("comes of the bucketing, not of the model" in " ".join(note.split()) for note in data["notes"])
+    assert any("comes from the bucketing, not from the model" in " ".join(note.split()) for note in data["notes"])
 
 
 def test_a_model_that_cannot_pad_is_only_in_the_unpadded_rows(data):
@@ -85,7 +85,7 @@ def test_what_was_checked_before_timing_is_told(data):
         ({"repeats": 0}, "`repeats` and `threads` must be at least 1"),
         ({"lengths": [(0.02, 1)]}, "at least one frame"),
         ({"lengths": []}, "nothing to time models on"),
-        ({"tf32": True}, "`tf32` is of CUDA GPUs only"),
+        ({"tf32": True}, "`tf32` is for CUDA GPUs only"),
         ({"autocast": True}, "`autocast` needs a lower precision"),
         ({"min_seconds": 0.0}, "`min-seconds` must be positive, but is 0"),
     ],
@@ -156,7 +156,7 @@ def test_without_the_baseline_there_is_no_ratio(monkeypatch):
     from s3prl_pruned.timing.models import Builder
 
     monkeypatch.setattr(Builder, "build", lambda self, name: 1 / 0)
-    with pytest.raises(UserError, match="the baseline ours:wavlm_embedded cannot take part: division by zero"):
+    with pytest.raises(UserError, match="the baseline ours:wavlm_embedded cannot be timed: division by zero"):
         benchmark.run(Options(baseline="ours:wavlm_embedded", models=[], random=True, lengths=[(0.5, 1)]))
 
 

@@ -60,9 +60,9 @@ def test_a_name_is_taken_apart(tmp_path, monkeypatch):
         ("ours:", "a name must follow ours:"),
         ("ours:conc+int8+bf16", "one precision, but .'int8', 'bf16'."),
         ("ours:conc+compiled+compiled", "given twice"),
-        ("s3prl:wavlm_base+int8", "int8 is offered of our own models only, not of s3prl's"),
-        ("hf:wavlm_base+reference", "reference is offered of our own models only"),
-        ("s3prl:wavlm_base+ort", "ort is offered of our own models only"),
+        ("s3prl:wavlm_base+int8", "int8 is for our own models only, not for s3prl's"),
+        ("hf:wavlm_base+reference", "reference is for our own models only"),
+        ("s3prl:wavlm_base+ort", "ort is for our own models only"),
         ("ours:conc+ort+openvino", "one runtime, but .'ort', 'openvino'."),
         ("ours:conc+ort+bf16", "ort runs fp32 and int8 only, not bf16"),
     ],
@@ -76,9 +76,9 @@ def test_a_wrong_name_is_refused_and_the_nearest_named(text, message):
     "text, message",
     [
         ("ours:densee", "must be one of .*Did you mean dense"),
-        ("s3prl:wavlm_bas", "random weights are to be had of .*Did you mean wavlm_base"),
+        ("s3prl:wavlm_bas", "random weights exist for .*Did you mean wavlm_base"),
         ("torchaudio:data2vec_base", "no data2vec"),
-        ("ours:wavlm_embedded+masked", "nothing of a dense model is masked"),
+        ("ours:wavlm_embedded+masked", "a dense model has nothing to mask"),
     ],
 )
 def test_a_model_that_cannot_be_had_is_refused(text, message):

@@ -41,7 +41,7 @@ def test_a_peer_says_where_it_is_from(built):
         ("peer:distilhuber", "must be one of .*'peer:distilhubert'.*Did you mean distilhubert"),
         ("peers:distilhubert", "must begin with one of .*Did you mean peer"),
         ("peer:", "a name must follow peer:"),
-        ("peer:maskhubert+masked", "nothing of a dense model is masked"),
+        ("peer:maskhubert+masked", "a dense model has nothing to mask"),
     ],
 )
 def test_a_wrong_peer_is_refused(text, message):

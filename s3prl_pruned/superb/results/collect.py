@@ -41,7 +41,7 @@ def finished_runs(root: Path, references: References = NO_REFERENCES) -> tuple[d
             parent folder; a run in a folder with another name is a model of its own. Folders that ``--force`` moved
             aside (``*.old-<number>``) are skipped. Directories of s3prl that together are one run (``ExpName_fold1`` to
             ``ExpName_fold5``; ``ExpName_6_dev``) are side by side, or in a folder with the task's name.
-            references: where the references for scoring s3prl's QbE and SD are, if s3prl's settings do not say.
+        references: where the references for scoring s3prl's QbE and SD are, if s3prl's settings do not say.
 
     Returns:
         Results by the model's name, and the folders of unfinished runs.
@@ -155,8 +155,7 @@ def _where_unfinished(folder: Path, result: Result) -> str | None:
 
 
 def _as_it_counts(result: Result) -> Result:
-    """Correct the protocol: earlier versions called results official although the benchmark's rule for the checkpoint
-    was not followed."""
+    """Correct the protocol of earlier versions' results that do not follow the benchmark's rule for the checkpoint."""
     if result.protocol != "official":
         return result
     if result.by_hand and result.checkpoint is not None:

@@ -54,8 +54,7 @@ class StoppableTraining:
             )
 
     def made(self) -> None:
-        """Called after a step. The first process saves at the end of the step; the others do not count steps and end
-        here."""
+        """Called after a step. The first process saves at its end; the others, which do not count steps, end here."""
         self.step += 1
         self.reason = self.request.agreed()
         if not distributed.is_main() and (self.reason or self.step == self.config["runner"]["total_steps"]):
