@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("folder")
     "jobs, complaint",
     [
         (lambda: [job("a"), job("a")], "name must differ between jobs, but 'a'"),
-        (lambda: [job("a"), job("b", done=False), job("c", after=("b",))], "waits for 'b', of which no file"),
+        (lambda: [job("a"), job("b", done=False), job("c", after=("b",))], "waits for 'b', which has no `done` file"),
         (lambda: [job("a", after=("z",))], "a waits for 'z', which is not in the plan"),
         (lambda: [job("a", after=("b",)), job("b", after=("a",))], "in a circle"),
     ],

@@ -168,7 +168,7 @@ def test_a_job_that_another_call_runs_is_not_started_twice():
     with open("logs/busy.log", "a") as log:
         fcntl.flock(log, fcntl.LOCK_EX)
         report = run([job("busy"), job("free")])
-    assert report.failures["busy"].reason == "is being run already, by another call" and order() == ["free"]
+    assert report.failures["busy"].reason == "is already being run by another call" and order() == ["free"]
 
 
 PLAN = """

@@ -308,7 +308,7 @@ def test_a_rate_that_changes_nothing_is_recorded_and_never_chosen(task, capsys):
         (True, True, False),
         (False, False, True),
     ]
-    with pytest.raises(UserError, match="with none of the rates did it get better than at the start"):
+    with pytest.raises(UserError, match="with none of the rates did it improve on the start"):
         choose(Path(f"results/fbank/{task}"), (1e-9,), 100 if task == "asr" else 3000)
 
 

@@ -67,7 +67,7 @@ def test_what_cannot_be_scored_is_refused():
         ([1, 1], [0.1, 0.2], "both must occur"),
         ([0, 2], [0.1, 0.2], "must be 0 and 1"),
         ([0, 1], [0.1, np.nan], "must be finite, but 1 are not"),
-        ([0, 1], [0.1], "must be of one length"),
+        ([0, 1], [0.1], "must have one length"),
     ]:
         with pytest.raises(UserError, match=message):
             equal_error_rate(labels, scores)

@@ -411,7 +411,7 @@ def test_a_look_that_an_earlier_version_left_as_the_result_is_moved_aside_and_th
         again()
     assert finished_runs(Path("results")) == ({}, [FOLDER])
     assert f"Resuming from {FOLDER / STATES[0]}" in again("-a")
-    assert "was evaluated when the training stood at step 2; it is no result" in caplog.text
+    assert "was evaluated when the training was at step 2; it is no result" in caplog.text
     assert (FOLDER / "result.json.old-1").read_bytes() == early
     assert read_result(FOLDER / "result.json").checkpoint.step == 4
 
