@@ -92,7 +92,7 @@ def test_diarization_is_compared_by_the_bootstrap_over_recordings(tmp_path, caps
     shown = rows(capsys.readouterr().out)["sd der"]
     assert shown == ["15.00", "25.00", "-10.00", "-10.00 to -10.00", "bootstrap of 40 recordings", "0.0010"]
     (tmp_path / "a" / "sd" / "scoring" / "der.json").write_text("{}")
-    with pytest.raises(UserError, match="holds no recordings one by one, as earlier versions left it"):
+    with pytest.raises(UserError, match="holds no errors per recording, since an earlier version wrote it"):
         main([str(tmp_path), "--compare", "a", "b"])
 
 

@@ -86,7 +86,7 @@ def test_names_do_not_cover_each_other():
 def test_a_model_of_other_settings_is_marked():
     points = [Point(name="a", kind="measured", cost=20, score=500, exact=False)]
     texts = [text.get_text() for text in draw({("leaderboard", "parameters"): points}).axes[0].texts]
-    assert texts == ["a *", "* not the official settings: not in the front"]
+    assert texts == ["a *", "* not the official settings, so not in the front"]
 
 
 def test_what_cannot_be_drawn_is_said(tmp_path):
@@ -98,7 +98,7 @@ def test_what_cannot_be_drawn_is_said(tmp_path):
         UserError, match="no row has both a score and a known cost, such as its parameters .mine: no number"
     ):
         write_figure(tmp_path / "out.png", rows)
-    with pytest.raises(UserError, match="a picture must be one of .* but is 'xyz'"):
+    with pytest.raises(UserError, match="a figure must be one of .* but is 'xyz'"):
         write_figure(tmp_path / "out.xyz", published_models())
     with pytest.raises(UserError, match="cannot be written"):
         write_figure(tmp_path / "none" / "out.png", published_models())

@@ -129,7 +129,7 @@ def change(path, **fields):
             "ks: must be an official result, but is not .differs from the benchmark in the checkpoint, named by -i",
         ),
         (lambda row: change(row / "ks", upstream=Upstream(name="fbank")), "must be of one model"),
-        (lambda row: (row / "er/fold3/test_fold3_predict.txt").unlink(), "predictions are gone: .*test_fold3_predict"),
+        (lambda row: (row / "er/fold3/test_fold3_predict.txt").unlink(), "predictions are missing: .*test_fold3_predict"),
         (lambda row: (row / "sd/scoring/predictions/a.h5").unlink(), "sd: must hold predictions of 2 recordings"),
     ],
 )
