@@ -4,7 +4,7 @@
     python -m benchmarks.experiments table1 --paths data/mini_superb/paths.yaml --jobs 2
     python -m benchmarks.experiments table1 --table            # what is finished so far
 
-Writes downstream_runs/NAME.json and NAME.png. The same call goes on after an interruption.
+Writes downstream_runs/NAME.json and NAME.png. After an interruption, the same call resumes.
 """
 
 import argparse

@@ -128,7 +128,7 @@ def test_the_command_writes_a_table_and_a_picture(tmp_path):
         table in done.stdout
         and "RANDOM TEACHER" in table
         and "| 1 | 2 | -0." in table
-        and "the 3 that went had -0." in table
+        and "the 3 removed heads had -0." in table
     )
     assert next(line for line in table.splitlines() if line.startswith("| 1 | 2 |")).endswith("| - |")
     rows = list(csv.DictReader(io.StringIO((tmp_path / "out/diagonality.csv").read_text())))

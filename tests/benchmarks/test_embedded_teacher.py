@@ -328,7 +328,7 @@ def test_a_run_goes_on_only_with_its_own_recipe(cache, tmp_path):
     _training(cache, tmp_path).run()
     with pytest.raises(UserError, match=r"other values of \['lr'\]"):
         _training(cache, tmp_path, replace(RECIPE, lr=1e-4)).run()
-    with pytest.raises(UserError, match="total_steps.* may not change once the learning rate falls"):
+    with pytest.raises(UserError, match="total_steps.* must not change once the learning rate falls"):
         _training(cache, tmp_path, replace(RECIPE, total_steps=7)).run()
 
 

@@ -166,8 +166,8 @@ def test_what_is_not_finished_is_said(tmp_path):
     [
         ({"rows": [*ROWS, ROWS[0]]}, "rows must differ in name"),
         ({"high": "wavlm"}, "rows must differ in name and have 'fbank' and 'wavlm' among them"),
-        ({"rows": [*ROWS, {"name": "x"}]}, "row 'x': must name either `upstream` or `recipe`"),
-        ({"rows": [*ROWS, {"name": "x", "upstream": "fbank", "override": "a=1"}]}, "are of pruning runs"),
+        ({"rows": [*ROWS, {"name": "x"}]}, "row 'x': must set either `upstream` or `recipe`"),
+        ({"rows": [*ROWS, {"name": "x", "upstream": "fbank", "override": "a=1"}]}, "are for pruning runs"),
         ({"protocol": "official"}, "`protocol` must be null or one of"),
         ({"seeds": []}, "must not be empty"),
     ],

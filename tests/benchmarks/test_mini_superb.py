@@ -90,7 +90,7 @@ def test_missing_corpus_is_made_again_where_its_record_went_too(copy, tmp_path):
 
 
 def test_full_is_not_made_over_tiny(copy, tmp_path):
-    with pytest.raises(UserError, match="'tiny', but 'full' is asked for. Give another --output"):
+    with pytest.raises(UserError, match="'tiny', but this is 'full'. Give another --output"):
         make_mini_superb(copy, sources=FakeSources(tmp_path))
 
 
@@ -98,7 +98,7 @@ def test_foreign_folder_in_the_way_is_left_alone(tmp_path):
     mine = tmp_path / "out/SNIPS/notes.txt"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
-    with pytest.raises(UserError, match="SNIPS: stands already, but was not made here"):
+    with pytest.raises(UserError, match="SNIPS: exists already, but was not made here"):
         make_mini_superb(tmp_path / "out", tasks=["sf"], tiny=True, sources=FakeSources(tmp_path))
     assert [path.name for path in (tmp_path / "out/SNIPS").iterdir()] == ["notes.txt"]
 
