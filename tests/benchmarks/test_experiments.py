@@ -31,7 +31,7 @@ def experiment(**changes):
 
 
 def paths(tmp_path):
-    """Corpora of all tasks, so that the mini protocol's settings are taken."""
+    """Corpora of all tasks, so that the mini protocol's settings are used."""
     (tmp_path / "paths.yaml").write_text("".join(f"{task}: {tmp_path}\n" for task in TASKS))
     return str(tmp_path / "paths.yaml")
 
@@ -49,10 +49,10 @@ def test_tasks_wait_for_their_own_models_last_stage(tmp_path):
     assert jobs["second_stage/twice-seed1"].after == ("pretrain/twice-seed1",)
     assert str(tmp_path / "second_stage/twice-seed2/export") in jobs["twice-seed2/asr"].command
     assert "--cache-features" in jobs["fbank-seed1/asr"].command
-    assert ["seed1" in name for name in jobs] == [True] * 11 + [False] * 11  # a seed is whole before the next begins
+    assert ["seed1" in name for name in jobs] == [True] * 11 + [False] * 11  # a seed is complete before the next begins
 
 
-def test_rows_of_one_seed_stand_where_rows_of_several_do(tmp_path):
+def test_rows_of_one_seed_use_the_same_folders_as_rows_of_several(tmp_path):
     assert {"fbank-seed1/asr", "pretrain/small-seed1"} <= {job.name for job in planned(tmp_path, seeds=[1]).jobs()}
 
 

@@ -1,4 +1,4 @@
-"""What a chunk costs a program that starts, each model in processes of its own."""
+"""The costs of a chunk in a program that starts, each model in its own processes."""
 
 import json
 
@@ -17,7 +17,7 @@ def measure(names, folder, **changes):
     return measure_chunks(names, folder, **{**options, **changes})
 
 
-def test_a_process_loads_calls_and_tells_and_one_that_fails_says_why(tmp_path):
+def test_a_process_loads_calls_and_reports_and_one_that_fails_says_why(tmp_path):
     (row,), (lost,) = measure(["ours:wavlm_embedded", "ours:wavlm_embedded+masked"], tmp_path)
     assert row["name"] == "ours:wavlm_embedded" and row["length_s"] == 0.2
     assert row["load_s"] > 0 and row["first_s"] > 0 and row["warm_s"] > 0

@@ -1,4 +1,4 @@
-"""Results are read back as they were written; what cannot be a result is refused."""
+"""Results are read back as they were written; impossible results are refused."""
 
 import dataclasses
 import json
@@ -75,7 +75,7 @@ def test_a_half_written_result_is_refused(tmp_path):
         read_result(path)
 
 
-def test_what_is_called_the_result_must_be_of_the_tasks_test_split_and_of_a_training_at_its_end(tmp_path):
+def test_a_result_must_be_of_the_tasks_test_split_and_of_a_finished_training(tmp_path):
     write_result(tmp_path / "result-dev-clean.json", a_result(split="dev-clean"))
     assert read_result(tmp_path / "result-dev-clean.json").split == "dev-clean"
     write_result(tmp_path / RESULT_FILE, a_result(split="dev-clean"))

@@ -1,4 +1,4 @@
-"""s3prl's own run directories, of every task, written by s3prl's own code (s3prl_runs.py); what is not is said."""
+"""s3prl's own run directories of every task, written by s3prl's own code (s3prl_runs.py), with noted exceptions."""
 
 import pytest
 
@@ -42,7 +42,7 @@ def test_an_evaluation_afterwards_is_logged_as_of_step_0_and_does_not_replace_it
     classify(downstream, folder, [(10, 0.8, 0.6), (20, 0.6, 1.0)])
     evaluate_again(downstream, folder, 1.0, checkpoint="states-20.ckpt")
     assert values(read(tmp_path)) == {"acc": (0.6, "fraction")}
-    # Of dev-best.ckpt it must be the same number, else the folder holds two runs.
+    # For dev-best.ckpt it must be the same number, else the folder holds two runs.
     evaluate_again(downstream, folder, 0.2)
     with pytest.raises(
         UserError, match="dev-best.ckpt, of step 10, has a test accuracy of 0.6.* but of 0.2.* Two runs"
@@ -50,7 +50,7 @@ def test_an_evaluation_afterwards_is_logged_as_of_step_0_and_does_not_replace_it
         read(tmp_path)
 
 
-def test_a_training_that_did_not_look_at_test_needs_an_evaluation_of_its_best_checkpoint(tmp_path, caplog):
+def test_a_training_that_was_not_evaluated_on_test_needs_an_evaluation_of_its_best_checkpoint(tmp_path, caplog):
     folder = classify("speech_commands", tmp_path / "hubert" / "ks", [(10, 0.8)])
     assert read(tmp_path) is None and "no test accuracy of step 10, the best on dev" in caplog.text
     evaluate_again("speech_commands", folder, 0.4, checkpoint="states-10.ckpt")
@@ -97,7 +97,7 @@ def test_asr_is_computed_from_the_words_in_percent(tmp_path):
     assert "test-clean wer: 50.0" in (folder / "out.txt").read_text()
     result = read(tmp_path)
     assert values(result)["wer"] == (50, "percent") and result.num_utterances == 2
-    (folder / "out.txt").write_text("test-clean wer: 0.5\n")  # never taken for a fraction
+    (folder / "out.txt").write_text("test-clean wer: 0.5\n")  # never read as a fraction
     with pytest.raises(UserError, match="s3prl printed wer 0.5, but test-clean-noLM-hyp.ark gives 50"):
         read(tmp_path)
     for path in folder.glob("*.ark"):
@@ -188,7 +188,7 @@ r                {0:.2f}   4.00            0.97         0.97     0.97           
 *** OVERALL ***   {0:.2f}   4.00            0.97         0.97     0.97             0.95 \
             0.95          0.12          0.12  1.27   0.92
 """
-"""dscore's table. Written after its source, not by it."""
+"""dscore's table. Written by hand after its source, not by dscore."""
 
 
 def test_diarization_is_dscores_lowest_not_what_s3prl_prints(tmp_path, caplog):

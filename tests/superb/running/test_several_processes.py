@@ -1,4 +1,4 @@
-"""torchrun: processes train together, the first one evaluates, all of them end."""
+"""torchrun: processes train together, the first one evaluates, and all of them end."""
 
 import json
 import os
@@ -52,10 +52,10 @@ def test_two_processes_train_together_and_the_first_evaluates(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_learns_from_their_batches_accumulated(tmp_path):
+def test_two_processes_learn_the_same_as_one_that_accumulates_their_batches(tmp_path):
     """A step sees the whole training set: its mean gradient does not depend on who computes it.
 
-    (Adam would divide small differences by themselves.)
+    (Adam would amplify tiny differences.)
     """
     make_fluent_commands(tmp_path / "fsc")
     weights = {}

@@ -1,6 +1,6 @@
 """PR, SF, SV, SD, QbE: a corpus that s3prl could not read, or would read wrongly, is one clear error.
 
-It comes before anything runs.
+The error comes before anything runs.
 """
 
 import argparse
@@ -184,7 +184,7 @@ def test_only_the_benchmarks_speakers_are_taken(prepare, corpora):
         prepare("sf", corpora["sf"], change=lambda expert: expert["corpus"].update(test_speakers=["Nobody"]))
 
 
-def test_the_three_folders_of_diarization_may_lie_anywhere(prepare, corpora, tmp_path):
+def test_the_three_folders_of_diarization_may_be_anywhere(prepare, corpora, tmp_path):
     folders = {
         f"{split}_dir": str(shutil.copytree(corpora["sd"] / split, tmp_path / f"my_{split}"))
         for split in ("train", "dev", "test")
