@@ -155,11 +155,11 @@ def run_part(part: GpuPart, logs: Path, *, limit_s: float) -> PartResult:
 
 def _reason(code: int | None, limit_s: float, result: Any, errors: Path, good: tuple[int, ...]) -> str | None:
     if code is None:
-        return f"ended after its {limit_s:.0f} s" + ("; what it had measured by then is kept" if result else "")
+        return f"ended after its {limit_s:.0f} s" + ("; the results until then are kept" if result else "")
     if code in good and result is not None:
         return None
     lines = [line for line in errors.read_text(errors="replace").splitlines() if line.strip()]
-    return f"exit status {code}: {lines[-1][:300] if lines else 'it said nothing'}"
+    return f"exit status {code}: {lines[-1][:300] if lines else 'no output'}"
 
 
 def _last_document(output: Path) -> Any:

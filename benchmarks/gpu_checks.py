@@ -115,7 +115,7 @@ def run_tests(files: list[str]) -> dict:
     print(done.stdout, done.stderr, file=sys.stderr)
     lines = [line for line in done.stdout.splitlines() if line.strip()]
     if not lines:
-        raise RuntimeError(f"pytest said nothing (exit status {done.returncode}): {done.stderr[-300:]}")
+        raise RuntimeError(f"pytest printed nothing (exit status {done.returncode}): {done.stderr[-300:]}")
     failed = [line for line in lines if re.match(r"(FAILED|ERROR) ", line)]
     return {"summary": lines[-1].strip("= "), "failed": failed, "exit_status": done.returncode}
 

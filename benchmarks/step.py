@@ -80,9 +80,9 @@ def main() -> None:
         "--precision",
         choices=["fp32", "bf16", "fp16"],
         default="fp32",
-        help="of ours; the straightforward step stays fp32 (default: fp32)",
+        help="precision of our steps; the straightforward step stays fp32 (default: fp32)",
     )
-    parser.add_argument("--tf32", action="store_true", help="TF32 in what is fp32 on CUDA, as `runner.tf32`")
+    parser.add_argument("--tf32", action="store_true", help="use TF32 for fp32 on CUDA, as `runner.tf32`")
     args = parser.parse_args()
     batch, seconds = SHAPES[args.shape]
     args.batch, args.seconds = args.batch or batch, args.seconds or seconds

@@ -79,7 +79,7 @@ class TeacherRecipe:
         if not 0 <= self.cnn_steps < self.total_steps:
             raise UserError(f"`cnn_steps` must be below `total_steps`, but is {self.cnn_steps}.")
         if not self.crop_seconds or not all(1 <= seconds <= 29 for seconds in self.crop_seconds):
-            raise UserError(f"`crop_seconds` must lie between 1 and 29, but are {list(self.crop_seconds)}.")
+            raise UserError(f"`crop_seconds` must be between 1 and 29, but are {list(self.crop_seconds)}.")
         for name in ("batch_seconds", "cnn_batch_seconds"):
             if getattr(self, name) < max(self.crop_seconds):
                 raise UserError(f"`{name}` must hold the longest crop, but is {getattr(self, name)}.")

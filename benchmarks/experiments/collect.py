@@ -108,8 +108,8 @@ def _metrics(by_seed: dict[int, dict[str, Result]]) -> dict[str, dict[str, list[
 def _sizes(planned: Planned, row: ExperimentRow, by_seed: dict[int, dict[str, Result]]) -> dict[str, float]:
     """Mean sizes over the seeds' exports; for an upstream that is not pruned here, as in its results."""
     if row.upstream:
-        said = [result.upstream.num_parameters for by_task in by_seed.values() for result in by_task.values()]
-        return {"params": float(said[0])} if said and said[0] else {}
+        reported = [result.upstream.num_parameters for by_task in by_seed.values() for result in by_task.values()]
+        return {"params": float(reported[0])} if reported and reported[0] else {}
     exports = [planned.export(row, seed) for seed in planned.experiment.seeds]
     encoders = [load_encoder(export)[0] for export in exports if export.is_dir()]
     if not encoders:

@@ -80,7 +80,7 @@ def make_mini_superb(
     """
     unknown = sorted(set(tasks or ()) - set(PATHS))
     if unknown:
-        raise UserError(f"the tasks must be among {' '.join(PATHS)}, but are given as {' '.join(unknown)}.")
+        raise UserError(f"the tasks must be among {' '.join(PATHS)}, but {' '.join(unknown)} are not.")
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -49,16 +49,16 @@ class _Run:
             for number in stop_signals():
                 handlers[number] = signal.signal(number, lambda received, _: self.signals.append(received))
         try:
-            said = time.monotonic()
+            reported_at = time.monotonic()
             while self.waiting or self.running:
                 if self.signals:
                     self._stop()
                 self._start_what_can()
                 if not self._collect():
                     time.sleep(POLL_SECONDS)
-                if self.running and time.monotonic() - said > REPORT_SECONDS:
+                if self.running and time.monotonic() - reported_at > REPORT_SECONDS:
                     self._say(f"running: {', '.join(job.name for job, *_ in self.running)}")
-                    said = time.monotonic()
+                    reported_at = time.monotonic()
             return self.report
         finally:
             for number, handler in handlers.items():
@@ -138,14 +138,14 @@ class _Run:
 
     def _stop(self) -> None:
         """Forward the signal to the children, and wait; on a second signal, kill them."""
-        number, told = self.signals[0], 0
+        number, sent = self.signals[0], 0
         names = ", ".join(job.name for job, *_ in self.running) or "none was running"
         while any(process.poll() is None for _, process, _ in self.running):
-            if told < min(len(self.signals), 2):
-                told += 1
+            if sent < min(len(self.signals), 2):
+                sent += 1
                 for _, process, _ in self.running:
                     if process.poll() is None:
-                        os.killpg(process.pid, number if told == 1 else signal.SIGKILL)
+                        os.killpg(process.pid, number if sent == 1 else signal.SIGKILL)
             time.sleep(POLL_SECONDS)
         exit_code = STOP_SIGNALS[signal.Signals(number)]
         raise Interrupted(f"jobs stopped: {names}. The same command goes on from there.", exit_code=exit_code)

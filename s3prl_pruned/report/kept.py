@@ -70,11 +70,11 @@ def kept_tests(result: Result, folders: list[Path], references: References = NO_
     found = _READERS[result.task](result, folder, references)
     values = result.values()
     for test in found:
-        said, computed = values[test.name].percent, test.resampled.value()
-        if not abs(said - computed) <= 10 * TOLERANCE:
+        stored, computed = values[test.name].percent, test.resampled.value()
+        if not abs(stored - computed) <= 10 * TOLERANCE:
             raise UserError(
-                f"{folder}: its result says {test.name} {said:.4f} %, but the files beside it give {computed:.4f} %. "
-                "They are of another evaluation; evaluate again (-m evaluate --force)."
+                f"{folder}: its result says {test.name} {stored:.4f} %, but the files beside it give {computed:.4f} %. "
+                "They are from another evaluation; evaluate again (-m evaluate --force)."
             )
     return found
 

@@ -80,7 +80,7 @@ def verification(labels: np.ndarray, scores: np.ndarray, speakers: np.ndarray) -
     count (Owen 2007, "The pigeonhole bootstrap"). A draw without trials of one kind has no rate, NaN.
 
     Args:
-        labels: labels of N trials, 1 where both utterances are of one speaker, else 0.
+        labels: labels of N trials, 1 where both utterances are from the same speaker, else 0.
         scores: scores of the trials, (N,).
         speakers: speakers of the trials, (N, 2), numbered from 0.
     """

@@ -42,7 +42,7 @@ def speed_up_against_parameters(data: dict) -> Figure:
         )
     axes.axhline(1, color="black", linestyle="--", linewidth=1)
     axes.set(
-        xlabel="parameters (millions); models of about one size stand side by side",
+        xlabel="parameters (millions); models of similar size are side by side",
         ylabel=f"speed-up over {data['baseline']}",
     )
     axes.set_xlim(0, 1.2 * max(places.values()))

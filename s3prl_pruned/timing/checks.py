@@ -61,8 +61,8 @@ def check_equal(models: list[TimedModel], wav: torch.Tensor) -> tuple[list[dict]
         difference = relative_difference(states[-count:][:last], expected[-count:][:last])
         exact = model.precision == reference.precision == "fp32"
         finite = math.isfinite(difference)
-        told = f"differ by {difference:.1e} (relative)" if finite else "are not all finite"
-        text = f"{model.label} against {reference.label}: hidden states {told}"
+        outcome = f"differ by {difference:.1e} (relative)" if finite else "are not all finite"
+        text = f"{model.label} against {reference.label}: hidden states {outcome}"
         if exact and not difference <= TOLERANCE:  # NaN too
             reason = f"{text}, but the same weights must agree to {TOLERANCE:g}"
             lost.append(Lost(name=model.label, workload=None, reason=f"{reason}. It is not timed as an equal."))

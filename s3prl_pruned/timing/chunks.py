@@ -136,7 +136,7 @@ def _on_disk(text: str, builder: Builder, exported: RuntimeFiles, folder: Path) 
     """The model as a file's name; the file is written if the model is a named structure, or for a runtime."""
     name = parse(text)
     if name.library not in OUR_ENCODER:
-        raise UserError(f"{text!r}: chunks are measured of our own models only, such as ours:conc or an export.")
+        raise UserError(f"{text!r}: chunks are measured with our own models only, such as ours:conc or an export.")
     if name.library == "file" and not name.runtime:
         return text
     source = name.source if name.library == "file" else f"{name.library}:{name.source}"

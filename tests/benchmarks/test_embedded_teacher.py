@@ -345,7 +345,7 @@ def test_the_learning_rate_rises_stays_and_falls():
     ("change", "message"),
     [
         ({"cnn_steps": 6}, "`cnn_steps` must be below `total_steps`"),
-        ({"crop_seconds": (0.2,)}, "`crop_seconds` must lie between 1 and 29"),
+        ({"crop_seconds": (0.2,)}, "`crop_seconds` must be between 1 and 29"),
         ({"batch_seconds": 1.0}, "`batch_seconds` must hold the longest crop"),
         ({"decay_fraction": 0.0}, "`decay_fraction` must be above 0"),
         ({"save_step": 0}, "`save_step` must be at least 1"),

@@ -33,10 +33,10 @@ def test_a_part_that_fails_or_hangs_loses_only_its_own_numbers(tmp_path, monkeyp
     assert reasons == {
         "first": None,
         "fails": "exit status 1: no such kernel",
-        "silent": "exit status 0: it said nothing",
-        "hangs": "ended after its 5 s; what it had measured by then is kept",
+        "silent": "exit status 0: no output",
+        "hangs": "ended after its 5 s; the results until then are kept",
         "partly": None,
-        "strict": "exit status 1: it said nothing",
+        "strict": "exit status 1: no output",
     }
     assert data["parts"]["hangs"]["result"] == {"rows": []}
     assert json.loads((tmp_path / "out" / "gpu.json").read_text()) == data

@@ -90,7 +90,7 @@ def score_run(run: Path, reference: Path) -> DerSearch:
         reference: the test set's ``rttm`` file.
 
     Raises:
-        UserError: if a file is missing or damaged, or predictions and reference are of different recordings.
+        UserError: if a file is missing or damaged, or predictions and reference have different recordings.
     """
     return search(read_predictions(run), read_rttm(reference), frame_shift=read_frame_shift(run))
 
@@ -113,12 +113,12 @@ def search(
         medians: lengths of the median filters in frames.
 
     Raises:
-        UserError: if the two are of different recordings, or the reference holds no speech.
+        UserError: if the two have different recordings, or the reference holds no speech.
     """
     if posteriors.keys() != references.keys():
         alone = sorted(posteriors.keys() ^ references.keys())
         raise UserError(
-            f"DER: predictions and reference must be of the same recordings, but {len(alone)} are in one of them "
+            f"DER: predictions and reference must have the same recordings, but {len(alone)} are in one of them "
             f"only ({', '.join(alone[:3])}). Evaluate again on the whole test set."
         )
     each: dict[tuple[float, int], dict[str, DiarizationError]] = {}

@@ -21,7 +21,7 @@ def equal_error_rate(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray
     """The error rate at the threshold where the false acceptance rate equals the false rejection rate, a fraction.
 
     Args:
-        labels: N trials, 1 where both utterances are of one speaker, else 0.
+        labels: N trials, 1 where both utterances are from the same speaker, else 0.
         scores: N; a higher score means more likely the same speaker. Equal scores are accepted together.
         weights: N; how often each trial counts, above 0; None: once.
 
@@ -57,7 +57,7 @@ def score_predictions(predictions: Path, trials: Path) -> float:
         trials: VoxCeleb's list, ``label path path`` (``voxceleb1_test_v2.txt`` in the benchmark).
 
     Raises:
-        UserError: if a file is missing or damaged, or the two files are of different trials.
+        UserError: if a file is missing or damaged, or the two files hold different trials.
     """
     labels = _read_trials(trials)
     pairs = [_fields(predictions, line, 2) for line in _lines(predictions)]

@@ -73,7 +73,7 @@ def score_stdlist(stdlist: Path, truth: Path, *, default_score: float = DEFAULT_
 
     Args:
         stdlist: the run's ``benchmark.stdlist.xml``.
-        truth: ``groundtruth_quesst14_dev`` or ``groundtruth_quesst14_eval`` of the corpus' ``scoring`` folder.
+        truth: ``groundtruth_quesst14_dev`` or ``groundtruth_quesst14_eval`` in the corpus's ``scoring`` folder.
         default_score: score of the trials that are not in the list.
 
     Raises:
@@ -106,7 +106,7 @@ def read_scores(stdlist: Path, truth: Path) -> tuple[np.ndarray, GroundTruth]:
     for query, utterance, score in read_trials(stdlist):
         if query not in queries or utterance not in utterances:
             raise UserError(
-                f"{stdlist}: every trial must be of the ground truth {truth}, but it lacks query {query} or "
+                f"{stdlist}: every trial must be in the ground truth {truth}, but it lacks query {query} or "
                 f"utterance {utterance}. Score dev runs with the dev folder and test runs with the eval folder."
             )
         place = queries[query], utterances[utterance]

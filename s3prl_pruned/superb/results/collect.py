@@ -110,8 +110,8 @@ def read_run(folders: list[Path], task: Task | None = None, references: Referenc
                 f"{folder / RESULT_FILE}: is a result of task {result.task}, but its folder says {task.name}."
             )
         _refuse_contradiction(result, folder / RESULT_FILE)
-        if stands := _where_unfinished(folder, result):
-            logger.warning("%s: not counted: its training is at %s and is not finished.", folder, stands)
+        if progress := _where_unfinished(folder, result):
+            logger.warning("%s: not counted: its training is at %s and is not finished.", folder, progress)
             return None
         return _as_it_counts(result)
     if (folder / RUN_FILE).is_file():
@@ -224,7 +224,7 @@ def _refuse_contradiction(result: Result, path: Path) -> None:
         if ours is not None and not abs(ours.percent - printed.percent) <= 10 * TOLERANCE:
             raise UserError(
                 f"{path}: {printed.name} is {ours.value:g} {ours.unit}, but s3prl printed {printed.value:g} "
-                f"{printed.unit}. They are of two evaluations; run the task again."
+                f"{printed.unit}. They are from two evaluations; run the task again."
             )
 
 

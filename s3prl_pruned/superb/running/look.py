@@ -61,8 +61,8 @@ def result_name(run: DownstreamRun, named: Evaluation | None = None) -> str:
     """
     split, step = run.args.evaluate_split, unfinished_step(run)
     if step is not None:
-        stands = f"step{step}" if named is None or named.checkpoint is None else named.checkpoint.stem
-        return f"look-{split}-{stands}.json"
+        place = f"step{step}" if named is None or named.checkpoint is None else named.checkpoint.stem
+        return f"look-{split}-{place}.json"
     return RESULT_FILE if split == run.task.test_split else f"result-{split}.json"
 
 
@@ -107,7 +107,7 @@ def refuse_another_checkpoint(target: Path, wanted: list[Evaluation]) -> None:
         wanted: the evaluations to be made now.
 
     Raises:
-        UserError: if it is of another checkpoint or another step, or of more or fewer checkpoints.
+        UserError: if it used another checkpoint or another step, or more or fewer checkpoints.
     """
     if any(evaluation.checkpoint is None for evaluation in wanted):
         return

@@ -56,7 +56,7 @@ class BegunRun:
         theirs = {(split.key, split.folder): split.sha256 for split in other.splits}
         for split in self.splits:
             if theirs.get((split.key, split.folder), split.sha256) != split.sha256:
-                found.append(f"the corpus' {split.folder}")
+                found.append(f"the corpus's {split.folder}")
         return found
 
 

@@ -184,7 +184,7 @@ def _make_runner(run: DownstreamRun, mode: str, checkpoint: Path | None) -> Any:
         if checkpoint is None or "state_dict" not in str(error):
             raise
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{checkpoint}: its weights are of another model ({reason}).") from error
+        raise UserError(f"{checkpoint}: its weights are for another model ({reason}).") from error
     if args.single_utterance or run.features:
         _keep_features(runner, run, args)
     if args.verbose:

@@ -164,12 +164,12 @@ def _measured_model(name: str, results: list[Result]) -> ScoredModel:
 def _refuse_several_models(name: str, results: list[Result]) -> None:
     """A row is one model: one hash, or one name where there are no weights; and one set of feature options."""
     models = {result.upstream.sha256 or f"no weights ({result.upstream.name})" for result in results}
-    said = {tuple(result.upstream.settings) for result in results if result.upstream.settings is not None}
-    if len(models) > 1 or len(said) > 1:
+    options = {tuple(result.upstream.settings) for result in results if result.upstream.settings is not None}
+    if len(models) > 1 or len(options) > 1:
         listing = "; ".join(f"{result.task}: {result.upstream.described()}" for result in results)
         raise UserError(
-            f"{name}: one row must be one model, but its results are of {max(len(models), len(said))} ({listing}). Run "
-            "the others again with this model, or under another name (-n)."
+            f"{name}: one row must be one model, but its results are of {max(len(models), len(options))} ({listing}). "
+            "Run the others again with this model, or under another name (-n)."
         )
 
 

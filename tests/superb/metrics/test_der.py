@@ -134,7 +134,7 @@ def test_half_a_run_and_another_reference_are_refused(tmp_path):
     rttm = tmp_path / "rttm"
     rttm.write_text("SPEAKER r 1 0.0 1.0 <NA> <NA> a <NA> <NA>\nSPEAKER q 1 0.0 1.0 <NA> <NA> a <NA> <NA>\n")
     run = sd_run(tmp_path / "half", {"r": speech})
-    with pytest.raises(UserError, match=r"of the same recordings, but 1 are in one of them only \(q\)"):
+    with pytest.raises(UserError, match=r"have the same recordings, but 1 are in one of them only \(q\)"):
         score_run(run, rttm)
     (run / "frame_shift").unlink()
     with pytest.raises(UserError, match="frame_shift: must hold the samples between two frames"):

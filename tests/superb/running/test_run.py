@@ -134,7 +134,7 @@ def test_another_run_in_its_folder_is_refused_and_moved_aside_by_force(again):
 def test_a_changed_corpus_is_another_run(again):
     listing = Path("corpus/test-clean/3/7/3-7.trans.txt")
     listing.write_text(listing.read_text().replace("TWO", "TOO"))
-    with pytest.raises(UserError, match="differs in the corpus' test-clean"):
+    with pytest.raises(UserError, match="differs in the corpus's test-clean"):
         again()
 
 

@@ -63,8 +63,7 @@ def lowest_der(folder: Path, references: References) -> FoundMetrics:
         rttm = Path(str(test)) / "rttm"
     if not any(folder.glob("scoring/predictions/*.h5")):
         raise Unfinished(
-            "scoring/ holds neither dscore's results nor predictions; evaluate it on test (what it prints is another "
-            "DER)."
+            "scoring/ holds neither dscore's results nor predictions; evaluate it on test (s3prl prints another DER)."
         )
     if rttm is None or (references.diarization is None and not rttm.is_file()):
         raise Unfinished(

@@ -32,11 +32,11 @@ def transcript_metrics(folder: Path, task: Task) -> FoundMetrics:
     hypotheses, references = read_hypotheses(folder, stem)
     metrics = _computed(task, hypotheses, references)
     for value in metrics:
-        said = printed.get(value.name)
-        if said is not None and not abs(said.percent - value.percent) <= TOLERANCE:
+        shown = printed.get(value.name)
+        if shown is not None and not abs(shown.percent - value.percent) <= TOLERANCE:
             raise UserError(
-                f"{folder}: s3prl printed {value.name} {said.value}, but {hypotheses_file.name} gives {value.value}. "
-                "They are of two evaluations; keep one of them."
+                f"{folder}: s3prl printed {value.name} {shown.value}, but {hypotheses_file.name} gives {value.value}. "
+                "They are from two evaluations; keep one of them."
             )
     return FoundMetrics(metrics=metrics, num_utterances=len(references), note=f"computed from {hypotheses_file.name}")
 

@@ -155,7 +155,7 @@ def _same(folder: Path, name: str, found: dict[str, Any], recordings: dict[str, 
     alone = sorted(found.keys() ^ recordings.keys())
     if alone:
         raise UserError(
-            f"{folder / name}: must be of the recordings of wav.scp, but {len(alone)} are in one of them only "
+            f"{folder / name}: must have the recordings of wav.scp, but {len(alone)} are in one of them only "
             f"(first {', '.join(alone[:3])})."
         )
 
