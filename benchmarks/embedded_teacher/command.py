@@ -27,7 +27,7 @@ EMBEDDED = Path(__file__).parents[2] / "s3prl_pruned" / "embedded" / "teacher"
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """The options."""
+    """Parse the options."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.embedded_teacher",
         description="Distil Whisper tiny.en's encoder into the embedded teacher. Called again, it resumes.",

@@ -61,7 +61,7 @@ class Experiment:
     high: str = "teacher"
     """The row that is 1000 on the mini-score."""
     tasks: list[str]
-    """Short names."""
+    """Short names of the tasks."""
     protocol: str | None = "mini"
     """The tasks' protocol, as in `tools/superb_suite.py --protocol`; null: the benchmark's settings."""
     seeds: list[int] = field(default_factory=lambda: [1, 2, 3])

@@ -25,7 +25,7 @@ class Manner:
     """Steps of espeak-ng's scale."""
 
     pitch_range: int = 100
-    """Percent."""
+    """Percent of the default range."""
 
     speed: int = 0
     """Words per minute."""

@@ -42,7 +42,7 @@ class Document:
     """One searched recording."""
 
     name: str
-    """``quesst14_00001``."""
+    """A name such as ``quesst14_00001``."""
 
     text: str
     seconds: float

@@ -60,7 +60,7 @@ class Way:
     seconds: float
     """Seconds of the optimiser steps of all its runs, on the machine that ran them."""
     sparsity: float
-    """Realised."""
+    """Realised sparsity."""
     parameters: int
     """Parameters of the encoder."""
     wer: float
@@ -78,7 +78,7 @@ class Comparison:
     """First is the one pass, second are the two stages."""
 
     def to_dict(self) -> dict:
-        """JSON data."""
+        """The comparison as JSON data."""
         return asdict(self)
 
 

@@ -18,7 +18,7 @@ from s3prl_pruned.config import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One command."""
+    """One command of a plan."""
 
     name: str
     command: tuple[str, ...]
@@ -40,7 +40,7 @@ class Job:
     env: Mapping[str, str] = field(default_factory=dict)
     """Environment variables besides this process's own and the number of threads."""
     seconds: float | None = None
-    """Estimated duration."""
+    """Estimated duration in seconds."""
 
     @property
     def settings(self) -> dict[str, str]:

@@ -17,7 +17,7 @@ class ComparedModel:
 
     name: str
     upstream: str
-    """`-u`."""
+    """The upstream, `-u`."""
     checkpoint: str | None = None
     """`-k`; `{seed}` in it stands for the task's seed, so that each seed uses its own pruning run."""
     hashes: Mapping[int, str] = field(default_factory=dict, compare=False)

@@ -36,7 +36,7 @@ TRAININGS = {"er": 5}
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """Seconds."""
+    """Measured seconds."""
 
     start: float
     """Seconds before the first step and after the last."""

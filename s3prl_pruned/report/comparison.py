@@ -31,7 +31,7 @@ class ComparedMetric:
     task: str
     metric: str
     values: tuple[float, float]
-    """Percent."""
+    """Values of the first and the second run in percent."""
     difference: tuple[float, float]
     """95 % interval of the first minus the second, in percentage points."""
     test: str

@@ -25,7 +25,7 @@ _TIME = f"RTF: measured seconds per second of audio, {SECONDS:g} s at once; ! a 
 
 
 def as_wide_text(models: list[ScoredModel], unfinished: list[Path]) -> str:
-    """Aligned columns."""
+    """The models in aligned columns of text."""
     return "\n".join([_table(models).text(), "", *_legend(models), *_footnotes(models), *unfinished_lines(unfinished)])
 
 

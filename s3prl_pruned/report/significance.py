@@ -31,7 +31,7 @@ class MatchedPairs:
     errors: tuple[int, int]
     """Word errors of each system."""
     words: int
-    """Reference words."""
+    """Number of reference words."""
     segments: int
     """Segments in which at least one system has errors."""
     mean: float
@@ -39,7 +39,7 @@ class MatchedPairs:
     statistic: float
     """W; 0 if the systems have equally many errors in every segment."""
     p_value: float
-    """Two-sided."""
+    """Two-sided p-value."""
 
     def describe(self, names: tuple[str, str] = ("first", "second")) -> str:
         """One line for a report."""
@@ -59,7 +59,7 @@ class Disagreement:
     first_only: int
     second_only: int
     p_value: float
-    """Two-sided."""
+    """Two-sided p-value."""
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> Disagreement:

@@ -59,7 +59,7 @@ class Summary:
     score_table: str
     """The output of tools/superb_score.py."""
     pictures: list[str]
-    """Files."""
+    """Paths of the figures."""
     parts: list[PartTime]
     seconds: float
     """Seconds of the whole call."""
@@ -147,7 +147,7 @@ def _recognition(run: Result) -> Recognition:
 
 
 def as_json(summary: Summary) -> dict:
-    """Plain data."""
+    """The summary as plain data."""
     return asdict(summary)
 
 

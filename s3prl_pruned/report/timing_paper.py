@@ -14,7 +14,7 @@ class PaperRow:
     paper: str
     """The model's name in the paper."""
     paper_parameters: float
-    """Millions."""
+    """Parameters in millions."""
     paper_seconds: float
     paper_ratio: float
     """WavLM Base's time divided by this model's, as printed in the paper."""

@@ -90,7 +90,7 @@ class Task:
     """The usual short name, also the name of our folder."""
     title: str
     downstream: str
-    """s3prl's ``-d``."""
+    """The task's name in s3prl, ``-d``."""
     metrics: tuple[Metric, ...]
     test_split: str
     """s3prl's ``-t`` for the reported result."""

@@ -22,7 +22,7 @@ SECONDS = 5.0
 
 @dataclass(kw_only=True)
 class ModelCosts:
-    """One model."""
+    """The costs of one model."""
 
     name: str
     method: str

@@ -3,7 +3,7 @@
 from s3prl_pruned.models.peers import PEERS
 
 BASELINE = "ours:dense"
-"""WavLM Base."""
+"""Dense WavLM Base."""
 MODELS = ("ours:hubert_base", "ours:even", "ours:conc", *(f"peer:{name}" for name in PEERS))
 LENGTHS = "1,5"
 """Default seconds of audio."""

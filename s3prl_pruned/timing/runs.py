@@ -44,7 +44,7 @@ class TimingSetting:
     baseline: str
     """Name of the model that ratios are relative to."""
     device: str = "cpu"
-    """torch device."""
+    """Torch device."""
     threads: int = 1
     """torch's intra-op threads."""
     repeats: int | None = 5

@@ -36,7 +36,7 @@ PAPERS = {
     "wav2vec2": "Baevski et al. 2020",
     "data2vec": "Baevski et al. 2022",
 }
-"""By family."""
+"""The papers by family."""
 
 
 class DenseWeights:

@@ -92,7 +92,7 @@ def slot_value_edits(hypothesis: str, reference: str) -> tuple[int, int]:
 
 
 def _host() -> ModuleType:
-    """``s3prl.metric``."""
+    """The module ``s3prl.metric``."""
     try:
         import s3prl.metric
     except ImportError as error:

@@ -27,7 +27,7 @@ class Upstream:
     """The encoder whose features were used."""
 
     name: str
-    """s3prl's ``-u``."""
+    """The upstream's name, s3prl's ``-u``."""
     sha256: str | None = None
     """SHA-256 of the model. None where there are no weights (FBANK) or it is unknown (s3prl's own runs)."""
     path: str | None = None
@@ -132,7 +132,7 @@ class Result:
     task: str
     """The task's short name."""
     split: str
-    """s3prl's ``-t``."""
+    """The evaluated split, s3prl's ``-t``."""
     num_utterances: int
     metrics: list[Value]
     """Metrics that we recomputed from s3prl's files."""

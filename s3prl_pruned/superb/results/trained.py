@@ -41,7 +41,7 @@ def read_trained(folder: Path) -> TrainedRun:
 
 @dataclass(kw_only=True)
 class Choice:
-    """``choice.json``."""
+    """The content of ``choice.json``."""
 
     tried_rates: list[TriedRate]
     """The tried rates, without metrics: no test data were read."""

@@ -62,7 +62,7 @@ class SingleUtterances(nn.Module):
         if path is None:
             return {self.selection: features}
         _write(path, features, half=self.in_half)
-        # The first call returns the same features as later ones, which read the file.
+        # Rounded features are read back, so that the first call returns the same as later calls.
         return {self.selection: _read(path, wav.device, layer=self.layer) if self.in_half else features}
 
 

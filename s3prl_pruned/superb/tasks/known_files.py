@@ -40,7 +40,7 @@ class _Kept:
     sampled: list[str]
     """Some files, as paths below the corpus."""
     sizes: list[int]
-    """Of these."""
+    """Sizes of these files in bytes."""
 
 
 def known_files(

@@ -24,12 +24,12 @@ class NotedSettings:
 
     @property
     def upstream(self) -> str | None:
-        """s3prl's ``-u``."""
+        """The upstream's name, s3prl's ``-u``."""
         return self.args.get("upstream") if isinstance(self.args.get("upstream"), str) else None
 
     @property
     def checkpoint(self) -> str | None:
-        """s3prl's ``-k``."""
+        """The upstream's checkpoint, s3prl's ``-k``."""
         return self.args.get("upstream_ckpt") if isinstance(self.args.get("upstream_ckpt"), str) else None
 
     def expert(self, *keys: str) -> Any:

@@ -37,7 +37,7 @@ class QueryByExample(Driver):
     official_sizes: ClassVar[dict[str, int]] = {"dev_queries": 138, "eval_queries": 138, "Audio": 2_438}
 
     def extracts_once(self, run: DownstreamRun) -> bool:
-        """All layers share features, if there are several and batches hold one utterance: padding changes features."""
+        """All layers share features, unless ``-l`` names one, or larger batches make padding change features."""
         of_one = run.config["downstream_expert"]["datarc"]["batch_size"] == 1
         return of_one and run.args.upstream_layer_selection is None
 

@@ -145,7 +145,7 @@ class SpeakerVerification(Driver):
         )
 
     def expected_utterances(self, evaluation: Evaluation) -> int:
-        """Every trial."""
+        """All trials must be scored."""
         return evaluation.run.num_utterances("trials")
 
     def combine(self, parts: list[Part]) -> Combined:
