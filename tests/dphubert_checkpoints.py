@@ -97,7 +97,7 @@ def shapes_of(cfg, *, diarizen=False):
 
 
 def attention_shapes(cfg, i, part):
-    """Of one layer."""
+    """Keys and shapes of one layer's attention."""
     dim, wavlm, shapes = cfg["encoder_embed_dim"], "encoder_remaining_heads" in cfg, {}
     total = cfg["encoder_total_num_heads"][i] if wavlm else dim // cfg["encoder_head_dim"]
     size = dim // total * len(heads_of(cfg, i))
@@ -331,7 +331,7 @@ class Authors:
         return y * self.masks.get(part + "hard_concrete_for_layer", torch.ones(1))
 
     def feed_forward(self, x, part):
-        """Of one layer."""
+        """The feed-forward of one layer."""
         y = gelu(self.linear(x, part + "intermediate_dense"))
         y = y * self.masks.get(part + "hard_concrete_for_intermediate", torch.ones(1))
         return self.linear(y, part + "output_dense") * self.masks.get(part + "hard_concrete_for_layer", torch.ones(1))

@@ -91,7 +91,7 @@ def write_truth(folder, occurrences, queries=("q1", "q2", "q3"), utterances=("u1
 
 
 def write_stdlist(path, trials):
-    """As s3prl's quesst14_dtw writes it (through lxml, with pretty_print)."""
+    """Write a list as s3prl's quesst14_dtw does (through lxml, with pretty_print)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [
         "<?xml version='1.0' encoding='UTF-8'?>",

@@ -227,7 +227,7 @@ Model-dependent calibration Results:
 
 Upper-bound TWV (model-dependent offset)  -  actTWV: 0.5  maxTWV: 0.5  Threshold: 0.0
 """
-"""What QUESST's scorer prints, with other numbers."""
+"""The output of QUESST's scorer, with other numbers."""
 
 
 @pytest.mark.parametrize("layout", ["qbe/{}_{}", "Exp_{}_{}"])
