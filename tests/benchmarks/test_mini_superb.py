@@ -134,7 +134,7 @@ def test_stop_between_the_moves_of_two_folders_is_finished(copy, tmp_path):
 
 
 def test_task_that_does_not_exist_is_named(tmp_path):
-    with pytest.raises(UserError, match="but are given as asx"):
+    with pytest.raises(UserError, match="but asx are not"):
         make_mini_superb(tmp_path, tasks=["asx"], sources=FakeSources(tmp_path))
 
 

@@ -196,7 +196,7 @@ def test_diarization_is_dscores_lowest_not_what_s3prl_prints(tmp_path, caplog):
     log_records("diarization", folder, "test", {"acc": [0.9], "der": [0.04]}, capture="out.txt")
     (folder / "best-states-dev.ckpt").touch()
     assert "acc 0.89999" in (folder / "out.txt").read_text()
-    assert read(tmp_path) is None and "what it prints is another DER" in caplog.text
+    assert read(tmp_path) is None and "s3prl prints another DER" in caplog.text
     (folder / "scoring").mkdir()
     for setting, rate in (("th0.4_med1", 7.25), ("th0.5_med11", 6.5), ("th0.6_med11", 6.75)):
         (folder / "scoring" / f"result_{setting}").write_text(DSCORE.format(rate))
