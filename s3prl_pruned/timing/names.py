@@ -23,7 +23,7 @@ model names: NAME[+VARIANT]..., such as ours:conc+int8
   torchaudio:NAME                    a shape of which torchaudio has a pipeline, such as wavlm_base
 variants:
   fp32, bf16, fp16   weights and input (instead of --dtype)
-  int8               ours, and peers in our encoder: linears with int8 weights, activations quantised dynamically
+  int8               ours, and peers in our encoder: linears with int8 weights, activations quantised as they come
   autocast           with bf16 or fp16: weights stay fp32, and torch.autocast computes
   compiled           torch.compile; ours on CUDA: graphs by length
   ort, openvino      ours on a CPU: our ONNX file in that runtime; with int8, quantised by onnxruntime

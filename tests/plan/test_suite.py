@@ -196,7 +196,7 @@ def test_a_short_training_without_test_data_for_each_rate_and_a_whole_one_for_th
     assert [path.name for path in Path("results").rglob("result.json")] == ["result.json"]
     out = capsys.readouterr().out
     assert "2 short trainings of 40000 steps in all, beside 200000 steps with the chosen ones (+20 %)" in out
-    assert out.index("short trainings") < out.index("started")  # printed before anything runs
+    assert out.index("short trainings") < out.index("started")  # said before anything runs
 
 
 def test_no_try_of_any_task_reads_test_data(clone):
