@@ -1,4 +1,4 @@
-"""What makes the embedded speech and teacher and MINI-SUPERB, and our experiments.
+"""Programs that make the embedded speech, the embedded teacher and MINI-SUPERB, and our experiments.
 
 Not installed; run from the clone: `python -m benchmarks.NAME`.
 """

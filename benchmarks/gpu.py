@@ -1,14 +1,14 @@
-"""All measurements that want a GPU, in one command of less than ten minutes: `make gpu`.
+"""All measurements that need a GPU, in one command of less than ten minutes: `make gpu`.
 
     python -m benchmarks.gpu --output gpu                        # on a machine with an NVIDIA GPU
-    python -m benchmarks.gpu --output look --device cpu --quick  # a look at whether it runs
+    python -m benchmarks.gpu --output try --device cpu --quick   # only to check that it runs
     python -m benchmarks.gpu --output gpu --parts errors,long    # some parts (`--help` lists them)
-    python -m benchmarks.gpu --table gpu/gpu.json                # the tables of a document written before
+    python -m benchmarks.gpu --table gpu/gpu.json                # the tables of an existing document
 
-Each part is a process with a time limit of its own: what fails or takes too long loses its own numbers only, with the
-reason. Parts begin in the order of their worth, and none begins after the ten minutes. Where s3prl is not installed,
-its rows are lost and transformers' dense model is the baseline. Writes gpu.json after every part, so that nothing is
-lost when it is ended, then gpu.md, and what each part said under logs/. The exit status is 1 where a part was lost.
+Each part is a process with its own time limit: a part that fails or takes too long loses only its own numbers, and the
+reason is recorded. The most important parts run first, and none starts after the ten minutes. If s3prl is not
+installed, its rows are missing and transformers' dense model is the baseline. Writes gpu.json after every part, so that
+nothing is lost if it is stopped, then gpu.md, and each part's output under logs/. Exit status 1: a part failed.
 """
 
 import argparse
@@ -33,28 +33,28 @@ from s3prl_pruned.superb.results.result import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGET_S = 590.0
-"""For all parts together."""
-_SHORTEST_S = 10.0  # with less time left a part is not begun
+"""Seconds for all parts together."""
+_SHORTEST_S = 10.0  # with less time left no part is started
 
 
 @dataclass(kw_only=True)
 class PartResult:
-    """What became of a part."""
+    """The outcome of a part."""
 
     title: str
     command: list[str]
     seconds: float
     reason: str | None
-    """Why its numbers, or some of them, are lost; None where none is."""
+    """Why all or some of its numbers are missing; None if none are."""
     result: Any
-    """JSON data: its last line of output; None where it came to none."""
+    """JSON data: its last line of output; None if there is none."""
 
 
 def main(argv: list[str] | None = None) -> None:
     """The command.
 
     Args:
-        argv: command line; None is the process's own.
+        argv: command line; None: the process's own.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, metavar="DIR", help="for gpu.json, gpu.md and logs/")
@@ -85,14 +85,14 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def measure(chosen: list[GpuPart], folder: Path, *, device: str, quick: bool, budget_s: float = BUDGET_S) -> dict:
-    """Run parts one after the other, and write what is known after each.
+    """Run parts one after the other, and write the results after each.
 
     Args:
-        chosen: in the order in which they are run.
-        folder: for the files.
+        chosen: the parts, in the order in which they are run.
+        folder: folder for the files.
         device: torch device, for the document.
         quick: for the document.
-        budget_s: seconds for all of them.
+        budget_s: seconds for all parts.
 
     Returns:
         The document.
@@ -119,12 +119,12 @@ def measure(chosen: list[GpuPart], folder: Path, *, device: str, quick: bool, bu
 
 
 def run_part(part: GpuPart, logs: Path, *, limit_s: float) -> PartResult:
-    """Run one part in a process group of its own, which is ended at its limit.
+    """Run one part in its own process group, which is killed at its time limit.
 
     Args:
-        part: what to run.
+        part: the part to run.
         logs: folder for its output.
-        limit_s: seconds.
+        limit_s: time limit in seconds.
     """
     known = {"title": part.title, "command": part.command}
     if limit_s < _SHORTEST_S:
@@ -141,7 +141,7 @@ def run_part(part: GpuPart, logs: Path, *, limit_s: float) -> PartResult:
         except subprocess.TimeoutExpired:
             code = None
         finally:
-            with suppress(ProcessLookupError):  # compilers and readers that it has started go with it
+            with suppress(ProcessLookupError):  # its child processes (compilers, data loaders) are killed too
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     result = _last_document(output)
@@ -155,18 +155,18 @@ def run_part(part: GpuPart, logs: Path, *, limit_s: float) -> PartResult:
 
 def _reason(code: int | None, limit_s: float, result: Any, errors: Path, good: tuple[int, ...]) -> str | None:
     if code is None:
-        return f"ended after its {limit_s:.0f} s" + ("; what it had measured by then is kept" if result else "")
+        return f"ended after its {limit_s:.0f} s" + ("; the results until then are kept" if result else "")
     if code in good and result is not None:
         return None
     lines = [line for line in errors.read_text(errors="replace").splitlines() if line.strip()]
-    return f"exit status {code}: {lines[-1][:300] if lines else 'it said nothing'}"
+    return f"exit status {code}: {lines[-1][:300] if lines else 'no output'}"
 
 
 def _last_document(output: Path) -> Any:
     """The last line of a part's output that is a JSON object."""
     for line in reversed(output.read_text(errors="replace").splitlines()):
         if line.startswith("{"):
-            with suppress(ValueError):  # a line that was cut short
+            with suppress(ValueError):  # a truncated line
                 return json.loads(line)
     return None
 

@@ -1,8 +1,8 @@
-"""Parts of `benchmarks.gpu` that no other command has: errors of half precision, long audio, the tests for CUDA.
+"""Parts of `benchmarks.gpu` that have no other command: errors of half precision, long audio, the tests for CUDA.
 
     python -m benchmarks.gpu_checks errors --device cuda
 
-The last line of output is one JSON object; `long` prints it anew after each row.
+The last line of output is one JSON object; `long` prints it again after each row.
 """
 
 import argparse
@@ -47,11 +47,11 @@ def main() -> None:
 
 
 def errors(device: str, *, quick: bool) -> list[dict]:
-    """How far half precision is from fp32, for each model and precision, on speech.
+    """Errors of half precision relative to fp32, for each model and precision, on speech.
 
     Returns:
         JSON rows: `model`, `precision`, `states` (by hidden state, the norm of the difference over the norm in fp32),
-        or `reason` where it cannot run. Random weights, but for the trained `wavlm_embedded`.
+        or `reason` if it cannot run. Random weights, except for the trained `wavlm_embedded`.
     """
     wav = open_corpus(embedded_corpus(), ["dev"])[0].read().to(device)
     random, trained = Builder(random=True, device=device), Builder(random=False, device=device)
@@ -69,7 +69,7 @@ def errors(device: str, *, quick: bool) -> list[dict]:
                     _finite((state.double() - true).norm() / true.norm())
                     for state, true in zip(states, exact, strict=True)
                 ]
-            except Exception as error:  # a kernel that this device lacks
+            except Exception as error:  # such as a kernel that this device lacks
                 row["reason"] = first_line(error)
             rows.append(row)
     return rows
@@ -93,21 +93,21 @@ def long_audio(device: str, *, quick: bool) -> None:
             assert made.module is not None, "torch's models have one"
             wav = 0.1 * torch.randn(round(seconds * SAMPLE_RATE), generator=torch.Generator().manual_seed(0))
             batch = [wav.to(device)]
-            memory = peak_memory(made.module, made.encode, batch)  # this call warms up, too
+            memory = peak_memory(made.module, made.encode, batch)  # also warms up
             row |= {"peak_bytes": memory.live, "reserved_bytes": memory.reserved}
             synchronize(batch[0].device)
             began = time.perf_counter()
             finite = all(bool(torch.isfinite(state).all()) for state in made.encode(batch))
             synchronize(batch[0].device)
             row |= {"seconds": time.perf_counter() - began, "finite": finite}
-        except Exception as error:  # memory or a kernel gives out
+        except Exception as error:  # such as out of memory, or a failing kernel
             row["reason"] = first_line(error)
         rows.append(row)
         print(json.dumps({"rows": rows}, allow_nan=False), flush=True)
 
 
 def run_tests(files: list[str]) -> dict:
-    """Pytest's last line on the tests marked `cuda`, and the names of those that failed."""
+    """Pytest's summary line for the tests marked `cuda`, and the names of failed tests."""
     if not files:
         return {"summary": "no test is marked cuda", "failed": []}
     command = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider", *files]
@@ -115,7 +115,7 @@ def run_tests(files: list[str]) -> dict:
     print(done.stdout, done.stderr, file=sys.stderr)
     lines = [line for line in done.stdout.splitlines() if line.strip()]
     if not lines:
-        raise RuntimeError(f"pytest said nothing (exit status {done.returncode}): {done.stderr[-300:]}")
+        raise RuntimeError(f"pytest printed nothing (exit status {done.returncode}): {done.stderr[-300:]}")
     failed = [line for line in lines if re.match(r"(FAILED|ERROR) ", line)]
     return {"summary": lines[-1].strip("= "), "failed": failed, "exit_status": done.returncode}
 

@@ -1,4 +1,4 @@
-"""The parts of `benchmarks.gpu`: which commands, with how much time."""
+"""The parts of `benchmarks.gpu`: commands and time limits."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,19 +13,19 @@ _PRECISIONS = ("fp32", "bf16", "fp16")
 
 @dataclass(frozen=True, kw_only=True)
 class GpuPart:
-    """A measurement that stands by itself."""
+    """An independent measurement."""
 
     name: str
     title: str
     command: list[str]
-    """What Python is given, from the clone's root. Its last line of output is a JSON object."""
+    """Arguments of Python, run in the clone's root. Its last line of output is a JSON object."""
     limit_s: float
     codes: tuple[int, ...] = (0, 1)
-    """Exit statuses with which its result is whole: `tools/timing.py` has 1 where it lost a row, and says which."""
+    """Exit statuses with a complete result: `tools/timing.py` returns 1 if a row is missing, and says which."""
 
 
 def baseline(*, quick: bool) -> str:
-    """The dense model whose time is divided: s3prl's, or transformers' where s3prl is not installed, or ours."""
+    """The dense model for speed-ups: s3prl's, or transformers' if s3prl is not installed, or ours."""
     shape = "wavlm_embedded" if quick else "wavlm_base"
     if compat.installed_hosts():
         return f"s3prl:{shape}"
@@ -33,7 +33,7 @@ def baseline(*, quick: bool) -> str:
 
 
 def parts(device: str, *, quick: bool) -> list[GpuPart]:
-    """All parts, the most wanted first.
+    """All parts, the most important first.
 
     Args:
         device: torch device.

@@ -9,10 +9,10 @@ _GIB = 2**30
 
 
 def markdown(data: dict) -> str:
-    """A section for each part that has a result, and the parts that were lost."""
+    """A section for each part with a result, and a list of failed parts."""
     lines = [f"# Measured on {_machine(data)}, {data['date'][:10]}", ""]
     if data["quick"]:
-        lines += ["A look at whether everything runs (--quick): no result.", ""]
+        lines += ["Only a check that everything runs (--quick): no result.", ""]
     lines += _environment(data)
     timed = {name: part["result"] for name, part in data["parts"].items() if part["result"]}
     lines += _inference(
@@ -38,7 +38,7 @@ def _machine(data: dict) -> str:
 
 
 def _environment(data: dict) -> list[str]:
-    """Versions, driver and clocks, of the first part that tells them."""
+    """Versions, driver and clocks, from the first part that has them."""
     for part in data["parts"].values():
         result = part["result"] or {}
         if "environment" not in result:
@@ -52,7 +52,7 @@ def _environment(data: dict) -> list[str]:
 
 
 def _inference(found: dict[str, dict], baseline: str) -> Iterator[str]:
-    """One row per model and precision; a cell is the ratio to the baseline in its fastest precision, and the time."""
+    """One row per model and precision; a cell is the speed-up over the baseline's fastest precision, and the time."""
     results = [row for document in found.values() for row in document["results"]]
     if not results:
         return
@@ -70,8 +70,8 @@ def _inference(found: dict[str, dict], baseline: str) -> Iterator[str]:
     yield (
         f"Times as fast as {baseline} in its fastest precision ("
         + ", ".join(f"{workload}: {best['precision']}" for workload, best in fastest.items())
-        + "); in brackets the median. Each precision is a run of its own, with the baseline in fp32 in it: ratios are "
-        "pair by pair to that one, divided by its own ratio."
+        + "); in brackets the median time. Each precision is a separate run that includes the baseline in fp32: ratios "
+        "are relative to it, pair by pair, divided by the ratio of the baseline's fastest precision."
     )
     yield from ["", Table(columns, list(rows.values())).markdown()]
 
@@ -106,7 +106,7 @@ def _long(result: dict) -> list[str]:
         "model",
         Column("length_s", "audio", show=lambda seconds: f"{seconds / 60:g} min"),
         Column("seconds", "one call", show="{:.2f} s"),
-        Column("peak_bytes", "live tensors at most", show=lambda size: f"{size / _GIB:.2f} GiB"),
+        Column("peak_bytes", "peak of live tensors", show=lambda size: f"{size / _GIB:.2f} GiB"),
         Column("reserved_bytes", "reserved", show=lambda size: f"{size / _GIB:.2f} GiB"),
         Column("reason", "lost"),
     ]

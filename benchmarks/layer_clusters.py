@@ -1,11 +1,11 @@
-"""Clusters of a teacher's layers that hold like states, for `distill.clusters` (Zampierin et al. 2024, SKILL).
+"""Clusters of a teacher's layers with similar states, for `distill.clusters` (Zampierin et al. 2024, SKILL).
 
     python -m benchmarks.layer_clusters embedded --clusters 3
     python -m benchmarks.layer_clusters wavlm_base_plus --corpus /data/LibriSpeech/dev-clean --utterances 100
 
-States are compared by linear CKA (Kornblith et al. 2019, eq. 1) over the frames of the utterances. Beginning with
-single layers, the two neighbours whose states are on average the most alike merge. Prints the similarities and the
-option. A cluster is a run of layers here, so that it has a place in the depth.
+States are compared by linear CKA (Kornblith et al. 2019, eq. 1) over the frames of the utterances. Starting from single
+layers, the two neighbouring clusters with the most similar states on average are merged. Prints the similarities and
+the option. Here a cluster is a run of consecutive layers, so that it has a place in the depth.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def similarities(states: Tensor) -> Tensor:
-    """Linear CKA of every two states: (L, N, D) of N frames -> (L, L), from 0 to 1."""
+    """Linear CKA of every pair of states: (L, N, D) of N frames -> (L, L), from 0 to 1."""
     centred = (states - states.mean(1, keepdim=True)).double()
     products = torch.stack([(centred[i].T @ centred).square().sum((1, 2)) for i in range(len(states))])
     norms = products.diagonal().sqrt()
@@ -38,11 +38,11 @@ def similarities(states: Tensor) -> Tensor:
 
 
 def clusters_of(similarity: Tensor, number: int) -> list[list[int]]:
-    """States 1 to L in clusters of neighbours: the two whose members are on average most alike merge first.
+    """Cluster neighbouring states 1 to L: the two clusters that are most similar on average are merged first.
 
     Args:
         similarity: (L, L), of states 1 to L.
-        number: of clusters that are left.
+        number: number of clusters in the result.
     """
     clusters = [[i] for i in range(len(similarity))]
     while len(clusters) > number:

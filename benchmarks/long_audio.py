@@ -1,10 +1,10 @@
-"""What cutting long audio into chunks changes: states against those of the whole, and time.
+"""The effect of cutting long audio into chunks: states compared with those of the whole audio, and time.
 
     OMP_NUM_THREADS=1 python -m benchmarks.long_audio embedded --minutes 5
     python -m benchmarks.long_audio wavlm_base_plus --minutes 20 --device cuda
 
-The audio is prompts of the embedded speech, one after another. Errors are shares of a state's norm: of the first, of
-the state in the middle and of the last.
+The audio is concatenated prompts of the embedded speech. Errors are relative to a state's norm, for the first, the
+middle and the last state.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""GPU memory of the recipes, and the setting with which each fits a card: by the formula of `--dry-run`, no GPU needed.
+"""GPU memory of the recipes, and settings with which they fit a card, by the formula of `--dry-run`; needs no GPU.
 
     python -m benchmarks.memory                             # the paper-sized recipes, cards of 12 to 80 GB
     python -m benchmarks.memory --recipes wavlm_base_s80 --cards 11,48
 
-A step of each recipe at its largest batch, in half precision. A setting fits where its peak, 5 % for what the allocator
-cannot use and 1 GiB for CUDA itself are no more than the card has. Settings are tried in the order of their cost in
-time; all of them keep the losses.
+Computes a step of each recipe at its largest batch, in half precision. A setting fits if its peak, plus 5 % for memory
+that the allocator cannot use and 1 GiB for CUDA itself, is no more than the card has. Settings are tried in the order
+of their cost in time; all of them give the same losses.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def row_of(recipe: str, cards: list[float]) -> dict[str, Any]:
-    """A recipe's batch, its peak as it is, and by card the first setting that fits."""
+    """A recipe's batch, its peak without changes, and the first setting that fits each card."""
     setting, batch, accumulate = setting_of_recipe(recipe)
     micro_batches = f"{accumulate} x " if accumulate > 1 else ""
     row: dict[str, Any] = {
@@ -78,7 +78,7 @@ def _settings(setting: MemorySetting) -> Iterator[tuple[str, MemorySetting]]:
 
 
 def setting_of_recipe(recipe: str) -> tuple[MemorySetting, Batch, int]:
-    """What a recipe says of memory, its largest batch, and its micro-batches a step."""
+    """A recipe's memory setting, its largest batch, and its micro-batches per step."""
     folder = resources.recipes() / recipe
     data, runner = load_recipe(folder / MODEL_FILE, MODEL_FILE), load_recipe(folder / RUNNER_FILE, RUNNER_FILE)
     objective = OBJECTIVES["asr" if "ctc" in data else "distill"]
@@ -107,7 +107,7 @@ def setting_of_recipe(recipe: str) -> tuple[MemorySetting, Batch, int]:
 
 
 def largest_batch(datarc: DataConfig) -> Batch:
-    """What the settings allow, if the corpus has it."""
+    """The largest batch that the settings allow, if the corpus has enough long utterances."""
     utterances = datarc.train_batch_size
     if datarc.max_batch_seconds is not None:
         utterances = max(1, int(datarc.max_batch_seconds / datarc.max_seconds))
@@ -115,7 +115,7 @@ def largest_batch(datarc: DataConfig) -> Batch:
 
 
 def shape_of(teacher: str) -> EncoderConfig:
-    """A teacher of s3prl's hub: its name begins with that of its shape."""
+    """The shape of a teacher on s3prl's hub, whose name begins with the shape's name."""
     names = [f"{family}_{size}" for family in ("wavlm", "hubert", "wav2vec2", "data2vec") for size in ("base", "large")]
     return families.named(next(name for name in names if teacher.startswith(name)))
 

@@ -1,14 +1,14 @@
-"""Which form of the fast paths is fastest at which length: what `models/accelerate/paths.py`'s table is made from.
+"""The fastest form of the fast paths at each length: the source of the table in `models/accelerate/paths.py`.
 
     OMP_NUM_THREADS=1 python benchmarks/paths.py             # minutes, on a quiet machine
-    python benchmarks/paths.py --lengths 1 --repeats 2       # a look at whether it runs
+    python benchmarks/paths.py --lengths 1 --repeats 2       # only to check that it runs
     OMP_NUM_THREADS=1 python benchmarks/paths.py --dtype bf16
     python benchmarks/paths.py --device cuda --dtype bf16 --batches 1,12,24
 
-Each knob is turned by itself in the operation that it belongs to: `cnn_frames` in the CNN, `positions` and `block`
-(of its Fourier transforms) in the positional convolution, `queries` in one layer's attention (WavLM Base, all heads
-of 13 dimensions). On a GPU it is `positions`, in inference and, as `training`, forward and backward. Weights are
-random and the audio is noise. Values take turns (`timing/`), ratios are the reference path's time over the value's.
+Each setting is varied alone, in the operation to which it belongs: `cnn_frames` in the CNN, `positions` and `block` (of
+its Fourier transforms) in the positional convolution, `queries` in one layer's attention (WavLM Base, all heads of 13
+dimensions). On a GPU only `positions` is varied, in inference and, as `training`, forward and backward. Weights are
+random and the audio is noise. Runs are interleaved (`timing/`); ratios are the reference path's time over the value's.
 Prints a table and the fastest values per length, and ends with one JSON line.
 """
 
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def knobs(args: argparse.Namespace, batch: int, seconds: float) -> dict:
-    """By knob and value, the operation on noise of this size."""
+    """By setting and value, the operation on noise of this size."""
     on_cpu = torch.device(args.device).type == "cpu"
     dtype = DTYPES[args.dtype]
     return models_by_knob(seconds, dtype) if on_cpu else models_by_form(args.device, dtype, batch, seconds)
@@ -118,7 +118,7 @@ def models_by_form(device: str, dtype: torch.dtype, batch: int, seconds: float) 
 
 
 def models_by_knob(seconds: float, dtype: torch.dtype) -> dict:
-    """By knob and value, the operation on noise of this length; `reference` is the module's own forward pass."""
+    """By setting and value, the operation on noise of this length; `reference` is the module's own forward pass."""
     from s3prl_pruned.models.accelerate import accelerate, paths
     from s3prl_pruned.models.accelerate.cnn import extract_features
     from s3prl_pruned.models.accelerate.positions import convolve

@@ -1,12 +1,12 @@
-"""How much of the embedded teacher's states a linear map finds in those of a smaller model.
+"""How well a linear map predicts the embedded teacher's states from those of a smaller model.
 
 For choosing between recipes.
 
     python benchmarks/readout.py result/pretrain/wavlm_pruned_distill/embedded/export [EXPORT ...]
 
-R2 of a ridge regression from all states of a model, side by side, to each of the teacher's: fitted on utterances of the
-embedded corpus' `train`, measured on its `dev`. Unlike a task it has no training of its own with a seed, and unlike the
-distillation loss it is the same whatever loss, pairs or maps a model was trained with.
+R2 of a ridge regression from all concatenated states of a model to each state of the teacher, fitted on utterances of
+the embedded corpus's `train`, measured on its `dev`. Unlike a task it has no training that depends on a seed, and
+unlike the distillation loss it is the same measure for all losses, pairs and maps in training.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def main() -> None:
 
 @torch.no_grad()
 def states(encoder: torch.nn.Module, wavs: list[Tensor]) -> list[Tensor]:
-    """Every hidden state over all utterances, one encoded at a time: L + 1 of (frames, D), float64."""
+    """Hidden states of all utterances, encoded one at a time: L + 1 of (frames, D), float64."""
     each = [encoder.encode_raw(wav[None]).hidden_states for wav in wavs]
     return [torch.cat([state[0] for state in layer]).double() for layer in zip(*each, strict=True)]
 
@@ -63,11 +63,11 @@ def r_squared(x: Tensor, y: Tensor, new_x: Tensor, new_y: Tensor, *, ridge: floa
     """R2 on (new_x, new_y) of a ridge regression fitted on (x, y); (frames, dimensions) each.
 
     Args:
-        x: what is given.
-        y: what is predicted.
-        new_x: as `x`, unseen.
-        new_y: as `y`, unseen.
-        ridge: penalty, of the mean variance of x.
+        x: inputs for fitting.
+        y: outputs for fitting.
+        new_x: inputs to test on.
+        new_y: outputs to test on.
+        ridge: penalty, relative to the mean variance of x.
     """
     x_mean, y_mean = x.mean(0), y.mean(0)
     x, y = x - x_mean, y - y_mean

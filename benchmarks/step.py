@@ -1,22 +1,23 @@
-"""One training step, ours against the straightforward one, side by side in one process.
+"""One training step, ours compared with the straightforward one, side by side in one process.
 
     OMP_NUM_THREADS=1 python benchmarks/step.py              # WavLM Base's shape, 2 x 5 s, minutes
     OMP_NUM_THREADS=1 python benchmarks/step.py --closed 0.8 # as at the target sparsity
-    python benchmarks/step.py --rounds 2 --layers 2          # a look at whether it runs
+    python benchmarks/step.py --rounds 2 --layers 2          # only to check that it runs
     python benchmarks/step.py --device cuda --precision bf16 --shape paper --only a,b,d,e
     python benchmarks/step.py --device cuda --precision bf16 --shape embedded --only b,e
 
-The straightforward step is what one would write first in s3prl: its WavLM as teacher in fp32 and again as student,
-masks multiplied onto the student's weights, torch's AdamW as it comes, the CNN trained. (a) ours with the same
-mathematics: the losses of the first steps are asserted to agree. (b) ours with the CNN frozen and computed once for
-teacher and student (`student.feature_grad_mult: 0`): another recipe, whose distillation loss is shown beside (a)'s. (c)
-as (a) with gradient checkpointing. (d) and (e) with --compile: as (a) and (b), layers and CNNs of both encoders under
-torch.compile; closed units are computed then, not spared, and a CPU's operators are counted as if not compiled. Weights
-are random and the audio is noise: timings only, no result of training. With --closed, gates of dimensions are closed at
-random, as no run's are, and sublayers stay open. Steps take turns, so that a busy machine slows all alike; ratios are
-taken round by round. On a CPU the process's own time is counted (all its threads), not the time it waits for a busy
-machine; on a GPU the wall's, from an idle GPU to an idle GPU. One more step of each is counted: on a GPU its kernels,
-copies and waits by torch's profiler, and how long the GPU was busy; elsewhere its operators. Ends with one JSON line.
+The straightforward step is a first implementation in s3prl: its WavLM as teacher in fp32 and again as student, the
+student's weights multiplied by masks, torch's AdamW with defaults, a trained CNN. (a) Ours with the same mathematics:
+the losses of the first steps are asserted to agree. (b) Ours with the CNN frozen and computed once for teacher and
+student (`student.feature_grad_mult: 0`): another recipe, whose distillation loss is shown beside (a)'s. (c) As (a) with
+gradient checkpointing. (d) and (e) with --compile: as (a) and (b), with layers and CNNs of both encoders under
+torch.compile; closed units are then computed, not skipped, and a CPU's operators are counted as if not compiled.
+Weights are random and the audio is noise: timings only, no training result. With --closed, gates of dimensions are
+closed at random, unlike in a real run, and sublayers stay open. Steps are interleaved, so that a busy machine slows all
+alike; ratios are computed round by round. On a CPU the process's own time is measured (all threads), not the time it
+waits for a busy machine; on a GPU the wall time, from an idle GPU to an idle GPU. One more step of each is counted: on
+a GPU its kernels, copies and waits by torch's profiler, and how long the GPU was busy; elsewhere its operators. Ends
+with one JSON line.
 """
 
 import argparse
@@ -46,7 +47,7 @@ VARIANTS = {
     "e": "(e) as (b), compiled",
 }
 SHAPES = {"base": (2, 5.0), "paper": (24, 15.6), "embedded": (8, 4.0)}
-"""Utterances and seconds of each: WavLM Base at a size for a CPU, as in the paper, the embedded default."""
+"""Utterances and their seconds: WavLM Base at a size for a CPU, as in the paper, and the embedded default."""
 
 
 def main() -> None:
@@ -79,9 +80,9 @@ def main() -> None:
         "--precision",
         choices=["fp32", "bf16", "fp16"],
         default="fp32",
-        help="of ours; the straightforward step stays fp32 (default: fp32)",
+        help="precision of our steps; the straightforward step stays fp32 (default: fp32)",
     )
-    parser.add_argument("--tf32", action="store_true", help="TF32 in what is fp32 on CUDA, as `runner.tf32`")
+    parser.add_argument("--tf32", action="store_true", help="use TF32 for fp32 on CUDA, as `runner.tf32`")
     args = parser.parse_args()
     batch, seconds = SHAPES[args.shape]
     args.batch, args.seconds = args.batch or batch, args.seconds or seconds
@@ -92,7 +93,7 @@ def main() -> None:
 
 
 def chosen(args: argparse.Namespace) -> list[str]:
-    """Letters of the steps to take: by default all, without s3prl's where it is not installed."""
+    """Letters of the steps to measure: by default all, without s3prl's if it is not installed."""
     if args.only:
         letters = args.only.replace(",", " ").split()
         if unknown := [letter for letter in letters if letter not in VARIANTS]:
@@ -106,7 +107,7 @@ def chosen(args: argparse.Namespace) -> list[str]:
 
 
 def measure(args: argparse.Namespace, folder: Path) -> None:
-    """Time all kinds of step, interleaved, and print what came out."""
+    """Time all kinds of steps, interleaved, and print the results."""
     steps = steps_by_name(args, folder)
     generator = torch.Generator().manual_seed(0)
     wavs = 0.1 * torch.randn(args.batch, round(args.seconds * 16_000), generator=generator)
@@ -129,7 +130,7 @@ def measure(args: argparse.Namespace, folder: Path) -> None:
 
 
 def clock(device: str) -> float:
-    """Seconds: the process's own on a CPU; on a GPU the wall's, once it has done what it was given."""
+    """Seconds: process time on a CPU; on a GPU wall time, after the GPU has finished."""
     if device == "cpu":
         return time.process_time()
     if device.startswith("cuda"):
@@ -138,7 +139,7 @@ def clock(device: str) -> float:
 
 
 def report(args: argparse.Namespace, times: dict, losses: dict, counts: dict) -> None:
-    """A table, and one JSON line."""
+    """Print a table, and one JSON line."""
     layers = "the embedded teacher" if args.shape == "embedded" else f"{args.layers} layers, random weights"
     print(
         f"\n{layers}, {args.batch} x {args.seconds:g} s of noise, {args.device}, "
@@ -153,7 +154,7 @@ def report(args: argparse.Namespace, times: dict, losses: dict, counts: dict) ->
     }
     reference = next(iter(times))
     for name, seconds in times.items():
-        seconds, base = seconds[1:], times[reference][1:]  # the first round makes buffers
+        seconds, base = seconds[1:], times[reference][1:]  # the first round allocates buffers
         ratios = [b / s for b, s in zip(base, seconds, strict=True)]
         row = {
             "seconds": statistics.median(seconds), "speed_up": statistics.median(ratios), "lowest": min(ratios),
@@ -174,7 +175,7 @@ def report(args: argparse.Namespace, times: dict, losses: dict, counts: dict) ->
 
 
 def steps_by_name(args: argparse.Namespace, folder: Path) -> dict:
-    """Each a function of a batch that gives one optimiser step out; what it returns reads the distillation loss."""
+    """Functions of a batch that launch one optimiser step; each returns a function that reads the distillation loss."""
     from benchmarks.synthetic_audio import write_synthetic_corpus
     from s3prl_pruned.formats import microsoft
     from s3prl_pruned.models.dummies import random_encoder
@@ -242,7 +243,7 @@ def close(gates: torch.nn.Module, share: float) -> None:
 
 
 class Straightforward:
-    """The step as one would write it with s3prl's own WavLM; gates, objective and Lagrangian are the same functions."""
+    """A first implementation with s3prl's own WavLM; gates, objective and Lagrangian are the same functions as ours."""
 
     def __init__(self, model, runner, folder: Path, args: argparse.Namespace):
         from s3prl.upstream.wavlm.expert import UpstreamExpert
@@ -305,7 +306,7 @@ class Straightforward:
         return loss.detach()
 
     def _masked(self, masks) -> dict[str, torch.Tensor]:
-        """The student's parameters with every mask multiplied onto weights and biases."""
+        """The student's parameters, with weights and biases multiplied by their masks."""
         result = {f"wavlm.{name}": value for name, value in self.student.named_parameters()}
         for i in range(self.shape.num_layers):
             layer = f"wavlm.encoder.layers.{i}"

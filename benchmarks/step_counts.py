@@ -1,4 +1,4 @@
-"""How many kernels, copies and waits one step makes on a GPU; elsewhere, how many operators."""
+"""Counts kernels, copies and waits of one step on a GPU; elsewhere, operators."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -12,14 +12,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch")
 WAITS = ("cudaStreamSynchronize", "cudaEventSynchronize")
 READS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::is_nonzero")
-"""Operators whose result the program waits for."""
+"""Operators for whose result the program waits."""
 
 
 class Operators(TorchDispatchMode):
-    """Counts aten's operators, those of the backward pass among them.
+    """Counts aten's operators, including those of the backward pass.
 
     Attributes:
-        counts: by name.
+        counts: counts by name.
     """
 
     def __init__(self) -> None:
@@ -32,17 +32,17 @@ class Operators(TorchDispatchMode):
 
 
 def counted(step: Callable, batch: Any, device: str) -> dict[str, float]:
-    """What one more step makes.
+    """Count the operations of one more step.
 
     Args:
-        step: gives a step out; what it returns waits for it.
-        batch: its argument.
-        device: torch's.
+        step: launches a step; returns a function that waits for it.
+        batch: the step's argument.
+        device: torch device.
 
     Returns:
-        On CUDA `launches`, `waits`, `copies` and `busy_ms` (all kernels and copies of the device together), else
-        `operators` and `reads` (`READS`, of tensors that a program holds on the CPU anyway too). The records, which are
-        read two steps later, are not waited for here.
+        On CUDA `launches`, `waits`, `copies` and `busy_ms` (all kernels and copies on the device together), else
+        `operators` and `reads` (`READS`, including those of tensors that are on the CPU anyway). Waiting for the
+        records, which are read two steps later, is not included.
     """
     if not device.startswith("cuda"):
         with Operators() as operators:
@@ -64,12 +64,12 @@ def counted(step: Callable, batch: Any, device: str) -> dict[str, float]:
 
     return {
         "launches": number(*LAUNCHES),
-        "waits": number(*WAITS),  # the whole device is waited for here alone
+        "waits": number(*WAITS),  # only here the program waits for the whole device
         "copies": number("cudaMemcpy"),
         "busy_ms": round(sum(event.self_device_time_total for event in events if _of_device(event)) / 1e3, 1),
     }
 
 
 def _of_device(event: Any) -> bool:
-    """Whether it is a kernel or copy: an operator's entry repeats the time of its kernels."""
+    """Whether an event is a kernel or copy: an operator's event repeats the time of its kernels."""
     return event.device_type == DeviceType.CUDA and not event.is_user_annotation

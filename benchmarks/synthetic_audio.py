@@ -1,4 +1,4 @@
-"""Synthetic audio for tests and benchmarks. It is no speech; nothing measured on it is a result."""
+"""Synthetic audio for tests and benchmarks. It is not speech; numbers measured on it are not results."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def write_synthetic_corpus(
 
     Args:
         root: the corpus folder.
-        split: its folder.
+        split: the split's folder.
         lengths: samples of each utterance at 16 kHz; the speakers take turns.
-        speakers: how many there are.
-        seed: of the first utterance's noise; each has the next one.
+        speakers: number of speakers.
+        seed: seed of the first utterance's noise; each further utterance has the next seed.
 
     Returns:
         the audio files, in the order of ``lengths``.

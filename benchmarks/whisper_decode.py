@@ -1,11 +1,11 @@
-"""An encoder of ours under Whisper's own decoder: what pruning costs in recognition, with nothing trained anew.
+"""Our encoders with Whisper's own decoder: the effect of pruning on recognition, without any retraining.
 
     pip install --no-deps openai-whisper && pip install tiktoken more-itertools numba
     python -m benchmarks.whisper_decode tiny.en.pt [EXPORT ...]
 
 The decoder is that of OpenAI's English checkpoint, greedy, without timestamps. Each model is run in padded windows, as
-the decoder was trained, however its own configuration has them; of the checkpoint itself the encoder is decoded first.
-Word and character error rates are of the embedded English test set, with 95 % bootstrap intervals over utterances.
+in the decoder's training, whatever its own configuration says; the checkpoint's own encoder comes first. Word and
+character error rates are on the embedded English test set, with 95 % bootstrap intervals over utterances.
 """
 
 import argparse
@@ -56,10 +56,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def load_decoder(checkpoint: Path) -> Any:
-    """OpenAI's model of a checkpoint, on the CPU; only its decoder will be used.
+    """Load OpenAI's model of a checkpoint, on the CPU; only its decoder will be used.
 
     Raises:
-        UserError: openai-whisper is not installed, or the file is none of its.
+        UserError: if openai-whisper is not installed, or the file is no checkpoint of OpenAI's.
     """
     try:
         import whisper
@@ -83,18 +83,18 @@ def load_decoder(checkpoint: Path) -> Any:
 
 
 def evaluate(source: str, decoder: Any, utterances: list) -> dict[str, Any]:
-    """Decode a set with one encoder.
+    """Decode a test set with one encoder.
 
     Args:
-        source: what `s3prl_pruned.load` takes.
-        decoder: of `load_decoder`.
-        utterances: `LabelledUtterance`s, of at most 30 s.
+        source: a model as in `s3prl_pruned.load`.
+        decoder: from `load_decoder`.
+        utterances: `LabelledUtterance`s of at most 30 s.
 
     Returns:
         JSON data: the model, its realised sparsity, `wer` and `cer` (percent, low, high), seconds, the texts.
 
     Raises:
-        UserError: the model is no Whisper encoder of the decoder's width.
+        UserError: if the model is no Whisper encoder of the decoder's width.
     """
     import whisper
 
@@ -117,7 +117,7 @@ def evaluate(source: str, decoder: Any, utterances: list) -> dict[str, Any]:
         audio = whole_window(encoder, read_waveform(utterance.path))
         texts[utterance.id] = whisper.decode(decoder, audio, options)[0].text
     seconds = time.perf_counter() - began
-    # what the transcripts' own rule cannot read (numbers in digits) is an error as a whole
+    # words that the transcripts' rule cannot normalise (numbers in digits) count as errors
     found = {name: normalize_transcript(text) or text.upper() for name, text in texts.items()}
     info = loaded.info()
     return {
@@ -133,14 +133,14 @@ def evaluate(source: str, decoder: Any, utterances: list) -> dict[str, Any]:
 
 @torch.no_grad()
 def whole_window(encoder: torch.nn.Module, wav: Tensor) -> Tensor:
-    """What the decoder attends to: all frames of the padded window, (1, max_frames, D).
+    """The decoder's input: all frames of the padded window, (1, max_frames, D).
 
     Args:
-        encoder: in padded windows.
-        wav: (S,), of at most a window.
+        encoder: an encoder with padded windows.
+        wav: (S,), at most one window.
 
     Raises:
-        UserError: it is longer.
+        UserError: if the waveform is longer.
     """
     size = encoder.config.window_samples
     if len(wav) > size:
@@ -149,11 +149,11 @@ def whole_window(encoder: torch.nn.Module, wav: Tensor) -> Tensor:
 
 
 def rates(found: dict[str, str], references: dict[str, str]) -> dict[str, list[float]]:
-    """WER and CER in percent, each with the ends of its 95 % bootstrap interval over utterances.
+    """WER and CER in percent, each with its 95 % bootstrap interval over utterances (value, low, high).
 
     Args:
-        found: text by utterance.
-        references: likewise; the same utterances.
+        found: hypotheses by utterance.
+        references: references by utterance; the same utterances.
     """
     from s3prl_pruned.report.resampling import Resampled, interval, ratio
     from s3prl_pruned.superb.metrics.edits import edits_of

@@ -1,4 +1,4 @@
-"""What tests of several packages share."""
+"""Fixtures and settings shared by the tests of several packages."""
 
 import os
 import signal
@@ -7,17 +7,17 @@ import pytest
 import torch
 from hypothesis import settings
 
-# The same draws in every run, so that a run that was green stays green; `make slow` draws anew.
+# The same examples in every run, so that a passing test suite stays so; `make slow` draws new ones.
 settings.register_profile("same_draws", derandomize=True, deadline=None)
 settings.register_profile("new_draws", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same_draws"))
 
-# `nohup` has it ignored, also in what tests start, and some tests send it.
+# `nohup` ignores it, also in child processes of the tests, and some tests send it.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items):
-    """Tests marked `cuda` skip where there is no GPU."""
+    """Skip tests marked `cuda` if there is no GPU."""
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("cuda"):
@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items):
 
 
 def relative_differences(ours, theirs):
-    """Per hidden state: the largest difference over max(1, largest value)."""
+    """Per hidden state: the largest difference divided by max(1, largest value)."""
     assert len(ours) == len(theirs), f"{len(ours)} states against {len(theirs)}"
     for mine, other in zip(ours, theirs):
         assert mine.shape == other.shape

@@ -1,4 +1,4 @@
-"""What may have become of a file: bytes that changed on their way, and values that somebody wrote by hand."""
+"""Ways in which a file may be damaged: changed bytes, and hand-written wrong values."""
 
 import copy
 
@@ -6,11 +6,11 @@ from hypothesis import strategies as st
 
 _NUMBERS = (True, -1, 0, 1, 3.5, 2**40, -(2**70), 1e300, float("nan"), float("inf"))
 ODD = (*_NUMBERS, None, "", "x", "\udcff", [], [[]], ["a"], {}, {"a": {}})
-"""In the place of any value. JSON and YAML can hold all of them."""
+"""Replacements for any value. JSON and YAML can hold all of them."""
 
 
 def places(data, path=()):
-    """The path of every value of nested dicts and lists; of long lists, those of the first two and the last."""
+    """The path of every value in nested dicts and lists; in long lists, only of the first two and the last."""
     if path:
         yield path
     if isinstance(data, dict):
@@ -37,7 +37,7 @@ def put(data, path, value, *, remove=False):
 
 @st.composite
 def odd_values(draw, data):
-    """Nested plain data of which one or two values are others, or gone."""
+    """Nested plain data in which one or two values are replaced or removed."""
     for _ in range(draw(st.integers(1, 2))):
         path = draw(st.sampled_from(list(places(data)) or [()]))
         data = put(data, path, draw(st.sampled_from(ODD)), remove=bool(path) and draw(st.integers(0, 4)) == 0)
@@ -48,7 +48,7 @@ def odd_values(draw, data):
 
 @st.composite
 def odd_bytes(draw, content):
-    """Bytes cut short, overwritten, or with some more between them; often at the ends, where directories are."""
+    """Bytes that are truncated, overwritten, or have others inserted; often at the ends, where directories are."""
     made = bytearray(content)
     for _ in range(draw(st.integers(1, 3))):
         ends = st.integers(0, min(200, len(made))).map(lambda back: len(made) - back)

@@ -1,7 +1,7 @@
-"""Checkpoints in DPHuBERT's format with random weights, and what its authors' model computes of them.
+"""Checkpoints in DPHuBERT's format with random weights, and the output of its authors' model for them.
 
-Both are written from the published facts alone (keys, shapes, order of operations), in plain torch and float64, a head
-at a time: nothing of the package is used.
+Both are written from the published facts alone (keys, shapes, order of operations), in plain torch and float64, head
+by head: nothing of the package is used.
 """
 
 import math
@@ -20,11 +20,11 @@ TINY = {
     "encoder_num_buckets": 32,
     "encoder_max_distance": 24,
 }
-"""Three layers; 80 samples a frame. `heads` are a layer's surviving ones, None for no attention; FFN 0 is none."""
+"""Three layers; 80 samples per frame. `heads` are a layer's surviving heads, None: no attention; FFN 0: no FFN."""
 
 
 def configuration(family="wavlm", *, large=False, diarizen=False, **changes):
-    """As it stands beside the weights, from `TINY` and what differs from it."""
+    """The configuration beside the weights: `TINY` with changes."""
     given = {**TINY, **changes}
     heads, ffn, total = given.pop("heads"), given["encoder_ff_interm_features"], given.pop("total_heads")
     number = len(heads)
@@ -97,7 +97,7 @@ def shapes_of(cfg, *, diarizen=False):
 
 
 def attention_shapes(cfg, i, part):
-    """Of one layer."""
+    """Keys and shapes of one layer's attention."""
     dim, wavlm, shapes = cfg["encoder_embed_dim"], "encoder_remaining_heads" in cfg, {}
     total = cfg["encoder_total_num_heads"][i] if wavlm else dim // cfg["encoder_head_dim"]
     size = dim // total * len(heads_of(cfg, i))
@@ -118,12 +118,12 @@ def heads_of(cfg, i):
 
 
 def pair(name, size):
-    """A norm's."""
+    """Keys and shapes of a norm."""
     return {f"{name}.weight": (size,), f"{name}.bias": (size,)}
 
 
 def linear(name, out, inputs):
-    """A linear map's."""
+    """Keys and shapes of a linear map."""
     return {f"{name}.weight": (out, inputs), f"{name}.bias": (out,)}
 
 
@@ -140,7 +140,7 @@ def random_state(cfg, *, seed=0, diarizen=False):
 
 
 def checkpoint(family="wavlm", *, seed=0, diarizen=False, **changes):
-    """What `torch.save` gets."""
+    """The content of a checkpoint, for `torch.save`."""
     cfg = configuration(family, diarizen=diarizen, **changes)
     return {"state_dict": random_state(cfg, seed=seed, diarizen=diarizen), "config": cfg}
 
@@ -149,7 +149,7 @@ TEMPERATURE = 2 / 3
 
 
 def mask_of(log_alpha):
-    """By DPHuBERT's rule, a number at a time."""
+    """The mask by DPHuBERT's rule, number by number."""
     probability = [1 / (1 + math.exp(-(a - TEMPERATURE * math.log(0.1 / 1.1)))) for a in log_alpha.tolist()]
     zeros = round(len(probability) - sum(probability))
     values = [1 / (1 + math.exp(-0.8 * a / TEMPERATURE)) for a in log_alpha.tolist()]
@@ -159,7 +159,7 @@ def mask_of(log_alpha):
 
 
 def with_gates(content, *, kinds, seed=0):
-    """A student in training: the checkpoint with gates, and the masks that they come to."""
+    """A student in training: the checkpoint with gates, and the masks that result from them."""
     generator = torch.Generator().manual_seed(seed)
     state, cfg = dict(content["state_dict"]), content["config"]
     sizes = {}
@@ -183,7 +183,7 @@ def with_gates(content, *, kinds, seed=0):
 
 
 def in_training():
-    """Such a student's file."""
+    """The checkpoint of a student in training."""
     content = checkpoint(heads=[[0, 1, 2, 3]] * 3)
     return {**content, "state_dict": with_gates(content, kinds=("hard_concrete", "heads", "layer", "intermediate"))[0]}
 
@@ -192,12 +192,12 @@ def in_training():
 
 
 def gelu(x):
-    """With the error function."""
+    """GELU with the error function."""
     return x * (1 + torch.erf(x / math.sqrt(2))) / 2
 
 
 def norm(x, weight, bias, dim):
-    """Mean 0 and variance 1 over a dimension, scaled and shifted."""
+    """Normalise a dimension to mean 0 and variance 1, then scale and shift."""
     shape = [1] * x.dim()
     shape[-1 if dim == -1 else 1] = -1
     centred = x - x.mean(dim, keepdim=True)
@@ -206,23 +206,23 @@ def norm(x, weight, bias, dim):
 
 
 def bucket(distance, buckets, most):
-    """T5's, of key minus query position."""
+    """T5's bucket of key minus query position."""
     half = buckets // 2
     exact = half // 2
     start, size = (half if distance > 0 else 0), abs(distance)
     if size < exact:
         return start + size
-    # in fp32, as theirs: where a quotient is whole, float64 may round to the bucket below
+    # in fp32 like theirs: if a quotient is an integer, float64 may round to the bucket below
     coarse = torch.log(torch.tensor(float(size)) / exact) / math.log(most / exact) * (half - exact)
     return start + min(exact + int(coarse), half - 1)
 
 
 class Authors:
-    """The model of a checkpoint.
+    """The authors' model of a checkpoint.
 
     Args:
         content: `state_dict` and `config`.
-        masks: what gates multiply onto: {key of the gate: (n,)}.
+        masks: the gates' masks: {key of the gate: (n,)}.
     """
 
     def __init__(self, content, masks=None):
@@ -299,7 +299,7 @@ class Authors:
         return gelu(y[..., : x.shape[1]]).transpose(1, 2)
 
     def bias(self, frames):
-        """(H, T, T) by layer 0's embedding; None where layer 0 has none."""
+        """The position bias (H, T, T) from layer 0's embedding; None if layer 0 has none."""
         table = self.w.get("encoder.transformer.layers.0.attention.rel_attn_embed.weight")
         if table is None:
             return None
@@ -308,7 +308,7 @@ class Authors:
         return table[torch.tensor(index)].permute(2, 0, 1)
 
     def attention(self, x, i, part, bias, padded):
-        """A head at a time."""
+        """The attention of a layer, head by head."""
         total = self.cfg["encoder_total_num_heads"][i] if self.wavlm else None
         kept = list(heads_of(self.cfg, i))
         size = x.shape[-1] // total if self.wavlm else self.cfg["encoder_head_dim"]
@@ -319,7 +319,7 @@ class Authors:
             dims = slice(place * size, (place + 1) * size)
             scores = query[..., dims] @ key[..., dims].transpose(1, 2) / math.sqrt(size)
             if bias is not None:
-                own = x[..., head * size : (head + 1) * size]  # of the input, as the dense model splits it
+                own = x[..., head * size : (head + 1) * size]  # part of the input, as split by the dense model
                 eight = self.linear(own, part + "gru_rel_pos_linear")
                 a, b = torch.sigmoid(eight[..., :4].sum(-1)), torch.sigmoid(eight[..., 4:].sum(-1))
                 gate = a * (b * self.w[part + "gru_rel_pos_const"][0, head, 0, 0] - 1) + 2
@@ -331,15 +331,15 @@ class Authors:
         return y * self.masks.get(part + "hard_concrete_for_layer", torch.ones(1))
 
     def feed_forward(self, x, part):
-        """Of one layer."""
+        """The feed-forward of one layer."""
         y = gelu(self.linear(x, part + "intermediate_dense"))
         y = y * self.masks.get(part + "hard_concrete_for_intermediate", torch.ones(1))
         return self.linear(y, part + "output_dense") * self.masks.get(part + "hard_concrete_for_layer", torch.ones(1))
 
     def norm(self, x, name):
-        """Over the last dimension."""
+        """A norm over the last dimension, by its name."""
         return norm(x, self.w[f"{name}.weight"], self.w[f"{name}.bias"], -1)
 
     def linear(self, x, name):
-        """By name."""
+        """A linear map, by its name."""
         return x @ self.w[f"{name}.weight"].T + self.w[f"{name}.bias"]

@@ -3,11 +3,11 @@
 from s3prl_pruned.models.spec import EncoderConfig
 from s3prl_pruned.sparsity.latency import FORMAT, FORMAT_VERSION, Grid, LatencyTable, Line, Measurement
 
-HEAD, FFN = 2e-4, 1e-4  # seconds of a dimension
+HEAD, FFN = 2e-4, 1e-4  # seconds per dimension
 
 
 def cnn_time(config: EncoderConfig, channels: list[float]) -> float:
-    """A chain: each layer's time depends on its own channels and on those that it reads."""
+    """A chain: each layer's time depends on its own and its input's channels."""
     seconds, before = 0.0, 1
     for i, here in enumerate(channels):
         seconds += 1e-4 * (1 + i) + 2e-5 * here + 3e-6 * (i + 1) * before * here

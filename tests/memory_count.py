@@ -1,6 +1,6 @@
-"""Counts the memory of a training step on a GPU without one: no arithmetic, and CUDA's rules where a CPU has others.
+"""Counts the memory of a training step on a GPU without a GPU: no arithmetic, and CUDA's rules where a CPU's differ.
 
-Tensors are fake (shapes and types alone). Of WavLM Base at 24 x 15.6 s, half precision, this counted 26.6 GiB at a
+Tensors are fake (shapes and types only). For WavLM Base at 24 x 15.6 s, half precision, this counted 26.6 GiB at a
 commit for which an NVIDIA H200's allocator had 26.5 GiB.
 """
 
@@ -32,7 +32,7 @@ HALF = torch.bfloat16  # a CPU's autocast has no fp16; the sizes are the same
 
 
 class _MemoryEfficientAttention(torch.autograd.Function):
-    """What the kernel keeps: its arguments, its output, and a log-sum-exp a query."""
+    """The tensors that the kernel keeps: its arguments, its output, and a log-sum-exp per query."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
@@ -49,7 +49,7 @@ class _MemoryEfficientAttention(torch.autograd.Function):
 
 
 class LikeCuda(TorchFunctionMode):
-    """CUDA's fp32 functions under autocast, its dropout (which keeps a bool) and its attention, on a CPU."""
+    """CUDA's fp32 functions under autocast, its dropout (which keeps a bool mask) and its attention, on a CPU."""
 
     IN_FP32 = (F.layer_norm, F.group_norm, Tensor.sum, torch.sum, F.cosine_similarity)
 
@@ -86,18 +86,18 @@ class _LiveFakes(LiveBytes):
 
     @property
     def now(self) -> int:
-        """Bytes that live and were made since it began."""
+        """Live bytes that were allocated since the start."""
         return self._now
 
 
 @dataclass
 class Counted:
-    """Bytes."""
+    """Counted bytes."""
 
     cnn: int
     """Kept by the student's CNN."""
     layers: int
-    """Kept by what follows it."""
+    """Kept by the layers after the CNN."""
     total: int
     """The peak of a whole step, weights and the optimiser's moments included."""
 
@@ -110,7 +110,7 @@ def count(
     share = dict(closed_units.SHARE_THAT_PAYS)
     try:
         closed_units.SHARE_THAT_PAYS.clear()
-        for module in patched:  # modes do not reach into the backward pass of themselves
+        for module in patched:  # modes are not active in the backward pass by themselves
             module.checkpoint = partial(checkpoint, context_fn=lambda: (nullcontext(), LikeCuda()))
         with FakeTensorMode():
             return _count(shape, utterances, round(seconds * 16_000), half=half, checkpointing=checkpointing)

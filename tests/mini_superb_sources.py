@@ -1,6 +1,6 @@
 """Sources of MINI-SUPERB for tests: no network, no espeak-ng.
 
-Chords stand for voices, so no score on them means anything.
+Chords take the place of voices, so no score on them means anything.
 """
 
 import hashlib
@@ -21,10 +21,10 @@ RATE = 16_000
 
 
 class FakeSources(Sources):
-    """As ``Sources``, of the real embedded prompts and of synthetic chords.
+    """Like ``Sources``, with the real embedded prompts and synthetic chords.
 
     Args:
-        folder: where the chords' files go.
+        folder: folder for the chords' files.
     """
 
     def __init__(self, folder: Path):
@@ -61,7 +61,7 @@ class FakeSources(Sources):
 
 
 def chord(name: str, seconds: float) -> np.ndarray:
-    """``(S,)`` float: three tones that depend on ``name`` alone."""
+    """``(S,)`` float: three tones that depend only on ``name``."""
     digest = hashlib.sha256(name.encode()).digest()
     time = np.arange(int(seconds * RATE)) / RATE
     return sum(0.1 * np.sin(2 * np.pi * (100 + 10 * digest[k]) * time) for k in range(3))

@@ -1,6 +1,6 @@
 """Corpora in the official layouts of SUPERB's tasks, for tests.
 
-Synthetic noise, so that no number made of it means anything.
+They are synthetic noise, so no number measured on them means anything.
 """
 
 import csv
@@ -11,7 +11,7 @@ import soundfile
 
 KEYWORDS = "yes no up down left right on off stop go".split()
 DEV_SPEAKER, TRAIN_SPEAKER, DISCARDED_SPEAKER = "9e4d6e3c", "d82c07cd", "c2094cac"
-"""Their utterances fall into these splits by the hash of the speaker in the name (Speech Commands' README)."""
+"""Speakers whose utterances are in these splits by the hash of the speaker's name (Speech Commands' README)."""
 
 UTTERANCE_LEVEL = {
     "config.runner.total_steps": 4,
@@ -25,13 +25,13 @@ UTTERANCE_LEVEL = {
 
 
 def tiny(**more) -> str:
-    """``-o`` for a tiny model and four steps of a task that classifies; ``batch_size=2`` sets a datarc key."""
+    """``-o`` for a tiny model and four steps of a classification task; ``batch_size=2`` sets a datarc key."""
     settings = UTTERANCE_LEVEL | {f"config.downstream_expert.datarc.{key}": value for key, value in more.items()}
     return ",,".join(f"{key}={value}" for key, value in settings.items())
 
 
 def write_noise(path: Path, rng: np.random.Generator, *, seconds: float = 0.3, sample_rate: int = 16000) -> None:
-    """A file of white noise; its folder is made."""
+    """Write a file of white noise; makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, 0.1 * rng.standard_normal(int(seconds * sample_rate)), sample_rate, subtype="PCM_16")
 
@@ -81,7 +81,7 @@ def make_fluent_commands(root: Path, *, seed: int = 3) -> Path:
 
 
 def make_iemocap(root: Path, *, sessions: int = 5) -> Path:
-    """Five sessions of two dialogues; one utterance of every emotion, of which s3prl takes five as four classes."""
+    """Five sessions of two dialogues; one utterance of every emotion, five of which s3prl uses as four classes."""
     rng = np.random.default_rng(4)
     for session in range(1, sessions + 1):
         folder = root / f"Session{session}"
@@ -96,6 +96,6 @@ def make_iemocap(root: Path, *, sessions: int = 5) -> Path:
                     "C-E1:\tNeutral;\t()\n",
                 ]
             (folder / "dialog" / "EmoEvaluation" / f"{dialogue}.txt").write_text("".join(lines))
-            # As in the archive; it is not text.
+            # As in the archive; this file is not text.
             (folder / "dialog" / "EmoEvaluation" / f"._{dialogue}.txt").write_bytes(b"\x00\x05\x16\x07\xff")
     return root

@@ -1,6 +1,6 @@
-"""MINI-SUPERB of fake sources for the tests of drivers: the official layouts in seconds.
+"""MINI-SUPERB from fake sources for the tests of drivers: the official layouts within seconds.
 
-Synthetic, so that no number means anything.
+The audio is synthetic, so no number means anything.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ STEPS = "total_steps=2 save_step=1 eval_step=1 log_step=1 gradient_accumulate_st
 
 
 def make_corpora(folder: Path, *tasks: str) -> dict[str, Path]:
-    """The corpora of some tasks below ``folder``, each as ``--corpus`` takes it, by task."""
+    """The corpora of some tasks below ``folder``, by task, for ``--corpus``."""
     make_mini_superb(folder / "mini", tasks=tasks, tiny=True, sources=FakeSources(folder / "sources"))
     return {task: folder / "mini" / PATHS[task] for task in tasks}
 

@@ -1,8 +1,8 @@
-"""Gates that are certain of a structure: which units of a slot it keeps."""
+"""Gates that are certain of a structure: the units of a slot that it keeps."""
 
 
 def kept_units(kept, config, layer, slot):
-    """Positions of what the spec `kept` keeps, in a dense encoder's slot of a layer (of `z_conv` one of the CNN)."""
+    """Positions of the units that the spec `kept` keeps in a slot of a dense layer (`z_conv`: of a CNN layer)."""
     if slot == "z_conv":
         return list(kept.channels[layer])
     of, k = kept.layers[layer], config.head_dim

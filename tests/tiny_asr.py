@@ -1,4 +1,4 @@
-"""A real ASR run of seconds, for the tests that need one: random tiny encoder, a corpus of noise."""
+"""A real ASR run that takes seconds, for tests that need one: a random tiny encoder, a corpus of noise."""
 
 import yaml
 

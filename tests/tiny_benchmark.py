@@ -1,4 +1,4 @@
-"""A benchmark of a small shape, measured once for all tests that look at its document."""
+"""A benchmark of a small shape, measured once for all tests that use its document."""
 
 import functools
 import json
@@ -20,7 +20,7 @@ def write_structure(path):
 
 @functools.cache
 def tiny_benchmark():
-    """Its document; not to be changed."""
+    """The benchmark's document; must not be changed."""
     with tempfile.TemporaryDirectory() as folder:
         structure = write_structure(Path(folder) / "structure.json")
         options = benchmark.Options(

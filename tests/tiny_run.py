@@ -1,4 +1,4 @@
-"""A real pre-training run of seconds, for the tests that need one: random tiny teacher, synthetic tones."""
+"""A real pre-training run that takes seconds, for tests that need one: a random tiny teacher, synthetic tones."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ RUNNER = {
 
 
 def tiny_wavlm() -> EncoderConfig:
-    """WavLM Base's architecture with its kernels and strides (320 samples a frame), everything else tiny."""
+    """WavLM Base's architecture with its kernels and strides (320 samples per frame), everything else tiny."""
     conv_layers = tuple((8, kernel, stride) for _, kernel, stride in wavlm_base().conv_layers)
     return tiny_base(conv_layers=conv_layers)
 

@@ -1,4 +1,4 @@
-"""Whisper's checkpoints with random weights, as OpenAI and Hugging Face write them, a decoder beside the encoder."""
+"""Whisper's checkpoints with random weights, as OpenAI and Hugging Face write them, including a decoder."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from s3prl_pruned.models.encoder import SpeechEncoder
 
 
 def openai_checkpoint(encoder: SpeechEncoder, dtype: torch.dtype = torch.float16) -> dict:
-    """What OpenAI's `.pt` holds of a dense encoder."""
+    """The content of OpenAI's `.pt` for a dense encoder."""
     config, state = encoder.config, encoder.state_dict()
     weights = {theirs: state[ours].to(dtype) for theirs, ours in whisper.KEYS.keys(config).items()}
     dims = {

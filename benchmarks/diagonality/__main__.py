@@ -1,4 +1,4 @@
-"""How diagonal each attention head is, before and after pruning: a table and a picture.
+"""How diagonal each attention head is, before and after pruning: a table and a figure.
 
 python -m benchmarks.diagonality embedded result/pretrain/wavlm_pruned_distill/heads_embedded/export
 python -m benchmarks.diagonality wavlm_base my_export --corpus /data/LibriSpeech/dev-clean --limit 100
@@ -22,7 +22,7 @@ def main() -> None:
         "models",
         nargs="+",
         metavar="MODEL",
-        help="a teacher's name, an export's folder or any checkpoint; the first is what the others were made of",
+        help="a teacher's name, an export's folder or any checkpoint; the first is what the others were made from",
     )
     add("--corpus", metavar="PATH", help="speech, as run_pretrain.py's --corpus (default: the embedded dev split)")
     add("--limit", type=int, default=20, metavar="N", help="utterances, spread over the corpus (default: %(default)s)")

@@ -1,13 +1,13 @@
-"""How diagonal each head's attention is: whether a frame attends to its neighbours. Before and after pruning.
+"""Diagonality of each attention head, before and after pruning: how much frames attend to their neighbours.
 
 The measure is that of Yang, Liu and Lee 2020, "Understanding Self-Attention of Self-Supervised Audio Transformers":
 
     D(h) = mean over utterances of  - 1 / T^2 * sum over queries q and keys k of |q - k| A_h[q, k]
 
-the mean distance attended at, as a share of the utterance's T frames, with its sign turned: 0 is the diagonal itself,
--1/3 is what uniform attention comes to. Lin et al. 2024 say in their abstract that compression reveals the significance
-of diagonal heads; they are of the same group, but the abstract does not define the measure. Beside it stands the
-distance in frames (20 ms), which does not shrink with the utterance.
+the negative mean attention distance, as a share of the utterance's T frames: 0 is the diagonal itself, -1/3 uniform
+attention. Lin et al. 2024 say in their abstract that compression reveals the significance of diagonal heads; they are
+from the same group, but the abstract does not define the measure. We also report the distance in frames (20 ms), which
+does not depend on the utterance's length.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ from s3prl_pruned.upstream.load import load_model
 
 @dataclass(kw_only=True)
 class HeadDiagonality:
-    """One head of one model; both numbers are means over utterances."""
+    """One head of one model; both values are means over utterances."""
 
     layer: int
     """1 .. L."""
@@ -38,7 +38,7 @@ class HeadDiagonality:
     """1 .. H, as numbered in the dense encoder."""
     diagonality: float
     distance: float
-    """Frames between query and key, weighted by attention."""
+    """Mean number of frames between query and key, weighted by attention."""
 
 
 def mean_distance(weights: Tensor) -> Tensor:
@@ -54,11 +54,11 @@ def diagonality(weights: Tensor) -> Tensor:
 
 @torch.no_grad()
 def measure(encoder: SpeechEncoder, wavs: Sequence[Tensor]) -> list[HeadDiagonality]:
-    """D of every head that the encoder has, over utterances.
+    """D of every head of an encoder, averaged over utterances.
 
     Args:
-        encoder: in evaluation mode; masks in its slots are heeded.
-        wavs: waveforms (S,) as recorded, 16 kHz; each is encoded by itself.
+        encoder: in evaluation mode; masks in its slots are applied.
+        wavs: waveforms (S,), 16 kHz, not normalised; each is encoded separately.
     """
     device = encoder.mask_embedding.device
     sums: dict[tuple[int, int], Tensor] = {}
@@ -85,7 +85,7 @@ def measure(encoder: SpeechEncoder, wavs: Sequence[Tensor]) -> list[HeadDiagonal
 
 @contextmanager
 def _watched(encoder: SpeechEncoder) -> Iterator[dict[int, Tensor]]:
-    """Fills the attention maps by layer (0-based) while the encoder runs inside."""
+    """Collects attention maps by layer (0-based) while the encoder runs inside the context."""
     maps: dict[int, Tensor] = {}
     handles = []
     for number, layer in enumerate(encoder.layers):
@@ -103,19 +103,19 @@ def _watched(encoder: SpeechEncoder) -> Iterator[dict[int, Tensor]]:
 
 
 def compare(models: Sequence[str], *, corpus: str | None, limit: int, max_seconds: float = 10.0) -> dict:
-    """Measure several models on the same speech; the first is what the others are compared with.
+    """Measure several models on the same speech, and compare the others with the first.
 
     Args:
         models: exports, checkpoints, or names of teachers.
-        corpus: what `open_corpus` takes; None for the dev split of the embedded speech.
-        limit: utterances, spread over the corpus.
-        max_seconds: what is longer is cut to it (attention maps grow with its square).
+        corpus: a corpus as in `open_corpus`; None for the dev split of the embedded speech.
+        limit: number of utterances, spread over the corpus.
+        max_seconds: longer utterances are cut to this length (attention maps grow with its square).
 
     Returns:
-        JSON data: per model its name, note and heads; and of every later one what became of the first's heads.
+        JSON data: name, note and heads of each model; for all but the first also the fate of the first model's heads.
 
     Raises:
-        UserError: no such model or corpus, or models of different numbers of layers or heads.
+        UserError: if there is no such model or corpus, or the models differ in their numbers of layers or heads.
     """
     found = open_corpus(embedded_corpus(), ["dev"]) if corpus is None else open_corpus(corpus)
     count = min(limit, len(found))
@@ -142,10 +142,10 @@ def compare(models: Sequence[str], *, corpus: str | None, limit: int, max_second
 
 
 def fate(before: list[dict], after: list[dict]) -> dict:
-    """Whether it is the diagonal heads that stay: means over those that stayed and that went, of what they were before.
+    """Whether pruning keeps the diagonal heads: mean diagonality, before pruning, of kept and of removed heads.
 
     Returns:
-        `kept`, `removed`: how many; `kept_before`, `removed_before`, `kept_after`: mean D (None of no heads).
+        `kept`, `removed`: numbers of heads; `kept_before`, `removed_before`, `kept_after`: mean D (None without heads).
     """
     left = {(head["layer"], head["head"]): head["diagonality"] for head in after}
     was = {(head["layer"], head["head"]): head["diagonality"] for head in before}

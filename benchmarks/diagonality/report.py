@@ -1,4 +1,4 @@
-"""Heads' diagonality (`measure.py`) as a table and a picture, from its JSON document alone."""
+"""Heads' diagonality (`measure.py`) as a table and a figure, from its JSON document alone."""
 
 import itertools
 from pathlib import Path
@@ -17,7 +17,7 @@ FILES = ReportFiles(
     row_key="heads",
 )
 UNIFORM = -1 / 3
-"""What uniform attention comes to (for many frames): the bottom of the colour scale."""
+"""The diagonality of uniform attention (for many frames): the bottom of the colour scale."""
 
 
 refuse_existing = FILES.refuse_existing
@@ -27,7 +27,7 @@ def write(data: dict, folder: Path) -> list[Path]:
     """Write `diagonality.json`, `.csv`, `.md` and `.png` into a folder.
 
     Raises:
-        UserError: one stands there already, or cannot be written.
+        UserError: if one already exists, or cannot be written.
     """
     return FILES.write(
         data, folder, texts={"csv": as_csv(data), "md": markdown(data)}, pictures={"": png(picture(data))}
@@ -35,7 +35,7 @@ def write(data: dict, folder: Path) -> list[Path]:
 
 
 def markdown(data: dict) -> str:
-    """A row per head of the dense encoder, a column per model; then what became of the diagonal ones."""
+    """A row per head of the dense encoder, a column per model; then the fate of the diagonal heads."""
     names = [model["name"] + (f" ({model['note'].upper()})" if model["note"] else "") for model in data["models"]]
     by_head = [{(head["layer"], head["head"]): head for head in model["heads"]} for model in data["models"]]
     shape = (data["num_layers"], data["num_heads"])
@@ -49,28 +49,28 @@ def markdown(data: dict) -> str:
     lines = [
         table.markdown(),
         "",
-        "Diagonality (Yang et al. 2020): minus the mean distance attended at, as a share of the utterance; 0 is the "
-        "diagonal, -0.333 uniform attention. In brackets that distance in frames of 20 ms. `-`: the head is gone. "
+        "Diagonality (Yang et al. 2020): minus the mean attention distance, as a share of the utterance; 0 is the "
+        "diagonal, -0.333 uniform attention. In brackets the distance in frames of 20 ms. `-`: the head was removed. "
         f"{data['speech']}.",
     ]
     return "\n".join([*lines, *(f"\n{line}" for line in fates(data)), ""])
 
 
 def fates(data: dict) -> list[str]:
-    """Per later model: the mean diagonality, before pruning, of the heads that stayed and of those that went."""
+    """For each later model: the mean diagonality, before pruning, of the kept and of the removed heads."""
     lines, first = [], data["models"][0]["name"]
     for model in data["models"][1:]:
         fate = model["fate"]
         stayed, went, now = (_number(fate[key]) for key in ("kept_before", "removed_before", "kept_after"))
         lines.append(
-            f"{model['name']}: the {fate['kept']} heads that stay had {stayed} in {first} and have {now} now; "
-            f"the {fate['removed']} that went had {went}."
+            f"{model['name']}: the {fate['kept']} kept heads had {stayed} in {first} and have {now} now; "
+            f"the {fate['removed']} removed heads had {went}."
         )
     return lines
 
 
 def as_csv(data: dict) -> str:
-    """A line per model and head."""
+    """A CSV line per model and head."""
     rows = [
         [model["name"], head["layer"], head["head"], round(head["diagonality"], 6), round(head["distance"], 4)]
         for model in data["models"]
@@ -80,7 +80,7 @@ def as_csv(data: dict) -> str:
 
 
 def picture(data: dict) -> Figure:
-    """Heads by layers, a panel per model; white crosses are heads that are gone."""
+    """Heads by layers, a panel per model; white crosses are removed heads."""
     models, shape = data["models"], (data["num_layers"], data["num_heads"])
     figure = Figure(
         figsize=(1.6 + max(2.6, 0.45 * shape[1]) * len(models), 1.8 + 0.42 * shape[0]), layout="constrained"

@@ -1,1 +1,1 @@
-"""The embedded teacher: a small WavLM taught the states of Whisper's encoder on freely licensed speech."""
+"""The embedded teacher: a small WavLM trained on the states of Whisper's encoder, on freely licensed speech."""

@@ -1,4 +1,4 @@
-"""The embedded teacher's model card: what it is, what it was fed, whom to thank."""
+"""The embedded teacher's model card: the model, its training data, credits."""
 
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.spec import EncoderConfig
@@ -18,7 +18,7 @@ CREDITS = {
     "ktuberling-data": "copyright 2007-2017 Albert Astals Cid and the speakers of KTuberling",
     "tuxpaint-stamps-default": "copyright 2002-2022 Bill Kendrick and the speakers of Tux Paint",
 }
-"""By package, as its Debian copyright file has it."""
+"""Credits by package, as in its Debian copyright file."""
 
 
 TEMPLATE = """\
@@ -68,12 +68,13 @@ authors has endorsed this model.
 
 
 def teacher_card(encoder: SpeechEncoder, about: dict) -> str:
-    """Markdown.
+    """The model card in Markdown.
 
     Args:
         encoder: the teacher.
         about: `sources` (dicts with `source`, `licence`, `minutes`, `languages`), `recipe`, `step`, `hours` of audio
-            passed, `wall_minutes`, `held_out` and `train` (name of a loss to its value), `hardware`, `date`, `command`.
+            used in training, `wall_minutes`, `held_out` and `train` (name of a loss to its value), `hardware`, `date`,
+            `command`.
     """
     recipe = about["recipe"]
     lists = {name: ", ".join(f"{x:g}" for x in recipe[name]) for name in ("student_layers", "crop_seconds")}

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.embedded_teacher`: from nothing to the embedded teacher."""
+"""`python -m benchmarks.embedded_teacher`: all steps to make the embedded teacher."""
 
 import argparse
 import logging
@@ -27,10 +27,10 @@ EMBEDDED = Path(__file__).parents[2] / "s3prl_pruned" / "embedded" / "teacher"
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """The options."""
+    """Parse the options."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.embedded_teacher",
-        description="Distil Whisper tiny.en's encoder into the embedded teacher. Typed again, it goes on where it was.",
+        description="Distil Whisper tiny.en's encoder into the embedded teacher. Called again, it resumes.",
     )
     add = parser.add_argument
     add("--run", metavar="DIR", type=Path, default=Path("result/teacher"), help="the run's folder (%(default)s)")
@@ -42,7 +42,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Fetch, compute targets, train, export; `argv` None is the process's own."""
+    """Fetch, compute targets, train, export; `argv` None: the process's own arguments."""
     options = parse_arguments(argv)
     logging.getLogger("s3prl_pruned").setLevel(logging.INFO)
     if options.install:
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     recipe = from_dict(TeacherRecipe, apply_overrides(to_dict(TeacherRecipe()), options.override), "recipe")
     speech, targets = options.data or options.run / "speech", options.targets or options.run / "targets"
-    # The run keeps the list that it began with, whatever is fetched later.
+    # The run keeps its first list, even if more speech is fetched later.
     manifest = options.run / "manifest.jsonl"
     if not manifest.exists():
         source = speech / "manifest.jsonl"
@@ -76,14 +76,14 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def held_out_windows() -> list[Window]:
-    """The embedded corpus' English dev prompts: the losses on them are watched, and nothing is learnt from them."""
+    """The embedded corpus's English dev prompts: losses on them are logged, but never trained on."""
     root = embedded_corpus()
     entries = [
         {
             "path": utterance.path.relative_to(root).as_posix(),
             "seconds": utterance.num_samples / SAMPLE_RATE,
             "source": "embedded-dev",
-            "language": "held_out",  # once, at its own speed
+            "language": "held_out",  # once, at the original speed
         }
         for utterance in scan_corpus(root, ["dev"])
     ]

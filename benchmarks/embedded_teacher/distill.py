@@ -1,4 +1,4 @@
-"""Student and losses: a small WavLM beside linear heads that predict Whisper's states and the log-mel spectrum."""
+"""Student and losses: a small WavLM with linear heads that predict Whisper's states and the log-mel spectrum."""
 
 from dataclasses import dataclass
 
@@ -14,13 +14,13 @@ from s3prl_pruned.models.spec import EncoderConfig
 
 @dataclass(kw_only=True)
 class TeacherLoss:
-    """`total` is what is minimised; the others are its parts, for the log."""
+    """`total` is minimised; the others are its terms, for the log."""
 
     total: Tensor
     l1: Tensor
     """Mean absolute difference to the standardised targets."""
     cosine: Tensor
-    """Mean cosine similarity per frame, of each of the three targets: (3,)."""
+    """Mean cosine similarity per frame, for each of the three targets: (3,)."""
     mel: Tensor
     """Mean absolute difference to the log-mel spectrum."""
 
@@ -30,7 +30,7 @@ class Distiller(nn.Module):
 
     Args:
         config: the encoder's shape.
-        recipe: its `student_layers` predict, one for each target; `mel_weight` and `mel_decades`.
+        recipe: decides `student_layers`, one for each target, `mel_weight` and `mel_decades`.
         target_dim: width W of a target.
     """
 
@@ -56,11 +56,11 @@ class Distiller(nn.Module):
         return self._mel_l1(self.encoder.feature_extractor(wavs), wavs)
 
     def forward(self, wavs: Tensor, targets: Tensor) -> TeacherLoss:
-        """Compare with standardised targets.
+        """The losses against standardised targets.
 
         Args:
             wavs: (B, S).
-            targets: (B, T, 3 W), T the frames that the encoder makes of S samples.
+            targets: (B, T, 3 W), where T is the encoder's number of frames for S samples.
         """
         states = self.encoder(wavs).hidden_states
         predicted = torch.stack(
@@ -71,7 +71,7 @@ class Distiller(nn.Module):
         cosine = F.cosine_similarity(predicted, targets, dim=-1)  # (B, T, 3)
         mel = self._mel_l1(self._features, wavs)
         self._features = None
-        # DistilHuBERT's loss (Chang et al. 2022, eq. 1), and the spectrum
+        # DistilHuBERT's loss (Chang et al. 2022, eq. 1), plus the spectrum's
         total = l1 - F.logsigmoid(cosine).mean() + self.mel_weight * mel
         return TeacherLoss(total=total, l1=l1.detach(), cosine=cosine.detach().mean((0, 1)), mel=mel.detach())
 
@@ -84,8 +84,8 @@ class Distiller(nn.Module):
 def frame_log_mel(wavs: Tensor, filters: Tensor, decades: float) -> Tensor:
     """Log10-mel power under each of the encoder's frames, mean 0 over a crop: (B, S) -> (B, T, M).
 
-    The 400 samples under a frame are exactly the window of a spectrum. The mean is taken off because GroupNorm hides
-    the loudness from the convolutions; what lies more than `decades` below the loudest is cut.
+    The 400 samples under a frame are exactly the window of a spectrum. The mean is subtracted because GroupNorm hides
+    the loudness from the convolutions; power more than `decades` below the loudest is clipped.
     """
     window = torch.hann_window(FFT, device=wavs.device)
     spectrum = torch.stft(wavs, FFT, 320, window=window, center=False, return_complex=True)

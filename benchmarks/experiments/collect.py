@@ -1,4 +1,4 @@
-"""What an experiment gave, read from its runs: metrics of every seed, sizes, mini-scores, and speeds; as plain data."""
+"""An experiment's results, read from its runs as plain data: metrics of every seed, sizes, mini-scores, speeds."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -24,14 +24,14 @@ _SECONDS = 5
 
 
 def collect(planned: Planned) -> dict:
-    """Read what is finished.
+    """Read the results that are finished.
 
     Returns:
         Plain data: per row the metrics of each seed in percent, sizes, and mini-scores (of the seeds' mean, and of each
-        seed against the means of the two rows that it is normalised by). Rows lack what is not finished.
+        seed, normalised by the means of the low and the high row). Unfinished results are missing from rows.
 
     Raises:
-        UserError: nothing is finished, or an export was made by other settings than its row's (`check_settings`).
+        UserError: if nothing is finished, or an export was made with other settings than its row's (`check_settings`).
     """
     experiment = planned.experiment
     for row in filter(lambda row: row.recipe, experiment.rows):
@@ -70,7 +70,7 @@ def collect(planned: Planned) -> dict:
 
 
 def check_settings(planned: Planned, row: ExperimentRow, export: Path) -> None:
-    """Raise UserError where an export was made otherwise than its row says: rows share runs by name."""
+    """Raise UserError if an export was made with other settings than its row's: experiments share runs by row name."""
     stages = [load_encoder(export)[1]]
     while "first_stage" in stages[0]:
         stages.insert(0, stages[0]["first_stage"])
@@ -86,7 +86,7 @@ def check_settings(planned: Planned, row: ExperimentRow, export: Path) -> None:
             change = with_overrides if of_model else apply_overrides
             data = made["model" if of_model else "runner"]
             before, after = (change(data, items) for items in ([], [item]))
-            if of_model:  # targets may be in the former spelling
+            if of_model:  # targets may be in an earlier format
                 before, after = (from_dict(ModelConfig, each, str(export)) for each in (before, after))
             if after != before:
                 raise UserError(
@@ -96,7 +96,7 @@ def check_settings(planned: Planned, row: ExperimentRow, export: Path) -> None:
 
 
 def _metrics(by_seed: dict[int, dict[str, Result]]) -> dict[str, dict[str, list[float]]]:
-    """By task and metric, percent, in the order of the seeds."""
+    """Values in percent by task and metric, in the order of the seeds."""
     metrics: dict[str, dict[str, list[float]]] = {}
     for seed in sorted(by_seed):
         for task, result in by_seed[seed].items():
@@ -106,10 +106,10 @@ def _metrics(by_seed: dict[int, dict[str, Result]]) -> dict[str, dict[str, list[
 
 
 def _sizes(planned: Planned, row: ExperimentRow, by_seed: dict[int, dict[str, Result]]) -> dict[str, float]:
-    """Means over the seeds' exports; of an upstream that is not pruned here what its results say."""
+    """Mean sizes over the seeds' exports; for an upstream that is not pruned here, as in its results."""
     if row.upstream:
-        said = [result.upstream.num_parameters for by_task in by_seed.values() for result in by_task.values()]
-        return {"params": float(said[0])} if said and said[0] else {}
+        reported = [result.upstream.num_parameters for by_task in by_seed.values() for result in by_task.values()]
+        return {"params": float(reported[0])} if reported and reported[0] else {}
     exports = [planned.export(row, seed) for seed in planned.experiment.seeds]
     encoders = [load_encoder(export)[0] for export in exports if export.is_dir()]
     if not encoders:
@@ -144,7 +144,7 @@ def _scores(planned: Planned, found: dict[str, dict[int, dict[str, Result]]]) ->
 
 
 def _spreads(*rows: dict[str, dict[str, list[float]]]) -> dict[tuple[str, str], float]:
-    """Pooled standard deviation over seeds of each task and metric that has several seeds in every row."""
+    """Pooled standard deviation over seeds, for each task and metric with several seeds in every row."""
     names = [(task, name) for task, metrics in rows[0].items() for name in metrics]
     values = {(task, name): [row.get(task, {}).get(name, []) for row in rows] for task, name in names}
     return {
@@ -155,7 +155,7 @@ def _spreads(*rows: dict[str, dict[str, list[float]]]) -> dict[tuple[str, str], 
 
 
 def _mean_row(name: str, by_seed: dict[int, dict[str, Result]]) -> ScoredModel:
-    """The seeds' mean of every task that all of them have."""
+    """The seeds' mean of every task that all seeds have."""
     tasks = set.intersection(*(set(by_task) for by_task in by_seed.values())) if by_seed else set()
     results = {}
     for task in tasks:
@@ -173,9 +173,9 @@ def add_speeds(planned: Planned, data: dict, *, repeats: int, threads: int = 1) 
 
     Args:
         planned: the experiment.
-        data: of `collect`; rows get `speed`, the dense encoder's time over theirs for each seed, and it `timing`.
-        repeats: timed runs of each.
-        threads: of torch.
+        data: from `collect`; gets `timing`, and its rows `speed`, the dense encoder's time over theirs for each seed.
+        repeats: timed runs of each model.
+        threads: torch's threads.
     """
     encoders = {
         (row.name, seed): load_encoder(planned.export(row, seed), for_inference=True)[0]
@@ -187,7 +187,7 @@ def add_speeds(planned: Planned, data: dict, *, repeats: int, threads: int = 1) 
     shapes = {dense_shape(encoder.config) for encoder in encoders.values()}
     if len(shapes) > 1:
         raise UserError(
-            f"exports are timed against the dense encoder that all of them come from, but they come from {len(shapes)}."
+            f"all exports must come from one dense encoder to be timed against it, but they come from {len(shapes)}."
         )
     models = {
         "dense": accelerate(SpeechEncoder(shapes.pop()).eval()),

@@ -1,10 +1,10 @@
 """Experiments: the rows of a table or figure as one plan, from pruning runs to SUPERB tasks.
 
     YAML -> Experiment -> jobs: run_pretrain.py per row and seed, run_downstream.py per row, seed and task
-         -> run here or written as job scripts -> collect.py and table.py make JSON and Markdown of what stands
+         -> run here or written as job scripts -> collect.py and table.py make JSON and Markdown of the results
 
-Task seed N goes with pruning run N. Everything stands in one folder, `pretrain/<row>-seed<N>/export` and
-`results/<row>-seed<N>/<task>/result.json`; experiments that share it share rows of one name.
+Task seed N uses pruning run N. All files are in one folder, `pretrain/<row>-seed<N>/export` and
+`results/<row>-seed<N>/<task>/result.json`; experiments in the same folder share rows with the same name.
 """
 
 from dataclasses import dataclass, field
@@ -26,52 +26,52 @@ class ExperimentRow:
 
     name: str
     upstream: str | None = None
-    """A name on s3prl's hub, such as `fbank`; or what follows."""
+    """A name on s3prl's hub, such as `fbank`; or set the fields below."""
     recipe: str | None = None
     """`--recipe` of the pruning runs."""
     override: str = ""
-    """`-o` of them."""
+    """`-o` of the pruning runs."""
     second_stage: str | None = None
-    """`--recipe` of a second run that starts from the first one's export."""
+    """`--recipe` of a second run that starts from the first run's export."""
 
     def validate(self) -> None:
         """Raise UserError where the settings do not fit together."""
         if (self.upstream is None) == (self.recipe is None):
             raise UserError(
-                f"row {self.name!r}: must name either `upstream` or `recipe`, but they are {self.upstream} and "
+                f"row {self.name!r}: must set either `upstream` or `recipe`, but they are {self.upstream} and "
                 f"{self.recipe}."
             )
         if self.upstream is not None and (self.override or self.second_stage):
             raise UserError(
-                f"row {self.name!r}: `override` and `second_stage` are of pruning runs, but `upstream` is "
+                f"row {self.name!r}: `override` and `second_stage` are for pruning runs, but `upstream` is "
                 f"{self.upstream}."
             )
 
 
 @dataclass(kw_only=True)
 class Experiment:
-    """What `downstream_runs/experiments/*.yaml` hold."""
+    """The content of `downstream_runs/experiments/*.yaml`."""
 
     title: str
     claim: str
-    """What the paper says, in a sentence."""
+    """The paper's claim, in a sentence."""
     rows: list[ExperimentRow]
     low: str = "fbank"
     """The row that is 0 on the mini-score."""
     high: str = "teacher"
-    """The row that is 1000."""
+    """The row that is 1000 on the mini-score."""
     tasks: list[str]
-    """Short names."""
+    """Short names of the tasks."""
     protocol: str | None = "mini"
-    """The tasks' settings, as `tools/superb_suite.py --protocol`; null: the benchmark's."""
+    """The tasks' protocol, as in `tools/superb_suite.py --protocol`; null: the benchmark's settings."""
     seeds: list[int] = field(default_factory=lambda: [1, 2, 3])
     steps: int
     """Optimiser steps of each pruning run, all its stages together."""
     cache_features: bool = True
-    """Of the tasks, as `tools/superb_suite.py --cache-features`: about 1.2 GB per model of the embedded teacher's shape
-    for MINI-SUPERB's PR, SID, SV and QbE, which nothing removes."""
+    """For the tasks, as in `tools/superb_suite.py --cache-features`: about 1.2 GB per model of the embedded teacher's
+    shape for MINI-SUPERB's PR, SID, SV and QbE; never removed automatically."""
     second_stage_share: float = 1 / 3
-    """Of the steps, where a row has a second stage (DPHuBERT: 25k of 75k)."""
+    """Share of the steps for the second stage, if a row has one (DPHuBERT: 25k of 75k)."""
 
     def validate(self) -> None:
         """Raise UserError where the settings do not fit together."""
@@ -91,10 +91,10 @@ class Experiment:
 
 
 def load_experiment(name: str) -> Experiment:
-    """By its name, or from a file.
+    """Load an experiment by its name, or from a file.
 
     Raises:
-        UserError: there is none such, or it says something impossible.
+        UserError: if there is no such experiment, or its settings are invalid.
     """
     path = Path(name) if Path(name).is_file() else EXPERIMENTS / f"{name}.yaml"
     if not path.is_file():
@@ -110,14 +110,14 @@ class Planned:
     experiment: Experiment
     folder: Path
     paths: str | None = None
-    """As `tools/superb_suite.py --paths`: where the corpora lie."""
+    """The file with the corpora's folders, as in `tools/superb_suite.py --paths`."""
 
     def export(self, row: ExperimentRow, seed: int | str) -> Path:
-        """The finished model of a pruned row; `{seed}` as seed gives the pattern of all seeds."""
+        """The export of a pruned row; with the seed `{seed}`, the pattern for all seeds."""
         return self.stages(row)[-1][1] / f"{row.name}-seed{seed}" / "export"
 
     def stages(self, row: ExperimentRow) -> list[tuple[str, Path, str]]:
-        """(recipe, folder, `-o`) of each pruning run of a row, in their order."""
+        """(recipe, folder, `-o`) of each pruning run of a row, in order."""
         steps = self.experiment.steps
         second = round(steps * self.experiment.second_stage_share) if row.second_stage else 0
         first = ",,".join(filter(None, [f"runner.total_steps={steps - second}", row.override]))
@@ -146,7 +146,7 @@ class Planned:
         )  # fmt: skip
 
     def jobs(self) -> list[Job]:
-        """Seed by seed pruning, then the tasks of what was pruned; FBANK's and the teacher's wait for nothing."""
+        """Seed by seed: pruning, then the pruned models' tasks; the tasks of FBANK and teacher wait for nothing."""
         seeds = self.experiment.seeds
         pruning = {
             seed: [job for row in self.experiment.rows if row.recipe for job in self._pruning(row, seed)]

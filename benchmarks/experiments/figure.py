@@ -10,14 +10,14 @@ from s3prl_pruned.report.figures import BLUE, VERMILLION
 
 
 def draw_scores(data: dict, path: Path) -> Path | None:
-    """A point per row with a size and a mini-score, its standard deviation over seeds as a bar.
+    """A point per row with a size and a mini-score; bars are standard deviations over seeds.
 
     Args:
-        data: what `collect.collect` gave.
-        path: of the picture.
+        data: from `collect.collect`.
+        path: the figure's file.
 
     Returns:
-        `path`; None where no row has both.
+        `path`; None if no row has both.
     """
     rows = [row for row in data["rows"] if "params" in row and (row["mini_score"] or {}).get("score") is not None]
     if not rows:

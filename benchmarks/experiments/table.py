@@ -9,7 +9,7 @@ from s3prl_pruned.tables import Column, Table
 
 
 def as_markdown(data: dict) -> str:
-    """A line per row: mean +- standard deviation over seeds, percent; then what does not count."""
+    """A line per row: mean +- standard deviation over seeds in percent; then the tasks that do not count."""
     columns = [
         (task, metric.name) for task in TASKS for metric in TASKS[task].metrics
         if any(metric.name in row["metrics"].get(task, {}) for row in data["rows"])

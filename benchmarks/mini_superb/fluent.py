@@ -1,7 +1,7 @@
 """IC: commands to a smart home in the layout of Fluent Speech Commands, SYNTHETIC speech by espeak-ng.
 
 The 31 intents are those of Lugosch et al. 2019 (action, object, location); the wordings are our own. No voice is in two
-splits, and one wording of each intent is heard in the test set only.
+splits, and one wording of each intent occurs in the test set only.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ INTENTS: dict[tuple[str, str, str], tuple[str, str, str]] = {
     ("bring", "socks", "none"): ("Bring the socks", "Get me the socks", "I want my socks"),
     ("bring", "shoes", "none"): ("Bring the shoes", "Get me the shoes", "I want my shoes"),
 }
-"""(action, object, location): two wordings of all splits, and one of the test set."""
+"""(action, object, location): two wordings for all splits, and one for the test set only."""
 
 ACCENTS = "en-us en-gb en-gb-scotland en-gb-x-rp en-gb-x-gbclan en-029".split()
 VARIANTS = "m1 m2 m3 m4 m5 m6 m7 m8 f1 f2 f3 f4 f5 Andy Annie Lee".split()
@@ -116,7 +116,7 @@ def write_fluent(writer: CorpusWriter, sources: Sources, *, tiny: bool) -> Recor
 
 
 def _name(*parts: str) -> str:
-    """A UUID that depends on ``parts`` alone: the official files are named by UUIDs."""
+    """A UUID that depends only on ``parts``: the official files are named by UUIDs."""
     return str(uuid.uuid5(uuid.NAMESPACE_OID, " ".join(("mini_superb", str(SEED), *parts))))
 
 

@@ -1,7 +1,8 @@
 """ER: four emotions in IEMOCAP's layout, SYNTHETIC speech by espeak-ng.
 
-An emotion is a manner of speaking here (pitch, its range, speed, loudness, each drawn around a mean), not a feeling.
-The sentences are the same for all emotions, so that words do not tell. Five sessions, each with two voices of its own.
+Here an emotion is a manner of speaking (pitch, its range, speed, loudness, each sampled around a mean), not a feeling.
+The sentences are the same for all emotions, so that words do not reveal them. Each of the five sessions has two voices
+of its own.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ class Manner:
     """Steps of espeak-ng's scale."""
 
     pitch_range: int = 100
-    """Percent."""
+    """Percent of the default range."""
 
     speed: int = 0
-    """Words a minute."""
+    """Words per minute."""
 
     amplitude: int = 100
-    """Of espeak-ng's scale."""
+    """In steps of espeak-ng's scale."""
 
 
 EMOTIONS = {
@@ -41,10 +42,10 @@ EMOTIONS = {
     "sad": Manner(pitch=-10, pitch_range=60, speed=-35, amplitude=70),
     "fru": Manner(pitch=-2, pitch_range=110, speed=10, amplitude=130),
 }
-"""IEMOCAP's labels. `exc` counts as `hap`, `fru` is left out: both by the rule that SUPERB's task reads them with."""
+"""IEMOCAP's labels. `exc` counts as `hap`, `fru` is left out, as in SUPERB's task."""
 
 SPREAD = {"pitch": 7, "pitch_range": 20, "speed": 14, "amplitude": 15}
-"""Standard deviations from utterance to utterance, wide enough for the emotions to overlap."""
+"""Standard deviations between utterances, wide enough for the emotions to overlap."""
 
 DIALOGS = {
     "impro01": ("neu", "ang", "sad", "hap", "neu", "fru"),
@@ -80,7 +81,7 @@ SENTENCES = (
 
 
 def write_iemocap(writer: CorpusWriter, sources: Sources, *, tiny: bool) -> Record:
-    """Write ``IEMOCAP/Session1`` to ``Session5``: sentences and their evaluation, of which the folds are made."""
+    """Write ``IEMOCAP/Session1`` to ``Session5``: sentences and their evaluation, from which the folds are made."""
     for session, voices in VOICES.items():
         for gender, (accent, variant) in voices.items():
             draw = generator("iemocap", session, gender)

@@ -1,7 +1,7 @@
 """SD: mixtures of two real voices in the layout of Libri2Mix's diarization, as s3prl reads it.
 
-Each voice's track is a row of its clips with pauses between them; two tracks are added. So there is silence, one voice,
-and both at once, and who speaks when is known to the clip's edges. No voice is in two splits.
+Each voice's track is a sequence of its clips with pauses between them; two tracks are added. So there is silence, one
+voice, and both at once, and who speaks when is known from the clips' boundaries. No voice is in two splits.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from s3prl_pruned.config import UserError
 from s3prl_pruned.data.waveforms import SAMPLE_RATE
 
 FOLDERS = {"train": "train-100", "dev": "dev", "test": "test"}
-"""Of the mixtures, as Libri2Mix names them."""
+"""Folders of the mixtures, named as in Libri2Mix."""
 
 MIXTURES = {"full": {"train": 72, "dev": 14, "test": 24}, "tiny": {"train": 6, "dev": 2, "test": 2}}
 DEV_VOICES = 8
 CLIPS = 40
-"""Of each voice at most; within a split a clip may be heard in two mixtures, as in Libri2Mix."""
+"""Maximum number of clips of each voice; within a split a clip may be in two mixtures, as in Libri2Mix."""
 
 SECONDS = 8.0
-"""After which a track begins no further clip."""
+"""A track gets no further clip after this many seconds."""
 
 LONGEST_CLIP = 6.0
 FIRST_PAUSE, PAUSE = 2.0, 1.0
-"""Seconds at most before the first clip and between two."""
+"""Maximum seconds before the first clip, and between two clips."""
 
 SOFTER = 5.0
-"""dB by which the second voice is lower at most."""
+"""Maximum dB by which the second voice is softer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """One stretch of one voice in a mixture, in samples."""
+    """One segment of one voice in a mixture, in samples."""
 
     voice: str
     start: int
@@ -66,7 +66,7 @@ def write_libri2mix(writer: CorpusWriter, sources: Sources, *, tiny: bool) -> Re
     splits = {"train": others[held_out:], "dev": others[:held_out], "test": [v for v in voices if v in TEST_VOICES]}
     for split, names in splits.items():
         if len(names) < 2:
-            raise UserError(f"SD needs two voices at least for {split}, but has {len(names)}.")
+            raise UserError(f"SD needs at least two voices for {split}, but has {len(names)}.")
         draw = generator("libri2mix", split)
         rows = []
         for number in range(MIXTURES["tiny" if tiny else "full"][split]):
@@ -83,7 +83,7 @@ def write_libri2mix(writer: CorpusWriter, sources: Sources, *, tiny: bool) -> Re
 
 
 def write_wav_scp(root: Path) -> None:
-    """Write each split's ``wav.scp`` with the absolute paths that s3prl opens; again after the folder was moved."""
+    """Write each split's ``wav.scp`` with absolute paths for s3prl; must be repeated if the folder is moved."""
     for split, folder in FOLDERS.items():
         mixtures = sorted((root / "Libri2Mix/wav16k/max" / folder / "mix_clean").glob("*.wav"))
         lines = [f"{path.stem} {path.resolve()}\n" for path in mixtures]
@@ -91,7 +91,7 @@ def write_wav_scp(root: Path) -> None:
 
 
 def _mix(pair: list[str], voices: dict[str, list[np.ndarray]], draw: random.Random) -> tuple[np.ndarray, list[Segment]]:
-    """A mixture ``(S,)`` int16, as long as the longer track, and who speaks when."""
+    """A mixture ``(S,)`` int16, as long as the longer track, and its segments."""
     segments, placed = [], []
     for voice, loudness in zip(pair, (0.0, -draw.uniform(0, SOFTER)), strict=True):
         position = round(draw.uniform(0, FIRST_PAUSE) * SAMPLE_RATE)
@@ -111,7 +111,7 @@ def _mix(pair: list[str], voices: dict[str, list[np.ndarray]], draw: random.Rand
 def _write_kaldi(writer: CorpusWriter, folder: str, rows: list[tuple[str, int, list[Segment]]]) -> None:
     """``segments``, ``utt2spk``, ``spk2utt``, ``rttm``, ``reco2dur``.
 
-    Utterances begin with their speaker (Kaldi's order).
+    Names of utterances begin with their speaker (Kaldi's order).
     """
     utterances, rttm = [], []
     for name, _, segments in rows:

@@ -66,7 +66,7 @@ def write_librispeech(writer: CorpusWriter, sources: Sources, *, tiny: bool) -> 
 
 
 def _draw(utterances: list[LabelledUtterance], count: int) -> list[LabelledUtterance]:
-    # Of 4 words at most, so that a few steps fit them.
+    # At most 4 words, so that a few steps suffice to fit them.
     short = [utterance for utterance in utterances if len(utterance.text.split()) <= 4]
     generator("librispeech").shuffle(short)
     return sorted(short[:count], key=lambda utterance: utterance.id)

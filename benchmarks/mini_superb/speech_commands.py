@@ -1,8 +1,8 @@
 """KS: spoken names of letters in the layout of Speech Commands v0.01.
 
-No free set has the ten English keywords by several voices. The names of letters are nearly the same in the languages of
-the European continent, so that ten of them stand in the ten keywords' folders (`KEYWORDS`), spoken by fourteen voices;
-other letters and syllables are the unknown words. No voice is in two splits.
+No free data set has the ten English keywords by several voices. The names of letters are nearly the same in the
+languages of the European continent, so ten of them take the place of the ten keywords (`KEYWORDS`), spoken by fourteen
+voices; other letters and syllables are the unknown words. No voice is in two splits.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ KEYWORDS = {
     "stop": "TТ",
     "go": "KК",
 }
-"""Folder of Speech Commands: the letter whose name lies in it, Latin and Cyrillic."""
+"""Folder of Speech Commands: the letter whose spoken name it holds, Latin and Cyrillic."""
 
 UNKNOWN_FOLDERS = ("other_letter", "syllable")
 """s3prl counts every folder outside its twelve classes as ``_unknown_``."""
 
 VOICES = {"valid": 2, "test": 5}
-"""Voices of each split; all others train."""
+"""Number of voices in each split; all others are in train."""
 
 UNKNOWN = {"full": 14, "tiny": 3}
 """Unknown words of each voice."""
 
 LONGEST = 1.0
-"""Seconds, as in Speech Commands; longer clips say more than the letter and are left out."""
+"""Maximum seconds, as in Speech Commands; longer clips hold more than the letter and are left out."""
 
 NOISE_SECONDS = 20
 SILENCES = 10
-"""One-second pieces in the test set."""
+"""Number of one-second pieces of silence in the test set."""
 
 TRAIN, TEST = "speech_commands_v0.01", "speech_commands_test_set_v0.01"
 MAX_FILES = 2**27 - 1
-"""Of the rule that splits Speech Commands by its file names."""
+"""Constant of the rule that splits Speech Commands by file names."""
 
 
 def which_split(speaker: str) -> str:
@@ -60,7 +60,7 @@ def which_split(speaker: str) -> str:
 
 
 def speaker_name(voice: str, split: str) -> str:
-    """Eight hexadecimal digits for a voice, such that ``which_split`` gives ``split``."""
+    """Eight hexadecimal digits for a voice, for which ``which_split`` returns ``split``."""
     names = (hashlib.sha1(f"{voice} {k}".encode()).hexdigest()[:8] for k in range(10_000))
     return next(name for name in names if which_split(name) == split)
 
@@ -88,7 +88,7 @@ def write_speech_commands(writer: CorpusWriter, sources: Sources, *, tiny: bool)
         for folder, _, wav in _choose(letters[voice], seen, unknown=UNKNOWN["tiny" if tiny else "full"]):
             name = f"{folder}/{speaker}_nohash_{taken.get(folder, 0)}.wav"
             taken[folder] = taken.get(folder, 0) + 1
-            # As in the official archive, the test set's words are here too; s3prl leaves them out by their names.
+            # As in the official archive, the test set's words are here too; s3prl excludes them by name.
             writer.audio(f"{TRAIN}/{name}", wav, split=None if split == "test" else split, speaker=voice)
             if split != "train":
                 lists[split].append(name)
@@ -103,7 +103,7 @@ def write_speech_commands(writer: CorpusWriter, sources: Sources, *, tiny: bool)
         noise = _noise(name, NOISE_SECONDS)
         writer.audio(f"{TRAIN}/_background_noise_/{name}.wav", noise, split="noise", speaker=None)
         for second in range(SILENCES // 2):
-            # Made anew: what is tested was not heard in training.
+            # New noise, which does not occur in training.
             piece = _noise(f"{name} test {second}", 1)
             writer.audio(f"{TEST}/_silence_/{name}_{second}.wav", piece, split="test", speaker=None)
     mapping = ", ".join(f"{word} = {names[0]}" for word, names in KEYWORDS.items())
@@ -112,7 +112,7 @@ def write_speech_commands(writer: CorpusWriter, sources: Sources, *, tiny: bool)
 
 
 def _choose(clips: list[Clip], seen: set[str], *, unknown: int) -> list[tuple[str, Clip, np.ndarray]]:
-    """Folder, clip and speech of what one voice contributes: each keyword once, and ``unknown`` other words."""
+    """Folder, clip and speech of one voice's words: each keyword once, and ``unknown`` other words."""
     keyword_of = {letter: word for word, letters in KEYWORDS.items() for letter in letters}
     chosen, others = {}, []
     for clip, wav in distinct(clips, seen):

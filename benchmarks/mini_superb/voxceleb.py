@@ -1,8 +1,8 @@
 """SID and SV: real voices in VoxCeleb1's layout.
 
-An utterance joins neighbouring clips of one voice, brought to one level; each clip is in one utterance. A voice tells
-its package too (microphone, codec), so that SID is easier than with one channel; the trials of SV therefore pair
-different voices of one package as often as voices of two.
+An utterance joins consecutive clips of one voice, scaled to one level; each clip is in one utterance. A voice also
+reveals its package (microphone, codec), so SID is easier than with a single channel; the trials of SV therefore pair
+different voices of one package as often as voices of two packages.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ TEST_VOICES = (
     "kajongg/female1 kajongg/female2 kajongg/male1 kajongg/male2 tuxpaint/be tuxpaint/bg tuxpaint/ca tuxpaint/el "
     "tuxpaint/ro ktuberling/gl ktuberling/nn ktuberling/sl ktuberling/uk ktuberling/wa"
 ).split()
-"""Under ``test/wav``: no voice of them, and of the volunteers' recordings no language either, is under ``dev/wav``."""
+"""Voices in ``test/wav``. None of them is in ``dev/wav``, nor any of their languages in the volunteers' recordings."""
 
 SECONDS = 2.6
-"""Least speech of an utterance: s3prl trains SV on files that are longer than 2 s without their silences."""
+"""Minimum seconds of speech per utterance: s3prl trains SV on files longer than 2 s without silence."""
 
 LONGEST_CLIP = 6.0
-"""Seconds; longer ones are left out, so that utterances are of like length."""
+"""Seconds; longer clips are left out, so that utterances have similar lengths."""
 
 UTTERANCES = {"full": 10, "tiny": 4}
-"""Of each voice at most."""
+"""Maximum number of utterances of each voice."""
 
 FEWEST = 4
 """Voices with fewer utterances are left out."""
@@ -65,7 +65,7 @@ def write_voxceleb(writer: CorpusWriter, sources: Sources, *, tiny: bool) -> Rec
         if len(found) >= FEWEST:
             utterances[side][voice] = found
     if min(map(len, utterances.values())) < 2:
-        raise UserError("SID and SV need two voices at least on either side, but there are fewer.")
+        raise UserError("SID and SV need at least two voices in both dev and test, but there are fewer.")
     lines, paths = [], {"dev": {}, "test": {}}
     for side, voices in utterances.items():
         for number, (voice, wavs) in enumerate(voices.items()):
@@ -76,7 +76,7 @@ def write_voxceleb(writer: CorpusWriter, sources: Sources, *, tiny: bool) -> Rec
             lines += [
                 f"{part} {name}\n" for name, part in zip(names, _parts(len(names), HELD_OUT[variant]), strict=True)
             ]
-    # VoxCeleb's own name of the list, and that of s3prl's copy.
+    # VoxCeleb's own name for the list, and the name of s3prl's copy.
     for name in ("iden_split.txt", "veri_test_class.txt"):
         writer.text(f"VoxCeleb1/{name}", "".join(sorted(lines, key=lambda line: line.split()[::-1])))
     writer.text("VoxCeleb1/veri_test.txt", _trials(paths["test"], "test"))
@@ -94,7 +94,7 @@ def _parts(count: int, held_out: int) -> list[int]:
 
 
 def _trials(voices: dict[str, list[str]], side: str) -> str:
-    """All pairs within a voice, and as many between voices: half of these within a package where it can be."""
+    """All pairs within a voice, and as many between voices, half of these within a package if possible."""
     draw = generator("trials", side)
     targets = [(a, b) for names in voices.values() for a, b in itertools.combinations(names, 2)]
     pairs = list(itertools.combinations(sorted(voices), 2))

@@ -1,4 +1,4 @@
-"""Writing one corpus of MINI-SUPERB: whole or not at all, with checksums, and reused where it stands.
+"""Writing one corpus of MINI-SUPERB: completely or not at all, with checksums; an existing corpus is reused.
 
 A corpus is written below ``DIR/.<name>.partial`` and moved to its place when it is complete, together with its record
 ``DIR/manifest/<name>.json``: the SHA-256 of every file, and what the README's table says.
@@ -27,7 +27,7 @@ Record = dict[str, Any]
 
 
 class CorpusWriter:
-    """Writes the files of one corpus below ``root`` and keeps account of them.
+    """Writes the files of one corpus below ``root`` and records them.
 
     Attributes:
         files: SHA-256 of each written file by its path below ``root``.
@@ -41,20 +41,20 @@ class CorpusWriter:
         self._content: dict[str, str] = {}
 
     def audio(self, path: str, wav: np.ndarray, *, split: str | None, speaker: str | None) -> None:
-        """Write ``(S,)`` int16 at 16 kHz as WAV or FLAC, by the suffix, and count it to its split.
+        """Write ``(S,)`` int16 at 16 kHz as WAV or FLAC, by the suffix, and count it in its split.
 
         Args:
-            path: below the corpus.
+            path: path below the corpus.
             wav: the samples.
-            split: None where the same audio is counted elsewhere.
-            speaker: None where nobody speaks.
+            split: the split; None if the same audio is counted elsewhere.
+            speaker: the speaker; None if nobody speaks.
         """
         target = self._place(path)
         try:
             soundfile.write(target, wav, SAMPLE_RATE, subtype="PCM_16")
-        except soundfile.SoundFileError as error:  # it tells not why; a full disk mostly
+        except soundfile.SoundFileError as error:  # it does not say why; usually a full disk
             raise UserError(f"{target}: could not be written ({error}). Make room and repeat the command.") from error
-        # Of the samples: FLAC's bytes depend on the encoder's version, what is heard does not.
+        # Hash of the samples: FLAC's bytes depend on the encoder's version, the samples do not.
         self._account(path, target, hashlib.sha256(wav.astype("<i2").tobytes()).hexdigest())
         if split is None:
             return
@@ -71,7 +71,7 @@ class CorpusWriter:
         self._account(path, target, hashlib.sha256(text.encode()).hexdigest())
 
     def content(self) -> str:
-        """SHA-256 over all paths with their samples or texts: equal where two machines made the same corpus."""
+        """SHA-256 over all paths with their samples or texts: equal if two machines made the same corpus."""
         lines = [f"{digest}  {path}\n" for path, digest in sorted(self._content.items())]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -88,30 +88,30 @@ class CorpusWriter:
 
 
 def make_corpus(root: Path, name: str, write: Callable[[CorpusWriter], Record], *, variant: str) -> Record:
-    """Make one corpus below ``root``, or take the one that stands there.
+    """Make one corpus below ``root``, or reuse the existing one.
 
     Args:
         root: the benchmark's folder.
-        name: of the corpus in the manifest; its folders are the first parts of the written paths.
-        write: writes the corpus and returns what the record shall hold besides (tasks, sources, synthetic).
-        variant: which sizes, ``full`` or ``tiny``.
+        name: name of the corpus in the manifest; its folders are the first parts of the written paths.
+        write: writes the corpus and returns further entries of the record (tasks, sources, synthetic).
+        variant: the size, ``full`` or ``tiny``.
 
     Returns:
         The record: `files`, `content`, `splits`, `variant` and what `write` returned.
 
     Raises:
-        UserError: if what stands there differs from its record, has another variant, or is in the way.
+        UserError: if existing files differ from their record, are of another variant, or are in the way.
     """
     place = root / "manifest" / f"{name}.json"
     partial = root / f".{name}.partial"
     if place.is_file():
         record = json.loads(place.read_text(encoding="utf-8"))
         _verify(root, name, record, variant)
-        logger.info("%s: stands, checksums hold.", name)
+        logger.info("%s: exists, checksums are correct.", name)
         return record
     done = partial / "record.json"
     if not done.is_file():
-        shutil.rmtree(partial, ignore_errors=True)  # of an interrupted run; only we write there
+        shutil.rmtree(partial, ignore_errors=True)  # from an interrupted run; only this program writes there
         partial.mkdir(parents=True)
         writer = CorpusWriter(partial)
         record = write(writer) | {
@@ -124,19 +124,19 @@ def make_corpus(root: Path, name: str, write: Callable[[CorpusWriter], Record], 
         write_text(done, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     record = json.loads(done.read_text(encoding="utf-8"))
     for folder in _folders(record):
-        if (partial / folder).exists():  # moved already where a run stopped just here
+        if (partial / folder).exists():  # already moved if a run was interrupted right here
             (partial / folder).rename(root / folder)
     place.parent.mkdir(exist_ok=True)
     done.rename(place)
     shutil.rmtree(partial)
-    logger.info("%s: made, %d files.", name, len(record["files"]))
+    logger.info("%s: written, %d files.", name, len(record["files"]))
     return record
 
 
 def _verify(root: Path, name: str, record: Record, variant: str) -> None:
     if record["variant"] != variant:
         raise UserError(
-            f"{root}: {name} was made in the variant {record['variant']!r}, but {variant!r} is asked for. Give another "
+            f"{root}: {name} was made in the variant {record['variant']!r}, but this is {variant!r}. Give another "
             "--output."
         )
     bad = [path for path, digest in record["files"].items() if not _holds(root / path, digest)]
@@ -152,7 +152,7 @@ def _refuse_folders_in_the_way(root: Path, record: Record) -> None:
     for folder in _folders(record):
         if (root / folder).exists():
             raise UserError(
-                f"{root / folder}: stands already, but was not made here (no record of it in {root / 'manifest'}). "
+                f"{root / folder}: exists already, but was not made here (no record of it in {root / 'manifest'}). "
                 "Move it away, or give another --output."
             )
 

@@ -1,4 +1,4 @@
-"""One pass of ASR fine-tuning with pruning against prune-then-fine-tune at equal total steps: WER, MAPSSWE, step time.
+"""Pruning during ASR fine-tuning compared with prune-then-fine-tune at equal total steps: WER, MAPSSWE, step time.
 
 python -m benchmarks.one_pass --steps 600 --prune-steps 200
 python -m benchmarks.one_pass --family wav2vec2 --one-pass self_pinching_asr --prune wav2vec2_base_s80 \
@@ -16,25 +16,25 @@ def make_parser() -> argparse.ArgumentParser:
     """The parser."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.one_pass", description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--steps", type=int, metavar="N", required=True, help="optimiser steps of either way in all")
+    add("--steps", type=int, metavar="N", required=True, help="total optimiser steps of either method")
     add(
         "--prune-steps",
         type=int,
         metavar="N",
         required=True,
-        help="how many of them the distillation with pruning takes",
+        help="how many of them are for distillation with pruning",
     )
     add("--target", type=float, metavar="S", default=0.65, help="target sparsity of both (default: %(default)s)")
-    add("--family", metavar="NAME", default="wavlm", help="of the encoder (default: %(default)s)")
+    add("--family", metavar="NAME", default="wavlm", help="family of the encoder (default: %(default)s)")
     add("--one-pass", metavar="RECIPE", default="self_pinching_asr_embedded", help="(default: %(default)s)")
-    add("--prune", metavar="RECIPE", default="embedded", help="of the distillation (default: %(default)s)")
+    add("--prune", metavar="RECIPE", default="embedded", help="recipe of the distillation (default: %(default)s)")
     add(
         "--finetune",
         metavar="RECIPE",
         default="finetune_asr_embedded",
-        help="of the fine-tuning after it (default: %(default)s)",
+        help="recipe of the fine-tuning after it (default: %(default)s)",
     )
-    add("--seed", type=int, default=1337, help="of all runs (default: %(default)s)")
+    add("--seed", type=int, default=1337, help="seed of all runs (default: %(default)s)")
     add(
         "--root",
         metavar="DIR",

@@ -1,7 +1,7 @@
-"""Pruning while fine-tuning for ASR, in one pass (Xu et al. 2025), against distillation and fine-tuning after it.
+"""Pruning while fine-tuning for ASR in one pass (Xu et al. 2025), compared with distillation and then fine-tuning.
 
-Both take the same number of optimiser steps in all, aim at the same sparsity and are tested on the same utterances; the
-difference of their word error rates is tested by matched pairs (`significance.py`).
+Both have the same total number of optimiser steps and the same target sparsity, and are tested on the same utterances;
+the difference of their word error rates is tested by matched pairs (`significance.py`).
 """
 
 from collections.abc import Callable
@@ -20,10 +20,10 @@ from s3prl_pruned.tables import Column, Table
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What is compared."""
+    """The setting of a comparison."""
 
     family: str = "wavlm"
-    """Of the encoder, one of `models.spec.FAMILIES`."""
+    """Family of the encoder, one of `models.spec.FAMILIES`."""
     one_pass: str = "self_pinching_asr_embedded"
     """Recipe of `-u <family>_pruned_asr`."""
     prune: str = "embedded"
@@ -31,15 +31,15 @@ class Setting:
     finetune: str = "finetune_asr_embedded"
     """Recipe of `-u <family>_pruned_asr` without gates: the second stage."""
     steps: int
-    """Optimiser steps of either way in all."""
+    """Total optimiser steps of either method."""
     prune_steps: int
-    """How many of them are the first stage's."""
+    """How many of them are for the first stage."""
     target_sparsity: float
-    """Of both ways."""
+    """Target sparsity of both methods."""
     seed: int = 1337
-    """Of all three runs."""
+    """Seed of all three runs."""
     options: tuple[str, ...] = ()
-    """More options of all three, such as `--corpus DIR --device cpu`."""
+    """Further options of all three runs, such as `--corpus DIR --device cpu`."""
 
     def validate(self) -> None:
         """Raise UserError where the settings do not fit together."""
@@ -51,47 +51,47 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """One of the two, as measured."""
+    """The measured result of one of the two methods."""
 
     name: str
     runs: list[str]
-    """Folders, in their order."""
+    """Folders of the runs, in order."""
     steps: int
     seconds: float
-    """Of the optimiser steps of all its runs, on the machine that made them."""
+    """Seconds of the optimiser steps of all its runs, on the machine that ran them."""
     sparsity: float
-    """Realised."""
+    """Realised sparsity."""
     parameters: int
-    """Of the encoder."""
+    """Parameters of the encoder."""
     wer: float
-    """On test, a fraction."""
+    """Word error rate on test, a fraction."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Both ways, and whether their word error rates differ."""
+    """Both methods, and whether their word error rates differ."""
 
     setting: Setting
     one_pass: Way
     two_stages: Way
     test: MatchedPairs
-    """First the one pass, second the two stages."""
+    """First is the one pass, second are the two stages."""
 
     def to_dict(self) -> dict:
-        """JSON data."""
+        """The comparison as JSON data."""
         return asdict(self)
 
 
 def compare(setting: Setting, root: Path, *, train: Callable[[list[str]], Path] = command.main) -> Comparison:
-    """Make the three runs under `root` (those that stand there finished are kept, others go on) and compare them.
+    """Make the three runs under `root` (finished runs are kept, others are resumed) and compare them.
 
     Args:
-        setting: what is compared.
+        setting: the setting of the comparison.
         root: folder for `one_pass`, `prune` and `finetune`.
         train: `run_pretrain.py`'s main function.
 
     Raises:
-        UserError: anything of the runs.
+        UserError: any error of the runs.
     """
     setting.validate()
 
@@ -133,7 +133,7 @@ def _way(name: str, runs: list[Path]) -> Way:
 
 
 def report(found: Comparison) -> str:
-    """A Markdown table, the test, and the time of the one pass against the two stages."""
+    """A Markdown table, the significance test, and the time of the one pass relative to the two stages."""
     table = Table(
         [
             Column("name", "way"),

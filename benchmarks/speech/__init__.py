@@ -1,1 +1,1 @@
-"""Free recorded speech from Debian packages: the embedded corpus, and what the embedded teacher is trained on."""
+"""Free recorded speech from Debian packages: the embedded corpus, and the embedded teacher's training data."""

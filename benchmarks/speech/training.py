@@ -1,11 +1,11 @@
-"""Gather the real speech that the embedded teacher is trained on.
+"""Collect the real speech that the embedded teacher is trained on.
 
-    pip install av                      # decodes G.722; needed here only
+    pip install av                      # decodes G.722; only needed here
     python -m benchmarks.speech.training data/teacher
 
 Fetches Debian packages (with ``apt-get download``; nothing is installed and root is not needed),
-takes from them the speech whose licence lets weights made of it be passed on, and writes it as
-16 kHz FLAC with a manifest. About 0.8 GB to download and 2 GB on disk.
+selects speech whose licence allows sharing weights trained on it, and writes it as 16 kHz FLAC
+with a manifest. About 0.8 GB to download and 2 GB on disk.
 """
 
 import argparse

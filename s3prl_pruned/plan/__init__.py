@@ -1,1 +1,1 @@
-"""The planner: many runs as jobs, carried out here or written as job scripts."""
+"""The planner: many runs as jobs, run here or written as job scripts."""

@@ -1,4 +1,4 @@
-"""The calls that plans are made of: one of `run_pretrain.py` as a job, and one of `run_downstream.py`."""
+"""The calls in plans: a call of `run_pretrain.py` as a job, and a call of `run_downstream.py`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,18 +21,18 @@ def pruning_job(
     after: tuple[str, ...] = (),
     threads: int = 1,
 ) -> Job:
-    """One call of `run_pretrain.py`, whose export stands in `folder / "export"`.
+    """One call of `run_pretrain.py`, which writes its export to `folder / "export"`.
 
     Args:
-        folder: of the run; its log stands beside it.
-        name: of the job; None is the folder's.
+        folder: the run's folder; the log is written beside it.
+        name: the job's name; None: the folder's name.
         recipe: `--recipe`.
         seed: `--seed`.
         upstream: `-u`.
         override: `-o`.
-        options: further ones, such as `--corpus`.
-        after: names of jobs that it waits for.
-        threads: of the CPU.
+        options: further options, such as `--corpus`.
+        after: names of the jobs that it waits for.
+        threads: CPU threads.
     """
     command = (
         *call("pretrain"),
@@ -49,7 +49,7 @@ def pruning_job(
         "-o",
         override,
     )
-    # Called also when finished: the call refuses what stands of another configuration.
+    # Called even if finished: the call refuses a folder of another configuration.
     return Job(
         name=name or folder.name,
         command=command,
@@ -64,14 +64,14 @@ def pruning_job(
 def downstream_command(
     model: ComparedModel, task: str, folder: Path, *, seed: int, options: Sequence[str] = (), override: str = ""
 ) -> tuple[str, ...]:
-    """One call of `run_downstream.py`, which starts, goes on, or finds the run finished.
+    """One call of `run_downstream.py`, which starts, resumes, or finds the run finished.
 
     Args:
-        model: whose features the task is trained on.
+        model: the model whose features the task is trained on.
         task: `-d`.
-        folder: of the run.
+        folder: the run's folder.
         seed: `--seed`.
-        options: further ones, such as `--paths`.
+        options: further options, such as `--paths`.
         override: `-o`.
     """
     return (

@@ -1,4 +1,4 @@
-"""What commands do with a plan: list it, write it as job scripts, or run it and say what failed."""
+"""What commands do with a plan: list it, write it as job scripts, or run it and report failures."""
 
 import shlex
 import sys
@@ -14,9 +14,9 @@ from s3prl_pruned.plan.run import run
 
 
 def require_clone(*scripts: str) -> None:
-    """Raise UserError unless this is the root of the clone, from which jobs call its `scripts`.
+    """Raise UserError unless the working directory is the root of the clone, where jobs call its `scripts`.
 
-    Where the user calls `s3prl-pruned`, jobs call no scripts, and any folder will do.
+    If the user calls `s3prl-pruned`, jobs call no scripts, and any folder will do.
     """
     for script in scripts:
         if not by_console() and not Path(script).is_file():
@@ -33,19 +33,19 @@ def carry_out(
     scheduler: Scheduler | None,
     jobs_dir: Path,
 ) -> Report | None:
-    """Do with a plan what was asked for; None where nothing was run.
+    """List a plan, write its job scripts, or run it. Returns None if nothing was run.
 
     Args:
-        jobs: in the order in which they are to start.
-        name: of the scripts' job.
-        parallel: jobs at a time.
-        devices: GPUs that they are shared out over.
-        dry_run: list the calls.
-        scheduler: write scripts for it into `jobs_dir`.
+        jobs: the jobs, in the order in which they should start.
+        name: name of the Slurm jobs.
+        parallel: maximum of jobs that run at a time.
+        devices: GPUs to distribute the jobs over.
+        dry_run: only list the calls.
+        scheduler: write scripts for this scheduler into `jobs_dir`.
         jobs_dir: new or empty folder.
 
     Raises:
-        UserError: this is no clone, or the plan does not fit together.
+        UserError: if this is no clone, or the plan is inconsistent.
     """
     require_clone(*(job.command[1] for job in jobs))
     if dry_run:
@@ -61,7 +61,7 @@ def carry_out(
 
 
 def say_failures(report: Report, total: int) -> None:
-    """Failures of `total` jobs, on stderr; nothing where there is none."""
+    """Print the failures among `total` jobs to stderr, if any."""
     if report.failures:
         print(report.failures_text(), file=sys.stderr)
         count = f"{len(report.failures)} of {total} jobs are not finished"

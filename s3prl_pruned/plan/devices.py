@@ -1,4 +1,4 @@
-"""The GPUs that a plan's jobs are shared out over: each job sees one of them, by `CUDA_VISIBLE_DEVICES`."""
+"""The GPUs over which a plan's jobs are distributed: each job sees one GPU, by `CUDA_VISIBLE_DEVICES`."""
 
 import os
 from dataclasses import dataclass
@@ -8,41 +8,41 @@ from s3prl_pruned.config import UserError
 
 @dataclass(frozen=True)
 class Devices:
-    """GPUs, and how many jobs share one; without names, every job sees what this process sees."""
+    """GPUs, and how many jobs share one; without names, every job sees the GPUs of this process."""
 
     names: tuple[str, ...] = ()
-    """As `CUDA_VISIBLE_DEVICES` names them."""
+    """Names as in `CUDA_VISIBLE_DEVICES`."""
     jobs_each: int = 1
 
     @property
     def places(self) -> int | None:
-        """How many jobs can run on them at a time; None where nothing limits them."""
+        """How many jobs can run on the GPUs at a time; None if unlimited."""
         return len(self.names) * self.jobs_each or None
 
     def at_a_time(self, jobs: int) -> int:
-        """How many of so many jobs really run at a time."""
+        """How many of `jobs` jobs really run at a time."""
         return min(jobs, self.places or jobs)
 
     def least_busy(self, taken: list[str]) -> str | None:
-        """The device for one more job; None where all are full.
+        """The device for one more job; None if all are full.
 
         Args:
-            taken: the device of each job that runs.
+            taken: the device of each running job.
         """
         free = [name for name in self.names if taken.count(name) < self.jobs_each]
         return min(free, key=taken.count, default=None)
 
 
 def find_devices(named: str | None = None, *, jobs_each: int = 1, device: str | None = None) -> Devices:
-    """The GPUs that jobs are to be shared out over.
+    """Find the GPUs to distribute jobs over.
 
     Args:
-        named: `--devices`, such as `0,1` or `none`; None: all that this process sees.
+        named: `--devices`, such as `0,1` or `none`; None: all GPUs that this process sees.
         jobs_each: `--jobs-per-device`.
-        device: `--device` of the jobs. One that is not plain `cuda` is for all of them, so that nothing is shared out.
+        device: `--device` of the jobs. If it is not plain `cuda`, all jobs use it, and no GPUs are distributed.
 
     Raises:
-        UserError: a device is named twice.
+        UserError: if a device is named twice.
     """
     if device not in (None, "cuda") or named == "none":
         return Devices()
@@ -55,6 +55,6 @@ def find_devices(named: str | None = None, *, jobs_each: int = 1, device: str | 
 def _visible() -> tuple[str, ...]:
     import torch
 
-    count = torch.cuda.device_count()  # makes no context on any of them
+    count = torch.cuda.device_count()  # creates no CUDA context
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return tuple(map(str, range(count)) if visible is None else visible.split(",")[:count])

@@ -1,12 +1,12 @@
-"""A plan as job scripts: for a Slurm cluster, or for a plain shell. Nothing in them is of one site or machine.
+"""A plan as job scripts: for a Slurm cluster, or for a plain shell. Nothing in them is specific to a site or machine.
 
-One script per job, which does nothing if the job is finished, and stops if a job that it waits for is not.
+There is one script per job. It does nothing if the job is finished, and stops if a job that it waits for is not.
 
 - shell: `run_all.sh [N [GPU,GPU]]` runs level after level (`plan.levels`, listed in `level-<n>.txt`), N scripts at a
   time, each of which sees one of the GPUs.
 - slurm: `submit.sh [OPTION ...]` submits each script, to start when those that it waits for have ended, with the cores,
-  GPU and time that its job needs; options go to `sbatch` (partition, account) and have the last word. Before its time
-  is over a job is told so, saves, and is put back into the queue, from where it goes on.
+  GPU and time that its job needs; options are passed to `sbatch` (partition, account) and take precedence. Before its
+  time limit a job gets a signal, saves, and is requeued, to be resumed.
 """
 
 import math
@@ -27,7 +27,7 @@ Scheduler = Literal["slurm", "shell"]
 _RUN_ALL = """\
 #!/usr/bin/env bash
 # Run all jobs, level after level: run_all.sh [N [GPU,GPU]], N at a time (default: 1), each on one of the GPUs.
-# Where no GPU is named (run_all.sh N ""), every job sees all of them. Finished jobs are kept.
+# If no GPU is named (run_all.sh N ""), every job sees all of them. Finished jobs are not run again.
 cd "$(dirname "${{BASH_SOURCE[0]}}")" || exit 1
 gpus=${{2-{gpus}}}
 run='[ -z "$0" ] || {{ IFS=, read -ra gpus <<< "$0"; export CUDA_VISIBLE_DEVICES="${{gpus[PLACE % ${{#gpus[@]}}]}}"; }}
@@ -36,18 +36,18 @@ status=0
 for list in level-*.txt; do
     xargs -P "${{1:-1}}" -n 1 ${{gpus:+--process-slot-var=PLACE}} bash -c "$run" "$gpus" < "$list" || status=1
 done
-[ "$status" = 0 ] || echo "some jobs are not finished; the same call goes on with them" >&2
+[ "$status" = 0 ] || echo "some jobs are not finished; the same call resumes them" >&2
 exit "$status"
 """
 
 _SUBMIT = """\
 #!/usr/bin/env bash
 # Submit all jobs: submit.sh [OPTION ...], options for sbatch such as --partition=NAME --account=NAME.
-# A job starts when those that it waits for have ended, whatever came of them: each checks for itself.
+# A job starts when those that it waits for have ended, even if they failed: each script checks that itself.
 set -euo pipefail
 cd "$(dirname "${{BASH_SOURCE[0]}}")"
 options=("$@")
-submit() {{  # SCRIPT NUMBERS [OPTION ...]: NUMBERS, each with a colon before it, are of the jobs that it waits for
+submit() {{  # SCRIPT NUMBERS [OPTION ...]: NUMBERS, each after a colon, are the jobs that it waits for
     local script=$1 after=$2 number
     shift 2
     number=$(sbatch --parsable --job-name={name} --output="$PWD/slurm-%j.out" --open-mode=append --requeue \\
@@ -60,7 +60,7 @@ submit() {{  # SCRIPT NUMBERS [OPTION ...]: NUMBERS, each with a colon before it
 {calls}"""
 
 NOTICE_SECONDS = 300
-"""Before the end of its time a job of Slurm is told to save: a step and an evaluation on dev may be under way."""
+"""A Slurm job gets a signal to save this long before its time limit: a step and an evaluation on dev may be running."""
 
 _RUN_AND_REQUEUE = """\
 tell() {{ kill -s "$1" "$child"; }}
@@ -71,7 +71,7 @@ trap 'tell TERM' TERM
 child=$!
 wait "$child"; status=$?
 while kill -0 "$child" 2> /dev/null; do wait "$child"; status=$?; done  # a signal ends `wait`, not the command
-# After another signal, such as of scancel, nobody wants the job back.
+# After another signal, such as from scancel, the job is not requeued.
 [ "$told" ] && [ $status = {requeue} ] && scontrol requeue "$SLURM_JOB_ID" && exit 0"""
 
 
@@ -81,17 +81,17 @@ def write_scripts(
     """Write all scripts of a plan.
 
     Args:
-        jobs: of the plan.
-        folder: made by this call; what stands there already is not touched.
-        scheduler: whose scripts.
-        name: of the Slurm jobs.
-        devices: GPUs that `run_all.sh` shares out; Slurm gives each job its own.
+        jobs: the plan's jobs.
+        folder: a new or empty folder; made by this call.
+        scheduler: the scheduler to write scripts for.
+        name: name of the Slurm jobs.
+        devices: GPUs over which `run_all.sh` distributes jobs; Slurm gives each job its own.
 
     Returns:
         The script that runs or submits the others.
 
     Raises:
-        UserError: the plan does not fit together, or the folder holds something.
+        UserError: if the plan is inconsistent, or the folder is not empty.
     """
     steps = levels(jobs)
     try:
@@ -106,7 +106,7 @@ def write_scripts(
         for job in jobs:
             needed = [] if job.even_after_failure else [by_name[other] for other in job.after]
             text = _script(job, needed, scheduler)
-            (folder / scripts[job.name]).write_bytes(os.fsencode(text))  # names of files as they are
+            (folder / scripts[job.name]).write_bytes(os.fsencode(text))  # bytes of file names unchanged
         if scheduler == "shell":
             main = folder / "run_all.sh"
             main.write_text(_RUN_ALL.format(gpus=shlex.quote(",".join(devices))))
@@ -122,7 +122,7 @@ def write_scripts(
 
 
 def _submit_call(job: Job, scripts: Mapping[str, str]) -> str:
-    """The line that submits a job, and keeps its number for those that wait for it."""
+    """The line that submits a job, and stores its number for the jobs that wait for it."""
     after = "".join(f":${_variable(scripts[other])}" for other in job.after)
     options = [f"--cpus-per-task={job.threads + job.workers}"]
     if job.uses_device:
@@ -134,7 +134,7 @@ def _submit_call(job: Job, scripts: Mapping[str, str]) -> str:
 
 
 def minutes_for(seconds: float) -> int:
-    """What to ask of a scheduler for an estimated duration: half as much again, and ten minutes for the start."""
+    """The time limit in minutes for an estimated duration: half as much again, plus ten minutes for the start."""
     return math.ceil(1.5 * seconds / 60) + 10
 
 

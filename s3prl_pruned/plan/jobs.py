@@ -1,10 +1,10 @@
-"""One planner for many runs: the SUPERB suite, sweeps, experiments and comparisons describe their jobs here.
+"""One planner for many runs: the SUPERB suite, sweeps, experiments and comparisons describe their jobs with it.
 
     jobs -> levels (checked) -> run.run, some at a time | job_scripts.write_scripts, for a cluster or a plain shell
-                                both, or a list of the calls, as the command line asks: carry_out.carry_out
+                                either of them, or a list of the calls, by the options: carry_out.carry_out
 
-A job is a command that may be given again: it starts, goes on with what an earlier call left (`-a`), or finds nothing
-to do. So the planner keeps no state of its own: what is finished is known by the jobs' files alone.
+A job is a command that may be called again: it starts, resumes what an earlier call began (`-a`), or finds nothing to
+do. So the planner keeps no state of its own: the jobs' files alone tell what is finished.
 """
 
 import shlex
@@ -18,37 +18,37 @@ from s3prl_pruned.config import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One command."""
+    """One command of a plan."""
 
     name: str
     command: tuple[str, ...]
     log: Path
-    """What the command prints, in all its calls. Outside of a folder that the command wants empty."""
+    """Output of the command in all its calls. Outside of the run's folder, which the command needs empty."""
     done: Path | None = None
-    """Stands when, and only when, the job is finished. None: the command is called each time."""
+    """A file that exists if and only if the job is finished. None: the command is called each time."""
     recheck: bool = False
-    """Call a finished job too: its command refuses where what stands is of another model or other settings."""
+    """Call a finished job too: its command refuses a result of another model or other settings."""
     after: tuple[str, ...] = ()
-    """Names of jobs that must be finished before."""
+    """Names of jobs that must be finished before this job."""
     even_after_failure: bool = False
-    """Those of `after` need only have ended, whatever came of them."""
+    """The jobs in `after` must only have ended, even with a failure."""
     threads: int = 1
     workers: int = 0
-    """Further processes of the command, such as those that read data."""
+    """Further processes of the command, such as for reading data."""
     uses_device: bool = True
-    """Whether the command computes on a GPU where there is one."""
+    """Whether the command computes on a GPU if there is one."""
     env: Mapping[str, str] = field(default_factory=dict)
-    """Besides this process' own environment and the number of threads."""
+    """Environment variables besides this process's own and the number of threads."""
     seconds: float | None = None
-    """Estimated duration."""
+    """Estimated duration in seconds."""
 
     @property
     def settings(self) -> dict[str, str]:
-        """Environment variables that are set for the command."""
+        """Environment variables to set for the command."""
         return {"OMP_NUM_THREADS": str(self.threads), **self.env}
 
     def finished(self) -> bool:
-        """Whether `done` stands."""
+        """Whether `done` exists."""
         return self.done is not None and self.done.exists()
 
 
@@ -59,31 +59,31 @@ class Failure:
     job: Job
     reason: str
     status: int | None
-    """Exit status; None where the command was not called."""
+    """Exit status; None if the command was not called."""
 
 
 @dataclass
 class Report:
-    """What came of a plan, by the jobs' names."""
+    """The outcome of a plan, by the jobs' names."""
 
     kept: list[str] = field(default_factory=list)
-    """Finished before, and not called."""
+    """Jobs that were finished before, and not called."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """What each job took that was called and is finished."""
+    """Seconds of each job that was called and is finished."""
     failures: dict[str, Failure] = field(default_factory=dict)
 
     def ended(self) -> set[str]:
-        """All jobs that are not waiting or running any more."""
+        """All jobs that are no longer waiting or running."""
         return {*self.kept, *self.seconds, *self.failures}
 
     @property
     def exit_code(self) -> int:
-        """0 all finished; 2 if every command that failed says that a user can mend it (exit status 2); else 1."""
+        """0: all finished; 2: every failed command says that the user can fix it (exit status 2); else 1."""
         statuses = {failure.status for failure in self.failures.values()} - {None}
         return 0 if not self.failures else 2 if statuses == {2} else 1
 
     def failures_text(self) -> str:
-        """Reason, log and command of each failure; empty if there is none."""
+        """Reason, log and command of each failure; empty if there are none."""
         return "\n".join(
             f"failed: {name}: {failure.reason}\n  log: {failure.job.log}\n  {shlex.join(failure.job.command)}"
             for name, failure in self.failures.items()
@@ -91,11 +91,11 @@ class Report:
 
 
 def levels(jobs: Sequence[Job]) -> list[list[Job]]:
-    """The jobs in steps, each of which waits only for steps before it; in the plan's order within a step.
+    """The jobs in levels, each of which waits only for earlier levels; in the plan's order within a level.
 
     Raises:
-        UserError: jobs that share a name or `done`; that wait for an unknown job, in a circle, or for one of which no
-            file says that it is finished.
+        UserError: if jobs share a name or `done`; or wait for an unknown job, in a circle, or for a job without a
+            `done` file.
     """
     by_name = {job.name: job for job in jobs}
     for kind, values in (("name", [job.name for job in jobs]), ("done", [str(job.done) for job in jobs if job.done])):
@@ -107,7 +107,7 @@ def levels(jobs: Sequence[Job]) -> list[list[Job]]:
             if other not in by_name:
                 raise UserError(f"plan: {job.name} waits for {other!r}, which is not in the plan.")
             if by_name[other].done is None and not job.even_after_failure:
-                raise UserError(f"plan: {job.name} waits for {other!r}, of which no file says that it is finished.")
+                raise UserError(f"plan: {job.name} waits for {other!r}, which has no `done` file.")
     sorter = TopologicalSorter({job.name: job.after for job in jobs})
     try:
         sorter.prepare()
@@ -124,13 +124,13 @@ def levels(jobs: Sequence[Job]) -> list[list[Job]]:
 def remaining_seconds(
     unfinished: Sequence[tuple[Job, float]], finished: Sequence[tuple[Job, float]], *, parallel: int
 ) -> float | None:
-    """Estimated time to the end; None if there is nothing to estimate from.
+    """Estimated seconds to the end; None if there is nothing to estimate from.
 
     Args:
         unfinished: jobs, and the seconds that each has run so far.
-        finished: jobs, and the seconds that each took. They correct the estimates of the others; a job without an
-            estimate is expected to take their mean.
-        parallel: jobs at a time.
+        finished: jobs, and the seconds that each took. They correct the others' estimates; a job without an estimate
+            is expected to take their mean.
+        parallel: jobs that run at a time.
     """
     estimated = [(took, job.seconds) for job, took in finished if job.seconds]
     scale = sum(took for took, _ in estimated) / sum(guess for _, guess in estimated) if estimated else 1.0
@@ -145,7 +145,7 @@ def remaining_seconds(
 
 
 def duration(seconds: float) -> str:
-    """Such as `45 s`, `12 min`, `3 h 5 min`, `2 d 4 h`."""
+    """A duration as text, such as `45 s`, `12 min`, `3 h 5 min`, `2 d 4 h`."""
     minutes = round(seconds / 60)
     if minutes < 2:
         return f"{seconds:.0f} s"

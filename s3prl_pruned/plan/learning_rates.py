@@ -1,9 +1,9 @@
-"""The search for a learning rate: short trainings to choose by, a full one with what was chosen.
+"""The search for a learning rate: short trainings to choose by, and a full training with the chosen rate.
 
-    tries (`-m train`, a share of the steps, no test data) -> choose, by the development set -> train and evaluate
+    tries (`-m train`, a share of the steps, no test data) -> choose by the development set -> train and evaluate
 
 `lr_search/<task>/lr<rate>-<steps>steps/` holds a try, `lr_search/<task>/choice.json` the choice, and the task's own
-folder the full run, whose `result.json` says what was tried.
+folder the full run, whose `result.json` lists the tries.
 """
 
 import math
@@ -26,10 +26,10 @@ LEARNING_RATES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
 the benchmark's author; issue 120 speaks of five rates per task, without naming them)."""
 
 RATES_PER_TASK = 5
-"""Of a task's own grid: the rate of its settings, and two powers of ten to each side."""
+"""Rates in a task's own grid: the rate of its settings, and two powers of ten to each side."""
 
 SHARE = 0.1
-"""Of a task's steps that a try is trained for."""
+"""Share of a task's steps for which a try is trained."""
 
 UNSEARCHED = {
     "qbe": "nothing is trained",
@@ -39,39 +39,39 @@ UNSEARCHED = {
 
 CHOICE_FILE = "choice.json"
 RATE = "{rate}"
-"""Stands for the chosen rate in the words of the full run."""
+"""Placeholder for the chosen rate in the arguments of the full run."""
 
 
 def grid(learning_rate: float) -> tuple[float, ...]:
-    """A task's own rates around that of its settings, within the benchmark's range; highest first."""
+    """A task's own rates around the rate of its settings, within the benchmark's range; highest first."""
     nearest = min(range(len(LEARNING_RATES)), key=lambda i: abs(math.log10(LEARNING_RATES[i] / learning_rate)))
     first = min(max(nearest - RATES_PER_TASK // 2, 0), len(LEARNING_RATES) - RATES_PER_TASK)
     return LEARNING_RATES[first : first + RATES_PER_TASK]
 
 
 def short_steps(config: Mapping[str, Any], share: float) -> int:
-    """Steps of a try: so large a share of the settings' steps, in whole evaluations, at least one.
+    """Steps of a try: a share of the settings' steps, rounded to whole evaluations, at least one.
 
     Args:
         config: the task's settings.
-        share: of `runner.total_steps`.
+        share: share of `runner.total_steps`.
     """
     total, interval = config["runner"]["total_steps"], config["runner"]["eval_step"]
     return min(max(round(share * total / interval), 1) * interval, total)
 
 
 def check_share(share: float) -> float:
-    """The share of a task's steps that a rate is tried for, in (0, 1]; UserError otherwise."""
+    """Check the share of a task's steps for which a rate is tried: in (0, 1], else UserError."""
     if not 0 < share <= 1:
         raise UserError(f"--lr-share must be more than 0 and at most 1, but is {share:g}.")
     return share
 
 
 def check_searched(rates: Mapping[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
-    """Rates by the short names of the tasks that they are named for.
+    """Rates by their tasks' short names.
 
     Raises:
-        UserError: on a task that there is not, or that cannot be searched.
+        UserError: on an unknown task, or one that cannot be searched.
     """
     named = {find_task(name).name: values for name, values in rates.items()}
     for name in named:
@@ -81,35 +81,35 @@ def check_searched(rates: Mapping[str, tuple[float, ...]]) -> dict[str, tuple[fl
 
 
 def try_folder(target: Path, learning_rate: float, steps: int) -> Path:
-    """Where one rate is tried.
+    """The folder in which one rate is tried.
 
     Args:
         target: the task's folder, `results/<row>/<task>`.
         learning_rate: the rate.
-        steps: of the try.
+        steps: steps of the try.
     """
     return _search_folder(target) / f"lr{rate_name(learning_rate)}-{steps}steps"
 
 
 def rate_name(learning_rate: float) -> str:
-    """A rate in names of jobs and folders: short, but never that of another rate."""
+    """A rate in names of jobs and folders: short, but different for different rates."""
     short = f"{learning_rate:g}"
     return short if float(short) == learning_rate else repr(learning_rate)
 
 
 def train_with_chosen(target: Path, learning_rates: Sequence[float], steps: int, words: Sequence[str]) -> NoReturn:
-    """Choose, and become the process that trains and evaluates with the chosen rate and says what was tried.
+    """Choose a rate, and replace this process by the call that trains and evaluates with it and records the tries.
 
-    What stands of an earlier choice of another rate, or of a former version without `run.json`, is moved aside.
+    A run with an earlier choice of another rate, or of an earlier version without `run.json`, is moved aside.
 
     Args:
         target: the task's folder, `results/<row>/<task>`.
-        learning_rates: what must have been tried. Other rates' folders beside them are recorded, not chosen from.
-        steps: of the tries.
-        words: of `run_downstream.py`'s command line, with `RATE` where the rate belongs.
+        learning_rates: the rates that must have been tried. Folders of other rates are recorded, but not chosen from.
+        steps: steps of the tries.
+        words: arguments of `run_downstream.py`, with `RATE` in place of the rate.
 
     Raises:
-        UserError: a rate is not finished, the tries do not belong together, or the folder holds a run of its own.
+        UserError: if a rate is not finished, the tries do not belong together, or the folder holds another run.
     """
     refuse_plain_run(target)
     choice = Choice(tried_rates=choose(target, learning_rates, steps))
@@ -124,19 +124,19 @@ def train_with_chosen(target: Path, learning_rates: Sequence[float], steps: int,
     print(f"{target.name}: learning rate {rate:g}, the best of {len(learning_rates)} on dev", flush=True)
     own = [word.replace(RATE, f"{rate!r}") for word in words]
     command = [*call("downstream"), "--tried-rates", str(path), *own]
-    os.execv(command[0], command)  # signals then reach the training itself
+    os.execv(command[0], command)  # so that signals reach the training itself
 
 
 def choose(target: Path, learning_rates: Sequence[float], steps: int) -> list[TriedRate]:
-    """What was tried, with the best by the task's criterion on the development set marked as chosen.
+    """The tried rates, with the best by the task's criterion on the development set marked as chosen.
 
     Args:
         target: the task's folder, `results/<row>/<task>`.
-        learning_rates: what must have been tried.
-        steps: of the tries.
+        learning_rates: the rates that must have been tried.
+        steps: steps of the tries.
 
     Raises:
-        UserError: a rate is not finished, the tries do not belong together, or none got better than at the start.
+        UserError: if a rate is not finished, the tries do not belong together, or none improved on the start.
     """
     found = {rate: _read_try(try_folder(target, rate, steps)) for rate in learning_rates}
     models = {(trained.upstream.name, trained.upstream.sha256, trained.seed) for trained in found.values()}
@@ -150,7 +150,7 @@ def choose(target: Path, learning_rates: Sequence[float], steps: int) -> list[Tr
     if not choosable:
         raise UserError(
             f"{target.name}: no try says its checkpoint's value on dev, so that none can be chosen: with none of the "
-            f"rates did it get better than at the start (see {_search_folder(target)}). Try for more steps "
+            f"rates did it improve on the start (see {_search_folder(target)}). Try for more steps "
             "(--lr-share), or other rates (--lr)."
         )
     better = min if _better(next(iter(choosable.values())).name) == "down" else max
@@ -169,9 +169,9 @@ def choose(target: Path, learning_rates: Sequence[float], steps: int) -> list[Tr
 
 
 def criterion(trained: TrainedRun) -> Value | None:
-    """What a rate is chosen by: the best value on dev, or its mean over folds.
+    """The value by which a rate is chosen: the best value on dev, or its mean over folds.
 
-    None where training never got better than at the start, in any fold: s3prl then writes no best checkpoint.
+    None if training never improved on the start, in any fold: s3prl then writes no best checkpoint.
     """
     values = [value for value in trained.dev if value]
     if not values or len(values) < len(trained.dev):
@@ -180,7 +180,7 @@ def criterion(trained: TrainedRun) -> Value | None:
 
 
 def is_searched(target: Path) -> bool:
-    """Whether a task's folder holds, or is to hold, the full run of a search."""
+    """Whether a task's folder holds, or will hold, the full run of a search."""
     result = target / RESULT_FILE
     if result.is_file():
         return read_result(result).tried_rates is not None
@@ -188,10 +188,10 @@ def is_searched(target: Path) -> bool:
 
 
 def refuse_plain_run(target: Path) -> None:
-    """Stop where the full run of a search would stand in the folder of a run without one.
+    """Stop if the full run of a search would use the folder of a run without a search.
 
     Raises:
-        UserError: naming the way out.
+        UserError: with what to do.
     """
     if target.is_dir() and any(target.iterdir()) and not is_searched(target):
         raise UserError(
@@ -204,7 +204,7 @@ def _search_folder(target: Path) -> Path:
 
 
 def _rate_of(target: Path) -> float | None:
-    """The rate of the full run that stands in a task's folder."""
+    """The rate of the full run in a task's folder."""
     path = target / RESULT_FILE
     if path.is_file():
         return _chosen(read_result(path).tried_rates or [])
@@ -223,22 +223,22 @@ def _read_try(folder: Path) -> TrainedRun:
 
 
 def _other_tries(target: Path, learning_rates: Sequence[float]) -> list[tuple[float, Path]]:
-    """Rates that were tried besides those given, with their folders; highest first."""
+    """Other rates that were tried besides `learning_rates`, with their folders; highest first."""
     found = {}
     for folder in sorted(_search_folder(target).glob("lr*")):
-        # Former versions had no steps in the name.
+        # Earlier versions had no steps in the name.
         if match := re.fullmatch(r"lr([0-9.]+(?:e[-+]?\d+)?)(-\d+steps)?", folder.name):
             found[float(match[1])] = folder
     return sorted(((rate, folder) for rate, folder in found.items() if rate not in learning_rates), reverse=True)
 
 
 def _better(name: str) -> Literal["up", "down"]:
-    """Which way a criterion is better: as some task's metric of its name (diarization's is the accuracy of frames)."""
+    """Whether a criterion is better up or down, as any task's metric of its name (diarization: frame accuracy)."""
     for task in TASKS.values():
         for metric in task.metrics:
             if metric.name == name:
                 return metric.better
-    raise UserError(f"{name}: no task has a metric of this name, so that nothing can be chosen by it.")
+    raise UserError(f"{name}: no task has a metric of this name, so nothing can be chosen by it.")
 
 
 def _relative(target: Path, folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""The models that a plan compares, as a command line names them."""
+"""The models that a plan compares, as named on the command line."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,15 +17,15 @@ class ComparedModel:
 
     name: str
     upstream: str
-    """`-u`."""
+    """The upstream, `-u`."""
     checkpoint: str | None = None
-    """`-k`; `{seed}` in it stands for the seed of the task, so that each goes with its own pruning run."""
+    """`-k`; `{seed}` in it stands for the task's seed, so that each seed uses its own pruning run."""
     hashes: Mapping[int, str] = field(default_factory=dict, compare=False)
-    """`--upstream-sha256` by seed, where the model was there when the plan was made."""
+    """`--upstream-sha256` by seed, if the model existed when the plan was made."""
 
     @classmethod
     def parse(cls, text: str) -> "ComparedModel":
-        """`NAME[=UPSTREAM[:CKPT]]`; the upstream is called as the name says where it is not given."""
+        """Parse `NAME[=UPSTREAM[:CKPT]]`; the upstream is the name by default."""
         name, _, rest = text.partition("=")
         upstream, _, checkpoint = (rest or name).partition(":")
         return cls(name, upstream, checkpoint or None)
@@ -35,7 +35,7 @@ class ComparedModel:
         return None if self.checkpoint is None else self.checkpoint.replace("{seed}", str(seed))
 
     def options(self, seed: int) -> list[str]:
-        """What names the upstream on `run_downstream.py`'s command line."""
+        """The options of `run_downstream.py` that name the upstream."""
         checkpoint = self.checkpoint_of(seed)
         expected = ["--upstream-sha256", self.hashes[seed]] if seed in self.hashes else []
         return ["-u", self.upstream, *(["-k", checkpoint] if checkpoint else []), *expected]
@@ -43,18 +43,18 @@ class ComparedModel:
     def settled(
         self, seeds: Sequence[int], *, being_made: Collection[Path] = (), options: Sequence[str] = ()
     ) -> "ComparedModel":
-        """The same model with its files named: what a job of the plan finds later must be what is there now.
+        """The same model with its files fixed: a job of the plan must later find the files that exist now.
 
-        "The newest export" becomes that export, and a checkpoint that is there gets its hash, with which each job
-        compares what it reads.
+        "The newest export" becomes that export's path, and an existing checkpoint gets its hash, which each job
+        compares with the file that it reads.
 
         Args:
-            seeds: of the tasks.
-            being_made: folders of pruning runs in the same plan; their exports come later.
-            options: further ones of every call, such as `-g`, without which some models cannot be built.
+            seeds: seeds of the tasks.
+            being_made: folders of pruning runs in the same plan; their exports will exist later.
+            options: further options of every call, such as `-g`, without which some models cannot be built.
 
         Raises:
-            UserError: there is no export, or a checkpoint cannot be read.
+            UserError: if there is no export, or a checkpoint cannot be read.
         """
         model = self
         if self.checkpoint is None and self.upstream in {f"{family}_pruned" for family in FAMILIES}:

@@ -1,7 +1,7 @@
-"""How long a task will take, from a few steps of it.
+"""Estimate how long a task will take, from a few steps.
 
-One short training, saved at steps 5, 10 and 15 and evaluated on the development set at the last: the times of the
-three files tell the seconds of a step, of an evaluation, and of the start.
+One short training is saved at steps 5, 10 and 15 and evaluated on the development set at the last: the times of the
+three files give the seconds of a step, of an evaluation, and of the start.
 """
 
 import tempfile
@@ -28,24 +28,24 @@ OVERRIDE = ",,".join(
 """`-o` of the probe."""
 
 KEPT = "probe.json"
-"""In the results' folder: estimated seconds and steps by the run's name."""
+"""File in the results' folder: estimated seconds and steps by the run's name."""
 
 TRAININGS = {"er": 5}
-"""Trainings of a task that has several; the probe measures the first."""
+"""Number of trainings of a task with several; the probe measures the first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """Seconds."""
+    """Measured seconds."""
 
     start: float
-    """Before the first step and after the last."""
+    """Seconds before the first step and after the last."""
     step: float
     evaluation: float
-    """Of the development set."""
+    """Seconds of an evaluation on the development set."""
 
     def estimate(self, config: dict[str, Any], task: str) -> float:
-        """Seconds of the whole task; its test set is taken to last as long as its development set.
+        """Estimated seconds of the whole task, assuming that test takes as long as dev.
 
         Args:
             config: the task's settings.
@@ -57,7 +57,7 @@ class Probe:
 
 
 def probe_all(task_runs: Sequence[TaskRun]) -> dict[str, float]:
-    """Estimated seconds of one call, by the run's name; those that cannot be estimated are left out.
+    """Estimated seconds of one call, by the run's name; runs that cannot be estimated are left out.
 
     Each task of each upstream is probed once, whatever the number of seeds and rates.
     """
@@ -66,7 +66,7 @@ def probe_all(task_runs: Sequence[TaskRun]) -> dict[str, float]:
     for task_run in task_runs:
         key, config = (task_run.model, task_run.task), task_run.config()
         if config is None or get(config, "runner.total_steps") is None or (task_run.folder / RESULT_FILE).is_file():
-            continue  # nothing is trained, or it is finished
+            continue  # nothing is trained, or the run is finished
         if key not in found:
             with tempfile.TemporaryDirectory(prefix="superb-probe-") as temporary:
                 name, folder = f"probe of {task_run.name}", Path(temporary) / "run"
@@ -80,12 +80,12 @@ def probe_all(task_runs: Sequence[TaskRun]) -> dict[str, float]:
 
 
 def keep_estimates(path: Path, task_runs: Sequence[TaskRun], estimates: Mapping[str, float]) -> None:
-    """Keep what a probe found for a call elsewhere, such as one that writes scripts where there is no GPU.
+    """Save a probe's estimates for another call, such as one that writes scripts on a machine without a GPU.
 
     Args:
-        path: of the file; what is in it of other runs stays.
-        task_runs: that were probed.
-        estimates: as `probe_all` gives them.
+        path: the file; estimates of other runs in it are kept.
+        task_runs: the runs that were probed.
+        estimates: as returned by `probe_all`.
     """
     kept = read_json(path) if path.is_file() else {}
     steps = {task_run.name: _steps(task_run) for task_run in task_runs}
@@ -95,7 +95,7 @@ def keep_estimates(path: Path, task_runs: Sequence[TaskRun], estimates: Mapping[
 
 
 def kept_estimates(path: Path, task_runs: Sequence[TaskRun]) -> dict[str, float]:
-    """What an earlier probe found of these runs, where they have as many steps as then."""
+    """An earlier probe's estimates of these runs, if they still have the same number of steps."""
     kept = read_json(path) if path.is_file() else {}
     found = {task_run.name: kept.get(task_run.name) for task_run in task_runs}
     steps = {task_run.name: _steps(task_run) for task_run in task_runs}
@@ -107,11 +107,11 @@ def _steps(task_run: TaskRun) -> int | None:
 
 
 def read_probe(folder: Path, seconds: float) -> Probe | None:
-    """Read what a probe left; None if it is not complete.
+    """Read a probe's files; None if it is not complete.
 
     Args:
-        folder: of the run; of a task of several trainings the first one's folder is in it.
-        seconds: what the call took.
+        folder: the run's folder; for a task with several trainings it holds the first one's folder.
+        seconds: time that the call took.
     """
     for first in sorted(folder.rglob(f"states-{STEPS}.ckpt")):
         paths = [first.with_name(f"states-{number * STEPS}.ckpt") for number in (1, 2, 3)]

@@ -1,4 +1,4 @@
-"""Run a plan's jobs here: some at a time, past failures, and stopped as one."""
+"""Run a plan's jobs here: several at a time, continuing after failures, and stopped together."""
 
 import fcntl
 import os
@@ -15,20 +15,20 @@ from s3prl_pruned.plan.jobs import Failure, Job, Report, duration, levels, remai
 
 POLL_SECONDS = 0.1
 REPORT_SECONDS = 600
-"""A line on what runs appears at least this often."""
+"""A line on the running jobs is printed at least this often."""
 
 
 def run(jobs: Sequence[Job], *, parallel: int = 1, devices: Devices | None = None) -> Report:
-    """Run what is not finished, `parallel` jobs at a time. A job that fails stops only those that wait for it.
+    """Run unfinished jobs, `parallel` at a time. A job that fails stops only those that wait for it.
 
     Args:
-        jobs: of the plan.
-        parallel: jobs at a time.
-        devices: GPUs, of which each job that needs one gets the least busy, or waits for one.
+        jobs: the plan's jobs.
+        parallel: jobs that run at a time.
+        devices: GPUs; each job that needs one gets the least busy, or waits until one is free.
 
     Raises:
-        UserError: the plan does not fit together (`levels`).
-        Interrupted: by one of `STOP_SIGNALS`, which the children were sent too; they have ended.
+        UserError: if the plan is inconsistent (`levels`).
+        Interrupted: by one of `STOP_SIGNALS`, which was forwarded to the child processes; they have ended.
     """
     levels(jobs)
     return _Run(jobs, parallel, devices or Devices()).to_the_end()
@@ -38,27 +38,27 @@ class _Run:
     def __init__(self, jobs: Sequence[Job], parallel: int, devices: Devices):
         self.jobs, self.parallel, self.devices = jobs, parallel, devices
         self.waiting = list(jobs)
-        self.device_of: dict[str, str] = {}  # by name of a job that runs
+        self.device_of: dict[str, str] = {}  # by the running job's name
         self.running: list[tuple[Job, subprocess.Popen, float]] = []  # with the time of the start
         self.report = Report()
-        self.signals: list[int] = []  # received; acted on between two steps, so that no child is lost half started
+        self.signals: list[int] = []  # received; handled later, so that no child is lost half started
 
     def to_the_end(self) -> Report:
         handlers = {}
-        if threading.current_thread() is threading.main_thread():  # signals arrive nowhere else
+        if threading.current_thread() is threading.main_thread():  # only it gets signals
             for number in stop_signals():
                 handlers[number] = signal.signal(number, lambda received, _: self.signals.append(received))
         try:
-            said = time.monotonic()
+            reported_at = time.monotonic()
             while self.waiting or self.running:
                 if self.signals:
                     self._stop()
                 self._start_what_can()
                 if not self._collect():
                     time.sleep(POLL_SECONDS)
-                if self.running and time.monotonic() - said > REPORT_SECONDS:
+                if self.running and time.monotonic() - reported_at > REPORT_SECONDS:
                     self._say(f"running: {', '.join(job.name for job, *_ in self.running)}")
-                    said = time.monotonic()
+                    reported_at = time.monotonic()
             return self.report
         finally:
             for number, handler in handlers.items():
@@ -87,15 +87,15 @@ class _Run:
         try:
             job.log.parent.mkdir(parents=True, exist_ok=True)
             with open(job.log, "a", encoding="utf-8", errors="surrogateescape") as log:
-                # The command inherits the lock, which so lives as long as it does, also if we are killed before it.
+                # The command inherits the lock, which so is held as long as it lives, even if we are killed first.
                 fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 print(_header(job), end="", file=log, flush=True)
                 process = subprocess.Popen(
                     job.command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                    env={**os.environ, **seen, **job.settings}, start_new_session=True,  # a group that we signal as one
+                    env={**os.environ, **seen, **job.settings}, start_new_session=True,  # to signal the whole group
                 )  # fmt: skip
         except BlockingIOError:
-            self._fail(job, "is being run already, by another call", 2)
+            self._fail(job, "is already being run by another call", 2)
         except OSError as error:
             self._fail(job, f"cannot be started ({error})", 2)
         else:
@@ -105,7 +105,7 @@ class _Run:
             self._say(f"{job.name}: started" + (f" on GPU {device}" if device is not None else ""))
 
     def _collect(self) -> bool:
-        """Take note of what ended; whether anything did."""
+        """Record jobs that have ended; returns whether any did."""
         ended = [entry for entry in self.running if entry[1].poll() is not None]
         for job, process, started in ended:
             self.running.remove((job, process, started))
@@ -137,22 +137,22 @@ class _Run:
         print(f"[{len(self.report.ended())}/{len(self.jobs)}{left_text}] {text}", flush=True)
 
     def _stop(self) -> None:
-        """Send the children what we were sent, and wait; when told again, kill them."""
-        number, told = self.signals[0], 0
+        """Forward the signal to the children, and wait; on a second signal, kill them."""
+        number, sent = self.signals[0], 0
         names = ", ".join(job.name for job, *_ in self.running) or "none was running"
         while any(process.poll() is None for _, process, _ in self.running):
-            if told < min(len(self.signals), 2):
-                told += 1
+            if sent < min(len(self.signals), 2):
+                sent += 1
                 for _, process, _ in self.running:
                     if process.poll() is None:
-                        os.killpg(process.pid, number if told == 1 else signal.SIGKILL)
+                        os.killpg(process.pid, number if sent == 1 else signal.SIGKILL)
             time.sleep(POLL_SECONDS)
         exit_code = STOP_SIGNALS[signal.Signals(number)]
         raise Interrupted(f"jobs stopped: {names}. The same command goes on from there.", exit_code=exit_code)
 
 
 def _last_line(job: Job) -> str:
-    """Of what the command printed in its last call."""
+    """The last line that the command printed in its last call."""
     printed = job.log.read_text(encoding="utf-8", errors="replace").rpartition(_header(job))[2]
     lines = [line.strip() for line in printed.splitlines() if line.strip()]
     return lines[-1][:300] if lines else "it printed nothing"

@@ -1,10 +1,10 @@
-"""The SUPERB suite: tasks, upstreams and seeds as a plan of `run_downstream.py` calls, and the score table at its end.
+"""The SUPERB suite: tasks, upstreams and seeds as a plan of `run_downstream.py` calls, then the score table.
 
-    Suite -> runs (one per row and task) -> jobs: one call each, or a short one per learning rate before it
+    Suite -> runs (one per row and task) -> jobs: one call each, or also a short one per learning rate before it
           -> probed for the time they take (probe.py) -> run here (run.py), or written as job scripts (job_scripts.py)
 
-Rows of the table are folders, `results/<row>/<task>/result.json`; a row is an upstream, and a seed where several are
-asked for. Tries of a learning-rate search are below `results/<row>/lr_search/<task>/`.
+Rows of the table are folders, `results/<row>/<task>/result.json`; a row is an upstream, or an upstream and a seed if
+there are several seeds. Tries of a learning-rate search are in `results/<row>/lr_search/<task>/`.
 """
 
 import math
@@ -40,38 +40,38 @@ from s3prl_pruned.superb.tasks.drivers import driver_of
 from s3prl_pruned.superb.tasks.paths import corpus_of, read_paths
 
 PROTOCOLS = ("quick", "mini")
-"""Folders of `downstream_runs/`: what each changes of a settings file is in its file of the same name."""
+"""Folders of `downstream_runs/`: each holds changes to a settings file, in a file of the same name."""
 
 SEARCHING_PROCESSES = 15
-"""Cores that a job of query by example asks of a scheduler, besides its threads; it searches on all that it gets."""
+"""Cores that a query-by-example job requests from a scheduler besides its threads; it searches on all its cores."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """What was asked for."""
+    """The request of the command line."""
 
     models: tuple[ComparedModel, ...]
     tasks: tuple[Task, ...]
     seeds: tuple[int, ...]
     results: Path = Path("results")
     learning_rates: tuple[float, ...] = ()
-    """To be searched in every task; empty: those of the settings."""
+    """Rates to search in every task; empty: the settings' rates."""
     rates_of_tasks: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    """To be searched in the tasks of these names instead."""
+    """Rates to search in the tasks of these names instead."""
     own_grids: bool = False
     """Whether each of the other tasks is searched around the rate of its settings (`learning_rates.grid`)."""
     search_share: float = SHARE
-    """Of a task's steps that a rate is tried for."""
+    """Share of a task's steps for which a rate is tried."""
     protocol: str | None = None
     """One of `PROTOCOLS`; None: the settings as they are."""
     override: str = ""
-    """`-o` of every call. What it says of a training is left out where nothing is trained."""
+    """`-o` of every call. Its assignments for training are left out where nothing is trained."""
     paths: str | None = None
-    """`--paths`: where the corpora lie; None: paths.yaml, where there is one."""
+    """`--paths`: the file with the corpora's folders; None: paths.yaml, if it exists."""
     numbered: bool = False
-    """Whether rows carry their seed even where there is one."""
+    """Whether rows are named by seed even if there is only one."""
     cache_features: bool = False
-    """`--cache-features` for every task that can keep them."""
+    """`--cache-features` for every task that can cache them."""
     options: tuple[str, ...] = ()
     """Further options of every call."""
     threads: int = 1
@@ -89,17 +89,17 @@ class TaskRun:
 
     @property
     def name(self) -> str:
-        """Of the job."""
+        """The job's name."""
         return f"{self.row}/{self.task.name}"
 
     @property
     def folder(self) -> Path:
-        """Of the result."""
+        """The folder of the result."""
         return self.suite.results / self.row / self.task.name
 
     @property
     def rates(self) -> tuple[float, ...]:
-        """To be searched."""
+        """The rates to search."""
         if self.task.name in UNSEARCHED:
             return ()
         found = self.suite.rates_of_tasks.get(self.task.name, self.suite.learning_rates)
@@ -107,7 +107,7 @@ class TaskRun:
 
     @property
     def try_steps(self) -> int:
-        """Steps that each of `rates` is tried for."""
+        """Steps for which each of `rates` is tried."""
         return short_steps(self._searched_config(), self.suite.search_share)
 
     def _searched_config(self) -> dict[str, Any]:
@@ -118,24 +118,24 @@ class TaskRun:
 
     @property
     def corpus(self) -> Path | None:
-        """As `run_downstream.py` will find it; None where nothing names it."""
+        """The corpus as `run_downstream.py` will find it; None if it is not named anywhere."""
         return corpus_of(self.task, option_of(self.suite.options, "--corpus"), read_paths(self.suite.paths))
 
     @property
     def settings_file(self) -> str:
-        """The benchmark's settings, or those of the embedded speech where no corpus is named."""
+        """The benchmark's settings, or those of the embedded speech if no corpus is named."""
         embedded = f"embedded_{self.task.name}.yaml"
         return embedded if self.corpus is None and (SETTINGS / embedded).is_file() else f"{self.task.name}.yaml"
 
     @property
     def left_out(self) -> list[str]:
-        """What `-o` says of a training, where the task has none."""
+        """The assignments of `-o` for training, if the task has no training."""
         if driver_of(self.task).trains:
             return []
         return [part for part in settings.assignments(self.suite.override) if settings.is_of_training(part)]
 
     def overrides(self) -> str:
-        """`-o`: of the protocol, then the user's own."""
+        """`-o`: the protocol's assignments, then the user's own."""
         own = [part for part in settings.assignments(self.suite.override) if part not in self.left_out]
         return ",,".join([*self._of_protocol(), *own])
 
@@ -151,7 +151,7 @@ class TaskRun:
         return list(_flat(load_yaml(path)))
 
     def config(self) -> dict[str, Any] | None:
-        """The settings that will be used; None where the benchmark's are not there."""
+        """The settings that will be used; None if the benchmark's are missing."""
         path = SETTINGS / self.settings_file
         if not path.is_file():
             return None
@@ -160,7 +160,7 @@ class TaskRun:
 
     @property
     def workers(self) -> int:
-        """Processes of its own that a call starts to read data, or to search queries (`qbe`)."""
+        """Processes that a call starts to read data, or to search for queries (`qbe`)."""
         expert = (self.config() or {}).get("downstream_expert", {})
         found = [expert.get(section, {}).get("num_workers", 0) for section in ("datarc", "corpus", "loaderrc")]
         return max(*found, SEARCHING_PROCESSES if self.task.name == "qbe" else 0)
@@ -173,9 +173,9 @@ class TaskRun:
         """The call of `run_downstream.py` for this task.
 
         Args:
-            folder: of the run.
-            overrides: further ones of `-o`.
-            options: further ones.
+            folder: the run's folder.
+            overrides: further assignments of `-o`.
+            options: further options.
         """
         override = ",,".join(filter(None, [self.overrides(), *overrides]))
         paths = ["--paths", self.suite.paths] if self.suite.paths else []
@@ -186,10 +186,10 @@ class TaskRun:
         )  # fmt: skip
 
     def jobs(self, seconds: float | None = None) -> list[Job]:
-        """One call; or a short one for each learning rate, and a whole one with the best.
+        """One call; or a short call for each learning rate, and a full one with the best.
 
         Args:
-            seconds: estimated for a whole one.
+            seconds: estimated time of a full call.
         """
         if not self.rates:
             return [self._job(self.name, self.command(self.folder), self.folder / RESULT_FILE, seconds=seconds)]
@@ -204,7 +204,7 @@ class TaskRun:
         return [*tries, self._job(self.name, command, self.folder / RESULT_FILE, after=names, seconds=seconds)]
 
     def _try(self, rate: float, steps: int, seconds: float | None) -> Job:
-        """A short training with one rate; where the settings look at test while training, it does not."""
+        """A short training with one rate, without evaluation on test even if the settings ask for it."""
         folder, runner = try_folder(self.folder, rate, steps), self._searched_config()["runner"]
         interval = min(steps, runner["eval_step"])
         splits = ",".join(split for split in runner["eval_dataloaders"] if split != self.task.test_split)
@@ -218,7 +218,7 @@ class TaskRun:
         return self._job(f"{self.name}/lr{rate_name(rate)}", command, folder / TRAINED_FILE, seconds=seconds)
 
     def _job(self, name: str, command: tuple[str, ...], done: Path, **fields: Any) -> Job:
-        # Called also when finished: the call refuses what stands of another model, other settings or another corpus.
+        # Called even if finished: the call refuses a result of another model, other settings or another corpus.
         return Job(
             name=name,
             command=command,
@@ -233,10 +233,10 @@ class TaskRun:
 
 
 def runs(suite: Suite) -> list[TaskRun]:
-    """All tasks of all rows; seeds vary slowest, so that a first table is there early.
+    """All tasks of all rows; seeds vary slowest, so that a first table is complete early.
 
     Raises:
-        UserError: rows of one name, or a folder with the other kind of run (searched, not searched).
+        UserError: if rows have the same name, or a folder holds the other kind of run (with or without a search).
     """
     names = [model.name for model in suite.models]
     for name in names:
@@ -252,7 +252,7 @@ def runs(suite: Suite) -> list[TaskRun]:
     for task_run in found:
         if task_run.rates:
             refuse_plain_run(task_run.folder)
-        elif task_run.task.name not in UNSEARCHED and is_searched(task_run.folder):  # former versions searched those
+        elif task_run.task.name not in UNSEARCHED and is_searched(task_run.folder):  # earlier versions searched those
             raise UserError(
                 f"{task_run.folder}: holds the result of a learning-rate search. Give --lr-search, or another name."
             )
@@ -260,10 +260,10 @@ def runs(suite: Suite) -> list[TaskRun]:
 
 
 def settled(suite: Suite, *, being_made: Collection[Path] = ()) -> Suite:
-    """The suite with its models' files named (`ComparedModel.settled`), so that all its jobs are of the same.
+    """The suite with its models' files fixed (`ComparedModel.settled`), so that all its jobs use the same files.
 
     Args:
-        suite: before its jobs are made.
+        suite: the suite, before its jobs are made.
         being_made: folders of pruning runs in the same plan.
     """
     models = tuple(model.settled(suite.seeds, being_made=being_made, options=suite.options) for model in suite.models)
@@ -271,21 +271,21 @@ def settled(suite: Suite, *, being_made: Collection[Path] = ()) -> Suite:
 
 
 def parse_tasks(text: str) -> tuple[Task, ...]:
-    """`all`, or names separated by commas, ours or s3prl's.
+    """Parse `all`, or names separated by commas, ours or s3prl's.
 
     Raises:
-        UserError: on an unknown one; the nearest is named.
+        UserError: on an unknown name; the message suggests the nearest.
     """
     names = TASKS if text == "all" else [name.strip() for name in text.split(",")]
     return tuple(dict.fromkeys(find_task(name) for name in names))
 
 
 def task_jobs(suite: Suite, pruning: Mapping[Path, Job]) -> list[Job]:
-    """The suite's runs; one whose checkpoint is `<folder>/export` of a pruning run waits for that run.
+    """The suite's jobs; a job whose checkpoint is `<folder>/export` of a pruning run waits for that run.
 
     Args:
         suite: tasks and models.
-        pruning: jobs by their folders.
+        pruning: pruning jobs by their folders.
     """
     jobs = []
     for task_run in runs(settled(suite, being_made=pruning)):

@@ -1,9 +1,8 @@
-"""Sweeps: recipes at several rates, as a plan of `run_pretrain.py` calls and of the tasks that tell what comes of them.
+"""Sweeps: recipes at several rates, as a plan of `run_pretrain.py` calls and of the tasks that evaluate them.
 
     Sweep -> jobs: a pruning run per recipe, rate and seed; its tasks after it (suite.py) -> run here, or job scripts
 
-A run stands in `<folder>/<recipe>-<rate>[-seed<N>]/`, its results in `<folder>/results/`; `tools/tradeoff.py` joins
-them.
+A run is in `<folder>/<recipe>-<rate>[-seed<N>]/`, its results in `<folder>/results/`; `tools/tradeoff.py` joins them.
 """
 
 from dataclasses import dataclass
@@ -19,10 +18,10 @@ from s3prl_pruned.superb.catalogue import Task
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """What was asked for."""
+    """The request of the command line."""
 
     recipes: dict[str, tuple[float, ...]]
-    """`--recipe` -> the rates that it is run at (`sparsity.target.share`)."""
+    """`--recipe` -> its rates (`sparsity.target.share`)."""
     upstream: str = "wavlm_pruned_distill"
     """`-u` of the pruning runs."""
     seeds: tuple[int, ...] = (1337,)
@@ -32,33 +31,33 @@ class Sweep:
     options: tuple[str, ...] = ()
     """Further options of every pruning run, such as `--corpus`."""
     tasks: tuple[Task, ...] = ()
-    """Of every pruned model, and of those in `beside`."""
+    """Tasks of every pruned model, and of those in `beside`."""
     beside: tuple[ComparedModel, ...] = ()
     """Upstreams that are not pruned here, such as FBANK and the teacher."""
     protocol: str | None = None
-    """Of the tasks, as `tools/superb_suite.py --protocol`."""
+    """The tasks' protocol, as in `tools/superb_suite.py --protocol`."""
     task_override: str = ""
     """`-o` of every task."""
     paths: str | None = None
-    """Of the tasks: where the corpora lie."""
+    """The tasks' `--paths`: the file with the corpora's folders."""
     cache_features: bool = False
-    """Of the tasks, as `tools/superb_suite.py --cache-features`."""
+    """For the tasks, as in `tools/superb_suite.py --cache-features`."""
     threads: int = 1
 
     @property
     def results(self) -> Path:
-        """Of the tasks."""
+        """The folder of the tasks' results."""
         return self.folder / "results"
 
     def run_folder(self, recipe: str, rate: float, seed: int | str) -> Path:
-        """Of one pruning run; `{seed}` as seed gives the pattern of all seeds."""
+        """The folder of a pruning run; with the seed `{seed}`, the pattern for all seeds."""
         return self.folder / (f"{Path(recipe).name}-{rate:g}" + f"-seed{seed}" * (len(self.seeds) > 1))
 
     def jobs(self) -> list[Job]:
-        """The pruning runs, each rate of a recipe after the other, and the tasks, which wait for their model alone.
+        """The pruning runs, each recipe's rates in order, and the tasks, each of which waits only for its model.
 
         Raises:
-            UserError: two runs would share a folder, or a rate is none.
+            UserError: if two runs would share a folder, or a rate is invalid.
         """
         pruning = {
             self.run_folder(recipe, rate, seed): self._pruning(recipe, rate, seed)
@@ -105,10 +104,10 @@ class Sweep:
 
 
 def parse_recipes(texts: list[str], targets: tuple[float, ...]) -> dict[str, tuple[float, ...]]:
-    """`RECIPE[=RATE,RATE]`, each with its own rates or with all of `targets`.
+    """Parse `RECIPE[=RATE,RATE]`, each with its own rates or with all of `targets`.
 
     Raises:
-        UserError: a recipe is named twice or has no rate.
+        UserError: if a recipe is named twice or has no rate.
     """
     found: dict[str, tuple[float, ...]] = {}
     for text in texts:
@@ -122,10 +121,10 @@ def parse_recipes(texts: list[str], targets: tuple[float, ...]) -> dict[str, tup
 
 
 def parse_rates(text: str) -> tuple[float, ...]:
-    """`0.5,0.6`.
+    """Parse rates such as `0.5,0.6`.
 
     Raises:
-        UserError: something in it is no number.
+        UserError: if a part is no number.
     """
     try:
         return tuple(float(part) for part in text.split(","))

@@ -1,1 +1,1 @@
-"""Tables, pictures and tests of significance, made from the JSON and CSV files of runs."""
+"""Tables, figures and significance tests, made from the JSON and CSV files of runs."""

@@ -1,7 +1,7 @@
-"""Is one row of the score table better than another, task by task, by more than chance?
+"""Test, task by task, whether one row of the score table is significantly better than another.
 
-WER and PER by matched pairs (MAPSSWE), accuracies by McNemar's exact test, the others by the bootstrap, which gives
-the intervals of all of them.
+WER and PER are tested by matched pairs (MAPSSWE), accuracies by McNemar's exact test, other metrics by the bootstrap,
+which also gives the intervals of all metrics.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from s3prl_pruned.superb.score.scored_models import ScoredModel
 from s3prl_pruned.tables import Column, Table
 
 CAUTION = (
-    "Each p is of one comparison: of twenty between equal models one is below 0.05. It says nothing of another seed's "
-    "training."
+    "Each p is for a single comparison: of twenty between equal models one is below 0.05. It says nothing about "
+    "training with another seed."
 )
 
 
@@ -31,32 +31,32 @@ class ComparedMetric:
     task: str
     metric: str
     values: tuple[float, float]
-    """Percent."""
+    """Values of the first and the second run in percent."""
     difference: tuple[float, float]
-    """95 % interval of the first minus the second, in points."""
+    """95 % interval of the first minus the second, in percentage points."""
     test: str
     p_value: float | None
-    """None where the test says nothing; ``test`` then says why."""
+    """None if the test does not apply; ``test`` then says why."""
 
 
 def compare(
     first: ScoredModel, second: ScoredModel, folders: dict[str, dict[str, list[Path]]],
     references: References = NO_REFERENCES,
 ) -> list[ComparedMetric]:  # fmt: skip
-    """All metrics of the tasks that both rows have.
+    """Compare two rows in all metrics of their common tasks.
 
     Args:
         first: a row of the score table.
-        second: another.
-        folders: where runs lie, by row and task (`collect.folders_of`).
-        references: as `kept_tests` takes them.
+        second: another row.
+        folders: the runs' folders, by row and task (`collect.folders_of`).
+        references: as in `kept_tests`.
 
     Raises:
-        UserError: no task in common, or the two are not of the same test.
+        UserError: if the rows have no task in common, or were not tested on the same data.
     """
     tasks = [task for task in first.results if task in second.results]
     if not tasks:
-        raise UserError(f"{first.name} and {second.name} have no task in common, so that nothing can be compared.")
+        raise UserError(f"{first.name} and {second.name} have no task in common, so they cannot be compared.")
     found = []
     for task in tasks:
         tests = [
@@ -84,7 +84,7 @@ def _compare(task: str, first: KeptTest, second: KeptTest) -> ComparedMetric:
 
 
 def _tested(first: KeptTest, second: KeptTest) -> tuple[str | None, float | None]:
-    """By the test that is made for such a metric; None where there is none but the bootstrap."""
+    """The name and p-value of the test for this kind of metric; None if there is only the bootstrap."""
     if first.texts and second.texts:
         (hypotheses, references), (others, _) = first.texts, second.texts
         try:
@@ -100,11 +100,11 @@ def _tested(first: KeptTest, second: KeptTest) -> tuple[str | None, float | None
 
 
 def as_text(compared: list[ComparedMetric], names: tuple[str, str]) -> str:
-    """A table for a screen.
+    """The comparison as a table of text.
 
     Args:
-        compared: what `compare` found.
-        names: of the two rows.
+        compared: as returned by `compare`.
+        names: names of the two rows.
     """
     columns = [
         Column("task and metric, percent"),
@@ -125,12 +125,12 @@ def as_text(compared: list[ComparedMetric], names: tuple[str, str]) -> str:
 def intervals_text(
     models: list[ScoredModel], folders: dict[str, dict[str, list[Path]]], references: References = NO_REFERENCES
 ) -> str:
-    """The 95 % intervals of every metric that can be drawn anew, and why others cannot.
+    """The 95 % bootstrap intervals of all metrics that have them, and why others do not.
 
     Args:
         models: rows of the score table.
-        folders: where runs lie, by row and task; rows that are not there have none.
-        references: as `kept_tests` takes them.
+        folders: the runs' folders, by row and task; rows that are not in it have no intervals.
+        references: as in `kept_tests`.
     """
     rows, left_out = [], []
     for model in models:

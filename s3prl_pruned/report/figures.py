@@ -1,7 +1,7 @@
-"""Pictures of a run, from its JSON alone (never from a model): Figures 1, 3a and 3b of Wang et al. 2023.
+"""Figures of a run, from its JSON files alone (never from a model): Figures 1, 3a and 3b of Wang et al. 2023.
 
-Read are `log.jsonl`, `hard_concrete.json` and `export/config.json` of the run's folder; written is `figures/`.
-Colours are Okabe and Ito's, which colour-blind readers can tell apart.
+Reads `log.jsonl`, `hard_concrete.json` and `export/config.json` of the run's folder; writes `figures/`.
+Colours are Okabe and Ito's, which colour-blind readers can distinguish.
 """
 
 import math
@@ -27,7 +27,7 @@ from s3prl_pruned.superb.results.result import read_json
 BLUE, ORANGE, GREEN, VERMILLION, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#BBBBBB"
 _PRUNED = "#EEEEEE"
 
-# slot -> label, colour, line style. Whole sublayers are the paper's Figure 3a; single dimensions stand beside them.
+# slot -> label, colour, line style. The paper's Figure 3a shows whole sublayers; single dimensions are added.
 _SLOTS = {
     "z_ffn": (r"$z_\mathrm{FFN}$ (whole sublayer)", VERMILLION, "-"),
     "z_mha": (r"$z_\mathrm{MHA}$ (whole sublayer)", BLUE, "-"),
@@ -42,13 +42,13 @@ _SLOTS = {
 
 
 def draw_run(folder: Path) -> list[Path]:
-    """Draw all pictures of a finished run into `<folder>/figures/`.
+    """Draw all figures of a finished run into `<folder>/figures/`.
 
     Returns:
         The PNG files.
 
     Raises:
-        UserError: one of the run's files is missing, damaged, or lacks a number that a picture needs.
+        UserError: if one of the run's files is missing, damaged, or lacks a number that a figure needs.
     """
     folder = Path(folder)
     export = read_config(folder / "export" / CONFIG)
@@ -76,12 +76,12 @@ def draw_run(folder: Path) -> list[Path]:
 
 
 def mask_averages(lines: list[dict], where: str, note: str | None) -> Figure:
-    """Figure 3a: averages of the drawn masks over all layers during training; below, the target that drives them.
+    """Figure 3a: averages of the sampled masks over all layers during training; below, the target that drives them.
 
     Args:
-        lines: of `log.jsonl`.
-        where: its name in messages.
-        note: such as "random teacher", for the title.
+        lines: lines of `log.jsonl`.
+        where: the file's name in messages.
+        note: a note such as "random teacher", for the title.
     """
     try:
         steps = [line["step"] for line in lines]
@@ -115,9 +115,9 @@ def rounds(lines: list[dict], where: str, note: str | None) -> Figure:
     """A run without gates (a basic technique, a second stage): the distillation loss and the sparsity by round.
 
     Args:
-        lines: of `log.jsonl`.
-        where: its name in messages.
-        note: such as "random teacher", for the title.
+        lines: lines of `log.jsonl`.
+        where: the file's name in messages.
+        note: a note such as "random teacher", for the title.
     """
     try:
         steps, losses = [line["step"] for line in lines], [line["distill"] for line in lines]
@@ -139,7 +139,7 @@ def rounds(lines: list[dict], where: str, note: str | None) -> Figure:
 
 
 def remaining_parameters(config: EncoderConfig, spec: CompactSpec, note: str | None) -> Figure:
-    """Figure 3b's statement as numbers: weights (no biases) that remain per layer, stacked by kind."""
+    """The content of Figure 3b as numbers: remaining weights (without biases) per layer, stacked by kind."""
     dense = CompactSpec.dense(config)
     numbers = np.arange(1, config.num_layers + 1)
     figure = Figure(figsize=(max(7.5, 1.8 + 0.5 * config.num_layers), 4.2), layout="constrained")
@@ -179,7 +179,7 @@ def remaining_parameters(config: EncoderConfig, spec: CompactSpec, note: str | N
 
 
 def remaining_value_dims(config: EncoderConfig, spec: CompactSpec, note: str | None) -> Figure:
-    """Figure 3b: which value dimensions of each head remain (blue), one panel per layer."""
+    """Figure 3b: the remaining value dimensions of each head (blue), one panel per layer."""
     columns = 3 if config.num_layers > 4 else 2
     rows = math.ceil(config.num_layers / columns)
     panel_height = 0.45 + 0.1 * config.num_heads
@@ -202,7 +202,7 @@ def remaining_value_dims(config: EncoderConfig, spec: CompactSpec, note: str | N
 
 
 def _draw_grid(axes: Axes, kept: np.ndarray) -> None:
-    """One layer: kept (H, K), 1 where a dimension remains."""
+    """Draw one layer; kept: (H, K), 1 where a dimension remains."""
     heads, dims = kept.shape
     axes.imshow(kept, cmap=ListedColormap([_PRUNED, BLUE]), vmin=0, vmax=1, aspect="auto", interpolation="nearest")
     for line in range(1, heads):
@@ -217,7 +217,7 @@ def _draw_grid(axes: Axes, kept: np.ndarray) -> None:
 
 
 def hard_concrete(numbers: HardConcreteNumbers) -> Figure:
-    """Figure 1: (a) how z and s_bar are distributed, (b) their means as functions of log alpha."""
+    """Figure 1: (a) the distributions of z and s_bar, (b) their means as functions of log alpha."""
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     _draw_distribution(left, numbers)

@@ -1,4 +1,4 @@
-"""A report's files: its JSON document, and the tables and pictures that are drawn from that alone."""
+"""A report's files: its JSON document, and the tables and figures made from that alone."""
 
 import io
 import json
@@ -19,24 +19,24 @@ _SUFFIXES = ("json", "csv", "md", "html", "png")
 
 @dataclass(frozen=True, kw_only=True)
 class ReportFiles:
-    """The files of one kind of report, in a folder of the user's choice."""
+    """The files of one kind of report, in a folder chosen by the user."""
 
     name: str
-    """They are called `<name>.json`, `<name>.csv`, ..."""
+    """The files are named `<name>.json`, `<name>.csv`, ..."""
     command: str
-    """What makes them."""
+    """The command that makes the files."""
     keys: tuple[str, ...]
-    """Of the document."""
+    """Required keys of the document."""
     rows: str
-    """The key of its list of results, which is not empty."""
+    """The key of its list of results, which must not be empty."""
     row_key: str
-    """What each of them has."""
+    """A required key of each result."""
 
     def check_document(self, data: dict[str, Any], where: str) -> dict[str, Any]:
-        """Refuse what is no document of this kind.
+        """Refuse data that is no document of this kind.
 
         Raises:
-            UserError: a key is missing.
+            UserError: if a key is missing.
         """
         missing = [key for key in (*self.keys, self.rows) if key not in data]
         with self.damage_named(where):
@@ -48,13 +48,13 @@ class ReportFiles:
 
     @contextmanager
     def damage_named(self, where: str) -> Iterator[None]:
-        """Give a document whose values are of other kinds one clear error, while something is made of it.
+        """Turn errors from values of wrong types into one clear error, while a document is used.
 
         Args:
-            where: its name in messages.
+            where: the document's name in messages.
 
         Raises:
-            UserError: for what such values raise.
+            UserError: in place of the errors that such values raise.
         """
         try:
             yield
@@ -66,7 +66,7 @@ class ReportFiles:
             ) from error
 
     def refuse_existing(self, folder: Path) -> None:
-        """Raise UserError where `write` would have to overwrite."""
+        """Raise UserError if `write` would have to overwrite a file."""
         standing = [path for path in (folder / f"{self.name}.{suffix}" for suffix in _SUFFIXES) if path.exists()]
         if standing:
             raise UserError(
@@ -80,15 +80,15 @@ class ReportFiles:
 
         Args:
             data: the document, `<name>.json`.
-            folder: made where it is not there.
-            texts: by suffix, such as `md`.
-            pictures: PNG files by what follows the name in theirs.
+            folder: created if missing.
+            texts: text files by suffix, such as `md`.
+            pictures: PNG files by the end of their name.
 
         Returns:
-            The files.
+            The paths of the files.
 
         Raises:
-            UserError: a report stands there already, or cannot be written.
+            UserError: if a report already exists there, or cannot be written.
         """
         self.refuse_existing(folder)
         texts = {"json": json.dumps(data, indent=2, allow_nan=False) + "\n", **texts}

@@ -1,4 +1,4 @@
-"""What a finished run keeps of its test, piece by piece, for intervals and for comparing two runs.
+"""The test results in a finished run's files, piece by piece, for intervals and for comparing two runs.
 
 | task | file | piece |
 |---|---|---|
@@ -6,9 +6,9 @@
 | KS, SID, IC, ER | ``test_{predict,truth}.txt`` (ER: of each fold) | utterance |
 | SV | ``test_predict.txt`` of the reported checkpoint | speaker |
 | SD | ``scoring/der.json`` | recording |
-| QbE | ``benchmark.stdlist.xml`` of the reported layer, and the corpus' ground truth | query |
+| QbE | ``benchmark.stdlist.xml`` of the reported layer, and the corpus's ground truth | query |
 
-The metric of the pieces must be that of the result: files of another evaluation are refused.
+The metric of the pieces must equal the result's metric: files of another evaluation are refused.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _TRIAL = re.compile(r"(id\d+)-.+-\d+_(id\d+)-.+-\d+ (\S+)")
 _UNITS: dict[str, Callable[[str], list[str]]] = {
     "wer": lambda text: text.split(), "cer": list, "per": lambda text: text.split(" ")
 }  # fmt: skip
-"""Of a text. An utterance without phones has one, empty, as s3prl counts it."""
+"""Splits a text into units. An utterance without phones has one empty unit, as s3prl counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,43 +47,43 @@ class KeptTest:
     """One metric of one run, piece by piece."""
 
     name: str
-    """Of the metric."""
+    """Name of the metric."""
     resampled: Resampled
     texts: tuple[dict[str, str], dict[str, str]] | None = None
-    """Hypotheses and references by utterance, where matched pairs can be taken: the errors are of words or phones."""
+    """Hypotheses and references by utterance, for the matched-pairs test: errors are of words or phones."""
     correct: dict[str, bool] = field(default_factory=dict)
-    """By utterance, where each is right or wrong."""
+    """Whether each utterance is right, for metrics that are accuracies."""
 
 
 def kept_tests(result: Result, folders: list[Path], references: References = NO_REFERENCES) -> list[KeptTest]:
-    """What a run keeps of its task's metrics.
+    """Read the pieces of a task's metrics from a run's files.
 
     Args:
-        result: of the run.
-        folders: where it lies: one, unless s3prl wrote several.
-        references: where the truth of QbE lies, if not where the run found it.
+        result: the run's result.
+        folders: the run's folder, or several if s3prl wrote it.
+        references: where QbE's ground truth is, if not where the run found it.
 
     Raises:
-        UserError: a file is missing, damaged or of another evaluation.
+        UserError: if a file is missing, damaged or of another evaluation.
     """
     folder = _evaluated(result, folders)
     found = _READERS[result.task](result, folder, references)
     values = result.values()
     for test in found:
-        said, computed = values[test.name].percent, test.resampled.value()
-        if not abs(said - computed) <= 10 * TOLERANCE:
+        stored, computed = values[test.name].percent, test.resampled.value()
+        if not abs(stored - computed) <= 10 * TOLERANCE:
             raise UserError(
-                f"{folder}: its result says {test.name} {said:.4f} %, but the files beside it give {computed:.4f} %. "
-                "They are of another evaluation; evaluate again (-m evaluate --force)."
+                f"{folder}: its result says {test.name} {stored:.4f} %, but the files beside it give {computed:.4f} %. "
+                "They are from another evaluation; evaluate again (-m evaluate --force)."
             )
     return found
 
 
 def _evaluated(result: Result, folders: list[Path]) -> Path:
-    """The folder of the evaluation: of a search that earlier versions made, where the chosen rate was tried."""
+    """The folder of the evaluation; for a search by earlier versions, the folder of the chosen rate's try."""
     if len(folders) > 1:
         raise UserError(
-            f"{folders[0]}: s3prl wrote this run into {len(folders)} folders, of which no pieces are read. Run "
+            f"{folders[0]}: s3prl wrote this run into {len(folders)} folders, from which no pieces are read. Run "
             f"{result.task} by run_downstream.py to compare it."
         )
     chosen = [tried.folder for tried in result.tried_rates or [] if tried.chosen]
@@ -125,10 +125,10 @@ def _classes(result: Result, folder: Path, _: References) -> list[KeptTest]:
         for name, right in named:
             if name in correct:
                 raise UserError(
-                    f"{place / f'{stem}_truth.{kind}'}: {name!r} is there twice; nothing can be paired by it."
+                    f"{place / f'{stem}_truth.{kind}'}: {name!r} occurs twice, so predictions cannot be paired by it."
                 )
             correct[name] = right
-            means[name] = (right / len(named), 1 / len(named))  # of ER the mean over folds is reported
+            means[name] = (right / len(named), 1 / len(named))  # for ER the mean over folds is reported
     return [KeptTest(name="acc", resampled=_of_utterances(means), correct=correct)]
 
 
@@ -154,7 +154,7 @@ def _diarization(result: Result, folder: Path, _: References) -> list[KeptTest]:
     recordings = read_json(path).get("recordings")
     if not recordings:
         raise UserError(
-            f"{path}: holds no recordings one by one, as earlier versions left it. Evaluate again (--force)."
+            f"{path}: holds no errors per recording, since an earlier version wrote it. Evaluate again (--force)."
         )
     wrong = ("missed", "false_alarm", "confused")
     seconds = {name: (sum(found[kind] for kind in wrong), found["total"]) for name, found in recordings.items()}
@@ -169,7 +169,7 @@ def _search(result: Result, folder: Path, references: References) -> list[KeptTe
     root = references.quesst14 or Path(result.corpus or "")
     truth = root / "scoring" / "groundtruth_quesst14_eval"
     if not truth.is_dir():
-        raise UserError(f"{truth}: is not there, and without it queries cannot be told apart. Give --quesst14.")
+        raise UserError(f"{truth}: is missing, and without it queries cannot be told apart. Give --quesst14.")
     trials, known = mtwv.read_scores(path, truth)
     seen = np.asarray(known.occurs.any(axis=1))
     statistic = resampling.term_weighted(trials[seen], known.occurs[seen], lowest=mtwv.DEFAULT_SCORE)

@@ -1,4 +1,4 @@
-"""A picture of a run under way, from its log alone: what remains of each layer under the gates as they stand."""
+"""A figure of a running training, from its log alone: what remains of each layer under the current gates."""
 
 import os
 from pathlib import Path
@@ -15,10 +15,10 @@ _LABELS = {"heads": "heads", "qk": "query/key dims", "vo": "value/output dims", 
 
 
 def draw_remaining(folder: Path) -> Path:
-    """Draw the newest line of `log.jsonl` as `<folder>/figures/remaining_structure.png`, in place of the one before.
+    """Draw the newest line of `log.jsonl` as `<folder>/figures/remaining_structure.png`, replacing the earlier figure.
 
     Raises:
-        UserError: there is no log, or it lacks what is drawn.
+        UserError: if there is no log, or it lacks a needed number.
     """
     folder = Path(folder)
     lines = read_log(folder)
@@ -37,10 +37,10 @@ def draw_remaining(folder: Path) -> Path:
 
 
 def remaining_structure(line: dict) -> Figure:
-    """Layers (rows, the first at the bottom) by kinds of units (columns); numbers and shades are shares that remain.
+    """Layers (rows, the first at the bottom) by kinds of units (columns); numbers and shades are remaining shares.
 
     Args:
-        line: of `log.jsonl`; `remaining` holds a share per layer for each kind of unit.
+        line: a line of `log.jsonl`; `remaining` holds a share per layer for each kind of unit.
     """
     kinds = [kind for kind in _LABELS if kind in line["remaining"]]
     shares = np.array([line["remaining"][kind] for kind in kinds]).T  # (L, kinds)

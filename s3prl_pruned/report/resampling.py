@@ -1,8 +1,8 @@
-"""How sure is a number of a test set? The bootstrap: the set drawn anew from its own pieces, many times.
+"""Confidence intervals of a test set's metric by the bootstrap: its pieces are resampled many times.
 
-A piece is an utterance, a recording, a query, or in verification a speaker: what came to the test set independently.
+A piece is an utterance, a recording, a query, or in verification a speaker: a unit that was sampled independently.
 Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapters 13 (percentile intervals) and 16. Two systems
-are compared on the same draws, so that what is hard for both does not blur their difference.
+are compared on the same draws, so that pieces that are hard for both do not blur their difference.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from s3prl_pruned.superb.metrics.eer import equal_error_rate
 from s3prl_pruned.superb.metrics.mtwv import BETA
 
 REPLICATES = 2_000
-_AT_ONCE = 100  # draws whose weights are in memory together
+_AT_ONCE = 100  # draws whose weights are in memory at once
 
 Statistic = Callable[[np.ndarray], np.ndarray]
-"""From how often each piece was drawn, (R, N), to the metric of each draw in percent, (R,)."""
+"""Maps how often each piece was drawn, (R, N), to the metric of each draw in percent, (R,)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +27,9 @@ class Resampled:
     """One system's test set in pieces."""
 
     pieces: tuple[str, ...]
-    """Names of N pieces, sorted."""
+    """Sorted names of the N pieces."""
     kind: str
-    """What a piece is, in the plural."""
+    """The kind of pieces, in the plural."""
     statistic: Statistic
 
     def value(self) -> float:
@@ -37,7 +37,7 @@ class Resampled:
         return float(self.statistic(np.ones((1, len(self.pieces))))[0])
 
     def draws(self, replicates: int = REPLICATES, *, seed: int = 0) -> np.ndarray:
-        """The metric of sets drawn with replacement, in percent: (R,). Sets of the same N pieces are drawn alike."""
+        """The metric of resampled sets in percent, (R,). Sets with the same N pieces get the same draws."""
         generator, count = np.random.default_rng(seed), len(self.pieces)
         found = []
         for start in range(0, replicates, _AT_ONCE):
@@ -53,9 +53,9 @@ def interval(draws: np.ndarray) -> tuple[float, float]:
 
 
 def p_value(differences: np.ndarray) -> float:
-    """Two-sided: how often the difference of two systems (R,) falls on the other side of 0.
+    """Two-sided p-value: how often the difference of two systems (R,) falls on the other side of 0.
 
-    Both tails count the observed set itself, so that no p is 0 (Davison and Hinkley 1997, equation 4.11).
+    Both tails count the observed set itself, so that p is never 0 (Davison and Hinkley 1997, equation 4.11).
     """
     known = differences[~np.isnan(differences)]
     tails = [(1 + np.count_nonzero(side)) / (1 + len(known)) for side in (known <= 0, known >= 0)]
@@ -66,23 +66,23 @@ def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Statist
     """A rate of sums: errors over units, or a mean where all denominators are 1.
 
     Args:
-        numerators: of N pieces.
-        denominators: likewise; not all 0.
+        numerators: numerators of N pieces.
+        denominators: their denominators, not all 0.
     """
     over, under = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
     return lambda weights: 100 * (weights @ over) / (weights @ under)
 
 
 def verification(labels: np.ndarray, scores: np.ndarray, speakers: np.ndarray) -> Statistic:
-    """The equal error rate of trials of two speakers each, speakers drawn.
+    """The equal error rate of trials of two speakers each, resampled by speaker.
 
-    A trial comes as often as its two speakers do together, the product of both; one of the same speaker twice as often
-    as that one (Owen 2007, "The pigeonhole bootstrap"). A draw without trials of one kind has no rate, NaN.
+    A trial's weight is the product of its two speakers' counts; the weight of a trial of one speaker is that speaker's
+    count (Owen 2007, "The pigeonhole bootstrap"). A draw without trials of one kind has no rate, NaN.
 
     Args:
-        labels: of N trials, 1 where both utterances are of one speaker, else 0.
-        scores: of the trials.
-        speakers: of the trials, (N, 2), numbers from 0.
+        labels: labels of N trials, 1 where both utterances are from the same speaker, else 0.
+        scores: scores of the trials, (N,).
+        speakers: speakers of the trials, (N, 2), numbered from 0.
     """
     same = speakers[:, 0] == speakers[:, 1]
 
@@ -100,16 +100,16 @@ def verification(labels: np.ndarray, scores: np.ndarray, speakers: np.ndarray) -
 
 
 def term_weighted(scores: np.ndarray, occurs: np.ndarray, *, lowest: float) -> Statistic:
-    """The maximum term-weighted value (`superb/metrics/mtwv.py`), queries drawn.
+    """The maximum term-weighted value (`superb/metrics/mtwv.py`), resampled by query.
 
     Args:
-        scores: Q queries x U utterances; NaN where the system gave none.
-        occurs: Q x U, bool; every query occurs in an utterance, and none in all.
-        lowest: what a trial without a score has. Detecting those too is never best: it accepts every false alarm.
+        scores: (Q queries, U utterances); NaN where the system has no score.
+        occurs: (Q, U), bool; every query occurs in at least one utterance, and none in all.
+        lowest: score of trials without a score. Detecting these too is never best: it accepts every false alarm.
     """
     known = ~np.isnan(scores) & (np.nan_to_num(scores, nan=lowest) > lowest)
     occurrences = occurs.sum(axis=1, keepdims=True)
-    gain = np.where(occurs, 1 / occurrences, -BETA / (occurs.shape[1] - occurrences))[known]  # of detecting a trial
+    gain = np.where(occurs, 1 / occurrences, -BETA / (occurs.shape[1] - occurrences))[known]  # of detecting it
     query = np.nonzero(known)[0]
     order = np.argsort(-scores[known], kind="stable")
     gain, query, descending = gain[order], query[order], scores[known][order]

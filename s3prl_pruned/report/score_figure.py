@@ -1,7 +1,7 @@
-"""The SUPERB score against what models cost: parameters (figure 2 of Wang et al. 2023), MACs and measured time.
+"""The SUPERB score against models' costs: parameters (figure 2 of Wang et al. 2023), MACs and measured time.
 
-Published models and ours; in each panel the Pareto front of what stands in it. A model is in a panel only where both of
-its figures are known: nothing is estimated.
+Published models and ours, with the Pareto front of each panel. A model is in a panel only if both of its values are
+known: nothing is estimated.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ _LOOKS = {
     "given": (GREEN, "s", 6, "given by hand"),
 }
 _LOG_FROM = 5.0
-"""The dearest over the cheapest model of a panel, from which on its axis is logarithmic."""
+"""Ratio of the highest to the lowest cost in a panel from which on its axis is logarithmic."""
 _TICKS = [tick * 10.0**power for power in range(-3, 7) for tick in (1, 1.5, 2, 3, 5, 7)]
-"""Of logarithmic axes."""
+"""Ticks of logarithmic axes."""
 
 
 @dataclass(frozen=True)
 class CostAxis:
-    """One way to say what a model costs."""
+    """One measure of a model's cost."""
 
     title: str
     missing: str
-    """Said of a model whose cost is not known."""
+    """Text for a model whose cost is unknown."""
     of: Callable[[ScoredModel], float | None]
 
 
@@ -73,15 +73,15 @@ class Point:
     cost: float
     score: float
     exact: bool = True
-    """False where a task was not run with the official settings."""
+    """False if a task was not run with the official settings."""
 
 
 def points_of(models: list[ScoredModel], scale: Scale, cost: str = "parameters") -> list[Point]:
-    """What can be drawn: models with a full score and a known cost.
+    """The points to draw: models with a full score and a known cost.
 
     Args:
         models: rows of the score table.
-        scale: of the scores.
+        scale: scale of the scores.
         cost: a key of `AXES`.
     """
     points = []
@@ -94,13 +94,13 @@ def points_of(models: list[ScoredModel], scale: Scale, cost: str = "parameters")
 
 
 def panels_of(models: list[ScoredModel]) -> dict[Panel, list[Point]]:
-    """The points of every panel in which something stands."""
+    """The points of every panel that is not empty."""
     found = {(scale, cost): points_of(models, scale, cost) for scale in SCALES for cost in AXES}
     return {panel: points for panel, points in found.items() if points}
 
 
 def left_out(models: list[ScoredModel]) -> list[str]:
-    """Why models are in no panel, or our own and given ones not in all, in words."""
+    """Why models are in no panel, or our own and hand-written ones not in all, in words."""
     drawn = {"parameters"} | {cost for _, cost in panels_of(models)}
     reasons = []
     for model in models:
@@ -110,14 +110,14 @@ def left_out(models: list[ScoredModel]) -> list[str]:
         elif all(model.scores[scale].total is None for scale in SCALES):
             missing.append(f"no score, missing {' '.join(model.scores['leaderboard'].missing)}")
         elif model.kind == "published" and len(missing) < len(drawn):
-            continue  # most are known by some of their costs only
+            continue  # most have only some of their costs published
         if missing:
             reasons.append(f"{model.name}: {', '.join(missing)}")
     return reasons
 
 
 def front_of(points: list[Point]) -> list[Point]:
-    """The points that no other beats, the cheapest first. What was not run with the official settings is left out."""
+    """The points that no other beats, sorted by cost. Models not run with the official settings are left out."""
     exact = [point for point in points if point.exact]
     best = on_front([(point.cost, point.score) for point in exact])
     return sorted((point for point, is_best in zip(exact, best, strict=True) if is_best), key=lambda point: point.cost)
@@ -127,8 +127,8 @@ def draw(panels: dict[Panel, list[Point]], *, times: str | None = None) -> Figur
     """A row for each scale, a column for each cost.
 
     Args:
-        panels: what stands in each.
-        times: what the times are of (a machine), below their axis.
+        panels: the points of each panel.
+        times: the machine that was timed, shown below the time axis.
     """
     from matplotlib.figure import Figure
 
@@ -146,7 +146,7 @@ def draw(panels: dict[Panel, list[Point]], *, times: str | None = None) -> Figur
 
 
 def write_figure(path: Path, models: list[ScoredModel], *, times: str | None = None) -> None:
-    """Draw both scales into a picture file, of the kind that its name's ending says.
+    """Draw both scales into an image file; the suffix decides its format.
 
     Raises:
         UserError: if no model can be drawn, or the file cannot be written.
@@ -161,7 +161,7 @@ def write_figure(path: Path, models: list[ScoredModel], *, times: str | None = N
     kind = path.suffix.lstrip(".").lower()
     if kind not in canvas.get_supported_filetypes():
         raise UserError(
-            f"{path}: a picture must be one of {', '.join(sorted(canvas.get_supported_filetypes()))}, but is {kind!r}."
+            f"{path}: a figure must be one of {', '.join(sorted(canvas.get_supported_filetypes()))}, but is {kind!r}."
         )
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -208,7 +208,7 @@ def _panel(axes: Axes, points: list[Point], *, title: str, cost: str) -> None:
             arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.5, "shrinkB": 3},
         )  # fmt: skip
     if not all(point.exact for point in points):
-        axes.text(0.02, 0.02, "* not the official settings: not in the front", transform=axes.transAxes, fontsize=8)
+        axes.text(0.02, 0.02, "* not the official settings, so not in the front", transform=axes.transAxes, fontsize=8)
     axes.grid(alpha=0.3)
     axes.legend(loc="upper left", fontsize=8)
 
@@ -216,16 +216,16 @@ def _panel(axes: Axes, points: list[Point], *, title: str, cost: str) -> None:
 def label_places(
     points: list[Point], *, gap: float, reach: float, aside: float, logarithmic: bool = False
 ) -> list[tuple[Point, tuple[float, float]]]:
-    """Where to write the names so that none covers another.
+    """Where to write the names so that they do not overlap.
 
-    They stand in columns, as near to the points' heights as ``gap`` allows.
+    They are in columns, as close to the points' heights as ``gap`` allows.
 
     Args:
-        points: of one panel.
-        gap: between two names above each other, in scores.
-        reach: of a column: names of points farther apart than this do not meet, in the axis' unit.
-        aside: from a column's rightmost point to its names.
-        logarithmic: whether the axis is, and with it the unit of ``reach`` and ``aside``.
+        points: points of one panel.
+        gap: vertical distance between two names, in units of the score.
+        reach: width of a column, in the axis's unit: names of points farther apart do not overlap.
+        aside: distance from a column's rightmost point to its names, in the axis's unit.
+        logarithmic: whether the axis is logarithmic, and with it the unit of ``reach`` and ``aside``.
     """
 
     def place_of(point: Point) -> float:
@@ -239,7 +239,7 @@ def label_places(
             columns.append([point])
     placed = []
     for column in columns:
-        # Blocks of touching names, each centred on its points; two that meet become one.
+        # Blocks of adjacent names, each centred on its points; overlapping blocks are merged.
         blocks: list[list[Point]] = []
         for point in sorted(column, key=lambda point: point.score):
             blocks.append([point])

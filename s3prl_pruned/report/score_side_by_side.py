@@ -19,18 +19,18 @@ LEGEND = (
 )
 _MACS = (
     "G MACs: multiply-accumulates on superbbenchmark.org's own audio, as it or the paper shows them; c counted by its "
-    "rule, of the exact structure. G MACs/s: per second of audio, as the authors print them."
+    "rule, of the exact structure. G MACs/s: per second of audio, as printed by the authors."
 )
 _TIME = f"RTF: measured seconds per second of audio, {SECONDS:g} s at once; ! a noisy machine."
 
 
 def as_wide_text(models: list[ScoredModel], unfinished: list[Path]) -> str:
-    """Aligned columns."""
+    """The models in aligned columns of text."""
     return "\n".join([_table(models).text(), "", *_legend(models), *_footnotes(models), *unfinished_lines(unfinished)])
 
 
 def as_markdown(models: list[ScoredModel], unfinished: list[Path]) -> str:
-    """A Markdown table, and a list of what must be said of it."""
+    """A Markdown table, and a list of notes."""
     notes = [f"- {escape_markdown(note)}" for note in (*_footnotes(models), *unfinished_lines(unfinished))]
     legend = [escape_markdown(line) for line in _legend(models)]
     return "\n".join([_table(models).markdown(), "", *legend, *(["", *notes] if notes else [])])
@@ -42,7 +42,7 @@ def _legend(models: list[ScoredModel]) -> list[str]:
 
 
 def _table(models: list[ScoredModel]) -> Table:
-    """What nobody has a number of has no column."""
+    """The table; a column without any number is left out."""
     costs = _costs(models)
     tasks = ["SF F1/CER" if task.name == "sf" else task.label for task in TASKS.values()]
     columns: list[Column | str] = ["model", Column("params M", align="right"), *costs]
@@ -57,7 +57,7 @@ def _table(models: list[ScoredModel]) -> Table:
 
 
 def _costs(models: list[ScoredModel]) -> list[Column]:
-    """The columns of costs that some model has."""
+    """The columns of costs that at least one model has."""
     cells = [_cost_cells(model) for model in models]
     titles = {"macs": "G MACs", "printed": "G MACs/s", "rtf": "RTF"}
     return [
@@ -88,7 +88,7 @@ def _cells(model: ScoredModel) -> list[str]:
 
 
 def _marks(model: ScoredModel) -> dict[str, str]:
-    """By task, what marks its number; a score carries the marks of all."""
+    """The marks of the numbers by task; a score has the marks of all tasks."""
     marks = {UNKNOWN_PROTOCOL: "?", "official": "", model.kind: ""}
     return {task: marks.get(result.protocol, "*") + "#" * result.by_hand for task, result in model.results.items()}
 
@@ -102,7 +102,7 @@ def _metrics(model: ScoredModel, task: str) -> str:
 
 
 def _footnotes(models: list[ScoredModel]) -> list[str]:
-    """Every note once, with the models that it is said of."""
+    """Every note once, with the models to which it applies."""
     said: dict[str, list[str]] = {}
     for model in models:
         missing = list(dict.fromkeys(task for scale in SCALES for task in model.scores[scale].missing))

@@ -1,4 +1,4 @@
-"""Measured times beside scores: rows of a timing document (`tools/timing.py`), by hash or name."""
+"""Measured times beside scores: rows of a timing document (`tools/timing.py`), matched by hash or name."""
 
 from dataclasses import replace
 from typing import Any
@@ -9,19 +9,19 @@ from s3prl_pruned.superb.score.scored_models import ScoredModel
 
 
 def with_times(models: list[ScoredModel], data: dict[str, Any], where: str) -> tuple[list[ScoredModel], list[str]]:
-    """Fill in the time and MACs of every model that a timing document has a row of.
+    """Fill in the time and MACs of every model that has a row in a timing document.
 
     Args:
-        models: rows of the score table. Measured ones are found by the hash of their weights, or by name; published
-            ones by their structure, which is in the document where it was made with `--peers`.
-        data: the document, checked.
-        where: its name in messages.
+        models: rows of the score table. Measured models are matched by the hash of their weights, or by name;
+            published models by their structure, which is in documents made with `--peers`.
+        data: the checked document.
+        where: the document's name in messages.
 
     Returns:
-        The models in their order, and what must be said of the times.
+        The models in their order, and notes on the times.
 
     Raises:
-        UserError: the document has no row of `SECONDS` of audio, one utterance at a time.
+        UserError: if the document has no row with `SECONDS` of audio, one utterance at a time.
     """
     rows = [
         row
@@ -48,7 +48,7 @@ def with_times(models: list[ScoredModel], data: dict[str, Any], where: str) -> t
 
 
 def measured_on(data: dict[str, Any]) -> str:
-    """What the times are of, in a few words."""
+    """The machine and setting of the times, in a few words."""
     threads = f"{data['threads']} thread{'s' * (data['threads'] != 1)}"
     return f"{data.get('machine', data['device'])}, {threads}, {data['dtype']}, {data.get('date', '')[:10]}"
 

@@ -1,10 +1,10 @@
-"""Is a difference more than chance? Of word error rates by matched pairs (MAPSSWE), of accuracies by McNemar's test.
+"""Significance tests: matched pairs (MAPSSWE) for word error rates, McNemar's test for accuracies.
 
 Matched pairs, sentence segment word error: Gillick and Cox 1989, "Some statistical issues in the comparison of speech
-recognition algorithms", as NIST's scoring applies it: two systems recognise the same utterances. Wherever both write at
-least two reference words in a row correctly, the text may be cut; what lies between two cuts is a segment, whose errors
-have nothing to do with the next one's. Of the segments with errors, the difference of the two systems' errors Z_i is
-tested for mean 0:
+recognition algorithms", as in NIST's scoring: two systems recognise the same utterances. The text is cut wherever both
+recognise at least two reference words in a row correctly; the parts between two cuts are segments, whose errors are
+taken as independent. Over the segments with errors, the difference of the two systems' errors Z_i is tested for
+mean 0:
 
     W = mean(Z) / (sd(Z) / sqrt(n))        n segments, sd with n - 1; two-sided, W ~ N(0, 1)
 """
@@ -18,10 +18,10 @@ import numpy as np
 from s3prl_pruned.config import UserError
 
 WORDS_BETWEEN = 2
-"""Correct words in a row, of both systems, that part two segments (NIST's)."""
+"""Words in a row, correct in both systems, that separate two segments (as in NIST's scoring)."""
 
 ENOUGH_SEGMENTS = 50
-"""Below, the normal approximation is rough (Gillick and Cox want n to be large)."""
+"""With fewer segments the normal approximation is rough (Gillick and Cox require n to be large)."""
 
 
 @dataclass(frozen=True)
@@ -29,17 +29,17 @@ class MatchedPairs:
     """Two systems on one test set."""
 
     errors: tuple[int, int]
-    """Word errors of each."""
+    """Word errors of each system."""
     words: int
-    """Reference words."""
+    """Number of reference words."""
     segments: int
-    """Segments in which either system errs."""
+    """Segments in which at least one system has errors."""
     mean: float
-    """Of the difference per segment, first minus second."""
+    """Mean difference of errors per segment, first minus second."""
     statistic: float
-    """W; 0 where the systems err alike in every segment."""
+    """W; 0 if the systems have equally many errors in every segment."""
     p_value: float
-    """Two-sided."""
+    """Two-sided p-value."""
 
     def describe(self, names: tuple[str, str] = ("first", "second")) -> str:
         """One line for a report."""
@@ -59,20 +59,20 @@ class Disagreement:
     first_only: int
     second_only: int
     p_value: float
-    """Two-sided."""
+    """Two-sided p-value."""
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> Disagreement:
-    """McNemar's test in its exact form: which of the two is right where they differ is a coin's toss if they are equal.
+    """McNemar's exact test: if the systems are equal, which of them is right where they differ is a coin toss.
 
-    McNemar 1947, "Note on the sampling error of the difference between correlated proportions"; as Gillick
-    and Cox 1989 take it for isolated words.
+    McNemar 1947, "Note on the sampling error of the difference between correlated proportions"; used by Gillick
+    and Cox 1989 for isolated words.
 
     Args:
         first: whether one system was right, by utterance.
-        second: likewise of the other, on the same utterances.
+        second: likewise for the other system, on the same utterances.
     """
-    from scipy.stats import binomtest  # here, since a second of importing is long for a score table
+    from scipy.stats import binomtest  # imported here: it takes a second, too long for a score table
 
     pairs = list(zip(first, second, strict=True))
     alone = (sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs))
@@ -80,15 +80,15 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> Disagreement:
 
 
 def mapsswe(references: Mapping[str, str], first: Mapping[str, str], second: Mapping[str, str]) -> MatchedPairs:
-    """Compare two systems' hypotheses.
+    """Compare two systems' hypotheses by the matched-pairs test.
 
     Args:
         references: text by utterance.
         first: one system's text of the same utterances.
-        second: the other's.
+        second: the other system's.
 
     Raises:
-        UserError: the utterances differ, or there is nothing to score.
+        UserError: if the utterances differ, or there is nothing to score.
     """
     for name, hypotheses in (("first", first), ("second", second)):
         if hypotheses.keys() != references.keys():
@@ -109,7 +109,7 @@ def mapsswe(references: Mapping[str, str], first: Mapping[str, str], second: Map
     deviation = float(z.std(ddof=1)) if len(z) > 1 else 0.0
     if mean and not deviation:
         raise UserError(
-            f"the systems differ by {mean:+g} words in each of {len(z)} segments: no spread, hence no test. Take more "
+            f"the systems differ by {mean:+g} words in each of {len(z)} segments: no spread, so no test. Use more "
             "speech."
         )
     statistic = mean / (deviation / math.sqrt(len(z))) if mean else 0.0
@@ -117,10 +117,10 @@ def mapsswe(references: Mapping[str, str], first: Mapping[str, str], second: Map
 
 
 def segment_errors(reference: Sequence[str], first: Sequence[str], second: Sequence[str]) -> list[tuple[int, int]]:
-    """Errors of both systems in each segment of one utterance, from its first segment with an error to its last."""
+    """Errors of both systems in each segment of one utterance, from the first segment with an error to the last."""
     a, b = align_errors(reference, first), align_errors(reference, second)
     segments: list[tuple[int, int]] = []
-    correct = WORDS_BETWEEN  # in a row, up to here; the utterance's start parts segments too
+    correct = WORDS_BETWEEN  # in a row, up to here; an utterance's start separates segments too
     for place, (error_a, error_b) in enumerate(zip(a, b, strict=True)):
         is_word = place % 2 == 1
         if error_a or error_b:
@@ -134,14 +134,14 @@ def segment_errors(reference: Sequence[str], first: Sequence[str], second: Seque
 
 
 def align_errors(reference: Sequence[str], hypothesis: Sequence[str]) -> list[int]:
-    """Where a hypothesis errs, by a least-edits alignment: (2 N + 1,) for N reference words.
+    """The positions of a hypothesis's errors, by a minimum-edit alignment: (2 N + 1,) for N reference words.
 
-    Entry 2 i + 1 is 1 where word i is substituted or deleted; entry 2 i counts what is inserted before it, the last one
-    what is inserted at the end. The entries sum to the edit distance. Of alignments that are equally good, the one that
-    keeps words together at the front is taken.
+    Entry 2 i + 1 is 1 if word i is substituted or deleted; entry 2 i counts words inserted before word i, the last
+    entry words inserted at the end. The entries sum to the edit distance. Of equally good alignments, the one that
+    keeps words together at the front is used.
     """
     n, m = len(reference), len(hypothesis)
-    # cost[i, j]: of the rest, from reference word i and hypothesis word j on
+    # cost[i, j]: edits of the rest, from reference word i and hypothesis word j on
     cost = np.zeros((n + 1, m + 1), dtype=int)
     cost[:, m], cost[n, :] = np.arange(n, -1, -1), np.arange(m, -1, -1)
     for i in range(n - 1, -1, -1):

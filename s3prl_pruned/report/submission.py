@@ -1,7 +1,7 @@
-"""The zip that SUPERB's leaderboard takes: `predict/<task>_public/` with what s3prl predicted of the test sets.
+"""The zip file for SUPERB's leaderboard: `predict/<task>_public/` with s3prl's predictions of the test sets.
 
-Source of the layout: s3prl's `submit/submit.py` (2a68945). What the leaderboard is told besides: parameters, and
-multiply-accumulates as it counts them (`sparsity.leaderboard`).
+Source of the layout: s3prl's `submit/submit.py` (2a68945). The leaderboard also asks for the number of parameters, and
+multiply-accumulates by its own rule (`sparsity.leaderboard`).
 """
 
 import os
@@ -28,14 +28,14 @@ FILES = {
     "sv": ("test_predict.txt", "predict.txt"),
     "qbe": ("benchmark.stdlist.xml", "benchmark.stdlist.xml"),
 }
-"""What s3prl calls a task's predictions, and what the leaderboard does. ER has one for each fold, SD a folder."""
+"""Names of a task's predictions, s3prl's and the leaderboard's. ER has one file for each fold, SD a folder."""
 
 FOLDS = range(1, 6)
 
 
 @dataclass(kw_only=True)
 class Submission:
-    """What was put together."""
+    """The content of a submission."""
 
     path: Path
     tasks: list[str]
@@ -43,10 +43,10 @@ class Submission:
     """Tasks without a result; the leaderboard takes a submission without them."""
     num_parameters: int | None
     macs: int | None
-    """As the leaderboard counts them; None for a model that we cannot count."""
+    """MACs by the leaderboard's rule; None for a model that we cannot count."""
 
     def text(self) -> str:
-        """For the terminal."""
+        """The submission as text for the terminal."""
         parts = [f"{self.path}: predictions of {' '.join(self.tasks)}"]
         parts += [f"not in it, since there is no result: {' '.join(self.missing)}"] if self.missing else []
         parts += [f"parameters {self.num_parameters}"] if self.num_parameters else []
@@ -58,12 +58,12 @@ def write_submission(row: Path, path: Path) -> Submission:
     """Put the predictions of a row's finished tasks into a zip.
 
     Args:
-        row: the folder of its tasks, `results/<row>`.
+        row: the row's folder, `results/<row>`.
         path: the zip; must not exist.
 
     Raises:
-        UserError: the zip exists, no task is finished, a task is not official or of another model than the others, or
-            its predictions are gone.
+        UserError: if the zip exists, no task is finished, a task is not official or of another model than the others,
+            or its predictions are missing.
     """
     if path.exists():
         raise UserError(f"{path}: exists. Give another name, or remove it.")
@@ -83,7 +83,7 @@ def write_submission(row: Path, path: Path) -> Submission:
     files = {target: source for name, result in found.items() for target, source in _files(row / name, result).items()}
     gone = [str(source) for source in files.values() if not source.is_file()]
     if gone:
-        raise UserError(f"{row}: predictions are gone: {', '.join(gone[:3])}. Evaluate again: -m evaluate --force.")
+        raise UserError(f"{row}: predictions are missing: {', '.join(gone[:3])}. Evaluate again: -m evaluate --force.")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ def write_submission(row: Path, path: Path) -> Submission:
 
 
 def _files(folder: Path, result: Result) -> dict[str, Path]:
-    """Predictions of a task by their names below `predict/`."""
+    """The files of a task's predictions by their names below `predict/`."""
     name = result.task
     if name == "er":
         return {
@@ -124,17 +124,17 @@ def _files(folder: Path, result: Result) -> dict[str, Path]:
 
 
 def _evaluated(folder: Path, result: Result) -> Path:
-    """Where the evaluation that is reported left its files: below the task's folder, where there are several."""
+    """The folder of the reported evaluation: a subfolder of the task's folder if there are several evaluations."""
     if result.task == "sv" and result.parts and result.checkpoint:
         return folder / Path(result.checkpoint.file).stem
     if result.task == "qbe" and result.parts:
-        part = result.parts[-1]  # of the layer that was best on dev
+        part = result.parts[-1]  # the layer that was best on dev
         return folder / f"{part.name}-{part.split}"
     return folder
 
 
 def _macs(upstream: Upstream) -> int | None:
-    """None for a model of another kind, and where another one lies at its path by now."""
+    """MACs of the model; None for a model of another kind, or if its path now holds another model."""
     try:
         if not upstream.path or not Path(upstream.path).exists():
             return leaderboard_macs(named(upstream.name))

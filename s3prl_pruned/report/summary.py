@@ -1,4 +1,4 @@
-"""The one screen that `make run` ends with: gathered from the files of the runs, told as JSON and as Markdown."""
+"""The summary that `make run` ends with: collected from the runs' files, written as JSON and Markdown."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,48 +31,48 @@ class PartTime:
     command: str
     seconds: float
     reused: bool
-    """Whether its result stood already when it was called."""
+    """Whether its result already existed when it was called."""
 
 
 @dataclass(kw_only=True)
 class Summary:
-    """Everything on the screen."""
+    """The content of the summary."""
 
     export: str
-    """Folder of the pruned model."""
+    """Folder of the pruned model's export."""
     sha256: str
-    """Of its weights."""
+    """SHA-256 of its weights."""
     notes: dict[str, str | None]
-    """By column, such as "random teacher": shown with every number that comes of such weights."""
+    """Notes by column, such as "random teacher": shown with every number of such weights."""
     made_from_this_teacher: bool
-    """Whether the pruned model was made from the very weights of the teacher's column."""
+    """Whether the pruned model was made from exactly the weights of the teacher's column."""
     target_sparsity: float
     realised_sparsity: float
     parameters: tuple[int, int]
-    """Before, after; biases included."""
+    """Parameters before and after, biases included."""
     macs: tuple[int, int]
-    """Before, after, for 5 s of audio."""
+    """MACs before and after, for 5 s of audio."""
     timing: dict
-    """`timing.document`: the dense encoder is the baseline."""
+    """`timing.document`, with the dense encoder as the baseline."""
     recognition: dict[str, Recognition]
-    """FBANK, teacher, pruned."""
+    """Recognition by column: FBANK, teacher, pruned."""
     score_table: str
-    """What tools/superb_score.py printed."""
+    """The output of tools/superb_score.py."""
     pictures: list[str]
-    """Files."""
+    """Paths of the figures."""
     parts: list[PartTime]
     seconds: float
-    """Of the whole call."""
+    """Seconds of the whole call."""
 
 
 def read_runs(results: Path) -> dict[str, Result]:
-    """What the three runs of speech recognition gave.
+    """Read the results of the three runs of speech recognition.
 
     Args:
         results: the folder that holds `fbank/asr`, `wavlm_embedded/asr` and `wavlm_pruned/asr`.
 
     Raises:
-        UserError: a file is missing or damaged, or the pruned model changed since its recognition was measured.
+        UserError: if a file is missing or damaged, or the pruned model has changed since its recognition was measured.
     """
     runs = {
         "FBANK": read_result(results / "fbank" / "asr" / RESULT_FILE),
@@ -83,39 +83,37 @@ def read_runs(results: Path) -> dict[str, Result]:
     now = model_hash(export)
     if now != sha256:
         raise UserError(
-            f"{export}: is not the model any more whose recognition {results} holds (sha256 {now[:12]}, there "
+            f"{export}: is no longer the model whose recognition is in {results} (sha256 {now[:12]}, there "
             f"{str(sha256)[:12]}). Run run_downstream.py -u wavlm_pruned -d asr --force again."
         )
     return runs
 
 
 def path_of(run: Result) -> Path:
-    """The folder of the model that a run is of.
+    """The folder of a run's model.
 
     Raises:
-        UserError: its result does not say.
+        UserError: if its result does not say.
     """
     if run.upstream.path is None:
-        raise UserError(
-            f"the result of {run.upstream.name} does not say which model it is of. Run it again with --force."
-        )
+        raise UserError(f"the result of {run.upstream.name} does not name its model. Run it again with --force.")
     return Path(run.upstream.path)
 
 
 def gather(
     runs: dict[str, Result], *, timing: dict, score_table: str, parts: list[PartTime], seconds: float
 ) -> Summary:
-    """Join what the commands left.
+    """Join the commands' results.
 
     Args:
-        runs: of `read_runs`.
+        runs: from `read_runs`.
         timing: see `Summary`.
         score_table: see `Summary`.
         parts: see `Summary`.
         seconds: see `Summary`.
 
     Raises:
-        UserError: the export's config.json is damaged.
+        UserError: if the export's config.json is damaged.
     """
     export = path_of(runs["pruned"])
     where = str(export / CONFIG)
@@ -149,12 +147,12 @@ def _recognition(run: Result) -> Recognition:
 
 
 def as_json(summary: Summary) -> dict:
-    """Plain data."""
+    """The summary as plain data."""
     return asdict(summary)
 
 
 def as_markdown(summary: Summary) -> str:
-    """The screen. Aligned, so that it reads the same in a terminal."""
+    """The summary as Markdown, aligned, so that it is readable in a terminal too."""
     columns = {name: f"{name} ({note.upper()})" if note else name for name, note in summary.notes.items()}
     protocols = sorted({run.protocol for run in summary.recognition.values()})
     utterances = summary.recognition["pruned"].num_utterances
@@ -187,7 +185,7 @@ def as_markdown(summary: Summary) -> str:
 
 
 def _grouped(paths: list[str]) -> list[str]:
-    """The first in full, the others by name: they lie in one folder."""
+    """The first path in full, the others by name: they are in one folder."""
     return paths[:1] + [Path(path).name for path in paths[1:]]
 
 
@@ -219,7 +217,7 @@ def _timed(timing: dict, name: str, seconds: float) -> dict:
 
 
 def _indented(text: str) -> list[str]:
-    """A code block in Markdown; the same text in a terminal."""
+    """A code block in Markdown; readable in a terminal too."""
     return [f"    {line}".rstrip() for line in text.strip().splitlines()]
 
 

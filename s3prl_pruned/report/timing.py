@@ -1,4 +1,4 @@
-"""A benchmark's document as tables: every number on the screen and as CSV, speed-ups in Markdown."""
+"""A benchmark's document as tables: every number as text and CSV, speed-ups in Markdown."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,14 +21,14 @@ check_document, refuse_existing = FILES.check_document, FILES.refuse_existing
 
 
 def screen(data: dict) -> str:
-    """All results, one line each, grouped by workload; aligned for a terminal."""
+    """All results as text, one line each, grouped by workload, aligned for a terminal."""
     lines = [headline(data)]
     for (workload, tf32), rows in _by_workload(data).items():
         lines += ["", f"{workload}" + ", TF32 on" * tf32]
         lines.append(Table(_screen_columns(), [_flat(row) for row in rows]).text())
     lines += [
         "",
-        f"x: {data['baseline']}'s time over this one's, median of {repeats(data)} pairs run back to back. mean: of "
+        f"x: {data['baseline']}'s time over this one's, median of {repeats(data)} pairs run back to back. mean: over "
         "all runs, the paper's protocol; +-: their standard deviation. RTF: seconds per second of audio. peak: live "
         "tensors with parameters, and a GPU's graphs. CNN ... rest: shares of the time.",
         *data.get("notes", []),
@@ -40,7 +40,7 @@ def screen(data: dict) -> str:
 
 
 def headline(data: dict) -> str:
-    """What holds for every number, in a line."""
+    """A line on the setting of all numbers."""
     versions = ", ".join(f"{name} {version}" for name, version in data["versions"].items())
     threads = f"{data['threads']} thread{'s' * (data['threads'] != 1)}"
     kinds = {"random" if row["weights"].startswith("random") else "trained" for row in data["results"]}
@@ -52,13 +52,13 @@ def headline(data: dict) -> str:
 
 
 def repeats(data: dict) -> str:
-    """How many, such as "5" or "5 to 20": by time, models and workloads have different numbers."""
-    numbers = {row.get("repeats", data["repeats"]) for row in data["results"]}  # old documents say one for all
+    """The number of repeats, such as "5", or "5 to 20" where it was decided by time."""
+    numbers = {row.get("repeats", data["repeats"]) for row in data["results"]}  # old documents have one number for all
     return str(min(numbers)) + f" to {max(numbers)}" * (len(numbers) > 1)
 
 
 def lost(data: dict) -> list[str]:
-    """A line for each model that could not take part, or not in one workload."""
+    """A line for each model that could not be timed, at all or on one workload."""
     return [
         f"LEFT OUT: {one['name']}" + f" on {one['workload']}" * bool(one["workload"]) + f": {one['reason']}"
         for one in data.get("lost", [])
@@ -66,7 +66,7 @@ def lost(data: dict) -> list[str]:
 
 
 def noise(data: dict) -> list[str]:
-    """A line when the machine was too noisy, else none."""
+    """A line if the machine was too noisy, else none."""
     noisy = [row for row in data["results"] if row["noisy"]]
     if not noisy:
         return []
@@ -78,7 +78,7 @@ def noise(data: dict) -> list[str]:
 
 
 def markdown(data: dict) -> str:
-    """A row per model: parameters, and per workload the speed-up, with MACs and memory of the longest fixed length."""
+    """A row per model: parameters, the speed-up per workload, and MACs and memory at the longest fixed length."""
     groups = _by_workload(data)
     columns, longest = {}, None
     for (workload, tf32), rows in groups.items():
@@ -90,7 +90,7 @@ def markdown(data: dict) -> str:
             columns[title] = {row["name"]: row for row in rows if row["arrangement"] == arrangement}
     at = (longest or next(iter(groups)))[0]
     costs = {row["name"]: {key: row[key] for key in ("name", "params")} for row in data["results"]}
-    costs |= {row["name"]: row for row in groups[longest or next(iter(groups))]}  # a model may be left out there
+    costs |= {row["name"]: row for row in groups[longest or next(iter(groups))]}  # a model may be missing there
     table = Table(
         [
             Column("name", ""),
@@ -108,7 +108,7 @@ def markdown(data: dict) -> str:
 
 
 def as_csv(data: dict) -> str:
-    """All results, one row each; shares of the time in columns of their own."""
+    """All results as CSV, one row each; shares of the time have their own columns."""
     rows = [_flat(result) for result in data["results"]]
     return Table(list(rows[0]), rows).csv()
 
@@ -118,11 +118,11 @@ def write(data: dict, folder: Path, table: str | None = None) -> list[Path]:
 
     Args:
         data: the document.
-        folder: made where it is not there.
-        table: what goes into `timing.md`; None: `markdown`.
+        folder: created if missing.
+        table: the text of `timing.md`; None: `markdown`.
 
     Raises:
-        UserError: one stands there already, or cannot be written.
+        UserError: if one already exists, or cannot be written.
     """
     return FILES.write(
         data,
@@ -140,7 +140,7 @@ def _by_workload(data: dict) -> dict[tuple[str, bool], list[dict]]:
 
 
 def _flat(result: dict) -> dict[str, Any]:
-    """A result with the shares of the time as values of their own."""
+    """A result with the shares of the time as separate values."""
     row = {key: value for key, value in result.items() if key != "shares"}
     return row | {f"share_{part}": (result["shares"] or {}).get(part) for part in _PARTS}
 

@@ -5,7 +5,7 @@ from s3prl_pruned.tables import Column, Table
 
 
 def chunk_table(data: dict) -> str:
-    """A row per model and length, in Markdown; speed-ups are over the baseline on the same length."""
+    """A row per model and length, in Markdown; speed-ups are relative to the baseline at the same length."""
     first = {row["length_s"]: row for row in data["results"] if row["name"] == data["baseline"]}
     rows = [
         {
@@ -30,7 +30,7 @@ def chunk_table(data: dict) -> str:
     ]
     cpu = data["environment"]["cpu"]
     text = (
-        f"Chunks, each model and length in processes of its own ({data['repeats']} each, medians), speed-ups over "
+        f"Chunks, each model and length in its own processes ({data['repeats']} each, medians), speed-ups over "
         f"{data['baseline']}. {data['machine']}, {data['device']}, {data['threads']} thread(s), instruction sets "
         f"{' '.join(cpu['instruction_sets'])}; "
         + ", ".join(f"{key} {value}" for key, value in data["versions"].items())

@@ -12,16 +12,16 @@ class PaperRow:
     """A row of the paper's table: features of LibriSpeech's dev-clean on an RTX 3090."""
 
     paper: str
-    """What the paper calls the model."""
+    """The model's name in the paper."""
     paper_parameters: float
-    """Millions."""
+    """Parameters in millions."""
     paper_seconds: float
     paper_ratio: float
-    """WavLM Base's time over this one's, as printed there."""
+    """WavLM Base's time divided by this model's, as printed in the paper."""
 
 
 _DENSE = PaperRow(paper="WavLM Base", paper_parameters=94.70, paper_seconds=91.87, paper_ratio=1.0)
-# By the structure that comes nearest (`timing/shapes.py`): with the straight-through estimator, whole sublayers go.
+# By the most similar structure (`timing/shapes.py`): the straight-through estimator removes whole sublayers.
 _STRUCTURES = {
     "conc": PaperRow(paper="proposed", paper_parameters=26.57, paper_seconds=46.08, paper_ratio=1.99),
     "even": PaperRow(paper="without STE", paper_parameters=26.37, paper_seconds=67.78, paper_ratio=1.35),
@@ -29,10 +29,10 @@ _STRUCTURES = {
 
 
 def paper_table(data: dict) -> str:
-    """The table as Markdown: a row per model, with the paper's beside the baseline, *conc* and *even*.
+    """The table as Markdown: a row per model, with the paper's numbers beside the baseline, *conc* and *even*.
 
     Args:
-        data: the document of a benchmark on a corpus; its rows of one way of batching stand side by side.
+        data: the document of a benchmark on a corpus; each way of batching has its own columns.
     """
     ways = list(dict.fromkeys(row["arrangement"] for row in data["results"]))
     rows: dict[str, dict[str, Any]] = {}

@@ -10,8 +10,8 @@ def peers_table(data: dict) -> str:
     """The table as Markdown: a row per model, and for each workload the real-time factor and the speed-up.
 
     Args:
-        data: the document of a benchmark. MACs per second of audio are of its longest fixed length, or, without one,
-            of its last workload.
+        data: the document of a benchmark. MACs per second of audio are those at its longest fixed length, or, without
+            one, on its last workload.
     """
     workloads: dict[str, str] = {}
     rows: dict[str, dict[str, Any]] = {}

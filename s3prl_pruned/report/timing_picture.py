@@ -1,4 +1,4 @@
-"""The benchmark's picture, from its JSON document alone: speed-up against parameters."""
+"""The benchmark's figure, from its JSON document alone: speed-up against parameters."""
 
 from matplotlib.figure import Figure
 
@@ -8,7 +8,7 @@ _STYLES = [(BLUE, "o"), (VERMILLION, "s"), (GREEN, "^"), (ORANGE, "D"), (SKY, "v
 
 
 def speed_up_against_parameters(data: dict) -> Figure:
-    """A column of points per model, one for each workload; bars are the interquartile ranges of the pairs' ratios."""
+    """A column of points per model, one point per workload; bars are interquartile ranges of the pairs' ratios."""
     rows = [row for row in data["results"] if row["params"]]
     workloads = list(dict.fromkeys(_workload(row) for row in rows))
     places = _places(rows)
@@ -42,7 +42,7 @@ def speed_up_against_parameters(data: dict) -> Figure:
         )
     axes.axhline(1, color="black", linestyle="--", linewidth=1)
     axes.set(
-        xlabel="parameters (millions); models of about one size stand side by side",
+        xlabel="parameters (millions); models of similar size are side by side",
         ylabel=f"speed-up over {data['baseline']}",
     )
     axes.set_xlim(0, 1.2 * max(places.values()))
@@ -64,7 +64,7 @@ def _workload(row: dict) -> str:
 
 
 def _places(rows: list[dict]) -> dict[str, float]:
-    """Where each model's column stands, in millions of parameters: those within 5 % of one another side by side."""
+    """The position of each model's column in millions of parameters; models within 5 % are placed side by side."""
     sizes = {row["name"]: row["params"] / 1e6 for row in rows}
     step = 0.03 * max(sizes.values())
     places: dict[str, float] = {}

@@ -1,1 +1,1 @@
-"""SUPERB: the ten tasks as data, running them with s3prl, reading what they wrote, the score."""
+"""SUPERB: the ten tasks as data, running them with s3prl, reading their results, the score."""

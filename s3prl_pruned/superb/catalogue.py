@@ -16,7 +16,7 @@ from s3prl_pruned.config import UserError
 Unit = Literal["percent", "fraction"]
 
 DOUBTFUL = 300.0
-"""Percent. An error rate above it would have three errors for each unit of the reference: mostly a wrong unit."""
+"""Percent. A higher error rate means three errors per reference unit: most likely its unit is wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +45,11 @@ class Metric:
     name: str
     better: Literal["up", "down"]
     fbank: float
-    """FBANK's value: 0 on both scales."""
+    """FBANK's value, which is 0 on both scales."""
     sota_paper: float
-    """1000 on the paper's scale (WavLM Large)."""
+    """The value that is 1000 on the paper's scale (WavLM Large)."""
     sota_leaderboard: float
-    """1000 on the leaderboard's scale."""
+    """The value that is 1000 on the leaderboard's scale."""
     printed: Unit
     """The unit of s3prl's own output."""
     lowest: float = 0.0
@@ -58,11 +58,11 @@ class Metric:
     """The greatest possible value, in percent; infinite for rates that count insertions."""
 
     def check(self, value: Value, where: str) -> None:
-        """Refuse a value that cannot be.
+        """Refuse an impossible value.
 
         Args:
             value: of this metric.
-            where: it comes from, for the message.
+            where: where the value comes from, for the message.
 
         Raises:
             UserError: if the value is not finite or out of range in its unit.
@@ -76,7 +76,7 @@ class Metric:
             raise UserError(f"{where}: {self.name} must be {allowed}, but is {value.value:g} {value.unit}.")
 
     def doubt(self, value: Value) -> str | None:
-        """Why a value that can be is hardly one, in words; None where there is nothing to say."""
+        """Why a possible value is implausible, in words; None if it is plausible."""
         if self.better == "up" or value.percent <= DOUBTFUL:
             return None
         return f"{value.name} is {value.percent:g} % ({value.value:g} {value.unit}), above {DOUBTFUL:g} %"
@@ -87,16 +87,16 @@ class Task:
     """One of the ten tasks."""
 
     name: str
-    """The field's short name, our folder's name."""
+    """The usual short name, also the name of our folder."""
     title: str
     downstream: str
-    """s3prl's ``-d``."""
+    """The task's name in s3prl, ``-d``."""
     metrics: tuple[Metric, ...]
     test_split: str
-    """s3prl's ``-t`` for the reported number."""
+    """s3prl's ``-t`` for the reported result."""
     corpus: str
     corpus_keys: tuple[str, ...]
-    """Config keys below ``downstream_expert`` that hold the corpus' root."""
+    """Config keys below ``downstream_expert`` that hold the corpus's root folder."""
     corpus_source: str
     """Where the corpus is to be had."""
 
@@ -202,14 +202,14 @@ TASKS: dict[str, Task] = {
         ),
     )
 }  # fmt: skip
-"""By short name, in the order of the benchmark's paper."""
+"""Tasks by short name, in the order of the benchmark's paper."""
 
 
 def find_task(name: str) -> Task:
-    """The task of a short name (``asr``) or of s3prl's ``-d`` (``speech_commands``).
+    """Find a task by its short name (``asr``) or s3prl's ``-d`` (``speech_commands``).
 
     Raises:
-        UserError: on an unknown name (the nearest is named), or ``ctc``, which serves two tasks.
+        UserError: on an unknown name (the message suggests the nearest), or ``ctc``, which serves two tasks.
     """
     if name in TASKS:
         return TASKS[name]

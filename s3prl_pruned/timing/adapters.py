@@ -1,6 +1,6 @@
-"""How each library is called: from B waveforms to hidden states, as its user would write it.
+"""Calling each library from B waveforms to hidden states, as its user would.
 
-Each adapter takes the library's own call (a module, a method), so that a variant can put a compiled one in its place.
+Each adapter takes the library's own call (a module or method), so that a variant can replace it by a compiled one.
 """
 
 from collections.abc import Callable
@@ -17,11 +17,11 @@ from s3prl_pruned.models.spec import EncoderConfig
 Encode = Callable[[list[Tensor]], list[Tensor]]
 """B waveforms (S,), fp32, 16 kHz, on the model's device -> hidden states (B, T, D), in the model's precision."""
 Call = Callable[..., Any]
-"""What a library is called by: a model, or a method of one."""
+"""A library's callable: a model, or one of its methods."""
 
 
 def encode_ours(call: Call, encoder: SpeechEncoder, dtype: torch.dtype) -> Encode:
-    """As `upstream.expert.UpstreamExpert` calls an encoder."""
+    """Call an encoder of ours as `upstream.expert.UpstreamExpert` does."""
 
     def encode(wavs: list[Tensor]) -> list[Tensor]:
         if encoder.config.normalize_waveform:
@@ -33,12 +33,12 @@ def encode_ours(call: Call, encoder: SpeechEncoder, dtype: torch.dtype) -> Encod
 
 
 def encode_s3prl(call: Call, dtype: torch.dtype) -> Encode:
-    """s3prl's upstreams pad by themselves."""
+    """Call an upstream of s3prl, which pads by itself."""
     return lambda wavs: list(call([wav.to(dtype) for wav in wavs])["hidden_states"])
 
 
 def encode_hf(call: Call, normalise: bool, dtype: torch.dtype) -> Encode:
-    """Transformers' models, with an attention mask where utterances are padded."""
+    """Call a model of transformers, with an attention mask where utterances are padded."""
 
     def encode(wavs: list[Tensor]) -> list[Tensor]:
         if normalise:
@@ -48,14 +48,14 @@ def encode_hf(call: Call, normalise: bool, dtype: torch.dtype) -> Encode:
         if ragged(wavs):
             mask = (torch.arange(padded.shape[1]) < lengths[:, None]).long().to(padded.device)
         output = call(padded.to(dtype), attention_mask=mask, output_hidden_states=True)
-        # its list holds the Large models' last state before the encoder's LayerNorm
+        # the last state of Large models in its list is the one before the encoder's LayerNorm
         return [*output.hidden_states[:-1], output.last_hidden_state]
 
     return encode
 
 
 def encode_torchaudio(call: Call, normalise: bool, dtype: torch.dtype) -> Encode:
-    """`extract_features` of torchaudio's models; its list lacks the first layer's input."""
+    """Call `extract_features` of a model of torchaudio; its list lacks the first layer's input."""
 
     def encode(wavs: list[Tensor]) -> list[Tensor]:
         if normalise:
@@ -72,10 +72,10 @@ def ragged(wavs: list[Tensor]) -> bool:
 
 
 def torchaudio_model(config: EncoderConfig) -> nn.Module:
-    """Torchaudio's own model of a dense shape, its weights as initialised.
+    """Torchaudio's own model of a dense shape, with its initial weights.
 
     Raises:
-        UserError: torchaudio has no such architecture.
+        UserError: if torchaudio has no such architecture.
     """
     import torchaudio
 

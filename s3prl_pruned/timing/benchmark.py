@@ -1,4 +1,4 @@
-"""A whole benchmark: build models, see that equal ones agree, time them on every workload, add what else they cost."""
+"""A whole benchmark: build models, check that equal ones agree, time them on every workload, add further costs."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,25 +19,25 @@ from s3prl_pruned.timing.runs import TimingSetting, check_setting, first_line, o
 from s3prl_pruned.timing.timed_model import TimedModel
 
 BUCKETING = (
-    "unpadded: utterances bucketed by exact length instead of padded to the longest. What it gains over padded comes "
-    "of the bucketing, not of the model; the baseline's own unpadded row shows how much that is."
+    "unpadded: utterances bucketed by exact length instead of padded to the longest. Its gain over padded comes from "
+    "the bucketing, not from the model; the baseline's own unpadded row shows how much that is."
 )
 
 
 @dataclass(kw_only=True)
 class Options:
-    """What the command line asks for."""
+    """The options of the command line."""
 
     baseline: str
     models: list[str]
-    """Names (`names.GRAMMAR`); the baseline is added where it is not among them."""
+    """Names (`names.GRAMMAR`); the baseline is added if missing."""
     random: bool = False
     lengths: list[tuple[float, int]] = field(default_factory=list)
-    """Seconds, and utterances of that length in a batch."""
+    """Pairs of seconds, and the number of utterances of that length in a batch."""
     mixed: tuple[float, float] | None = None
-    """Shortest and longest, seconds."""
+    """The shortest and the longest utterance of the mixed batch, seconds."""
     utterances: int = 8
-    """Of the mixed batch."""
+    """Number of utterances in the mixed batch."""
     corpus: str | None = None
     use_corpus: bool = False
     limit: int | None = None
@@ -46,7 +46,7 @@ class Options:
     device: str = "cpu"
     threads: int = 1
     repeats: int | None = None
-    """None: by time, `runs.TimingSetting`."""
+    """None: decided by time, see `runs.TimingSetting`."""
     min_seconds: float = 1.0
     seed: int = 0
     tf32: bool = False
@@ -54,11 +54,11 @@ class Options:
     autocast: bool = False
     """Keep weights in fp32, and compute in `dtype` under `torch.autocast`."""
     include_loading: bool = False
-    """Let each timed run read its audio (a corpus: from its files) and copy it to the device."""
+    """Include reading the audio (of a corpus: from its files) and copying it to the device in each timed run."""
 
     @property
     def setting(self) -> TimingSetting:
-        """What the clock wants to know."""
+        """The setting for the clock."""
         return TimingSetting(
             baseline=self.baseline,
             device=self.device,
@@ -73,13 +73,13 @@ def run(options: Options, *, progress: Callable[[str], None] = lambda text: None
     """Measure everything and return the one JSON document.
 
     Args:
-        options: what the command line asks for.
-        progress: called with a line on what is being done.
+        options: the options of the command line.
+        progress: called with lines of text on the progress.
 
-    A model that cannot be built, or cannot run, is left out; the document's `lost` says why.
+    A model that cannot be built or run is left out; the document's `lost` says why.
 
     Raises:
-        UserError: an option or a name is wrong, or the baseline cannot take part.
+        UserError: if an option or a name is wrong, or the baseline cannot be timed.
     """
     check_options(options)
     workloads, setting = _workloads(options), options.setting
@@ -115,7 +115,7 @@ def run(options: Options, *, progress: Callable[[str], None] = lambda text: None
 
 
 def _build(options: Options, progress: Callable[[str], None]) -> tuple[list[TimedModel], list[Lost]]:
-    """The models, the baseline first, and those that cannot be had here."""
+    """The models, the baseline first, and those that cannot be built here."""
     builder = Builder(
         random=options.random, device=options.device, precision=options.dtype, seed=options.seed,
         autocast=options.autocast, threads=options.threads,
@@ -127,7 +127,7 @@ def _build(options: Options, progress: Callable[[str], None]) -> tuple[list[Time
             models.append(builder.build(name))
         except WrongName:
             raise
-        except Exception as error:  # libraries have errors of many kinds
+        except Exception as error:  # libraries raise all kinds of errors
             if isinstance(error, UserError) and name.text == options.baseline:
                 raise
             lost.append(Lost(name=name.text, workload=None, reason=first_line(error)))
@@ -138,14 +138,14 @@ def _build(options: Options, progress: Callable[[str], None]) -> tuple[list[Time
 def _require_baseline(options: Options, lost: list[Lost]) -> None:
     for one in lost:
         if one.name == options.baseline:
-            raise UserError(f"the baseline {one.name} cannot take part: {one.reason} Name another with --baseline.")
+            raise UserError(f"the baseline {one.name} cannot be timed: {one.reason} Name another with --baseline.")
 
 
 DTYPE_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def check_options(options: Options) -> None:
-    """Raise UserError for an option that is wrong by itself."""
+    """Raise UserError for a single wrong option."""
     if options.dtype not in DTYPE_NAMES:
         raise UserError(
             f"`dtype` must be one of {list(DTYPE_NAMES)}, but is {options.dtype!r}. int8 is a model's variant: "
@@ -157,7 +157,7 @@ def check_options(options: Options) -> None:
     cuda = options.device.partition(":")[0] == "cuda"
     check_device(options.device)
     if options.tf32 and not cuda:
-        raise UserError(f"`tf32` is of CUDA GPUs only, but `device` is {options.device}. Leave --tf32 out.")
+        raise UserError(f"`tf32` is for CUDA GPUs only, but `device` is {options.device}. Leave --tf32 out.")
 
 
 def _workloads(options: Options) -> list[Workload]:
@@ -170,13 +170,13 @@ def _workloads(options: Options) -> list[Workload]:
     if options.use_corpus:
         made += inputs.corpus(options.corpus, limit=options.limit, bucket_s=options.bucket_s, device=options.device)
     if not made:
-        raise UserError("there is nothing to time models on. Give --lengths, --mixed or --corpus.")
+        raise UserError("there is no input to time models on. Give --lengths, --mixed or --corpus.")
     return made
 
 
 @contextmanager
 def _precision(*, tf32: bool) -> Iterator[None]:
-    """TF32 as asked for, of both cuBLAS and cuDNN (whose default is on); put back afterwards."""
+    """Set TF32 for both cuBLAS and cuDNN (whose default is on); restored afterwards."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     try:

@@ -1,4 +1,4 @@
-"""What is seen to before anything is timed: models run, equal ones compute the same, MACs are what torch counts."""
+"""Checks before timing: models run, equal models compute the same, MACs are what torch counts."""
 
 import math
 from dataclasses import dataclass
@@ -16,35 +16,35 @@ _PROBE_SAMPLES = 16_000
 
 @dataclass(frozen=True, kw_only=True)
 class Lost:
-    """A model that could not take part, or not in one workload."""
+    """A model that could not be timed, at all or on one workload."""
 
     name: str
-    """As it was typed."""
+    """The name as typed."""
     workload: str | None
-    """None: in none."""
+    """The workload; None: all of them."""
     reason: str
 
 
 def check_equal(models: list[TimedModel], wav: torch.Tensor) -> tuple[list[dict], list[Lost]]:
-    """See that models run, and that those with the same weights and structure compute the same hidden states.
+    """Check that models run, and that those with the same weights and structure compute the same hidden states.
 
     Args:
         models: built as they will be timed.
         wav: one utterance (S,).
 
     Returns:
-        JSON data, one entry per pair that was compared: `text`, `models`, `difference` (of all hidden states, relative
-        to max(1, largest value)), and `bound` (None where precision is lowered, and the difference is only told). And
-        the models that cannot run, or that in fp32 differ from the first of their kind by more than rounding.
+        JSON data, one entry per compared pair: `text`, `models`, `difference` (over all hidden states, relative to
+        max(1, largest value)), and `bound` (None in lower precision, where the difference is only reported). And the
+        models that cannot run, or that in fp32 differ from the first of their kind by more than rounding.
     """
     checks: list[dict] = []
     lost: list[Lost] = []
     references: dict[str, tuple[TimedModel, list[torch.Tensor]]] = {}
     for model in models:
         try:
-            with torch.inference_mode():  # a copy: a graph's next replay writes over what it returned
+            with torch.inference_mode():  # a copy: a graph's next replay overwrites its output
                 states = [state.to(torch.float32, copy=True) for state in model.encode([wav])]
-        except Exception as error:  # libraries, compilers and drivers have errors of many kinds
+        except Exception as error:  # libraries, compilers and drivers raise all kinds of errors
             reason = f"cannot run in {model.precision}: {first_line(error)}"
             lost.append(Lost(name=model.label, workload=None, reason=reason))
             continue
@@ -61,8 +61,8 @@ def check_equal(models: list[TimedModel], wav: torch.Tensor) -> tuple[list[dict]
         difference = relative_difference(states[-count:][:last], expected[-count:][:last])
         exact = model.precision == reference.precision == "fp32"
         finite = math.isfinite(difference)
-        told = f"differ by {difference:.1e} (relative)" if finite else "are not all finite"
-        text = f"{model.label} against {reference.label}: hidden states {told}"
+        outcome = f"differ by {difference:.1e} (relative)" if finite else "are not all finite"
+        text = f"{model.label} against {reference.label}: hidden states {outcome}"
         if exact and not difference <= TOLERANCE:  # NaN too
             reason = f"{text}, but the same weights must agree to {TOLERANCE:g}"
             lost.append(Lost(name=model.label, workload=None, reason=f"{reason}. It is not timed as an equal."))
@@ -79,13 +79,13 @@ def check_equal(models: list[TimedModel], wav: torch.Tensor) -> tuple[list[dict]
 
 
 def check_macs(models: list[TimedModel]) -> list[str]:
-    """See that the MACs' formula counts what torch counts, for 1 s of audio on the meta device.
+    """Check that the formula for MACs gives torch's count, for 1 s of audio on the meta device.
 
     Returns:
-        The names of the models whose structure was checked.
+        Names of the models whose structure was checked.
 
     Raises:
-        UserError: it does not.
+        UserError: if it does not.
     """
     done, checked = {}, []
     for model in models:

@@ -1,8 +1,8 @@
-"""What a chunk of 0.5 to 2 s costs a program that starts: loading, the first call, a warm call, memory.
+"""The costs of a chunk of 0.5 to 2 s in a program that starts: loading, the first call, a warm call, memory.
 
-Each measurement is a process of its own, in which nothing was loaded before: `python -m s3prl_pruned.timing.chunks`
-reads a `ChunkTask` as JSON from standard input, and its last line of output is what it measured. Imports are done
-before the clock starts: they are the same for all.
+Each measurement is a new process, in which nothing has been loaded: `python -m s3prl_pruned.timing.chunks` reads a
+`ChunkTask` as JSON from standard input, and its last line of output is the result. Imports are done before the clock
+starts: they are the same for all models.
 """
 
 import json
@@ -41,10 +41,10 @@ _WARM_SECONDS = 0.3
 
 @dataclass(kw_only=True)
 class ChunkTask:
-    """What one process measures."""
+    """The task of one process."""
 
     name: str
-    """A model that is loaded from files (`names.GRAMMAR`), or an ONNX file."""
+    """A model to load from files (`names.GRAMMAR`), or an ONNX file."""
     runtime: str | None
     """One of `names.RUNTIMES`, for an ONNX file; None for torch."""
     length_s: float
@@ -55,18 +55,18 @@ class ChunkTask:
 
 @dataclass(kw_only=True)
 class ChunkCosts:
-    """What it found."""
+    """The measurements of one process."""
 
     load_s: float
-    """From files to a model on the device."""
+    """Seconds from files to a model on the device."""
     first_s: float
-    """The first call."""
+    """Seconds of the first call."""
     warm_s: float
-    """Median of the calls that follow."""
+    """Median seconds of the following calls."""
     peak_bytes: int | None
-    """Live tensors of a call, with parameters; None in a runtime other than torch."""
+    """Bytes of live tensors in a call, parameters included; None in a runtime other than torch."""
     resident_bytes: int | None
-    """Of the whole process with its libraries, at most; None where the system (not Linux) does not say."""
+    """Peak resident bytes of the whole process with its libraries; None where the system (not Linux) does not say."""
 
 
 def measure_chunks(
@@ -80,24 +80,24 @@ def measure_chunks(
     seed: int,
     progress: Callable[[str], None] = lambda text: None,
 ) -> tuple[list[dict], list[dict]]:
-    """Measure models side by side, a process at a time, in an order drawn anew per repeat.
+    """Measure models side by side, one process at a time, in a new random order in each repeat.
 
     Args:
-        names: of ours (with random weights, which are written to files first), or of files.
-        folder: for those files; empty.
-        lengths: of chunks, seconds.
+        names: names of our models (with random weights, which are written to files first), or files.
+        folder: an empty folder for those files.
+        lengths: lengths of chunks in seconds.
         device: torch device.
-        threads: of torch or a runtime, on a CPU.
-        repeats: processes of each model and length.
-        seed: of random weights, noise and order.
-        progress: called with a line on what is being done.
+        threads: CPU threads of torch or a runtime.
+        repeats: processes for each model and length.
+        seed: seed of random weights, noise and order.
+        progress: called with lines of text on the progress.
 
     Returns:
-        JSON rows (`name`, `length_s`, and the medians of `ChunkCosts`), and those that were lost (`name`, `workload`,
-        `reason`).
+        JSON rows (`name`, `length_s`, and the medians of `ChunkCosts`), and the models that could not be timed (`name`,
+        `workload`, `reason`).
 
     Raises:
-        UserError: a model is of another library.
+        UserError: if a model is from another library.
     """
     builder, exported = Builder(random=True, seed=seed), RuntimeFiles(threads)
     files = {name: _on_disk(name, builder, exported, folder) for name in names}
@@ -133,10 +133,10 @@ def measure_chunks(
 
 
 def _on_disk(text: str, builder: Builder, exported: RuntimeFiles, folder: Path) -> str:
-    """The name of the same model as a file; written where it is one of the named structures, or for a runtime."""
+    """The model as a file's name; the file is written if the model is a named structure, or for a runtime."""
     name = parse(text)
     if name.library not in OUR_ENCODER:
-        raise UserError(f"{text!r}: chunks are measured of our own models only, such as ours:conc or an export.")
+        raise UserError(f"{text!r}: chunks are measured with our own models only, such as ours:conc or an export.")
     if name.library == "file" and not name.runtime:
         return text
     source = name.source if name.library == "file" else f"{name.library}:{name.source}"
@@ -156,7 +156,7 @@ def _medians(found: list[ChunkCosts]) -> dict[str, Any]:
 
 
 def _in_a_process(task: ChunkTask) -> ChunkCosts | str:
-    """What a new process measures; the reason where it fails."""
+    """The measurements of a new process, or the reason why it failed."""
     path = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-m", "s3prl_pruned.timing.chunks"],
@@ -172,9 +172,9 @@ def _in_a_process(task: ChunkTask) -> ChunkCosts | str:
 
 
 def measure_here(task: ChunkTask) -> ChunkCosts:
-    """Load and call a model in this process, which has not loaded one before."""
+    """Load and call a model in this process, which has not loaded any before."""
     device = torch.device(task.device)
-    import_module("s3prl_pruned.upstream.load")  # which the builder would import while the clock runs
+    import_module("s3prl_pruned.upstream.load")  # else the builder would import it while the clock runs
     builder = Builder(random=False, device=task.device, threads=task.threads)
     generator = torch.Generator().manual_seed(task.seed)
     batch = [(0.1 * torch.randn(round(task.length_s * SAMPLE_RATE), generator=generator)).to(device)]
@@ -207,7 +207,7 @@ def measure_here(task: ChunkTask) -> ChunkCosts:
 
 
 def _most_resident() -> int | None:
-    """Most bytes that this process had in memory (`getrusage` on Linux counts the parent's before the start, too)."""
+    """Peak resident bytes of this process (`getrusage` on Linux includes the parent's before the start)."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:
@@ -225,6 +225,6 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     try:
         print(json.dumps(asdict(measure_here(ChunkTask(**json.load(sys.stdin))))))
-    except Exception as error:  # libraries, compilers and drivers have errors of many kinds
+    except Exception as error:  # libraries, compilers and drivers raise all kinds of errors
         print(first_line(error))
         sys.exit(1)

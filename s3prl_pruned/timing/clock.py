@@ -1,7 +1,7 @@
-"""How fast models are beside each other: interleaved runs on the same input, and ratios pair by pair.
+"""Comparing the speed of models: interleaved runs on the same input, and ratios pair by pair.
 
-Absolute seconds of a shared machine mean little. So every repeat runs all models, one after the other in an order drawn
-anew; a model's ratio is the median over repeats of the baseline's time over its own *in the same repeat*.
+Absolute seconds on a shared machine mean little. So every repeat runs all models one after the other, in a new random
+order; a model's ratio is the median over repeats of the baseline's time divided by its own *in the same repeat*.
 """
 
 import hashlib
@@ -33,29 +33,29 @@ NOISY = 0.2
 
 @dataclass(kw_only=True)
 class TimingResult:
-    """One model on one input."""
+    """The result of one model on one input."""
 
     name: str
     length_s: float
-    """Seconds of audio per utterance, padding not counted; their mean where they differ."""
+    """Seconds of audio per utterance without padding; the mean where lengths differ."""
     batch: int
-    """Utterances of the largest call."""
+    """Utterances in the largest call."""
     params: int | None
-    """`numel()` of all parameters; None for what is no module."""
+    """`numel()` of all parameters; None if the model is no module."""
     seconds: float
-    """Median time of a run: one call, or one with each batch."""
+    """Median time of a run in seconds; a run is one call, or one call for each batch."""
     seconds_spread: float
     """Interquartile range of the runs' times, seconds."""
     seconds_mean: float
-    """Mean time of a run (the paper's figure)."""
+    """Mean time of a run in seconds (as in the paper)."""
     seconds_std: float
-    """Standard deviation of the runs' times around it, seconds; 0 for a single run."""
+    """Standard deviation of the runs' times, seconds; 0 for a single run."""
     repeats: int
     runs: int
-    """Timed ones, in all repeats."""
+    """Number of timed runs in all repeats."""
     ratio: float
-    """Baseline's time over this model's, median over repeats of the pairs; above 1 is faster than the baseline. A
-    repeat's time is the median of its runs."""
+    """The baseline's time divided by this model's, median over repeats; above 1 is faster than the baseline. A repeat's
+    time is the median of its runs."""
     ratio_spread: float
     """Interquartile range of the pairs' ratios."""
     noisy: bool
@@ -65,16 +65,16 @@ class TimingResult:
 def compare(
     models: Mapping[str, nn.Module | Model], setting: TimingSetting, *, seconds: float, batch: int = 1
 ) -> list[TimingResult]:
-    """Time models side by side on one and the same batch of noise.
+    """Time models side by side on the same batch of noise.
 
     Args:
         models: called as `model(wavs)` with wavs (batch, samples), see `TimedCalls`.
         setting: baseline, device, threads, repeats.
-        seconds: of audio per utterance.
+        seconds: seconds of audio per utterance.
         batch: utterances per call.
 
     Returns:
-        One result per model, in the order given; the baseline's ratio is 1.
+        One result per model, in the same order; the baseline's ratio is 1.
 
     Raises:
         UserError: see `race`.
@@ -88,16 +88,16 @@ def race(timed: list[TimedCalls], setting: TimingSetting) -> list[TimingResult]:
     """Time models side by side.
 
     Args:
-        timed: models that are all given the same utterances; how these are batched may differ.
-        setting: `baseline` is the name of one of them.
+        timed: models with the same utterances, which may be batched differently.
+        setting: `baseline` is the name of one of the models.
 
     Returns:
         One result per model, in their order; the baseline's ratio is 1.
 
     Raises:
-        CannotRun: a model fails.
-        UserError: they were not given the same input, a model changed it, the baseline is not among them, there are
-            no repeats, or a module is in training mode.
+        CannotRun: if a model fails.
+        UserError: if the models' inputs differ, a model changed its input, the baseline is not among the models,
+            there are no repeats, or a module is in training mode.
     """
     _check(timed, setting)
     given = same_input(timed)
@@ -105,29 +105,27 @@ def race(timed: list[TimedCalls], setting: TimingSetting) -> list[TimingResult]:
         times = interleaved(timed, setting)
     if same_input(timed) != given:
         raise UserError(
-            "the input is not what it was before the runs: one of the models writes into its input. Leave it out."
+            "the input has changed during the runs: one of the models writes into its input. Leave that model out."
         )
     return [_summarise(one, times[one.name], times[setting.baseline]) for one in timed]
 
 
 def same_input(timed: list[TimedCalls]) -> str:
-    """The digest that the input of all of them has.
+    """The digest of all models' input.
 
     Raises:
-        UserError: they differ.
+        UserError: if the inputs differ.
     """
     found = {one.name: digest(one.batches) for one in timed}
     different = sorted(set(found.values()))
     if len(different) > 1:
         groups = "; ".join(f"{[name for name in found if found[name] == one]} got {one}" for one in different)
-        raise UserError(
-            f"models must be given the same input to be compared, but {groups} (SHA-256 of the utterances)."
-        )
+        raise UserError(f"models must get the same input to be compared, but {groups} (SHA-256 of the utterances).")
     return different[0]
 
 
 def digest(batches: Sequence[Batch]) -> str:
-    """SHA-256 (its first 16 digits) of the utterances, whichever way they are batched and ordered."""
+    """SHA-256 (the first 16 digits) of the utterances, independent of batches and order."""
     utterances = (wav.detach().float().cpu().contiguous().numpy() for batch in batches for wav in batch)
     hashes = sorted(hashlib.sha256(wav.tobytes()).digest() for wav in utterances)
     return hashlib.sha256(b"".join(hashes)).hexdigest()[:16]

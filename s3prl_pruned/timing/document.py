@@ -1,4 +1,4 @@
-"""The one JSON document of a benchmark: what was measured, on what, with which versions."""
+"""The JSON document of a benchmark: the results, the machine and the versions."""
 
 import datetime
 import importlib.metadata
@@ -22,7 +22,7 @@ _LIBRARIES = ("transformers", "torchaudio", "onnxruntime", "openvino")
 
 
 def document(setting: TimingSetting, results: Sequence[TimingResult], *, dtype: str = "float32", **more: Any) -> dict:
-    """JSON data: the setting, dtype, versions, commit, machine and all results; `more` is added as it is."""
+    """JSON data: the setting, dtype, versions, commit, machine and all results; `more` is added unchanged."""
     return {
         **asdict(setting),
         "dtype": dtype,
@@ -39,7 +39,7 @@ def document(setting: TimingSetting, results: Sequence[TimingResult], *, dtype: 
 
 
 def versions() -> dict[str, str]:
-    """What is installed of what takes part; found without importing it."""
+    """Versions of the installed libraries that are timed; found without importing them."""
     found = {
         "s3prl_pruned": s3prl_pruned.__version__,
         "torch": str(torch.__version__),
@@ -53,9 +53,9 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The clone's commit, with `-dirty` where tracked files differ from it; None outside a clone."""
+    """The clone's commit, with `-dirty` if tracked files differ from it; None outside a clone."""
     root = Path(s3prl_pruned.__file__).parents[1]
-    if not (root / ".git").exists():  # installed, perhaps below somebody else's repository
+    if not (root / ".git").exists():  # installed, perhaps inside another repository
         return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
@@ -65,7 +65,7 @@ def commit() -> str | None:
 
 
 def machine(device: str) -> str:
-    """What computed: the GPU, or the CPU with the instruction set that torch uses of it."""
+    """The GPU, or the CPU with the instruction set that torch uses."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{cpu_name()}, {torch.backends.cpu.get_cpu_capability()}"

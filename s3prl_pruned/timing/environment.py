@@ -1,4 +1,4 @@
-"""What a timing depends on besides the models: processor, driver, clocks, libraries' switches. Read, never set."""
+"""What timings depend on besides the models: processor, driver, clocks, libraries' switches. Read, never set."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ _GPU_FIELDS = (
     "name", "driver_version", "pstate", "clocks.sm", "clocks.max.sm", "clocks.mem", "clocks.max.mem", "power.draw",
     "power.limit", "temperature.gpu", "utilization.gpu", "memory.used", "memory.total",
 )  # fmt: skip
-# What matters to matrix products and convolutions, as /proc/cpuinfo names it (`asimd` and `sve`: ARM).
+# Instruction sets that matter for matrix products and convolutions, as in /proc/cpuinfo (`asimd` and `sve`: ARM).
 _INSTRUCTION_SETS = (
     "sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16",
     "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16", "amx_fp16", "asimd", "asimddp", "bf16", "i8mm", "sve", "sve2",
@@ -20,7 +20,7 @@ _INSTRUCTION_SETS = (
 
 
 def environment(device: str) -> dict[str, Any]:
-    """JSON data on the processor, torch's switches and, for a CUDA device, the GPU.
+    """JSON data about the processor, torch's switches and, for a CUDA device, the GPU.
 
     Args:
         device: torch device that models are timed on.
@@ -34,7 +34,7 @@ def environment(device: str) -> dict[str, Any]:
 
 
 def cpu() -> dict[str, Any]:
-    """Its name, instruction sets and cores, and how many threads torch takes."""
+    """The CPU's name, instruction sets and cores, and the number of torch's threads."""
     return {
         "name": cpu_name(),
         "architecture": platform.machine(),
@@ -48,13 +48,13 @@ def cpu() -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """As the system calls it."""
+    """The CPU's name as the system reports it."""
     names = _cpuinfo("model name")
     return names or platform.processor() or platform.machine()
 
 
 def instruction_sets() -> list[str]:
-    """Those of the processor that matter here, whether torch uses them or not; empty where the system does not say."""
+    """The processor's instruction sets that matter here, used by torch or not; empty where the system does not say."""
     flags = set((_cpuinfo("flags") or _cpuinfo("Features")).split())
     return [name for name in _INSTRUCTION_SETS if name in flags]
 
@@ -90,10 +90,10 @@ def switches() -> dict[str, Any]:
 
 
 def nvidia_smi(device: str) -> dict[str, str] | None:
-    """What `nvidia-smi` reads of a CUDA device now (MHz, W, degrees Celsius, %, MiB); None where it cannot be asked.
+    """Current readings of `nvidia-smi` for a CUDA device (MHz, W, degrees Celsius, %, MiB); None if it cannot be read.
 
     Args:
-        device: such as `cuda:1`; found by its UUID, since CUDA_VISIBLE_DEVICES gives devices other numbers.
+        device: such as `cuda:1`; found by its UUID, since CUDA_VISIBLE_DEVICES renumbers devices.
     """
     uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
     which = str(torch.device(device).index or 0) if uuid is None else f"GPU-{uuid}"

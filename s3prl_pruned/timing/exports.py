@@ -1,4 +1,4 @@
-"""What exported models cost: parameters, those that are not zero, multiply-accumulates, and time beside one another."""
+"""Costs of exported models: parameters, non-zero parameters, multiply-accumulates, and time side by side."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,23 +17,23 @@ from s3prl_pruned.timing.clock import TimingSetting, compare
 from s3prl_pruned.timing.document import document
 
 SECONDS = 5.0
-"""Audio at which MACs and time are told."""
+"""Seconds of audio for which MACs and time are reported."""
 
 
 @dataclass(kw_only=True)
 class ModelCosts:
-    """One model."""
+    """The costs of one model."""
 
     name: str
     method: str
     path: str | None
-    """Of the export; None for the dense teacher."""
+    """The export's path; None for the dense teacher."""
     sha256: str | None
     teacher: str | None
     note: str | None
-    """Such as "random teacher"."""
+    """A note such as "random teacher"."""
     rate: float
-    """Realised sparsity: share of the dense encoder's prunable weights that is gone or zero."""
+    """Realised sparsity: share of the dense encoder's prunable weights that are removed or zero."""
     steps: int | None
     parameters: int
     nonzero_parameters: int
@@ -57,19 +57,19 @@ class ModelCosts:
 def measure(
     roots: Sequence[Path], *, also: Sequence[Path] = (), repeats: int = 11, threads: int = 1
 ) -> tuple[list[ModelCosts], dict | None]:
-    """Size and time every exported model, and before them the dense encoder of each shape.
+    """Measure size and time of every exported model, and before them of the dense encoder of each shape.
 
     Args:
-        roots: folders with exported models, at any depth (those that `--force` moved aside are passed over).
-        also: encoders in any format that is read, beside those.
-        repeats: timed runs of each model; 0 times nothing.
-        threads: of the timing.
+        roots: folders with exported models, at any depth (folders that `--force` moved aside are skipped).
+        also: further encoders in any readable format.
+        repeats: timed runs of each model; 0: no timing.
+        threads: torch's threads while timing.
 
     Returns:
-        What each costs but for time, and the timing's document (`timing.document`; None where nothing was timed).
+        The costs of each model except time, and the timing's document (`timing.document`; None without timing).
 
     Raises:
-        UserError: no model, or one that is damaged.
+        UserError: if there is no model, or one is damaged.
     """
     found = _models(roots, also)
     costs = [cost for cost, _ in found]
@@ -81,7 +81,7 @@ def measure(
 
 
 def _models(roots: Sequence[Path], also: Sequence[Path]) -> list[tuple[ModelCosts, SpeechEncoder]]:
-    """Every export, and before them the dense encoder of each shape (random weights: for its costs alone)."""
+    """Every export, and before them the dense encoder of each shape (with random weights, only for its costs)."""
     exports: list[tuple[ModelCosts, SpeechEncoder]] = []
     dense: dict[tuple[EncoderConfig, str | None], tuple[str | None, str | None]] = {}
     for path in (*_exports(roots), *also):
@@ -93,7 +93,7 @@ def _models(roots: Sequence[Path], also: Sequence[Path]) -> list[tuple[ModelCost
             (dense_shape(encoder.config), teacher.get("sha256")), (teacher.get("name"), provenance.get("teacher_note"))
         )
     if not exports:
-        raise UserError(f"{', '.join(map(str, roots))}: no exported model is there. Make one with run_pretrain.py.")
+        raise UserError(f"{', '.join(map(str, roots))}: no exported model found. Make one with run_pretrain.py.")
     names = [model.name for model, _ in exports]
     for model, _ in exports:
         if names.count(model.name) > 1:
@@ -107,12 +107,12 @@ def _models(roots: Sequence[Path], also: Sequence[Path]) -> list[tuple[ModelCost
 
 
 def run_of(export: Path) -> Path:
-    """The folder of the run that made an export; the export itself where it lies alone."""
+    """The folder of the run that made an export; the export itself if it is not in a run's folder."""
     return export.parent if export.name == "export" else export
 
 
 def dense_shape(config: EncoderConfig) -> EncoderConfig:
-    """Without the settings of training, and what a peer's format adds: one dense encoder serves all of one teacher."""
+    """The shape without settings of training and of peers' formats, so that all models of a teacher share one."""
     config = replace(config, channel_scale=False, states=StateRule())
     return replace(config, dropout=0.0, attention_dropout=0.0, activation_dropout=0.0, feature_grad_mult=1.0)
 
@@ -174,7 +174,7 @@ def _costs(
 
 
 def method_name(provenance: dict) -> str:
-    """A short name for what made a model, from its recipe; what the provenance calls it where there is none."""
+    """A short name of the method that made a model, from its recipe, else as the provenance names it."""
     recipe = (provenance.get("recipe") or {}).get("model") or {}
     compress, gates = recipe.get("compress"), recipe.get("gates")
     precision = " + int8" if "int8_error" in provenance else ""

@@ -1,4 +1,4 @@
-"""What models are timed on: noise of fixed lengths, a corpus, a batch of mixed lengths; and how it is batched."""
+"""The input of timings: noise of fixed lengths, a corpus, or a batch of mixed lengths; and how it is batched."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -17,21 +17,21 @@ from s3prl_pruned.data.waveforms import FRAME_SAMPLES, SAMPLE_RATE
 
 @dataclass(kw_only=True)
 class Workload:
-    """The same utterances for all, batched in one or several ways."""
+    """The same utterances for all models, batched in one or several ways."""
 
     title: str
     arrangements: dict[str, list[list[Tensor]]]
-    """Name -> batches of waveforms (S,), fp32. Ratios are against the baseline in the first.
+    """Name -> batches of waveforms (S,), fp32. Ratios are relative to the baseline in the first arrangement.
 
-    `even`: all of one length. `single`: one utterance at a time. `bucketed`: neighbours in length together, padded to
-    their longest. `padded`: all in one batch, padded to the longest. `unpadded`: bucketed by exact length, so that
-    nothing is padded.
+    `even`: all of one length. `single`: one utterance at a time. `bucketed`: utterances of similar length together,
+    padded to the longest. `padded`: all in one batch, padded to the longest. `unpadded`: bucketed by exact length,
+    without padding.
     """
     readers: dict[int, Callable[[], Tensor]] = field(default_factory=dict, repr=False)
-    """By a waveform's `id`: gets it anew, read from its file where it has one, and copied to the device."""
+    """By a waveform's `id`: a function that loads it again, from its file if any, and copies it to the device."""
 
     def load(self, batch: list[Tensor]) -> list[Tensor]:
-        """The same batch, each waveform got anew."""
+        """The same batch, with each waveform loaded again."""
         return [self.readers[id(wav)]() for wav in batch]
 
     @property
@@ -41,15 +41,15 @@ class Workload:
 
     @property
     def audio_s(self) -> float:
-        """Seconds of audio, padding not counted."""
+        """Seconds of audio without padding."""
         return sum(len(wav) for wav in self.utterances) / SAMPLE_RATE
 
 
 def fixed(seconds: float, *, batch: int, seed: int, device: str) -> Workload:
-    """A batch of noise (batch utterances of `seconds` each).
+    """A batch of noise: `batch` utterances of `seconds` each.
 
     Raises:
-        UserError: shorter than one frame, or no utterance.
+        UserError: if utterances are shorter than one frame, or there are none.
     """
     samples = _samples(seconds)
     if batch < 1:
@@ -62,17 +62,17 @@ def fixed(seconds: float, *, batch: int, seed: int, device: str) -> Workload:
 
 
 def mixed(shortest: float, longest: float, utterances: int, *, seed: int, device: str) -> Workload:
-    """Noise of lengths evenly spread over a range, in one padded batch, and bucketed so that nothing is padded.
+    """Noise of lengths evenly spread over a range, in one padded batch, and bucketed without padding.
 
     Args:
-        shortest: seconds.
-        longest: seconds.
-        utterances: 2 or more.
-        seed: of the noise.
+        shortest: shortest length in seconds.
+        longest: longest length in seconds.
+        utterances: number of utterances, 2 or more.
+        seed: seed of the noise.
         device: torch device.
 
     Raises:
-        UserError: shorter than one frame, an empty range, or too few utterances.
+        UserError: if utterances are shorter than one frame, the range is empty, or there are too few utterances.
     """
     if shortest >= longest or utterances < 2:
         raise UserError(
@@ -96,13 +96,13 @@ def corpus(source: str | None, *, limit: int | None, bucket_s: float, device: st
     """A corpus, one utterance at a time and in length-bucketed batches: two workloads, each with its own baseline.
 
     Args:
-        source: what `open_corpus` takes; None for the dev split of the embedded speech.
-        limit: take only so many utterances, spread over the corpus; None for all.
-        bucket_s: most seconds of a bucketed batch, padding included.
+        source: a corpus as in `open_corpus`; None for the dev split of the embedded speech.
+        limit: take only this many utterances, spread over the corpus; None for all.
+        bucket_s: maximum seconds of a bucketed batch, padding included.
         device: torch device.
 
     Raises:
-        UserError: the corpus cannot be read, or a limit is not positive.
+        UserError: if the corpus cannot be read, or a limit is not positive.
     """
     if bucket_s <= 0 or (limit is not None and limit < 1):
         raise UserError(f"`bucket-seconds` and `limit` must be positive, but are {bucket_s:g} and {limit}.")
@@ -130,9 +130,9 @@ def _copiers(wavs: list[Tensor], host: list[Tensor], device: str) -> dict[int, C
 
 
 def bucketed(wavs: Sequence[Tensor], seconds: float) -> list[list[Tensor]]:
-    """Batches of neighbours in length, of at most `seconds` with padding each (a longer utterance stands alone)."""
+    """Batches of similar length, at most `seconds` each with padding (a longer utterance is a batch of its own)."""
     batches: list[list[Tensor]] = []
-    for wav in sorted(wavs, key=len):  # the last is a batch's longest
+    for wav in sorted(wavs, key=len):  # the last utterance is the longest of its batch
         if batches and (len(batches[-1]) + 1) * len(wav) <= seconds * SAMPLE_RATE:
             batches[-1].append(wav)
         else:
@@ -141,7 +141,7 @@ def bucketed(wavs: Sequence[Tensor], seconds: float) -> list[list[Tensor]]:
 
 
 def unpadded(wavs: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Batches of utterances of exactly one length each."""
+    """Batches of utterances of exactly the same length."""
     return [list(group) for _, group in itertools.groupby(sorted(wavs, key=len), key=len)]
 
 
@@ -154,14 +154,14 @@ def _samples(seconds: float) -> int:
 
 
 def parse_lengths(text: str | None, batch: int) -> list[tuple[float, int]]:
-    """Seconds and utterances of what `--lengths` was given, such as "1,12x5".
+    """Parse `--lengths`, such as "1,12x5", into pairs of seconds and utterances per batch.
 
     Args:
-        text: lengths with commas between them; None for none.
-        batch: utterances of those that name none.
+        text: lengths separated by commas; None for none.
+        batch: utterances for lengths that name none.
 
     Raises:
-        UserError: it is in another form.
+        UserError: if the text has another form.
     """
     found = []
     for part in text.split(",") if text else []:
@@ -179,7 +179,7 @@ def parse_range(text: str | None) -> tuple[float, float] | None:
     """Two lengths of what `--mixed` was given, such as "4-10"; None for None.
 
     Raises:
-        UserError: it is in another form.
+        UserError: if the text has another form.
     """
     if text is None:
         return None

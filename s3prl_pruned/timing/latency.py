@@ -1,6 +1,6 @@
-"""The latency table of a shape: its parts in several sizes, timed on this device, for targets of a speed-up.
+"""The latency table of a shape: its parts in several sizes, timed on this device, for speed-up targets.
 
-A part's sizes are timed interleaved, on noise of one length, through the path that inference takes here.
+The sizes of a part are timed interleaved, on noise of one length, on the path that inference takes on this device.
 """
 
 import datetime
@@ -31,23 +31,23 @@ from s3prl_pruned.timing.runs import REPEATS, TimedCalls, TimingSetting, interle
 
 _Module = TypeVar("_Module", bound=nn.Module)
 _SHARES = (1 / 8, 3 / 8, 5 / 8, 1)
-"""Of a dense part's size, at which it is timed; between them, time is interpolated."""
+"""Shares of a dense part's size at which it is timed; between them, time is interpolated."""
 _NOTHING = LayerSpec(attention=False, heads=(), feed_forward=False, ffn=())
 
 
 def sizes(whole: int) -> list[int]:
-    """What a dimension of `whole` units is timed at, ascending; at least two."""
+    """The sizes at which a dimension of `whole` units is timed, ascending; at least two."""
     return sorted({max(1, round(share * whole)) for share in _SHARES} | {max(2, whole)})
 
 
 class Stopwatch:
-    """Times modules of random weights on noise.
+    """Times modules with random weights on noise.
 
     Args:
         config: the dense shape.
         setting: device, threads, repeats, seed.
-        utterance_seconds: of noise.
-        dtype: of weights and activations.
+        utterance_seconds: length of the noise in seconds.
+        dtype: dtype of weights and activations.
     """
 
     def __init__(self, config: EncoderConfig, setting: TimingSetting, *, utterance_seconds: float, dtype: torch.dtype):
@@ -66,16 +66,16 @@ class Stopwatch:
         self.wav = self.noise(1, samples)
 
     def noise(self, *shape: int) -> Tensor:
-        """N(0, 0.1) on the device."""
+        """Normal noise with mean 0 and standard deviation 0.1, on the device."""
         generator = torch.Generator().manual_seed(self.setting.seed)
         return (0.1 * torch.randn(*shape, generator=generator)).to(self.setting.device, self.dtype)
 
     def ready(self, module: _Module) -> _Module:
-        """As inference has it."""
+        """The module as inference uses it."""
         return accelerate(module.eval()).requires_grad_(False).to(self.setting.device, self.dtype)
 
     def seconds(self, calls: list[Callable[[], object]]) -> list[float]:
-        """Median time of each call, all of them interleaved."""
+        """Median seconds of each call, all interleaved."""
         timed = [
             TimedCalls(name=str(i), model=_without_input(call), batches=[self.wav]) for i, call in enumerate(calls)
         ]
@@ -84,7 +84,7 @@ class Stopwatch:
         return [statistics.median(run for repeat in times[one.name] for run in repeat) for one in timed]
 
     def cnn(self, pair: int) -> dict:
-        """The whole CNN by the channels of layers `pair` and `pair + 1`, all others at their smallest: a `Grid`."""
+        """Time of the whole CNN by channels of layers `pair` and `pair + 1`, others at their smallest: a `Grid`."""
         axes = [sizes(channels) for channels, _, _ in self.config.conv_layers]
         rows, columns = axes[pair], axes[pair + 1]
 
@@ -98,12 +98,12 @@ class Stopwatch:
         return {"rows": rows, "columns": columns, "seconds": _in_rows(seconds, len(columns))}
 
     def rest(self) -> dict:
-        """Everything but the CNN and the sublayers, by channels of the CNN's last layer: a `Line`."""
+        """Time of all except CNN and sublayers, by channels of the CNN's last layer: a `Line`."""
         counts = sizes(self.config.conv_layers[-1][0]) if self.config.has_projection else []
         counts = counts or [
             self.config.embed_dim - 1,
             self.config.embed_dim,
-        ]  # without projection they are all there are
+        ]  # without a projection the number is fixed; a line needs two points
         return {"counts": counts, "seconds": self.seconds([self._empty_encoder(channels) for channels in counts])}
 
     def _empty_encoder(self, channels: int) -> Callable[[], object]:
@@ -114,7 +114,7 @@ class Stopwatch:
         return lambda: encoder(self.wav, features=features)
 
     def attention(self) -> dict:
-        """One attention by heads and dimensions of each: a `Grid`."""
+        """Time of one attention by heads and dimensions per head: a `Grid`."""
         rows, columns = sizes(self.config.num_heads), sizes(self.config.head_dim)
         x = self.noise(1, self.frames, self.config.embed_dim)
         calls = [self._attention(x, heads, dims) for heads, dims in itertools.product(rows, columns)]
@@ -131,13 +131,13 @@ class Stopwatch:
         return lambda: attention(x, bias)
 
     def feed_forward(self) -> dict:
-        """One feed-forward by intermediate dimensions: a `Line`."""
+        """Time of one feed-forward by intermediate dimensions: a `Line`."""
         counts, x = sizes(self.config.ffn_dim), self.noise(1, self.frames, self.config.embed_dim)
         modules = [self.ready(FeedForward(self.config, dims)) for dims in counts]
         return {"counts": counts, "seconds": self.seconds([partial(module, x) for module in modules])}
 
     def whole(self) -> float:
-        """The dense encoder."""
+        """Seconds of the dense encoder."""
         encoder = self.ready(SpeechEncoder(self.config))
         return self.seconds([lambda: encoder(self.wav)])[0]
 
@@ -155,12 +155,12 @@ def measure_table(
     Args:
         config: the dense shape.
         setting: device, threads, repeats (None: 5), seed; its baseline is not used.
-        utterance_seconds: of noise, one utterance per call.
-        dtype: of weights and activations.
-        progress: called with a line on what is being done.
+        utterance_seconds: length of the noise in seconds, one utterance per call.
+        dtype: dtype of weights and activations.
+        progress: called with lines of text on the progress.
 
     Raises:
-        UserError: an utterance too short, or a CNN of one layer.
+        UserError: if the utterance is too short, or the CNN has one layer.
     """
     repeats = setting.repeats or REPEATS[0]
     setting, pairs = replace(setting, repeats=repeats), len(config.conv_layers) - 1
@@ -195,7 +195,7 @@ def measure_table(
 
 
 def describe_table(table: LatencyTable) -> Iterator[str]:
-    """Lines for the screen: the parts of the dense model, and their sum beside the whole."""
+    """Lines of text: the parts' times in the dense model, and their sum beside the whole model's."""
     dense = EncoderCounts.dense(table.encoder, with_cnn=False)
     empty = EncoderCounts([], dense.channels, with_cnn=False)
     rest = table.rest.at(int(dense.channels[-1]))

@@ -1,4 +1,4 @@
-"""How much memory a model's forward pass needs: peak bytes of live tensors, its parameters included."""
+"""Memory of a model's forward pass: peak bytes of live tensors, parameters included."""
 
 import weakref
 from collections.abc import Callable, Iterable
@@ -12,17 +12,17 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all storages that live while it is on.
+    """Counts the bytes of all storages that are alive while it is active.
 
-    A storage counts from the operation that returns it until it is freed; one that stood before (a parameter, the
-    input, a cached table) counts throughout as soon as it is used. Views share their storage and count once. What an
-    operation allocates and frees within itself is not seen.
+    A storage counts from the operation that returns it until it is freed; one that existed before (a parameter, the
+    input, a cached table) counts permanently once it is used. Views share their storage and count once. Memory that
+    an operation allocates and frees internally is not seen.
 
     Args:
-        tensors: count these from the start, whether they are used or not.
+        tensors: tensors that count from the start, used or not.
 
     Attributes:
-        peak: the most bytes that lived at once.
+        peak: the maximum of live bytes.
     """
 
     def __init__(self, tensors: Iterable[Tensor] = ()):
@@ -34,14 +34,14 @@ class LiveBytes(TorchDispatchMode):
 
     @property
     def peak(self) -> int:
-        """In bytes."""
+        """The maximum of live bytes."""
         return self._before + self._peak
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         for tensor in _tensors((args, kwargs)):
             self._find(tensor)
-        # In inference mode whole compositions arrive here: taken apart, what they make is seen.
+        # In inference mode composite operations arrive here: they are decomposed, so that their results are seen.
         with self:
             result = func.decompose(*args, **kwargs)
         if result is NotImplemented:
@@ -51,7 +51,7 @@ class LiveBytes(TorchDispatchMode):
         return result
 
     def _find(self, tensor: Tensor) -> None:
-        """Note a tensor that stood before."""
+        """Count a tensor that existed before."""
         size = self._track(tensor, made=False)
         self._before += size
 
@@ -61,7 +61,7 @@ class LiveBytes(TorchDispatchMode):
 
     def _track(self, tensor: Tensor, *, made: bool) -> int:
         """Bytes of the tensor's storage; 0 when it is counted already."""
-        if tensor.layout != torch.strided:  # packed weights (oneDNN's) have no storage to ask
+        if tensor.layout != torch.strided:  # packed weights (oneDNN's) have no accessible storage
             owner: Tensor | torch.UntypedStorage = tensor
             key, size = id(tensor), tensor.numel() * tensor.element_size()
         else:
@@ -85,27 +85,27 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 @dataclass(frozen=True, kw_only=True)
 class PeakMemory:
-    """Of one call, the model's parameters and buffers included."""
+    """Peak memory of one call, the model's parameters and buffers included."""
 
     live: int
-    """Bytes of live tensors; on CUDA also what the model's graphs keep."""
+    """Bytes of live tensors; on CUDA also the memory that the model's graphs hold."""
     reserved: int | None
-    """Bytes that torch took from the device for it; None on a CPU."""
+    """Bytes that torch reserved on the device for the call; None on a CPU."""
 
 
 def peak_memory(
     module: nn.Module, encode: Callable[[list[Tensor]], object], batch: list[Tensor], *, graph_bytes: int = 0
 ) -> PeakMemory:
-    """How much memory one call needs.
+    """Measure the peak memory of one call.
 
-    On a CPU by `LiveBytes`; on CUDA by the allocator's peaks, less what was there before the call, so that they hold
-    this model alone. A graph's replay allocates nothing: what it computes in was set aside when it was recorded.
+    On a CPU by `LiveBytes`; on CUDA by the allocator's peaks minus what was allocated before the call, so that they
+    are of this model alone. Replaying a graph allocates nothing: its memory was reserved when it was recorded.
 
     Args:
-        module: whose parameters count.
+        module: the module whose parameters count.
         encode: called with the batch.
         batch: B waveforms (S,).
-        graph_bytes: what the model's graphs keep (`private_bytes` after their recording, less before).
+        graph_bytes: bytes that the model's graphs hold (`private_bytes` after recording minus before).
     """
     own, device = [*module.parameters(), *module.buffers()], batch[0].device
     if device.type != "cuda":
@@ -128,9 +128,9 @@ def peak_memory(
 
 
 def private_bytes(device: torch.device) -> int:
-    """What all CUDA graphs recorded so far keep of a device's memory; 0 on a CPU.
+    """Bytes of a device's memory held by all CUDA graphs recorded so far; 0 on a CPU.
 
-    Their pools are reserved and, between replays, not allocated: no other counter shows them.
+    Between replays their pools are reserved but not allocated: no other counter shows them.
     """
     if device.type != "cuda":
         return 0

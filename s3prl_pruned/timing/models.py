@@ -1,4 +1,4 @@
-"""Models of several libraries, each as a function from waveforms to hidden states, for timing side by side."""
+"""Building models of several libraries as functions from waveforms to hidden states, to time them side by side."""
 
 import tempfile
 import warnings
@@ -47,15 +47,15 @@ _HUB_REPOSITORIES = {
 
 
 class Builder:
-    """Makes models to time. All that have one shape get the same weights, as far as their libraries allow.
+    """Builds models to time. All models of one shape get the same weights, as far as their libraries allow.
 
     Args:
-        random: take random weights of the named shape and download nothing.
+        random: use random weights of the named shape and download nothing.
         device: torch device.
-        precision: of models whose name does not say one.
-        seed: of random weights.
+        precision: precision of models whose name has none.
+        seed: seed of random weights.
         autocast: keep the weights of bf16 and fp16 models in fp32, and compute under `torch.autocast`.
-        threads: of runtimes other than torch.
+        threads: threads of runtimes other than torch.
     """
 
     def __init__(
@@ -76,14 +76,14 @@ class Builder:
         self._weights, self._files = DenseWeights(random=random, seed=seed), RuntimeFiles(threads)
         if compat.installed_hosts():
             compat.apply()
-        else:  # a machine without s3prl times the others
+        else:  # without s3prl, the others are timed
             compat.torchaudio_extension()
 
     def build(self, name: ModelName) -> TimedModel:
-        """Make one.
+        """Build a model.
 
         Raises:
-            UserError: no such model, it cannot be had with this run's options, or a variant does not apply to it.
+            UserError: if there is no such model, it cannot be built with these options, or a variant does not apply.
         """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # s3prl and torchaudio use torch's old weight_norm, among others
@@ -98,7 +98,7 @@ class Builder:
         return self._finish(made)
 
     def _finish(self, made: TimedModel) -> TimedModel:
-        """Device, path, precision and compilation."""
+        """Apply device, path, precision and compilation."""
         name, call = made.name, made.call
         if made.module is None:
             return made
@@ -115,23 +115,23 @@ class Builder:
         return made
 
     def _refuse_plain_graphs(self, name: ModelName) -> None:
-        """Our CUDA graphs hold the fast path of a precision of its own: others would run as they are, unseen."""
+        """Refuse models that our CUDA graphs do not cover: they would silently run without graphs."""
         ours, cuda = name.library in OUR_ENCODER, torch.device(self.device).type == "cuda"
         if ours and cuda and (self._autocast(name) or set(name.variants) & set(PATHS)):
             raise UserError(
                 f"{name.text!r}: ours are compiled as CUDA graphs of their fast path, not under autocast and not of "
-                "another path. Take +bf16 or +fp16, or leave out +compiled."
+                "another path. Use +bf16 or +fp16, or leave out +compiled."
             )
 
     def _timed(
         self, name: ModelName, module: nn.Module, adapt: Callable[[Call], Encode], call: Call, **known: Any
     ) -> TimedModel:
-        """Another library's model.
+        """Make the `TimedModel` of another library's model.
 
         Args:
-            name: as typed.
-            module: with its weights.
-            adapt: makes a function of waveforms of the library's call.
+            name: the name as typed.
+            module: the module with its weights.
+            adapt: turns the library's call into a function of waveforms.
             call: the module, or one of its methods.
             known: further fields of `TimedModel`.
         """
@@ -141,7 +141,7 @@ class Builder:
         )
 
     def _own(self, name: ModelName, encoder: SpeechEncoder, *, same_as: str, weights: str) -> TimedModel:
-        """One of ours, in the precision that its name asks for."""
+        """Make the `TimedModel` of an encoder of ours, in the precision that its name asks for."""
         precision = self._precision(name)
         known: dict[str, Any] = {
             "name": name, "config": encoder.config, "spec": encoder.spec, "precision": precision,
@@ -187,11 +187,11 @@ class Builder:
         return made
 
     def _structured(self, name: ModelName, shape: str, dense: SpeechEncoder, spec: CompactSpec) -> TimedModel:
-        """A structure cut out of a dense encoder, or laid over it as masks."""
+        """A structure sliced from a dense encoder, or applied to it as masks."""
         if "masked" in name.variants:
             if spec == CompactSpec.dense(dense.config):
                 raise UserError(
-                    f"{name.text!r}: nothing of a dense model is masked. Take ours:even+masked, or a CompactSpec."
+                    f"{name.text!r}: a dense model has nothing to mask. Use ours:even+masked, or a CompactSpec."
                 )
             encoder = SpeechEncoder(dense.config).eval()
             encoder.load_state_dict(dense.state_dict())
@@ -219,7 +219,7 @@ class Builder:
             return self._structured(name, *self._weights.of_structure(name, config), spec)
         if "masked" in name.variants:
             raise UserError(
-                f"{name.text!r}: masked is for a structure; a training checkpoint is masked anyway, an export is cut."
+                f"{name.text!r}: masked is for a structure; a training checkpoint is always masked, an export never."
             )
         from s3prl_pruned.upstream.load import load_model
 
@@ -228,7 +228,7 @@ class Builder:
         return self._own(name, loaded.encoder, same_as=weights, weights=weights)
 
     def _s3prl(self, name: ModelName) -> TimedModel:
-        compat.host()  # says what to type where there is none
+        compat.host()  # its error says what to install if there is none
         if self.random:
             dense = self._weights.of(shape_of(name))
             with tempfile.TemporaryDirectory() as folder:
@@ -241,7 +241,7 @@ class Builder:
         else:
             import s3prl.hub
 
-            register()  # our own upstreams are entries too
+            register()  # so that our own upstreams are found too
             entries = [
                 entry for entry in dir(s3prl.hub) if not entry.startswith("_") and callable(getattr(s3prl.hub, entry))
             ]
@@ -292,7 +292,7 @@ class Builder:
                 raise WrongName(
                     f"{name.text!r}: torchaudio has no such pipeline.{nearest(name.source.upper(), bundles)}"
                 )
-            model, normalise = getattr(torchaudio.pipelines, name.source.upper()).get_model(), False  # its own part
+            model, normalise = getattr(torchaudio.pipelines, name.source.upper()).get_model(), False  # in the model
         adapt = partial(encode_torchaudio, normalise=normalise, dtype=self._weights_dtype(name))
         known: dict[str, Any] = {"pads": "wavlm" not in name.source, **self._weights.known(name.source)}
         return self._timed(name, model.eval(), adapt, model.extract_features, **known)

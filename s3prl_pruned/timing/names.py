@@ -1,4 +1,4 @@
-"""What a model may be called on the command line, read without building anything."""
+"""Parsing models' names on the command line, without building anything."""
 
 import difflib
 from collections.abc import Iterable
@@ -33,7 +33,7 @@ variants:
 
 LIBRARIES = ("ours", "peer", "s3prl", "hf", "torchaudio")
 OUR_ENCODER = ("ours", "file", "peer")
-"""What stands before the names of models that our encoder runs."""
+"""Libraries whose models run in our encoder."""
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 PATHS = ("reference", "lowmem")
 RUNTIMES = ("ort", "openvino")
@@ -42,24 +42,24 @@ _OURS = ("int8", "masked", *PATHS, *RUNTIMES)
 
 
 class WrongName(UserError):
-    """There is no such model: a mistake of typing, as a rule, and not a model that cannot be had here."""
+    """There is no such model: usually a typing mistake, unlike a model that cannot be built here."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelName:
-    """A name, taken apart."""
+    """A parsed name."""
 
     text: str
-    """As it was typed."""
+    """The name as typed."""
     library: str
     """One of `LIBRARIES`, or `file`."""
     source: str
-    """What stands after the library, without variants; or the path."""
+    """The part after the library, without variants; or the path."""
     variants: tuple[str, ...] = ()
 
     @property
     def precision(self) -> str | None:
-        """One of `PRECISIONS`; None for the run's own."""
+        """One of `PRECISIONS`; None for the benchmark's `dtype`."""
         return next((v for v in self.variants if v in PRECISIONS), None)
 
     @property
@@ -69,10 +69,10 @@ class ModelName:
 
 
 def parse(text: str) -> ModelName:
-    """Take a model's name apart (`GRAMMAR`).
+    """Parse a model's name (`GRAMMAR`).
 
     Raises:
-        UserError: it is in no known form (the nearest is named), or its variants exclude one another.
+        UserError: if it has no known form (the message suggests the nearest), or its variants exclude one another.
     """
     source, variants = (text, ()) if Path(text).exists() else _split_variants(text)
     library, colon, rest = source.partition(":")
@@ -90,14 +90,14 @@ def parse(text: str) -> ModelName:
     else:
         known = ("ours:dense", "ours:even", "ours:conc", "s3prl:wavlm_base", "hf:wavlm_base", "torchaudio:wavlm_base")
         raise UserError(
-            f"{text!r}: is no existing path, and no model's name begins so.{nearest(source, known)} -h lists them."
+            f"{text!r}: is neither an existing path nor a model's name.{nearest(source, known)} -h lists the names."
         )
     _check_variants(name)
     return name
 
 
 def nearest(text: str, known: Iterable[str]) -> str:
-    """A sentence that names what was perhaps meant; empty where nothing is near."""
+    """A sentence that suggests the nearest known name; empty if none is near."""
     known = list(known)
     last = {name.rpartition(":")[2]: name for name in known} | {name: name for name in known}
     found = difflib.get_close_matches(text, last, n=1)
@@ -118,12 +118,12 @@ def _check_variants(name: ModelName) -> None:
     for kind, members in (("precision", PRECISIONS), ("path", PATHS), ("runtime", RUNTIMES)):
         given = [variant for variant in name.variants if variant in members]
         if len(given) > 1:
-            raise UserError(f"{name.text!r}: a model has one {kind}, but {given} are asked for.")
+            raise UserError(f"{name.text!r}: a model has one {kind}, but {given} are named.")
     if len(set(name.variants)) < len(name.variants):
         raise UserError(f"{name.text!r}: a variant is given twice.")
     foreign = [variant for variant in name.variants if variant in _OURS]
     if foreign and name.library not in OUR_ENCODER:
-        raise UserError(f"{name.text!r}: {foreign[0]} is offered of our own models only, not of {name.library}'s.")
+        raise UserError(f"{name.text!r}: {foreign[0]} is for our own models only, not for {name.library}'s.")
     unknown = set(name.variants) - {*RUNTIMES, "fp32", "int8"}
     if name.runtime and unknown:
         raise UserError(f"{name.text!r}: {name.runtime} runs fp32 and int8 only, not {sorted(unknown)[0]}.")

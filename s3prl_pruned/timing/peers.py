@@ -1,12 +1,12 @@
-"""What `timing.py --peers` times side by side, and which published encoders it cannot time."""
+"""The encoders that `timing.py --peers` times side by side, and the published ones that it cannot time."""
 
 from s3prl_pruned.models.peers import PEERS
 
 BASELINE = "ours:dense"
-"""WavLM Base."""
+"""Dense WavLM Base."""
 MODELS = ("ours:hubert_base", "ours:even", "ours:conc", *(f"peer:{name}" for name in PEERS))
 LENGTHS = "1,5"
-"""Seconds of audio where the user names none."""
+"""Default seconds of audio."""
 
 _IN_ITS_FILE = "its structure is in its file alone, and is not guessed. Give the file: --models FILE"
 NOT_TIMED = {
@@ -17,4 +17,4 @@ NOT_TIMED = {
     "STaRHuBERT": _IN_ITS_FILE,
     "Wang et al. 2023": "its structure is not published; ours:even and ours:conc have its size",
 }
-"""Published encoders that are left out, with the reason."""
+"""Published encoders that are not timed, with the reason."""

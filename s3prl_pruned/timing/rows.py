@@ -1,4 +1,4 @@
-"""The rows of a benchmark: models timed on one workload, and what else each costs."""
+"""The rows of a benchmark: models timed on one workload, with their further costs."""
 
 import gc
 import logging
@@ -29,42 +29,42 @@ _CALLS_TO_RECORD = 3  # a graph is recorded in the second or third call with a s
 
 @dataclass(kw_only=True)
 class WorkloadResult(TimingResult):
-    """One model on one workload: `clock.TimingResult`, and what else it costs."""
+    """One model on one workload: `clock.TimingResult` and further costs."""
 
     workload: str
     arrangement: str
     """One of `inputs.Workload.arrangements`."""
     machine: str
     instruction_sets: list[str]
-    """Of the processor."""
+    """The processor's instruction sets."""
     threads: int
     loading: bool
     """Whether a run also reads its audio and copies it to the device."""
     precision: str
-    """Such as "fp16", or "fp16 autocast" where weights are in fp32."""
+    """The precision, such as "fp16", or "fp16 autocast" with weights in fp32."""
     weights: str
-    """Where they come from, such as "random, seed 0"."""
+    """The weights' origin, such as "random, seed 0"."""
     source: str | None
-    """The paper, and the file, that give the structure."""
+    """The paper and the file that describe the structure."""
     printed_millions: float | None
-    """Parameters as a published model's authors print them."""
+    """Millions of parameters, as a published model's authors print them."""
     tf32: bool
     macs: int | None
-    """Of one run, padding included; None where the shape is not known."""
+    """MACs of one run, padding included; None if the shape is unknown."""
     leaderboard_macs: int | None
-    """Of SUPERB's leaderboard, by its own rule (`sparsity/leaderboard.py`)."""
+    """MACs by the rule of SUPERB's leaderboard (`sparsity/leaderboard.py`)."""
     peak_bytes: int | None
-    """Live tensors with parameters, on the largest batch; None in a runtime other than torch."""
+    """Peak bytes of live tensors, parameters included, on the largest batch; None in a runtime other than torch."""
     reserved_bytes: int | None
-    """What torch took from a CUDA device for that."""
+    """Bytes that torch reserved on a CUDA device for the largest batch."""
     audio_s: float
-    """Seconds of audio of one run, padding not counted."""
+    """Seconds of audio in one run, without padding."""
     real_time_factor: float
     """`seconds / audio_s`."""
     audio_per_second: float
     """`audio_s / seconds`."""
     shares: dict[str, float | None] | None
-    """Of the time, by part, on the largest batch (`shares.shares`); None where compiled, or not torch's."""
+    """Shares of the time by part, on the largest batch (`shares.shares`); None if compiled or not run by torch."""
 
 
 def measure(
@@ -75,10 +75,10 @@ def measure(
     tf32: bool = False,
     loading: bool = False,
 ) -> tuple[list[WorkloadResult], list[Lost]]:
-    """Time all models on one workload, in all its arrangements, interleaved, and add what else they cost.
+    """Time all models interleaved on one workload, in all its arrangements, and add their further costs.
 
-    A model that cannot pad is left out where batches are padded, and this is said in the log. One that cannot run is
-    among the second result; when that is the baseline, all are.
+    A model that cannot pad is left out of arrangements with padding, with a warning. Models that cannot run are in the
+    second result; if the baseline cannot run, all models are.
     """
     baseline = f"{setting.baseline} [{next(iter(workload.arrangements))}]"
     entries = _entries(models, workload)
@@ -104,14 +104,14 @@ def measure(
     for result, (model, arrangement) in zip(timed, entries.values() if timed else (), strict=True):
         try:
             results.append(_result(result, model, workload, arrangement, setting, tf32=tf32, loading=loading))
-        except Exception as error:  # such as what does not fit while memory is looked at
+        except Exception as error:  # such as out of memory while memory is measured
             lost.append(Lost(name=model.label, workload=workload.title, reason=first_line(error)))
             _forget()
     return results, lost
 
 
 def _entries(models: list[TimedModel], workload: Workload) -> dict[str, tuple[TimedModel, str]]:
-    """Who runs in which arrangement, by a name of its own."""
+    """Models and arrangements, by a unique name for each pair."""
     entries = {}
     for arrangement, batches in workload.arrangements.items():
         for model in models:
@@ -123,7 +123,7 @@ def _entries(models: list[TimedModel], workload: Workload) -> dict[str, tuple[Ti
 
 
 def _forget() -> None:
-    """Give back what a model that failed has left on a GPU."""
+    """Free the GPU memory that a failed model left."""
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
@@ -139,7 +139,7 @@ def _result(
     tf32: bool,
     loading: bool,
 ) -> WorkloadResult:
-    """A row: what the clock found, and what else the model costs."""
+    """A row: the clock's result, and the model's further costs."""
     batches, module = workload.arrangements[arrangement], model.module
     largest = max(batches, key=lambda batch: len(batch) * max(map(len, batch)))
     memory = module and peak_memory(module, model.encode, largest, graph_bytes=model.graph_bytes)
@@ -164,18 +164,18 @@ def _result(
         audio_s=workload.audio_s,
         real_time_factor=result.seconds / workload.audio_s,
         audio_per_second=workload.audio_s / result.seconds,
-        # hooks would break a compiled graph apart
+        # hooks would break up a compiled graph
         shares=None if model.compiled or module is None else shares(module, model.encode, largest),
     )
 
 
 def record(model: TimedModel, batches: Sequence[list[Tensor]]) -> None:
-    """Let a compiled model make its kernels and graphs before any clock runs, and note what graphs keep."""
+    """Make a compiled model build its kernels and graphs before timing, and store how many bytes its graphs hold."""
     if not model.compiled:
         return
     device = batches[0][0].device
     before = private_bytes(device)
-    with torch.inference_mode(), suppress(Exception):  # the race, or the check, says what goes wrong
+    with torch.inference_mode(), suppress(Exception):  # errors are reported by the timing or the check
         for batch in one_of_each_shape(batches):
             for _ in range(_CALLS_TO_RECORD):
                 model.encode(batch)

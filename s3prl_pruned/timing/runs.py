@@ -1,4 +1,4 @@
-"""Timed runs: models called in turn until each has had its time, by the clock of the device that computes."""
+"""Timed runs: models called in turn until each was timed long enough, by the device's clock."""
 
 import math
 import random
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from s3prl_pruned.config import UserError
 
 REPEATS = (5, 20)
-"""Fewest (the paper's) and most repeats where their number is not given."""
-_WARM_UP_SHARE = 0.2  # of the time that is measured: caches and clock frequency settle
+"""Minimum (the paper's) and maximum of repeats where their number is not set."""
+_WARM_UP_SHARE = 0.2  # of the measured time: until caches and clock frequency settle
 
 Batch = Tensor | list[Tensor]
 """Utterances of one call: (B, S), or B waveforms (S,)."""
 AnyBatch = TypeVar("AnyBatch", bound=Batch)
 Model = Callable[[Any], object]
-"""Of a `Batch` in the form that it takes."""
+"""Takes a `Batch` in one of the two forms."""
 
 
 @dataclass(kw_only=True)
@@ -30,37 +30,37 @@ class TimedCalls:
 
     name: str
     model: nn.Module | Model
-    """Called with one batch after the other, in inference mode. Modules must be in evaluation mode."""
+    """Called with one batch after another, in inference mode. Modules must be in evaluation mode."""
     batches: Sequence[Batch]
-    """fp32, 16 kHz, on the device. One run is one call with each."""
+    """fp32, 16 kHz, on the device. One run is one call with each batch."""
     load: Callable[[Any], Batch] | None = None
-    """Where getting the input is to be timed too: called with a batch before the model, which takes what it returns."""
+    """To time loading too: called with a batch before the model, which gets the returned batch."""
 
 
 @dataclass(kw_only=True)
 class TimingSetting:
-    """What holds for all results of one document."""
+    """The setting of all results in one document."""
 
     baseline: str
-    """Name of the model that ratios are against."""
+    """Name of the model that ratios are relative to."""
     device: str = "cpu"
-    """torch device."""
+    """Torch device."""
     threads: int = 1
-    """torch's intra-operation threads."""
+    """torch's intra-op threads."""
     repeats: int | None = 5
-    """In each of which every model runs once (the paper takes 5). None: within `REPEATS`, and with as many runs of a
+    """Every model runs once in each repeat (the paper uses 5). None: as many repeats (within `REPEATS`), and runs of a
     model in each, as `min_seconds` needs."""
     min_seconds: float = 1.0
-    """Of each model's timed runs, where `repeats` is None."""
+    """Minimum total of each model's timed runs, if `repeats` is None."""
     seed: int = 0
-    """Of the input, and of the order of models."""
+    """Seed of the input and of the order of models."""
 
 
 class CannotRun(UserError):
     """A model fails on its input.
 
     Args:
-        name: of the model (`TimedCalls.name`).
+        name: the model's name (`TimedCalls.name`).
         reason: the first line of its error.
     """
 
@@ -78,10 +78,10 @@ def check_setting(setting: TimingSetting) -> None:
 
 
 def interleaved(timed: list[TimedCalls], setting: TimingSetting) -> dict[str, list[list[float]]]:
-    """Seconds of each run, by name and repeat. Call it in inference mode.
+    """Seconds of each run, by name and repeat. To be called in inference mode.
 
     Raises:
-        CannotRun: a model fails.
+        CannotRun: if a model fails.
     """
     device, order = torch.device(setting.device), random.Random(setting.seed)
     with on_device(device):
@@ -95,9 +95,9 @@ def interleaved(timed: list[TimedCalls], setting: TimingSetting) -> dict[str, li
 
 
 def _warm_up(one: TimedCalls, setting: TimingSetting, device: torch.device) -> float:
-    """Call a model until it needs nothing new, and return the seconds of its quickest run.
+    """Call a model until it is warmed up, and return the seconds of its fastest run.
 
-    Each shape of batch is seen by itself: kernels are compiled and chosen shape by shape.
+    Each shape of batch is warmed up separately: kernels are compiled and chosen by shape.
     """
     for batch in one_of_each_shape(one.batches):
         with _blamed(one):
@@ -110,13 +110,13 @@ def _warm_up(one: TimedCalls, setting: TimingSetting, device: torch.device) -> f
 
 
 def one_of_each_shape(batches: Sequence[AnyBatch]) -> list[AnyBatch]:
-    """The batches that differ in the lengths of their utterances."""
+    """One batch for each combination of utterances' lengths."""
     shapes = (tuple(batch.shape) if isinstance(batch, Tensor) else tuple(map(len, batch)) for batch in batches)
     return list(dict(zip(shapes, batches, strict=True)).values())
 
 
 def _plan(quickest: dict[str, float], setting: TimingSetting) -> tuple[int, dict[str, int]]:
-    """The number of repeats, and of each model's runs in one."""
+    """The number of repeats, and of each model's runs per repeat."""
     if setting.repeats is not None:
         return setting.repeats, dict.fromkeys(quickest, 1)
     fewest, most = REPEATS
@@ -135,15 +135,15 @@ def _run(one: TimedCalls) -> None:
 
 @contextmanager
 def _blamed(one: TimedCalls) -> Iterator[None]:
-    """Whatever goes wrong inside is the model's."""
+    """Turn any error inside into `CannotRun` of the model."""
     try:
         yield
-    except Exception as error:  # libraries, compilers and drivers have errors of many kinds
+    except Exception as error:  # libraries, compilers and drivers raise all kinds of errors
         raise CannotRun(one.name, first_line(error)) from error
 
 
 def first_line(error: Exception) -> str:
-    """Of an error's message, shortened."""
+    """The first line of an error's message, shortened."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
 
 
@@ -154,14 +154,14 @@ def _timed_run(one: TimedCalls, device: torch.device) -> float:
 
 def _seconds_of(one: TimedCalls, device: torch.device) -> float:
     if device.type == "cuda":
-        with on_device(device):  # an event belongs to the device that is current when it is made
+        with on_device(device):  # an event belongs to the current device
             start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             synchronize(device)
             start.record(torch.cuda.current_stream(device))
             _run(one)
             end.record(torch.cuda.current_stream(device))
             end.synchronize()
-            return start.elapsed_time(end) / 1000  # it counts milliseconds
+            return start.elapsed_time(end) / 1000  # milliseconds
     synchronize(device)
     started = time.perf_counter()
     _run(one)
@@ -170,7 +170,7 @@ def _seconds_of(one: TimedCalls, device: torch.device) -> float:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a device has done what it was given: a GPU (`cuda`, `mps`, `xpu`) goes on while Python is ahead."""
+    """Wait until a device has finished its work: a GPU (`cuda`, `mps`, `xpu`) runs asynchronously."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type != "cpu":
@@ -178,13 +178,13 @@ def synchronize(device: torch.device) -> None:
 
 
 def on_device(device: torch.device) -> AbstractContextManager:
-    """Make a CUDA device the current one, as its events, streams and some libraries' kernels want it."""
+    """Make a CUDA device the current one, as its events, streams and some libraries' kernels require."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Set torch's threads and put the old number back."""
+    """Set the number of torch's threads, and restore the old one afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -1,7 +1,7 @@
-"""Our ONNX file in the runtimes that an engineer would take instead of torch: ONNX Runtime and OpenVINO, on a CPU.
+"""Our ONNX file in other runtimes than torch: ONNX Runtime and OpenVINO, on a CPU.
 
-Both get the file of `formats.onnx`. int8 is ONNX Runtime's dynamic quantisation of that file, for both: of the matrix
-products alone, since its int8 convolutions are slower than fp32 ones.
+Both get the file of `formats.onnx`. int8 is ONNX Runtime's dynamic quantisation of that file for both, of the matrix
+products only, since its int8 convolutions are slower than fp32 ones.
 """
 
 import logging
@@ -26,10 +26,10 @@ _Run = Callable[[np.ndarray, np.ndarray], list[np.ndarray]]
 
 
 class RuntimeFiles:
-    """The ONNX files of a benchmark, each exported once; they go with this object.
+    """The ONNX files of a benchmark, each exported once; deleted with this object.
 
     Args:
-        threads: of the runtimes.
+        threads: threads of the runtimes.
     """
 
     def __init__(self, threads: int):
@@ -38,22 +38,22 @@ class RuntimeFiles:
         self._exported: dict[str, Path] = {}
 
     def encode(self, runtime: str, encoder: SpeechEncoder, identity: str, *, int8: bool) -> Encode:
-        """An encoder in a runtime, as a function from waveforms as recorded to hidden states.
+        """An encoder in a runtime, as a function from waveforms (not normalised) to hidden states.
 
         Args:
             runtime: one of `names.RUNTIMES`.
-            encoder: fp32, on the CPU, its slots empty.
-            identity: the same for encoders of the same weights and structure.
+            encoder: in fp32, on the CPU, with empty gate slots.
+            identity: equal for encoders with the same weights and structure.
             int8: quantise its matrix products.
 
         Raises:
-            UserError: the runtime is not installed, or the encoder cannot be exported.
+            UserError: if the runtime is not installed, or the encoder cannot be exported.
         """
         require(runtime)
         return encode_runtime(runtime, self.file(encoder, identity, int8=int8), threads=self.threads)
 
     def file(self, encoder: SpeechEncoder, identity: str, *, int8: bool) -> Path:
-        """The ONNX file of an encoder; arguments as `encode`'s."""
+        """The ONNX file of an encoder; arguments as in `encode`."""
         if identity not in self._exported:
             path = Path(self._folder.name) / f"{len(self._exported)}.onnx"
             save_onnx(path, encoder)
@@ -67,7 +67,7 @@ class RuntimeFiles:
 
 
 def require(runtime: str) -> None:
-    """Raise UserError where the package of one of `names.RUNTIMES` is not installed."""
+    """Raise UserError if the package of one of `names.RUNTIMES` is not installed."""
     package = _PACKAGES[runtime]
     if find_spec(package) is None:
         extra = {"ort": "onnx", "openvino": "openvino"}[runtime]
@@ -75,11 +75,11 @@ def require(runtime: str) -> None:
 
 
 def quantize(source: Path, target: Path) -> None:
-    """Write an ONNX file whose matrix products have int8 weights and quantise their other input as it comes."""
+    """Write an ONNX file whose matrix products have int8 weights and quantise their other input dynamically."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     root, level = logging.getLogger(), logging.getLogger().level
-    root.setLevel(logging.ERROR)  # it advises a preprocessing that our file does not need
+    root.setLevel(logging.ERROR)  # its warning advises preprocessing that our file does not need
     try:
         quantize_dynamic(source, target, op_types_to_quantize=["MatMul"], weight_type=QuantType.QInt8)
     finally:
@@ -87,12 +87,12 @@ def quantize(source: Path, target: Path) -> None:
 
 
 def encode_runtime(runtime: str, path: Path, *, threads: int) -> Encode:
-    """An ONNX file of ours as a function from waveforms as recorded to hidden states.
+    """An ONNX file of ours as a function from waveforms (not normalised) to hidden states.
 
     Args:
         runtime: one of `names.RUNTIMES`.
-        path: made by `formats.onnx.save_onnx`, or by `quantize` from one of those.
-        threads: of the runtime.
+        path: file made by `formats.onnx.save_onnx`, or from such a file by `quantize`.
+        threads: threads of the runtime.
     """
     run = {"ort": _onnxruntime, "openvino": _openvino}[runtime](path, threads)
 
@@ -120,12 +120,12 @@ def _openvino(path: Path, threads: int) -> _Run:
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",  # its own choice is bf16 where the processor has it
+        "INFERENCE_PRECISION_HINT": "f32",  # its default is bf16 if the processor has it
     }
     request = openvino.Core().compile_model(str(path), "CPU", wanted).create_infer_request()
 
     def run(wavs: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
         request.infer({"waveform": wavs, "lengths": lengths})
-        return [np.array(output.data) for output in request.output_tensors]  # its buffers are written over
+        return [np.array(output.data) for output in request.output_tensors]  # its buffers are overwritten
 
     return run

@@ -1,7 +1,7 @@
-"""Structures of pruned encoders that have a name, for timing without a trained model.
+"""Named structures of pruned encoders, for timing without a trained model.
 
-Both keep about 28 % of WavLM Base's parameters, as Wang et al. 2023 do (26.57 M), and so bracket what pruning may make
-of them: everything thinned alike, or whole sublayers gone.
+Both keep about 28 % of WavLM Base's parameters, as Wang et al. 2023 do (26.57 M), and are the two extremes of pruning:
+all layers thinned equally, or whole sublayers removed.
 """
 
 import json
@@ -13,7 +13,7 @@ from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, HeadSpec, Layer
 
 
 def even(config: EncoderConfig) -> CompactSpec:
-    """All layers alike, 1/5 of every dimension.
+    """All layers alike, with about 1/5 of every dimension.
 
     In WavLM Base: 12 heads of 13 query/key and 13 value/output dimensions, FFN 614 (26,463,784 parameters).
     """
@@ -25,7 +25,7 @@ def even(config: EncoderConfig) -> CompactSpec:
 
 
 def conc(config: EncoderConfig) -> CompactSpec:
-    """Concentrated in the upper layers, as the straight-through estimator gives it.
+    """Concentrated in the upper layers, as pruning with the straight-through estimator results in.
 
     In WavLM Base: layers 0-2 empty, 3-5 only an FFN of 128, 6-11 six whole heads and an FFN of 1040 (26,638,516
     parameters).
@@ -48,14 +48,14 @@ def _heads(count: int, dims: int) -> tuple[HeadSpec, ...]:
 
 STRUCTURES = {"dense": CompactSpec.dense, "even": even, "conc": conc}
 SOURCES = dict.fromkeys(("even", "conc"), "no published structure: of Wang et al. 2023's size, which print no shape")
-"""Where those that are no public model come from."""
+"""Sources of the structures that are no public model."""
 
 
 def read_structure(path: Path) -> tuple[EncoderConfig, CompactSpec]:
     """Read a structure from JSON: a CompactSpec (of WavLM Base), or an export's `config.json` (`encoder` and `spec`).
 
     Raises:
-        UserError: the file is unreadable, neither of the two, or its spec does not fit its encoder.
+        UserError: if the file is unreadable or neither of the two, or its spec does not fit its encoder.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Which parts of a model its time goes to: CNN, positional convolution, attention, feed-forward, and the rest."""
+"""A model's time by part: CNN, positional convolution, attention, feed-forward, and the rest."""
 
 import re
 import statistics
@@ -11,29 +11,29 @@ from torch import Tensor, nn
 
 from s3prl_pruned.timing.runs import synchronize
 
-# part -> the modules in which it begins and ends, of ours, s3prl's, transformers' and torchaudio's
+# part -> its first and last modules in our, s3prl's, transformers' and torchaudio's models
 _PARTS = (
     ("cnn", r"(.*\.)?feature_extractor", None),
     ("positional_convolution", r"(.*\.)?(positional_convolution|pos_conv|pos_conv_embed)", None),
     ("attention", r"(.*\.)?layers\.\d+\.(attention|self_attn)", None),
     ("feed_forward", r"(.*\.)?layers\.\d+\.feed_forward", None),
-    ("feed_forward", r"(.*\.)?layers\.\d+\.fc1", "fc2"),  # s3prl's activation between the two is no module
+    ("feed_forward", r"(.*\.)?layers\.\d+\.fc1", "fc2"),  # in s3prl the activation between the two is no module
 )
 
 
 def shares(
     module: nn.Module, encode: Callable[[list[Tensor]], object], batch: list[Tensor], *, repeats: int = 3
 ) -> dict[str, float | None]:
-    """The parts' shares of the time of one call, as fractions that sum to 1 with `other`; medians over repeats.
+    """The parts' shares of one call's time, as fractions that sum to 1 with `other`; medians over repeats.
 
-    Parts that the model does not have are 0. A part that it has but that did not run as a module (a fused path) is
-    None, and so is then `other`.
+    Parts that the model does not have are 0. A part that did not run as a module (on a fused path) is None, and then
+    `other` is None too.
 
     Args:
-        module: whose submodules are watched.
+        module: the module whose submodules are timed.
         encode: called with the batch; calls the module.
         batch: B waveforms (S,).
-        repeats: calls.
+        repeats: number of calls.
     """
     runs = []
     for _ in range(repeats):
@@ -52,7 +52,7 @@ def shares(
 
 @contextmanager
 def _watch(module: nn.Module, device: torch.device) -> Iterator[dict[str, float | None]]:
-    """Fills seconds by part while the module runs inside."""
+    """Measures seconds by part while the module runs inside the context."""
     seconds = {part: 0.0 for part, _, _ in _PARTS}
     spent: dict[str, float | None] = {}
     ran: set[str] = set()

@@ -1,4 +1,4 @@
-"""What takes part in a timing: a model as a function from waveforms to hidden states, and what is known of it."""
+"""A model to time: a function from waveforms to hidden states, and what is known about it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,24 +11,24 @@ from s3prl_pruned.timing.adapters import Call, Encode
 from s3prl_pruned.timing.names import ModelName
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32}
-"""Of weights and activations; int8 computes its other parts in fp32."""
+"""dtypes of weights and activations; with int8, other parts compute in fp32."""
 
 
 @dataclass(kw_only=True)
 class TimedModel:
-    """A model that takes part."""
+    """A model to time."""
 
     name: ModelName
     module: nn.Module | None
-    """Holds all parameters; in evaluation mode, on the device. None in a runtime other than torch."""
+    """The module with all parameters, in evaluation mode, on the device. None in a runtime other than torch."""
     call: Call = lambda: None
-    """The library's own: the module, or one of its methods."""
+    """The library's own call: the module, or one of its methods."""
     adapt: Callable[[Call], Encode] = lambda call: call
-    """Makes `encode` of `call`, or of a compiled form of it."""
+    """Makes `encode` from `call`, or from its compiled form."""
     encode: Encode = field(init=False)
-    """Pads, normalises where the model wants it, and calls the module: what a user of that library would write."""
+    """Pads, normalises if the model needs it, and calls the module, as a user of that library would."""
     config: EncoderConfig | None
-    """The dense shape, where it is known."""
+    """The dense shape, if known."""
     spec: CompactSpec | None
     precision: str
     """One of `names.PRECISIONS`."""
@@ -37,24 +37,24 @@ class TimedModel:
     params: int
     """`numel()` of all parameters, before any quantisation."""
     same_as: str | None
-    """Models in which this is equal compute the same function: same weights, same structure."""
+    """Models with equal values compute the same function: same weights, same structure."""
     weights: str
-    """Where they come from, such as "random, seed 0"."""
+    """The weights' origin, such as "random, seed 0"."""
     pads: bool = True
-    """Whether it takes batches of different lengths (torchaudio's WavLM does not)."""
+    """Whether it takes batches with different lengths (torchaudio's WavLM does not)."""
     source: str | None = None
-    """The paper, and the file, that give the structure; None where the model is a file or another library's."""
+    """The paper and the file that describe the structure; None if the model is a file or another library's."""
     printed_millions: float | None = None
-    """Parameters as a published model's authors print them."""
+    """Millions of parameters, as a published model's authors print them."""
     graph_bytes: int = 0
-    """That the graphs recorded so far keep to themselves, on CUDA."""
+    """Bytes that the graphs recorded so far hold on CUDA."""
 
     @property
     def label(self) -> str:
-        """As it was typed."""
+        """The name as typed."""
         return self.name.text
 
     @property
     def compiled(self) -> bool:
-        """Whether its kernels or graphs are made in its first calls."""
+        """Whether the first calls build kernels or graphs."""
         return "compiled" in self.name.variants

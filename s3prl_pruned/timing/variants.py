@@ -1,4 +1,4 @@
-"""What a variant of a model's name does to it: compilation, autocast, another path, masks in place of cuts."""
+"""The variants of a model's name: compilation, autocast, another path, masks instead of slicing."""
 
 from dataclasses import replace
 
@@ -13,17 +13,17 @@ from s3prl_pruned.timing.adapters import Call, Encode
 
 
 def compiled(call: Call, module: nn.Module, device: str) -> Call:
-    """A library's call, compiled: ours on CUDA as graphs by length, everything else by `torch.compile`.
+    """Compile a library's call: ours on CUDA as graphs by length, all others by `torch.compile`.
 
     Args:
         call: the module, or one of its methods.
-        module: with its weights.
+        module: the module with its weights.
         device: torch device.
     """
     cuda = torch.device(device).type == "cuda"
     if cuda and isinstance(module, SpeechEncoder):
         return graphed(module)
-    # On CUDA inductor records graphs of its kernels: launches dominate short inputs.
+    # On CUDA inductor also records graphs: kernel launches dominate short inputs.
     return torch.compile(call, mode="reduce-overhead" if cuda else "default")
 
 
@@ -38,9 +38,9 @@ def under_autocast(encode: Encode, device: str, dtype: torch.dtype) -> Encode:
 
 
 def under_path(encode: Encode, path: str) -> Encode:
-    """`encode` with another path than the table gives.
+    """`encode` on another path than the default.
 
-    `reference`: the plain implementation, as training takes it. `lowmem`: the fast path in its smallest pieces.
+    `reference`: the plain implementation, as in training. `lowmem`: the fast path in its smallest pieces.
     """
     from s3prl_pruned.models.accelerate import paths
 
@@ -64,7 +64,7 @@ def under_path(encode: Encode, path: str) -> Encode:
 
 
 def move_masks(encoder: SpeechEncoder, device: str, dtype: torch.dtype) -> None:
-    """Masks are no buffers: they do not follow their encoder by themselves."""
+    """Move an encoder's masks, which are no buffers and so are not moved with it."""
     for part in encoder.modules():
         for name, value in vars(part).items():
             if name.startswith("z_") and value is not None:
@@ -72,7 +72,7 @@ def move_masks(encoder: SpeechEncoder, device: str, dtype: torch.dtype) -> None:
 
 
 def masks_of(spec: CompactSpec, config: EncoderConfig) -> dict[Slot, Tensor]:
-    """Masks of ones and zeros that make a dense encoder compute what `spec` keeps of it (`SpeechEncoder.set_masks`)."""
+    """Masks of ones and zeros with which a dense encoder computes the structure `spec` (`SpeechEncoder.set_masks`)."""
     masks: dict[Slot, Tensor] = {}
     for i, layer in enumerate(spec.layers):
         qk, vo = torch.zeros(2, config.num_heads, config.head_dim)

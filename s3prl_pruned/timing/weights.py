@@ -1,4 +1,4 @@
-"""Which weights the models of a timing get: one dense encoder for each shape, random or trained."""
+"""The weights of timed models: one dense encoder for each shape, random or trained."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
 from s3prl_pruned.timing.names import ModelName, WrongName, nearest
 
-# The names of our shapes under which s3prl's hub, and with it `load_teacher`, has trained weights.
+# Our shapes' names in s3prl's hub, and so in `load_teacher`, that have trained weights.
 TRAINED = {
     "wavlm_embedded": "embedded",
     "hubert_large": "hubert_large_ll60k",
@@ -36,15 +36,15 @@ PAPERS = {
     "wav2vec2": "Baevski et al. 2020",
     "data2vec": "Baevski et al. 2022",
 }
-"""By family."""
+"""The papers by family."""
 
 
 class DenseWeights:
-    """The dense encoders that models are made from, each made once.
+    """The dense encoders that models are made from, each built once.
 
     Args:
-        random: take random weights of a shape and download nothing.
-        seed: of random weights.
+        random: use random weights and download nothing.
+        seed: seed of random weights.
     """
 
     def __init__(self, *, random: bool, seed: int):
@@ -52,7 +52,7 @@ class DenseWeights:
         self._made: dict[str, SpeechEncoder] = {}
 
     def of(self, shape: str, config: EncoderConfig | None = None) -> SpeechEncoder:
-        """The dense encoder of a shape; `config` where the shape has no name."""
+        """The dense encoder of a shape; `config` if the shape has no name."""
         if shape not in self._made:
             if self.random:
                 self._made[shape] = random_encoder(config or families.named(shape), seed=self.seed)
@@ -63,10 +63,10 @@ class DenseWeights:
         return self._made[shape]
 
     def of_structure(self, name: ModelName, config: EncoderConfig) -> tuple[str, SpeechEncoder]:
-        """A name of its shape, and the dense encoder that a structure is cut out of.
+        """A name for the shape, and the dense encoder that a structure is sliced from.
 
         Raises:
-            UserError: trained weights are asked for, and a structure has none.
+            UserError: if trained weights are needed, which a structure does not have.
         """
         if not self.random:
             raise UserError(f"{name.text!r}: is a structure without weights. Add --random.")
@@ -74,11 +74,11 @@ class DenseWeights:
         return shape, self.of(shape, config)
 
     def origin(self, shape: str) -> str:
-        """Where its weights come from."""
+        """The origin of a shape's weights."""
         return f"random, seed {self.seed}" if self.random else TRAINED.get(shape, shape)
 
     def known(self, shape: str, weights: str | None = None) -> dict[str, Any]:
-        """What is known of another library's model by the name of its shape: fields of `TimedModel`."""
+        """The fields of `TimedModel` that follow from the name of another library's shape."""
         if shape not in SHAPES:
             return {"config": None, "spec": None, "same_as": None, "weights": weights or shape}
         config = families.named(shape)
@@ -87,19 +87,19 @@ class DenseWeights:
 
 
 def identity(shape: str, spec: CompactSpec) -> str:
-    """The same for all models that are this structure of these weights."""
+    """A string that is equal for all models with this structure and these weights."""
     return f"{shape} {hash(spec)}"
 
 
 def shape_of(name: ModelName) -> str:
-    """The shape that another library's model has by its name.
+    """The shape of another library's model, from its name.
 
     Raises:
-        WrongName: there is none.
+        WrongName: if there is none.
     """
     if name.source not in SHAPES:
         raise WrongName(
-            f"{name.text!r}: random weights are to be had of {', '.join(SHAPES)} only.{nearest(name.source, SHAPES)} "
-            "Without --random trained ones are loaded."
+            f"{name.text!r}: random weights exist for {', '.join(SHAPES)} only.{nearest(name.source, SHAPES)} "
+            "Without --random trained weights are loaded."
         )
     return name.source

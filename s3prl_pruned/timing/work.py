@@ -1,4 +1,4 @@
-"""Multiply-accumulates of a model on an input: by `sparsity.counts.macs`, and by torch's own counter to check it."""
+"""Multiply-accumulates of a model on an input, by `sparsity.counts.macs`, and by torch's counter to check them."""
 
 import warnings
 
@@ -18,14 +18,14 @@ def macs_of(config: EncoderConfig, spec: CompactSpec, batches: list[list[Tensor]
 
 
 def macs_by_torch(config: EncoderConfig, spec: CompactSpec, num_samples: int) -> int:
-    """What `FlopCounterMode` counts for one utterance, halved: a FLOP counter counts a MAC as two.
+    """The count of `FlopCounterMode` for one utterance, halved: it counts a MAC as two FLOPs.
 
-    On torch's meta device, which computes shapes only, and in training mode, whose one path is the plain one.
+    On torch's meta device, which computes shapes only, and in training mode, which always uses the plain path.
     """
     with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # initialising what has no values
+        warnings.simplefilter("ignore")  # initialising meta tensors warns
         encoder = SpeechEncoder(config, spec).train()
-    # of the attention kernels it counts the one that is made of matrix products
+    # of the attention kernels only the one made of matrix products is counted
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         encoder.states(encoder(torch.empty(1, num_samples, device="meta")))
     return counter.get_total_flops() // 2

@@ -27,7 +27,7 @@ def write_noise(path, *, seed, seconds=0.5, rate=22_050, level=0.1):
 
 @pytest.fixture
 def fetch(tmp_path, monkeypatch):
-    """``fetch_training_speech`` on one package that lies in ``tmp_path``; returns its manifest."""
+    """``fetch_training_speech`` with one package in ``tmp_path``; returns its manifest."""
     root = tmp_path / "package"
     pattern = r".*/say/(?P<language>\w+)/.*\.(wav|ogg)"
     source = SpeechPackage(package="some-data", licence="GPL-2", speech=pattern)
@@ -43,7 +43,7 @@ def fetch(tmp_path, monkeypatch):
     return root / "usr/share/say", run
 
 
-def test_every_source_may_stand_behind_published_weights():
+def test_every_source_allows_publishing_weights():
     assert {source.licence for source in PACKAGES} <= FREE
     assert {voice.licence for voice in debian_speech.VOICES.values()} <= FREE
     names = {source.package for source in PACKAGES}

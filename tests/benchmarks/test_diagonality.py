@@ -1,4 +1,4 @@
-"""Attention maps and their diagonality: known maps, the encoder's own, and what is told of pruned heads."""
+"""Attention maps and their diagonality: known maps, the encoder's own, and the report on pruned heads."""
 
 import csv
 import io
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_known_maps_have_known_values():
     frames = 200
     assert float(diagonality(torch.eye(frames))) == 0
-    shifted = torch.eye(frames).roll(3, dims=1)  # keys three frames later; of the last three queries, at the beginning
+    shifted = torch.eye(frames).roll(3, dims=1)  # keys three frames later; for the last three queries, at the beginning
     assert float(mean_distance(shifted)) == pytest.approx(((frames - 3) * 3 + 3 * (frames - 3)) / frames)
     uniform = torch.full((frames, frames), 1 / frames)
     assert float(diagonality(uniform)) == pytest.approx(-1 / 3, abs=1e-4)
@@ -48,7 +48,7 @@ def test_the_maps_are_those_that_the_encoder_attends_with(name, structure):
     """Values weighed with them and projected are the attention's output; perturbed maps are not."""
     config = tiny_families()[name]
     spec = {"dense": None, "ragged": random_spec(config, seed=4), "factors": factored(config)}[structure]
-    encoder = accelerate(random_encoder(config, seed=0, spec=spec))  # its heads take the bias by distance, too
+    encoder = accelerate(random_encoder(config, seed=0, spec=spec))  # its heads use the bias by distance, too
     x, padding = torch.randn(2, 11, config.embed_dim), torch.arange(11) >= torch.tensor([[11], [7]])
     bias = encoder.relative_position(11) if encoder.relative_position is not None else None
     by_distance = encoder.relative_position.by_distance(11) if encoder.relative_position is not None else None
@@ -70,7 +70,7 @@ def test_the_maps_are_those_that_the_encoder_attends_with(name, structure):
             assert not torch.allclose(output(maps.flip(-1)), attention(x, bias, padding), atol=1e-3)
 
 
-def test_heads_that_are_gone_are_not_measured_and_the_others_keep_their_numbers():
+def test_removed_heads_are_not_measured_and_the_others_keep_their_numbers():
     config = tiny_base()
     dense = CompactSpec.dense(config)
     layer = LayerSpec(attention=True, heads=dense.layers[0].heads[1:4:2], feed_forward=True, ffn=dense.layers[0].ffn)
@@ -85,7 +85,7 @@ def test_heads_that_are_gone_are_not_measured_and_the_others_keep_their_numbers(
     assert before[2, 3].distance == pytest.approx((alone[0][2, 3] + alone[1][2, 3]) / 2), "utterances weigh alike"
 
 
-def test_what_became_of_the_heads_is_averaged_by_what_they_were():
+def test_the_fate_of_heads_averages_their_diagonality_before_pruning():
     def heads(values):
         return [{"layer": 1, "head": number, "diagonality": value} for number, value in values.items()]
 
@@ -128,7 +128,7 @@ def test_the_command_writes_a_table_and_a_picture(tmp_path):
         table in done.stdout
         and "RANDOM TEACHER" in table
         and "| 1 | 2 | -0." in table
-        and "the 3 that went had -0." in table
+        and "the 3 removed heads had -0." in table
     )
     assert next(line for line in table.splitlines() if line.startswith("| 1 | 2 |")).endswith("| - |")
     rows = list(csv.DictReader(io.StringIO((tmp_path / "out/diagonality.csv").read_text())))

@@ -58,7 +58,7 @@ def transformers():
     from s3prl_pruned import compat
 
     module = pytest.importorskip("transformers")
-    compat.apply()  # torchaudio, which transformers' audio utilities import, may be broken beside a CPU torch
+    compat.apply()  # torchaudio, which transformers' audio utilities import, may be broken with a CPU build of torch
     return module
 
 
@@ -121,13 +121,13 @@ def test_foreign_whisper_weights_are_refused(tmp_path):
 
 
 def _centre_of_support(gradient):
-    """Middle of the samples that have any influence."""
+    """The middle of all samples with any influence."""
     touched = gradient.nonzero().flatten()
     return (touched[0] + touched[-1]).item() / 2
 
 
 def test_frames_of_a_crop_and_of_whisper_have_the_same_centres(tmp_path):
-    """Which samples reach a frame is found by differentiating both, not by arithmetic."""
+    """The samples that reach a frame are found by differentiating both, not by arithmetic."""
     torch.manual_seed(0)
     wav = torch.randn(w.WINDOW_SAMPLES) * 0.1
     audio = (wav * 32767).round().clamp(-32768, 32767).to(torch.int16)
@@ -144,7 +144,7 @@ def test_frames_of_a_crop_and_of_whisper_have_the_same_centres(tmp_path):
     assert crop.shape == (320 * 49 + 400,)
     start = int((audio.float().unfold(0, 4, 1) / 32767 == crop[:4]).all(-1).nonzero())
     crop.requires_grad_()
-    # GroupNorm spreads over the whole crop what it sees; without it the convolutions' own reach shows
+    # GroupNorm mixes all samples of a crop; without it the convolutions' own receptive field is visible
     extractor = SpeechEncoder(TINY).feature_extractor
     extractor.layers[0].norm = None
     out = extractor(crop[None])
@@ -198,7 +198,7 @@ def test_english_comes_in_three_speeds_and_a_changed_corpus_in_new_names():
     assert plan_windows(_entries([2.0], "en"))[0].is_english and not before[0].is_english
 
 
-def test_a_window_has_its_pieces_behind_each_other(tmp_path):
+def test_a_window_concatenates_its_pieces(tmp_path):
     import soundfile
 
     soundfile.write(tmp_path / "a.wav", torch.full((8000,), 0.25).numpy(), 16_000)
@@ -215,7 +215,7 @@ def test_a_window_has_its_pieces_behind_each_other(tmp_path):
 
 
 def _write_window(folder, name, generator):
-    """Noise; its targets hold a pattern of the position alone, slow and fast, and something else of variance 1."""
+    """Noise; its targets are a slow and a fast pattern of the position, plus noise of variance 1."""
     position = 4 * torch.cos(torch.arange(1500)[:, None] * torch.linspace(0.002, 1, 12))
     audio = (torch.randn(w.WINDOW_SAMPLES, generator=generator) * 3000).to(torch.int16)
     states = position + torch.randn(1500, 12, generator=generator)
@@ -247,7 +247,7 @@ def _losses(folder):
     return {entry["step"]: entry for entry in entries if "lr" in entry}
 
 
-def test_standardised_targets_do_not_tell_the_position(cache, tmp_path):
+def test_standardised_targets_do_not_reveal_the_position(cache, tmp_path):
     generator = torch.Generator().manual_seed(1)
     names = [f"{i}.ru.1.0" for i in range(20)]
     for name in names:
@@ -285,7 +285,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(cache, tmp_path, mon
     for number in range(1, 7):
         same = [{k: v for k, v in x[number].items() if k != "wall_minutes"} for x in (expected, found)]
         assert same[0] == same[1]
-    assert "loss" not in expected[2] and "loss" in expected[3]  # the convolutions alone, then all
+    assert "loss" not in expected[2] and "loss" in expected[3]  # first the convolutions alone, then all
     assert resumed.seconds_passed == whole.seconds_passed
 
 
@@ -324,11 +324,11 @@ def test_nothing_is_installed_before_there_is_an_export(tmp_path):
 # ---- recipe
 
 
-def test_a_run_goes_on_only_with_its_own_recipe(cache, tmp_path):
+def test_a_run_resumes_only_with_its_own_recipe(cache, tmp_path):
     _training(cache, tmp_path).run()
     with pytest.raises(UserError, match=r"other values of \['lr'\]"):
         _training(cache, tmp_path, replace(RECIPE, lr=1e-4)).run()
-    with pytest.raises(UserError, match="total_steps.* may not change once the learning rate falls"):
+    with pytest.raises(UserError, match="total_steps.* must not change once the learning rate falls"):
         _training(cache, tmp_path, replace(RECIPE, total_steps=7)).run()
 
 
@@ -345,7 +345,7 @@ def test_the_learning_rate_rises_stays_and_falls():
     ("change", "message"),
     [
         ({"cnn_steps": 6}, "`cnn_steps` must be below `total_steps`"),
-        ({"crop_seconds": (0.2,)}, "`crop_seconds` must lie between 1 and 29"),
+        ({"crop_seconds": (0.2,)}, "`crop_seconds` must be between 1 and 29"),
         ({"batch_seconds": 1.0}, "`batch_seconds` must hold the longest crop"),
         ({"decay_fraction": 0.0}, "`decay_fraction` must be above 0"),
         ({"save_step": 0}, "`save_step` must be at least 1"),

@@ -31,7 +31,7 @@ def experiment(**changes):
 
 
 def paths(tmp_path):
-    """Corpora of all tasks, so that the mini protocol's settings are taken."""
+    """Corpora of all tasks, so that the mini protocol's settings are used."""
     (tmp_path / "paths.yaml").write_text("".join(f"{task}: {tmp_path}\n" for task in TASKS))
     return str(tmp_path / "paths.yaml")
 
@@ -49,10 +49,10 @@ def test_tasks_wait_for_their_own_models_last_stage(tmp_path):
     assert jobs["second_stage/twice-seed1"].after == ("pretrain/twice-seed1",)
     assert str(tmp_path / "second_stage/twice-seed2/export") in jobs["twice-seed2/asr"].command
     assert "--cache-features" in jobs["fbank-seed1/asr"].command
-    assert ["seed1" in name for name in jobs] == [True] * 11 + [False] * 11  # a seed is whole before the next begins
+    assert ["seed1" in name for name in jobs] == [True] * 11 + [False] * 11  # a seed is complete before the next begins
 
 
-def test_rows_of_one_seed_stand_where_rows_of_several_do(tmp_path):
+def test_rows_of_one_seed_use_the_same_folders_as_rows_of_several(tmp_path):
     assert {"fbank-seed1/asr", "pretrain/small-seed1"} <= {job.name for job in planned(tmp_path, seeds=[1]).jobs()}
 
 
@@ -166,8 +166,8 @@ def test_what_is_not_finished_is_said(tmp_path):
     [
         ({"rows": [*ROWS, ROWS[0]]}, "rows must differ in name"),
         ({"high": "wavlm"}, "rows must differ in name and have 'fbank' and 'wavlm' among them"),
-        ({"rows": [*ROWS, {"name": "x"}]}, "row 'x': must name either `upstream` or `recipe`"),
-        ({"rows": [*ROWS, {"name": "x", "upstream": "fbank", "override": "a=1"}]}, "are of pruning runs"),
+        ({"rows": [*ROWS, {"name": "x"}]}, "row 'x': must set either `upstream` or `recipe`"),
+        ({"rows": [*ROWS, {"name": "x", "upstream": "fbank", "override": "a=1"}]}, "are for pruning runs"),
         ({"protocol": "official"}, "`protocol` must be null or one of"),
         ({"seeds": []}, "must not be empty"),
     ],

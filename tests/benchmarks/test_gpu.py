@@ -1,4 +1,4 @@
-"""`make gpu` in parts that lose only themselves, and its tables; whether everything runs is tried on a CPU."""
+"""`make gpu`: a failing part loses only its own numbers; its tables; and that everything runs, on a CPU."""
 
 import json
 
@@ -14,7 +14,7 @@ def part(name, code, *, limit_s=60.0, codes=(0, 1)):
     return GpuPart(name=name, title=f"the part {name}", command=["-c", code], limit_s=limit_s, codes=codes)
 
 
-def test_a_part_that_fails_or_hangs_loses_itself_alone(tmp_path, monkeypatch):
+def test_a_part_that_fails_or_hangs_loses_only_its_own_numbers(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "_SHORTEST_S", 0.5)
     hang = "import subprocess, sys, time; print('{\"rows\": []}', flush=True); print('{\"ro', flush=True); "
     hang += (
@@ -33,10 +33,10 @@ def test_a_part_that_fails_or_hangs_loses_itself_alone(tmp_path, monkeypatch):
     assert reasons == {
         "first": None,
         "fails": "exit status 1: no such kernel",
-        "silent": "exit status 0: it said nothing",
-        "hangs": "ended after its 5 s; what it had measured by then is kept",
+        "silent": "exit status 0: no output",
+        "hangs": "ended after its 5 s; the results until then are kept",
         "partly": None,
-        "strict": "exit status 1: it said nothing",
+        "strict": "exit status 1: no output",
     }
     assert data["parts"]["hangs"]["result"] == {"rows": []}
     assert json.loads((tmp_path / "out" / "gpu.json").read_text()) == data
@@ -44,7 +44,7 @@ def test_a_part_that_fails_or_hangs_loses_itself_alone(tmp_path, monkeypatch):
     assert "- fails: exit status 1: no such kernel" in text and "no result" in text
 
 
-def test_no_part_begins_when_the_time_is_over(tmp_path):
+def test_no_part_starts_after_the_time_limit(tmp_path):
     data = gpu.measure([part("late", "print('{}')")], tmp_path, device="cpu", quick=True, budget_s=5)
     assert data["parts"]["late"]["reason"] == "not begun: no time was left"
 
@@ -75,7 +75,7 @@ def test_ratios_are_to_the_baseline_in_its_fastest_precision():
     assert "5 s: bf16" in text and "- x (inference_fp32): it is not here" in text
 
 
-def test_parts_have_names_of_their_own_and_fit_into_the_time():
+def test_parts_have_unique_names_and_fit_into_the_time_limit():
     for device, quick in (("cuda", False), ("cpu", True)):
         found = parts(device, quick=quick)
         assert len({one.name for one in found}) == len(found) == (7 if quick else 10)

@@ -11,7 +11,7 @@ from benchmarks.layer_clusters import clusters_of, similarities
 
 def test_the_similarity_is_linear_cka_by_gram_matrices():
     states = torch.randn(3, 20, 4, generator=torch.Generator().manual_seed(0))
-    states[1] = states[0] @ torch.linalg.qr(torch.randn(4, 4)).Q * 3 + 1  # rotated, scaled and shifted: the same
+    states[1] = states[0] @ torch.linalg.qr(torch.randn(4, 4)).Q * 3 + 1  # rotated, scaled and shifted: still the same
 
     def gram(x):  # Kornblith et al. 2019, eq. 1 and 3
         k, h = x.double() @ x.double().T, torch.eye(20).double() - 1 / 20

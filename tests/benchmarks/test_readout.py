@@ -16,7 +16,7 @@ from s3prl_pruned.pretrain.distill.teachers import EMBEDDED_TEACHER
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_teacher_finds_itself_and_random_weights_find_less(tmp_path):
+def test_the_teacher_predicts_itself_and_random_weights_predict_less(tmp_path):
     teacher = read(EMBEDDED_TEACHER).encoder
     save_encoder(tmp_path / "teacher", teacher, {"method": "test"})
     torch.manual_seed(0)

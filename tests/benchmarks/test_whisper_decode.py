@@ -1,4 +1,4 @@
-"""What the benchmark of Whisper's decoder does beside decoding: rates, windows, and refusals."""
+"""What the benchmark of Whisper's decoder does besides decoding: rates, windows, and errors."""
 
 import sys
 

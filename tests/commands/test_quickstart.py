@@ -197,7 +197,7 @@ def test_ctrl_c_waits_until_the_command_has_saved(clone):
 def test_a_pruned_model_that_changed_since_is_refused(clone):
     weights = EXPORT / "model.safetensors"
     weights.write_bytes(weights.read_bytes() + b" ")
-    with pytest.raises(UserError, match="is not the model any more whose recognition results holds"):
+    with pytest.raises(UserError, match="is no longer the model whose recognition is in results"):
         quickstart.run_quickstart()
 
 

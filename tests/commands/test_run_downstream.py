@@ -56,7 +56,7 @@ def test_a_killed_run_is_resumed_and_scored(folder):
     assert "Traceback" not in refused.stderr
     resumed = call(*TASK, "-o", settings, "-a")
     assert resumed.returncode == 0, resumed.stderr
-    assert "Going on from results/fbank/asr/states-" in resumed.stdout
+    assert "Resuming from results/fbank/asr/states-" in resumed.stdout
     result = json.loads((run / "result.json").read_text())
     assert result["checkpoint"]["step"] <= 40 and result["num_utterances"] == 3
 
@@ -86,7 +86,7 @@ def test_sigterm_to_the_whole_group_saves_and_exits_75_and_the_requeued_call_end
     assert (run / "interrupted.ckpt").exists() and not list(run.glob("states-*"))
     shorter = call(*TASK, "-o", settings, "-a", "-m", "train")
     assert shorter.returncode == 0, shorter.stderr[-2000:]
-    assert "Going on from results/fbank/asr/interrupted.ckpt" in shorter.stdout
+    assert "Resuming from results/fbank/asr/interrupted.ckpt" in shorter.stdout
     assert (run / "trained.json").exists() and not (run / "interrupted.ckpt").exists()
 
 

@@ -80,7 +80,7 @@ def test_a_pruned_upstream_is_fine_tuned_and_evaluated_with_its_new_weights(comm
     [
         (
             ["-s", "hidden_stats"],
-            "-s hidden_stats: the upstream does not give it. It gives hidden_states, last_hidden_state",
+            "-s hidden_stats: the upstream does not return it. It returns hidden_states, last_hidden_state",
         ),
         (["-l", "4"], "-l 4: must be from 0 to 3, since hidden_states of wavlm_pruned_local holds 4 states"),
     ],

@@ -1,4 +1,4 @@
-"""What the comparisons with live references share."""
+"""Fixtures for the comparisons with live references."""
 
 import pytest
 import torch
@@ -9,13 +9,13 @@ from s3prl_pruned import compat
 
 @pytest.fixture(autouse=True, scope="session")
 def s3prl_on_todays_stack():
-    """s3prl and transformers import torchaudio, which beside a CPU torch needs help (`compat.torchaudio_extension`)."""
+    """s3prl and transformers import torchaudio, which needs `compat.torchaudio_extension` with a CPU build of torch."""
     compat.apply()
 
 
 @pytest.fixture
 def encode():
-    """Our hidden states of a list of waveforms, prepared as s3prl's expert does it."""
+    """Our hidden states of a list of waveforms, prepared as by s3prl's expert."""
 
     @torch.no_grad()
     def states(encoder, wavs):
@@ -34,5 +34,5 @@ def waveforms(*lengths, seed=0):
 
 @pytest.fixture(name="waveforms")
 def _waveforms():
-    """Random waveforms of given lengths: no speech."""
+    """Random waveforms with these lengths: no speech."""
     return waveforms

@@ -1,4 +1,4 @@
-"""fairseq's own models, where fairseq is installed (extra `fairseq`): its checkpoints, and its hidden states."""
+"""fairseq's own models, if fairseq is installed (extra `fairseq`): its checkpoints, and its hidden states."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ SHAPES = {name: config for name, config in tiny_families().items() if config.fam
 
 
 def fairseq_model(config):
-    """fairseq's own random model, and the configuration that its checkpoints hold."""
+    """fairseq's own random model, and the configuration in its checkpoints."""
     from fairseq.models.hubert.hubert import HubertConfig, HubertModel
     from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config, Wav2Vec2Model
     from fairseq.tasks.hubert_pretraining import HubertPretrainingConfig
@@ -76,5 +76,5 @@ def test_all_states_equal_fairseqs_on_its_own_checkpoint(config, tmp_path, wavef
     for hook in hooks:
         hook.remove()
     last = result["x"] if isinstance(result, dict) else result[0]
-    frames = last.shape[1]  # fairseq pads to a multiple of 2 inside
+    frames = last.shape[1]  # fairseq pads internally to a multiple of 2
     assert max(relative_differences(ours, [*(state[:, :frames] for state in states), last])) <= TOLERANCE

@@ -1,7 +1,7 @@
 """All hidden states equal those of s3prl's own experts for HuBERT, wav2vec 2.0 and data2vec (WavLM has its own file).
 
-The checkpoints are written here from s3prl's own classes, heads of pre-training included, as its converters lay them
-out, and read by s3prl's expert and by us; then the other way round.
+The checkpoints are written here from s3prl's own classes, including pre-training heads, in the layout of its
+converters, and read by s3prl's expert and by us; then the other way round.
 """
 
 import dataclasses
@@ -62,7 +62,7 @@ def s3prl_checkpoint(config, path, seed=1):
                 cfg = Data2VecAudioConfig(**shape, pos_conv_depth=config.pos_conv_depth)
                 model = Data2VecAudioModel(cfg)
                 model.remove_pretraining_modules()
-    with torch.no_grad():  # away from an initialisation whose attention is nearly uniform
+    with torch.no_grad():  # the initialisation has nearly uniform attention
         for parameter in model.parameters():
             parameter += (0.02 if parameter.shape[-1] > 100 else 0.3) * torch.randn(parameter.shape)
     state = dict(model.state_dict())
@@ -102,7 +102,7 @@ def test_all_states_equal_s3prls(pair, lengths, encode, waveforms, relative_diff
 
 
 @pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
-def test_what_we_write_s3prls_expert_reads(config, tmp_path, encode, waveforms, relative_differences):
+def test_s3prls_expert_reads_what_we_write(config, tmp_path, encode, waveforms, relative_differences):
     encoder = random_encoder(config, seed=2)
     write(tmp_path / "ours.pt", "s3prl", encoder)
     expert, wavs = s3prl_expert(config.family, tmp_path / "ours.pt"), waveforms(4000, 3111)
@@ -131,7 +131,7 @@ def test_the_comparison_sees_every_parameter(name, tmp_path, encode, waveforms, 
 
 @pytest.mark.parametrize("name", ["hubert_base", "wav2vec2_base"])
 def test_the_families_padding_rules_differ_and_each_is_s3prls(name, tmp_path, encode, waveforms, relative_differences):
-    """The batch's second utterance has 38 frames by itself, 39 by its share of the padded batch."""
+    """The batch's second utterance has 38 frames alone, and 39 by its share of the padded batch."""
     from dataclasses import replace
 
     config = SHAPES[name]

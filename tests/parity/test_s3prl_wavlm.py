@@ -36,12 +36,12 @@ def s3prl_expert(path):
 @torch.no_grad()
 def s3prl_states(expert, wavs):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # it passes masks of two types
+        warnings.simplefilter("ignore", UserWarning)  # s3prl passes masks of two types
         return expert([wav.clone() for wav in wavs])["hidden_states"]
 
 
 def both(config, tmp_path, seed=1):
-    """Our encoder and s3prl's expert, each loaded from one file."""
+    """Our encoder and s3prl's expert, loaded from the same file."""
     path = tmp_path / "random.pt"
     torch.save(microsoft.checkpoint(random_encoder(config, seed=seed)), path)
     return read(path).encoder, s3prl_expert(path)
@@ -66,8 +66,8 @@ def test_the_comparison_sees_every_parameter(config, tmp_path, encode, waveforms
     encoder, expert = both(config, tmp_path)
     wavs = waveforms(4000, 3111)
     theirs = s3prl_states(expert, wavs)
-    # The mask embedding is used in masked pre-training only. A key bias adds the same to all scores of a query, and
-    # the softmax does not see it.
+    # The mask embedding is used in masked pre-training only. A key bias adds the same value to all scores of a query,
+    # which does not change the softmax.
     invisible = [n for n, _ in encoder.named_parameters() if n == "mask_embedding" or n.endswith("k_proj.bias")]
     blind = []
     for name, parameter in encoder.named_parameters():

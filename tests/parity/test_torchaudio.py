@@ -16,13 +16,13 @@ def differences(encoder, model, wav, relative_differences):
     with torch.no_grad():
         theirs, _ = model.extract_features(wav)
         ours = encoder(wav).hidden_states[1:]  # torchaudio has no state 0
-    if encoder.config.norm_first:  # it does not apply the encoder's last LayerNorm
+    if encoder.config.norm_first:  # torchaudio does not apply the encoder's last LayerNorm
         ours, theirs = ours[:-1], theirs[:-1]
     return relative_differences(ours, theirs)
 
 
 @pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
-def test_all_states_equal_torchaudios_on_weights_from_there(config, tmp_path, waveforms, relative_differences):
+def test_all_states_equal_torchaudios_with_its_weights(config, tmp_path, waveforms, relative_differences):
     torch.manual_seed(0)
     model = torchaudio_model(config).eval()
     with torch.no_grad():

@@ -1,7 +1,7 @@
 """transformers' models and our encoder hold the same weights and compute the same states, for all four families.
 
-Hugging Face decides what is padding by the feature extractor's own frame count in every family; s3prl and we do so for
-wav2vec 2.0 and data2vec alone. So on padded batches WavLM and HuBERT are compared under Hugging Face's rule.
+Hugging Face determines padding by the feature extractor's own frame count in every family; s3prl and we do so only for
+wav2vec 2.0 and data2vec. So on padded batches WavLM and HuBERT are compared under Hugging Face's rule.
 """
 
 from dataclasses import replace
@@ -20,7 +20,7 @@ SHAPES = tiny_families()
 
 
 def hugging_face(config, seed=0):
-    """transformers' own randomly initialised model of our configuration."""
+    """transformers' own randomly initialised model with our configuration."""
     from transformers import Data2VecAudioConfig, HubertConfig, Wav2Vec2Config, WavLMConfig
 
     channels, kernels, strides = zip(*config.conv_layers)
@@ -53,7 +53,7 @@ def hugging_face(config, seed=0):
         cfg = {"wavlm": WavLMConfig, "hubert": HubertConfig, "wav2vec2": Wav2Vec2Config}[config.family](**shape)
     torch.manual_seed(seed)
     model = transformers.AutoModel.from_config(cfg).eval()
-    with torch.no_grad():  # away from an initialisation whose attention is nearly uniform
+    with torch.no_grad():  # the initialisation has nearly uniform attention
         for parameter in model.parameters():
             parameter += (0.02 if parameter.shape[-1] > 100 else 0.3) * torch.randn(parameter.shape)
     return model
@@ -67,8 +67,8 @@ def saved(model, config, folder):
 
 @torch.no_grad()
 def both(encoder, model, wavs, lengths=None):
-    """Hidden states on one batch; `model` is not told to normalise, so neither side does."""
-    encoder.config = replace(encoder.config, padding_rule="convolution")  # see the head of this file
+    """Hidden states of both for one batch, neither of them normalises the waveforms."""
+    encoder.config = replace(encoder.config, padding_rule="convolution")  # see the module's docstring
     mask = None if lengths is None else (torch.arange(wavs.shape[1]) < lengths[:, None]).long()
     output = model(wavs, attention_mask=mask, output_hidden_states=True)
     # transformers 5 lists the last state before the encoder's LayerNorm in the large models, earlier ones after it.
@@ -82,7 +82,7 @@ def padded(waveforms):
 
 
 @pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
-def test_all_states_equal_transformers_on_a_folder_from_there(config, tmp_path, waveforms, relative_differences):
+def test_all_states_equal_transformers_with_its_folder(config, tmp_path, waveforms, relative_differences):
     model = hugging_face(config)
     encoder = registry.read(saved(model, config, tmp_path), shape=config).encoder
     (wav,) = waveforms(4000)
@@ -93,7 +93,7 @@ def test_all_states_equal_transformers_on_a_folder_from_there(config, tmp_path, 
 
 
 @pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
-def test_a_folder_from_here_is_transformers_own(config, tmp_path, waveforms, relative_differences):
+def test_our_folder_equals_transformers_own(config, tmp_path, waveforms, relative_differences):
     encoder = random_encoder(config, seed=3)
     registry.write(tmp_path / "hf", "huggingface", encoder)
     model, info = transformers.AutoModel.from_pretrained(tmp_path / "hf", output_loading_info=True)
@@ -102,7 +102,7 @@ def test_a_folder_from_here_is_transformers_own(config, tmp_path, waveforms, rel
     assert max(relative_differences(*both(encoder, model.eval(), *padded(waveforms)))) <= TOLERANCE
 
 
-@pytest.mark.parametrize("name", [name for name in SHAPES if not name.startswith("wavlm")])  # those have their own file
+@pytest.mark.parametrize("name", [name for name in SHAPES if not name.startswith("wavlm")])  # WavLM has its own file
 def test_the_comparison_sees_every_parameter(name, tmp_path, waveforms, relative_differences):
     model = hugging_face(SHAPES[name])
     encoder = registry.read(saved(model, SHAPES[name], tmp_path)).encoder
@@ -120,7 +120,7 @@ def test_the_comparison_sees_every_parameter(name, tmp_path, waveforms, relative
 
 
 def test_the_pre_training_model_and_its_bin_file_are_read_without_heads(tmp_path):
-    """`facebook/wav2vec2-base` is such a folder: the encoder under a prefix, beside a quantizer and projections."""
+    """`facebook/wav2vec2-base` is such a folder: it has a prefix, a quantizer and projections."""
     config = SHAPES["wav2vec2_base"]
     inner = hugging_face(config)
     outer = transformers.Wav2Vec2ForPreTraining(inner.config)

@@ -19,7 +19,7 @@ SHAPES = {
 
 
 def hugging_face(config, seed=0):
-    """A randomly initialised WavLMModel of our configuration."""
+    """A randomly initialised WavLMModel with our configuration."""
     from transformers import WavLMConfig, WavLMModel
 
     channels, kernels, strides = zip(*config.conv_layers)
@@ -66,9 +66,9 @@ def their_states(model, wavs, lengths=None):
 
 
 @pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
-def test_all_states_equal_transformers_on_weights_from_there(config, encode, waveforms, relative_differences):
+def test_all_states_equal_transformers_with_its_weights(config, encode, waveforms, relative_differences):
     model = hugging_face(config)
-    with torch.no_grad():  # away from its initialisation, whose attention is nearly uniform
+    with torch.no_grad():  # the initialisation has nearly uniform attention
         for parameter in model.parameters():
             parameter += 0.3 * torch.randn(parameter.shape)
     (wav,) = waveforms(4000)
@@ -80,10 +80,10 @@ def test_all_states_equal_transformers_on_weights_from_there(config, encode, wav
 
 
 @pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
-def test_all_states_equal_transformers_on_weights_from_here(config, waveforms, relative_differences):
+def test_all_states_equal_transformers_with_our_weights(config, waveforms, relative_differences):
     encoder = random_encoder(config, seed=3)
     wavs = torch.stack(waveforms(4000, 4000))
-    # Here both rules, s3prl's chunks of the padded batch and Hugging Face's own frame count, find 49 and 39 frames.
+    # Here both rules, s3prl's chunks of the padded batch and Hugging Face's frame count, give 49 and 39 frames.
     lengths = torch.tensor([4000, 3159])
     wavs[1, 3159:] = 0
     with torch.no_grad():

@@ -50,7 +50,7 @@ def their_config(config):
 
 
 def theirs_of(encoder, dtype=torch.float64):
-    """Their model around our encoder's weights, named by the table that reads their files."""
+    """Their model with our encoder's weights, renamed by the key table that reads their files."""
     model = transformers.WhisperModel(their_config(encoder.config)).eval()
     state = model.state_dict()
     for key, ours in KEYS.keys(encoder.config).items():
@@ -62,12 +62,12 @@ def theirs_of(encoder, dtype=torch.float64):
 
 def extractor(config):
     made = transformers.WhisperFeatureExtractor(feature_size=config.mel_bins)
-    made.n_samples = config.window_samples  # whole seconds alone can be asked for
+    made.n_samples = config.window_samples  # only whole seconds can be requested
     return made
 
 
 def their_states(model, mel):
-    """The last of theirs is after the final norm already."""
+    """Their states; the last one is already after the final norm."""
     with torch.no_grad():
         output = model.encoder(mel, output_hidden_states=True)
     return [*output.hidden_states[:-1], output.last_hidden_state]
@@ -92,7 +92,7 @@ def test_the_log_mel_spectrum_is_that_of_their_feature_extractor(samples):
     theirs = extractor(config)(wav.numpy(), sampling_rate=16_000, return_tensors="pt")["input_features"]
     window = torch.nn.functional.pad(wav, (0, config.window_samples - samples))[None]
     ours = LogMel(80)(window, config.window_samples // 160, mirrored=True)
-    # theirs is in fp32: the quietest values, 8 decades below the loudest, keep three digits of theirs
+    # theirs is in fp32: the quietest values, 8 decades below the loudest, have three correct digits
     assert theirs.shape == ours.shape and (ours - theirs).abs().max() < 2e-3
     assert (ours - theirs).abs().mean() < 1e-5
     assert (LogMel(80)(window.roll(1, 1), ours.shape[-1], mirrored=True) - theirs).abs().mean() > 1e-3
@@ -102,7 +102,7 @@ def test_fp32_and_half_precision_compute_the_spectrum_in_fp32():
     wav, spectrum = noise(1, 8000), LogMel(80)
     exact = spectrum(wav, 50, mirrored=True)
     assert (spectrum.half()(wav.float(), 50, mirrored=True) - exact).abs().max() < 2e-3
-    assert spectrum.fourier.dtype == torch.float64  # what `half` does to weights does not reach its matrices
+    assert spectrum.fourier.dtype == torch.float64  # `half` does not convert its matrices
 
 
 @pytest.mark.parametrize("samples", SPEECH.values(), ids=list(SPEECH))
@@ -132,7 +132,7 @@ def test_states_from_their_feature_extractor_and_encoder_in_fp32():
 
 
 def test_short_windows_differ_from_padded_ones_by_the_silence_that_is_attended_to():
-    """State 0 sees no further than its convolutions; the layers are theirs, run without the silence."""
+    """State 0 depends only on its convolutions' receptive field; the layers are theirs, run without the silence."""
     encoder, wav = random_encoder(tiny_whisper(), seed=0).double(), noise(1, 5000)
     model = theirs_of(encoder)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What the tests of the planner share."""
+"""Fixtures for the tests of the planner."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Job scripts do what running the plan here does."""
+"""Job scripts do the same as running the plan here."""
 
 import os
 import shlex
@@ -21,7 +21,7 @@ AWKWARD = 'it\'s $HOME; `rm` "x" *'
 
 
 def awkward_plan():
-    """Names, arguments and variables that a shell would take apart."""
+    """Names, arguments and variables that a shell would split."""
     return [
         job(
             f"one/{AWKWARD}",
@@ -57,14 +57,14 @@ def test_shell_scripts_do_what_the_plan_does(folder, at_a_time):
     assert (
         "bad: failed, see logs/bad.log" in first.stderr and "child: not run, since bad is not finished" in first.stderr
     )
-    Path("out/bad.json").touch()  # mended
+    Path("out/bad.json").touch()  # fixed
     Path("order").unlink()
     second = bash(script, at_a_time)
     assert second.returncode == 0, second.stderr
     assert names() == ["child", "one/AWKWARD", "table"]
 
 
-def test_shell_scripts_share_out_the_gpus_that_are_named():
+def test_shell_scripts_distribute_jobs_over_the_named_gpus():
     note = "import time; open('seen', 'a').write(os.environ.get('CUDA_VISIBLE_DEVICES', 'all') + ' '); time.sleep(1)"
     script = write_scripts([job(name, note, done=False) for name in "ab"], Path("scripts"), "shell", devices=("4", "7"))
     for words, seen in [
@@ -114,7 +114,7 @@ def dependency(call):
     return [int(number) for word in found for number in word.split(":")[1:]]
 
 
-def test_slurm_submits_each_job_after_those_alone_that_it_waits_for(folder):
+def test_slurm_submits_each_job_with_only_its_own_dependencies(folder):
     calls = submitted(folder, awkward_plan(), "--partition=gpu")
     assert names() == ["bad", "good", "grandchild", "one/AWKWARD", "table"]
     numbers = {name: number for number, name in enumerate(calls, start=1)}  # in the order of the calls
@@ -124,7 +124,7 @@ def test_slurm_submits_each_job_after_those_alone_that_it_waits_for(folder):
     assert all("--partition=gpu" in call and "--job-name=superb" in call for call in calls.values())
 
 
-def test_slurm_is_asked_for_what_each_job_needs(folder):
+def test_slurm_gets_the_resources_that_each_job_needs(folder):
     jobs = [
         job("reads", threads=2, workers=12, seconds=7200.0),
         job("chooses", uses_device=False),
@@ -166,7 +166,7 @@ def stopped(folder, number):
     return process.returncode
 
 
-def test_a_slurm_job_that_is_told_to_stop_saves_is_requeued_and_goes_on(folder):
+def test_a_slurm_job_that_gets_the_signal_saves_is_requeued_and_resumes(folder):
     assert stopped(folder, signal.SIGUSR1) == 0 and Path("requeued").read_text() == "requeue 7\n"
     path = f"{folder / 'bin'}:{os.environ['PATH']}"
     assert bash("scripts/001-long.sh", cwd=".", PATH=path, SLURM_JOB_ID="7").returncode == 0

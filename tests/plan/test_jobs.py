@@ -1,4 +1,4 @@
-"""Plans: what fits together, and the time that is left."""
+"""Plans: consistency, and the remaining time."""
 
 from pathlib import Path
 
@@ -16,12 +16,12 @@ pytestmark = pytest.mark.usefixtures("folder")
     "jobs, complaint",
     [
         (lambda: [job("a"), job("a")], "name must differ between jobs, but 'a'"),
-        (lambda: [job("a"), job("b", done=False), job("c", after=("b",))], "waits for 'b', of which no file"),
+        (lambda: [job("a"), job("b", done=False), job("c", after=("b",))], "waits for 'b', which has no `done` file"),
         (lambda: [job("a", after=("z",))], "a waits for 'z', which is not in the plan"),
         (lambda: [job("a", after=("b",)), job("b", after=("a",))], "in a circle"),
     ],
 )
-def test_a_plan_that_does_not_fit_together_is_refused_before_anything_runs(jobs, complaint):
+def test_an_inconsistent_plan_is_refused_before_anything_runs(jobs, complaint):
     with pytest.raises(UserError, match=complaint):
         run(jobs())
     assert not Path("order").exists()
@@ -33,7 +33,7 @@ def test_two_jobs_that_would_write_one_file_are_refused():
         levels([one, job("two", done=False), Job(name="other", command=("x",), log=Path("l"), done=one.done)])
 
 
-def test_remaining_time_follows_what_the_finished_ones_took():
+def test_remaining_time_follows_the_times_of_finished_jobs():
     slow, fast, unknown = (
         Job(name=n, command=(), log=Path("l"), seconds=s) for n, s in (("s", 100), ("f", 10), ("u", None))
     )

@@ -1,4 +1,4 @@
-"""The models of a plan: named once while planning, so that all its jobs are of the same."""
+"""The models of a plan: fixed once while planning, so that all its jobs use the same."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ RUNS = Path("result/pretrain/wavlm_pruned_distill")
 
 
 def export(run, seed, *, finished=0.0):
-    """A finished export with weights of a seed."""
+    """A finished export with the weights of a seed."""
     folder = run / "export"
     save_encoder(folder, random_encoder(tiny_base(), seed=seed), {"teacher_note": None})
     os.utime(folder / "config.json", (finished, finished))
@@ -43,14 +43,14 @@ def option(command, name):
         ("pruned=wavlm_pruned_local:a/seed{seed}:x", ComparedModel("pruned", "wavlm_pruned_local", "a/seed{seed}:x")),
     ],
 )
-def test_a_model_is_named_in_one_word(text, model):
+def test_a_models_name_is_parsed(text, model):
     assert ComparedModel.parse(text) == model
 
 
 def test_the_newest_export_is_named_once_and_a_later_one_changes_nothing(folder):
     first = export(RUNS / "a", 1)
     jobs = task_jobs(suite("wavlm_pruned", "fbank"), {})
-    export(RUNS / "b", 2, finished=1e9)  # another run ends while the suite is at work
+    export(RUNS / "b", 2, finished=1e9)  # another run ends while the suite is running
     pruned = [job.command for job in jobs if job.name.startswith("wavlm_pruned")]
     assert len(pruned) == 2 and {option(command, "-u") for command in pruned} == {"wavlm_pruned"}
     assert {option(command, "-k") for command in pruned} == {str(first)}
@@ -60,12 +60,12 @@ def test_the_newest_export_is_named_once_and_a_later_one_changes_nothing(folder)
         settled(suite("hubert_pruned"))
 
 
-def test_a_named_checkpoint_goes_with_its_hash_for_each_seed(folder):
+def test_a_named_checkpoint_is_passed_with_its_hash_for_each_seed(folder):
     exports = {seed: export(Path(f"seed{seed}"), seed) for seed in (1, 2)}
     asked = suite("pruned=wavlm_pruned_local:seed{seed}/export", seeds=(1, 2, 3), tasks="asr")
     commands = [job.command for job in task_jobs(asked, {})]
     hashes = [option(command, "--upstream-sha256") for command in commands]
-    assert hashes == [model_hash(exports[1]), model_hash(exports[2]), None]  # the third is not there yet
+    assert hashes == [model_hash(exports[1]), model_hash(exports[2]), None]  # the third does not exist yet
 
 
 def test_a_model_is_built_for_the_plan_with_the_options_of_its_calls(folder, monkeypatch):
@@ -76,7 +76,7 @@ def test_a_model_is_built_for_the_plan_with_the_options_of_its_calls(folder, mon
     assert [(args.upstream_ckpt, args.upstream_model_config) for args in built] == [("a/export", "shape.yaml")]
 
 
-def test_a_model_that_the_plan_itself_makes_is_not_compared_with_one_that_stands_there(folder):
+def test_a_model_that_the_plan_itself_makes_is_not_compared_with_an_existing_one(folder):
     sweep = Sweep(recipes={"embedded": (0.5,)}, folder=Path("sweep"), tasks=parse_tasks("asr"))
     export(Path("sweep/embedded-0.5"), 1)
     (_, task) = sweep.jobs()

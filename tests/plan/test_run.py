@@ -25,7 +25,7 @@ def test_jobs_run_in_the_plans_order_and_after_what_they_wait_for():
     assert report.exit_code == 0 and not report.failures and set(report.seconds) == {"a", "b", "c"}
 
 
-def test_progress_tells_how_many_ended_and_what_is_left(capsys):
+def test_progress_shows_how_many_jobs_ended_and_the_time_left(capsys):
     run([job("a", seconds=100), job("b", "import time; time.sleep(0.2)", seconds=100)])
     shown = capsys.readouterr().out.splitlines()
     assert shown[0] == "[0/2, about 3 min left] a: started" and shown[1].startswith(
@@ -50,7 +50,7 @@ def test_a_failing_job_stops_those_only_that_wait_for_it(capsys):
 
 
 @pytest.mark.parametrize("statuses, code", [((2, 2), 2), ((2, 1), 1), ((1,), 1)])
-def test_the_exit_code_is_2_only_if_a_user_can_mend_every_failure(statuses, code):
+def test_the_exit_code_is_2_only_if_a_user_can_fix_every_failure(statuses, code):
     report = run([job(f"j{i}", f"sys.exit({status})") for i, status in enumerate(statuses)])
     assert report.exit_code == code
 
@@ -75,7 +75,7 @@ def test_a_second_call_keeps_what_is_finished_and_calls_the_rest_again():
     assert order() == ["bad", "checked", "table"]
 
 
-def test_a_killed_job_has_failed_and_goes_on_with_what_it_left():
+def test_a_killed_job_has_failed_and_resumes_from_its_files():
     code = (
         "import pathlib, signal; state = pathlib.Path('state'); begun = state.exists(); state.touch()\n"
         "if not begun: os.kill(os.getpid(), signal.SIGKILL)"
@@ -94,8 +94,8 @@ def test_jobs_get_one_thread_their_own_variables_and_the_log_holds_all_calls():
     assert Path("logs/three.log").read_text().count("threads 3 a b") == 2
 
 
-def test_so_many_at_a_time():
-    """Each of two waits for the other's sign: one after the other they would never end."""
+def test_parallel_jobs_run_at_the_same_time():
+    """Each of two jobs waits for the other's file: one after the other they would never end."""
     wait = "import time; open('here-{0}', 'w').close()\nwhile not os.path.exists('here-{1}'): time.sleep(0.01)"
     assert not run([job("a", wait.format("a", "b")), job("b", wait.format("b", "a"))], parallel=2).failures
     alone = (
@@ -106,7 +106,7 @@ def test_so_many_at_a_time():
 
 @pytest.mark.parametrize("each, at_once", [(1, 2), (2, 4)])
 def test_each_job_sees_one_gpu_and_the_others_wait_for_a_free_one(each, at_once, monkeypatch):
-    """A fake list of devices: jobs that wait until as many run as there are places would never end with fewer."""
+    """A fake list of devices: the jobs wait until as many run as there are places, and would never end with fewer."""
     code = """
 import time
 device = os.environ["CUDA_VISIBLE_DEVICES"]
@@ -168,7 +168,7 @@ def test_a_job_that_another_call_runs_is_not_started_twice():
     with open("logs/busy.log", "a") as log:
         fcntl.flock(log, fcntl.LOCK_EX)
         report = run([job("busy"), job("free")])
-    assert report.failures["busy"].reason == "is being run already, by another call" and order() == ["free"]
+    assert report.failures["busy"].reason == "is already being run by another call" and order() == ["free"]
 
 
 PLAN = """
@@ -199,7 +199,7 @@ command_line(lambda: run(jobs))
 
 
 def until(condition):
-    """Wait for what must come; the deadline only ends a broken test."""
+    """Wait for a condition that must become true; the deadline only ends a broken test."""
     deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline

@@ -1,4 +1,4 @@
-"""The suite's plan, its probe, its learning-rate search and its end, with a stand-in for run_downstream.py."""
+"""The suite's plan, its probe, its learning-rate search and its table, with a fake run_downstream.py."""
 
 import argparse
 import json
@@ -88,7 +88,7 @@ write_result(folder / "result.json", Result(
 
 @pytest.fixture(autouse=True)
 def clone(tmp_path, monkeypatch):
-    """A folder that is called as the clone's root is."""
+    """A folder that is used as the clone's root."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(REPO))
     Path("run_downstream.py").write_text(FAKE)
@@ -160,7 +160,7 @@ def test_nothing_finished_means_no_table(capsys):
     assert "partial" not in capsys.readouterr().out
 
 
-def test_a_finished_task_is_called_too_so_that_it_can_refuse_what_stands():
+def test_a_finished_task_is_called_too_so_that_it_can_refuse_an_existing_result():
     main(suite("ks")), main(suite("ks"))
     assert len(calls()) == 2
 
@@ -180,7 +180,7 @@ def test_the_search_tries_the_benchmarks_rates_and_takes_the_best_on_dev(capsys)
         assert f"fbank/{task}: learning rate 0.01 of 7 tried" in out
     assert read_result(Path("results/fbank/qbe/result.json")).tried_rates is None  # nothing to train
     assert "config.optimizer.lr=1e-07" in Path("calls").read_text()
-    assert "partial, 4 of 10 tasks" in out  # the tries are no rows of their own
+    assert "partial, 4 of 10 tasks" in out  # the tries are no rows
 
 
 def test_a_short_training_without_test_data_for_each_rate_and_a_whole_one_for_the_best(capsys):
@@ -199,7 +199,7 @@ def test_a_short_training_without_test_data_for_each_rate_and_a_whole_one_for_th
     assert out.index("short trainings") < out.index("started")  # said before anything runs
 
 
-def test_no_try_of_any_task_looks_at_test_data(clone):
+def test_no_try_of_any_task_reads_test_data(clone):
     (clone / "my.yaml").write_text("".join(f"{task}: corpus\n" for task in TASKS))
     for task_run in runs(suite("all", own_grids=True, paths="my.yaml")):
         for planned in task_run.jobs()[:-1]:  # the last one is the whole training
@@ -258,7 +258,7 @@ def test_another_choice_moves_the_earlier_aside_and_records_what_else_was_tried(
     assert again.tried_rates[0].metrics == again.metrics
 
 
-def test_the_run_of_a_former_version_is_moved_aside_before_its_result_is_touched():
+def test_the_run_of_an_earlier_version_is_moved_aside_before_its_result_is_touched():
     main(suite("ks", learning_rates=(0.1, 0.01)))
     Path("results/fbank/ks/run.json").unlink()
     before = Path("results/fbank/ks/result.json").read_bytes()
@@ -269,7 +269,7 @@ def test_the_run_of_a_former_version_is_moved_aside_before_its_result_is_touched
     ]  # fmt: skip
 
 
-def test_a_searched_result_of_a_task_that_is_searched_no_more_stops_no_other_task():
+def test_the_old_search_of_a_task_that_is_no_longer_searched_stops_no_other_task():
     main(suite("ks,sv", learning_rates=(0.1, 0.01)))
     path = Path("results/fbank/sv/result.json")
     write_result(path, replace(read_result(path), tried_rates=[TriedRate(learning_rate=0.1, folder=".", chosen=True)]))
@@ -281,7 +281,7 @@ def test_rates_of_many_digits_are_chosen_as_they_were_tried():
     assert main(suite("ks", learning_rates=rates)) == 0
     result = read_result(Path("results/fbank/ks/result.json"))
     assert [tried.learning_rate for tried in result.tried_rates] == list(rates)
-    assert try_folder(Path("a/ks"), 1e-5, 10).name == "lr1e-05-10steps"  # as ever
+    assert try_folder(Path("a/ks"), 1e-5, 10).name == "lr1e-05-10steps"  # as in earlier versions
 
 
 def test_a_search_that_was_stopped_in_its_whole_training_goes_on_with_it():
@@ -308,7 +308,7 @@ def test_a_rate_that_changes_nothing_is_recorded_and_never_chosen(task, capsys):
         (True, True, False),
         (False, False, True),
     ]
-    with pytest.raises(UserError, match="with none of the rates did it get better than at the start"):
+    with pytest.raises(UserError, match="with none of the rates did it improve on the start"):
         choose(Path(f"results/fbank/{task}"), (1e-9,), 100 if task == "asr" else 3000)
 
 
@@ -431,7 +431,7 @@ def test_where_a_corpus_is_named_the_benchmarks_settings_are_planned_and_else_th
     assert asr.config()["runner"]["total_steps"] == 600
 
 
-def test_a_few_steps_tell_the_time_of_all(monkeypatch):
+def test_the_total_time_is_estimated_from_a_few_steps(monkeypatch):
     """The stand-in takes 1 s a step and 20 s for the evaluation at step 15, by its files' times."""
     found = probe_all(runs(suite("asr", seeds=(1, 2), learning_rates=(0.1,))))
     assert len(calls()) == 1 and calls()[0][calls()[0].index("-m") + 1] == "train"
@@ -441,7 +441,7 @@ def test_a_few_steps_tell_the_time_of_all(monkeypatch):
     assert not Path("results").exists()
 
 
-def test_a_probe_sees_the_folds_and_tells_start_from_steps(tmp_path):
+def test_a_probe_counts_folds_and_separates_the_start_from_steps(tmp_path):
     config = yaml.safe_load("runner: {total_steps: 100, eval_step: 50}")
     probe = Probe(start=10, step=2, evaluation=5)
     assert probe.estimate(config, "ks") == 10 + 200 + 3 * 5
@@ -455,7 +455,7 @@ def test_a_probe_sees_the_folds_and_tells_start_from_steps(tmp_path):
     assert read_probe(tmp_path / "none", 40.0) is None
 
 
-def test_a_probe_that_fails_leaves_the_time_open_and_the_plan_standing(capsys):
+def test_a_failed_probe_leaves_the_time_unknown_and_the_plan_usable(capsys):
     Path("broken").write_text("asr")
     assert probe_all(runs(suite("asr"))) == {}
     assert main(suite("asr"), probe=True, dry_run=True) == 0
@@ -472,7 +472,7 @@ def test_scripts_do_what_the_suite_does(capsys):
     assert "partial, 2 of 10 tasks" in Path("results/superb_score.log").read_text()
 
 
-def test_slurm_is_asked_for_the_times_that_a_probe_found_elsewhere(capsys):
+def test_slurm_gets_the_times_of_an_earlier_probe(capsys):
     asked = suite("asr,qbe", learning_rates=(0.1,), options=("--device", "cpu"))
     assert main(asked, probe=True, dry_run=True) == 0 and len(calls()) == 1
     assert main(asked, scheduler="slurm") == 0 and len(calls()) == 1  # nothing runs where jobs are submitted
@@ -487,10 +487,10 @@ def test_slurm_is_asked_for_the_times_that_a_probe_found_elsewhere(capsys):
     assert "no time is asked for, since none is known: fbank/qbe." in capsys.readouterr().out
     shorter = suite("asr", override="config.runner.total_steps=300", options=("--device", "cpu"))
     assert main(shorter, scheduler="slurm", jobs_dir=Path("others")) == 0
-    assert "--time" not in Path("others/submit.sh").read_text()  # of other steps nothing is known
+    assert "--time" not in Path("others/submit.sh").read_text()  # nothing is known about other numbers of steps
 
 
-def test_elsewhere_than_in_the_clone_it_says_so(tmp_path, monkeypatch):
+def test_outside_the_clone_the_error_says_so(tmp_path, monkeypatch):
     (tmp_path / "other").mkdir()
     monkeypatch.chdir(tmp_path / "other")
     with pytest.raises(UserError, match="must be the root of the clone"):

@@ -1,4 +1,4 @@
-"""Sweeps: which runs they plan, that the tasks wait for their model, and that a second call has nothing left to do."""
+"""Sweeps: their planned runs, tasks that wait for their model, and a second call that has nothing left to do."""
 
 import subprocess
 import sys
@@ -47,7 +47,7 @@ def test_a_run_per_recipe_rate_and_seed_in_a_folder_of_its_own():
     assert Sweep(recipes={"rows_s50": (0.5,)}).jobs()[0].name == "rows_s50-0.5"
 
 
-def test_tasks_wait_for_their_own_model_and_those_beside_for_nothing():
+def test_tasks_wait_for_their_own_model_only():
     beside = (ComparedModel("fbank", "fbank"),)
     sweep = Sweep(
         recipes={"rows_s50": (0.3, 0.5)},
@@ -64,7 +64,7 @@ def test_tasks_wait_for_their_own_model_and_those_beside_for_nothing():
     assert "-u hubert_pruned_local -k result/sweep/rows_s50-0.5-seed2/export -d asr" in line and "--seed 2" in line
 
 
-def test_rates_are_given_for_all_or_for_one_recipe():
+def test_rates_are_for_all_recipes_or_for_one():
     assert parse_recipes(["a=0.1,0.2", "b"], (0.5,)) == {"a": (0.1, 0.2), "b": (0.5,)}
     with pytest.raises(UserError, match="--recipe b: has no rate"):
         parse_recipes(["a=0.1", "b"], ())
@@ -83,7 +83,7 @@ def sweep(*arguments):
     return subprocess.run(line, capture_output=True, text=True, cwd=ROOT, timeout=200)
 
 
-def test_a_sweep_makes_its_models_goes_past_a_rate_out_of_reach_and_is_then_done(tmp_path):
+def test_a_sweep_makes_its_models_skips_an_unreachable_rate_and_is_then_finished(tmp_path):
     tiny = TinyRecipe(tmp_path)
     arguments = [
         "--recipe",

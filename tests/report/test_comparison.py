@@ -1,4 +1,4 @@
-"""Two rows of the table compared from the files of their runs, by the command."""
+"""The command that compares two rows of the table from the files of their runs."""
 
 import dataclasses
 import json
@@ -66,13 +66,13 @@ def test_word_errors_are_compared_by_matched_pairs_and_accuracies_by_mcnemar(tmp
         expected.p_value, abs=1e-4
     )
     low, high = (float(end) for end in between.split(" to "))
-    # 60 utterances, a third of which has 1 error less than the others: sd 12.5 * sqrt(2/9) points, / sqrt(60)
+    # 60 utterances, a third of which have 1 error less than the others: sd 12.5 * sqrt(2/9) points, / sqrt(60)
     assert -20.83 - 2.2 < low < -20.83 < high < -20.83 + 2.2
-    # 7 utterances that `a` has right alone, none the other way: 2 / 2^7
+    # 7 utterances that only `a` has right, none the other way: 2 / 2^7
     assert shown["ks acc"][4:] == ["McNemar, 7 to 0", "0.0156"]
 
 
-def test_a_row_against_itself_is_no_different(tmp_path, capsys):
+def test_a_row_does_not_differ_from_itself(tmp_path, capsys):
     for name in ("a", "b"):
         recognised(tmp_path, name, NEAR, 100 * 20 / 480)
         classified(tmp_path, name, [True, False] * 5)
@@ -92,7 +92,7 @@ def test_diarization_is_compared_by_the_bootstrap_over_recordings(tmp_path, caps
     shown = rows(capsys.readouterr().out)["sd der"]
     assert shown == ["15.00", "25.00", "-10.00", "-10.00 to -10.00", "bootstrap of 40 recordings", "0.0010"]
     (tmp_path / "a" / "sd" / "scoring" / "der.json").write_text("{}")
-    with pytest.raises(UserError, match="holds no recordings one by one, as earlier versions left it"):
+    with pytest.raises(UserError, match="holds no errors per recording, since an earlier version wrote it"):
         main([str(tmp_path), "--compare", "a", "b"])
 
 
@@ -133,7 +133,7 @@ def test_files_of_another_evaluation_or_another_test_set_are_refused(tmp_path):
         main([str(tmp_path), "--compare", "a", "b"])
 
 
-def test_rows_that_are_not_there_or_have_nothing_in_common_are_refused(tmp_path):
+def test_unknown_rows_and_rows_without_a_common_task_are_refused(tmp_path):
     recognised(tmp_path, "a", NEAR, 100 * 20 / 480)
     classified(tmp_path, "b", [True, False] * 5)
     with pytest.raises(UserError, match="--compare c: must be a row with runs in a folder: a, b"):
@@ -142,13 +142,13 @@ def test_rows_that_are_not_there_or_have_nothing_in_common_are_refused(tmp_path)
         main([str(tmp_path), "--compare", "a", "b"])
 
 
-def test_intervals_stand_below_the_table_and_what_has_none_is_said(tmp_path, capsys):
+def test_intervals_are_below_the_table_and_missing_ones_are_explained(tmp_path, capsys):
     classified(tmp_path, "a", [True, False] * 5)
     write(tmp_path / "a" / "asr", "asr", "test-clean", {"wer": 10.0})
     main([str(tmp_path), "--intervals"])
     shown = capsys.readouterr().out
     (line,) = (line.split() for line in shown.splitlines() if line.startswith("a  ") and "ks acc" in line)
     assert line[:4] == ["a", "ks", "acc", "50.00"] and line[-4:] == ["bootstrap", "of", "10", "utterances"]
-    # ten tosses of a coin: 2.5 % of the draws have 2 right or less, 2.5 % 8 or more (binomial, 5.5 % beyond)
+    # ten coin tosses: 2.5 % of the draws have 2 or fewer right, 2.5 % have 8 or more (binomial, 5.5 % beyond)
     assert (float(line[4]), float(line[6])) == (20, 80)
     assert "left out: a asr: " in shown and "test-clean-noLM-hyp.ark: cannot be read" in shown

@@ -1,4 +1,4 @@
-"""Pictures show the numbers of the JSON that they are drawn from, and nothing is drawn from damaged JSON."""
+"""Figures show the numbers of the JSON that they are drawn from, and nothing is drawn from damaged JSON."""
 
 import json
 from itertools import pairwise
@@ -35,7 +35,7 @@ LINES = [
 
 @pytest.fixture
 def run(tmp_path):
-    """The files of a finished run that pictures are drawn from; made up, no model behind them."""
+    """The files of a finished run that figures are drawn from; invented, without a model."""
     (tmp_path / "export").mkdir()
     export = {"format": "s3prl_pruned.encoder", "format_version": 1, "encoder": to_dict(CONFIG), "spec": SPEC.to_dict()}
     export["provenance"] = {"teacher_note": "random teacher"}

@@ -1,4 +1,4 @@
-"""The picture of a run under way says what its log says."""
+"""The figure of a running training shows its log's numbers."""
 
 import json
 
@@ -16,7 +16,7 @@ LINE = {
 }
 
 
-def test_every_share_stands_at_its_layer_and_kind():
+def test_every_share_is_drawn_at_its_layer_and_kind():
     (axes,) = remaining_structure(LINE).axes
     written = {text.get_position(): text.get_text() for text in axes.texts}
     assert (

@@ -1,12 +1,12 @@
-"""The Pareto front, on points that are laid out by hand."""
+"""The Pareto front of hand-made points."""
 
 from s3prl_pruned.report.pareto import beats, on_front
 
 
-def test_one_beats_another_where_it_is_no_dearer_and_no_worse_and_one_of_the_two_better():
+def test_a_point_beats_another_if_it_is_no_worse_in_both_and_better_in_one():
     own = (10.0, 5.0)
     assert beats((9.0, 5.0), own) and beats((10.0, 6.0), own) and beats((9.0, 6.0), own)
-    assert not beats((10.0, 5.0), own)  # its equal
+    assert not beats((10.0, 5.0), own)  # an equal point
     assert not beats((9.0, 4.0), own) and not beats((11.0, 6.0), own)
 
 

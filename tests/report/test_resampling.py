@@ -1,4 +1,4 @@
-"""The bootstrap against formulas, against sets written out draw by draw, and against the metrics themselves."""
+"""The bootstrap compared with formulas, with sets written out draw by draw, and with the metrics themselves."""
 
 import math
 
@@ -24,7 +24,7 @@ def test_a_means_interval_is_that_of_its_standard_error():
     assert interval(draws) == pytest.approx((75 - 1.96 * 2.165, 75 + 1.96 * 2.165), abs=0.3)
 
 
-def test_two_systems_are_drawn_alike_and_a_difference_of_nothing_has_p_1():
+def test_two_systems_get_the_same_draws_and_no_difference_has_p_1():
     rng = np.random.default_rng(1)
     errors = rng.integers(0, 5, 200)
     one, same = (resampled(ratio(errors, [10] * 200), 200) for _ in range(2))
@@ -54,7 +54,7 @@ def test_verification_is_the_rate_of_the_trials_written_out_as_often_as_their_sp
     times = [drawn[a] if a == b else drawn[a] * drawn[b] for a, b in speakers]
     written = 100 * equal_error_rate(np.repeat(labels, times), np.repeat(scores, times))
     assert statistic(drawn[None])[0] == pytest.approx(written, abs=1e-9)
-    assert np.isnan(statistic(np.array([[5, 0, 0, 0, 0]]))[0])  # one speaker: nobody to tell from
+    assert np.isnan(statistic(np.array([[5, 0, 0, 0, 0]]))[0])  # one speaker: no other to tell apart from
 
 
 def test_the_term_weighted_value_is_that_of_the_queries_written_out_as_often_as_they_are_drawn():

@@ -1,4 +1,4 @@
-"""The score against costs: what is drawn, where, which points are the front, and what is left out."""
+"""The score against costs: the drawn points, the front, and what is left out."""
 
 import dataclasses
 from itertools import pairwise
@@ -43,7 +43,7 @@ def test_macs_are_the_leaderboards_printed_there_or_counted_by_its_rule():
     points = {point.name: point for point in points_of(published_models(), "leaderboard", "macs")}
     assert points["WavLM Base"].cost == 1670 and points["DPHuBERT"].cost == pytest.approx(654.1)
     assert points["wav2vec2 Base"].cost == pytest.approx(1669.156022848)  # of HuBERT Base's structure
-    assert "Wang 2023, proposed" not in points and "ARMHuBERT" not in points  # of which nobody prints any
+    assert "Wang 2023, proposed" not in points and "ARMHuBERT" not in points  # no MACs are published for these
 
 
 def test_every_known_cost_is_a_panel_and_the_users_own_model_is_in_each():
@@ -77,7 +77,7 @@ def test_names_do_not_cover_each_other():
     points = [Point(name=str(i), kind="published", cost=24 + i / 10, score=700 + i) for i in range(8)]
     points.append(Point(name="far", kind="published", cost=95, score=703))
     places = {point.name: place for point, place in label_places(points, gap=10, reach=30, aside=2)}
-    assert places.pop("far") == (97, 703)  # in a column of its own
+    assert places.pop("far") == (97, 703)  # in its own column
     heights = sorted(height for _, height in places.values())
     assert min(b - a for a, b in pairwise(heights)) >= 10 - 1e-9
     assert sum(heights) / 8 == pytest.approx(703.5) and {x for x, _ in places.values()} == {26.7}
@@ -86,10 +86,10 @@ def test_names_do_not_cover_each_other():
 def test_a_model_of_other_settings_is_marked():
     points = [Point(name="a", kind="measured", cost=20, score=500, exact=False)]
     texts = [text.get_text() for text in draw({("leaderboard", "parameters"): points}).axes[0].texts]
-    assert texts == ["a *", "* not the official settings: not in the front"]
+    assert texts == ["a *", "* not the official settings, so not in the front"]
 
 
-def test_what_cannot_be_drawn_is_said(tmp_path):
+def test_models_that_cannot_be_drawn_are_listed(tmp_path):
     path = tmp_path / "x.yaml"
     path.write_text("- {model: mine, asr: {wer: {value: 10, unit: percent}}}")
     rows = given_models(path)
@@ -98,7 +98,7 @@ def test_what_cannot_be_drawn_is_said(tmp_path):
         UserError, match="no row has both a score and a known cost, such as its parameters .mine: no number"
     ):
         write_figure(tmp_path / "out.png", rows)
-    with pytest.raises(UserError, match="a picture must be one of .* but is 'xyz'"):
+    with pytest.raises(UserError, match="a figure must be one of .* but is 'xyz'"):
         write_figure(tmp_path / "out.xyz", published_models())
     with pytest.raises(UserError, match="cannot be written"):
         write_figure(tmp_path / "none" / "out.png", published_models())

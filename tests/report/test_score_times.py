@@ -1,4 +1,4 @@
-"""Which row of a timing document is of which scored model."""
+"""Matching rows of a timing document with scored models."""
 
 import dataclasses
 
@@ -59,4 +59,4 @@ def test_only_one_utterance_of_5_s_counts():
     with pytest.raises(UserError, match="t.json: must have times of 5 s"):
         seconds(models, *rows)
     assert measured_on(DOCUMENT) == "a machine, 2 threads, float32, 2026-01-02"
-    assert all(model.costs.seconds is None for model in models)  # what is published is not changed
+    assert all(model.costs.seconds is None for model in models)  # published models are not changed

@@ -1,4 +1,4 @@
-"""MAPSSWE against a case worked by hand, scipy's paired test and editdistance's edits."""
+"""MAPSSWE compared with a case worked by hand, scipy's paired test and editdistance's edits."""
 
 import math
 
@@ -19,7 +19,7 @@ def random_words(num, seed):
 
 
 def heard(references, seed, wrong):
-    """What a recogniser makes of them: a share of the words is replaced, doubled or left out."""
+    """Hypotheses of an imaginary recogniser: a share of the words is replaced, doubled or left out."""
     rng, hypotheses = np.random.default_rng(seed), {}
     for key, text in references.items():
         words = [[w] if rng.random() > wrong else [[], [w, w], ["Z"]][rng.integers(3)] for w in text.split()]
@@ -33,7 +33,7 @@ def random_texts(num, seed, wrong):
     return references, heard(references, seed + 1, wrong)
 
 
-def test_errors_stand_at_their_words_and_insertions_between():
+def test_errors_are_at_their_words_and_insertions_between():
     assert align_errors("a b c".split(), "a x c".split()) == [0, 0, 0, 1, 0, 0, 0]
     assert align_errors("a b c".split(), "a c".split()) == [0, 0, 0, 1, 0, 0, 0]
     assert align_errors("a b c".split(), "x y a b c z".split()) == [2, 0, 0, 0, 0, 0, 1]
@@ -48,8 +48,8 @@ def test_the_errors_sum_to_the_edit_distance(seed):
         assert sum(align_errors(reference.split(), hypotheses[key].split())) == edits
 
 
-def test_two_words_correct_in_both_systems_part_segments_and_one_does_not():
-    """First errs at b, d and j; second at h: b.d are one segment (c alone is between), h and j another (i alone)."""
+def test_two_words_correct_in_both_systems_separate_segments_and_one_does_not():
+    """The first errs at b, d and j, the second at h: b-d are one segment (only c is between), h-j another (only i)."""
     first = "a X c Y e f g h i Z".split()
     second = "a b c d e f g W i j".split()
     assert segment_errors(REFERENCE, first, second) == [(2, 0), (1, 1)]
@@ -94,7 +94,7 @@ def test_equal_systems_do_not_differ():
     assert mapsswe(references, references, references).segments == 0
 
 
-def test_of_systems_that_err_alike_often_about_one_in_twenty_differs_significantly():
+def test_of_equally_good_systems_about_one_in_twenty_differs_significantly():
     significant = 0
     for seed in range(100):
         references = random_words(40, 1000 + seed)
@@ -117,7 +117,7 @@ def test_wrong_input_is_refused():
 
 
 def test_mcnemar_worked_by_hand():
-    """8 utterances that one of the two has right alone, 1 to 7: 2 (C(8, 0) + C(8, 1)) / 2^8 = 18 / 256."""
+    """8 utterances that only one of the two has right, 1 to 7: 2 (C(8, 0) + C(8, 1)) / 2^8 = 18 / 256."""
     first = [True] * 5 + [True] + [False] * 7 + [False] * 2
     second = [True] * 5 + [False] + [True] * 7 + [False] * 2
     found = mcnemar(first, second)

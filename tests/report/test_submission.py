@@ -84,7 +84,7 @@ def test_the_zip_holds_what_s3prls_submit_puts_there(row, tmp_path, monkeypatch,
         main(["-u", "mine", "--submission", "out/predict.zip"])
 
 
-def test_what_is_not_finished_is_left_out_and_named(row, tmp_path):
+def test_unfinished_tasks_are_left_out_and_named(row, tmp_path):
     (row / "ks" / "result.json").unlink()
     found = write_submission(row, tmp_path / "predict.zip")
     assert found.missing == ["ks"] and "not in it, since there is no result: ks" in found.text()
@@ -99,7 +99,7 @@ def test_a_result_from_the_middle_of_a_training_is_left_out(row, tmp_path):
     assert write_submission(row, tmp_path / "predict.zip").missing == ["ks"]
 
 
-def test_a_model_that_can_be_counted_no_more_leaves_its_count_open(row, tmp_path):
+def test_a_model_that_can_no_longer_be_counted_has_no_count(row, tmp_path):
     exported = tmp_path / "export"
     save_encoder(exported, random_encoder(tiny_base(), seed=1), {"teacher_note": None})
     for number, sha256 in enumerate([model_hash(exported), "another"]):
@@ -129,11 +129,11 @@ def change(path, **fields):
             "ks: must be an official result, but is not .differs from the benchmark in the checkpoint, named by -i",
         ),
         (lambda row: change(row / "ks", upstream=Upstream(name="fbank")), "must be of one model"),
-        (lambda row: (row / "er/fold3/test_fold3_predict.txt").unlink(), "predictions are gone: .*test_fold3_predict"),
+        (lambda row: (row / "er/fold3/test_fold3_predict.txt").unlink(), "predictions are missing: .*fold3_predict"),
         (lambda row: (row / "sd/scoring/predictions/a.h5").unlink(), "sd: must hold predictions of 2 recordings"),
     ],
 )
-def test_what_the_leaderboard_must_not_get_is_refused(row, tmp_path, damage, message):
+def test_results_that_the_leaderboard_must_not_get_are_refused(row, tmp_path, damage, message):
     damage(row)
     with pytest.raises(UserError, match=message):
         write_submission(row, tmp_path / "predict.zip")

@@ -1,4 +1,4 @@
-"""The tables and the picture that are made of a benchmark's document alone."""
+"""The tables and the figure that are made from a benchmark's document alone."""
 
 import csv
 import io
@@ -41,7 +41,7 @@ def test_the_markdown_table_has_a_row_per_model_and_a_column_per_workload(data):
     assert torchaudio[5].strip() == "-"
 
 
-def test_noise_is_said_with_its_bound(data):
+def test_noise_is_reported_with_its_bound(data):
     noisy = json.loads(json.dumps(data))
     for row in noisy["results"]:
         row["noisy"] = False
@@ -100,18 +100,18 @@ def test_the_papers_table_has_its_numbers_beside_ours():
     assert "LEFT OUT: hf:wavlm_base: it is not here" in text
 
 
-def test_repeats_are_told_as_they_were(data):
+def test_repeats_are_reported_as_recorded(data):
     by_time = json.loads(json.dumps(data))
     by_time["repeats"] = None
     by_time["results"][0]["repeats"] = 20
     assert report.repeats(data) == "2" and report.repeats(by_time) == "2 to 20"
     for row in by_time["results"]:
         del row["repeats"]
-    by_time["repeats"] = 7  # as documents were before
+    by_time["repeats"] = 7  # as in older documents
     assert report.repeats(by_time) == "7"
 
 
-def test_what_was_left_out_is_said_and_keeps_its_other_columns(data):
+def test_left_out_models_are_listed_and_keep_their_other_columns(data):
     changed = json.loads(json.dumps(data))
     first = changed["results"][1]
     changed["results"].remove(first)

@@ -1,4 +1,4 @@
-"""The table of published encoders, made of a benchmark's document alone."""
+"""The table of published encoders, made from a benchmark's document alone."""
 
 import json
 
@@ -46,7 +46,7 @@ def test_what_is_not_timed_is_listed_with_its_reason_and_a_noisy_ratio_is_marked
     assert "random weights" in text and data["baseline"] in text
 
 
-def test_a_document_of_before_has_a_table_without_sources(data):
+def test_an_older_document_has_a_table_without_sources(data):
     for row in data["results"]:
         row.pop("source"), row.pop("printed_millions")
     assert all(row[1] == row[3] == "-" for row in cells(peers_table(data))[2:])

@@ -264,7 +264,7 @@ def test_several_protocols_of_one_figure_are_refused(made, tmp_path):
 
 
 def test_no_model_is_an_error(tmp_path):
-    with pytest.raises(UserError, match="no exported model is there"):
+    with pytest.raises(UserError, match="no exported model found"):
         joined(tmp_path)
 
 

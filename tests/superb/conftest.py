@@ -1,4 +1,4 @@
-"""Commands run in a folder of their own, as typed, with lists kept below it."""
+"""Commands run in their own folder, as typed, with cached lists below it."""
 
 import contextlib
 import io
@@ -10,7 +10,7 @@ from s3prl_pruned.superb.running import run
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
-    """An empty working directory for the module, with its own cache; put back afterwards."""
+    """An empty working directory for the module, with its own cache; restored afterwards."""
     folder = tmp_path_factory.mktemp("workplace")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

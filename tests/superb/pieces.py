@@ -1,4 +1,4 @@
-"""What a real run keeps of its test must give its result, piece by piece."""
+"""The pieces in a real run's files must give its result."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from s3prl_pruned.superb.results.result import read_result
 
 
 def assert_pieces_give_the_result(folder: Path, kind: str = "utterances") -> None:
-    """Read the run in `folder`, whose pieces must be of this kind, and draw them a few times."""
+    """Read the run in `folder`, whose pieces must be of this kind, and resample them a few times."""
     result = read_result(folder / "result.json")
     tests = {test.name: test.resampled for test in kept_tests(result, [folder])}
     assert {metric.name for metric in TASKS[result.task].metrics} <= tests.keys() <= result.values().keys()

@@ -1,5 +1,5 @@
-"""Run directories written by s3prl's own code: the methods of its experts that write them, taken from its installed
-source and called by themselves, so that no corpus, model or optional package of a task is needed."""
+"""Run directories written by s3prl's own code: the methods of its experts that write them are taken from its installed
+source and called alone, so that no corpus, model or optional package of a task is needed."""
 
 import ast
 import importlib.util
@@ -16,10 +16,10 @@ import yaml
 
 
 def method_of(downstream, name, **names):
-    """A method of an expert of s3prl, compiled from its source alone.
+    """A method of one of s3prl's experts, compiled from its source alone.
 
     Args:
-        names: other names of its module that it uses.
+        names: other names of its module that the method uses.
     """
     path = Path(importlib.util.find_spec("s3prl").submodule_search_locations[0]) / f"downstream/{downstream}/expert.py"
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -30,11 +30,11 @@ def method_of(downstream, name, **names):
 
 
 def log_records(downstream, folder, split, records, *, step=0, capture=os.devnull, names=None, **attributes):
-    """Let s3prl's expert log one evaluation into a folder.
+    """Make s3prl's expert log one evaluation into a folder.
 
     Args:
-        capture: a file in the folder that what it prints is added to.
-        names, attributes: of the expert's module and of the expert itself, as far as the method uses them.
+        capture: a file in the folder, to which the expert's output is appended.
+        names, attributes: the expert's module's names and the expert's attributes that the method uses.
 
     Returns:
         The expert, whose ``best_score`` s3prl keeps from one evaluation to the next.
@@ -49,7 +49,7 @@ def log_records(downstream, folder, split, records, *, step=0, capture=os.devnul
 
 
 def classify(downstream, folder, history, **attributes):
-    """Train KS, SID, IC or ER: ``history`` holds (step, accuracy on dev, accuracy on test), of five utterances each."""
+    """Train KS, SID, IC or ER: ``history`` holds (step, accuracy on dev, accuracy on test) of five utterances each."""
     best = torch.zeros(1)
     for step, *accuracies in history:
         for split, accuracy in zip(("dev", "test"), accuracies):
@@ -59,7 +59,7 @@ def classify(downstream, folder, history, **attributes):
 
 
 def evaluate_again(downstream, folder, accuracy, checkpoint="dev-best.ckpt", **attributes):
-    """``-m evaluate -e <checkpoint>``: logged as of step 0, and noted in another ``args_*.yaml``."""
+    """``-m evaluate -e <checkpoint>``: logged as step 0, and written to another ``args_*.yaml``."""
     started(folder, "2024-02-01-00-00-00", downstream=downstream, mode="evaluate", init_ckpt=f"result/{checkpoint}")
     log_records(downstream, folder, "test", _classified(downstream, accuracy), **attributes)
 
@@ -125,7 +125,7 @@ def verify(folder, scores, labels, eer, *, capture="log.txt"):
 
 
 def started(folder, date="2024-01-01-00-00-00", *, config=None, **args):
-    """``args_*.yaml`` and ``config_*.yaml``, which ``run_downstream.py`` of s3prl dumps at each start."""
+    """``args_*.yaml`` and ``config_*.yaml``, which s3prl's ``run_downstream.py`` writes at each start."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in (("args", args), ("config", config or {})):
         (folder / f"{name}_{date}.yaml").write_text(yaml.dump(data))

@@ -1,8 +1,8 @@
 """All ten tasks from the command line to the table, with FBANK, the embedded teacher and its pruned model: minutes.
 
-The corpora are tiny, in the official layouts. Where S3PRL_PRUNED_MINI_SUPERB names a folder that
-`python -m benchmarks.mini_superb` made, they are that one's, mostly real speech; else ASR, PR and QbE have real prompts
-and the others synthetic sounds. Two steps teach nothing: no number here means anything.
+The corpora are tiny, in the official layouts. If S3PRL_PRUNED_MINI_SUPERB names a folder made by
+`python -m benchmarks.mini_superb`, its corpora are used, mostly real speech; else ASR, PR and QbE have real prompts and
+the others synthetic sounds. Two steps train nothing: no number here means anything.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ LAYERS = {"fbank": 1, "teacher": 7, "pruned": 7}
 
 @pytest.fixture(scope="module")
 def corpora(workplace):
-    """By task, as `--corpus` takes them."""
+    """Corpora by task, for `--corpus`."""
     if made := os.environ.get("S3PRL_PRUNED_MINI_SUPERB"):
         paths = yaml.safe_load((Path(made) / "paths.yaml").read_text())
         return {task: Path(made) / paths[task] for task in TASKS}
@@ -51,7 +51,7 @@ def corpora(workplace):
 
 @pytest.fixture(scope="module")
 def upstreams(workplace):
-    """`-u` and `-k` of each row. The pruned model is the teacher's, cut to 80 % after two steps."""
+    """`-u` and `-k` of each row. The pruned model is made from the teacher with a sparsity of 80 % after two steps."""
     from s3prl_pruned.pretrain.command import main
 
     steps = "runner.total_steps=2,,runner.save_step=1,,runner.log_step=1"

@@ -1,4 +1,4 @@
-"""What the tests of the timing harness share."""
+"""Fixtures for the tests of the timing harness."""
 
 import pytest
 

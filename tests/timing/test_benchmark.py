@@ -56,7 +56,7 @@ def test_both_arrangements_are_against_the_baseline_padded(data):
     (baseline,) = rows(data, name="s3prl:wavlm_embedded", arrangement="padded")
     (alone,) = rows(data, name="s3prl:wavlm_embedded", arrangement="unpadded")
     assert alone["ratio"] != 1 and alone["macs"] < baseline["macs"] and alone["peak_bytes"] < baseline["peak_bytes"]
-    assert any("comes of the bucketing, not of the model" in " ".join(note.split()) for note in data["notes"])
+    assert any("comes from the bucketing, not from the model" in " ".join(note.split()) for note in data["notes"])
 
 
 def test_a_model_that_cannot_pad_is_only_in_the_unpadded_rows(data):
@@ -71,7 +71,7 @@ def test_derived_numbers_fit_one_another(data):
         assert sum(row["shares"].values()) == pytest.approx(1, abs=0.2)
 
 
-def test_what_was_checked_before_timing_is_told(data):
+def test_the_checks_before_timing_are_recorded(data):
     assert [check["models"][0] for check in data["checks"]] == ["ours:wavlm_embedded", "torchaudio:wavlm_embedded"]
     assert all(check["bound"] for check in data["checks"])
     assert "ours:wavlm_embedded" in data["macs_checked_with_torch"]
@@ -84,8 +84,8 @@ def test_what_was_checked_before_timing_is_told(data):
         ({"dtype": "int8"}, "int8 is a model's variant"),
         ({"repeats": 0}, "`repeats` and `threads` must be at least 1"),
         ({"lengths": [(0.02, 1)]}, "at least one frame"),
-        ({"lengths": []}, "nothing to time models on"),
-        ({"tf32": True}, "`tf32` is of CUDA GPUs only"),
+        ({"lengths": []}, "no input to time models on"),
+        ({"tf32": True}, "`tf32` is for CUDA GPUs only"),
         ({"autocast": True}, "`autocast` needs a lower precision"),
         ({"min_seconds": 0.0}, "`min-seconds` must be positive, but is 0"),
     ],
@@ -98,7 +98,7 @@ def test_wrong_options_are_refused_before_anything_is_built(changes, message, mo
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU")
-def test_a_gpu_that_is_not_there_is_said():
+def test_a_missing_gpu_is_reported():
     with pytest.raises(UserError, match="sees no GPU here. Use --device cpu"):
         benchmark.run(Options(baseline="ours:wavlm_embedded", models=[], random=True, lengths=[(1, 1)], device="cuda"))
 
@@ -115,8 +115,8 @@ def test_a_corpus_is_timed_one_at_a_time_and_bucketed(caplog):
     assert single["seconds_mean"] > 0
 
 
-def test_a_model_that_cannot_take_part_loses_its_row_alone(monkeypatch):
-    """One that cannot be built, one whose states are not its equals', one that fails at one length."""
+def test_a_model_that_cannot_be_timed_loses_only_its_own_row(monkeypatch):
+    """One model cannot be built, one has other states than its equals, one fails at one length."""
     from s3prl_pruned.timing.models import Builder
 
     build = Builder.build
@@ -156,7 +156,7 @@ def test_without_the_baseline_there_is_no_ratio(monkeypatch):
     from s3prl_pruned.timing.models import Builder
 
     monkeypatch.setattr(Builder, "build", lambda self, name: 1 / 0)
-    with pytest.raises(UserError, match="the baseline ours:wavlm_embedded cannot take part: division by zero"):
+    with pytest.raises(UserError, match="the baseline ours:wavlm_embedded cannot be timed: division by zero"):
         benchmark.run(Options(baseline="ours:wavlm_embedded", models=[], random=True, lengths=[(0.5, 1)]))
 
 
@@ -168,7 +168,7 @@ def test_what_the_numbers_depend_on_is_in_the_document(data):
         assert row["machine"] == data["machine"] and row["seconds_std"] >= 0 and not row["loading"]
 
 
-def test_a_corpus_is_read_from_its_files_in_each_run_where_this_is_asked_for(monkeypatch):
+def test_a_corpus_is_read_from_its_files_in_each_run_if_requested(monkeypatch):
     from s3prl_pruned.data.manifest import Utterance
 
     read, times = Utterance.read, []
@@ -178,5 +178,5 @@ def test_a_corpus_is_read_from_its_files_in_each_run_where_this_is_asked_for(mon
         include_loading=True,
     )  # fmt: skip
     rows = benchmark.run(options)["results"]
-    # once to have them; in each of two ways for the warm-up, for the run that tells how long one takes, for two repeats
+    # once to load them; for each of two ways the warm-up, the run that measures the duration, and two repeats
     assert len(times) == 2 + 2 * 4 * 2 and all(row["loading"] for row in rows)

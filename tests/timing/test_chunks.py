@@ -1,4 +1,4 @@
-"""What a chunk costs a program that starts, each model in processes of its own."""
+"""The costs of a chunk in a program that starts, each model in its own processes."""
 
 import json
 
@@ -17,7 +17,7 @@ def measure(names, folder, **changes):
     return measure_chunks(names, folder, **{**options, **changes})
 
 
-def test_a_process_loads_calls_and_tells_and_one_that_fails_says_why(tmp_path):
+def test_a_process_loads_calls_and_reports_and_one_that_fails_says_why(tmp_path):
     (row,), (lost,) = measure(["ours:wavlm_embedded", "ours:wavlm_embedded+masked"], tmp_path)
     assert row["name"] == "ours:wavlm_embedded" and row["length_s"] == 0.2
     assert row["load_s"] > 0 and row["first_s"] > 0 and row["warm_s"] > 0
@@ -81,7 +81,7 @@ def test_the_table_divides_by_the_baseline_of_the_same_length():
 
 
 def test_what_is_not_ours_and_other_workloads_are_refused(tmp_path, capsys):
-    with pytest.raises(UserError, match="of our own models only"):
+    with pytest.raises(UserError, match="with our own models only"):
         measure(["hf:wavlm_base"], tmp_path)
     with pytest.raises(UserError, match="a table of their own"):
         timing.main(["--chunks", "--models", "ours:dense", "--lengths", "1"])

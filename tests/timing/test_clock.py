@@ -1,4 +1,4 @@
-"""The clock is fair: same input, interleaved, paired; nothing here says how fast any model is."""
+"""The clock is fair: same input, interleaved, paired; no speed of a real model is tested."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from s3prl_pruned.timing.runs import REPEATS, CannotRun, TimedCalls, TimingSetti
 
 
 class Recorder:
-    """A callable that notes when it was called and with what, and sleeps."""
+    """A callable that records its calls and their input, and sleeps."""
 
     def __init__(self, name, calls, milliseconds=0.0):
         self.name, self.calls, self.milliseconds = name, calls, milliseconds
@@ -37,7 +37,7 @@ def test_a_model_that_sleeps_a_quarter_as_long_is_about_four_times_as_fast():
     assert slow.seconds >= 0.040 and fast.seconds >= 0.010
 
 
-def test_every_model_hears_the_same_input_in_every_repeat():
+def test_every_model_gets_the_same_input_in_every_repeat():
     calls = []
     models = {name: Recorder(name, calls) for name in "abc"}
     compare(models, TimingSetting(baseline="a", repeats=3), seconds=0.5, batch=2)
@@ -62,7 +62,7 @@ def test_repeats_are_interleaved_in_an_order_drawn_by_seed_after_a_warm_up():
     assert order_of(0) == order != order_of(1)
 
 
-def test_each_model_gets_its_time_where_the_number_of_repeats_is_not_given():
+def test_each_model_is_timed_long_enough_if_the_number_of_repeats_is_not_set():
     calls = []
     models = {"slow": Recorder("slow", calls, 40), "quick": Recorder("quick", calls, 4)}
     setting = TimingSetting(baseline="slow", repeats=None, min_seconds=0.3)
@@ -91,7 +91,7 @@ def test_a_model_that_fails_is_named_with_its_reason():
     assert (refusal.value.name, refusal.value.reason) == ("b", "no such kernel")
 
 
-def test_getting_the_input_is_timed_where_this_is_asked_for():
+def test_loading_the_input_is_timed_if_requested():
     def load(wavs):
         time.sleep(0.03)
         return wavs + 1
@@ -102,7 +102,7 @@ def test_getting_the_input_is_timed_where_this_is_asked_for():
     assert set(heard) == {1.0} and result.seconds >= 0.03
 
 
-def test_a_device_that_goes_on_by_itself_is_waited_for_before_and_after(monkeypatch):
+def test_an_asynchronous_device_is_synchronised_before_and_after(monkeypatch):
     seen = []
     monkeypatch.setattr(torch.mps, "synchronize", lambda: seen.append("wait"))
     one = TimedCalls(name="a", model=lambda wavs: seen.append("run"), batches=[torch.zeros(1, 8)])
@@ -111,7 +111,7 @@ def test_a_device_that_goes_on_by_itself_is_waited_for_before_and_after(monkeypa
 
 
 def test_a_second_gpu_is_timed_by_its_own_events(monkeypatch):
-    """Torch makes an event on the current device, whichever stream it is recorded on later."""
+    """Torch creates an event on the current device, whichever stream it is recorded on later."""
     current, seen = [0], []
 
     class Device:
@@ -148,7 +148,7 @@ def test_a_second_gpu_is_timed_by_its_own_events(monkeypatch):
 
 def test_ratios_are_taken_pair_by_pair(monkeypatch):
     """The median of the pairs' ratios; the ratio of the medians would be 2 here."""
-    seconds = {"a": iter([9.0, 1.0, 4.0, 2.0]), "b": iter([9.0, 1.0, 1.0, 4.0])}  # the warm-up's first
+    seconds = {"a": iter([9.0, 1.0, 4.0, 2.0]), "b": iter([9.0, 1.0, 1.0, 4.0])}  # the first is the warm-up
     monkeypatch.setattr(runs, "_seconds_of", lambda one, device: next(seconds[one.name]))
     a, b = compare({"a": len, "b": len}, TimingSetting(baseline="a", repeats=3), seconds=0.1)
     assert (a.seconds, b.seconds) == (2.0, 1.0)
@@ -157,7 +157,7 @@ def test_ratios_are_taken_pair_by_pair(monkeypatch):
     assert b.noisy and not a.noisy
 
 
-def test_a_noisy_machine_is_said(monkeypatch, caplog):
+def test_a_noisy_machine_is_reported(monkeypatch, caplog):
     seconds = {"a": iter([1.0, 1.0, 3.0, 1.0]), "b": iter([1.0, 1.0, 1.0, 5.0])}
     monkeypatch.setattr(runs, "_seconds_of", lambda one, device: next(seconds[one.name]))
     compare({"a": len, "b": len}, TimingSetting(baseline="a", repeats=3), seconds=0.1)
@@ -203,21 +203,21 @@ def test_a_module_in_training_mode_is_refused():
         compare({"a": nn.Linear(2, 2)}, TimingSetting(baseline="a"), seconds=0.1)
 
 
-def test_models_that_were_not_given_the_same_input_are_not_compared():
+def test_models_with_different_inputs_are_not_compared():
     one, other = torch.zeros(1, 800), torch.ones(1, 800)
     timed = [TimedCalls(name="a", model=len, batches=[one]), TimedCalls(name="b", model=len, batches=[other])]
-    with pytest.raises(UserError, match="given the same input") as refusal:
+    with pytest.raises(UserError, match="get the same input") as refusal:
         race(timed, TimingSetting(baseline="a"))
     assert re.search(r"\['a'\] got [0-9a-f]{16}", str(refusal.value)) and re.search(
         r"\['b'\] got [0-9a-f]{16}", str(refusal.value)
     )
     almost = torch.zeros(1, 800)
     almost[0, -1] = 1e-9
-    with pytest.raises(UserError, match="given the same input"):
+    with pytest.raises(UserError, match="get the same input"):
         race([timed[0], TimedCalls(name="b", model=len, batches=[almost])], TimingSetting(baseline="a"))
 
 
-def test_the_same_utterances_batched_otherwise_are_the_same_input():
+def test_the_same_utterances_in_other_batches_are_the_same_input():
     wavs = [torch.full((400 + i,), float(i)) for i in range(4)]
     timed = [
         TimedCalls(name="together", model=len, batches=[wavs]),

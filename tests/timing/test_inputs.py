@@ -1,4 +1,4 @@
-"""What models are timed on: lengths, batches, a corpus."""
+"""The input of timings: lengths, batches, a corpus."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from s3prl_pruned.config import UserError
 from s3prl_pruned.timing import inputs
 
 
-def test_buckets_hold_neighbours_and_no_more_seconds_than_asked_for():
+def test_buckets_hold_similar_lengths_and_at_most_the_requested_seconds():
     wavs = [torch.zeros(16_000 * n) for n in (3, 9, 1, 4, 2, 20)]
     batches = inputs.bucketed(wavs, 8)
     assert [[len(wav) // 16_000 for wav in batch] for batch in batches] == [[1, 2], [3, 4], [9], [20]]

@@ -1,4 +1,4 @@
-"""The latency table: its parts' times add up to the model's, whatever stays of it; the tool writes one file, once."""
+"""The latency table: its parts' times sum to the model's, for any structure; the tool writes one file, once."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ SAMPLES = 2000
 
 @pytest.fixture
 def counting(monkeypatch):
-    """A device on which a multiply-accumulate takes a nanosecond and nothing else any time: torch's own count."""
+    """A device on which a multiply-accumulate takes a nanosecond and all else no time: torch's own count."""
 
     def seconds(self, calls):
         found = []
@@ -41,7 +41,7 @@ def counting(monkeypatch):
         return found
 
     monkeypatch.setattr(Stopwatch, "seconds", seconds)
-    monkeypatch.setattr(paths, "PATHS", {})  # the reference forms, whose products the counter sees
+    monkeypatch.setattr(paths, "PATHS", {})  # the reference forms, whose products the counter counts
 
 
 def thinned(config, heads, dims, ffn, channels):
@@ -76,7 +76,7 @@ def test_the_parts_that_are_measured_are_the_models_parts(counting, config):
 
 @pytest.mark.parametrize("window", ["utterance", "padded"])
 def test_whispers_parts_are_measured_in_its_window(counting, window):
-    """The log-mel spectrum counts as time of the CNN, though it is no part of a network's MACs."""
+    """The log-mel spectrum counts as time of the CNN, although it is not part of the MACs."""
     config = tiny_whisper(window=window)
     table = measure_table(config, SETTING, utterance_seconds=0.3)
     assert table.time(EncoderCounts.dense(config, with_cnn=False)) == pytest.approx(table.whole, rel=1e-6)
@@ -96,7 +96,7 @@ def test_sizes_are_ascending_and_end_with_the_whole():
     assert sizes(512) == [64, 192, 320, 512] and sizes(4) == [1, 2, 4] and sizes(2) == [1, 2]
 
 
-def test_what_has_no_frame_or_no_pair_of_layers_is_refused():
+def test_audio_without_a_frame_and_a_single_layer_are_refused():
     with pytest.raises(UserError, match="at least a frame, but 0.001 s is shorter"):
         measure_table(tiny_base(), SETTING, utterance_seconds=0.001)
     with pytest.raises(UserError, match="CNN of two layers or more"):

@@ -1,4 +1,4 @@
-"""Peak bytes of live tensors against modules worked by hand."""
+"""Peak bytes of live tensors, compared with modules worked by hand."""
 
 import pytest
 import torch
@@ -21,12 +21,12 @@ def test_a_chain_of_maps_needs_its_weights_its_input_and_two_neighbours():
     weights, given, hidden, out = 100 * 50 + 50 * 10, 8 * 100, 8 * 50, 8 * 10
     x = torch.randn(8, 100)
     found = _peak(module, lambda batch: module(batch[0]), [x])
-    # ReLU's input and output live together; nothing later is as large
+    # ReLU's input and output are alive at the same time; nothing later is as large
     assert found == FLOAT * (weights + given + 2 * hidden)
     assert out < hidden
 
 
-def test_what_the_caller_keeps_goes_on_counting():
+def test_tensors_that_the_caller_keeps_still_count():
     module = nn.Linear(10, 10, bias=False)
     x, kept = torch.randn(5, 10), []
 
@@ -48,7 +48,7 @@ def test_views_and_writing_in_place_need_nothing_more():
     assert live.peak == FLOAT * (2 * 64 * 64 + 1)
 
 
-def test_what_is_freed_makes_room():
+def test_freed_tensors_do_not_count():
     with LiveBytes() as live:
         for _ in range(10):
             torch.zeros(1000)
@@ -58,7 +58,7 @@ def test_what_is_freed_makes_room():
     assert live.peak == FLOAT * 1000 * len(both)
 
 
-def test_a_tensor_that_stood_before_counts_from_its_first_use():
+def test_an_existing_tensor_counts_from_its_first_use():
     table, module = torch.randn(500), nn.Identity()
     assert _peak(module, lambda batch: batch[0] * table, [torch.randn(500)]) == FLOAT * 3 * 500
 
@@ -71,10 +71,10 @@ def test_parameters_that_are_not_used_and_buffers_count_once():
     assert _peak(module, lambda batch: None, [x]) == 30 * FLOAT + 20 * 8 + 3 * FLOAT
 
 
-def test_compositions_are_looked_into_in_inference_mode_too():
-    """Attention's scores live inside one call of torch's function."""
+def test_composite_operations_are_decomposed_in_inference_mode_too():
+    """Attention's scores exist only inside one call of torch's function."""
     query = torch.randn(1, 2, 50, 8)
-    mask = torch.zeros(50, 50, requires_grad=True)  # keeps torch from its fused kernel, without gradients too
+    mask = torch.zeros(50, 50, requires_grad=True)  # prevents torch's fused kernel, even without gradients
 
     def attend():
         nn.functional.scaled_dot_product_attention(query, query, query, attn_mask=mask)
@@ -98,7 +98,7 @@ def test_an_encoder_needs_its_parameters_and_all_its_hidden_states(samples):
     assert found > FLOAT * (encoder.num_parameters() + samples + states)
 
 
-def test_what_graphs_keep_is_read_from_their_pools(monkeypatch):
+def test_the_memory_of_graphs_is_read_from_their_pools(monkeypatch):
     def segment(device, pool, size):
         return {"device": device, "segment_pool_id": pool, "total_size": size}
 

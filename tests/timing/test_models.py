@@ -1,4 +1,4 @@
-"""What a model may be called, and what is then built; equal names of different libraries compute the same."""
+"""Models' names, and the models built from them; the same shape computes the same in different libraries."""
 
 import json
 import re
@@ -40,7 +40,7 @@ def test_even_thins_every_layer_and_conc_empties_the_lower_ones():
     assert not any(layer.attention or layer.feed_forward for layer in conc.layers[:3])
 
 
-def test_a_name_is_taken_apart(tmp_path, monkeypatch):
+def test_a_name_is_parsed(tmp_path, monkeypatch):
     name = parse("ours:conc+int8+compiled")
     assert (name.library, name.source, name.variants, name.precision) == ("ours", "conc", ("int8", "compiled"), "int8")
     assert parse("s3prl:wavlm_base").precision is None
@@ -56,13 +56,13 @@ def test_a_name_is_taken_apart(tmp_path, monkeypatch):
     [
         ("ours:conc+int9", "'int9' is no variant.*Did you mean int8"),
         ("our:conc", "must begin with one of .*Did you mean ours"),
-        ("dens", "no existing path.*Did you mean ours:dense"),
+        ("dens", "neither an existing path.*Did you mean ours:dense"),
         ("ours:", "a name must follow ours:"),
         ("ours:conc+int8+bf16", "one precision, but .'int8', 'bf16'."),
         ("ours:conc+compiled+compiled", "given twice"),
-        ("s3prl:wavlm_base+int8", "int8 is offered of our own models only, not of s3prl's"),
-        ("hf:wavlm_base+reference", "reference is offered of our own models only"),
-        ("s3prl:wavlm_base+ort", "ort is offered of our own models only"),
+        ("s3prl:wavlm_base+int8", "int8 is for our own models only, not for s3prl's"),
+        ("hf:wavlm_base+reference", "reference is for our own models only"),
+        ("s3prl:wavlm_base+ort", "ort is for our own models only"),
         ("ours:conc+ort+openvino", "one runtime, but .'ort', 'openvino'."),
         ("ours:conc+ort+bf16", "ort runs fp32 and int8 only, not bf16"),
     ],
@@ -76,12 +76,12 @@ def test_a_wrong_name_is_refused_and_the_nearest_named(text, message):
     "text, message",
     [
         ("ours:densee", "must be one of .*Did you mean dense"),
-        ("s3prl:wavlm_bas", "random weights are to be had of .*Did you mean wavlm_base"),
+        ("s3prl:wavlm_bas", "random weights exist for .*Did you mean wavlm_base"),
         ("torchaudio:data2vec_base", "no data2vec"),
-        ("ours:wavlm_embedded+masked", "nothing of a dense model is masked"),
+        ("ours:wavlm_embedded+masked", "a dense model has nothing to mask"),
     ],
 )
-def test_a_model_that_cannot_be_had_is_refused(text, message):
+def test_a_model_that_cannot_be_built_is_refused(text, message):
     with pytest.raises(UserError, match=message):
         Builder(random=True).build(parse(text))
 
@@ -98,7 +98,7 @@ def test_trained_weights_are_the_same_under_every_name(wav):
     assert not lost and found["difference"] <= TOLERANCE and {one.weights for one in made} == {"embedded"}
 
 
-def test_any_entry_of_s3prls_hub_serves():
+def test_any_entry_of_s3prls_hub_can_be_timed():
     made = Builder(random=False).build(parse("s3prl:fbank"))
     (states,) = made.encode([torch.randn(16_000)])
     assert states.shape[0] == 1 and made.config is None and made.same_as is None
@@ -122,7 +122,7 @@ def wav():
 
 @pytest.fixture(scope="module")
 def same(builder):
-    """One shape of all libraries."""
+    """One shape from all libraries."""
     return [builder.build(parse(f"{library}:wavlm_embedded")) for library in ("s3prl", "ours", "hf", "torchaudio")]
 
 
@@ -140,7 +140,7 @@ def test_all_libraries_get_the_same_weights_and_this_is_checked(same, wav):
 
 def test_models_that_are_called_equal_and_are_not_are_not_timed(same, wav):
     ours = same[1]
-    bias = ours.module.layers[0].feed_forward.fc2.bias[:1]  # a change of all alike would be normalised away
+    bias = ours.module.layers[0].feed_forward.fc2.bias[:1]  # a change of all dimensions would be normalised away
     bias += 1
     try:
         found, (lost,) = checks.check_equal(same[:2], wav)
@@ -212,7 +212,7 @@ def test_an_exported_folder_is_timed_with_its_own_weights(tmp_path, wav):
 
 @pytest.mark.parametrize("library", ["ours", "s3prl", "hf", "torchaudio"])
 def test_compiled_compiles_the_call_that_is_timed(library, wav, monkeypatch):
-    """Torchaudio's users call a method, `extract_features`, which `nn.Module.compile` leaves as it is."""
+    """Torchaudio's users call a method, `extract_features`, which `nn.Module.compile` does not compile."""
     seen = []
 
     def backend(graph, inputs):

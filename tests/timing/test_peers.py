@@ -1,4 +1,4 @@
-"""Published structures among the models that are timed: what is built of a name, and what is left out."""
+"""Published structures among the timed models: what is built from a name, and what is left out."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from s3prl_pruned.timing.names import GRAMMAR, parse
 
 @pytest.fixture(scope="module")
 def built():
-    """The fast form of a published structure, and the plain one of the same weights."""
+    """The fast form of a published structure, and the plain form with the same weights."""
     builder = Builder(random=True)
     return [builder.build(parse(text)) for text in ("peer:maskhubert", "peer:maskhubert+reference")]
 
@@ -25,12 +25,12 @@ def test_a_peer_runs_in_our_encoder_and_its_fast_form_computes_what_the_plain_on
     assert not lost and found["difference"] <= TOLERANCE
     assert check_macs(built) == ["peer:maskhubert", "peer:maskhubert+reference"]
     norm = built[0].module.layers[3].final_layer_norm
-    norm.weight.data = norm.weight * 1.01  # and it would be seen if it did not
+    norm.weight.data = norm.weight * 1.01  # and a difference would be detected
     (unequal,) = check_equal(built, wav)[1]
     assert unequal.name == "peer:maskhubert+reference"
 
 
-def test_a_peer_says_where_it_is_from(built):
+def test_a_peer_has_its_source(built):
     assert built[0].source == "MaskHuBERT: Jang et al. 2023; ARMHuBERT's maskhubert-960.yaml"
     assert built[0].printed_millions == 26.64 and built[0].weights == "random, seed 0"
 
@@ -41,7 +41,7 @@ def test_a_peer_says_where_it_is_from(built):
         ("peer:distilhuber", "must be one of .*'peer:distilhubert'.*Did you mean distilhubert"),
         ("peers:distilhubert", "must begin with one of .*Did you mean peer"),
         ("peer:", "a name must follow peer:"),
-        ("peer:maskhubert+masked", "nothing of a dense model is masked"),
+        ("peer:maskhubert+masked", "a dense model has nothing to mask"),
     ],
 )
 def test_a_wrong_peer_is_refused(text, message):
@@ -54,7 +54,7 @@ def test_a_peer_has_no_trained_weights():
         Builder(random=False).build(parse("peer:distilhubert"))
 
 
-def test_every_structure_is_timed_or_said_not_to_be():
+def test_every_structure_is_timed_or_listed_as_not_timed():
     names = [parse(text) for text in (peers.BASELINE, *peers.MODELS)]
     assert [name.source for name in names if name.library == "peer"] == list(PEERS)
     assert {"ours:even", "ours:conc", "ours:hubert_base"} <= set(peers.MODELS)

@@ -40,7 +40,7 @@ def test_a_runtime_takes_batches_that_are_padded(structure_file, wav, builder):
         assert torch.allclose(one, other, atol=2e-5)
 
 
-def test_a_runtime_that_is_not_there_is_said(structure_file, monkeypatch):
+def test_a_missing_runtime_is_reported(structure_file, monkeypatch):
     from s3prl_pruned.timing import runtimes
 
     monkeypatch.setattr(runtimes, "find_spec", lambda name: None)

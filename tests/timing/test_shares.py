@@ -1,4 +1,4 @@
-"""Shares of the time: they are those of the parts and sum to one."""
+"""Shares of the time: they are the parts' shares and sum to one."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ class Clock:
 
 
 class Work(nn.Module):
-    """Takes its time on a clock that nothing else moves."""
+    """Advances a clock that nothing else advances."""
 
     def __init__(self, seconds):
         super().__init__()
@@ -26,7 +26,7 @@ class Work(nn.Module):
 
 
 class Layer(nn.Module):
-    """As s3prl's: the feed-forward is two maps with something in between."""
+    """As in s3prl: the feed-forward is two linear maps with something in between."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Multiply-accumulates: the formula counts what torch counts."""
+"""Multiply-accumulates: the formula gives torch's count."""
 
 import pytest
 import torch

@@ -1,5 +1,4 @@
-"""The metrics of the benchmark that s3prl does not compute itself, or prints without keeping: pure functions.
+"""The benchmark's metrics that s3prl does not compute, or prints without saving them: pure functions.
 
-All rates are fractions, but for ASR's, which are in percent as s3prl's are. Nothing here needs s3prl, torch or the
-model.
+All rates are fractions, except ASR's, which are in percent as in s3prl. Nothing here needs s3prl, torch or the model.
 """

@@ -7,14 +7,14 @@ The benchmark's recipe (s3prl's ``diarization/score.sh`` and ``make_rttm.py``) h
 2. they are written as turns in hundredths of a second;
 3. dscore scores them: collar 0, overlapped speech included, the whole recording, all recordings pooled by time.
 
-The lowest of the ten is reported. dscore calls NIST's md-eval-22.pl, a Perl program, so the third part is computed
-here:
+The lowest of the ten DERs is reported. dscore calls NIST's md-eval-22.pl, a Perl program; here the third part is
+computed in Python:
 
     DER = (missed + false alarm + confused speaker time) / speaker time in the reference
 
-under the one-to-one assignment of speakers that agrees longest. It is the definition of pyannote.metrics and spyder
-too; this needs neither of them nor a compiler, and the tests compare it with spyder where that is installed. On random
-turns it was seen to print what md-eval-22.pl prints, for all ten settings.
+under the one-to-one assignment of speakers with the longest agreement. pyannote.metrics and spyder use the same
+definition; this module needs neither of them nor a compiler, and the tests compare it with spyder where that is
+installed. On random turns it printed the same numbers as md-eval-22.pl for all ten settings.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class DiarizationError:
     """Speaker time in seconds: two speakers at once count twice."""
 
     total: float = 0.0
-    """In the reference."""
+    """Speaker time in the reference."""
     missed: float = 0.0
     false_alarm: float = 0.0
     confused: float = 0.0
@@ -67,18 +67,18 @@ class DerSearch:
     """What the search over thresholds and median filters found."""
 
     der: float
-    """The lowest, a fraction."""
+    """The lowest DER, a fraction."""
     threshold: float
     median: int
-    """Frames of the median filter; 1 is none."""
+    """Frames of the median filter; 1: no filter."""
     errors: dict[tuple[float, int], DiarizationError]
-    """By threshold and median."""
+    """The error of all recordings by threshold and median."""
     recordings: dict[str, DiarizationError]
-    """Of the lowest, by recording."""
+    """The error of each recording, with the settings of the lowest DER."""
 
     @property
     def num_recordings(self) -> int:
-        """How many were scored."""
+        """Number of scored recordings."""
         return len(self.recordings)
 
 
@@ -86,11 +86,11 @@ def score_run(run: Path, reference: Path) -> DerSearch:
     """The lowest DER of a run of s3prl's ``diarization`` that was evaluated on the test set.
 
     Args:
-        run: with ``frame_shift`` and ``scoring/predictions/*.h5``.
-        reference: the test set's ``rttm``.
+        run: folder that holds ``frame_shift`` and ``scoring/predictions/*.h5``.
+        reference: the test set's ``rttm`` file.
 
     Raises:
-        UserError: if a file is missing or damaged, or predictions and reference are of different recordings.
+        UserError: if a file is missing or damaged, or predictions and reference have different recordings.
     """
     return search(read_predictions(run), read_rttm(reference), frame_shift=read_frame_shift(run))
 
@@ -106,19 +106,19 @@ def search(
     """The lowest DER over thresholds and median filters.
 
     Args:
-        posteriors: by recording, T frames x S speakers, in [0, 1].
+        posteriors: by recording, (T frames, S speakers), in [0, 1].
         references: turns by recording.
         frame_shift: samples at 16 kHz from one frame to the next.
-        thresholds: of the posteriors.
-        medians: frames of the median filters.
+        thresholds: thresholds of the posteriors.
+        medians: lengths of the median filters in frames.
 
     Raises:
-        UserError: if the two are of different recordings, or the reference holds no speech.
+        UserError: if the two have different recordings, or the reference holds no speech.
     """
     if posteriors.keys() != references.keys():
         alone = sorted(posteriors.keys() ^ references.keys())
         raise UserError(
-            f"DER: predictions and reference must be of the same recordings, but {len(alone)} are in one of them "
+            f"DER: predictions and reference must have the same recordings, but {len(alone)} are in one of them "
             f"only ({', '.join(alone[:3])}). Evaluate again on the whole test set."
         )
     each: dict[tuple[float, int], dict[str, DiarizationError]] = {}
@@ -139,13 +139,13 @@ def search(
 
 
 def turns_of(posteriors: np.ndarray, *, threshold: float, median: int, frame_shift: int) -> list[Turn]:
-    """The turns of T frames x S speakers, begin and length rounded to hundredths of a second as in s3prl's RTTM.
+    """Turn posteriors into turns; begin and length are rounded to hundredths of a second as in s3prl's RTTM.
 
     Args:
-        posteriors: T x S.
-        threshold: speech is above it.
-        median: odd number of frames; outside the recording is silence.
-        frame_shift: samples at 16 kHz.
+        posteriors: (T frames, S speakers).
+        threshold: posteriors above it are speech.
+        median: length of the median filter, an odd number of frames; outside the recording is silence.
+        frame_shift: samples at 16 kHz from one frame to the next.
     """
     if median < 1 or median % 2 == 0:
         raise UserError(f"DER: the median filter must have an odd number of frames, but has {median}.")
@@ -153,12 +153,12 @@ def turns_of(posteriors: np.ndarray, *, threshold: float, median: int, frame_shi
     turns = []
     for speaker, speaks in enumerate((posteriors > threshold).T):
         if median > 1 and len(speaks):
-            # The median of zeros and ones is what more than half of them are.
+            # The median of zeros and ones is their majority.
             around = np.pad(speaks.astype(int), median // 2)
             speaks = np.convolve(around, np.ones(median, dtype=int), "valid") > median // 2
         changes = np.flatnonzero(np.diff(np.pad(speaks.astype(int), 1)))
         for begin, end in zip(changes[::2], changes[1::2], strict=True):
-            # Through text, as they pass through the RTTM: numpy rounds ties another way.
+            # Rounded by formatting as text, as when the RTTM is written: numpy rounds ties differently.
             onset, duration = (float(f"{frames * seconds:.2f}") for frames in (begin, end - begin))
             turns.append((str(speaker), onset, onset + duration))
     return turns
@@ -168,10 +168,10 @@ def diarization_error(reference: Iterable[Turn], hypothesis: Iterable[Turn]) -> 
     """The errors of one recording; no collar, overlapped speech included.
 
     Args:
-        reference: turns. One speaker's turns may overlap or touch: together they are one.
+        reference: turns. Overlapping or touching turns of one speaker are merged.
         hypothesis: likewise.
     """
-    from scipy.optimize import linear_sum_assignment  # here, since a second of importing is long for a score table
+    from scipy.optimize import linear_sum_assignment  # imported here: it takes a second, too long for a score table
 
     reference, hypothesis = list(reference), list(hypothesis)
     times = np.unique([time for _, *ends in (*reference, *hypothesis) for time in ends])
@@ -228,7 +228,7 @@ def read_rttm(path: Path) -> dict[str, list[Turn]]:
 
 
 def read_frame_shift(run: Path) -> int:
-    """Samples from one predicted frame to the next, as s3prl's ``diarization`` notes them in its folder.
+    """Samples from one predicted frame to the next, as s3prl's ``diarization`` writes them in its folder.
 
     Raises:
         UserError: if the file is missing or holds no positive number. (s3prl's script then assumes 160,
@@ -245,7 +245,7 @@ def read_frame_shift(run: Path) -> int:
 
 
 def read_predictions(run: Path) -> dict[str, np.ndarray]:
-    """The posteriors of each recording, T frames x S speakers, from ``scoring/predictions/<recording>.h5``.
+    """The posteriors of each recording, (T frames, S speakers), from ``scoring/predictions/<recording>.h5``.
 
     Raises:
         UserError: if there are none, h5py is missing, or a file is damaged or holds no probabilities.

@@ -1,7 +1,7 @@
-"""ASR, PR and SF: error rates and slot type F1, from the hypotheses and references that s3prl keeps.
+"""ASR, PR and SF: error rates and slot type F1, from the hypotheses and references that s3prl saves.
 
-PR's and SF's are the host's own functions (``s3prl.metric``), which the benchmark prints. A slot is tagged in the text,
-``PLAY B-artist MOBY E-artist NOW``. ASR's are in percent, the others fractions; error rates may exceed 100 percent.
+PR and SF use the host's own functions (``s3prl.metric``), which the benchmark prints. A slot is tagged in the text:
+``PLAY B-artist MOBY E-artist NOW``. ASR's rates are in percent, the others fractions; error rates may exceed 100 %.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from s3prl_pruned.superb.catalogue import Value
 
 
 def word_and_character_error_rates(hypotheses: Mapping[str, str], references: Mapping[str, str]) -> list[Value]:
-    """WER and CER over a test set, percent: edits over reference length.
+    """WER and CER of a test set in percent: edits divided by reference length.
 
-    Characters include the single spaces between words.
+    The single spaces between words count as characters.
 
     Args:
         hypotheses: text by utterance.
@@ -34,14 +34,14 @@ def word_and_character_error_rates(hypotheses: Mapping[str, str], references: Ma
 
 
 def phone_error_rate(hypotheses: Mapping[str, str], references: Mapping[str, str]) -> float:
-    """Edits between phone sequences over reference phones, of a whole test set.
+    """Edits between phone sequences divided by the number of reference phones, over a whole test set.
 
     Args:
         hypotheses: phones separated by spaces, by utterance.
         references: likewise; the same utterances.
 
     Raises:
-        UserError: if the references hold nothing.
+        UserError: if the references are empty.
     """
     if not any(references.values()):
         raise UserError("per: the references are empty; there is nothing to score.")
@@ -49,7 +49,7 @@ def phone_error_rate(hypotheses: Mapping[str, str], references: Mapping[str, str
 
 
 def slot_type_f1(hypotheses: Mapping[str, str], references: Mapping[str, str]) -> float:
-    """Mean over the utterances of the F1 between the sets of slot types; 1 where neither has any.
+    """Mean over the utterances of the F1 between the two sets of slot types; 1 where both are empty.
 
     Args:
         hypotheses: tagged text by utterance.
@@ -62,10 +62,10 @@ def slot_type_f1(hypotheses: Mapping[str, str], references: Mapping[str, str]) -
 
 
 def slot_value_cer(hypotheses: Mapping[str, str], references: Mapping[str, str]) -> float:
-    """Character edits over reference characters, of the values of all slots in the references.
+    """Character edits divided by reference characters, over the values of all slots in the references.
 
-    Each reference value is compared with the nearest hypothesis value of the same type in its utterance, or with
-    nothing. What a hypothesis has more than the reference costs nothing.
+    Each reference value is compared with the nearest hypothesis value of the same type in its utterance, or with an
+    empty text if there is none. Additional slots in a hypothesis cost nothing.
 
     Args:
         hypotheses: tagged text by utterance.
@@ -78,26 +78,26 @@ def slot_value_cer(hypotheses: Mapping[str, str], references: Mapping[str, str])
 
 
 def edits_of(hypothesis: Sequence[str], reference: Sequence[str]) -> tuple[int, int]:
-    """Edits between two sequences of units, and the units of the reference."""
+    """Edits between two sequences of units, and the number of units in the reference."""
     import editdistance
 
     return editdistance.eval(hypothesis, reference), len(reference)
 
 
 def slot_value_edits(hypothesis: str, reference: str) -> tuple[int, int]:
-    """What one utterance adds to ``slot_value_cer``: edits, and characters of the reference's values."""
+    """The part of one utterance in ``slot_value_cer``: edits, and number of characters in the reference's values."""
     values, _ = _host().slot_filling.get_slot_dict(hypothesis, reference)
     length = sum(len(value) for of_slot in values.values() for value in of_slot)
     return (round(slot_value_cer({"": hypothesis}, {"": reference}) * length) if length else 0), length
 
 
 def _host() -> ModuleType:
-    """``s3prl.metric``."""
+    """The module ``s3prl.metric``."""
     try:
         import s3prl.metric
     except ImportError as error:
         raise UserError(
-            f"PR and SF are scored by s3prl.metric, which cannot be imported ({error}). Give pip install scikit-learn."
+            f"PR and SF are scored by s3prl.metric, which cannot be imported ({error}). Run pip install scikit-learn."
         ) from error
     return s3prl.metric
 
@@ -108,7 +108,7 @@ def _by_host(
     references: Mapping[str, str],
     name: str,
 ) -> float:
-    """A metric of the host on lists; what it stops at is said."""
+    """Call a metric of the host on lists; its exceptions become a UserError."""
     try:
         return float(metric([hypotheses[key] for key in references], list(references.values())))
     except ZeroDivisionError:

@@ -1,7 +1,7 @@
-"""SV: the equal error rate, from scores, or from s3prl's ``test_predict.txt`` and the list of trials.
+"""SV: the equal error rate (EER), from scores, or from s3prl's ``test_predict.txt`` and the list of trials.
 
-The benchmark's definition (s3prl's ``sv_voxceleb1/utils.py``): on the receiver operating curve, straight between
-its points, where the false acceptance rate equals the false rejection rate.
+The benchmark's definition (s3prl's ``sv_voxceleb1/utils.py``): the point of the receiver operating characteristic,
+linear between its points, where the false acceptance rate equals the false rejection rate.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ import numpy as np
 from s3prl_pruned.config import UserError
 
 PREDICTIONS = "test_predict.txt"
-"""What s3prl's ``sv_voxceleb1`` writes. Its ``test_truth.txt`` is always empty, so the labels come from the trials."""
+"""Written by s3prl's ``sv_voxceleb1``. Its ``test_truth.txt`` is always empty, so labels come from the trials."""
 
 
 def equal_error_rate(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> float:
-    """The rate at which as large a share of the non-targets is accepted as of the targets is rejected.
+    """The error rate at the threshold where the false acceptance rate equals the false rejection rate, a fraction.
 
     Args:
-        labels: N trials, 1 where both utterances are of one speaker, else 0.
-        scores: N, higher means more likely the same speaker. Equal scores are accepted together.
-        weights: N, how often each trial counts, above 0; None: once.
+        labels: N trials, 1 where both utterances are from the same speaker, else 0.
+        scores: N; a higher score means more likely the same speaker. Equal scores are accepted together.
+        weights: N; how often each trial counts, above 0; None: once.
 
     Raises:
-        UserError: if the lengths differ, a score is not finite, a label is another number, or one kind is missing.
+        UserError: if the lengths differ, a score is not finite, a label is not 0 or 1, or one of the labels is missing.
     """
     labels, scores = np.asarray(labels), np.asarray(scores, dtype=np.float64)
     if labels.shape != scores.shape or labels.ndim != 1:
-        raise UserError(f"EER: labels and scores must be of one length, but are {labels.shape} and {scores.shape}.")
+        raise UserError(f"EER: labels and scores must have one length, but have {labels.shape} and {scores.shape}.")
     if not np.isfinite(scores).all():
         raise UserError(f"EER: every score must be finite, but {(~np.isfinite(scores)).sum()} are not.")
     if not np.array_equal(np.unique(labels), [0, 1]):
@@ -57,7 +57,7 @@ def score_predictions(predictions: Path, trials: Path) -> float:
         trials: VoxCeleb's list, ``label path path`` (``voxceleb1_test_v2.txt`` in the benchmark).
 
     Raises:
-        UserError: if a file is missing or damaged, or they are not of the same trials.
+        UserError: if a file is missing or damaged, or the two files hold different trials.
     """
     labels = _read_trials(trials)
     pairs = [_fields(predictions, line, 2) for line in _lines(predictions)]
@@ -78,7 +78,7 @@ def score_predictions(predictions: Path, trials: Path) -> float:
 
 
 def _read_trials(path: Path) -> dict[str, list[int]]:
-    """Labels by the name that s3prl gives to a pair; a list may hold a pair more than once."""
+    """Labels by s3prl's name of a pair; a list may hold a pair more than once."""
     labels: dict[str, list[int]] = {}
     for line in _lines(path):
         label, *utterances = _fields(path, line, 3)

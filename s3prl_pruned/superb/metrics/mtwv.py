@@ -3,20 +3,20 @@
     TWV(t) = 1 - mean over queries of (P_miss(q, t) + beta P_fa(q, t))
     beta = C_fa (1 - P_target) / (C_miss P_target) = 12.49, with C_miss 100, C_fa 1, P_target 0.0008
 
-A trial is one query with one utterance, detected if its score is above ``t``. P_miss is the share of the query's
-occurrences that are not detected, P_fa the share of the other utterances that are. MTWV is the greatest TWV over all
-``t``; detecting nothing gives 0, so it is never negative.
+A trial is one query in one utterance; it is detected if its score is above ``t``. P_miss is the share of the query's
+occurrences that are not detected, P_fa the share of the other utterances that are detected. MTWV is the greatest TWV
+over all ``t``; detecting nothing gives 0, so MTWV is never negative.
 
 Source: the task's scoring kit, `score-TWV-Cnxe.sh` (the three constants) and the Java program beside it
 (https://speech.fit.vutbr.cz/files/quesst14Database.tgz, folder `scoring`); s3prl's `downstream/docs/superb.md` calls it
-with the default score -10. Two of its rules decide the number:
+with the default score -10. Two of its rules matter most:
 
 - queries that occur nowhere are left out of the mean;
-- a trial without a score gets the default one. s3prl searches English queries in English utterances only, while the
+- a trial without a score gets the default score. s3prl searches English queries in English utterances only, but the
   ground truth holds all languages: every query of another language counts as missed. This is why MTWV is small in
   SUPERB.
 
-The kit cuts the effective prior C_miss P / (C_miss P + C_fa (1 - P)) to seven digits, which moves beta by one
+The kit truncates the effective prior C_miss P / (C_miss P + C_fa (1 - P)) to seven digits, which changes beta by one
 millionth.
 """
 
@@ -34,11 +34,11 @@ import numpy as np
 from s3prl_pruned.config import UserError
 
 STDLIST = "benchmark.stdlist.xml"
-"""What s3prl's ``quesst14_dtw`` writes."""
+"""The file that s3prl's ``quesst14_dtw`` writes."""
 C_MISS, C_FA, P_TARGET = 100.0, 1.0, 0.0008
 BETA = C_FA * (1 - P_TARGET) / (C_MISS * P_TARGET)
 DEFAULT_SCORE = -10.0
-"""Of trials that the system did not score: what superb.md gives to the kit."""
+"""Score of trials that the system did not score, as superb.md passes it to the kit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +50,12 @@ class TermWeightedValue:
     """Trials above it are detected; ``-inf`` if detecting everything is best."""
     p_miss: float
     p_fa: float
-    """Both are means over the queries, at the threshold."""
+    """P_miss and P_fa are means over the queries, at the threshold."""
     num_queries: int
-    """With at least one occurrence."""
+    """Number of queries with at least one occurrence."""
     num_utterances: int
     num_scored: int
-    """Trials of these queries that the system scored; the others have the default score."""
+    """Number of these queries' trials that the system scored; the others have the default score."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class GroundTruth:
     queries: list[str]
     utterances: list[str]
     occurs: np.ndarray
-    """Q queries x U utterances, bool."""
+    """(Q queries, U utterances), bool."""
 
 
 def score_stdlist(stdlist: Path, truth: Path, *, default_score: float = DEFAULT_SCORE) -> TermWeightedValue:
@@ -73,8 +73,8 @@ def score_stdlist(stdlist: Path, truth: Path, *, default_score: float = DEFAULT_
 
     Args:
         stdlist: the run's ``benchmark.stdlist.xml``.
-        truth: ``groundtruth_quesst14_dev`` or ``groundtruth_quesst14_eval`` of the corpus' ``scoring`` folder.
-        default_score: of the trials that are not in the list.
+        truth: ``groundtruth_quesst14_dev`` or ``groundtruth_quesst14_eval`` in the corpus's ``scoring`` folder.
+        default_score: score of the trials that are not in the list.
 
     Raises:
         UserError: if a file is missing or damaged, a trial is unknown or given twice, a score is not finite.
@@ -87,14 +87,14 @@ def score_stdlist(stdlist: Path, truth: Path, *, default_score: float = DEFAULT_
 
 
 def read_scores(stdlist: Path, truth: Path) -> tuple[np.ndarray, GroundTruth]:
-    """The trials of one run, and which of them occur.
+    """The scores of one run's trials, and in which of them the query occurs.
 
     Args:
         stdlist: the run's ``benchmark.stdlist.xml``.
-        truth: as ``score_stdlist`` takes it.
+        truth: as in ``score_stdlist``.
 
     Returns:
-        Scores, Q queries x U utterances, NaN where the run has none; and the ground truth, in the same order.
+        Scores, (Q queries, U utterances), NaN where the run has none; and the ground truth, in the same order.
 
     Raises:
         UserError: if a file is missing or damaged, a trial is unknown or given twice, a score is not finite.
@@ -106,7 +106,7 @@ def read_scores(stdlist: Path, truth: Path) -> tuple[np.ndarray, GroundTruth]:
     for query, utterance, score in read_trials(stdlist):
         if query not in queries or utterance not in utterances:
             raise UserError(
-                f"{stdlist}: every trial must be of the ground truth {truth}, but it lacks query {query} or "
+                f"{stdlist}: every trial must be in the ground truth {truth}, but it lacks query {query} or "
                 f"utterance {utterance}. Score dev runs with the dev folder and test runs with the eval folder."
             )
         place = queries[query], utterances[utterance]
@@ -122,8 +122,8 @@ def max_term_weighted_value(scores: np.ndarray, occurs: np.ndarray) -> TermWeigh
     """MTWV of a full matrix of trials.
 
     Args:
-        scores: Q queries x U utterances, higher means more likely to occur.
-        occurs: Q x U, bool. Rows without any occurrence are left out.
+        scores: (Q queries, U utterances); a higher score means more likely to occur.
+        occurs: (Q, U), bool. Rows without any occurrence are left out.
 
     Raises:
         UserError: if no query occurs, or one occurs in every utterance.
@@ -136,7 +136,7 @@ def max_term_weighted_value(scores: np.ndarray, occurs: np.ndarray) -> TermWeigh
     num_others = occurs.shape[1] - num_occurrences
     if not num_others.all():
         raise UserError("MTWV: a query that occurs in every utterance has no false alarm rate.")
-    # What each trial adds to the means over queries once the threshold reaches its score.
+    # What each trial contributes to the means over queries once the threshold reaches its score.
     miss = np.where(occurs, 1 / num_occurrences, 0) / len(scores)
     false_alarm = np.where(occurs, 0, 1 / num_others) / len(scores)
     order = np.argsort(scores, axis=None, kind="stable")
@@ -155,7 +155,7 @@ def max_term_weighted_value(scores: np.ndarray, occurs: np.ndarray) -> TermWeigh
 
 
 def best_layer(dev: Mapping[int, float]) -> int:
-    """The layer whose MTWV on dev is the greatest; the lowest of equals. Its test MTWV is the one to report."""
+    """The layer with the greatest MTWV on dev, the lowest if several are equal. Its test MTWV is reported."""
     return max(sorted(dev), key=lambda layer: dev[layer])
 
 
@@ -163,7 +163,7 @@ def read_ground_truth(folder: Path) -> GroundTruth:
     """The ``*.tlist.xml`` (queries), ``*.ecf.xml`` (utterances) and ``*.rttm`` (occurrences) of a folder.
 
     Raises:
-        UserError: if one of the three is missing, there twice, or damaged.
+        UserError: if one of the three is missing, exists twice, or is damaged.
     """
     tlist, ecf, rttm = (_only(folder, pattern) for pattern in ("*.tlist.xml", "*.ecf.xml", "*.rttm"))
     queries = [_attribute(element, "termid", tlist) for element in _elements(tlist, "term")]
@@ -203,7 +203,7 @@ def read_trials(stdlist: Path) -> Iterator[tuple[str, str, float]]:
         if not math.isfinite(score):
             raise UserError(f"{stdlist}: every score must be a finite number, but {query} has {text!r}.")
         if query is None:
-            raise UserError(f"{stdlist}: a term stands outside a detected_termlist.")
+            raise UserError(f"{stdlist}: a term is outside a detected_termlist.")
         yield query, _attribute(element, "file", stdlist), score
 
 
@@ -218,7 +218,7 @@ def _only(folder: Path, pattern: str) -> Path:
 
 
 def _elements(path: Path, *tags: str) -> Iterator[ElementTree.Element]:
-    """The elements of these names, each as its opening tag is read (a list has some hundred thousand)."""
+    """The elements with these tags, each yielded when its opening tag is read (a list has some hundred thousand)."""
     try:
         root = None
         for event, element in ElementTree.iterparse(path, events=("start", "end")):

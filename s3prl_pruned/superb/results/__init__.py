@@ -1,1 +1,1 @@
-"""What runs leave: our `result.json`, s3prl's own folders, and numbers that somebody wrote down."""
+"""Results: our `result.json`, s3prl's own run folders, and hand-written numbers."""

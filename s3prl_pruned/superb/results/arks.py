@@ -1,6 +1,6 @@
-"""The texts that s3prl's ASR, PR and SF keep of an evaluation: ``<stem>-hyp.ark`` and ``<stem>-ref.ark``.
+"""The texts that s3prl's ASR, PR and SF save in an evaluation: ``<stem>-hyp.ark`` and ``<stem>-ref.ark``.
 
-s3prl prints its test metrics and keeps no file of them; they are computed again from these. Each line is
+s3prl prints its test metrics without saving them; they are recomputed from these texts. Each line is
 ``utterance-id WORD WORD ...``; the stem is the split's name (``test``), and for ASR ``test-clean-noLM``.
 """
 
@@ -26,7 +26,7 @@ def read_hypotheses(folder: Path, stem: str) -> tuple[dict[str, str], dict[str, 
     if hypotheses.keys() != references.keys():
         alone = sorted(hypotheses.keys() ^ references.keys())
         raise UserError(
-            f"{folder}: hypotheses and references of {stem} must hold the same utterances, but {len(alone)} stand in "
+            f"{folder}: hypotheses and references of {stem} must hold the same utterances, but {len(alone)} are in "
             f"one of them only ({', '.join(alone[:3])}). Evaluate again."
         )
     return hypotheses, references

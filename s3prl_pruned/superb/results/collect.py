@@ -1,4 +1,4 @@
-"""Find runs below a folder and read each: our ``result.json``, or s3prl's own directories without it."""
+"""Find the runs below a folder and read each: our ``result.json``, or s3prl's own directories without it."""
 
 from __future__ import annotations
 
@@ -17,36 +17,38 @@ from s3prl_pruned.superb.results.s3prl_runs.read import read_s3prl_run, task_of
 logger = logging.getLogger(__name__)
 
 UNKNOWN_PROTOCOL = "unknown"
-"""Of runs that s3prl itself made."""
+"""The protocol of runs that s3prl itself made."""
 
 SV_CHECKPOINTS = 10
-"""Of which the benchmark reports the lowest EER: every 20,000 steps of 200,000 (s3prl's ``docs/superb.md``)."""
+"""The benchmark reports the lowest EER of this many checkpoints: one per 20,000 of 200,000 steps (s3prl's
+``docs/superb.md``)."""
 
 _RUN_FILES = (
     RESULT_FILE, RUN_FILE, "*.ckpt", "log.log", "args_*.yaml", "*-hyp.ark", "*-ref.ark", "benchmark.stdlist.xml",
     "score.out", "scoring/result_th*_med*", "scoring/predictions", "states-*/log.txt",
 )  # fmt: skip
 _PART = re.compile(r"(?P<run>.*?)[_-]?(?:fold[1-5]|-?\d+_(?:dev|test))$")
-"""Of a run in several directories, as the benchmark's commands name them: ``ExpName_fold1``, ``ExpName_6_dev``."""
+"""A directory of a run in several directories, named as in the benchmark's commands: ``ExpName_fold1``,
+``ExpName_6_dev``."""
 
 
 def finished_runs(root: Path, references: References = NO_REFERENCES) -> tuple[dict[str, list[Result]], list[Path]]:
-    """All results in a folder and down to two levels below it, by model: a row of the score table each.
+    """All results in a folder and up to two levels below it, by model: each model is a row of the score table.
 
     Args:
         root: ``results/`` (models), one model's folder ``results/<upstream>/``, one run's folder, or s3prl's
-            ``result/downstream/``. A folder with a task's name, ours or s3prl's, belongs to the model of its parent's
-            name; a run in a folder of another name is a model of its own. What ``--force`` moved aside
-            (``*.old-<number>``) is passed over. Directories of s3prl that are one run together (``ExpName_fold1`` to
-            ``ExpName_fold5``; ``ExpName_6_dev``) lie side by side, or in a folder of the task's name.
-        references: where to find what scores s3prl's QbE and SD, if its settings do not say.
+            ``result/downstream/``. A folder with a task's name, ours or s3prl's, belongs to the model named like its
+            parent folder; a run in a folder with another name is a model of its own. Folders that ``--force`` moved
+            aside (``*.old-<number>``) are skipped. Directories of s3prl that together are one run (``ExpName_fold1`` to
+            ``ExpName_fold5``; ``ExpName_6_dev``) are side by side, or in a folder with the task's name.
+        references: where the references for scoring s3prl's QbE and SD are, if s3prl's settings do not say.
 
     Returns:
         Results by the model's name, and the folders of unfinished runs.
 
     Raises:
-        UserError: if there is nothing, or a run cannot be read, or a model has a task twice, or its runs name different
-            upstreams.
+        UserError: if there are no results, or a run cannot be read, or a model has a task twice, or its runs name
+            different upstreams.
     """
     if not root.is_dir():
         raise UserError(f"{root}: no such folder. Give the folder that run_downstream.py wrote, results/.")
@@ -75,7 +77,7 @@ def finished_runs(root: Path, references: References = NO_REFERENCES) -> tuple[d
 
 
 def folders_of(root: Path) -> dict[str, dict[str, list[Path]]]:
-    """Where the finished runs lie that ``finished_runs`` reads: folders by model, and by task's short name."""
+    """The folders of the finished runs that ``finished_runs`` reads, by model, and by the task's short name."""
     found: dict[str, dict[str, list[Path]]] = {}
     for model, folders, task in _runs(root):
         task = task or next((by_files for folder in folders if (by_files := task_of(folder))), None)
@@ -90,15 +92,15 @@ def read_run(folders: list[Path], task: Task | None = None, references: Referenc
     """The result of a run's folder: ours, or computed from s3prl's own files.
 
     Args:
-        folders: one, or those that are one run together.
-        task: which task it must be of; None where the folder's name does not say.
-        references: as ``finished_runs`` takes them.
+        folders: one folder, or several that together are one run.
+        task: the task that the run must be of; None where the folder's name does not say.
+        references: as in ``finished_runs``.
 
     Returns:
-        None if the run is unfinished: begun by us without a result, or not fully evaluated by s3prl.
+        None if the run is unfinished: started by us without a result, or not fully evaluated by s3prl.
 
     Raises:
-        UserError: as ``read_result`` and ``read_s3prl_run``, or if the result is of another task.
+        UserError: as in ``read_result`` and ``read_s3prl_run``, or if the result is of another task.
     """
     folder = folders[0]
     if (folder / RESULT_FILE).is_file():
@@ -108,8 +110,8 @@ def read_run(folders: list[Path], task: Task | None = None, references: Referenc
                 f"{folder / RESULT_FILE}: is a result of task {result.task}, but its folder says {task.name}."
             )
         _refuse_contradiction(result, folder / RESULT_FILE)
-        if stands := _where_unfinished(folder, result):
-            logger.warning("%s: not counted: its training stands at %s and is not at its end.", folder, stands)
+        if progress := _where_unfinished(folder, result):
+            logger.warning("%s: not counted: its training is at %s and is not finished.", folder, progress)
             return None
         return _as_it_counts(result)
     if (folder / RUN_FILE).is_file():
@@ -142,7 +144,7 @@ def read_run(folders: list[Path], task: Task | None = None, references: Referenc
 
 
 def _where_unfinished(folder: Path, result: Result) -> str | None:
-    """Where a training stands beside whose middle an earlier version left a result; None where it is at its end."""
+    """How far an unfinished training has come whose result an earlier version wrote; None if it is finished."""
     for trained in [folder, *folder.glob("fold[1-5]")]:
         newest, interrupted = max(saved_steps(trained), default=0), (trained / INTERRUPTED).is_file()
         known = newest or interrupted
@@ -153,7 +155,7 @@ def _where_unfinished(folder: Path, result: Result) -> str | None:
 
 
 def _as_it_counts(result: Result) -> Result:
-    """Earlier versions called some results official in which the checkpoint was not chosen as the benchmark does."""
+    """Correct the protocol of earlier versions' results that do not follow the benchmark's rule for the checkpoint."""
     if result.protocol != "official":
         return result
     if result.by_hand and result.checkpoint is not None:
@@ -166,7 +168,7 @@ def _as_it_counts(result: Result) -> Result:
 
 
 def _runs(root: Path) -> list[tuple[str, list[Path], Task | None]]:
-    """Model, folders and task of every run; the folders below a run are its own affair."""
+    """Model, folders and task of every run; the folders below a run are not searched."""
     runs: dict[tuple[str, str], tuple[str, list[Path], Task | None]] = {}
     below: list[Path] = []
     for folder in [root, *sorted(root.glob("*/")), *sorted(root.glob("*/*/"))]:
@@ -191,7 +193,7 @@ def _runs(root: Path) -> list[tuple[str, list[Path], Task | None]]:
 
 
 def _parts_of_s3prl(folder: Path) -> list[Path]:
-    """The directories of s3prl in a task's folder that are one run together."""
+    """The directories of s3prl in a task's folder that together are one run."""
     return [path for path in sorted(folder.glob("*/")) if _holds_run(path) and not _is_ours(path)]
 
 
@@ -204,13 +206,13 @@ def _is_ours(folder: Path) -> bool:
 
 
 def _task_named(name: str) -> Task | None:
-    """The task of a folder's name; None for any other name, and for s3prl's ``ctc``, which serves two."""
+    """The task that a folder's name means; None for any other name, and for s3prl's ``ctc``, which serves two tasks."""
     matches = [task for task in TASKS.values() if name in (task.name, task.downstream)]
     return matches[0] if len(matches) == 1 else None
 
 
 def _refuse_contradiction(result: Result, path: Path) -> None:
-    """A result must hold one of its task's metrics, and what s3prl printed of a metric must be the same number."""
+    """A result must hold one of its task's metrics, and the value that s3prl printed must be the same number."""
     values = result.values()
     if not any(metric.name in values for metric in TASKS[result.task].metrics):
         names = " or ".join(metric.name for metric in TASKS[result.task].metrics)
@@ -222,14 +224,14 @@ def _refuse_contradiction(result: Result, path: Path) -> None:
         if ours is not None and not abs(ours.percent - printed.percent) <= 10 * TOLERANCE:
             raise UserError(
                 f"{path}: {printed.name} is {ours.value:g} {ours.unit}, but s3prl printed {printed.value:g} "
-                f"{printed.unit}. They are of two evaluations; run the task again."
+                f"{printed.unit}. They are from two evaluations; run the task again."
             )
 
 
 def _refuse_another_upstream(
     folders: list[Path], named: dict[str, tuple[Path, tuple[str | None, str | None]]], name: str
 ) -> None:
-    """s3prl's directories hold no hash of a model, but mostly what -u and -k were."""
+    """s3prl's directories hold no hash of the model, but usually the values of -u and -k."""
     for folder in folders:
         settings = read_settings(folder)
         if settings.upstream is None:

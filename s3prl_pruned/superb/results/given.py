@@ -1,6 +1,6 @@
-"""Numbers that somebody wrote down: a YAML list of models, every value with its unit.
+"""Hand-written results: a YAML list of models, every value with its unit.
 
-Such as::
+An example::
 
     - model: my encoder
       params_millions: 26.6        # optional, as is `source`
@@ -39,21 +39,21 @@ class _Model:
 
 @dataclass(frozen=True, kw_only=True)
 class GivenModel:
-    """One entry of the file."""
+    """One entry of the hand-written file."""
 
     model: str
     params_millions: float | None
     source: str | None
     metrics: dict[str, list[Value]]
-    """By task's short name."""
+    """Metrics by the task's short name."""
 
 
 def read_given(path: Path) -> list[GivenModel]:
     """The models of a hand-written file.
 
     Raises:
-        UserError: if the file is no such list, names an unknown task or metric (the nearest is named), gives a value
-            without its unit or an impossible one, or names a model twice.
+        UserError: if the file is no such list, names an unknown task or metric (the message suggests the nearest), has
+            a value without its unit or an impossible value, or names a model twice.
     """
     models = [_model(entry, f"{path}: entry {number}") for number, entry in enumerate(load_yaml_list(path), start=1)]
     names = [model.model for model in models]

@@ -1,4 +1,4 @@
-"""``result.json``: what a finished run leaves, written and read."""
+"""``result.json``, the result of a finished run: writing and reading."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from s3prl_pruned.superb.catalogue import Value, find_task
 
 RESULT_FILE = "result.json"
 RUN_FILE = "run.json"
-"""Written when one of our runs starts: with it and without ``result.json`` a run is unfinished."""
+"""Written when one of our runs starts: a folder with it and without ``result.json`` is an unfinished run."""
 INTERRUPTED = "interrupted.ckpt"
-"""The step after which a signal stopped a training. Its name is none of s3prl's, so that it is gone on from, and never
-evaluated as one of the checkpoints that the settings ask for."""
+"""The checkpoint of a training that a signal stopped. Its name is not one of s3prl's, so that the training resumes from
+it, but it is never evaluated as one of the checkpoints that the settings ask for."""
 
 
 _NAMED_BEFORE = ("named by -e", "named by -i")
-"""Rules of checkpoints that were named, in results written before `Checkpoint.by_hand`."""
+"""Rules of checkpoints that the user named, in results written before the field `Checkpoint.by_hand`."""
 
 
 @dataclass(kw_only=True)
@@ -27,37 +27,37 @@ class Upstream:
     """The encoder whose features were used."""
 
     name: str
-    """s3prl's ``-u``."""
+    """The upstream's name, s3prl's ``-u``."""
     sha256: str | None = None
-    """Of the model. None where there are no weights (FBANK) or it is not known (s3prl's own runs)."""
+    """SHA-256 of the model. None where there are no weights (FBANK) or it is unknown (s3prl's own runs)."""
     path: str | None = None
     num_parameters: int | None = None
     teacher_note: str | None = None
-    """What must be said wherever a number of this model appears, such as "random teacher"."""
+    """A note to show with every number of this model, such as "random teacher"."""
     settings: list[str] | None = None
-    """What else decides its features, where it is not as usual, as options: ``-g`` and a hash, ``-s``, ``-f``, ... None
-    in results written before this field."""
+    """Other options that decide its features, where not the default: ``-g`` and a hash, ``-s``, ``-f``, ... None in
+    results written before this field."""
 
     def described(self) -> str:
-        """Which model it is, in words: its hash, or its name, and its settings."""
+        """The model in words: its hash, or its name, and its settings."""
         model = self.sha256 or f"no weights ({self.name})"
         return ", ".join([model, *(self.settings or [])])
 
 
 @dataclass(kw_only=True)
 class Checkpoint:
-    """Which weights of the downstream model were evaluated, and why these."""
+    """The evaluated weights of the downstream model, and how they were chosen."""
 
     file: str
     step: int
     rule: str
     dev: Value | None = None
     """The task's criterion on its development set at this checkpoint. None where the benchmark chooses without one (SV)
-    or trains nothing, and in results written before this field."""
+    or trains nothing, and in results written before this field existed."""
     sha256: str | None = None
-    """Of the file, where a task evaluates several and goes on after an interruption."""
+    """SHA-256 of the file, where a task evaluates several checkpoints and may be resumed between them."""
     by_hand: bool = False
-    """Whether the user named it (``-i``, ``-e``), in place of the benchmark's rule."""
+    """Whether the user named the checkpoint (``-i``, ``-e``) instead of following the benchmark's rule."""
 
 
 @dataclass(kw_only=True)
@@ -66,29 +66,29 @@ class TriedRate:
 
     learning_rate: float
     folder: str
-    """Of the run, relative to the folder of the result that says what was tried."""
+    """The run's folder, relative to the folder of the result that lists the tried rates."""
     criterion: Value | None = None
-    """What the choice was made by. None where training never got better than at the start."""
+    """The value by which the rate was chosen. None where training never improved on the start."""
     metrics: list[Value] | None = None
-    """On the test split. None where the run was not part of this choice, but of an earlier one."""
+    """Metrics on the test split. None where the run was part of an earlier choice, not of this one."""
     chosen: bool = False
 
 
 @dataclass(kw_only=True)
 class SplitRead:
-    """One folder of the corpus that a run read."""
+    """A split of the corpus that a run read."""
 
     key: str
     """s3prl's name of the split, such as ``test-clean``."""
     folder: str
     num_utterances: int
     sha256: str
-    """Of file names, sizes and transcripts."""
+    """SHA-256 of file names, sizes and transcripts."""
 
 
 @dataclass(kw_only=True)
 class Seconds:
-    """Wall-clock time of the last call (a resumed run's first part is not in it)."""
+    """Wall-clock time in seconds of the last call (without the first part of a resumed run)."""
 
     train: float | None = None
     evaluate: float
@@ -99,27 +99,27 @@ class Part:
     """One evaluation by s3prl's runner; some tasks need several (folds, layers, saved checkpoints)."""
 
     name: str
-    """Such as ``fold1``; empty where the task has only one."""
+    """A name such as ``fold1``; empty where the task has only one part."""
     split: str
     num_utterances: int
-    """How many were scored."""
+    """Number of scored utterances."""
     metrics: list[Value]
     printed_by_s3prl: list[Value]
     rule: str | None = None
-    """How the metrics came of what s3prl kept, where something was searched, such as a threshold."""
+    """How the metrics were obtained from s3prl's files, where something was searched, such as a threshold."""
     checkpoint: Checkpoint | None = None
     seconds: Seconds
 
 
 @dataclass(kw_only=True)
 class Versions:
-    """What was installed."""
+    """Versions of the installed software."""
 
     s3prl_pruned: str
     host: str = "s3prl"
-    """The distribution that s3prl came from: s3prl, which it always was before this field, or espnet-s3prl."""
+    """The distribution that s3prl came from: s3prl (always, before this field existed) or espnet-s3prl."""
     s3prl: str
-    """The host's version, as its metadata spell it."""
+    """The host's version, as written in its metadata."""
     torch: str
     torchaudio: str
     python: str
@@ -130,30 +130,30 @@ class Result:
     """One task of one upstream, as written to ``result.json``."""
 
     task: str
-    """The short name."""
+    """The task's short name."""
     split: str
-    """s3prl's ``-t``."""
+    """The evaluated split, s3prl's ``-t``."""
     num_utterances: int
     metrics: list[Value]
-    """Recomputed by us from what s3prl kept."""
+    """Metrics that we recomputed from s3prl's files."""
     printed_by_s3prl: list[Value]
-    """Caught from its output. Its ``uer`` counts the separators between words as units."""
+    """Metrics read from s3prl's output. Its ``uer`` counts the separators between words as units."""
     rule: str | None = None
-    """How the metrics came of ``parts`` or of a search, such as "mean of 5 folds"; None where there is nothing to
-    say."""
+    """How the metrics were obtained from ``parts`` or by a search, such as "mean of 5 folds"; None where neither
+    was needed."""
     parts: list[Part] | None = None
     """Every evaluation, where the task has several."""
     protocol: str
-    """"official" if nothing but paths and learning rate differ from the benchmark, else "shortened" or another name."""
+    """"official" if only paths and learning rate differ from the benchmark's, else "shortened" or another name."""
     protocol_note: str | None = None
     upstream: Upstream
     checkpoint: Checkpoint | None = None
     tried_rates: list[TriedRate] | None = None
-    """Where a learning rate was searched: every run of it. This result is then the chosen one's."""
+    """All runs of a learning-rate search, where there was one. This result is of the chosen rate."""
     corpus: str | None = None
     splits: list[SplitRead] | None = None
     config_sha256: str | None = None
-    """Of what decides the outcome besides upstream and corpus: settings, feature options, seed."""
+    """SHA-256 of all that decides the outcome besides upstream and corpus: settings, feature options, seed."""
     seed: int | None = None
     device: str | None = None
     command: str | None = None
@@ -162,22 +162,22 @@ class Result:
     """UTC, ISO 8601."""
     seconds: Seconds | None = None
     look: str | None = None
-    """Where the training stood, if this was evaluated before its end: then it is no result of the task."""
+    """How far the training had come, if it was evaluated before its end: then this is no result of the task."""
 
     @property
     def by_hand(self) -> bool:
-        """Whether a user named a checkpoint that this is of."""
+        """Whether the user named the evaluated checkpoint."""
         checkpoints = [self.checkpoint, *(part.checkpoint for part in self.parts or [])]
         return any(found is not None and (found.by_hand or found.rule in _NAMED_BEFORE) for found in checkpoints)
 
     def is_trained_to(self, total: int) -> bool:
-        """Whether what was evaluated shows by itself that the training made this many steps.
+        """Whether the evaluated checkpoint alone proves that training made this many steps.
 
-        A best checkpoint is often of an earlier step, and shows nothing.
+        The best checkpoint is often of an earlier step, and proves nothing.
         """
         found = [part.checkpoint for part in self.parts or []] or [self.checkpoint]
         steps = [checkpoint.step if checkpoint else 0 for checkpoint in found]
-        last = max if self.task == "sv" else min  # its parts are of one training; others have one for each part
+        last = max if self.task == "sv" else min  # SV's parts are of one training; other tasks have one per part
         return last(steps) >= total
 
     def validate(self) -> None:
@@ -202,7 +202,7 @@ def write_json(path: Path, data: dict) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text under a temporary name first, so that a reader never meets half of it."""
+    """Write a text file, under a temporary name first, so that no reader sees half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_text(text, encoding="utf-8")
@@ -228,17 +228,17 @@ def read_json(path: Path) -> dict:
 
 
 def write_result(path: Path, result: Result) -> None:
-    """Write a result, after the same checks as reading it."""
+    """Write a result, after the same checks as when reading it."""
     result.validate()
     write_json(path, to_dict(result))
 
 
 def read_result(path: Path) -> Result:
-    """Read one of our ``result.json``.
+    """Read a ``result.json`` of ours.
 
     Raises:
-        UserError: on a half-written file, an unknown or missing key (a value without its unit is one), a value that is
-            NaN or impossible in its unit, or a `RESULT_FILE` that is of another split or a look.
+        UserError: on a half-written file, an unknown or missing key (such as a value without its unit), a value that is
+            NaN or impossible in its unit, or a `RESULT_FILE` of another split or of an unfinished training.
     """
     result = from_dict(Result, read_json(path), str(path))
     if path.name == RESULT_FILE:
@@ -247,7 +247,7 @@ def read_result(path: Path) -> Result:
 
 
 def _refuse_no_result(result: Result, path: Path) -> None:
-    """What is called `RESULT_FILE` counts: it must be of the task's test split, and of a training at its end."""
+    """A `RESULT_FILE` counts in the score: it must be of the task's test split, and of a finished training."""
     test_split = find_task(result.task).test_split
     if result.split != test_split:
         raise UserError(
@@ -255,4 +255,4 @@ def _refuse_no_result(result: Result, path: Path) -> None:
             f"result-{result.split}.json, and run the task again."
         )
     if result.look:
-        raise UserError(f"{path}: is no result but a look: {result.look}. Remove it and go on with the run (-a).")
+        raise UserError(f"{path}: is no result: {result.look}, before its end. Remove it and resume the run (-a).")

@@ -1,6 +1,6 @@
-"""``trained.json``: what ``-m train`` leaves, by which a learning rate is chosen before any test data are read.
+"""``trained.json``, written by ``-m train``: a learning rate is chosen by it before any test data are read.
 
-``choice.json``: what was tried and chosen so, which the run with the chosen rate writes into its result.
+``choice.json``: the tried and the chosen rates, which the run with the chosen rate writes into its result.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TRAINED_FILE = "trained.json"
 
 @dataclass(kw_only=True)
 class TrainedRun:
-    """A training that is complete, and how good it was on the development set."""
+    """A complete training, and its value on the development set."""
 
     task: str
     seed: int
@@ -25,8 +25,8 @@ class TrainedRun:
     upstream: Upstream
     steps: int
     dev: list[Value | None]
-    """The best value of the task's criterion, one for each training (fold). None where there is none: it never got
-    better than at the start."""
+    """The best value of the task's criterion, one for each training (fold). None where the training never improved on
+    the start."""
 
 
 def read_trained(folder: Path) -> TrainedRun:
@@ -41,16 +41,16 @@ def read_trained(folder: Path) -> TrainedRun:
 
 @dataclass(kw_only=True)
 class Choice:
-    """``choice.json``."""
+    """The content of ``choice.json``."""
 
     tried_rates: list[TriedRate]
-    """Without metrics: no test data were read."""
+    """The tried rates, without metrics: no test data were read."""
 
     def with_metrics(self, metrics: list[Value]) -> list[TriedRate]:
-        """For the result of the run with the chosen rate.
+        """The tried rates for the result of the run with the chosen rate.
 
         Args:
-            metrics: of that run.
+            metrics: metrics of that run.
         """
         return [replace(one, metrics=metrics) if one.chosen else one for one in self.tried_rates]
 

@@ -1,4 +1,4 @@
-"""One evaluation by s3prl's runner: made, checked, and kept where a task has several of them."""
+"""One evaluation by s3prl's runner: run, checked, and saved where a task has several of them."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from s3prl_pruned.superb.tasks.checkpoints import load_checkpoint
 from s3prl_pruned.superb.tasks.driver import Evaluation
 
 PART_FILE = "evaluation-{split}.json"
-"""One of several evaluations, in its own folder: an interrupted task goes on after those that it finds."""
+"""One of several evaluations, in its own folder: an interrupted task resumes after those that are finished."""
 
 TOLERANCE = 1e-4
-"""Percent. s3prl averages in float32; one utterance of the largest test set is 1e-2."""
+"""Percent. s3prl averages in float32; one utterance of the largest test set changes a rate by 1e-2."""
 
 
 def evaluate_part(evaluation: Evaluation, *, afresh: bool = False) -> Part:
-    """Evaluate, or read what was evaluated before of the same checkpoint.
+    """Evaluate a checkpoint, or read its earlier evaluation.
 
     Args:
-        evaluation: one of the driver's.
-        afresh: do not look for an earlier one.
+        evaluation: one of the driver's evaluations.
+        afresh: evaluate even if there is an earlier evaluation.
 
     Raises:
         UserError: if utterances were left out, or files contradict each other.
-        RuntimeError: if s3prl printed another value than its files give.
+        RuntimeError: if the value that s3prl printed differs from the one in its files.
     """
     run = evaluation.run
     split = run.args.evaluate_split
@@ -64,7 +64,7 @@ def evaluate_part(evaluation: Evaluation, *, afresh: bool = False) -> Part:
 
 
 def _checkpoint_of(evaluation: Evaluation) -> Checkpoint | None:
-    """What the result says of the evaluated checkpoint; its hash only where it is one of several."""
+    """The result's entry on the evaluated checkpoint; its hash only where it is one of several."""
     path = evaluation.checkpoint
     if path is None:
         return None
@@ -80,7 +80,7 @@ def _checkpoint_of(evaluation: Evaluation) -> Checkpoint | None:
 
 
 def _compare(metrics: list[Value], printed: list[Value], split: str) -> None:
-    """What s3prl printed and what its files say must be one number."""
+    """The value that s3prl printed must be the value in its files."""
     ours = {value.name: value.percent for value in metrics}
     for value in printed:
         if value.name in ours and not abs(value.percent - ours[value.name]) <= TOLERANCE:

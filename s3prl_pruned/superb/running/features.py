@@ -1,10 +1,10 @@
-"""Features of one utterance at a time, and kept on disk: ``--single-utterance`` and ``--cache-features``.
+"""Features extracted one utterance at a time, and cached on disk: ``--single-utterance``, ``--cache-features``.
 
 s3prl pads a batch to its longest utterance. In a model whose first layer normalises over time (GroupNorm, the Base
-models) and in any model that does not mask everywhere, padding changes an utterance's features, so that they depend on
-its neighbours in the batch and cannot be kept. Extracted alone they can: a file per utterance, found by the model's
-hash and the samples themselves, so that tasks on one corpus share them. What is read is bit for bit what was extracted,
-unless half precision was asked for.
+models) and in any model that does not mask everywhere, padding changes an utterance's features: they depend on the
+other utterances of the batch and cannot be cached. Features of a single utterance can: a file per utterance, found by
+the model's hash and the samples themselves, so that tasks on one corpus share them. Features read from the cache are
+bit for bit those that were extracted, unless half precision was asked for.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from s3prl_pruned.superb.tasks.corpora import cache_folder
 from s3prl_pruned.superb.tasks.remembered import fingerprint
 
 FEATURES = "features"
-"""The folder of the cache that holds all kept features."""
+"""The folder in the cache that holds all features."""
 
 
 class SingleUtterances(nn.Module):
-    """Wraps an upstream; gives a list of its features, one entry per utterance.
+    """Wraps an upstream; returns a list of its features, one entry per utterance.
 
     Args:
         upstream: a frozen upstream in evaluation mode.
         selection: s3prl's ``-s``, the name of the output that is used.
-        folder: where features are kept; None to extract them every time.
-        layer: the only one that is read of what is kept, in place among empty ones; None to read all.
-        half: keep them in half precision; they are read as single precision.
+        folder: where features are cached; None to extract them every time.
+        layer: the only layer to read from the cache, the other layers are left empty; None to read all.
+        half: store features in half precision; they are read as single precision.
     """
 
     def __init__(
@@ -62,15 +62,15 @@ class SingleUtterances(nn.Module):
         if path is None:
             return {self.selection: features}
         _write(path, features, half=self.in_half)
-        # What is read later is what is given now.
+        # Rounded features are read back, so that the first call returns the same as later calls.
         return {self.selection: _read(path, wav.device, layer=self.layer) if self.in_half else features}
 
 
 class ChosenLayers(nn.Module):
-    """Wraps an upstream; gives some of its layers only.
+    """Wraps an upstream; returns some of its layers only.
 
     Args:
-        upstream: whose output of this selection is a list.
+        upstream: an upstream whose output `selection` is a list.
         selection: s3prl's ``-s``.
         layers: their numbers, from 0.
     """
@@ -91,19 +91,19 @@ class ChosenLayers(nn.Module):
 def extract_singly(
     runner: Any, *, selection: str, folder: Path | None, layer: int | None = None, half: bool = False
 ) -> None:
-    """Let a runner of s3prl extract one utterance at a time; its featurizer then weighs and cuts each by itself.
+    """Make a runner of s3prl extract one utterance at a time; its featurizer then weighs and cuts each separately.
 
     Args:
-        runner: before it trains or evaluates.
+        runner: the runner, before it trains or evaluates.
         selection: ``-s``.
-        folder: where features are kept, or None.
-        layer: as of `SingleUtterances`.
-        half: as of `SingleUtterances`.
+        folder: where features are cached, or None.
+        layer: as in `SingleUtterances`.
+        half: as in `SingleUtterances`.
     """
     runner.upstream.model = SingleUtterances(
         runner.upstream.model, selection=selection, folder=folder, layer=layer, half=half
     )
-    featurizer = getattr(runner.featurizer.model, "module", runner.featurizer.model)  # in torchrun it is wrapped
+    featurizer = getattr(runner.featurizer.model, "module", runner.featurizer.model)  # wrapped under torchrun
     of_batch = featurizer.forward
 
     def forward(wavs: list[Tensor], features: list[dict[str, Any]]) -> list[Tensor]:
@@ -113,30 +113,30 @@ def extract_singly(
 
 
 def features_folder(model_hash: str, selection: str, *, half: bool = False, layers: Sequence[int] = ()) -> Path:
-    """Where the features of a model are kept, below the cache.
+    """The folder in the cache for the features of a model.
 
     Args:
-        model_hash: what tells the model from others.
+        model_hash: identifies the model.
         selection: ``-s``.
         half: whether in half precision.
-        layers: of `ChosenLayers`; empty for all.
+        layers: as in `ChosenLayers`; empty for all.
     """
     chosen = f" layers {' '.join(map(str, layers))}" if layers else ""
     return cache_folder(FEATURES, f"{model_hash} {selection}{chosen}{' half' if half else ''}")
 
 
 def kept_file(folder: Path, wav: Tensor) -> Path:
-    """Where the features of a waveform are kept.
+    """The file for the features of a waveform.
 
     Args:
-        folder: of `features_folder`.
-        wav: (S,) float32 samples, as s3prl's runner gives them to an upstream.
+        folder: from `features_folder`.
+        wav: (S,) float32 samples, as s3prl's runner passes them to an upstream.
     """
     return folder / f"{fingerprint([wav]).hex()[:32]}.safetensors"
 
 
 def _write(path: Path, features: Any, *, half: bool) -> None:
-    """Write under a temporary name first: another process may be at the same utterance."""
+    """Write under a temporary name first: another process may write the same utterance."""
     from safetensors.torch import save_file
 
     states = features if isinstance(features, (list, tuple)) else [features]
@@ -149,7 +149,7 @@ def _write(path: Path, features: Any, *, half: bool) -> None:
     except Exception as error:  # safetensors has its own exception for a full disk
         temporary.unlink(missing_ok=True)
         raise UserError(
-            f"{path}: features cannot be kept ({error}). Make room, or leave --cache-features out."
+            f"{path}: features cannot be saved ({error}). Make room, or leave --cache-features out."
         ) from error
 
 
@@ -163,7 +163,7 @@ def _read(path: Path, device: torch.device, *, layer: int | None) -> Any:
             states = {i: _single(file.get_tensor(str(i))) for i in wanted}
             return [states.get(i, torch.empty(0)) for i in range(number)] if is_list else states[0]
     except (SafetensorError, OSError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: is no file of kept features ({error}). Remove it.") from error
+        raise UserError(f"{path}: is no file of cached features ({error}). Remove it.") from error
 
 
 def _single(state: Tensor) -> Tensor:

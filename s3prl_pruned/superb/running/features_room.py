@@ -1,4 +1,4 @@
-"""How much room kept features take: estimated and checked before the first is written, and given back by a command."""
+"""Disk space of cached features: estimated and checked before the first is written, and freed by a command."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from s3prl_pruned.superb.tasks.corpora import cache_root
 logger = logging.getLogger(__name__)
 
 SAMPLED = 32
-"""Items of a split that are decoded to estimate how long its audio is, and how much of it is kept already."""
+"""Items of a split that are decoded to estimate the length of its audio, and how much of it is cached already."""
 
 MARGIN = 1.05
-"""What an estimate is taken times, besides which 1 GiB stays free for checkpoints and logs."""
+"""Factor on an estimate; another 1 GiB is left free for checkpoints and logs."""
 
 
 def require_room(runner: Any, splits: list[str], folder: Path, *, selection: str, half: bool) -> None:
-    """Stop before features are kept for which there is no room.
+    """Stop before features are cached that the disk has no room for.
 
     Args:
-        runner: s3prl's, before it trains or evaluates.
-        splits: that it will read.
-        folder: where features will be kept.
+        runner: s3prl's runner, before it trains or evaluates.
+        splits: splits that it will read.
+        folder: where features will be cached.
         selection: ``-s``.
         half: whether in half precision.
 
     Raises:
-        UserError: naming what is needed, what is free, and how to need less.
+        UserError: with the bytes needed, the bytes free, and how to need less.
     """
     found = [_seconds(runner.downstream.model.get_dataloader(split), folder) for split in splits]
     seconds, kept = (sum(parts) for parts in zip(*found, strict=True))
@@ -47,7 +47,7 @@ def require_room(runner: Any, splits: list[str], folder: Path, *, selection: str
         raise UserError(
             f"{folder}: features of {seconds / 3600:.1f} h of audio need about {in_words(needed)}, of which "
             f"{in_words(there)} are there, but only {in_words(max(free, 0))} are free. Make room "
-            "(run_downstream.py --drop-features removes what is kept), set XDG_CACHE_HOME to another disk, give "
+            "(run_downstream.py --drop-features removes cached features), set XDG_CACHE_HOME to another disk, give "
             "--cache-half (half of it) or --layers, or leave --cache-features out."
         )
 
@@ -56,7 +56,7 @@ def bytes_per_second(upstream: torch.nn.Module, selection: str, *, half: bool) -
     """Bytes that the features of a second of audio take.
 
     Args:
-        upstream: before `extract_singly`.
+        upstream: the upstream, before `extract_singly`.
         selection: ``-s``.
         half: whether in half precision.
     """
@@ -69,13 +69,13 @@ def bytes_per_second(upstream: torch.nn.Module, selection: str, *, half: bool) -
 
 
 def drop_features(folder: Path | None = None) -> int:
-    """Remove kept features.
+    """Remove cached features.
 
     Args:
-        folder: of one upstream; None for those of all.
+        folder: the features of one upstream; None for all.
 
     Returns:
-        Bytes that they took.
+        The size of the removed files in bytes.
     """
     folder = folder or cache_root() / FEATURES
     size = size_of(folder)
@@ -86,17 +86,17 @@ def drop_features(folder: Path | None = None) -> int:
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of all files in a folder and below; 0 where there is none."""
+    """Bytes of all files in a folder and below; 0 if the folder does not exist."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def in_words(size: float) -> str:
-    """Such as ``723.4 GB`` or ``12 MB``."""
+    """A size in bytes as text, such as ``723.4 GB`` or ``12 MB``."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
 def _seconds(loader: Any, folder: Path) -> tuple[float, float]:
-    """Of all waveforms of one of s3prl's data loaders, and of those among them whose features are in a folder.
+    """Seconds of all waveforms of one of s3prl's data loaders, and of those whose features are in a folder.
 
     Both are estimated from some of its dataset's items.
     """
@@ -114,10 +114,10 @@ def _seconds(loader: Any, folder: Path) -> tuple[float, float]:
 
 
 def _waveforms(loader: Any, index: int) -> tuple[list[Any], float]:
-    """Those of an item, and what each counts.
+    """The waveforms of an item of the dataset, and the weight of each in the estimate.
 
-    An item of ``asr`` is a batch, and there are as many as batches. Of ``ctc`` (PR, SF) an item names files, which its
-    collation reads: one, or a batch, of which there are as many as utterances.
+    An item of ``asr`` is a batch, and there are as many items as batches. An item of ``ctc`` (PR, SF) names the files
+    that its collation reads: one, or a batch, and there are as many items as utterances.
     """
     item = loader.dataset[index]
     wavs = item[0]

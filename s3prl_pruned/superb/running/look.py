@@ -1,7 +1,7 @@
-"""Whether an evaluation gives the task's result, or is a look: one before the end of the training, or by hand.
+"""Whether an evaluation gives the task's result, or is an early one (a look), before the end of the training.
 
-A look has a name of its own, ``look-<split>-step<N>.json``, and is never counted: not by the training that goes on, and
-not by the score table.
+An early evaluation has a file name of its own, ``look-<split>-step<N>.json``, and is never counted: neither by the
+training that continues, nor in the score table.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from s3prl_pruned.superb.tasks.driver import DownstreamRun, Evaluation
 
 
 def unfinished_step(run: DownstreamRun) -> int | None:
-    """Where the least trained of a run's trainings stands.
+    """How far the least advanced of a run's trainings has come.
 
     Returns:
-        Its newest saved step; None where all are finished (so the result says, or the checkpoints), nothing is trained,
-        or no checkpoint is left to tell.
+        Its newest saved step; None where all are finished (as the result or the checkpoints say), nothing is trained,
+        or no checkpoint is left.
     """
     if not run.driver.trains:
         return None
@@ -39,49 +39,49 @@ def _newest_step(folder: Path, run: DownstreamRun, total: int) -> int:
     saved, best = saved_steps(folder), folder / run.driver.best
     if saved or not best.is_file():
         return max(saved, default=0)
-    # Somebody kept the best one alone, to save room; or the first numbered one is not there yet.
+    # The user kept only the best checkpoint, to save room; or the first numbered one is not written yet.
     ended = any((run.folder / name).is_file() for name in (RESULT_FILE, TRAINED_FILE))
     return total if ended or not (run.folder / RUN_FILE).is_file() else load_checkpoint(best)["Step"]
 
 
 def _result_is_of_the_end(path: Path, total: int) -> bool:
-    """Whether a result, beside which somebody kept few checkpoints to save room, is of a training at its end."""
+    """Whether a result is of a finished training, where the user has removed most checkpoints to save room."""
     try:
         return read_result(path).is_trained_to(total)
-    except UserError:  # none, or a damaged one: it shows nothing
+    except UserError:  # no result, or a damaged one: it proves nothing
         return False
 
 
 def result_name(run: DownstreamRun, named: Evaluation | None = None) -> str:
-    """The file that an evaluation is written to.
+    """The name of the file that an evaluation is written to.
 
     Args:
-        run: its split and how far it is trained decide.
-        named: the evaluation of a checkpoint that the user named, if there is one.
+        run: the run, whose split and newest step decide.
+        named: the evaluation of a checkpoint that the user named, if any.
     """
     split, step = run.args.evaluate_split, unfinished_step(run)
     if step is not None:
-        stands = f"step{step}" if named is None or named.checkpoint is None else named.checkpoint.stem
-        return f"look-{split}-{stands}.json"
+        place = f"step{step}" if named is None or named.checkpoint is None else named.checkpoint.stem
+        return f"look-{split}-{place}.json"
     return RESULT_FILE if split == run.task.test_split else f"result-{split}.json"
 
 
 def look_of(run: DownstreamRun) -> str | None:
-    """What a look's file says of the training; None where it is at its end."""
+    """How far the training has come, for the file of an early evaluation; None where it is finished."""
     step = unfinished_step(run)
     return None if step is None else f"the training stood at step {step} of {run.config['runner']['total_steps']}"
 
 
 def named_checkpoint(run: DownstreamRun, *, past_exp: str | None, init_ckpt: str | None) -> Evaluation | None:
-    """The evaluation of what ``-e`` or ``-i`` names.
+    """The evaluation of the checkpoint that ``-e`` or ``-i`` names.
 
     Args:
-        run: of the command line.
+        run: the run of the command line.
         past_exp: ``-e``.
         init_ckpt: ``-i``.
 
     Raises:
-        UserError: one checkpoint for a task of several trainings.
+        UserError: if it is one checkpoint for a task with several trainings.
     """
     for letter, name in (("-e", past_exp), ("-i", init_ckpt)):
         if name is None:
@@ -100,14 +100,14 @@ def named_checkpoint(run: DownstreamRun, *, past_exp: str | None, init_ckpt: str
 
 
 def refuse_another_checkpoint(target: Path, wanted: list[Evaluation]) -> None:
-    """Stop where what was evaluated before is not what would be evaluated now.
+    """Stop if the earlier evaluation is of other checkpoints than those to be evaluated now.
 
     Args:
-        target: the file of what was evaluated.
-        wanted: the evaluations that would be made.
+        target: the file of the earlier evaluation.
+        wanted: the evaluations to be made now.
 
     Raises:
-        UserError: another checkpoint, one of another step, or more or less of them.
+        UserError: if it used another checkpoint or another step, or more or fewer checkpoints.
     """
     if any(evaluation.checkpoint is None for evaluation in wanted):
         return

@@ -1,4 +1,4 @@
-"""From the command line to what s3prl's runner takes: its ``args`` and its ``config``, checked.
+"""From the command line to the checked ``args`` and ``config`` of s3prl's runner.
 
 Nothing here writes into the run's folder, so that a mistake costs nothing.
 """
@@ -22,14 +22,14 @@ from s3prl_pruned.superb.tasks.drivers import driver_of
 from s3prl_pruned.superb.tasks.paths import Paths, corpus_of, read_paths, s3prl_checkout
 
 SETTINGS = resources.settings()
-"""Where the tasks' settings lie."""
+"""The folder of the tasks' settings."""
 
 
 def make_run(options: argparse.Namespace) -> DownstreamRun:
-    """Read and check everything that the command line names.
+    """Read and check all that the command line names.
 
     Raises:
-        UserError: on anything that would stop the run later, or change its result silently.
+        UserError: on anything that would stop the run later, or silently change its result.
     """
     paths = read_paths(options.paths)
     args, config = _from_checkpoint(options) if options.past_exp else _from_command_line(options, paths)
@@ -72,7 +72,7 @@ def _from_command_line(options: argparse.Namespace, paths: Paths) -> tuple[argpa
         if getattr(options, name) is None:
             raise UserError(f"{letter} is missing. Type `python run_downstream.py -u wavlm_pruned -d asr`, or -h.")
     task = find_task(options.downstream)
-    driver_of(task)  # a task that cannot be run has no settings
+    driver_of(task)  # raises for a task that cannot be run: it has no settings
     args = _s3prl_arguments(options)
     if args.config is None:
         embedded = SETTINGS / f"embedded_{task.name}.yaml"
@@ -82,7 +82,7 @@ def _from_command_line(options: argparse.Namespace, paths: Paths) -> tuple[argpa
 
 
 def _from_checkpoint(options: argparse.Namespace) -> tuple[argparse.Namespace, dict[str, Any]]:
-    """As s3prl's ``-e``: all but a few arguments come from the checkpoint."""
+    """As with s3prl's ``-e``: all but a few arguments come from the checkpoint."""
     path = Path(options.past_exp)
     if path.is_dir():
         found = newest_checkpoint(path)
@@ -98,7 +98,7 @@ def _from_checkpoint(options: argparse.Namespace) -> tuple[argparse.Namespace, d
 
 
 def _task(args: argparse.Namespace, config: dict[str, Any]) -> Task:
-    """Which task it is. In a checkpoint ``-d`` is s3prl's name, and ``ctc`` serves two: the corpus tells which."""
+    """The task. In a checkpoint ``-d`` is s3prl's name, and ``ctc`` serves two tasks: the corpus tells which."""
     corpus = settings.get(config, "downstream_expert.corpus.name")
     name = getattr(args, "superb_task", None) or args.downstream
     return find_task({"libriphone": "pr", "snips": "sf"}.get(corpus, name) if name == "ctc" else name)
@@ -109,13 +109,13 @@ def _s3prl_arguments(options: argparse.Namespace) -> argparse.Namespace:
 
 
 def _check_features(args: argparse.Namespace, driver: Driver, config: dict[str, Any]) -> None:
-    """Settle ``--single-utterance``, ``--cache-features``, ``--cache-half`` and ``--layers``.
+    """Check ``--single-utterance``, ``--cache-features``, ``--cache-half`` and ``--layers``, and set what they imply.
 
     Raises:
-        UserError: where features cannot be kept, or layers cannot be chosen.
+        UserError: if features cannot be cached, or layers cannot be chosen.
     """
     args.cache_half, args.layers = getattr(args, "cache_half", False), tuple(getattr(args, "layers", ()))
-    args.cache_features = getattr(args, "cache_features", False) or args.cache_half  # an older checkpoint has none
+    args.cache_features = getattr(args, "cache_features", False) or args.cache_half  # missing in an older checkpoint
     if args.layers and (args.upstream_trainable or args.upstream_layer_selection is not None or not driver.trains):
         raise UserError("--layers: is for a weighted sum over a frozen upstream. Leave it out, or -f and -l.")
     args.single_utterance = getattr(args, "single_utterance", False) or args.cache_features
@@ -124,7 +124,7 @@ def _check_features(args: argparse.Namespace, driver: Driver, config: dict[str, 
     at_random = driver.random_waveforms(config)
     if args.cache_features and at_random:
         raise UserError(
-            f"--cache-features: {driver.task.name} {at_random}, so that no features come twice. Give "
+            f"--cache-features: {driver.task.name} {at_random}, so that no features are used twice. Give "
             "--single-utterance alone, or neither."
         )
 
@@ -132,8 +132,8 @@ def _check_features(args: argparse.Namespace, driver: Driver, config: dict[str, 
 def _corpus(options: argparse.Namespace, paths: Paths, task: Task, config: dict[str, Any]) -> tuple[Path, bool]:
     """Where the corpus is, and whether it is the embedded one.
 
-    In this order: ``--corpus``; ``-o``; where the checkpoint of ``-e`` found it, if it is still there; environment and
-    ``paths.yaml``; what the settings name; the embedded corpus, with the settings made for it.
+    In this order: ``--corpus``; ``-o``; the path in the checkpoint of ``-e``, if it still exists; environment and
+    ``paths.yaml``; the path in the settings; the embedded corpus, with its own settings.
     """
     key = f"downstream_expert.{task.corpus_keys[0]}"
     in_settings = settings.get(config, key)
@@ -149,7 +149,7 @@ def _corpus(options: argparse.Namespace, paths: Paths, task: Task, config: dict[
         return embedded_corpus(), True
     named_by = f"{options.config}: names no corpus. " if options.config else ""
     raise UserError(
-        f"{named_by}-d {task.name} ({task.title}) needs the corpus {task.corpus}, to be had at {task.corpus_source}. "
+        f"{named_by}-d {task.name} ({task.title}) needs the corpus {task.corpus}, available at {task.corpus_source}. "
         f"Give its folder by --corpus DIR, `{task.name}: DIR` in paths.yaml, "
         f"S3PRL_PRUNED_{task.name.upper()}_CORPUS, or -o config.{key}."
     )
@@ -160,9 +160,9 @@ def _named_by_override(options: argparse.Namespace, task: Task) -> bool:
 
 
 def _processes(found: list[str], config: dict[str, Any], official: dict[str, Any]) -> list[str]:
-    """What several processes change of the benchmark: they make a step's batch larger.
+    """The differences from the benchmark that are left with several processes, which make a step's batch larger.
 
-    As many fewer batches accumulated make up for it, as s3prl advises; ``found`` is then without them.
+    Accumulating fewer batches makes up for it, as s3prl advises; these settings are then removed from ``found``.
     """
     if distributed.world_size() == 1:
         return []
@@ -176,7 +176,7 @@ def _processes(found: list[str], config: dict[str, Any], official: dict[str, Any
 def _protocol(
     driver: Driver, args: argparse.Namespace, config: dict[str, Any], splits: list[SplitRead]
 ) -> tuple[str, str | None]:
-    """What the run may call itself: "official" only if it is, whatever its settings declare."""
+    """The run's protocol: "official" only if it really is, whatever its settings declare."""
     official = load_yaml(SETTINGS / f"{driver.task.name}.yaml")
     official.pop("protocol")
     defaults = make_parser()

@@ -1,4 +1,4 @@
-"""What a run says on the screen: what it is, how it goes, what it gave."""
+"""What a run prints: its corpus and model, its progress, its result."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from s3prl_pruned.superb.tasks.driver import DownstreamRun
 
 
 def announce(run: DownstreamRun, upstream: Upstream) -> None:
-    """Say what will be run: the corpus, the model, and where features are kept."""
+    """Print what will be run: the corpus, the model, and where features are cached."""
     if run.embedded:
         say(
             f"Corpus: the embedded speech, {run.protocol} protocol. The paper's recipe is one option away: "
@@ -22,11 +22,11 @@ def announce(run: DownstreamRun, upstream: Upstream) -> None:
         say(f"Corpus: {run.corpus}, {run.protocol} protocol{note}")
     say(f"Upstream: {_description(upstream)}")
     if run.features:
-        say(f"Features: kept in {run.features}")
+        say(f"Features: cached in {run.features}")
 
 
 def say(text: str) -> None:
-    """Print at once, in the first process only."""
+    """Print and flush, in the first process only."""
     if distributed.is_main():
         print(text, flush=True)
 
@@ -41,7 +41,7 @@ def _description(upstream: Upstream) -> str:
 
 
 def show_result(result: Result, path: Path) -> None:
-    """Print a result and the file that it is in."""
+    """Print a result and its file."""
     note = f", {result.upstream.teacher_note}" if result.upstream.teacher_note else ""
     print(f"{result.task} {result.split}: {_rates(result.metrics)} on {result.num_utterances} utterances")
     if result.rule:
@@ -50,7 +50,7 @@ def show_result(result: Result, path: Path) -> None:
             print(f"    {part.name} {part.split}: {_rates(part.metrics)} on {part.num_utterances} utterances")
     print(f"  upstream {result.upstream.name}{note}; {result.protocol} protocol")
     if result.look:
-        print(f"  a look, not the task's result: {result.look}")
+        print(f"  early evaluation, not the task's result: {result.look}")
     if result.by_hand:
         print("  of a checkpoint picked by hand, not by the benchmark's rule")
     if result.checkpoint:
@@ -59,7 +59,7 @@ def show_result(result: Result, path: Path) -> None:
 
 
 def show_part(run: DownstreamRun, part: Part) -> None:
-    """Print one of a task's several evaluations, as soon as it is made."""
+    """Print one of a task's several evaluations, as soon as it is finished."""
     print(f"{run.task.name} {part.name} {part.split}: {_rates(part.metrics)}", flush=True)
 
 

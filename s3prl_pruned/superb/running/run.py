@@ -1,16 +1,16 @@
-"""``run_downstream.py``: run a SUPERB task with s3prl's own runner, and keep what it forgets: ``result.json``.
+"""``run_downstream.py``: run a SUPERB task with s3prl's own runner, and save its result in ``result.json``.
 
-    options.py, make_run.py   read and check everything that the command line names
-    run_folder.py             settle what the run's folder holds: start, go on, or nothing to do
-    look.py                   whether an evaluation gives the result, or is a look before the end of the training
+    options.py, make_run.py   read and check all that the command line names
+    run_folder.py             what to do by what the run's folder holds: start, resume, or nothing
+    look.py                   whether an evaluation gives the result, or is an early one before the end of the training
     s3prl_runner.py           s3prl trains
-    evaluation.py             s3prl evaluates; the metrics are recomputed from what it kept
+    evaluation.py             s3prl evaluates; the metrics are recomputed from its files
     run.py                    calls these in this order and writes result.json
 
-s3prl's runner and experts do the training and the decoding; what differs between the tasks is in their drivers
-(``tasks/driver.py``). ``results/<upstream>/<task>/`` holds s3prl's files, ``stdout.log`` (all that it printed),
-``run.json`` (what was begun) and ``result.json``. A task of several trainings or evaluations has a folder for each
-below that.
+s3prl's runner and experts do the training and the decoding; the differences between the tasks are in their drivers
+(``tasks/driver.py``). ``results/<upstream>/<task>/`` holds s3prl's files, ``stdout.log`` (all that s3prl printed),
+``run.json`` (what was started) and ``result.json``. A task with several trainings or evaluations has a subfolder for
+each of them.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ from s3prl_pruned.superb.tasks.driver import DownstreamRun, Evaluation, Training
 from s3prl_pruned.superb.tasks.upstreams import describe_upstream
 
 OWN_FEATURES = "features"
-"""In the run's folder, until its result is there: what a task extracts once and reads for several evaluations."""
+"""Subfolder of the run's folder, removed when the result is written: features that a task extracts once and reads in
+several evaluations."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -65,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
 
     Raises:
         UserError: on anything that a user or a file can cause.
-        Interrupted: by Ctrl-C or another stop signal; s3prl's checkpoints so far stand.
+        Interrupted: by Ctrl-C or another stop signal; s3prl's checkpoints so far are kept.
     """
     options = make_parser().parse_args(argv)
     options.command = typed("downstream", *(sys.argv[1:] if argv is None else argv))
@@ -73,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
         (_drop_features if options.drop_features else run_task)(options)
     except KeyboardInterrupt as stop:
         code = stop.exit_code if isinstance(stop, Stopped) else 130
-        raise Interrupted("the same command with -a goes on from the last checkpoint.", exit_code=code) from None
+        raise Interrupted("the same command with -a resumes from the last checkpoint.", exit_code=code) from None
 
 
 def run_task(options: argparse.Namespace) -> None:
@@ -130,14 +131,14 @@ def _features_of(upstream: Upstream, args: argparse.Namespace) -> Path:
 
 
 def _drop_features(options: argparse.Namespace) -> None:
-    """``--drop-features``: of the upstream that is named, with its options, or of all."""
+    """``--drop-features``: remove the features of the named upstream, with its options, or of all upstreams."""
     compat.apply()
     folder = _features_of(describe_upstream(options), options) if options.upstream else None
-    print(f"{in_words(drop_features(folder))} of kept features removed{f' ({folder})' if folder else ''}")
+    print(f"{in_words(drop_features(folder))} of cached features removed{f' ({folder})' if folder else ''}")
 
 
 def _make_run(options: argparse.Namespace) -> DownstreamRun:
-    """In the first process first: it writes lists that the others then find."""
+    """Make the run in the first process first: it writes lists that the others then read."""
     made: list[DownstreamRun] = []
     distributed.from_main(lambda: made.append(make_run(options)))
     return made[0] if made else make_run(options)
@@ -172,7 +173,7 @@ def _train(run: DownstreamRun, begun: BegunRun, options: argparse.Namespace, hel
         print(f"{folder}: trained in {seconds:.0f} s. `-m evaluate` with the same options evaluates it.")
         return
     target = folder / result_name(run)
-    with locked_in_turn(folder, _evaluation_lock(run)):  # after a look that began before the end
+    with locked_in_turn(folder, _evaluation_lock(run)):  # waits for an early evaluation that is still running
         choice = read_choice(options.tried_rates) if options.tried_rates else None
         seconds_of_training = seconds if run.driver.trains else None
         _evaluate(run, begun, target, look=look_of(run), train_seconds=seconds_of_training, choice=choice)
@@ -185,12 +186,12 @@ def _train_one(training: Training, options: argparse.Namespace, *, resumed: bool
     else:
         start = distributed.from_main(lambda: newest_checkpoint(run.folder)) if resumed else None
     if start is not None and load_checkpoint(start)["Step"] >= run.config["runner"]["total_steps"]:
-        say(f"{start}: the last step was made before.")
+        say(f"{start}: already at the last step.")
         return
     if training.name:
         say(f"{run.task.name} {training.name}: training in {run.folder}")
     if resumed:
-        say(f"Going on from {start or 'the beginning: no checkpoint was saved yet'}.")
+        say(f"Resuming from {start or 'the beginning: no checkpoint was saved yet'}.")
     if start is None or options.past_exp is not None:
         s3prl_runner.save_settings(run)
     s3prl_runner.train(run, start)
@@ -201,9 +202,9 @@ def _evaluate_only(run: DownstreamRun, begun: BegunRun, options: argparse.Namesp
     previous = read_begun(run.folder)
     if previous is not None:
         refuse_another_run(run.folder, previous, begun)
-        if previous.protocol != "official" or begun.protocol == "official":  # earlier versions compared less
+        if previous.protocol != "official" or begun.protocol == "official":  # earlier versions compared fewer settings
             begun.protocol, begun.protocol_note = previous.protocol, previous.protocol_note
-    target, look = run.folder / result_name(run, named), look_of(run)  # now: the training may end in the meantime
+    target, look = run.folder / result_name(run, named), look_of(run)  # read now: the training may end in the meantime
     if target.is_file() and not options.force:
         refuse_another_checkpoint(target, [named] if named else run.driver.evaluations(run, []))
         print(f"{target}: evaluated before; nothing to do.")
@@ -279,7 +280,7 @@ def _transcribe(run: DownstreamRun, options: argparse.Namespace) -> None:
 
 
 def _evaluation_lock(run: DownstreamRun) -> str:
-    """A split's own, since each writes the same files; other splits may be evaluated meanwhile, beside the training."""
+    """One lock per split: its evaluations write the same files, but other splits may be evaluated meanwhile."""
     return f".evaluate-{run.args.evaluate_split}.lock"
 
 

@@ -1,4 +1,4 @@
-"""What a run's folder holds, and whether this call may start, go on, or has nothing to do."""
+"""What a run's folder holds, and whether this call may start, resume, or has nothing to do."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Stage = Literal["start", "resume", "finished"]
 
 @dataclass(kw_only=True)
 class BegunRun:
-    """``run.json``: what a run began as."""
+    """``run.json``: what a run was started as."""
 
     config_sha256: str
     upstream: Upstream
@@ -36,14 +36,14 @@ class BegunRun:
     protocol: str
     protocol_note: str | None = None
     num_processes: int = 1
-    """Which train together; they share every step's batch out among them."""
+    """Processes that train together; each takes a part of every step's batch."""
     command: str
     date: str
     former_sha256: str | None = None
-    """``config_sha256`` as versions before computed it. None in files of those versions."""
+    """``config_sha256`` as earlier versions computed it. None in files of those versions."""
 
     def differences(self, other: BegunRun) -> list[str]:
-        """In what the outcome of two runs would differ, in words; this one may be of a version before."""
+        """The differences between two runs that affect the result, in words; this one may be of an earlier version."""
         found = []
         theirs_too = other.former_sha256 if self.former_sha256 is None else other.config_sha256
         if self.config_sha256 not in (other.config_sha256, theirs_too):
@@ -56,12 +56,12 @@ class BegunRun:
         theirs = {(split.key, split.folder): split.sha256 for split in other.splits}
         for split in self.splits:
             if theirs.get((split.key, split.folder), split.sha256) != split.sha256:
-                found.append(f"the corpus' {split.folder}")
+                found.append(f"the corpus's {split.folder}")
         return found
 
 
 def write_begun(folder: Path, begun: BegunRun) -> None:
-    """Write ``run.json``, making the folder."""
+    """Write ``run.json``; makes the folder."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -84,20 +84,20 @@ def settle_training(
     unfinished: Callable[[], int | None],
     held: contextlib.ExitStack,
 ) -> Stage:
-    """What a call that trains has to do in its folder; where it starts, ``run.json`` is written.
+    """Decide what a training call has to do in its folder; if it starts a run, ``run.json`` is written.
 
     Args:
-        folder: of the run.
-        begun: what this call would begin.
+        folder: the run's folder.
+        begun: what this call would start.
         resume: ``-a``.
-        force: move aside whatever stands there.
-        unfinished: gives the step at which the training stands, None if it is at its end or no checkpoint is left.
-            A result that stands beside an unfinished training is a look of an earlier version, and is moved aside.
-        held: gets the folder's lock, unless the run is finished: that one is only read.
+        force: move aside whatever is there.
+        unfinished: returns the newest step of an unfinished training, None if it is finished or no checkpoint is left.
+            A result beside an unfinished training is an early evaluation of an earlier version, and is moved aside.
+        held: gets the folder's lock, unless the run is finished: then the folder is only read.
 
     Raises:
-        UserError: if the folder holds another run, an unfinished one without ``resume``, or files of something else, or
-            another process is at work in it.
+        UserError: if the folder holds another run, an unfinished one without ``resume``, or other files, or another
+            process works in it.
     """
     if force and not is_unused(folder):
         with locked(folder):
@@ -119,32 +119,32 @@ def settle_training(
     if previous.num_processes != begun.num_processes and not finished:
         raise UserError(
             f"{folder}: was begun by {previous.num_processes} process(es), but this is {begun.num_processes}. "
-            "Give as many."
+            "Start as many processes as before."
         )
     if finished:
         read_result(folder / RESULT_FILE)  # half a result must not count as one
         return "finished"
     if not resume:
         raise UserError(
-            f"{folder}: holds this run unfinished. Give -a to go on with it, -n for another name, or --force "
+            f"{folder}: holds this run unfinished. Give -a to resume it, -n for another name, or --force "
             "to move it aside and start anew."
         )
     if (folder / RESULT_FILE).is_file():
-        logger.warning("%s: was evaluated when the training stood at step %s; it is no result.", folder, step)
+        logger.warning("%s: was evaluated when the training was at step %s; it is no result.", folder, step)
         move_aside(folder / RESULT_FILE)
     return "resume"
 
 
 def refuse_another_run(folder: Path, previous: BegunRun, begun: BegunRun) -> None:
-    """Stop where a folder holds a run of other settings, model or corpus.
+    """Stop if a folder holds a run with other settings, model or corpus.
 
     Args:
-        folder: of the run.
-        previous: what the folder says was begun in it.
-        begun: what this call would begin.
+        folder: the run's folder.
+        previous: what was started in the folder, by its ``run.json``.
+        begun: what this call would start.
 
     Raises:
-        UserError: naming the difference and the ways out.
+        UserError: with the differences and what to do.
     """
     found = previous.differences(begun)
     if found:
@@ -155,7 +155,7 @@ def refuse_another_run(folder: Path, previous: BegunRun, begun: BegunRun) -> Non
 
 
 def move_aside(path: Path) -> Path:
-    """Rename a folder or file to the first free ``<name>.old-<number>``, which no reader takes for a run."""
+    """Rename a folder or file to the first free ``<name>.old-<number>``, which is never read as a run."""
     number = 1
     while (aside := path.with_name(f"{path.name}.old-{number}")).exists():
         number += 1

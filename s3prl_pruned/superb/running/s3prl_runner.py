@@ -1,7 +1,7 @@
-"""s3prl at work: this process prepared for it, its runner called, what it prints caught.
+"""Running s3prl: preparing this process, calling s3prl's runner, capturing what it prints.
 
-This does what ``s3prl/run_downstream.py`` does around the runner, without its parser (which evaluates override texts)
-and its replacement of ``builtins.isinstance``.
+This does what ``s3prl/run_downstream.py`` does around the runner, without its parser (which calls ``eval`` on
+overrides) and its replacement of ``builtins.isinstance``.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ from s3prl_pruned.superb.running.stoppable import StoppableTraining
 from s3prl_pruned.superb.tasks.driver import DownstreamRun
 
 TIMEOUT_SECONDS = 24 * 3600
-"""The first process evaluates on the development set alone, and the others wait for it in the next step."""
+"""Only the first process evaluates on the development set; the others wait for it in the next step."""
 
 LOG_FILE = "stdout.log"
-"""All that s3prl printed while training and evaluating."""
+"""All that s3prl prints while training and evaluating."""
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Prepare this process, and choose the device where none is given.
+    """Prepare this process, and choose the device if none is named.
 
     Raises:
-        UserError: on a device that is not there, or a setting of this process with which s3prl fails.
+        UserError: on a missing device, or a setting of this process with which s3prl fails.
     """
     if os.environ.get("TQDM_DISABLE", "0") not in ("", "0"):
         # s3prl counts its steps in the progress bar; a disabled one does not count.
@@ -55,7 +55,7 @@ def prepare(options: argparse.Namespace) -> None:
     if distributed.launched_processes() > 1 and options.mode in ("evaluate", "inference"):
         raise UserError(f"-m {options.mode}: s3prl evaluates in one process. Start without torchrun.")
     if options.device == "cpu":
-        # Where there is a GPU, s3prl would enter torch.cuda.device("cpu") and stop.
+        # On a machine with a GPU, s3prl would call torch.cuda.device("cpu") and stop.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     compat.apply()
     import torch
@@ -64,14 +64,14 @@ def prepare(options: argparse.Namespace) -> None:
     if options.device != "cpu" and not (options.device.startswith("cuda") and torch.cuda.is_available()):
         raise UserError(f"--device {options.device}: must be cpu, or cuda on a machine that has it.")
     if options.init_ckpt is not None and options.mode in ("all", "train"):
-        raise UserError("-i: is for -m evaluate and inference; to go on with training give -e or -a.")
+        raise UserError("-i: is for -m evaluate and inference; to resume training give -e or -a.")
     if options.mode == "inference" and not Path(options.evaluate_split or "").is_file():
         raise UserError(f"-t {options.evaluate_split}: -m inference takes an existing audio file.")
     options.device = distributed.start(options.device, timeout_seconds=TIMEOUT_SECONDS)
     options.local_rank = distributed.local_rank() if distributed.world_size() > 1 else None
     torch.multiprocessing.set_sharing_strategy("file_system")
     if sys.platform == "linux" and multiprocessing.get_start_method(allow_none=True) is None:
-        # Python 3.14 starts data loading processes anew, without the workarounds applied above.
+        # Python 3.14 does not fork data loading processes, so they lack the workarounds applied above.
         multiprocessing.set_start_method("fork")
     torch.backends.cudnn.enabled = not options.disable_cudnn
     torch.backends.cudnn.deterministic = True
@@ -79,7 +79,7 @@ def prepare(options: argparse.Namespace) -> None:
     if options.cache_dir:
         torch.hub.set_dir(options.cache_dir)
     for message in (r".*torch\.cuda\.amp", "User provided device_type of 'cuda'", r".*torch\.jit\."):
-        warnings.filterwarnings("ignore", message=message)  # s3prl's code, every step
+        warnings.filterwarnings("ignore", message=message)  # from s3prl's code, at every step
 
 
 def save_settings(run: DownstreamRun) -> None:
@@ -97,12 +97,12 @@ def train(run: DownstreamRun, start: Path | None) -> None:
     """Train with s3prl's runner.
 
     Args:
-        run: with the folder of this training.
-        start: the checkpoint to go on from, if there is one.
+        run: the run, with the folder of this training.
+        start: the checkpoint to resume from, if any.
 
     Raises:
         Interrupted: by one of `STOP_SIGNALS`, in all processes after the same step, which is saved.
-        UserError: if a checkpoint cannot be written; those before it stand.
+        UserError: if a checkpoint cannot be written; earlier ones are kept.
     """
     with _logged(run.folder):
         runner = _make_runner(run, "train", start)
@@ -115,18 +115,18 @@ def train(run: DownstreamRun, start: Path | None) -> None:
             except OSError as error:
                 if error.errno not in DISK_FULL:
                     raise
-                raise UserError(f"{run.folder}: cannot be written ({error}). Make room; -a goes on.") from error
+                raise UserError(f"{run.folder}: cannot be written ({error}). Make room; -a resumes.") from error
 
 
 def evaluate(run: DownstreamRun, checkpoint: Path | None) -> str:
-    """Evaluate with s3prl's runner, which leaves what it predicted in the run's folder.
+    """Evaluate with s3prl's runner, which saves its predictions in the run's folder.
 
     Args:
-        run: with the folder of this evaluation.
-        checkpoint: to evaluate; None where nothing is trained.
+        run: the run, with the folder of this evaluation.
+        checkpoint: the checkpoint to evaluate; None where nothing is trained.
 
     Returns:
-        What it printed.
+        What s3prl printed.
     """
     with _logged(run.folder) as text:
         _make_runner(run, "evaluate", checkpoint).evaluate()
@@ -149,7 +149,7 @@ def transcribe(run: DownstreamRun, checkpoint: Path, path: str) -> str:
 
 
 def versions() -> Versions:
-    """What is installed."""
+    """Versions of the installed software."""
     import torch
     import torchaudio
 
@@ -184,7 +184,7 @@ def _make_runner(run: DownstreamRun, mode: str, checkpoint: Path | None) -> Any:
         if checkpoint is None or "state_dict" not in str(error):
             raise
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{checkpoint}: its weights are of another model ({reason}).") from error
+        raise UserError(f"{checkpoint}: its weights are for another model ({reason}).") from error
     if args.single_utterance or run.features:
         _keep_features(runner, run, args)
     if args.verbose:
@@ -193,11 +193,11 @@ def _make_runner(run: DownstreamRun, mode: str, checkpoint: Path | None) -> Any:
 
 
 def _with_layers(runner: Any, args: argparse.Namespace) -> Any:
-    """s3prl's runner whose upstream gives the layers of ``--layers`` only."""
+    """s3prl's runner with an upstream that returns the layers of ``--layers`` only."""
     if not args.layers:
         return runner
 
-    class RunnerWithLayers(runner):  # whichever host's it is
+    class RunnerWithLayers(runner):  # of either host
         def _get_upstream(self) -> Any:
             entry, selection = super()._get_upstream(), args.upstream_feature_selection
             entry.model = ChosenLayers(entry.model, selection=selection, layers=args.layers)
@@ -207,7 +207,7 @@ def _with_layers(runner: Any, args: argparse.Namespace) -> Any:
 
 
 def _keep_features(runner: Any, run: DownstreamRun, args: argparse.Namespace) -> None:
-    """Extract utterance by utterance, and keep what was extracted where there is room for all of it."""
+    """Extract features utterance by utterance, and cache them if there is room for all."""
     selection, folder = args.upstream_feature_selection, run.features
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
@@ -219,7 +219,7 @@ def _keep_features(runner: Any, run: DownstreamRun, args: argparse.Namespace) ->
         except UserError as error:
             if args.cache_features:
                 raise
-            print(f"{error} They are extracted for every evaluation anew.")  # nobody asked to keep them
+            print(f"{error} They are extracted again for every evaluation.")  # the user did not ask for a cache
             folder = None
     layer = args.upstream_layer_selection
     extract_singly(runner, selection=selection, folder=folder, layer=layer, half=args.cache_half)
@@ -227,7 +227,7 @@ def _keep_features(runner: Any, run: DownstreamRun, args: argparse.Namespace) ->
 
 @contextlib.contextmanager
 def _logged(folder: Path) -> Iterator[io.StringIO]:
-    """Copy what is printed into the folder's log, and hand it out. Only the first process prints."""
+    """Copy what is printed into the folder's log, and yield it. Only the first process prints."""
     folder.mkdir(parents=True, exist_ok=True)
     text = io.StringIO()
     if not distributed.is_main():

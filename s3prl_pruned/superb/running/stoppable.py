@@ -1,4 +1,4 @@
-"""A training by s3prl's runner that can be stopped by a signal, and loses nothing by it."""
+"""A training by s3prl's runner that a signal can stop without any loss."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from s3prl_pruned.superb.tasks.driver import DownstreamRun
 
 
 class _Saved(Exception):
-    """The step after which a training stops is saved."""
+    """Raised once the last step before a stop is saved."""
 
 
 class StoppableTraining:
-    """A training by s3prl's runner, which a stop signal ends after the step under way, saved.
+    """A training by s3prl's runner; on a stop signal it finishes and saves the current step, then ends.
 
     Args:
-        runner: before it trains.
-        run: of this training.
-        request: whether a stop was asked for.
+        runner: the runner, before it trains.
+        run: the run of this training.
+        request: tells whether a stop was requested.
     """
 
     def __init__(self, runner: Any, run: DownstreamRun, request: StopRequest) -> None:
@@ -39,14 +39,14 @@ class StoppableTraining:
         experts.save_checkpoints_by(self.save, then=self.saved)
 
     def train(self) -> None:
-        """Train to the last step, or to a stop.
+        """Train until the last step, or until a stop.
 
         Raises:
             Interrupted: by one of `STOP_SIGNALS`, in all processes after the same step, which is saved.
         """
         with contextlib.suppress(steps.LastStep, _Saved):
             self.runner.train()
-        reason = self.reason or self.request.agreed()  # or it came too late for the last step
+        reason = self.reason or self.request.agreed()  # the request may have come after the last step
         if reason is not None:
             raise Interrupted(
                 f"stopped by {reason} after step {self.step}; it is saved. Resume with -a.",
@@ -54,14 +54,14 @@ class StoppableTraining:
             )
 
     def made(self) -> None:
-        """A step was made. The first process saves at its end; the others, which do not count steps, end by it."""
+        """Called after a step. The first process saves at its end; the others, which do not count steps, end here."""
         self.step += 1
         self.reason = self.request.agreed()
         if not distributed.is_main() and (self.reason or self.step == self.config["runner"]["total_steps"]):
             raise steps.LastStep
 
     def save(self, path: Path, states: dict) -> Path:
-        """Write a checkpoint; one that only a stop makes gets a name of its own, so that none is evaluated for it."""
+        """Write a checkpoint; one written only because of a stop has a name of its own, so it is never evaluated."""
         numbered = path.name.startswith("states-")
         extra = numbered and states["Step"] % self.config["runner"]["save_step"]
         written = path.with_name(INTERRUPTED) if extra else path
@@ -71,6 +71,6 @@ class StoppableTraining:
         return written
 
     def saved(self) -> None:
-        """A step's checkpoint is there."""
+        """Called when the step's checkpoint is written."""
         if self.reason is not None:
             raise _Saved

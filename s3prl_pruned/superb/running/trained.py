@@ -1,4 +1,4 @@
-"""Writes what `-m train` leaves: ``trained.json``."""
+"""Writes ``trained.json``, the outcome of `-m train`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from s3prl_pruned.superb.tasks.driver import DownstreamRun
 
 
 def write_trained(run: DownstreamRun, *, protocol: str, upstream: Upstream) -> None:
-    """Write ``trained.json`` beside the checkpoints, whose best ones say the values.
+    """Write ``trained.json`` beside the checkpoints; the values come from the best ones.
 
     Args:
-        run: whose trainings are complete.
+        run: a run with complete trainings.
         protocol: as in ``result.json``.
         upstream: as in ``result.json``.
     """

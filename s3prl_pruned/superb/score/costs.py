@@ -1,4 +1,4 @@
-"""What a scored model costs besides parameters: multiply-accumulates (MACs) and time, each from where it is known."""
+"""The costs of a scored model besides parameters: multiply-accumulates (MACs) and time, each with its source."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from typing import Any
 from s3prl_pruned.config import UserError
 
 SECONDS = 5.0
-"""Of audio, of which times are taken."""
+"""Seconds of audio of the timed calls."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderCosts:
-    """Of one model. None where it is not known: nothing is estimated."""
+    """The costs of one model. None where unknown: nothing is estimated."""
 
     macs: float | None = None
     """MACs on the audio of superbbenchmark.org (`sparsity/leaderboard.py`)."""
     macs_counted: bool = False
-    """Whether `macs` are counted by us, of the exact structure and by the leaderboard's rule; else they are printed
-    there, or in the model's paper."""
+    """Whether we counted `macs`, of the exact structure and by the leaderboard's rule; else they are printed there or
+    in the model's paper."""
     printed_macs_per_second: float | None = None
-    """MACs per second of audio, as the authors print them, whose counters and lengths differ."""
+    """MACs per second of audio as the authors print them; their counters and lengths of audio differ."""
     seconds: float | None = None
-    """Measured time of one call with `SECONDS` of audio."""
+    """Measured time in seconds of one call with `SECONDS` of audio."""
     noisy: bool = False
     """Whether the machine was too noisy for this time."""
 
     def validate(self) -> None:
-        """Raise UserError for what cannot be."""
+        """Raise UserError for impossible values."""
         wrong = {name: value for name, value in asdict(self).items() if value is not None and not 0 <= value < 1e30}
         if wrong:
             raise UserError(f"costs must be finite and not negative, but are {wrong}.")
@@ -46,14 +46,14 @@ def counted_macs(structure: str) -> int:
 
 
 def timed(costs: EncoderCosts, row: Mapping[str, Any]) -> EncoderCosts:
-    """With what a row of a timing document says (`tools/timing.py`), of `SECONDS` of audio.
+    """Add the measurements of a row of a timing document (`tools/timing.py`) with `SECONDS` of audio.
 
     Args:
-        costs: what is known of the model.
-        row: of this model. Its MACs stand in where none are known; documents of before have none.
+        costs: the known costs of the model.
+        row: the model's row. Its MACs are used if none are known; documents of earlier versions have none.
 
     Raises:
-        UserError: a number of the row cannot be.
+        UserError: if a value of the row is impossible.
     """
     counted = row.get("leaderboard_macs")
     if costs.macs is None and counted is not None:

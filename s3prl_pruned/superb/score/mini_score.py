@@ -1,10 +1,10 @@
-"""The mini-score: eq. 6 of Wang et al. 2023 between two measured models, where corpora and settings are not SUPERB's.
+"""The mini-score: eq. 6 of Wang et al. 2023 between two measured models, for other corpora and settings than SUPERB's.
 
     mini-score = 1000 / N * sum over N tasks of (m - m_low) / (m_high - m_low)
 
-`low` is FBANK and `high` the teacher, in place of the benchmark's constants: 0 is FBANK, 1000 the teacher. It says how
-much of what the teacher is better by a smaller model keeps, on these corpora, and is comparable with nothing else.
-Where the two have several seeds (experiments), tasks that do not tell them apart are left out.
+`low` is FBANK and `high` the teacher, in place of the benchmark's constants: 0 is FBANK, 1000 the teacher. The
+mini-score says how much of the teacher's advantage over FBANK a smaller model keeps on these corpora, and is comparable
+with nothing else. Where the two have several seeds (experiments), tasks that cannot tell them apart are left out.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class MiniScore:
 
     name: str
     terms: dict[str, float]
-    """By task: 0 for the low model, 1000 for the high one."""
+    """Terms by task: 0 for the low model, 1000 for the high one."""
     missing: tuple[str, ...]
-    """Tasks that count, but of which the model has no result."""
+    """Tasks that count, but for which the model has no result."""
 
     @property
     def total(self) -> float | None:
@@ -44,25 +44,24 @@ def mini_scores(
     """The mini-score of every model between two of them.
 
     Args:
-        models: as `measured_models` gave them.
+        models: as `measured_models` returns them.
         low: the name of the model that is 0, FBANK.
         high: the name of the model that is 1000, the teacher.
-        spreads: of each task and metric, standard deviation over seeds of those two models, in percent, where it is
-            known.
+        spreads: by task and metric, the standard deviation over seeds of those two models, in percent, where known.
 
     Returns:
-        One per model, in their order, and the tasks that do not count, with the reason: one of the two models lacks
-        them, the teacher is not better than FBANK by two spreads (or at all), so that they cannot tell how much of it
-        is kept, or they are not of `COUNTED`.
+        One mini-score per model, in their order, and the tasks that do not count, with the reason: one of the two
+        models lacks them; the teacher is not better than FBANK by two spreads (or at all), so that they cannot tell
+        how much is kept; or they are not in `COUNTED`.
 
     Raises:
-        UserError: no such model, no task counts, or a task was run under different protocols.
+        UserError: if there is no such model, no task counts, or a task was run under different protocols.
     """
     by_name = {model.name: model for model in models}
     for name in (low, high):
         if name not in by_name:
             raise UserError(
-                f"the mini-score is to be between {low!r} and {high!r}, but there is no row {name!r}, only "
+                f"the mini-score must be between {low!r} and {high!r}, but there is no row {name!r}, only "
                 f"{list(by_name)}."
             )
     bottom, top = by_name[low], by_name[high]
@@ -73,13 +72,13 @@ def mini_scores(
 
 
 def ends_of(models: list[ScoredModel]) -> tuple[str, str] | None:
-    """The names of FBANK's row and of the embedded teacher's, where a mini-score between the two can be made.
+    """The names of FBANK's row and of the embedded teacher's, if there can be a mini-score between the two.
 
     Args:
         models: rows of a table.
 
     Returns:
-        None where one of them is missing, there twice or no better than the other, or protocols differ.
+        None if one of them is missing or exists twice, the teacher is no better than FBANK, or protocols differ.
     """
     found = [[model for model in models if _is_of(model, upstream)] for upstream in ("fbank", "wavlm_embedded")]
     if [len(rows) for rows in found] != [1, 1]:
@@ -98,12 +97,12 @@ def _is_of(model: ScoredModel, upstream: str) -> bool:
 def counted_tasks(
     bottom: ScoredModel, top: ScoredModel, spreads: Mapping[tuple[str, str], float]
 ) -> tuple[list[str], list[str]]:
-    """The tasks that count between two models, and those that do not with the reason.
+    """The tasks that count between two models, and the reasons why the others do not.
 
     Args:
         bottom: the model that is 0.
         top: the model that is 1000.
-        spreads: as `mini_scores` takes them.
+        spreads: as in `mini_scores`.
     """
     left_out, counted = [], []
     for task in COUNTED:
@@ -157,7 +156,7 @@ def _room(metric: Metric, task: str, low: ScoredModel, high: ScoredModel) -> flo
 
 
 def as_text(scores: list[MiniScore], left_out: list[str], low: str, high: str) -> str:
-    """A table for a screen; the arguments are what `mini_scores` gave and took."""
+    """The table as text; the arguments are the arguments and results of `mini_scores`."""
     tasks = [task for task in COUNTED if any(task in score.terms for score in scores)]
     numbers = [Column(name, align="right", show="{:.0f}") for name in (*tasks, "mini")]
     rows = [[score.name, *(score.terms.get(task) for task in tasks), score.total] for score in scores]

@@ -1,7 +1,7 @@
-"""Published models with what their authors print: metrics, parameters, multiply-accumulates. Nothing is filled in.
+"""Published models with their authors' numbers: metrics, parameters, multiply-accumulates. Nothing is filled in.
 
-Metrics are in percent (QbE: MTWV x 100), as in the source that is named with each model. A model may lack tasks, or all
-of them: it stands here with its size, and has no score.
+Metrics are in percent (QbE: MTWV x 100), as in the source named with each model. A model may lack some tasks, or all
+of them: it is listed with its size, and has no score.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _USAD = "Chang et al. 2025 (USAD)"
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedModel:
-    """What is published of one model. Metrics in percent."""
+    """The published numbers of one model. Metrics in percent."""
 
     model: str
     source: str
@@ -26,16 +26,16 @@ class PublishedModel:
     table1_score: float | None = None
     """The score that Wang et al. 2023 print in Table 1."""
     leaderboard_score: float | None = None
-    """The score that superbbenchmark.org shows, or a paper on its scale."""
+    """The score on superbbenchmark.org, or on its scale in a paper."""
     leaderboard_macs: float | None = None
-    """Multiply-accumulates on superbbenchmark.org's own audio, as it or a paper shows them; 10^9."""
+    """Multiply-accumulates on superbbenchmark.org's own audio, as shown there or in a paper; 10^9."""
     macs_per_second: float | None = None
     """Multiply-accumulates per second of audio, as printed; 10^9."""
     structure: str | None = None
-    """Its name in ``models.peers.shape_of_published``, where its structure is known exactly."""
+    """The model's name in ``models.peers.shape_of_published``, where its structure is known exactly."""
     note: str | None = None
     metrics: dict[str, tuple[float, ...]] = field(default_factory=dict)
-    """By task, in the order of ``Task.metrics``."""
+    """Metrics by task, in the order of ``Task.metrics``."""
 
 
 _ORDER = ("ks", "ic", "pr", "asr", "er", "qbe", "sf", "sid", "sv", "sd")

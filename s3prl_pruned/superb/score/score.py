@@ -5,8 +5,8 @@
 Two scales are in use, and a number without its scale's name means nothing:
 
 - ``paper``: the state of the art is WavLM Large, and slot filling counts by its F1 alone. Recomputed from Table 1's own
-  metrics it gives seven of its eight rows within 0.01. The eighth, "w/o FAHP", prints 721.79 and gives 707.11: that row
-  does not agree with itself.
+  metrics, it gives the printed scores of seven of the eight rows within 0.01. The eighth, "w/o FAHP", prints 721.79,
+  but its metrics give 707.11: that row is inconsistent in itself.
 - ``leaderboard``: superbbenchmark.org's constants, and slot filling counts by the mean of its F1 and its CER term. It
   gives the leaderboard's published scores within about one point.
 """
@@ -26,29 +26,29 @@ SCALES: tuple[Scale, ...] = ("paper", "leaderboard")
 
 @dataclass(frozen=True)
 class SuperbScore:
-    """The score on one scale, as far as the metrics go."""
+    """The score on one scale, from the tasks that have metrics."""
 
     scale: Scale
     terms: dict[str, float]
-    """By task: 0 for FBANK, 1000 for the state of the art."""
+    """Terms by task: 0 for FBANK, 1000 for the state of the art."""
     missing: tuple[str, ...]
-    """Tasks without all of the metrics that this scale counts."""
+    """Tasks that lack a metric of this scale."""
     applies: bool = True
-    """False where no task was run as the benchmark does: the scale says nothing of such numbers."""
+    """False where no task was run by the benchmark's protocol: the scale does not apply to such results."""
 
     @property
     def total(self) -> float | None:
-        """The score; None when a task is missing, since a partial mean is not the score, or it does not apply."""
+        """The score; None if a task is missing, since a partial mean is no score, or if the scale does not apply."""
         return None if self.missing or not self.applies else sum(self.terms.values()) / len(TASKS)
 
     @property
     def partial(self) -> float | None:
-        """The mean over the tasks that are there, to be shown with ``missing`` only."""
+        """The mean over the available tasks, only to be shown together with ``missing``."""
         return sum(self.terms.values()) / len(self.terms) if self.terms and self.applies else None
 
 
 def normalised(value: Value, metric: Metric, scale: Scale) -> float:
-    """One metric's term: 0 for FBANK, 1000 for the state of the art, whichever way is better."""
+    """One metric's term: 0 for FBANK, 1000 for the state of the art, for errors and accuracies alike."""
     sota = metric.sota_paper if scale == "paper" else metric.sota_leaderboard
     return 1000 * (value.percent - metric.fbank) / (sota - metric.fbank)
 
@@ -57,8 +57,8 @@ def superb_score(values: Mapping[str, Mapping[str, Value]], scale: Scale) -> Sup
     """The score of one model.
 
     Args:
-        values: by task's short name, then by metric's name. Metrics that do not count are ignored.
-        scale: which constants, and which slot filling metrics.
+        values: metrics by the task's short name, then by the metric's name. Metrics that do not count are ignored.
+        scale: decides the constants, and the metrics of slot filling.
 
     Raises:
         UserError: if a value is not finite or impossible in its unit.
@@ -77,13 +77,13 @@ def superb_score(values: Mapping[str, Mapping[str, Value]], scale: Scale) -> Sup
 
 
 def counted_metrics(task: str, scale: Scale) -> tuple[Metric, ...]:
-    """The metrics of a task that count on a scale: the paper's leaves out slot filling's CER."""
+    """The metrics of a task that count on a scale: the paper's scale leaves out slot filling's CER."""
     metrics = TASKS[task].metrics
     return metrics[:1] if scale == "paper" else metrics
 
 
 def published_values(published: PublishedModel) -> dict[str, dict[str, Value]]:
-    """A published model's metrics in the form that ``superb_score`` takes."""
+    """A published model's metrics, as ``superb_score`` takes them."""
     return {
         task: {
             metric.name: Value(name=metric.name, value=number, unit="percent")
@@ -101,6 +101,6 @@ def paper_score(published: PublishedModel) -> float:
 
 
 def agrees_with_table1(published: PublishedModel) -> bool:
-    """Whether Table 1 prints the score that its own metrics give: to two digits, from metrics of two digits."""
+    """Whether the score in Table 1 agrees with its own metrics; both are rounded to two digits."""
     assert published.table1_score is not None, f"{published.model} is not of Table 1"
     return abs(paper_score(published) - published.table1_score) <= 0.01

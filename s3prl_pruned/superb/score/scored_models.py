@@ -1,4 +1,4 @@
-"""Models with their results and scores: measured here, published, written down by hand, or read from a saved table."""
+"""Models with their results and scores: measured here, published, hand-written, or read from a saved table."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ Kind = Literal["measured", "published", "given"]
 KINDS = get_args(Kind)
 
 ON_SCALE = ("official", UNKNOWN_PROTOCOL, *KINDS)
-"""Protocols of results that SUPERB's scales are for. A row in which one of them is has scores, marked where others are
-in it too; a row without any has none."""
+"""Protocols to which SUPERB's scales apply. A row with at least one such result has scores, with a note if it has other
+results too; a row without any has no scores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,26 +37,26 @@ class ScoredModel:
     """One model, its results by task, its score on both scales: a row of the score table."""
 
     name: str
-    """The folder's name, which is the upstream's unless ``-n`` named it; of other kinds the model's."""
+    """The name of the folder, which is the upstream's unless set by ``-n``; for other kinds, of the model."""
     sha256: str | None
     results: dict[str, Result]
     scores: dict[Scale, SuperbScore]
     notes: list[str] = field(default_factory=list)
-    """What must be said beside the numbers: the teacher, the protocol, where they come from."""
+    """Notes to show beside the numbers: the teacher, the protocol, the source."""
     kind: Kind = "measured"
-    """Read from run directories; or published, or given in a hand-written file: not checked by us."""
+    """Measured: read from run directories; or published, or given in a hand-written file: not checked by us."""
     params_millions: float | None = None
-    """Of the upstream. None where the results do not say."""
+    """Parameters of the upstream in millions. None where the results do not say."""
     source: str | None = None
-    """Of a published model: where its numbers are from."""
+    """Of a published model: the source of its numbers."""
     costs: EncoderCosts = field(default_factory=EncoderCosts)
-    """What is known of its MACs and time."""
+    """The model's MACs and time, where known."""
     structure: str | None = None
     """Of a published model: the name of its structure (`PublishedModel.structure`)."""
 
     @property
     def on_scale(self) -> bool:
-        """Whether SUPERB's scales say anything of this row."""
+        """Whether SUPERB's scales apply to this row."""
         return all(score.applies for score in self.scores.values())
 
 
@@ -65,20 +65,20 @@ def measured_models(root: Path, references: References = NO_REFERENCES) -> tuple
 
     Args:
         root: such as ``results/``.
-        references: where to find what scores s3prl's QbE and SD, if its settings do not say.
+        references: where the references for scoring s3prl's QbE and SD are, if s3prl's settings do not say.
 
     Returns:
         Models by name, and the folders of unfinished runs.
 
     Raises:
-        UserError: on unreadable or impossible results, or where those of one name are of several models.
+        UserError: on unreadable or impossible results, or if results under one name are of several models.
     """
     runs, unfinished = finished_runs(root, references)
     return [_measured_model(name, results) for name, results in sorted(runs.items())], unfinished
 
 
 def published_models() -> list[ScoredModel]:
-    """The published models that stand beside ours (``published.PUBLISHED``)."""
+    """The published models shown beside ours (``published.PUBLISHED``)."""
     models = []
     for published in PUBLISHED:
         notes = [published.note] if published.note else []
@@ -113,13 +113,13 @@ def given_models(path: Path) -> list[ScoredModel]:
 
 
 def saved_models(path: Path) -> tuple[list[ScoredModel], list[Path]]:
-    """The models of a table that was written as JSON; scores are computed again from its metrics.
+    """The models of a table saved as JSON; scores are recomputed from its metrics.
 
     Returns:
-        Models in the file's order, and what was unfinished.
+        Models in the file's order, and the folders of unfinished runs.
 
     Raises:
-        UserError: if the file is no such table, or holds a value that cannot be.
+        UserError: if the file is no such table, or holds an impossible value.
     """
     data = read_json(path)
     try:
@@ -140,14 +140,14 @@ def scores_of(results: list[Result]) -> dict[Scale, SuperbScore]:
 
 
 def doubts(result: Result) -> list[str]:
-    """What is hardly possible of a result's metrics, in words."""
+    """The implausible values among a result's metrics, in words."""
     values = result.values()
     metrics = [metric for metric in find_task(result.task).metrics if metric.name in values]
     return [doubt for metric in metrics if (doubt := metric.doubt(values[metric.name]))]
 
 
 def _measured_model(name: str, results: list[Result]) -> ScoredModel:
-    # s3prl's own directories do not say which model they are of: nothing there to contradict.
+    # s3prl's own directories do not say which model they are of, so they contradict nothing.
     ours = [result for result in results if result.protocol != UNKNOWN_PROTOCOL]
     _refuse_several_models(name, ours)
     sizes = [result.upstream.num_parameters for result in results if result.upstream.num_parameters]
@@ -162,14 +162,14 @@ def _measured_model(name: str, results: list[Result]) -> ScoredModel:
 
 
 def _refuse_several_models(name: str, results: list[Result]) -> None:
-    """A row is one model: one hash, or where there are no weights one name; and one way to take its features."""
+    """A row is one model: one hash, or one name where there are no weights; and one set of feature options."""
     models = {result.upstream.sha256 or f"no weights ({result.upstream.name})" for result in results}
-    said = {tuple(result.upstream.settings) for result in results if result.upstream.settings is not None}
-    if len(models) > 1 or len(said) > 1:
+    options = {tuple(result.upstream.settings) for result in results if result.upstream.settings is not None}
+    if len(models) > 1 or len(options) > 1:
         listing = "; ".join(f"{result.task}: {result.upstream.described()}" for result in results)
         raise UserError(
-            f"{name}: one row must be one model, but its results are of {max(len(models), len(said))} ({listing}). Run "
-            "the others again with this model, or under another name (-n)."
+            f"{name}: one row must be one model, but its results are of {max(len(models), len(options))} ({listing}). "
+            "Run the others again with this model, or under another name (-n)."
         )
 
 
@@ -192,7 +192,7 @@ def _notes(results: list[Result]) -> list[str]:
 def _unchecked_model(
     name: str, metrics: dict[str, list[Value]], kind: Kind, notes: list[str], params_millions: float | None
 ) -> ScoredModel:
-    """A model whose runs are not at hand."""
+    """A model without run directories."""
     results = [
         _result(task, metrics[task], protocol=kind, upstream=Upstream(name=name)) for task in TASKS if task in metrics
     ]
@@ -240,7 +240,7 @@ def _saved_result(model: dict[str, Any], task: str, where: str) -> Result:
 
 
 def _result(task: str, metrics: list[Value], *, protocol: str, upstream: Upstream, by_hand: bool = False) -> Result:
-    """A result of which only the metrics are known."""
+    """A result with metrics only."""
     return Result(
         task=task,
         split=find_task(task).test_split,

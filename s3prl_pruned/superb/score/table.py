@@ -1,4 +1,4 @@
-"""The score table: metrics, normalised values and scores, in detail for a screen, as JSON and as CSV."""
+"""The score table: metrics, normalised values and scores, as text, JSON and CSV."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NOT_ON_SCALE = "no score: none of its tasks is official"
 
 
 def why_not_on_scale(model: ScoredModel) -> str:
-    """Said in place of scores, of a model that is not ``on_scale``."""
+    """The text in place of scores for a model that is not ``on_scale``."""
     return _NOT_ON_SCALE if model.results else "no score: none of its tasks is published"
 
 
@@ -33,7 +33,7 @@ _COLUMNS: list[Column | str] = [
 
 
 def as_text(models: list[ScoredModel], unfinished: list[Path]) -> str:
-    """The table for a screen, in detail: what holds of every model is said once, above them."""
+    """The detailed table as text: notes that hold for every model are printed once, above the models."""
     if models and not any(model.on_scale for model in models):
         return "\n".join([*_compared(models), *unfinished_lines(unfinished)])
     shared = _shared_notes(models)
@@ -51,7 +51,7 @@ def as_text(models: list[ScoredModel], unfinished: list[Path]) -> str:
 
 
 def _compared(models: list[ScoredModel]) -> list[str]:
-    """Models of which none is on SUPERB's scales: side by side, and the mini-score where its two ends are there."""
+    """Models none of which is on SUPERB's scales, side by side, with the mini-score if there are FBANK and teacher."""
     shared = _shared_notes(models)
     lines = [f"! every row: {note}" for note in shared]
     for model in models:
@@ -77,20 +77,20 @@ def _percent(model: ScoredModel, task: str, metric: str) -> str | None:
 
 
 def _head(model: ScoredModel, shared: list[str]) -> list[str]:
-    """A model's name and what must be said of it alone."""
+    """A model's name and the notes on it alone."""
     name = f"{model.name}  ({'SHA-256 ' + model.sha256[:16] if model.sha256 else 'no model hash'})"
     return [name, *(f"  ! {note}" for note in model.notes if note not in shared)]
 
 
 def _shared_notes(models: list[ScoredModel]) -> list[str]:
-    """What holds of every one of several models."""
+    """The notes that hold for every one of several models."""
     if len(models) < 2:
         return []
     return [note for note in models[0].notes if all(note in model.notes for model in models)]
 
 
 def unfinished_lines(unfinished: list[Path]) -> list[str]:
-    """What stands below a table."""
+    """The lines below a table."""
     return [f"unfinished, not counted: {folder}" for folder in unfinished]
 
 
@@ -135,7 +135,7 @@ def _term(model: ScoredModel, task: str, value: Value, scale: Scale) -> float | 
 
 
 def as_data(models: list[ScoredModel], unfinished: list[Path]) -> dict[str, Any]:
-    """The table as plain data. A score is null where tasks are missing."""
+    """The table as plain data. A score is None where tasks are missing."""
     return {
         "rows": [
             {
@@ -175,7 +175,7 @@ def as_data(models: list[ScoredModel], unfinished: list[Path]) -> dict[str, Any]
 
 
 def as_csv(models: list[ScoredModel]) -> str:
-    """One line per model; metrics in percent, empty where they are missing."""
+    """The table as CSV, one line per model; metrics in percent, empty where missing."""
     metrics = [(task.name, metric.name) for task in TASKS.values() for metric in task.metrics]
     metrics.insert(metrics.index(("asr", "wer")) + 1, ("asr", "cer"))
     header = ["upstream", "sha256", *(f"{task}_{metric}" for task, metric in metrics)]
@@ -213,7 +213,7 @@ def write_table(root: Path, models: list[ScoredModel], unfinished: list[Path]) -
 
 
 def table1_text() -> str:
-    """The paper's Table 1: the score it prints beside the one its own metrics give."""
+    """The paper's Table 1: each printed score beside the score of its own metrics."""
     columns: list[Column | str] = [
         "Wang et al. 2023, Table 1",
         Column("printed", align="right", show="{:.2f}"),

@@ -1,1 +1,1 @@
-"""What each task needs beside s3prl's experts: settings, corpora, checkpoints, and one driver per task."""
+"""What each task needs besides s3prl's experts: settings, corpora, checkpoints, and one driver per task."""

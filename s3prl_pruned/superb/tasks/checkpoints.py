@@ -1,4 +1,4 @@
-"""s3prl's downstream checkpoints: find the newest one, read one without running anything from it."""
+"""s3prl's downstream checkpoints: find the newest, read one without executing anything from it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ logger = logging.getLogger(__name__)
 
 
 def numbered_checkpoints(folder: Path) -> list[Path]:
-    """The ``states-<step>.ckpt`` of a run, by step; whether they can be read is not looked at."""
+    """The ``states-<step>.ckpt`` of a run, sorted by step; they are not opened."""
     return [folder / f"states-{step}.ckpt" for step in saved_steps(folder)]
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of the last saved step of a run that can be read; None if there is none.
+    """The newest readable checkpoint of a run; None if there is none.
 
-    s3prl by itself writes checkpoints in place, so that a killed run may have left half of one.
+    s3prl itself writes checkpoints in place, so a killed run may leave half of one.
     """
     interrupted = [folder / INTERRUPTED] if (folder / INTERRUPTED).is_file() else []
     found = [_first_readable(reversed(numbered_checkpoints(folder))), _first_readable(interrupted)]
@@ -38,15 +38,15 @@ def _first_readable(paths: Iterable[Path]) -> tuple[int, Path] | None:
         try:
             return load_checkpoint(path)["Step"], path
         except UserError as error:
-            logger.warning("%s Looking for the one before it.", error)
+            logger.warning("%s Trying the checkpoint before it.", error)
     return None
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read one of s3prl's downstream checkpoints, running nothing from it. ``compat.apply()`` must have been called.
+    """Read a downstream checkpoint of s3prl, executing nothing from it. ``compat.apply()`` must have been called.
 
     Raises:
-        UserError: if it is missing, truncated, holds foreign classes, or is of another kind.
+        UserError: if it is missing or truncated, holds foreign classes, or is no downstream checkpoint.
     """
     checkpoint = read_checkpoint(path)
     if (

@@ -1,4 +1,4 @@
-"""What every driver does with its corpus: look for its parts, check its audio, keep lists of it in a cache.
+"""What every driver does with its corpus: find its parts, check its audio, cache lists of it.
 
 The cache is a folder below ``$XDG_CACHE_HOME`` (or ``~/.cache``); s3prl keeps such lists beside its own code.
 """
@@ -21,19 +21,19 @@ from s3prl_pruned.superb.results.result import SplitRead
 T = TypeVar("T")
 
 MANY, THREADS = 1000, 16
-"""From how many files on they are looked at in threads, and in how many."""
+"""From this many files on, they are processed in this many threads."""
 
 
 def require(corpus: Path, parts: Iterable[str], *, layout: str) -> None:
     """Check that a corpus holds its parts, naming all that are missing in one error.
 
     Args:
-        corpus: its folder.
+        corpus: the corpus's folder.
         parts: files and folders below the corpus; a name that ends in ``/`` must be a folder.
         layout: the corpus in words, and where its folder comes from, for the message.
 
     Raises:
-        UserError: naming what is missing and what is there.
+        UserError: with what is missing and what was found.
     """
     missing = [
         part for part in parts if not ((corpus / part).is_dir() if part.endswith("/") else (corpus / part).is_file())
@@ -49,18 +49,18 @@ def require(corpus: Path, parts: Iterable[str], *, layout: str) -> None:
 
 
 def refuse_missing_files(root: Path, names: Iterable[str], listing: str) -> None:
-    """Check that every file of a list is there.
+    """Check that every file of a list exists.
 
     Args:
         root: the corpus, or a folder of it.
         names: paths below ``root``.
-        listing: which list says so, for the message.
+        listing: the list's name, for the message.
 
     Raises:
         UserError: with the number of missing files and the first of them.
     """
     names = list(names)
-    there = look_at([root / name for name in names], Path.is_file, what=f"files of {root}")
+    there = map_files([root / name for name in names], Path.is_file, what=f"files of {root}")
     missing = [name for name, found in zip(names, there, strict=True) if not found]
     if missing:
         raise UserError(
@@ -70,17 +70,17 @@ def refuse_missing_files(root: Path, names: Iterable[str], listing: str) -> None
 
 
 def check_audio(paths: Iterable[Path], *, why: str) -> None:
-    """Check that files are mono at 16 kHz, from their headers.
+    """Check by their headers that files are mono at 16 kHz.
 
     Args:
-        paths: of the files.
-        why: what s3prl would do with another file, for the message.
+        paths: the files.
+        why: what s3prl would do with other files, for the message.
 
     Raises:
-        UserError: at the first file that is not, or that cannot be decoded.
+        UserError: on the first file that is not, or that cannot be decoded.
     """
     paths = list(paths)
-    for path, found in zip(paths, look_at(paths, audio.info, what="audio"), strict=True):
+    for path, found in zip(paths, map_files(paths, audio.info, what="audio"), strict=True):
         if (found.sample_rate, found.num_channels) != (SAMPLE_RATE, 1):
             raise UserError(
                 f"{path}: must be {SAMPLE_RATE} Hz mono ({why}), but has {found.sample_rate} Hz and "
@@ -89,15 +89,15 @@ def check_audio(paths: Iterable[Path], *, why: str) -> None:
 
 
 def check_audio_once(paths: Iterable[Path], *, cache: Path, why: str) -> None:
-    """``check_audio``, but only the first time: it opens every file.
+    """``check_audio``, but only the first time, since it opens every file.
 
     Args:
-        paths: of the files.
-        cache: ``splits_folder`` of the corpus; a file in it says that its audio was checked.
+        paths: the files.
+        cache: ``splits_folder`` of the corpus; a file in it records that the audio was checked.
         why: as in ``check_audio``.
 
     Raises:
-        UserError: as ``check_audio``.
+        UserError: as in ``check_audio``.
     """
     if not (cache / "checked").is_file():
         check_audio(paths, why=why)
@@ -109,39 +109,39 @@ def digest(root: Path, names: Iterable[str], *, more: str = "") -> str:
 
     Args:
         root: the corpus, or a folder of it.
-        names: paths below ``root``, in the order that matters.
+        names: paths below ``root``; their order matters.
         more: the further text.
     """
     found, names = hashlib.sha256(more.encode()), list(names)
-    sizes = look_at([root / name for name in names], lambda path: path.stat().st_size, what=f"sizes in {root}")
+    sizes = map_files([root / name for name in names], lambda path: path.stat().st_size, what=f"sizes in {root}")
     for name, size in zip(names, sizes, strict=True):
         found.update(f"{name} {size}\n".encode())
     return found.hexdigest()
 
 
-def look_at(paths: Sequence[Path], look: Callable[[Path], T], *, what: str) -> list[T]:
-    """Call a function for every path; for many in threads, since a network disk takes its time for each.
+def map_files(paths: Sequence[Path], function: Callable[[Path], T], *, what: str) -> list[T]:
+    """Call a function for every path; in threads if there are many, since a network disk is slow for each.
 
     Args:
-        paths: of files.
-        look: what is wanted of each; what it raises for the first of them is raised.
-        what: for the progress bar.
+        paths: the files.
+        function: called with each path; its first exception is raised.
+        what: the label of the progress bar.
     """
     if len(paths) < MANY:
-        return [look(path) for path in paths]
+        return [function(path) for path in paths]
     with ThreadPool(THREADS) as pool:
-        return list(progress(pool.imap(look, paths, chunksize=64), total=len(paths), desc=what))
+        return list(progress(pool.imap(function, paths, chunksize=64), total=len(paths), desc=what))
 
 
 def cache_folder(kind: str, key: str) -> Path:
     """A folder below ``$XDG_CACHE_HOME`` (or ``~/.cache``) for lists of one corpus, made if needed.
 
     Args:
-        kind: what is in it, such as ``voxceleb1``.
-        key: what the lists depend on: the corpus' path and content.
+        kind: the kind of lists, such as ``voxceleb1``.
+        key: what the lists depend on: the corpus's path and content.
 
     Raises:
-        UserError: if it cannot be made.
+        UserError: if the folder cannot be made.
     """
     folder = cache_root() / kind / hashlib.sha256(key.encode()).hexdigest()[:16]
     try:
@@ -152,17 +152,17 @@ def cache_folder(kind: str, key: str) -> Path:
 
 
 def splits_folder(kind: str, corpus: Path, splits: Iterable[SplitRead]) -> Path:
-    """``cache_folder`` of a corpus with these contents."""
+    """``cache_folder`` of a corpus with these splits."""
     return cache_folder(kind, " ".join([str(corpus.resolve()), *(split.sha256 for split in splits)]))
 
 
 def is_cached(path: Path) -> bool:
-    """Whether a file is one of the cache, and so was made from a corpus and not named by a user."""
+    """Whether a file is in the cache, and so was made from a corpus and not named by a user."""
     return cache_root().resolve() in path.resolve().parents
 
 
 def cache_root() -> Path:
-    """The folder below which all that is made of corpora is kept."""
+    """The folder that holds everything made from corpora."""
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "s3prl_pruned"
     except RuntimeError as error:  # a container's user without HOME and without a line in /etc/passwd
@@ -170,15 +170,15 @@ def cache_root() -> Path:
 
 
 def write_once(path: Path, content: bytes | str, *, afresh: bool = False) -> Path:
-    """Write a file of the cache, under a temporary name first; one that is there already is left as it is.
+    """Write a file of the cache, under a temporary name first; an existing file is left as it is.
 
     Args:
-        path: of the file.
-        content: bytes, or text for UTF-8.
-        afresh: replace one that is there.
+        path: the file.
+        content: bytes, or text to write as UTF-8.
+        afresh: replace an existing file.
 
     Raises:
-        UserError: if it cannot be written.
+        UserError: if the file cannot be written.
     """
     if path.is_file() and not afresh:
         return path
@@ -201,19 +201,19 @@ def find_listing(
     what: str,
     source: str,
 ) -> Path:
-    """A list that belongs to the benchmark: what the settings name, else s3prl's, else the corpus' own.
+    """Find a list that belongs to the benchmark: the one in the settings, else s3prl's, else the corpus's own.
 
     Args:
-        corpus: its folder.
-        names: what the list is called in the corpus, the usual name first.
+        corpus: the corpus's folder.
+        names: names of the list in the corpus, the usual name first.
         s3prl_root: a checkout of s3prl, or None.
-        s3prl_file: where it is in a checkout of s3prl, below `s3prl_root`.
-        named: path in the settings; one of our own copies does not count.
-        what: "VoxCeleb1's list of trials".
-        source: where it is to be had.
+        s3prl_file: path of the list below `s3prl_root`.
+        named: path in the settings; our own copies in the cache are ignored.
+        what: the list in words, such as "VoxCeleb1's list of trials".
+        source: where to get the list.
 
     Raises:
-        UserError: it is in none of these places.
+        UserError: if the list is in none of these places.
     """
     places = [corpus / name for name in names]
     if s3prl_root is not None:
@@ -224,6 +224,6 @@ def find_listing(
         if path.is_file():
             return path
     raise UserError(
-        f"{corpus}: must hold {what}, {names[0]}, but does not. It is to be had at {source}; or give a checkout of "
+        f"{corpus}: must hold {what}, {names[0]}, but does not. Get it from {source}, or give a checkout of "
         "s3prl by --s3prl-root."
     )

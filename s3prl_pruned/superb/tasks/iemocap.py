@@ -1,8 +1,8 @@
-"""IEMOCAP as SUPERB uses it: four classes, five folds, made from the corpus' own annotation.
+"""IEMOCAP as SUPERB uses it: four classes, five folds, made from the corpus's own annotation.
 
-s3prl's package lacks its ``emotion/meta_data``. Its order matters: the expert draws the development set from it at
-random with a fixed seed. That order is, session by session, the dialogues in the order in which a file system once
-listed them, and within a dialogue the utterances by name. With ``DIALOGUES`` the lists come out as s3prl's own.
+s3prl's package lacks its ``emotion/meta_data``. The order of these lists matters: the expert draws the development set
+from them at random with a fixed seed. Sessions are in order, their dialogues in the order in which a file system once
+listed them, and the utterances of a dialogue by name. With ``DIALOGUES`` the lists are the same as s3prl's own.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ DIALOGUES = {
         M_impro03 F_script01_1 M_impro04 M_script02_1 F_impro03 F_script02_2 F_script02_1 M_script03_2 M_impro08
         M_impro02 M_impro07 M_script01_2""",
 }
-"""Per session, the dialogues in the order of s3prl's ``emotion/meta_data`` (``Ses01F_script02_2``, ...). Others come
-after them."""
+"""Per session, the dialogues in the order of s3prl's ``emotion/meta_data`` (``Ses01F_script02_2``, ...). Other
+dialogues come after them."""
 
 SESSIONS = tuple(DIALOGUES)
 
@@ -49,12 +49,12 @@ class EmotionUtterance:
     """One utterance of the four classes."""
 
     path: str
-    """Below the corpus: ``Session1/sentences/wav/<dialogue>/<utterance>.wav``."""
+    """Path below the corpus: ``Session1/sentences/wav/<dialogue>/<utterance>.wav``."""
     label: str
     speaker: str
 
     def as_s3prl(self) -> dict[str, str]:
-        """As in s3prl's ``meta_data``."""
+        """The utterance's entry in s3prl's ``meta_data``."""
         return {"path": self.path, "label": self.label, "speaker": self.speaker}
 
 
@@ -66,11 +66,11 @@ def read_session(root: Path, session: int) -> list[EmotionUtterance]:
         session: 1 to 5.
 
     Raises:
-        UserError: if an annotation cannot be read, or there is not an utterance.
+        UserError: if an annotation cannot be read, or there are no utterances.
     """
     annotation = root / f"Session{session}" / "dialog" / "EmoEvaluation"
     order = [f"Ses{session:02d}{name}" for name in DIALOGUES[session].split()]
-    # The archive holds macOS' `._Ses01F_impro01.txt` beside each.
+    # The archive holds a macOS file such as `._Ses01F_impro01.txt` beside each.
     names = sorted(path.stem for path in annotation.glob("*.txt") if not path.name.startswith("."))
     utterances = []
     for dialogue in sorted(names, key=lambda name: order.index(name) if name in order else len(order)):
@@ -88,9 +88,9 @@ def read_session(root: Path, session: int) -> list[EmotionUtterance]:
 
 
 def _read_emotions(path: Path) -> dict[str, str]:
-    """The class by utterance.
+    """The emotion by utterance.
 
-    Lines are such as ``[6.29 - 8.23]<TAB>Ses01F_impro01_F000<TAB>neu<TAB>[2.5, 2.5, 2.5]``.
+    Lines look like ``[6.29 - 8.23]<TAB>Ses01F_impro01_F000<TAB>neu<TAB>[2.5, 2.5, 2.5]``.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

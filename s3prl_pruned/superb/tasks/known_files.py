@@ -1,7 +1,7 @@
-"""The files of a large corpus, looked at once: a later start reads what was found, and looks at a few of them.
+"""The files of a large corpus are checked once: a later start reads the result, and checks a few files again.
 
-VoxCeleb1 has 153,516 files in 1,251 folders of speakers. What is kept depends on the list and on the time at which each
-of those folders last changed; a file that was replaced below one of them, and is none of the few, is not noticed.
+VoxCeleb1 has 153,516 files in 1,251 folders of speakers. The cached result is valid for one list and for the times at
+which those folders last changed; a replaced file in a deeper folder goes unnoticed unless it is one of the few.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from s3prl_pruned.superb.results.result import read_json
 from s3prl_pruned.superb.tasks import corpora
 
 SAMPLED = 64
-"""Files whose size is looked at again in every start."""
+"""Number of files whose size is checked again at every start."""
 
 
 @dataclass(kw_only=True)
@@ -28,19 +28,19 @@ class KnownFiles:
     key: str
     """The split's name."""
     root: str
-    """The folder below the corpus that ``names`` begin at; empty for the corpus itself."""
+    """The folder below the corpus to which ``names`` are relative; empty for the corpus itself."""
     names: list[str]
     sha256: str
-    """As `corpora.digest` gives it."""
+    """SHA-256 as `corpora.digest` computes it."""
 
 
 @dataclass(kw_only=True)
 class _Kept:
     splits: list[KnownFiles]
     sampled: list[str]
-    """Some files, below the corpus."""
+    """Some files, as paths below the corpus."""
     sizes: list[int]
-    """Of these."""
+    """Sizes of these files in bytes."""
 
 
 def known_files(
@@ -51,17 +51,17 @@ def known_files(
     listing: str,
     find: Callable[[], dict[str, tuple[str, list[str]]]],
 ) -> dict[str, KnownFiles]:
-    """The files of each split.
+    """The files of each split, from the cache if nothing changed.
 
     Args:
-        kind: of the cache.
-        corpus: its folder.
-        folders: below it; when one of those in them changes, files are looked for again.
-        listing: the text that names the files.
-        find: looks for them: root and names of each split, all of which are there.
+        kind: kind of the cache folder.
+        corpus: the corpus's folder.
+        folders: folders below it; when one of their subfolders changes, the files are searched for again.
+        listing: the text of the list that names the files.
+        find: searches for the files: returns root and names of each split, after checking that all exist.
 
     Raises:
-        UserError: as ``find`` does.
+        UserError: as raised by ``find``.
     """
     state = hashlib.sha256(listing.encode())
     for folder in folders:
@@ -85,7 +85,7 @@ def known_files(
 def _read(path: Path) -> _Kept | None:
     try:
         return from_dict(_Kept, read_json(path), str(path)) if path.is_file() else None
-    except UserError:  # half written, or of another version: files are looked for again
+    except UserError:  # half written, or of another version: the files are searched for again
         return None
 
 

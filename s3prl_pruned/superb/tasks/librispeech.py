@@ -1,11 +1,11 @@
-"""What s3prl's ``asr`` needs beside a corpus in LibriSpeech's layout, and its package lacks.
+"""What s3prl's ``asr`` needs besides a corpus in LibriSpeech's layout, and its package lacks.
 
 - ``char.dict``: the letters, in fairseq's dictionary format (``SYMBOL COUNT`` per line);
 - ``len_for_bucket/<split>.csv``: each file's length, by which utterances are batched.
 
-s3prl drops silently what it cannot pair: audio without a transcript, a last batch of one, a letter outside the
-dictionary (it grows after the output layer was made). All of that would change the metric, so that here it is an error
-before anything runs. PR reads its corpus by this file too.
+s3prl silently drops audio without a transcript and a last batch of one, and adds letters outside the dictionary after
+the output layer was made. All of these would change the metric, so here they are errors before anything runs. PR reads
+its corpus with this module too.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from s3prl_pruned.data.waveforms import SAMPLE_RATE
 from s3prl_pruned.superb.tasks.corpora import cache_folder, write_once
 
 LETTERS = "|ETAONIHSRDLUMCWFGYPBVK'XJQZ"
-"""Word boundary and letters in order of their frequency in LibriSpeech. The order is that of the
-public letter dictionaries for it, so that downstream checkpoints made with those fit."""
+"""Word boundary and letters by their frequency in LibriSpeech, in the order of the public letter
+dictionaries for it, so that downstream checkpoints made with those fit."""
 
 OFFICIAL_SIZES = {"train-clean-100": 28539, "dev-clean": 2703, "test-clean": 2620}
-"""Utterances of LibriSpeech's splits that SUPERB uses (openslr.org/12)."""
+"""Number of utterances in the splits of LibriSpeech that SUPERB uses (openslr.org/12)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TranscribedSplit:
-    """One folder of the corpus, checked."""
+    """A checked split: one folder of the corpus."""
 
     name: str
     audio: tuple[str, ...]
@@ -46,12 +46,12 @@ class TranscribedSplit:
 
 
 def write_dictionary(path: Path) -> None:
-    """Write the letters in fairseq's dictionary format. Counts only ever served to sort; all are 1."""
+    """Write the letters in fairseq's dictionary format. Counts serve only for sorting; all are 1."""
     path.write_text("".join(f"{letter} 1\n" for letter in LETTERS), encoding="utf-8")
 
 
 def read_split(root: Path, name: str) -> TranscribedSplit:
-    """List one split and check that each utterance can count in the metric.
+    """List one split and check that every utterance will count in the metric.
 
     Args:
         root: the corpus.
@@ -59,7 +59,7 @@ def read_split(root: Path, name: str) -> TranscribedSplit:
 
     Raises:
         UserError: if the folder is missing or empty, or an utterance has no transcript, no audio,
-            an id that stands twice, or a letter that the dictionary lacks.
+            an id that occurs twice, or a letter that the dictionary lacks.
     """
     folder = root / name
     if not folder.is_dir():
@@ -93,18 +93,18 @@ def read_split(root: Path, name: str) -> TranscribedSplit:
 def write_bucket_lengths(root: Path, splits: list[TranscribedSplit]) -> Path:
     """Write ``<split>.csv`` with columns file_path, length (samples), label, as s3prl reads them.
 
-    They are kept in the cache by the corpus' path and content, and made anew where either has changed.
+    They are cached by the corpus's path and content, and made again if either changes.
 
     Args:
         root: the corpus.
-        splits: those that a run reads.
+        splits: the splits that a run reads.
 
     Returns:
         The folder, for ``datarc.bucket_file``.
 
     Raises:
-        UserError: if a file cannot be decoded or is not 16 kHz mono (s3prl would stop or, with two channels, put one
-            after the other), or the folder cannot be written.
+        UserError: if a file cannot be decoded or is not 16 kHz mono (s3prl would stop or, with two channels,
+            concatenate them), or the folder cannot be written.
     """
     key = " ".join([str(root.resolve()), *(f"{split.name}:{split.stamp}" for split in splits)])
     folder = cache_folder("len_for_bucket", key)
@@ -119,15 +119,15 @@ def write_bucket_lengths(root: Path, splits: list[TranscribedSplit]) -> Path:
 
 
 def plain_transcripts(path: str) -> str:
-    """The text of a ``*.trans.txt`` without blank lines, for s3prl."""
+    """The text of a ``*.trans.txt`` for s3prl, without blank lines."""
     return "".join(f"{key} {text}\n" for key, text in read_transcripts(Path(path)))
 
 
 def refuse_lost_utterances(num_utterances: int, batch_size: int, where: str) -> None:
-    """s3prl's ``asr`` drops a last batch of one utterance; in a test set it would be lost from the metric.
+    """Refuse a last batch of one utterance: s3prl's ``asr`` drops it, and a test metric would lack it.
 
     Raises:
-        UserError: if that would happen.
+        UserError: if there would be one.
     """
     if batch_size > 1 and num_utterances % batch_size == 1:
         raise UserError(
@@ -138,7 +138,7 @@ def refuse_lost_utterances(num_utterances: int, batch_size: int, where: str) -> 
 
 
 def _read_transcripts(folder: Path) -> dict[str, str]:
-    """Text by utterance id, from every ``*.trans.txt`` below."""
+    """Text by utterance id, from every ``*.trans.txt`` below the folder."""
     texts: dict[str, str] = {}
     for listing in files_at_depth(folder, 3, (".trans.txt",)):
         expected = "-".join(listing.relative_to(folder).parts[:2]) + ".trans.txt"
@@ -146,7 +146,7 @@ def _read_transcripts(folder: Path) -> dict[str, str]:
             raise UserError(f"{listing}: must be named {expected}, which s3prl looks for.")
         for key, text in read_transcripts(listing):
             if key in texts:
-                raise UserError(f"{listing}: the id {key} must stand once in {folder.name}, but stands twice.")
+                raise UserError(f"{listing}: the id {key} must occur once in {folder.name}, but occurs twice.")
             texts[key] = " ".join(text.split())
             unknown = sorted(set(texts[key].upper().replace(" ", "|")) - set(LETTERS))
             if unknown or not texts[key]:

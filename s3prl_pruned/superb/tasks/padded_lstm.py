@@ -1,4 +1,4 @@
-"""The same LSTM, several times faster to train on a CPU.
+"""A drop-in replacement for ``nn.LSTM`` that trains several times faster on a CPU.
 
 s3prl's RNNs feed ``nn.LSTM`` packed sequences. On a CPU the backward pass of a packed batch of unequal
 lengths takes time quadratic in the length (each step's slice adds a gradient of the whole batch's
@@ -21,7 +21,7 @@ class PaddedLSTM(nn.LSTM):
     """
 
     def forward(self, input: PackedSequence) -> tuple[PackedSequence, None]:  # type: ignore[override]
-        """Outputs as ``nn.LSTM`` gives them. The final state, which s3prl drops, is not computed."""
+        """The same outputs as ``nn.LSTM``. The final state, which s3prl drops, is not computed."""
         x, lengths = pad_packed_sequence(input, batch_first=True)  # (B, T, I), (B,)
         outputs = [self._direction(x, "l0")]  # (B, T, D)
         if self.bidirectional:
@@ -41,10 +41,10 @@ class PaddedLSTM(nn.LSTM):
 def use_padded_lstm(model: nn.Module) -> int:
     """Turn every batch-first one-layer ``nn.LSTM`` of a model into a ``PaddedLSTM``, in place.
 
-    Only for models that give it packed sequences and drop its state, as s3prl's RNNs do.
+    Only for models that pass it packed sequences and drop its state, as s3prl's RNNs do.
 
     Returns:
-        How many there were.
+        The number of replaced LSTMs.
     """
     found = [
         module
@@ -57,7 +57,7 @@ def use_padded_lstm(model: nn.Module) -> int:
 
 
 def _reverse(x: Tensor, lengths: Tensor) -> Tensor:
-    """Reverse each sequence within its length; what is beyond stays. (B, T, C), (B,) -> (B, T, C)."""
+    """Reverse each sequence within its length; padding stays in place. (B, T, C), (B,) -> (B, T, C)."""
     time = torch.arange(x.shape[1]).unsqueeze(0)  # (1, T)
     length = lengths.unsqueeze(1)  # (B, 1)
     index = torch.where(time < length, length - 1 - time, time)  # (B, T)

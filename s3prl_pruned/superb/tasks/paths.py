@@ -1,6 +1,6 @@
-"""Where corpora lie on this machine: ``--corpus``, an environment variable, ``paths.yaml``, or the settings.
+"""Where corpora are on this machine: ``--corpus``, an environment variable, ``paths.yaml``, or the settings.
 
-    # paths.yaml, beside which the command is typed; relative paths begin at this file
+    # paths.yaml in the working directory; paths are relative to this file
     asr: /data/LibriSpeech
     pr: /data/LibriSpeech
     ks: /data
@@ -26,18 +26,18 @@ S3PRL_ROOT = "s3prl_root"
 
 @dataclass(frozen=True, kw_only=True)
 class Paths:
-    """What ``paths.yaml`` names."""
+    """The content of ``paths.yaml``."""
 
     corpora: dict[str, Path]
-    """By short task name."""
+    """Corpora by short task name."""
     s3prl_root: Path | None = None
 
 
 def read_paths(file: str | None) -> Paths:
-    """Read ``--paths``, or ``paths.yaml`` in the working directory where there is one.
+    """Read ``--paths``, or ``paths.yaml`` in the working directory if it exists.
 
     Raises:
-        UserError: on a file that is missing, or a key that is no task.
+        UserError: on a missing file, or a key that is no task.
     """
     path = Path(file or PATHS_FILE)
     if file is None and not path.is_file():
@@ -53,14 +53,14 @@ def read_paths(file: str | None) -> Paths:
 
 
 def corpus_of(task: Task, given: str | None, paths: Paths) -> Path | None:
-    """The corpus of a task: ``--corpus``, else the environment, else ``paths.yaml``; None where nothing names it."""
+    """The corpus of a task: ``--corpus``, else the environment, else ``paths.yaml``; None if none of them names it."""
     variable = os.environ.get(f"S3PRL_PRUNED_{task.name.upper()}_CORPUS")
     named = given or variable
     return Path(os.path.expanduser(named)) if named else paths.corpora.get(task.name)
 
 
 def s3prl_checkout(given: str | None, paths: Paths) -> Path | None:
-    """The folder ``s3prl/`` of a checkout, which holds ``downstream/``; the checkout's own folder is taken as well.
+    """The folder ``s3prl/`` of a checkout, which holds ``downstream/``; the checkout's root is accepted as well.
 
     Raises:
         UserError: if there is no such folder.

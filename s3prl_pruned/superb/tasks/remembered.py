@@ -1,8 +1,8 @@
-"""Batches that are decoded once, and a frozen upstream that computes each of them once.
+"""In-memory caches: batches are decoded once, and a frozen upstream computes each of them once.
 
 s3prl's ``asr`` makes its batches once, by length, and shuffles only their order, so that a frozen
-upstream sees the very same batches in every epoch and every evaluation. Remembering them and what
-the upstream gave for each is bit-identical, and saves most of the time of a small corpus on a CPU.
+upstream sees the very same batches in every epoch and every evaluation. Caching them and the
+upstream's features is bit-identical, and saves most of the time with a small corpus on a CPU.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 MAX_BYTES = 1 << 30
-"""1 GiB each for audio and for features (the embedded corpus through a small upstream takes about a third of it);
-what does not fit is computed every time."""
+"""1 GiB each for audio and for features (the embedded corpus with a small upstream takes about a third of it);
+batches that do not fit are computed every time."""
 
 
 class RememberedUpstream(nn.Module):
     """Wraps an upstream in evaluation mode whose weights do not change.
 
-    The features are handed out again and again: who gets them must not change them in place.
+    The same features are returned again and again: callers must not change them in place.
     """
 
     def __init__(self, upstream: nn.Module, *, max_bytes: int = MAX_BYTES) -> None:
@@ -32,7 +32,7 @@ class RememberedUpstream(nn.Module):
         self._memory: dict[bytes, Any] = {}
 
     def forward(self, wavs: list[Tensor]) -> Any:
-        """Features of a batch of (S,) waveforms, as the upstream gives them."""
+        """Features of a batch of (S,) waveforms, as the upstream returns them."""
         key = fingerprint(wavs)
         if key not in self._memory:
             features = self.upstream(wavs)
@@ -69,7 +69,7 @@ class RememberedBatches(Dataset):
 
 
 def fingerprint(wavs: list[Tensor]) -> bytes:
-    """What tells waveforms from others: a hash of their types, shapes and samples."""
+    """Identifies waveforms: a hash of their types, shapes and samples."""
     digest = hashlib.blake2b()
     for wav in wavs:
         digest.update(f"{wav.dtype} {tuple(wav.shape)} ".encode())
@@ -78,7 +78,7 @@ def fingerprint(wavs: list[Tensor]) -> bytes:
 
 
 def _num_bytes(features: Any) -> int:
-    """Memory of all tensors inside; one that is there under several names counts once."""
+    """Bytes of all tensors inside; a tensor with several names counts once."""
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in _tensors(features)}
     return sum(storages.values())
 

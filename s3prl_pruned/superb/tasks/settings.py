@@ -1,7 +1,7 @@
-"""A task's settings: plain data, changed and checked before s3prl sees it.
+"""A task's settings: plain data, changed and checked before s3prl sees them.
 
-s3prl hands override texts and some names of its YAML to ``eval``. Here overrides are read as YAML, and those names must
-be plain names, whoever wrote the file or the checkpoint they come from.
+s3prl passes overrides and some names in its YAML to ``eval``. Here overrides are read as YAML, and those names must be
+plain names, whoever wrote the file or checkpoint that they come from.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from s3prl_pruned.superb.catalogue import TASKS
 Config = dict[str, Any]
 
 OPTIONAL_KEYS = {"runner": {"fp16", "evaluate_ratio", "train_dataloader"}}
-"""Settings that s3prl looks for and its own YAML leaves out."""
+"""Settings that s3prl reads although its own YAML lacks them."""
 
 FREE_SECTIONS = ("optimizer", "scheduler", "specaug", "downstream_expert.modelrc", "downstream_expert.model")
 """Sections whose keys are the arguments of a class that the settings name."""
 
 TRAINING_SECTIONS = ("runner", "optimizer", "scheduler", "specaug")
-"""Sections that a task without a training does not read; but ``runner.evaluate_ratio`` is of an evaluation."""
+"""Sections that a task without training does not read, except ``runner.evaluate_ratio``, used in evaluation."""
 
 PATHS = (
     *(key for task in TASKS.values() for key in task.corpus_keys),
@@ -41,7 +41,7 @@ PATHS = (
     "corpus.lists",
     "text.vocab_file",
 )
-"""Settings below ``downstream_expert`` that say where files lie; what is in them goes into the splits' SHA-256."""
+"""Settings below ``downstream_expert`` that are paths; the files' content is part of the splits' SHA-256."""
 
 NOT_PART_OF_THE_OUTCOME = (
     *(f"downstream_expert.{path}" for path in dict.fromkeys(PATHS)),
@@ -54,9 +54,9 @@ NOT_PART_OF_THE_OUTCOME = (
     "runner.save_step",
     "runner.max_keep",
 )
-"""Settings without which a run comes out the same. Where a task reports the best of all saved checkpoints, when they
-are saved is part of the outcome all the same: `Driver.selecting`. What else chooses a checkpoint (``eval_step``,
-``eval_dataloaders``, ``total_steps``, ``save_best_on``, ``metric``) is never among these."""
+"""Settings that do not change a run's result. Where a task reports the best of all saved checkpoints, the interval of
+saving does change it: `Driver.selecting`. Other settings that choose a checkpoint (``eval_step``,
+``eval_dataloaders``, ``total_steps``, ``save_best_on``, ``metric``) are never among these."""
 
 EVALUATED_NAMES = (
     "optimizer.name",
@@ -76,7 +76,7 @@ EVALUATED_NAMES = (
         )
     ),
 )
-"""Settings that s3prl hands to ``eval``: a name, or a list of names."""
+"""Settings that s3prl passes to ``eval``: a name, or a list of names."""
 
 FEATURE_OPTIONS = (
     "downstream_variant",
@@ -85,18 +85,18 @@ FEATURE_OPTIONS = (
     "upstream_layer_selection",
     "upstream_feature_normalize",
 )
-"""Arguments that decide the outcome as settings do."""
+"""Arguments of s3prl that decide the result, as settings do."""
 
 OWN_FEATURE_OPTIONS = {
     "single_utterance": "--single-utterance (features without padding)",
     "cache_half": "--cache-half (features in half precision)",
     "layers": "--layers (some of the upstream's layers)",
 }
-"""Arguments of ours that decide the outcome too, where they are given, and how a result says so."""
+"""Arguments of ours that decide the result too, if set, and their description in a result."""
 
 
 def get(config: Config, path: str) -> Any:
-    """The setting at a dotted path, None if it is not there."""
+    """The setting at a dotted path, None if missing."""
     node: Any = config
     for key in path.split("."):
         node = node.get(key) if isinstance(node, dict) else None
@@ -106,24 +106,24 @@ def get(config: Config, path: str) -> Any:
 def override(
     args: argparse.Namespace, config: Config, text: str, *, accepted: Sequence[str] = (), trains: bool = True
 ) -> tuple[argparse.Namespace, Config]:
-    """s3prl's ``-o``: ``config.a.b=value,,args.c=value``, values read as YAML. Arguments are not changed.
+    """s3prl's ``-o``: ``config.a.b=value,,args.c=value``, with values read as YAML. The inputs are not changed.
 
     Args:
         args: s3prl's arguments.
         config: the settings.
         text: the assignments.
-        accepted: dotted paths of settings that are read though the settings do not have them.
+        accepted: dotted paths of settings that may be set although the settings lack them.
         trains: whether the task has a training.
 
     Raises:
-        UserError: on a setting or argument that nothing reads (the nearest is named), or bad YAML.
+        UserError: on an unknown setting or argument (the message suggests the nearest), or bad YAML.
     """
     args = argparse.Namespace(**vars(args))
     for assignment in assignments(text):
         scope, _, path = assignment.partition("=")[0].strip().partition(".")
         if scope == "config":
             if not trains and is_of_training(assignment):
-                raise UserError(f"-o {assignment}: nothing is trained, so that nothing reads it. Leave it out.")
+                raise UserError(f"-o {assignment}: nothing is trained, so this is not used. Leave it out.")
             if path not in accepted:
                 _refuse_unread_key(config, path)
             config = apply_overrides(config, assignment)
@@ -139,19 +139,19 @@ def override(
 
 
 def assignments(text: str) -> list[str]:
-    """What ``-o`` holds, one by one."""
+    """The assignments in ``-o``."""
     return [part for part in map(str.strip, text.split(",,")) if part]
 
 
 def is_of_training(assignment: str) -> bool:
-    """Whether a part of ``-o`` sets what only a training reads."""
+    """Whether an assignment of ``-o`` is read only in training."""
     scope, _, path = assignment.partition("=")[0].strip().partition(".")
     section, _, key = path.partition(".")
     return scope == "config" and section in TRAINING_SECTIONS and key != "evaluate_ratio"
 
 
 def numbers(node: Any) -> Any:
-    """Turn text such as 1e-3 into a number: YAML 1.1 wants 1.0e-3, and an optimizer would stop at text."""
+    """Turn text such as 1e-3 into a number: YAML 1.1 needs 1.0e-3, and an optimizer fails on text."""
     if isinstance(node, dict):
         return {key: numbers(value) for key, value in node.items()}
     if isinstance(node, list):
@@ -162,14 +162,14 @@ def numbers(node: Any) -> Any:
 
 
 def check(config: Config, *, trains: bool = True) -> None:
-    """Refuse what s3prl would evaluate as code, and what would end a run without its last steps.
+    """Refuse settings that s3prl would evaluate as code, or that would end a run without saving its last steps.
 
     Args:
         config: the settings.
-        trains: whether the task has a training, and so an optimizer and a runner's settings.
+        trains: whether the task has a training, and so settings of an optimizer and a runner.
 
     Raises:
-        UserError: naming the setting, the rule and the value.
+        UserError: with the setting, the rule and the value.
     """
     for path in EVALUATED_NAMES:
         value = get(config, path)
@@ -183,7 +183,7 @@ def check(config: Config, *, trains: bool = True) -> None:
 
 
 def check_dev_is_evaluated(config: Config) -> None:
-    """Refuse a training that never looks at the development set.
+    """Refuse training that is never evaluated on the development set.
 
     Raises:
         UserError: if ``runner.eval_dataloaders`` lacks it.
@@ -213,26 +213,26 @@ def _check_steps(runner: Config) -> None:
 
 
 def differences(config: Config, official: Config, *, selecting: Sequence[str] = ()) -> list[str]:
-    """Settings that decide the outcome and are not the benchmark's.
+    """Settings that decide the result and differ from the benchmark's.
 
-    The learning rate is not among them: the benchmark lets everybody choose it.
+    The learning rate is not among them: the benchmark leaves it open.
 
     Args:
         config: the settings.
-        official: the benchmark's.
-        selecting: what else decides which checkpoint is reported (`Driver.selecting`).
+        official: the benchmark's settings.
+        selecting: other settings that decide which checkpoint is reported (`Driver.selecting`).
     """
     found = _differing(_deciding(config, selecting), _deciding(official, selecting))
     return sorted(found - {"optimizer.lr"})
 
 
 def settings_sha256(args: argparse.Namespace, config: Config, *, selecting: Sequence[str] = ()) -> str:
-    """SHA-256 of the settings and arguments that decide the outcome, wherever files lie.
+    """SHA-256 of the settings and arguments that decide the result, independent of paths.
 
     Args:
         args: s3prl's arguments.
         config: the settings.
-        selecting: what else decides which checkpoint is reported (`Driver.selecting`).
+        selecting: other settings that decide which checkpoint is reported (`Driver.selecting`).
     """
     outcome = {
         "config": _deciding(config, selecting),
@@ -243,7 +243,7 @@ def settings_sha256(args: argparse.Namespace, config: Config, *, selecting: Sequ
 
 
 def nearest(key: str, known: list[str]) -> str:
-    """The advice that ends a message on an unknown name."""
+    """The advice at the end of a message about an unknown name."""
     matches = difflib.get_close_matches(key, known, n=1)
     return f" Did you mean `{matches[0]}`?" if matches else f" Known: {', '.join(known)}."
 
@@ -274,7 +274,7 @@ def _deciding(config: Config, selecting: Sequence[str]) -> Config:
 
 
 def _differing(ours: Config, theirs: Config, prefix: str = "") -> set[str]:
-    """Dotted paths at which two settings differ; of a section that one of them lacks, its own path."""
+    """Dotted paths at which two settings differ; for a section that one of them lacks, the section's path."""
     found = set()
     for key in ours.keys() | theirs.keys():
         one, other = ours.get(key), theirs.get(key)

@@ -1,4 +1,4 @@
-"""Find an upstream by its name in ``s3prl.hub`` and say which model it is."""
+"""Find an upstream by its name in ``s3prl.hub`` and identify its model."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from s3prl_pruned.upstream.register import NAMES, register
 
 
 def describe_upstream(args: argparse.Namespace) -> Upstream:
-    """Build the upstream of s3prl's arguments once, to learn which model it is.
+    """Build the upstream of s3prl's arguments once, to identify its model.
 
     Raises:
-        UserError: on a name that the hub does not have, a checkpoint that is missing or unreadable, or a choice
-            of features (-s, -l) that the upstream does not give.
+        UserError: on an unknown name, a checkpoint that is missing or unreadable, or a choice of features (-s, -l)
+            that the upstream does not return.
     """
     expert = build_upstream(args)
     check_features(expert, args)
@@ -36,14 +36,14 @@ def describe_upstream(args: argparse.Namespace) -> Upstream:
 
 
 def feature_settings(args: argparse.Namespace) -> list[str]:
-    """What decides an upstream's features besides its weights, where it is not as usual.
+    """The options that decide an upstream's features besides its weights, where not the default.
 
     Args:
         args: s3prl's arguments.
 
     Returns:
-        Options, the file of ``-g`` by its SHA-256. A layer (``-l``) is not among them: query by example chooses one
-        itself.
+        Options, with the file of ``-g`` as its SHA-256. A layer (``-l``) is not among them: query by example chooses
+        the layer itself.
     """
     found = []
     if (path := args.upstream_model_config) is not None:
@@ -58,7 +58,7 @@ def feature_settings(args: argparse.Namespace) -> list[str]:
 
 
 def build_upstream(args: argparse.Namespace) -> Any:
-    """The expert, as s3prl's runner builds it. ``compat.apply()`` must have been called."""
+    """Build the upstream as s3prl's runner does. ``compat.apply()`` must have been called."""
     import s3prl.hub as hub
 
     name, ckpt = args.upstream, args.upstream_ckpt
@@ -74,17 +74,17 @@ def build_upstream(args: argparse.Namespace) -> Any:
         raise UserError(f"-k {ckpt}: no such file or folder.")
     try:
         return getattr(hub, name)(ckpt=ckpt, model_config=args.upstream_model_config, refresh=args.upstream_refresh)
-    except Exception as error:  # s3prl's experts raise whatever comes of a damaged or foreign file
+    except Exception as error:  # s3prl's experts raise any exception on a damaged or foreign file
         if ckpt is None or name in NAMES or isinstance(error, UserError):
             raise
         raise UserError(f"-k {ckpt}: is no checkpoint for {name} ({_reason(error)}).") from error
 
 
 def check_features(expert: Any, args: argparse.Namespace) -> None:
-    """Refuse a choice of features that s3prl would replace by ``hidden_states`` or stop at.
+    """Refuse a choice of features that s3prl would replace by ``hidden_states`` or fail on.
 
     Raises:
-        UserError: naming what there is.
+        UserError: with the possible choices.
     """
     key, layer = args.upstream_feature_selection, args.upstream_layer_selection
     named = [("-l", layer)] if layer is not None else [("--layers", layer) for layer in getattr(args, "layers", ())]
@@ -101,14 +101,14 @@ def check_features(expert: Any, args: argparse.Namespace) -> None:
 
 
 def hidden_states(expert: Any, key: str = "hidden_states") -> list[Any]:
-    """What an upstream gives for a second of silence, as s3prl's featurizer takes it: tensors of (1, T, D).
+    """An upstream's output for a second of silence, as s3prl's featurizer takes it: tensors of (1, T, D).
 
     Args:
         expert: the upstream.
-        key: the name of what it gives.
+        key: the name of the output.
 
     Raises:
-        UserError: if it gives nothing of that name.
+        UserError: if there is no output of that name.
     """
     import torch
 
@@ -117,7 +117,7 @@ def hidden_states(expert: Any, key: str = "hidden_states") -> list[Any]:
         features = expert([torch.zeros(SAMPLE_RATE)])
     if key not in features:
         known = sorted(name for name in features if not name.startswith("_"))
-        raise UserError(f"-s {key}: the upstream does not give it. It gives {', '.join(known)}.")
+        raise UserError(f"-s {key}: the upstream does not return it. It returns {', '.join(known)}.")
     found = features[key]
     if isinstance(found, dict):
         return list(found.values())
@@ -125,7 +125,7 @@ def hidden_states(expert: Any, key: str = "hidden_states") -> list[Any]:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to switch its protection off
+    if isinstance(error, pickle.UnpicklingError):  # torch's own message advises to turn its protection off
         return "truncated, or holds objects that a checkpoint does not need; none were made"
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 

@@ -1,4 +1,4 @@
-"""The diarization error rate, against frames counted one by one under every assignment, spyder, scipy, and by hand."""
+"""The diarization error rate, compared with frames counted under every assignment, spyder, scipy, and by hand."""
 
 from itertools import permutations
 
@@ -18,14 +18,14 @@ from s3prl_pruned.superb.metrics.der import (
 
 
 def random_turns(rng, speakers):
-    """Overlapping turns in whole milliseconds, also of one speaker with himself."""
+    """Overlapping turns in whole milliseconds; turns of the same speaker may overlap too."""
     begins = rng.integers(0, 4000, (speakers, 3)) / 1000
     lengths = rng.integers(1, 1500, (speakers, 3)) / 1000
     return [(f"s{i}", b, round(b + d, 3)) for i in range(speakers) for b, d in zip(begins[i], lengths[i])]
 
 
 def frames(turns):
-    """Speakers x milliseconds."""
+    """(speakers, milliseconds)."""
     names = sorted({name for name, _, _ in turns})
     table = np.zeros((len(names), 6000), dtype=int)
     for name, begin, end in turns:
@@ -43,7 +43,7 @@ def counted(reference, hypothesis):
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_it_is_the_count_of_wrong_frames_under_the_best_assignment(seed):
+def test_der_is_the_count_of_wrong_frames_under_the_best_assignment(seed):
     rng = np.random.default_rng(seed)
     reference, hypothesis = random_turns(rng, 1 + seed % 3), random_turns(rng, 1 + seed % 4)
     error = diarization_error(reference, hypothesis)
@@ -55,7 +55,7 @@ def test_it_is_the_count_of_wrong_frames_under_the_best_assignment(seed):
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_it_is_what_spyder_says(seed):
+def test_der_equals_spyders(seed):
     spyder = pytest.importorskip("spyder", reason="the independent library; needs a compiler")
     rng = np.random.default_rng(seed)
     reference = [(name, 5 * i + b, 5 * i + b + 0.5) for i, (name, b, _) in enumerate(random_turns(rng, 2))]
@@ -73,7 +73,7 @@ def test_a_case_worked_by_hand():
     reference = [("a", 0, 10), ("b", 8, 12)]
     hypothesis = [("x", 0, 6), ("y", 6, 12)]
     error = diarization_error(reference, hypothesis)
-    # a is x, b is y: 6-8 is confused, of the overlap 8-10 one speaker is missed.
+    # a is x, b is y: 6-8 is confused, and one speaker of the overlap 8-10 is missed.
     assert (error.total, error.missed, error.false_alarm, error.confused) == (14, 2, 0, 2)
     assert error.rate == pytest.approx(4 / 14)
     nothing = diarization_error(reference, [])
@@ -97,7 +97,7 @@ def test_turns_are_smoothed_and_rounded_as_in_s3prls_rttm():
         for speaker, begin, end in turns:
             found[round(begin / 0.02) : round(end / 0.02), int(speaker)] = 1
         assert np.array_equal(found, smoothed)
-    # 12.5 ms frames: begin and length are rounded, each, to what "%.2f" gives.
+    # 12.5 ms frames: begin and length are each rounded as by "%.2f".
     odd = turns_of(np.array([[0], [1], [1], [1], [0]]), threshold=0.5, median=1, frame_shift=200)
     assert odd == [("0", 0.01, pytest.approx(0.01 + 0.04))]
     with pytest.raises(UserError, match="odd number of frames, but has 4"):
@@ -105,7 +105,7 @@ def test_turns_are_smoothed_and_rounded_as_in_s3prls_rttm():
 
 
 def sd_run(folder, posteriors, frame_shift="320\n"):
-    """What s3prl's diarization leaves of an evaluation: ``frame_shift`` and one HDF5 per recording, ``T_hat``."""
+    """The files of an evaluation by s3prl's diarization: ``frame_shift`` and one HDF5 per recording, ``T_hat``."""
     h5py = pytest.importorskip("h5py", reason="s3prl's diarization writes with it")
     (folder / "scoring" / "predictions").mkdir(parents=True)
     (folder / "frame_shift").write_text(frame_shift)
@@ -134,7 +134,7 @@ def test_half_a_run_and_another_reference_are_refused(tmp_path):
     rttm = tmp_path / "rttm"
     rttm.write_text("SPEAKER r 1 0.0 1.0 <NA> <NA> a <NA> <NA>\nSPEAKER q 1 0.0 1.0 <NA> <NA> a <NA> <NA>\n")
     run = sd_run(tmp_path / "half", {"r": speech})
-    with pytest.raises(UserError, match=r"of the same recordings, but 1 are in one of them only \(q\)"):
+    with pytest.raises(UserError, match=r"have the same recordings, but 1 are in one of them only \(q\)"):
         score_run(run, rttm)
     (run / "frame_shift").unlink()
     with pytest.raises(UserError, match="frame_shift: must hold the samples between two frames"):

@@ -1,4 +1,4 @@
-"""ASR's, PR's and SF's metrics, against s3prl's own functions, live, and cases worked by hand."""
+"""ASR's, PR's and SF's metrics, compared with s3prl's own functions, live, and with cases worked by hand."""
 
 import random
 
@@ -17,7 +17,7 @@ SLOTS = ("artist", "artistname", "city", "time")
 
 
 def tagged(rng, sloppy=False):
-    """Text with slots; sloppy as an untrained model writes it: tags unclosed, nested, doubled, spaces at the ends."""
+    """Text with slots; sloppy: as from an untrained model, with unclosed, nested, doubled tags, spaces at the ends."""
     words = []
     for _ in range(rng.randrange(5)):
         word = "".join(rng.choices("ABC'", k=rng.randrange(1, 5)))
@@ -34,7 +34,7 @@ def tagged(rng, sloppy=False):
     return " ".join(words)
 
 
-def test_they_are_what_s3prl_prints():
+def test_metrics_equal_those_that_s3prl_prints():
     metric = pytest.importorskip("s3prl.downstream.ctc.metric")
     rng = random.Random(0)
     for sloppy in (False, True):
@@ -43,7 +43,7 @@ def test_they_are_what_s3prl_prints():
         texts = {"hypothesis": list(hypotheses.values()), "groundtruth": list(references.values())}
         for ours, theirs in ((slot_type_f1, metric.slot_type_f1), (slot_value_cer, metric.slot_value_cer)):
             assert ours(hypotheses, references) == pytest.approx(theirs(**texts), abs=1e-12)
-            # The comparison can fail: one slot less is another number.
+            # The comparison can fail: without one slot the value differs.
             changed = {**hypotheses, "slot": "" if "city" in hypotheses["slot"] else references["slot"]}
             assert ours(changed, references) != pytest.approx(theirs(**texts), abs=1e-6)
     phones = {str(i): " ".join(rng.choices(["AA", "B", "SIL"], k=rng.randrange(1, 9))) for i in range(100)}

@@ -1,4 +1,4 @@
-"""The equal error rate, against brute force, s3prl's own function, and hand-worked cases."""
+"""The equal error rate, compared with brute force, s3prl's own function, and cases worked by hand."""
 
 from itertools import pairwise
 
@@ -35,13 +35,13 @@ def crossing(labels, scores):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_it_is_where_the_curve_crosses_the_diagonal(seed):
+def test_eer_is_where_the_curve_crosses_the_diagonal(seed):
     labels, scores = trials(seed)
     assert equal_error_rate(labels, scores) == pytest.approx(crossing(labels, scores), abs=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_it_is_what_s3prl_prints(seed):
+def test_eer_equals_the_one_that_s3prl_prints(seed):
     pytest.importorskip("sklearn", reason="s3prl's sv_voxceleb1 needs it")
     from s3prl.downstream.sv_voxceleb1.utils import EER
 
@@ -67,7 +67,7 @@ def test_what_cannot_be_scored_is_refused():
         ([1, 1], [0.1, 0.2], "both must occur"),
         ([0, 2], [0.1, 0.2], "must be 0 and 1"),
         ([0, 1], [0.1, np.nan], "must be finite, but 1 are not"),
-        ([0, 1], [0.1], "must be of one length"),
+        ([0, 1], [0.1], "must have one length"),
     ]:
         with pytest.raises(UserError, match=message):
             equal_error_rate(labels, scores)

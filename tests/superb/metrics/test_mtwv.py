@@ -1,4 +1,4 @@
-"""MTWV, against cases worked by hand and a literal reading of the definition."""
+"""MTWV, compared with cases worked by hand and a literal implementation of the definition."""
 
 import os
 import re
@@ -47,7 +47,7 @@ def test_a_case_worked_by_hand():
     assert best.mtwv == pytest.approx(1 - (0.5 + BETA / 40) / 2) and best.threshold == 0
 
 
-def test_it_is_the_greatest_value_of_the_definition_over_all_thresholds():
+def test_mtwv_is_the_greatest_value_of_the_definition_over_all_thresholds():
     rng = np.random.default_rng(0)
     for _ in range(20):
         occurs = rng.random((6, 30)) < 0.1
@@ -59,7 +59,7 @@ def test_it_is_the_greatest_value_of_the_definition_over_all_thresholds():
         assert best.mtwv == pytest.approx(max(values.values()), abs=1e-12)
         assert values[best.threshold] == pytest.approx(best.mtwv, abs=1e-12)
         assert best.num_queries == occurs.any(axis=1).sum()
-        # The comparison can fail: of the opposite scores nothing is worth detecting.
+        # The comparison can fail: with the opposite scores nothing is worth detecting.
         assert max_term_weighted_value(-scores, occurs).mtwv != pytest.approx(best.mtwv, abs=1e-6)
 
 
@@ -91,7 +91,7 @@ def write_truth(folder, occurrences, queries=("q1", "q2", "q3"), utterances=("u1
 
 
 def write_stdlist(path, trials):
-    """As s3prl's quesst14_dtw writes it (through lxml, with pretty_print)."""
+    """Write a list as s3prl's quesst14_dtw does (through lxml, with pretty_print)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [
         "<?xml version='1.0' encoding='UTF-8'?>",
@@ -156,7 +156,7 @@ def test_damaged_files_are_refused_by_name(tmp_path):
 @pytest.mark.skipif(
     "QUESST14_SCORING" not in os.environ, reason="QUESST14_SCORING must name the kit's folder, with its *.jar"
 )
-def test_it_is_what_the_official_scorer_says(tmp_path):
+def test_mtwv_equals_the_official_scorers(tmp_path):
     (jar,) = Path(os.environ["QUESST14_SCORING"]).glob("MediaEvalQUESST*.jar")
     rng = np.random.default_rng(0)
     queries, utterances = ([f"{letter}{i}" for i in range(count)] for letter, count in (("q", 20), ("u", 300)))
@@ -164,7 +164,7 @@ def test_it_is_what_the_official_scorer_says(tmp_path):
     truth = write_truth(tmp_path / "truth", occurrences, queries, utterances)
     trials = {
         q: {u: round(rng.normal(), 2) + 4 * ((q, u) in occurrences) for u in utterances[::2]} for q in queries[:10]
-    }  # s3prl searches a part of both
+    }  # s3prl searches a part of queries and utterances
     stdlist = write_stdlist(tmp_path / "benchmark.stdlist.xml", trials)
     files = [stdlist, *(next(truth.glob(pattern)) for pattern in ("*.rttm", "*.ecf.xml", "*.tlist.xml"))]
     command = [shutil.which("java"), "-jar", jar.resolve(), *files, "0.0741289", "-10"]

@@ -1,4 +1,4 @@
-"""Runs found in folders, ours and s3prl's: by model, each once, nothing contradicting."""
+"""Runs found in folders, ours and s3prl's: by model, each once, without contradictions."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Numbers written by hand: every value has its unit, and every mistake is one clear error."""
+"""Hand-written results: every value has its unit, and every mistake is one clear error."""
 
 import pytest
 

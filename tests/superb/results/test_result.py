@@ -1,4 +1,4 @@
-"""Results are read back as they were written; what cannot be a result is refused."""
+"""Results are read back as they were written; impossible results are refused."""
 
 import dataclasses
 import json
@@ -75,12 +75,12 @@ def test_a_half_written_result_is_refused(tmp_path):
         read_result(path)
 
 
-def test_what_is_called_the_result_must_be_of_the_tasks_test_split_and_of_a_training_at_its_end(tmp_path):
+def test_a_result_must_be_of_the_tasks_test_split_and_of_a_finished_training(tmp_path):
     write_result(tmp_path / "result-dev-clean.json", a_result(split="dev-clean"))
     assert read_result(tmp_path / "result-dev-clean.json").split == "dev-clean"
     write_result(tmp_path / RESULT_FILE, a_result(split="dev-clean"))
     with pytest.raises(UserError, match="must be of test-clean, by which SUPERB scores asr, but is of dev-clean"):
         read_result(tmp_path / RESULT_FILE)
     write_result(tmp_path / RESULT_FILE, a_result(look="the training stood at step 2 of 4"))
-    with pytest.raises(UserError, match="is no result but a look: the training stood at step 2 of 4"):
+    with pytest.raises(UserError, match="is no result: the training stood at step 2 of 4"):
         read_result(tmp_path / RESULT_FILE)

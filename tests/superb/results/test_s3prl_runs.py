@@ -1,4 +1,4 @@
-"""s3prl's own run directories, of every task, written by s3prl's own code (s3prl_runs.py); what is not is said."""
+"""s3prl's own run directories of every task, written by s3prl's own code (s3prl_runs.py), with noted exceptions."""
 
 import pytest
 
@@ -42,7 +42,7 @@ def test_an_evaluation_afterwards_is_logged_as_of_step_0_and_does_not_replace_it
     classify(downstream, folder, [(10, 0.8, 0.6), (20, 0.6, 1.0)])
     evaluate_again(downstream, folder, 1.0, checkpoint="states-20.ckpt")
     assert values(read(tmp_path)) == {"acc": (0.6, "fraction")}
-    # Of dev-best.ckpt it must be the same number, else the folder holds two runs.
+    # For dev-best.ckpt it must be the same number, else the folder holds two runs.
     evaluate_again(downstream, folder, 0.2)
     with pytest.raises(
         UserError, match="dev-best.ckpt, of step 10, has a test accuracy of 0.6.* but of 0.2.* Two runs"
@@ -50,7 +50,7 @@ def test_an_evaluation_afterwards_is_logged_as_of_step_0_and_does_not_replace_it
         read(tmp_path)
 
 
-def test_a_training_that_did_not_look_at_test_needs_an_evaluation_of_its_best_checkpoint(tmp_path, caplog):
+def test_a_training_that_was_not_evaluated_on_test_needs_an_evaluation_of_its_best_checkpoint(tmp_path, caplog):
     folder = classify("speech_commands", tmp_path / "hubert" / "ks", [(10, 0.8)])
     assert read(tmp_path) is None and "no test accuracy of step 10, the best on dev" in caplog.text
     evaluate_again("speech_commands", folder, 0.4, checkpoint="states-10.ckpt")
@@ -97,7 +97,7 @@ def test_asr_is_computed_from_the_words_in_percent(tmp_path):
     assert "test-clean wer: 50.0" in (folder / "out.txt").read_text()
     result = read(tmp_path)
     assert values(result)["wer"] == (50, "percent") and result.num_utterances == 2
-    (folder / "out.txt").write_text("test-clean wer: 0.5\n")  # never taken for a fraction
+    (folder / "out.txt").write_text("test-clean wer: 0.5\n")  # never read as a fraction
     with pytest.raises(UserError, match="s3prl printed wer 0.5, but test-clean-noLM-hyp.ark gives 50"):
         read(tmp_path)
     for path in folder.glob("*.ark"):
@@ -188,7 +188,7 @@ r                {0:.2f}   4.00            0.97         0.97     0.97           
 *** OVERALL ***   {0:.2f}   4.00            0.97         0.97     0.97             0.95 \
             0.95          0.12          0.12  1.27   0.92
 """
-"""dscore's table. Written after its source, not by it."""
+"""dscore's table. Written by hand after its source, not by dscore."""
 
 
 def test_diarization_is_dscores_lowest_not_what_s3prl_prints(tmp_path, caplog):
@@ -196,7 +196,7 @@ def test_diarization_is_dscores_lowest_not_what_s3prl_prints(tmp_path, caplog):
     log_records("diarization", folder, "test", {"acc": [0.9], "der": [0.04]}, capture="out.txt")
     (folder / "best-states-dev.ckpt").touch()
     assert "acc 0.89999" in (folder / "out.txt").read_text()
-    assert read(tmp_path) is None and "what it prints is another DER" in caplog.text
+    assert read(tmp_path) is None and "s3prl prints another DER" in caplog.text
     (folder / "scoring").mkdir()
     for setting, rate in (("th0.4_med1", 7.25), ("th0.5_med11", 6.5), ("th0.6_med11", 6.75)):
         (folder / "scoring" / f"result_{setting}").write_text(DSCORE.format(rate))
@@ -227,7 +227,7 @@ Model-dependent calibration Results:
 
 Upper-bound TWV (model-dependent offset)  -  actTWV: 0.5  maxTWV: 0.5  Threshold: 0.0
 """
-"""What QUESST's scorer prints, with other numbers."""
+"""The output of QUESST's scorer, with other numbers."""
 
 
 @pytest.mark.parametrize("layout", ["qbe/{}_{}", "Exp_{}_{}"])

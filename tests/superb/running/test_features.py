@@ -1,4 +1,4 @@
-"""Features of one utterance at a time do not depend on its neighbours; kept on disk, they are read as they were."""
+"""Features of one utterance at a time do not depend on its batch; cached on disk, they are read back unchanged."""
 
 import shutil
 from pathlib import Path
@@ -67,7 +67,7 @@ def extract(runner, wavs):
 @pytest.mark.parametrize(
     "how", [{}, {"normalize": True}, {"layer_selection": 1}, {"feature_selection": "last_hidden_state"}]
 )
-def test_an_utterance_gets_what_it_would_get_alone(wavs, tmp_path, how):
+def test_an_utterances_features_do_not_depend_on_its_batch(wavs, tmp_path, how):
     runner = s3prl_runner(Normalising(), **how)
     alone = [extract(runner, [wav])[0] for wav in wavs]
     padded = extract(runner, wavs)
@@ -80,7 +80,7 @@ def test_an_utterance_gets_what_it_would_get_alone(wavs, tmp_path, how):
     assert not torch.allclose(padded[1][: len(alone[1])], alone[1], atol=1e-3)  # the shortest has
 
 
-def test_what_is_kept_is_not_extracted_again_and_is_found_by_its_samples(wavs, tmp_path):
+def test_cached_features_are_not_extracted_again_and_are_found_by_their_samples(wavs, tmp_path):
     upstream = Normalising()
     single = SingleUtterances(upstream, selection="hidden_states", folder=tmp_path)
     first = single(wavs)
@@ -99,17 +99,17 @@ def test_a_damaged_file_is_named(wavs, tmp_path):
     single(wavs[:1])
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(UserError, match=f"{path.name}: is no file of kept features"):
+    with pytest.raises(UserError, match=f"{path.name}: is no file of cached features"):
         single(wavs[:1])
 
 
 def test_features_that_cannot_be_written_are_one_clear_error(wavs, tmp_path):
     single = SingleUtterances(Normalising(), selection="hidden_states", folder=tmp_path / "gone")
-    with pytest.raises(UserError, match="features cannot be kept .*Make room, or leave --cache-features out"):
+    with pytest.raises(UserError, match="features cannot be saved .*Make room, or leave --cache-features out"):
         single(wavs[:1])
 
 
-def test_a_run_with_kept_features_learns_what_one_that_extracts_singly_learns(command, workplace):
+def test_a_run_with_cached_features_learns_the_same_as_one_that_extracts_singly(command, workplace):
     make_fluent_commands(workplace / "fsc")
     options = ["-d", "ic", "--corpus", "fsc", "-o", tiny(train_batch_size=3, eval_batch_size=3)]
     states, results = {}, {}
@@ -117,7 +117,7 @@ def test_a_run_with_kept_features_learns_what_one_that_extracts_singly_learns(co
         printed = command(*options, "-n", name, *more)
         states[name] = torch.load(f"results/{name}/ic/states-4.ckpt", weights_only=False)["Downstream"]
         results[name] = read_result(Path(f"results/{name}/ic/result.json"))
-        assert ("Features: kept in" in printed) == (name == "kept")
+        assert ("Features: cached in" in printed) == (name == "kept")
     for key, value in states["single"].items():
         torch.testing.assert_close(states["kept"][key], value, rtol=0, atol=1e-5, msg=key)
     assert results["single"].config_sha256 == results["kept"].config_sha256 != results["padded"].config_sha256
@@ -130,7 +130,7 @@ def test_a_run_with_kept_features_learns_what_one_that_extracts_singly_learns(co
     assert {path: path.stat().st_mtime_ns for path in files} == stamps
 
 
-def test_half_precision_takes_half_and_gives_what_was_rounded_once(wavs, tmp_path):
+def test_half_precision_takes_half_the_room_and_rounds_once(wavs, tmp_path):
     sizes = {}
     for half in (False, True):
         folder = tmp_path / str(half)
@@ -143,10 +143,10 @@ def test_half_precision_takes_half_and_gives_what_was_rounded_once(wavs, tmp_pat
         assert states.dtype == torch.float32 and torch.equal(states, states.half().float()) == half
         sizes[half] = sum(path.stat().st_size for path in folder.iterdir())
     values = sum(2 * 4 * ((length - 400) // 320 + 1) for length in LENGTHS)
-    assert sizes[False] - sizes[True] == pytest.approx(2 * values, abs=8 * len(LENGTHS))  # two bytes less a number
+    assert sizes[False] - sizes[True] == pytest.approx(2 * values, abs=8 * len(LENGTHS))  # two bytes less per number
 
 
-def test_one_layer_is_read_of_what_is_kept(wavs, tmp_path):
+def test_only_one_layer_is_read_from_the_cache(wavs, tmp_path):
     everything = SingleUtterances(Normalising(), selection="hidden_states", folder=tmp_path)(wavs)
     second = SingleUtterances(Normalising(), selection="hidden_states", folder=tmp_path, layer=1)(wavs)
     for one, other in zip(everything, second, strict=True):
@@ -155,7 +155,7 @@ def test_one_layer_is_read_of_what_is_kept(wavs, tmp_path):
 
 
 def test_features_without_room_are_refused_before_the_first_is_written(command, workplace, monkeypatch):
-    """FBANK's 240 values of 4 bytes in each of 100 frames a second, of 14 utterances of 0.3 s."""
+    """FBANK has 240 values of 4 bytes in each of 100 frames per second, for 14 utterances of 0.3 s."""
     needed = []
     disk_usage = shutil.disk_usage
 
@@ -174,8 +174,8 @@ def test_features_without_room_are_refused_before_the_first_is_written(command, 
 
 
 @pytest.mark.parametrize("task", ["pr", "sf"])
-def test_tasks_whose_items_name_files_keep_features_too(command, workplace, monkeypatch, task):
-    """s3prl's `ctc` reads waveforms as it collates them; of `train` its items are whole batches."""
+def test_tasks_whose_items_name_files_cache_features_too(command, workplace, monkeypatch, task):
+    """s3prl's `ctc` reads waveforms when it collates them; its items of `train` are whole batches."""
     corpus = make_corpora(workplace / task, task)[task]
     needed = []
     monkeypatch.setattr(features_room, "in_words", lambda size: needed.append(size) or f"{size:.0f} bytes")
@@ -192,11 +192,11 @@ def test_tasks_whose_items_name_files_keep_features_too(command, workplace, monk
     assert read_result(Path("results/fbank") / task / "result.json").num_utterances > 0
     kept = list((workplace / "cache" / "s3prl_pruned" / "features").glob("*/*.safetensors"))
     audio = sum(soundfile.info(path).duration for path in corpus.rglob("*.*") if path.suffix in (".flac", ".wav"))
-    assert 0 < needed[0] < 1.06 * audio * 240 * 100 * 4  # of training, whose splits are a part of the corpus
-    assert sum(needed) > 0.9 * sum(path.stat().st_size for path in kept) > 0  # and of the evaluation
+    assert 0 < needed[0] < 1.06 * audio * 240 * 100 * 4  # for training, whose splits are a part of the corpus
+    assert sum(needed) > 0.9 * sum(path.stat().st_size for path in kept) > 0  # plus the evaluation
 
 
-def test_features_of_another_corpus_make_no_room_and_those_of_this_one_do(command, workplace, monkeypatch):
+def test_cached_features_of_this_corpus_reduce_the_needed_room_and_others_do_not(command, workplace, monkeypatch):
     disk_usage = shutil.disk_usage
     options = ["-d", "ic", "-o", tiny(train_batch_size=3, eval_batch_size=3), "--cache-features"]
     make_fluent_commands(workplace / "one", seed=4)
@@ -210,27 +210,27 @@ def test_features_of_another_corpus_make_no_room_and_those_of_this_one_do(comman
     command(*options, "--corpus", "other", "-n", "room")
 
 
-def test_kept_features_are_dropped_by_a_command(command, workplace):
+def test_cached_features_are_removed_by_a_command(command, workplace):
     make_fluent_commands(workplace / "fsc")
     options = ["-d", "ic", "--corpus", "fsc", "-o", tiny(train_batch_size=3, eval_batch_size=3)]
     command(*options, "-n", "kept", "--cache-features")
     command(*options, "-n", "half", "--cache-half")
     kept = workplace / "cache" / "s3prl_pruned" / "features"
     assert len(list(kept.iterdir())) == 2
-    assert "of kept features removed (" in command("--drop-features", "--cache-half")
+    assert "of cached features removed (" in command("--drop-features", "--cache-half")
     assert len(list(kept.iterdir())) == 1
-    run.main(["--drop-features"])  # of all upstreams
+    run.main(["--drop-features"])  # for all upstreams
     assert not kept.exists()
 
 
-def test_some_layers_are_weighed_and_kept_alone(wavs):
+def test_only_the_chosen_layers_are_weighed_and_cached(wavs):
     upstream = Normalising()
     found = ChosenLayers(upstream, selection="hidden_states", layers=(1,))(wavs)
     assert torch.equal(found["hidden_states"][0], upstream(wavs)["hidden_states"][1])
     assert len(found["hidden_states"]) == 1
 
 
-def test_layers_that_are_chosen_are_named_in_the_result(workplace):
+def test_chosen_layers_are_named_in_the_result(workplace):
     make_fluent_commands(workplace / "fsc")
     options = ["-u", "wavlm_embedded", "-d", "ic", "--corpus", "fsc", "--device", "cpu", "--cache-features"]
     settings_ = tiny(train_batch_size=3, eval_batch_size=3)
@@ -246,7 +246,7 @@ def test_layers_that_are_chosen_are_named_in_the_result(workplace):
         run.main([*options, "-n", "others", "-o", settings_, "--layers", "0", "-l", "1"])
 
 
-def test_tasks_that_change_waveforms_at_random_refuse_to_keep_features_and_say_why(command, workplace):
+def test_tasks_that_change_waveforms_at_random_refuse_to_cache_features_and_say_why(command, workplace):
     make_speech_commands(workplace)
     with pytest.raises(
         UserError, match="--cache-features: ks cuts its seconds of silence from the noise at random, so that"
@@ -258,14 +258,14 @@ def test_tasks_that_change_waveforms_at_random_refuse_to_keep_features_and_say_w
 
 
 @pytest.mark.parametrize("name", ["sid", "sv"])
-def test_speakers_utterances_that_are_not_cropped_keep_their_features(name):
+def test_features_of_speakers_utterances_can_be_cached_without_cropping(name):
     config = apply_overrides(
         load_yaml(SETTINGS / f"{name}.yaml"), ["config.downstream_expert.datarc.max_timestep=null"]
     )
     assert driver_of(TASKS[name]).random_waveforms(config) is None
 
 
-def test_a_trained_upstream_has_no_features_to_keep(command):
+def test_a_trained_upstream_has_no_features_to_cache(command):
     for option in ("--cache-features", "--single-utterance"):
         with pytest.raises(UserError, match="are for a frozen upstream. Leave -f out"):
             command("-d", "ic", "--corpus", "fsc", "-f", option)

@@ -1,4 +1,4 @@
-"""One task from the command line to its result, with s3prl at work on a tiny synthetic corpus."""
+"""One task from the command line to its result, run by s3prl on a tiny synthetic corpus."""
 
 import contextlib
 import dataclasses
@@ -134,7 +134,7 @@ def test_another_run_in_its_folder_is_refused_and_moved_aside_by_force(again):
 def test_a_changed_corpus_is_another_run(again):
     listing = Path("corpus/test-clean/3/7/3-7.trans.txt")
     listing.write_text(listing.read_text().replace("TWO", "TOO"))
-    with pytest.raises(UserError, match="differs in the corpus' test-clean"):
+    with pytest.raises(UserError, match="differs in the corpus's test-clean"):
         again()
 
 
@@ -146,36 +146,36 @@ def test_a_name_gives_another_folder(again):
 def test_an_unfinished_run_goes_on_only_when_asked_and_from_its_checkpoint(again):
     for name in ("result.json", STATES[1]):
         (FOLDER / name).unlink()
-    with pytest.raises(UserError, match="holds this run unfinished. Give -a to go on"):
+    with pytest.raises(UserError, match="holds this run unfinished. Give -a to resume"):
         again()
     printed = again("-a")
-    assert f"Going on from {FOLDER / STATES[0]}" in printed
+    assert f"Resuming from {FOLDER / STATES[0]}" in printed
     assert read_result(FOLDER / "result.json").checkpoint.step == 4
     assert torch.load(FOLDER / STATES[1], weights_only=True)["Step"] == 4
 
 
-def test_a_truncated_checkpoint_is_passed_over(again, caplog):
+def test_a_truncated_checkpoint_is_skipped(again, caplog):
     (FOLDER / "result.json").unlink()
     whole = (FOLDER / STATES[1]).read_bytes()
     (FOLDER / STATES[1]).write_bytes(whole[: len(whole) // 2])
     printed = again("-a")
     assert f"{STATES[1]}: is truncated, or is no torch checkpoint" in caplog.text
-    assert f"Going on from {FOLDER / STATES[0]}" in printed
+    assert f"Resuming from {FOLDER / STATES[0]}" in printed
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, whose disk is always full")
-def test_a_full_disk_is_one_clear_error_and_leaves_what_was_saved(again, monkeypatch):
+def test_a_full_disk_is_one_clear_error_and_keeps_saved_checkpoints(again, monkeypatch):
     (FOLDER / "result.json").unlink()
     (FOLDER / STATES[1]).unlink()
     save = torch.save
     monkeypatch.setattr(torch, "save", lambda states, path: save(states, "/dev/full"))
-    with pytest.raises(UserError, match="results/fbank/asr: cannot be written .* Make room; -a goes on"):
+    with pytest.raises(UserError, match="results/fbank/asr: cannot be written .* Make room; -a resumes"):
         again("-a")
     assert checkpoints.newest_checkpoint(FOLDER) == FOLDER / STATES[0]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, whose disk is always full")
-def test_the_oldest_checkpoint_stands_until_the_new_one_is_whole(again, monkeypatch):
+def test_the_oldest_checkpoint_is_kept_until_the_new_one_is_complete(again, monkeypatch):
     """s3prl deletes first, and writes in place."""
     save, few = torch.save, ("-u", "fbank", "-n", "few", "-o", f"{SHORT_SETTINGS},,config.runner.max_keep=1")
     folder = Path("results/few/asr")
@@ -184,12 +184,12 @@ def test_the_oldest_checkpoint_stands_until_the_new_one_is_whole(again, monkeypa
         command(*few)
     assert [path.name for path in folder.glob("states-*")] == ["states-2.ckpt"]
     monkeypatch.setattr(torch, "save", save)
-    assert f"Going on from {folder / 'states-2.ckpt'}" in command(*few, "-a")
+    assert f"Resuming from {folder / 'states-2.ckpt'}" in command(*few, "-a")
     assert [path.name for path in folder.glob("states-*")] == ["states-4.ckpt"]
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
-def test_a_stop_signal_saves_the_step_under_way_and_a_requeued_run_goes_on_from_it(again, monkeypatch, signum):
+def test_a_stop_signal_saves_the_current_step_and_a_requeued_run_resumes_from_it(again, monkeypatch, signum):
     made = StoppableTraining.made
 
     def made_and_told(self):
@@ -203,13 +203,13 @@ def test_a_stop_signal_saves_the_step_under_way_and_a_requeued_run_goes_on_from_
         with pytest.raises(Interrupted, match=f"stopped by {signum.name} after step 3; it is saved. Resume") as stopped:
             command("-u", "fbank", "-n", "told", "-o", settings)
     assert stopped.value.exit_code == 75
-    # The step is no multiple of save_step: it is gone on from, and takes no numbered checkpoint's place.
+    # The step is no multiple of save_step: training resumes from it, and it replaces no numbered checkpoint.
     assert {path.name for path in folder.glob("*.ckpt")} == {"states-2.ckpt", "interrupted.ckpt"}
     states = torch.load(folder / "interrupted.ckpt", weights_only=False)
     assert states["Step"] == 3 and type(states["Config"]["runner"]["save_step"]) is int
     assert checkpoints.numbered_checkpoints(folder) == [folder / "states-2.ckpt"]
     printed = command("-u", "fbank", "-n", "told", "-o", settings, "-a")
-    assert f"Going on from {folder / 'interrupted.ckpt'}" in printed
+    assert f"Resuming from {folder / 'interrupted.ckpt'}" in printed
     assert read_result(folder / "result.json").checkpoint.step == 4
     assert [path.name for path in folder.glob("*.ckpt")] == ["states-4.ckpt"]
 
@@ -233,14 +233,14 @@ def test_a_run_that_was_stopped_before_its_first_numbered_checkpoint_is_unfinish
     assert {path.name for path in folder.glob("*.json")} == {
         "run.json", "look-test-clean-step1.json", "look-dev-clean-step1.json",
     }  # fmt: skip
-    write_result(folder / "result.json", dataclasses.replace(look, look=None))  # as earlier versions called it
+    write_result(folder / "result.json", dataclasses.replace(look, look=None))  # as earlier versions named it
     assert finished_runs(Path("results/early")) == ({}, [folder])
-    assert f"Going on from {folder / INTERRUPTED}" in again("-n", "early", "-a", "-m", "train")
+    assert f"Resuming from {folder / INTERRUPTED}" in again("-n", "early", "-a", "-m", "train")
     assert (folder / "result.json.old-1").is_file() and not (folder / "result.json").exists()
 
 
 @pytest.mark.parametrize(("left", "name"), [("run.json", "look-dev-clean-step2"), ("result.json", "result-dev-clean")])
-def test_a_best_checkpoint_alone_is_of_the_end_only_where_the_end_was_reached(again, left, name):
+def test_a_lone_best_checkpoint_is_of_a_finished_training_only_if_it_reached_the_end(again, left, name):
     (FOLDER / STATES[0]).rename(FOLDER / "dev-clean-best.ckpt")
     (FOLDER / STATES[1]).unlink()
     if left == "run.json":
@@ -249,7 +249,7 @@ def test_a_best_checkpoint_alone_is_of_the_end_only_where_the_end_was_reached(ag
     assert read_result(FOLDER / f"{name}.json").checkpoint.step == 2
 
 
-def test_a_look_at_an_interrupted_step_is_named_by_it(again):
+def test_an_early_evaluation_is_named_by_the_interrupted_step(again):
     _half_trained()
     torch.save(torch.load(FOLDER / STATES[0], weights_only=True) | {"Step": 3}, FOLDER / INTERRUPTED)
     again("-m", "evaluate")
@@ -269,10 +269,10 @@ def test_a_signal_in_the_last_step_stops_before_the_evaluation(again, monkeypatc
         with pytest.raises(Interrupted, match="after step 4; it is saved"):
             again("-n", "late")
     assert not Path("results/late/asr/result.json").exists()
-    assert "the last step was made before" in again("-n", "late", "-a")
+    assert "already at the last step" in again("-n", "late", "-a")
 
 
-def test_a_later_checkpoint_is_gone_on_from_before_an_interrupted_one(again):
+def test_a_later_checkpoint_is_resumed_rather_than_an_interrupted_one(again):
     shutil.copy(FOLDER / STATES[0], FOLDER / INTERRUPTED)
     assert checkpoints.newest_checkpoint(FOLDER) == FOLDER / STATES[1]
     shutil.copy(FOLDER / STATES[1], FOLDER / INTERRUPTED)
@@ -303,12 +303,12 @@ def test_a_folder_in_use_is_refused_but_a_finished_run_is_read(again, capsys):
 
 
 @pytest.mark.parametrize("error, code", [(KeyboardInterrupt(), 130), (Stopped(signal.SIGUSR1), 75)])
-def test_a_stop_says_how_to_go_on(again, monkeypatch, error, code):
+def test_a_stop_says_how_to_resume(again, monkeypatch, error, code):
     def stop(options):
         raise error
 
     monkeypatch.setattr(run, "run_task", stop)
-    with pytest.raises(Interrupted, match="the same command with -a goes on from the last checkpoint") as stopped:
+    with pytest.raises(Interrupted, match="the same command with -a resumes from the last checkpoint") as stopped:
         again()
     assert stopped.value.exit_code == code
 
@@ -340,7 +340,7 @@ def test_a_checkpoint_is_evaluated_on_another_split_with_its_own_settings(again)
     run.main(["-m", "evaluate", "-t", "dev-clean", "-e", str(FOLDER / STATES[0])])
     result = read_result(FOLDER / "result-dev-clean.json")
     assert (result.split, result.checkpoint.step, result.checkpoint.rule) == ("dev-clean", 2, "named by -e")
-    # The test result stands beside it.
+    # The test result is beside it.
     assert read_result(FOLDER / "result.json").split == "test-clean"
 
 
@@ -354,17 +354,17 @@ def test_the_checkpoint_with_the_best_dev_wer_is_taken(again):
 
 
 def _half_trained():
-    """The run as it stands after two of its four steps."""
+    """The run after two of its four steps."""
     for name in ("result.json", STATES[1]):
         (FOLDER / name).unlink()
 
 
-def test_an_evaluation_before_the_end_of_the_training_is_a_look_and_not_the_result(again):
+def test_an_evaluation_before_the_end_of_the_training_is_not_the_result(again):
     _half_trained()
     printed = again("-m", "evaluate")
     look = read_result(FOLDER / "look-test-clean-step2.json")
     assert look.look == "the training stood at step 2 of 4" and look.checkpoint.step == 2
-    assert "a look, not the task's result: the training stood at step 2 of 4" in printed
+    assert "early evaluation, not the task's result: the training stood at step 2 of 4" in printed
     assert "evaluated before; nothing to do" in again("-m", "evaluate")
     again("-m", "evaluate", "-t", "dev-clean")
     again("-m", "evaluate", "-i", str(FOLDER / STATES[0]))
@@ -378,7 +378,7 @@ def test_an_evaluation_before_the_end_of_the_training_is_a_look_and_not_the_resu
     assert finished_runs(Path("results"))[0] == {"fbank": [result]}
 
 
-def test_a_training_that_ends_during_a_look_waits_for_it_and_makes_no_result_of_it(again, monkeypatch, caplog):
+def test_a_training_that_ends_during_an_early_evaluation_waits_and_does_not_use_it(again, monkeypatch, caplog):
     last = (FOLDER / STATES[1]).read_bytes()
     _half_trained()
     evaluate = run.evaluate_part
@@ -401,7 +401,7 @@ def test_a_training_that_ends_during_a_look_waits_for_it_and_makes_no_result_of_
     assert read_result(FOLDER / "look-test-clean-step2.json").look == "the training stood at step 2 of 4"
 
 
-def test_a_look_that_an_earlier_version_left_as_the_result_is_moved_aside_and_the_training_goes_on(again, caplog):
+def test_an_early_evaluation_that_an_earlier_version_wrote_as_the_result_is_moved_aside(again, caplog):
     result = read_result(FOLDER / "result.json")
     checkpoint = dataclasses.replace(result.checkpoint, file=STATES[0], step=2)
     write_result(FOLDER / "result.json", dataclasses.replace(result, checkpoint=checkpoint))
@@ -410,13 +410,13 @@ def test_a_look_that_an_earlier_version_left_as_the_result_is_moved_aside_and_th
     with pytest.raises(UserError, match="holds this run unfinished. Give -a"):
         again()
     assert finished_runs(Path("results")) == ({}, [FOLDER])
-    assert f"Going on from {FOLDER / STATES[0]}" in again("-a")
-    assert "was evaluated when the training stood at step 2; it is no result" in caplog.text
+    assert f"Resuming from {FOLDER / STATES[0]}" in again("-a")
+    assert "was evaluated when the training was at step 2; it is no result" in caplog.text
     assert (FOLDER / "result.json.old-1").read_bytes() == early
     assert read_result(FOLDER / "result.json").checkpoint.step == 4
 
 
-def test_an_evaluation_of_an_earlier_step_does_not_count_as_made_before(again):
+def test_an_evaluation_of_an_earlier_step_is_not_reused(again):
     """A best checkpoint keeps its name when it gets better."""
     shutil.copy(FOLDER / STATES[0], FOLDER / "dev-clean-best.ckpt")
     again("-m", "evaluate", "-t", "dev-clean")
@@ -446,7 +446,7 @@ def test_inference_transcribes_one_file(again):
 
 
 class Expert(nn.Module):
-    """An upstream as ours are: 20 ms frames of noise through one weight, with hash and note."""
+    """An upstream like ours: 20 ms frames of noise times one weight, with hash and note."""
 
     teacher_note, model_path, model_hash = "random teacher", "somewhere/export", "ab" * 32
 
@@ -561,7 +561,7 @@ def test_a_disabled_progress_bar_is_refused_because_s3prl_counts_in_it(monkeypat
         run.main(["-u", "fbank", "-d", "asr"])
 
 
-def test_the_embedded_speech_is_the_default_and_the_way_to_the_papers_recipe_is_said(tmp_path, monkeypatch, capsys):
+def test_the_embedded_speech_is_the_default_and_the_papers_recipe_is_pointed_out(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     options = make_parser().parse_args(["-u", "wavlm_pruned", "-d", "asr"])

@@ -1,4 +1,4 @@
-"""torchrun: processes train together, the first one evaluates, all of them end."""
+"""torchrun: processes train together, the first one evaluates, and all of them end."""
 
 import json
 import os
@@ -40,22 +40,22 @@ def test_two_processes_train_together_and_the_first_evaluates(tmp_path):
     assert json.loads((folder / "run.json").read_text())["num_processes"] == 2
     result = read_result(folder / "result.json")
     assert "2 processes" in result.protocol_note and result.num_utterances == 12
-    # a run is gone on with by as many processes as began it
+    # a run is resumed with as many processes as it was started with
     (folder / "result.json").unlink()
     alone = torchrun(tmp_path, "-d", "ks", "--corpus", ".", "-o", settings, "-a", processes=1)
     assert alone.returncode != 0 and "was begun by 2 process(es), but this is 1" in alone.stderr
     (folder / "states-4.ckpt").unlink()
     again = torchrun(tmp_path, "-d", "ks", "--corpus", ".", "-o", settings, "-a")
-    assert again.returncode == 0 and "Going on from results/fbank/ks/states-2.ckpt" in again.stdout, again.stderr[
+    assert again.returncode == 0 and "Resuming from results/fbank/ks/states-2.ckpt" in again.stdout, again.stderr[
         -3000:
     ]
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_learns_from_their_batches_accumulated(tmp_path):
+def test_two_processes_learn_the_same_as_one_that_accumulates_their_batches(tmp_path):
     """A step sees the whole training set: its mean gradient does not depend on who computes it.
 
-    (Adam would divide small differences by themselves.)
+    (Adam would amplify tiny differences.)
     """
     make_fluent_commands(tmp_path / "fsc")
     weights = {}

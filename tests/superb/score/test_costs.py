@@ -1,4 +1,4 @@
-"""What models cost: printed or counted, and never estimated."""
+"""Models' costs: printed or counted, never estimated."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def test_macs_are_counted_by_the_same_rule_where_only_the_structure_is_known():
     assert MODELS["DistilHuBERT"].costs.macs == counted_macs("distilhubert")
 
 
-def test_what_is_not_published_is_not_there():
+def test_unpublished_costs_are_missing():
     for name in ("DistilWavLM", "Wang 2023, proposed", "USAD Small"):
         assert MODELS[name].costs == EncoderCosts()
     assert MODELS["DiariZen Base+, 90 %"].costs == EncoderCosts(printed_macs_per_second=0.6e9)

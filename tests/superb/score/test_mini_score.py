@@ -1,4 +1,4 @@
-"""The mini-score: how much of what a teacher is better by than FBANK a smaller model keeps."""
+"""The mini-score: how much of a teacher's advantage over FBANK a smaller model keeps."""
 
 import dataclasses
 import json
@@ -38,7 +38,7 @@ def test_worked_by_hand():
     assert left_out == [f"{task}: fbank or teacher has no result" for task in COUNTED if task not in ("asr", "sid")]
 
 
-def test_a_unit_is_heeded():
+def test_units_are_converted():
     pruned = row("pruned", asr=0.0, sid=50.0)
     pruned.results["asr"] = result("asr", 0.0, metrics=[Value(name="wer", value=0.16, unit="fraction")])
     assert mini_scores([FBANK, TEACHER, pruned], "fbank", "teacher")[0][2].terms["asr"] == pytest.approx(800)
@@ -70,7 +70,7 @@ def test_a_row_without_a_task_has_no_score():
     assert as_text(scores, left_out, "fbank", "teacher").splitlines()[4].split() == ["pruned", "800", "-", "-"]
 
 
-def test_refused_are_unknown_rows_other_protocols_and_nothing_to_count():
+def test_unknown_rows_other_protocols_and_no_task_that_counts_are_refused():
     with pytest.raises(UserError, match="no row 'wavlm'"):
         mini_scores([FBANK, TEACHER], "fbank", "wavlm")
     other = row("quick", asr=16.0, sid=50.0)

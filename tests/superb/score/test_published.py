@@ -1,4 +1,4 @@
-"""The published rows against their sources, typed again from these."""
+"""The published rows, compared with numbers typed again from their sources."""
 
 import pytest
 

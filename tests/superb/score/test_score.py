@@ -1,4 +1,4 @@
-"""The score, against the published rows of both scales."""
+"""The score, compared with the published rows of both scales."""
 
 import dataclasses
 

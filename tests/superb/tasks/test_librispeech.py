@@ -1,4 +1,4 @@
-"""What s3prl's asr would lose silently is an error; what it reads is what s3prl's own code reads."""
+"""Utterances that s3prl's asr would silently lose are an error; files are read as by s3prl's own code."""
 
 import csv
 
@@ -25,7 +25,7 @@ def corpus(tmp_path, monkeypatch):
 
 
 def s3prl_dataset(corpus, tmp_path, *, bucket_size):
-    """s3prl's own dataset on what we wrote."""
+    """s3prl's own dataset on the files that we wrote."""
     compat.apply()
     from s3prl.downstream.asr.dataset import SequenceDataset
     from s3prl.downstream.asr.dictionary import Dictionary
@@ -49,7 +49,7 @@ def test_s3prl_reads_every_utterance_by_falling_length_with_its_letters(corpus, 
 
 def test_the_utterance_that_s3prl_loses_is_announced(corpus, tmp_path):
     dataset = s3prl_dataset(corpus, tmp_path, bucket_size=2)
-    assert sum(len(dataset[i][2]) for i in range(len(dataset))) == 2  # of 3: s3prl's trap
+    assert sum(len(dataset[i][2]) for i in range(len(dataset))) == 2  # of 3: s3prl loses one
     with pytest.raises(UserError, match="eval_batch_size 2 leaves one of 3 utterances .*eval_batch_size=1"):
         refuse_lost_utterances(3, 2, "test-clean")
     for size in (1, 3, 4):
@@ -62,7 +62,7 @@ def test_the_dictionary_holds_the_letters_of_librispeech(tmp_path):
     assert symbols[0] == "|" and sorted(symbols[1:]) == sorted("'ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 
-def test_lengths_are_kept_by_the_content_of_the_corpus(corpus, tmp_path):
+def test_lengths_are_cached_by_the_content_of_the_corpus(corpus, tmp_path):
     first = write_bucket_lengths(corpus, [read_split(corpus, "train")])
     with (first / "train.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -88,7 +88,7 @@ def append(text):
     ("damage", "message"),
     [
         (append("1-7-0009 ONE\n"), "1 have a transcript but no audio file .first 1-7-0009"),
-        (append("1-7-0000 ONE\n"), "the id 1-7-0000 must stand once in train, but stands twice"),
+        (append("1-7-0000 ONE\n"), "the id 1-7-0000 must occur once in train, but occurs twice"),
         (append("1-7-0009 ROOM 5\n"), "1-7-0009's holds '5'. Write numbers and signs out as words"),
         (append("1-7-0009\n"), "1-7-0009's is empty"),
         (lambda f: soundfile.write(f / "1-7-0009.flac", np.zeros(8000), 16000), "1 have no line in .* .first 1-7-0009"),
@@ -103,7 +103,7 @@ def test_an_utterance_that_could_not_count_is_an_error(corpus, damage, message):
         read_split(corpus, "train")
 
 
-def test_a_missing_split_names_those_that_are_there(corpus):
+def test_a_missing_split_is_reported_with_the_existing_ones(corpus):
     with pytest.raises(UserError, match="must hold the folder 'train-clean-100' .* but holds test, train"):
         read_split(corpus, "train-clean-100")
     (corpus / "empty").mkdir()

@@ -1,4 +1,4 @@
-"""Where a corpus is: what the command names wins over the environment, and that over paths.yaml."""
+"""Where a corpus is: the command line takes precedence over the environment, and that over paths.yaml."""
 
 from pathlib import Path
 
@@ -49,10 +49,10 @@ def test_paths_are_relative_to_their_file(here):
     assert found("-d", "ic", "--paths", "elsewhere/mine.yaml").corpus == Path("elsewhere/fsc")
 
 
-def test_a_task_without_a_corpus_says_where_it_is_to_be_had_and_named(here):
+def test_a_task_without_a_corpus_says_where_to_get_it_and_how_to_name_it(here):
     with pytest.raises(
         UserError,
-        match=r"-d ks .keyword spotting. needs the corpus Speech Commands v0.01 .* to be had at http.* "
+        match=r"-d ks .keyword spotting. needs the corpus Speech Commands v0.01 .* available at http.* "
         r"by --corpus DIR, `ks: DIR` in paths.yaml, S3PRL_PRUNED_KS_CORPUS, or -o config.downstream_expert.data",
     ):
         found("-d", "ks")  # fmt: skip
@@ -71,7 +71,7 @@ def test_a_paths_file_with_another_key_is_refused(here, text, message):
         read_paths(None)
 
 
-def test_a_paths_file_that_is_named_must_be_there(here):
+def test_a_named_paths_file_must_exist(here):
     with pytest.raises(UserError, match="absent.yaml"):
         read_paths("absent.yaml")
     assert corpus_of(TASKS["asr"], None, read_paths(None)) is None

@@ -1,4 +1,4 @@
-"""Remembered features are the features."""
+"""Cached features equal computed features."""
 
 import numpy as np
 import torch

@@ -114,8 +114,8 @@ CHANGES = {
     "log_step": 7,
 }  # fmt: skip
 SELECTING = {"total_steps", "eval_step", "eval_dataloaders"}
-"""Of a task that reports the best on dev. How often it saves checkpoints, and how many, is no matter of the result: the
-best one has a name of its own, and the last step is always saved."""
+"""Settings of a task that reports the best on dev. The interval of saving and the number of checkpoints do not change
+the result: the best checkpoint has a name of its own, and the last step is always saved."""
 
 
 @pytest.mark.parametrize("task", [task for task in TASKS if task != "qbe"])
@@ -141,7 +141,7 @@ def test_the_metric_and_the_split_that_choose_the_checkpoint_are_part_of_the_pro
         assert settings.differences(config, official) == [f"downstream_expert.{key}"]
 
 
-def test_the_hash_tells_outcomes_apart_and_ignores_where_files_lie(official):
+def test_the_hash_depends_on_what_decides_the_result_and_not_on_paths(official):
     first = settings.settings_sha256(ARGS, official)
     moved = copy.deepcopy(official)
     moved["downstream_expert"]["datarc"]["libri_root"] = "/elsewhere"

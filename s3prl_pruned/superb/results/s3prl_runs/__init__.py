@@ -1,1 +1,1 @@
-"""Run directories that s3prl itself wrote: where each task's numbers are in them, and how they are read."""
+"""Run directories that s3prl itself wrote: where each task's metrics are, and how they are read."""

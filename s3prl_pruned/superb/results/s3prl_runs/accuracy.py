@@ -15,9 +15,9 @@ NUM_FOLDS = 5
 
 
 def best_on_dev(folder: Path) -> FoundMetrics:
-    """KS, SID, IC: the test accuracy at step N of the last `New best on dev at step N`, which dev-best.ckpt holds.
+    """KS, SID, IC: the test accuracy at the step of the last `New best on dev at step N`, that of dev-best.ckpt.
 
-    A later `-m evaluate` appends `test at step 0`, of whichever checkpoint it was given.
+    A later `-m evaluate` appends `test at step 0`, whichever checkpoint it evaluates.
     """
     log = folder / "log.log"
     best, tests = None, dict[int, float]()
@@ -68,7 +68,7 @@ def mean_of_folds(folders: list[Path]) -> FoundMetrics:
 
 
 def _fold_of(folder: Path) -> str:
-    """By the predictions, which carry it in their names, else by the settings."""
+    """The fold, from the names of the prediction files, else from the settings."""
     names = [path.name for path in folder.glob("test_fold?_predict.txt")]
     named = {match[1] for name in names if (match := re.search(r"(fold[1-5])", name))}
     fold = next(iter(named)) if len(named) == 1 else read_settings(folder).expert("datarc", "test_fold")

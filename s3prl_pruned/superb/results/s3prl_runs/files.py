@@ -1,4 +1,4 @@
-"""The files that s3prl leaves in every run directory, and the logs that users save beside them."""
+"""The files that s3prl writes in every run directory, and the logs that users save beside them."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ import yaml
 from s3prl_pruned.config import UserError
 
 NUMBER = r"(nan|[-+]?inf|[-+]?[\d.]+(?:e[-+]?\d+)?)"
-"""A pattern for what Python prints of a float."""
+"""A pattern for a float as Python prints it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NotedSettings:
-    """What s3prl noted when it was started: ``args_*.yaml`` and ``config_*.yaml``, of the last call."""
+    """The settings that s3prl saved at its last start: ``args_*.yaml`` and ``config_*.yaml``."""
 
     args: dict[str, Any]
     config: dict[str, Any]
 
     @property
     def upstream(self) -> str | None:
-        """s3prl's ``-u``."""
+        """The upstream's name, s3prl's ``-u``."""
         return self.args.get("upstream") if isinstance(self.args.get("upstream"), str) else None
 
     @property
     def checkpoint(self) -> str | None:
-        """s3prl's ``-k``."""
+        """The upstream's checkpoint, s3prl's ``-k``."""
         return self.args.get("upstream_ckpt") if isinstance(self.args.get("upstream_ckpt"), str) else None
 
     def expert(self, *keys: str) -> Any:
@@ -41,7 +41,7 @@ class NotedSettings:
 
 
 def read_settings(folder: Path) -> NotedSettings:
-    """The settings of a run's last call; empty where s3prl left none."""
+    """The settings of a run's last call; empty where s3prl saved none."""
     return NotedSettings(args=_newest_yaml(folder, "args_*.yaml"), config=_newest_yaml(folder, "config_*.yaml"))
 
 
@@ -52,10 +52,10 @@ def saved_steps(folder: Path) -> list[int]:
 
 
 def printed_values(folder: Path, prefix: str) -> list[float]:
-    """The numbers behind a prefix in the captured logs of a folder, in their order.
+    """The numbers after a prefix in the captured logs of a folder, in order.
 
     Raises:
-        UserError: if two captured logs end in different numbers: which one is the run's cannot be known.
+        UserError: if two captured logs end in different numbers, so that the run's cannot be told.
     """
     last = {path.name: values for path in captured_logs(folder) if (values := printed_in(path, prefix))}
     if len({values[-1] for values in last.values()}) > 1:
@@ -67,14 +67,14 @@ def printed_values(folder: Path, prefix: str) -> list[float]:
 
 
 def captured_logs(folder: Path) -> list[Path]:
-    """What the user saved of s3prl's output; its own ``log.log`` is another file."""
+    """The files in which the user saved s3prl's output; s3prl's own ``log.log`` is not one of them."""
     paths = [path for pattern in ("*.log", "log.txt", "out.txt") for path in sorted(folder.glob(pattern))]
     return [path for path in paths if path.name != "log.log"]
 
 
 def printed_in(path: Path, prefix: str) -> list[float]:
-    """The numbers behind a prefix, which is a pattern, at the beginning of a line."""
-    # Progress bars share lines through carriage returns.
+    """The numbers after a prefix, a regular expression, at the beginning of a line."""
+    # Progress bars overwrite their line with carriage returns.
     lines = [part.strip() for line in read_lines(path) for part in line.split("\r")]
     matches = (re.fullmatch(rf"{prefix}{NUMBER}", line) for line in lines)
     return [float(match[1]) for match in matches if match]
@@ -85,7 +85,7 @@ def _newest_yaml(folder: Path, pattern: str) -> dict[str, Any]:
         try:
             data = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, OSError, ValueError, RecursionError):
-            continue  # somebody else's file, or one that holds Python objects
+            continue  # another program's file, or one that holds Python objects
         if isinstance(data, dict):
             return data
     return {}
@@ -95,7 +95,7 @@ def read_lines(path: Path) -> list[str]:
     """The lines of a text file.
 
     Raises:
-        UserError: if it cannot be read.
+        UserError: if the file cannot be read.
     """
     try:
         text = path.read_text(encoding="utf-8")

@@ -1,6 +1,6 @@
-"""Read what s3prl itself left in its run directories: every task keeps its numbers elsewhere, or only prints them.
+"""Read s3prl's own run directories: every task saves its metrics in other files, or only prints them.
 
-| task | read is | unit |
+| task | what is read | unit |
 |---|---|---|
 | KS, SID, IC | ``log.log``: the test accuracy at the step of the last best on dev | fraction |
 | ER | the same, in five directories, one per fold: their mean | fraction |
@@ -11,9 +11,9 @@
 | SD | ``scoring/result_th*_med*`` (dscore's output): the lowest; else computed from ``scoring/predictions`` | percent |
 | QbE | ``score.out`` (the official scorer's) or ``benchmark.stdlist.xml``, of each layer on dev and test | fraction |
 
-A captured log is what the user saved of s3prl's output, as ``*.log``, ``log.txt`` or ``out.txt``; s3prl's own
-``log.log`` is not one. Units are s3prl's, known per task. A run that lacks what its task needs is unfinished; one whose
-files contradict each other is an error.
+A captured log is s3prl's output, saved by the user as ``*.log``, ``log.txt`` or ``out.txt``; s3prl's own ``log.log``
+is not one. Units are s3prl's, known per task. A run without the files that its task needs is unfinished; files that
+contradict each other are an error.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from s3prl_pruned.superb.results.s3prl_runs.transcripts import transcript_metric
 
 
 def task_of(folder: Path) -> Task | None:
-    """The task of a run of s3prl: by its settings, else by a file that only this task writes."""
+    """The task of a run of s3prl: from its settings, else from a file that only this task writes."""
     settings = read_settings(folder)
     downstream = settings.args.get("downstream")
     matches = [task for task in TASKS.values() if task.downstream == downstream]
@@ -53,9 +53,9 @@ def read_s3prl_run(folders: list[Path], task: Task, references: References = NO_
     """The metrics of a run of s3prl.
 
     Args:
-        folders: one; for ER one per fold, for QbE one per layer and split.
-        task: which task it is of.
-        references: for the tasks that s3prl does not score itself.
+        folders: one folder; for ER one per fold, for QbE one per layer and split.
+        task: the task of the run.
+        references: references for the tasks that s3prl does not score itself.
 
     Raises:
         Unfinished: if something is still to be run or scored.

@@ -1,7 +1,7 @@
-"""SV, SD and QbE of a run directory of s3prl: the best of what was tried.
+"""SV, SD and QbE of a run directory of s3prl: the best of several evaluations.
 
-SV is the lowest over the saved checkpoints, SD the lowest over thresholds and median filters, QbE that of the layer
-which is best on dev.
+SV is the lowest EER over the saved checkpoints, SD the lowest DER over thresholds and median filters, QbE the MTWV of
+the layer that is best on dev.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from s3prl_pruned.superb.results.s3prl_runs.found import FoundMetrics, Reference
 
 
 def lowest_eer(folder: Path) -> FoundMetrics:
-    """SV: the lowest over saved checkpoints, each evaluated into states-N/ by the benchmark's script.
+    """SV: the lowest EER over the saved checkpoints, which the benchmark's script evaluates into states-N/.
 
     test_truth.txt is always empty, so test_predict.txt alone cannot be scored.
     """
@@ -45,7 +45,7 @@ def lowest_eer(folder: Path) -> FoundMetrics:
 
 
 def lowest_der(folder: Path, references: References) -> FoundMetrics:
-    """SD: the lowest of dscore's numbers where they are; s3prl's printed `der` is another measure."""
+    """SD: the lowest of dscore's numbers where they exist; the `der` that s3prl prints is another measure."""
     rates = {}
     for path in sorted((folder / "scoring").glob("result_th*_med*")):
         for line in read_lines(path):
@@ -63,8 +63,7 @@ def lowest_der(folder: Path, references: References) -> FoundMetrics:
         rttm = Path(str(test)) / "rttm"
     if not any(folder.glob("scoring/predictions/*.h5")):
         raise Unfinished(
-            "scoring/ holds neither dscore's results nor predictions; evaluate it on test (what it prints is another "
-            "DER)."
+            "scoring/ holds neither dscore's results nor predictions; evaluate it on test (s3prl prints another DER)."
         )
     if rttm is None or (references.diarization is None and not rttm.is_file()):
         raise Unfinished(
@@ -80,7 +79,7 @@ def lowest_der(folder: Path, references: References) -> FoundMetrics:
 
 
 def best_layer_on_dev(folders: list[Path], references: References) -> FoundMetrics:
-    """QbE: of every layer's MTWV on dev the greatest; its test run is reported."""
+    """QbE: the MTWV on test of the layer whose MTWV on dev is the greatest."""
     runs: dict[str, dict[int, Path]] = {"dev": {}, "test": {}}
     for folder in folders:
         layer, split = _layer_and_split(folder)
@@ -106,7 +105,7 @@ def best_layer_on_dev(folders: list[Path], references: References) -> FoundMetri
 
 
 def _layer_and_split(folder: Path) -> tuple[int, str]:
-    """By the settings, else by the benchmark's folder names, such as ``ExpName_6_dev``."""
+    """From the settings, else from the benchmark's folder names, such as ``ExpName_6_dev``."""
     args = read_settings(folder).args
     layer, split = args.get("upstream_layer_selection"), args.get("evaluate_split")
     if not isinstance(layer, int) and (match := re.search(r"(?:^|_)(-?\d+)_(dev|test)$", folder.resolve().name)):
@@ -120,7 +119,7 @@ def _layer_and_split(folder: Path) -> tuple[int, str]:
 
 
 def _mtwv(folder: Path, split: str, references: References) -> float:
-    """What the official scorer wrote; else scored here, where the corpus is at hand."""
+    """The MTWV that the official scorer wrote; else scored here, if the corpus is available."""
     if (folder / "score.out").is_file():
         for line in read_lines(folder / "score.out"):
             if match := re.match(rf"actTWV: {NUMBER}\s+maxTWV: {NUMBER}\s", line, flags=re.IGNORECASE):

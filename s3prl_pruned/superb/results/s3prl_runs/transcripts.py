@@ -1,4 +1,4 @@
-"""ASR, PR and SF of a run directory of s3prl: computed from the texts that it keeps, else what it printed."""
+"""ASR, PR and SF of a run directory of s3prl: computed from the texts that s3prl saved, else as it printed them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from s3prl_pruned.superb.results.s3prl_runs.found import TOLERANCE, FoundMetrics
 
 
 def transcript_metrics(folder: Path, task: Task) -> FoundMetrics:
-    """The metrics of the texts; what s3prl printed of them must be the same numbers."""
+    """The metrics computed from the texts; the metrics that s3prl printed must be the same numbers."""
     names = [metric.name for metric in task.metrics]
     unit: Unit = task.metrics[0].printed
     lines = {name: f"{task.test_split} {name}: " for name in names}
@@ -32,11 +32,11 @@ def transcript_metrics(folder: Path, task: Task) -> FoundMetrics:
     hypotheses, references = read_hypotheses(folder, stem)
     metrics = _computed(task, hypotheses, references)
     for value in metrics:
-        said = printed.get(value.name)
-        if said is not None and not abs(said.percent - value.percent) <= TOLERANCE:
+        shown = printed.get(value.name)
+        if shown is not None and not abs(shown.percent - value.percent) <= TOLERANCE:
             raise UserError(
-                f"{folder}: s3prl printed {value.name} {said.value}, but {hypotheses_file.name} gives {value.value}. "
-                "They are of two evaluations; keep one of them."
+                f"{folder}: s3prl printed {value.name} {shown.value}, but {hypotheses_file.name} gives {value.value}. "
+                "They are from two evaluations; keep one of them."
             )
     return FoundMetrics(metrics=metrics, num_utterances=len(references), note=f"computed from {hypotheses_file.name}")
 

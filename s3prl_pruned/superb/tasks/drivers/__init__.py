@@ -1,4 +1,4 @@
-"""What s3prl's experts need around them, one driver per task: corpus, lists, checkpoints, metrics."""
+"""One driver per task, with what s3prl's experts need: corpus, lists, checkpoints, metrics."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DRIVERS = {
     "ic": "fluent_commands.IntentClassification",
     "er": "emotion.EmotionRecognition",
 }
-"""Where each task's driver is: ``<module>.<class>`` in this folder, imported when the task is asked for."""
+"""Each task's driver: ``<module>.<class>`` in this folder, imported when the task is used."""
 
 
 def driver_of(task: Task) -> Driver:

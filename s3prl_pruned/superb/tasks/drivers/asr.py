@@ -21,7 +21,7 @@ from s3prl_pruned.superb.tasks.remembered import RememberedBatches, RememberedUp
 
 
 class SpeechRecognition(Driver):
-    """Splits are named by the settings (``datarc.train``, ``datarc.dev-clean``, ...), one folder each."""
+    """The settings name the splits (``datarc.train``, ``datarc.dev-clean``, ...), one folder each."""
 
     transcribes = True
     best = "dev-clean-best.ckpt"
@@ -42,7 +42,7 @@ class SpeechRecognition(Driver):
     def prepare(
         self, args: argparse.Namespace, config: dict[str, Any], *, corpus: Path, s3prl_root: Path | None
     ) -> list[SplitRead]:
-        """Read the splits' folders and transcripts; write the lengths by which s3prl makes batches."""
+        """Read the splits' folders and transcripts; write the utterances' lengths, by which s3prl makes batches."""
         datarc = settings.get(config, "downstream_expert.datarc")
         keys = {
             "all": ["train", *settings.get(config, "runner.eval_dataloaders"), args.evaluate_split],
@@ -69,7 +69,7 @@ class SpeechRecognition(Driver):
         return read
 
     def adapt(self, run: DownstreamRun) -> None:
-        """Write the dictionary of letters; let s3prl read the transcripts as they were checked."""
+        """Write the dictionary of letters; make s3prl read the transcripts as they were checked."""
         distributed.from_main(lambda: librispeech.write_dictionary(run.folder / "char.dict"))
         experts.read_asr_transcripts_by(librispeech.plain_transcripts)
 
@@ -77,14 +77,14 @@ class SpeechRecognition(Driver):
         """Train the LSTM on padded batches; remember audio and features from one epoch to the next."""
         config, expert = run.config, runner.downstream.model
         use_padded_lstm(expert)
-        if config["downstream_expert"]["datarc"]["num_workers"] == 0:  # another process would forget
+        if config["downstream_expert"]["datarc"]["num_workers"] == 0:  # a worker process would not keep them
             expert.get_dataloader("train")  # s3prl makes the dataset here and keeps it
             expert.train_dataset = RememberedBatches(expert.train_dataset)
         if not runner.upstream.trainable and not config.get("specaug"):  # specaug changes features in place
             runner.upstream.model = RememberedUpstream(runner.upstream.model)
 
     def read_metrics(self, evaluation: Evaluation, text: str) -> EvaluationMetrics:
-        """WER and CER of the hypotheses that s3prl kept."""
+        """WER and CER of the hypotheses that s3prl saved."""
         split = evaluation.run.args.evaluate_split
         hypotheses, references = read_hypotheses(evaluation.run.folder, f"{split}-noLM")
         found = dict(re.findall(rf"^{re.escape(split)} (uer|wer): (\S+)$", text, flags=re.MULTILINE))

@@ -1,4 +1,4 @@
-"""The tasks that give each utterance a class: KS, SID, IC, ER. All report accuracy on test at the best step on dev."""
+"""The classification tasks KS, SID, IC and ER. All report the accuracy on test at the step that is best on dev."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from s3prl_pruned.superb.tasks.driver import Driver, Evaluation, EvaluationMetri
 
 LOG_FILE = "log.log"
 """s3prl's lines ``test at step 5000: 0.95`` and ``New best on dev at step 5000: 0.93``, fractions. A standalone
-evaluation is there as step 0."""
+evaluation appears as step 0."""
 
 
 class Classification(Driver):
-    """s3prl's expert leaves ``<split>_predict.txt`` and ``<split>_truth.txt``, a line for each utterance."""
+    """s3prl's expert writes ``<split>_predict.txt`` and ``<split>_truth.txt``, a line for each utterance."""
 
     splits = ("dev", "test")
-    """What ``-t`` may name."""
+    """The possible values of ``-t``."""
 
     def prediction_files(self, evaluation: Evaluation) -> tuple[Path, Path]:
         """The files of an evaluation's predictions and truth."""
@@ -30,13 +30,13 @@ class Classification(Driver):
         """Refuse a ``-t`` that the expert does not have.
 
         Raises:
-            UserError: naming those that it has.
+            UserError: with the splits that it has.
         """
         if split not in self.splits:
             raise UserError(f"-t {split}: {self.task.name} has the splits {', '.join(self.splits)}.")
 
     def read_metrics(self, evaluation: Evaluation, text: str) -> EvaluationMetrics:
-        """Accuracy of the predictions that s3prl kept."""
+        """Accuracy of the predictions that s3prl saved."""
         split = evaluation.run.args.evaluate_split
         correct = compare_predictions(*self.prediction_files(evaluation))
         (printed,) = re.findall(rf"^{re.escape(split)} acc: (\S+)$", text, flags=re.MULTILINE) or [None]
@@ -54,15 +54,16 @@ class Classification(Driver):
 
 
 def compare_predictions(predicted: Path, truth: Path) -> list[bool]:
-    """Whether each utterance was given its class, in the order of s3prl's two files (see ``named_predictions``)."""
+    """Whether each utterance's class is right, in the order of s3prl's two files (see ``named_predictions``)."""
     return [correct for _, correct in named_predictions(predicted, truth)]
 
 
 def named_predictions(predicted: Path, truth: Path) -> list[tuple[str, bool]]:
-    """Each utterance, and whether it was given its class, from s3prl's two files.
+    """Each utterance, and whether its class is right, from s3prl's two files.
 
     Returns:
-        In their order; an utterance is named by its line of the truth, since files of two classes may share a name.
+        In the files' order; an utterance is named by its line in the file of true classes, since files of two classes
+        may share a name.
 
     Raises:
         UserError: if one is missing or empty, or their lines are not of the same utterances.
@@ -85,10 +86,10 @@ def named_predictions(predicted: Path, truth: Path) -> list[tuple[str, bool]]:
 
 
 def logged_accuracy(evaluation: Evaluation, split: str) -> float | None:
-    """What s3prl wrote about this split while training, at the step of the checkpoint.
+    """The accuracy on this split that s3prl logged during training, at the checkpoint's step, a fraction.
 
-    None where it evaluated on dev only. It is the number that users read from ``log.log``. A run that was interrupted
-    may hold the step twice; the last counts.
+    None where s3prl evaluated on dev only. This is the number that users read in ``log.log``. The log of an
+    interrupted run may hold the step twice; the last one counts.
     """
     path = evaluation.run.folder / LOG_FILE
     if evaluation.checkpoint is None or not path.is_file():

@@ -1,7 +1,7 @@
-"""What PR and SF share: s3prl's ``ctc``, whose package lacks its readers of corpora and its vocabularies.
+"""Common to PR and SF: s3prl's ``ctc``, whose package lacks its corpus readers and vocabularies.
 
 A driver checks its corpus once and writes one list per folder, ``[[file, text], ...]`` as JSON, into the cache; the
-reader here takes that list, whatever the corpus.
+reader here reads this list for any corpus.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from s3prl_pruned.superb.tasks.driver import DownstreamRun, Driver, Evaluation
 
 
 class TextRecognition(Driver):
-    """Splits are named by the settings (``corpus.train``, ``corpus.dev``, ``corpus.test``), each a list of folders."""
+    """The settings name the splits (``corpus.train``, ``corpus.dev``, ``corpus.test``), each a list of folders."""
 
     optional_settings = ("corpus.lexicon", "text.vocab_file")
     required: ClassVar[dict[str, Any]] = {}
-    """Settings that must have these values: the task is known by them, and its checkpoint is chosen by them."""
+    """Settings that must have these values: they identify the task and decide how its checkpoint is chosen."""
 
     def check(self, config: dict[str, Any]) -> None:
-        """Refuse other values of what the task is known by, and a training without a development set."""
+        """Refuse other values of the required settings, and training without a development set."""
         for path, value in self.required.items():
             if settings.get(config, path) != value:
                 raise UserError(f"config.{path}: must be {value!r}, but is {settings.get(config, path)!r}.")
         settings.check_dev_is_evaluated(config)
 
     def folders(self, args: argparse.Namespace, config: dict[str, Any]) -> list[tuple[str, str]]:
-        """Split and folder of all that a call reads.
+        """Split and folder of everything that a call reads.
 
         Args:
             args: s3prl's arguments; ``mode`` and ``evaluate_split`` say what will be read.
             config: the settings.
 
         Raises:
-            UserError: on a split that there is not.
+            UserError: on an unknown split.
         """
         if args.evaluate_split not in ("dev", "test"):
             raise UserError(f"-t {args.evaluate_split}: {self.task.name} has the splits dev, test.")
@@ -58,11 +58,11 @@ class TextRecognition(Driver):
         return [(key, folder) for key in dict.fromkeys(keys) for folder in corpus[key]]
 
     def adapt(self, run: DownstreamRun) -> None:
-        """Give s3prl the reader of lists that its package lacks."""
+        """Give s3prl a reader of lists, which its package lacks."""
         experts.read_ctc_corpora_by(create_dataset)
 
     def printed(self, evaluation: Evaluation, text: str) -> list[Value]:
-        """What s3prl printed of the task's metrics."""
+        """The task's metrics as s3prl printed them."""
         split, values = evaluation.run.args.evaluate_split, []
         for metric in self.task.metrics:
             found = re.findall(rf"^{split} {metric.name}: (\S+)$", text, flags=re.MULTILINE)
@@ -72,27 +72,27 @@ class TextRecognition(Driver):
         return values
 
     def texts(self, evaluation: Evaluation) -> tuple[dict[str, str], dict[str, str]]:
-        """Hypotheses and references by utterance, as s3prl kept them."""
+        """Hypotheses and references by utterance, as s3prl saved them."""
         folder, split = evaluation.run.folder, evaluation.run.args.evaluate_split
         return read_hypotheses(folder, split)
 
 
 def write_list(folder: Path, name: str, utterances: Iterable[tuple[str, str]]) -> None:
-    """Write what ``create_dataset`` reads: file below the corpus and text of each utterance of a folder."""
+    """Write the list that ``create_dataset`` reads: each utterance's file below the corpus and its text."""
     corpora.write_once(folder / f"{name}.json", json.dumps(list(utterances)))
 
 
 def write_vocabulary(folder: Path, name: str, symbols: Iterable[str]) -> Path:
-    """Write a vocabulary as s3prl reads it, a symbol a line, none after the last."""
+    """Write a vocabulary as s3prl reads it: one symbol per line, no newline after the last."""
     return corpora.write_once(folder / name, "\n".join(symbols))
 
 
 def create_dataset(
     split: str, tokenizer: Any, name: str, bucketing: bool, batch_size: int, **corpus: Any
 ) -> tuple[ListedUtterances, int]:
-    """In place of s3prl's function of this name (``ctc/data.py``): the dataset of a split, and the loader's batch size.
+    """Replaces s3prl's function of this name (``ctc/data.py``): the dataset of a split, and the loader's batch size.
 
-    In training with ``bucketing`` one item is a whole batch. Evaluation is of single utterances.
+    In training with ``bucketing``, one item is a whole batch. Evaluation uses single utterances.
     """
     utterances = []
     for folder in corpus[split]:
@@ -104,14 +104,14 @@ def create_dataset(
 
 
 class ListedUtterances:
-    """Utterances from the longest text to the shortest: a dataset of single ones, or of batches of neighbours.
+    """Utterances sorted from the longest text to the shortest: a dataset of single utterances, or of batches.
 
-    As s3prl's, there are as many batches as utterances: one begins at each, and those that would not be full are the
-    last full one.
+    As in s3prl, there are as many batches as utterances: one begins at each utterance, and in place of the incomplete
+    batches at the end the last full batch is repeated.
 
     Args:
-        utterances: file and tokens.
-        bucket_size: utterances in a batch; 1 gives single ones.
+        utterances: file and tokens of each.
+        bucket_size: utterances per batch; 1: single utterances.
     """
 
     def __init__(self, utterances: list[tuple[str, list[int]]], *, bucket_size: int) -> None:

@@ -21,27 +21,28 @@ from s3prl_pruned.superb.tasks.settings import check_dev_is_evaluated
 SPLITS = ("train", "dev", "test")
 FILES = ("wav.scp", "segments", "utt2spk", "spk2utt", "reco2dur")
 SEARCH_FILE = Path("scoring") / "der.json"
-"""The DER at each threshold and median filter that was tried, and at the lowest the seconds of every recording."""
+"""The DER for each tried threshold and median filter, and for the lowest DER the seconds of every recording."""
 
 
 class SpeakerDiarization(Driver):
-    """What s3prl prints is an error rate of frames; the benchmark's is of time, from s3prl's predictions.
+    """s3prl prints an error rate over frames; the benchmark's is over time, computed from s3prl's predictions.
 
-    It is without a collar, with overlapped speech, the lowest over thresholds and median filters (``metrics/der.py``).
+    It uses no collar, includes overlapped speech, and is the lowest over thresholds and median filters
+    (``metrics/der.py``).
     """
 
     best = "best-states-dev.ckpt"
     best_rule = "highest frame accuracy on dev"
     no_best_rule = "the last one, since the frame accuracy on dev never got above 0"
-    # Lines of metadata/Libri2Mix/ in https://github.com/s3prl/LibriMix, of which its generate_librimix_sd.sh makes the
-    # corpus.
+    # Lines of metadata/Libri2Mix/ in https://github.com/s3prl/LibriMix, from which its generate_librimix_sd.sh makes
+    # the corpus.
     official_sizes: ClassVar[dict[str, int]] = {"train": 13_900, "dev": 3_000, "test": 3_000}
 
     def check(self, config: dict[str, Any]) -> None:
-        """Refuse a training without a development set, and an evaluation that would keep no predictions."""
+        """Refuse training without a development set, and an evaluation that would save no predictions."""
         if config["downstream_expert"]["scorerc"]["save_predictions"] is not True:
             raise UserError(
-                "config.downstream_expert.scorerc.save_predictions: must be true, since they are what is scored."
+                "config.downstream_expert.scorerc.save_predictions: must be true, since the predictions are scored."
             )
         check_dev_is_evaluated(config)
 
@@ -50,7 +51,7 @@ class SpeakerDiarization(Driver):
     ) -> list[SplitRead]:
         """Check the three folders in Kaldi's format: the same recordings, utterances and speakers in every file."""
         if args.evaluate_split != "test":
-            raise UserError(f"-t {args.evaluate_split}: s3prl keeps predictions of sd's split test only.")
+            raise UserError(f"-t {args.evaluate_split}: s3prl saves predictions of sd's split test only.")
         loaderrc = config["downstream_expert"]["loaderrc"]
         speakers = config["downstream_expert"]["datarc"]["num_speakers"]
         named = {split: loaderrc.get(f"{split}_dir") for split in SPLITS}
@@ -68,7 +69,7 @@ class SpeakerDiarization(Driver):
         (run.folder / "scoring" / "predictions").mkdir(parents=True, exist_ok=True)
 
     def read_metrics(self, evaluation: Evaluation, text: str) -> EvaluationMetrics:
-        """The lowest DER over thresholds and median filters; all that were tried go into ``scoring/der.json``."""
+        """The lowest DER over thresholds and median filters; the others are written to ``scoring/der.json`` too."""
         run = evaluation.run
         reference = Path(run.config["downstream_expert"]["loaderrc"]["test_dir"]) / "rttm"
         found = score_run(run.folder, reference)
@@ -103,7 +104,7 @@ def _read_split(folder: Path, split: str, *, speakers: int) -> SplitRead:
     """Check a folder in Kaldi's format.
 
     Raises:
-        UserError: if a file is missing, or they are not of the same recordings, utterances and speakers.
+        UserError: if a file is missing, or the files do not have the same recordings, utterances and speakers.
     """
     names = [*FILES, "rttm"] if split == "test" else list(FILES)
     corpora.require(folder, names, layout="a folder in Kaldi's format, as s3prl's LibriMix makes it")
@@ -136,7 +137,7 @@ def _read_split(folder: Path, split: str, *, speakers: int) -> SplitRead:
     sizes = "\n".join(f"{name} {Path(file).stat().st_size}" for name, file in recordings.items())
     sha256 = corpora.digest(folder, names[1:], more=sizes)
     cache = corpora.cache_folder("diarization", f"{folder.resolve()} {sha256}")
-    if not (cache / "checked").is_file():  # once: it opens every file
+    if not (cache / "checked").is_file():  # only once, since it opens every file
         for name, file in recordings.items():
             _check_audio(Path(file), float(tables["reco2dur"][name][0]))
         corpora.write_once(cache / "checked", "")
@@ -144,7 +145,7 @@ def _read_split(folder: Path, split: str, *, speakers: int) -> SplitRead:
 
 
 def _check_audio(path: Path, seconds: float) -> None:
-    corpora.check_audio([path], why="s3prl takes it as that")
+    corpora.check_audio([path], why="s3prl reads it as such")
     length = audio.info(path).num_frames / SAMPLE_RATE
     if abs(length - seconds) > 0.1:
         raise UserError(f"{path}: must last {seconds:g} s as reco2dur says, but lasts {length:g} s.")
@@ -154,18 +155,18 @@ def _same(folder: Path, name: str, found: dict[str, Any], recordings: dict[str, 
     alone = sorted(found.keys() ^ recordings.keys())
     if alone:
         raise UserError(
-            f"{folder / name}: must be of the recordings of wav.scp, but {len(alone)} stand in one of them only "
+            f"{folder / name}: must have the recordings of wav.scp, but {len(alone)} are in one of them only "
             f"(first {', '.join(alone[:3])})."
         )
 
 
 def _read_table(path: Path) -> dict[str, list[str]]:
-    """The fields of each line by its first."""
+    """The fields of each line, by its first field."""
     try:
         lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}).") from error
     table = {fields[0]: fields[1:] for fields in lines if len(fields) > 1}
     if len(table) < len(lines):
-        raise UserError(f"{path}: every line must begin with another name and have more behind it, but one does not.")
+        raise UserError(f"{path}: every line must begin with a new name and have more fields, but one does not.")
     return table

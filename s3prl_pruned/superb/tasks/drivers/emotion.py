@@ -1,4 +1,4 @@
-"""ER: s3prl's ``emotion`` on IEMOCAP, each session once the test set; the mean of the five is reported."""
+"""ER: s3prl's ``emotion`` on IEMOCAP; each session is the test set once, and the mean of the five is reported."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FOLDS = tuple(f"fold{session}" for session in SESSIONS)
 class EmotionRecognition(Classification):
     """Five trainings, in ``fold1`` to ``fold5``.
 
-    ``-o config.downstream_expert.datarc.test_fold=fold2`` (or ``-v fold2``) runs one, which then is no official result.
+    ``-o config.downstream_expert.datarc.test_fold=fold2`` (or ``-v fold2``) runs one fold, which is no official result.
     """
 
     official_sizes: ClassVar[dict[str, int]] = {
@@ -45,7 +45,7 @@ class EmotionRecognition(Classification):
     def prepare(
         self, args: argparse.Namespace, config: dict[str, Any], *, corpus: Path, s3prl_root: Path | None
     ) -> list[SplitRead]:
-        """Make s3prl's ``meta_data`` from the corpus' own annotation, or from that of a checkout of s3prl."""
+        """Make s3prl's ``meta_data`` from the corpus's own annotation, or from that of a checkout of s3prl."""
         self.check_split(args.evaluate_split)
         if args.downstream_variant is not None and args.downstream_variant not in FOLDS:
             raise UserError(f"-v {args.downstream_variant}: must be one of {', '.join(FOLDS)}.")
@@ -71,12 +71,12 @@ class EmotionRecognition(Classification):
             read.append(SplitRead(key=name, folder=name, num_utterances=len(utterances), sha256=sha256))
         folder = corpora.splits_folder("iemocap", corpus, read)
         paths = (corpus / utterance.path for utterances in sessions.values() for utterance in utterances)
-        corpora.check_audio_once(paths, cache=folder, why="s3prl resamples all files as it does the first")
+        corpora.check_audio_once(paths, cache=folder, why="s3prl resamples all files like the first")
         datarc["root"], datarc["meta_data"] = str(corpus), str(_write_folds(folder, sessions))
         return read
 
     def trainings(self, run: DownstreamRun) -> list[Training]:
-        """One for each fold, or only that of the fold that is named."""
+        """One training for each fold, or only that of the named fold."""
         datarc = run.config["downstream_expert"]["datarc"]
         if datarc.get("test_fold") or run.args.downstream_variant:
             return super().trainings(run)
@@ -94,7 +94,7 @@ class EmotionRecognition(Classification):
         return folder / f"{split}_{fold}_predict.txt", folder / f"{split}_{fold}_truth.txt"
 
     def expected_utterances(self, evaluation: Evaluation) -> int:
-        """All of the fold's session on test; on dev the share of the others that s3prl holds out."""
+        """On test all utterances of the fold's session; on dev the share of the others that s3prl holds out."""
         run = evaluation.run
         test = f"Session{_fold_of(run).removeprefix('fold')}"
         if run.args.evaluate_split == "test":
@@ -117,7 +117,7 @@ def _fold_of(run: DownstreamRun) -> str:
 
 
 def _write_folds(folder: Path, sessions: dict[int, list[EmotionUtterance]]) -> Path:
-    """s3prl's ``meta_data``: for each session as test set, its utterances and those of the others."""
+    """Write s3prl's ``meta_data``: for each session as test set, its utterances and those of the others."""
     for test in sessions:
         rest = [utterance for session, found in sessions.items() if session != test for utterance in found]
         for name, utterances in (("train", rest), ("test", sessions[test])):
@@ -128,7 +128,7 @@ def _write_folds(folder: Path, sessions: dict[int, list[EmotionUtterance]]) -> P
 
 
 def _read_given(meta_data: Path, session: int, corpus: Path) -> list[EmotionUtterance]:
-    """A session from the ``meta_data`` of a checkout of s3prl."""
+    """Read a session from the ``meta_data`` of a checkout of s3prl."""
     path = meta_data / f"Session{session}" / "test_meta_data.json"
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["meta_data"]

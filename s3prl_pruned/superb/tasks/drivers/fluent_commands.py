@@ -18,7 +18,7 @@ SLOTS = ("action", "object", "location")
 
 
 class IntentClassification(Classification):
-    """The three lists are the corpus' own; a slot's values are those of the training set."""
+    """The three lists are the corpus's own; a slot's classes are its values in the training set."""
 
     official_sizes: ClassVar[dict[str, int]] = {"train": 23_132, "dev": 3_118, "test": 3_793}
 
@@ -30,7 +30,7 @@ class IntentClassification(Classification):
     def prepare(
         self, args: argparse.Namespace, config: dict[str, Any], *, corpus: Path, s3prl_root: Path | None
     ) -> list[SplitRead]:
-        """Read the corpus' three lists; every slot's value must be among those of the training set."""
+        """Read the corpus's three lists; every slot's value must occur in the training set."""
         self.check_split(args.evaluate_split)
         corpora.require(corpus, [*FILES.values(), "wavs/"], layout=f"the folder of {self.task.corpus}")
         rows = {key: _read_rows(corpus / name) for key, name in FILES.items()}
@@ -41,8 +41,8 @@ class IntentClassification(Classification):
                 for slot in SLOTS:
                     if row[slot] not in known[slot]:
                         raise UserError(
-                            f"{corpus / FILES[key]}: every {slot} must stand in {FILES['train']} too, but "
-                            f"{row[slot]!r} of {row['path']} does not. s3prl's classes are those of the training set."
+                            f"{corpus / FILES[key]}: every {slot} must be in {FILES['train']} too, but "
+                            f"{row[slot]!r} of {row['path']} is not. s3prl's classes are those of the training set."
                         )
         read = []
         for key, found in rows.items():
@@ -51,16 +51,16 @@ class IntentClassification(Classification):
             read.append(SplitRead(key=key, folder=key, num_utterances=len(found), sha256=sha256))
         paths = (corpus / row["path"] for found in rows.values() for row in found)
         cache = corpora.splits_folder("fluent_commands", corpus, read)
-        corpora.check_audio_once(paths, cache=cache, why="s3prl takes it as that")
+        corpora.check_audio_once(paths, cache=cache, why="s3prl reads it as such")
         config["downstream_expert"]["datarc"]["file_path"] = str(corpus)
         return read
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:
-    """The lines of one of the corpus' lists.
+    """The lines of one of the corpus's lists.
 
     Raises:
-        UserError: if it is no table with the columns that s3prl reads, or empty.
+        UserError: if it is empty, or no table with the columns that s3prl reads.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -70,5 +70,5 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
     columns = ("path", *SLOTS)
     if not rows or not all(row.get(column) for row in rows for column in columns):
         there = ", ".join(filter(None, rows[0])) if rows else "no lines"
-        raise UserError(f"{path}: every line must have {', '.join(columns)}, but it has {there}, or a line has less.")
+        raise UserError(f"{path}: every line must have {', '.join(columns)}, but it has {there}, or a line has fewer.")
     return rows

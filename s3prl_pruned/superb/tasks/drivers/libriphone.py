@@ -1,4 +1,4 @@
-"""PR: s3prl's ``ctc`` on a corpus in LibriSpeech's layout, its words spelt in phones by a lexicon."""
+"""PR: s3prl's ``ctc`` on a corpus in LibriSpeech's layout; a lexicon turns its words into phones."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from s3prl_pruned.superb.tasks.drivers.ctc import TextRecognition, write_list, w
 VOWELS = "AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW".split()
 CONSONANTS = "B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH".split()
 PHONES = ["SIL", "SPN", *sorted([*(f"{vowel}{stress}" for vowel in VOWELS for stress in "012"), *CONSONANTS])]
-"""ARPABET with stress, after silence and noise. The order is that of s3prl's ``ctc/vocab/phoneme.txt``, so that
-downstream checkpoints made with that fit."""
+"""Silence and noise, then ARPABET with stress, in the order of s3prl's ``ctc/vocab/phoneme.txt``, so that downstream
+checkpoints made with that file fit."""
 
 LEXICONS = ("librispeech-lexicon-200k-g2p.txt", "librispeech-lexicon-allothers-g2p.txt")
-"""The benchmark's, in s3prl's ``ctc/lexicon``: LibriSpeech's 200,000 words, and the others by a grapheme-to-phoneme
-model."""
+"""The benchmark's lexicons, in s3prl's ``ctc/lexicon``: LibriSpeech's 200,000 words, and all other words by a
+grapheme-to-phoneme model."""
 
 LEXICON_SOURCE = "https://github.com/s3prl/s3prl/tree/main/s3prl/downstream/ctc/lexicon"
 LEXICON_BLOBS = ("a9143b4f90bde7f71221b7e546f780f3b655c8f7", "cdc9ff665e674959c1150c62714150c3d3d0b726")
-"""The two files' names in git (SHA-1 of ``blob <size>\\0<content>``), as in s3prl's repository."""
+"""The two files' git hashes (SHA-1 of ``blob <size>\\0<content>``) in s3prl's repository."""
 
 
 class PhonemeRecognition(TextRecognition):
-    """The lexicon is part of the references, so that the benchmark's error rate is of the benchmark's lexicon only."""
+    """The references depend on the lexicon, so an error rate is the benchmark's only with the benchmark's lexicon."""
 
     best_rule = "lowest PER on dev"
     no_best_rule = "the last one, since PER on dev was never measured"
@@ -47,7 +47,7 @@ class PhonemeRecognition(TextRecognition):
     def prepare(
         self, args: argparse.Namespace, config: dict[str, Any], *, corpus: Path, s3prl_root: Path | None
     ) -> list[SplitRead]:
-        """Spell the transcripts in phones and list them for s3prl; write its vocabulary of phones."""
+        """Turn the transcripts into phones and list them for s3prl; write its vocabulary of phones."""
         settings = config["downstream_expert"]["corpus"]
         folders = self.folders(args, config)
         splits = {name: librispeech.read_split(corpus, name) for _, name in folders}
@@ -63,21 +63,21 @@ class PhonemeRecognition(TextRecognition):
         cache = corpora.splits_folder("libriphone", corpus, read)
         for name, listed in texts.items():
             if not (cache / f"{name}.json").is_file():
-                corpora.check_audio((corpus / file for file in listed), why="s3prl takes it as that")
+                corpora.check_audio((corpus / file for file in listed), why="s3prl reads it as such")
                 write_list(cache, name, listed.items())
         settings |= {"path": str(corpus), "lists": str(cache), "lexicon": [str(file) for file in files]}
         config["downstream_expert"]["text"]["vocab_file"] = str(write_vocabulary(cache, "phones.txt", PHONES))
         return read
 
     def differences(self, splits: list[SplitRead]) -> list[str]:
-        """The splits' sizes, and the lexicon."""
+        """Differences in the splits' sizes, and in the lexicon."""
         found = super().differences(splits)
         if any((split.key, split.folder) == ("lexicon", "another") for split in splits):
             found.append("lexicon")
         return found
 
     def read_metrics(self, evaluation: Evaluation, text: str) -> EvaluationMetrics:
-        """PER of the hypotheses that s3prl kept."""
+        """PER of the hypotheses that s3prl saved."""
         hypotheses, references = self.texts(evaluation)
         return EvaluationMetrics(
             metrics=[Value(name="per", value=phone_error_rate(hypotheses, references), unit="fraction")],
@@ -87,13 +87,13 @@ class PhonemeRecognition(TextRecognition):
 
 
 def read_lexicon(files: list[Path]) -> dict[str, str]:
-    """Phones by word, ``AH0 B AW1 T``; of several pronunciations the first.
+    """Phones by word, such as ``AH0 B AW1 T``; the first of several pronunciations.
 
     Args:
-        files: lines ``WORD PHONE PHONE ...``.
+        files: files with lines ``WORD PHONE PHONE ...``.
 
     Raises:
-        UserError: on a line of another form, or a phone that is none.
+        UserError: on a line of another form, or an unknown phone.
     """
     lexicon: dict[str, str] = {}
     for path in files:
@@ -113,7 +113,7 @@ def read_lexicon(files: list[Path]) -> dict[str, str]:
 
 
 def lexicon_sha256(lexicon: dict[str, str]) -> str:
-    """SHA-256 of words and phones, in whatever order and files they stood."""
+    """SHA-256 of words and phones, independent of their order and files."""
     lines = sorted(f"{word} {phones}" for word, phones in lexicon.items())
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
@@ -124,7 +124,7 @@ def _git_blob(path: Path) -> str:
 
 
 def _lexicon_files(corpus: Path, s3prl_root: Path | None, named: list[str] | str | None) -> list[Path]:
-    """In this order: what the settings name, the corpus' own, a checkout of s3prl."""
+    """The lexicon's files, in this order: those in the settings, the corpus's own, those of a checkout of s3prl."""
     if named:
         return [Path(name) for name in ([named] if isinstance(named, str) else named)]
     if own := sorted(corpus.glob("lexicon*.txt")):
@@ -141,7 +141,7 @@ def _lexicon_files(corpus: Path, s3prl_root: Path | None, named: list[str] | str
 
 
 def _spell(split: librispeech.TranscribedSplit, lexicon: dict[str, str], files: list[Path]) -> dict[str, str]:
-    """Phones by file, words no longer told apart."""
+    """Phones by file, without boundaries between words."""
     words = {file: split.transcripts[Path(file).stem].split() for file in split.audio}
     unknown = sorted({word for found in words.values() for word in found} - lexicon.keys())
     if unknown:

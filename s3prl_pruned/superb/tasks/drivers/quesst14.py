@@ -19,17 +19,17 @@ from s3prl_pruned.superb.tasks.driver import Combined, DownstreamRun, Driver, Ev
 from s3prl_pruned.superb.tasks.upstreams import build_upstream
 
 OFFICIAL_NAMES = {"dev": "dev", "test": "eval"}
-"""QUESST's own name by s3prl's ``-t``."""
+"""QUESST's own name of a split, by s3prl's ``-t``."""
 
 LANGUAGE = "nnenglish"
-"""SUPERB searches the queries in non-native English only."""
+"""SUPERB searches only the queries in non-native English."""
 
 
 class QueryByExample(Driver):
-    """Every layer of the upstream is evaluated on the development set, and the one of the highest MTWV on the test set.
+    """Every layer of the upstream is evaluated on the development set, and the layer with the highest MTWV on test.
 
-    The folders are ``layer<n>-dev`` and ``layer<n>-test``. ``-l`` names one layer instead, which then is no official
-    result.
+    The folders are ``layer<n>-dev`` and ``layer<n>-test``. With ``-l`` only one layer is evaluated, which is no
+    official result.
     """
 
     trains = False
@@ -37,14 +37,14 @@ class QueryByExample(Driver):
     official_sizes: ClassVar[dict[str, int]] = {"dev_queries": 138, "eval_queries": 138, "Audio": 2_438}
 
     def extracts_once(self, run: DownstreamRun) -> bool:
-        """For every layer on dev, and the best on test; in larger batches padding would change features."""
+        """All layers share features, unless ``-l`` names one, or larger batches make padding change features."""
         of_one = run.config["downstream_expert"]["datarc"]["batch_size"] == 1
         return of_one and run.args.upstream_layer_selection is None
 
     def prepare(
         self, args: argparse.Namespace, config: dict[str, Any], *, corpus: Path, s3prl_root: Path | None
     ) -> list[SplitRead]:
-        """Check the lists of queries and utterances, and that the ground truth names them all."""
+        """Check the lists of queries and utterances, and that the ground truth holds them all."""
         if args.mode == "train":
             raise UserError("-m train: qbe trains nothing. Leave -m out, or give -m evaluate.")
         if args.evaluate_split not in OFFICIAL_NAMES:
@@ -57,7 +57,7 @@ class QueryByExample(Driver):
         _check_ground_truth(corpus, found)
         expert = config["downstream_expert"]
         expert["datarc"]["dataset_root"] = str(corpus)
-        # None would be every core of the machine, whatever a scheduler gave this job.
+        # None would mean every core of the machine, even if a scheduler gave this job fewer.
         expert["max_workers"] = expert["max_workers"] or len(os.sched_getaffinity(0))
         return [
             SplitRead(key=key, folder=names[key], num_utterances=len(files), sha256=corpora.digest(corpus, files))
@@ -65,7 +65,7 @@ class QueryByExample(Driver):
         ]
 
     def evaluations(self, run: DownstreamRun, done: list[Part]) -> list[Evaluation]:
-        """First every layer on dev, then the best of them on the split that ``-t`` names."""
+        """First every layer on dev, then the best layer on the split of ``-t``."""
         split = run.args.evaluate_split
         if run.args.upstream_layer_selection is not None:
             return [] if done else [Evaluation(name="", run=run, checkpoint=None, rule="named by -l")]
@@ -76,7 +76,7 @@ class QueryByExample(Driver):
         return [_of_layer(run, _best(done), split)]
 
     def read_metrics(self, evaluation: Evaluation, text: str) -> EvaluationMetrics:
-        """MTWV of the scores that s3prl wrote; it prints none."""
+        """MTWV of the scores that s3prl wrote; s3prl prints no metric."""
         run = evaluation.run
         name = OFFICIAL_NAMES[run.args.evaluate_split]
         root = Path(run.config["downstream_expert"]["datarc"]["dataset_root"])
@@ -94,7 +94,7 @@ class QueryByExample(Driver):
         )
 
     def combine(self, parts: list[Part]) -> Combined:
-        """The test set's value of the layer that is best on dev."""
+        """The value on test of the layer that is best on dev."""
         dev = [part for part in parts if part.split == "dev"]
         if not dev or len(parts) == 1:
             return super().combine(parts)
@@ -106,10 +106,10 @@ class QueryByExample(Driver):
 
 
 def num_layers(args: argparse.Namespace) -> int:
-    """How many layers ``-l`` can name: what the upstream gives for a second of silence.
+    """The number of layers that ``-l`` can choose from, counted in the upstream's output for a second of silence.
 
     Raises:
-        UserError: if ``-s`` names something that has no layers.
+        UserError: if ``-s`` names an output without layers.
     """
     import torch
 
@@ -134,7 +134,7 @@ def _best(dev: list[Part]) -> int:
 
 
 def _read_list(corpus: Path, listing: str) -> list[str]:
-    """The files of the language that SUPERB takes, below the corpus.
+    """The files of the language that SUPERB uses, as paths below the corpus.
 
     Lines are ``<folder>/Audio/<file>.wav <language>``.
     """
@@ -152,7 +152,7 @@ def _read_list(corpus: Path, listing: str) -> list[str]:
 
 
 def _check_ground_truth(corpus: Path, found: dict[str, list[str]]) -> None:
-    """What will be searched must be in the ground truth, before hours of searching."""
+    """All queries and utterances must be in the ground truth; checked before hours of searching."""
     utterances = {Path(file).stem for file in found["utterances"]}
     for key, name in OFFICIAL_NAMES.items():
         folder = corpus / "scoring" / f"groundtruth_quesst14_{name}"

@@ -1,4 +1,4 @@
-"""SF: s3prl's ``ctc`` on Audio SNIPS, the slots' begin and end written into the text."""
+"""SF: s3prl's ``ctc`` on Audio SNIPS, with tags for the begin and end of slots in the text."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ TRANSCRIPTS = "all.iob.snips.txt"
 ``<speaker>-snips-<split>-<number>``."""
 
 CHARACTERS = [" ", *string.ascii_uppercase, "'"]
-"""In the order of s3prl's ``ctc/vocab/character.txt``. What else stands in a transcript is one unknown character to
-it."""
+"""The characters, in the order of s3prl's ``ctc/vocab/character.txt``. All other characters of a transcript become
+the unknown character."""
 
 
 class SlotFilling(TextRecognition):
-    """The benchmark's speakers are in the settings: other ones in training, development and test set."""
+    """The benchmark's speakers are in the settings: different ones for the training, development and test sets."""
 
     optional_settings = ("text.vocab_file", "text.slots_file")
     best_rule = "highest slot type F1 on dev"
     no_best_rule = "the last one, since the slot type F1 on dev never got above 0"
     criterion = ("slot_type_f1", "fraction")
-    # Of s3prl's test/test_snips.py.
+    # From s3prl's test/test_snips.py.
     official_sizes: ClassVar[dict[str, int]] = {"train": 104_672, "valid": 2_800, "test": 2_800}
     required: ClassVar[dict[str, Any]] = {
         "downstream_expert.corpus.name": "snips",
@@ -43,7 +43,7 @@ class SlotFilling(TextRecognition):
     }
 
     def check(self, config: dict[str, Any]) -> None:
-        """As ``ctc``'s, and refuse metrics without the two of the benchmark."""
+        """As in ``ctc``; also refuse metrics without the benchmark's two."""
         super().check(config)
         metrics = config["downstream_expert"]["metric"]
         if metrics[:1] != ["slot_type_f1"] or "slot_value_cer" not in metrics:
@@ -55,7 +55,7 @@ class SlotFilling(TextRecognition):
     def prepare(
         self, args: argparse.Namespace, config: dict[str, Any], *, corpus: Path, s3prl_root: Path | None
     ) -> list[SplitRead]:
-        """Pair each speaker's audio with its tagged text and list them for s3prl; write its characters."""
+        """Pair each speaker's audio with its tagged text and list them for s3prl; write the characters."""
         settings, text = config["downstream_expert"]["corpus"], config["downstream_expert"]["text"]
         folders = self.folders(args, config)
         parts = [TRANSCRIPTS, *(f"{name}/" for _, name in folders)]
@@ -64,7 +64,7 @@ class SlotFilling(TextRecognition):
             parts.append(slots_file.name)
         layout = f"the folder of {self.task.corpus}, as s3prl's preprocess/snips_prepare_data.sh makes it"
         corpora.require(corpus, parts, layout=layout)
-        slots = set(_read(slots_file).split("\n")[1:])  # the first is O
+        slots = set(_read(slots_file).split("\n")[1:])  # the first line is O
         transcripts = _read_transcripts(corpus / TRANSCRIPTS)
         read, lists = [], {}
         for key, name in folders:
@@ -80,7 +80,7 @@ class SlotFilling(TextRecognition):
         cache = corpora.splits_folder("snips", corpus, read)
         for name, listed in lists.items():
             if not (cache / f"{name}.json").is_file():
-                corpora.check_audio((corpus / file for file in listed), why="s3prl takes it as that")
+                corpora.check_audio((corpus / file for file in listed), why="s3prl reads it as such")
                 write_list(cache, name, listed.items())
         settings |= {"path": str(corpus), "lists": str(cache)}
         text |= {
@@ -90,7 +90,7 @@ class SlotFilling(TextRecognition):
         return read
 
     def read_metrics(self, evaluation: Evaluation, text: str) -> EvaluationMetrics:
-        """Slot type F1 and slot value CER of the hypotheses that s3prl kept."""
+        """Slot type F1 and slot value CER of the hypotheses that s3prl saved."""
         hypotheses, references = self.texts(evaluation)
         values = {
             "slot_type_f1": slot_type_f1(hypotheses, references),
@@ -104,7 +104,7 @@ class SlotFilling(TextRecognition):
 
 
 def _read_transcripts(path: Path) -> dict[str, str]:
-    """Words and tags by id, a tab between them."""
+    """Words and tags by id, separated by a tab."""
     transcripts = {}
     for number, line in enumerate(_read(path).splitlines(), start=1):
         key, _, text = line.strip().partition(" ")
@@ -120,7 +120,7 @@ def _read_transcripts(path: Path) -> dict[str, str]:
 def _find_utterances(
     corpus: Path, folder: str, speakers: list[str], transcripts: dict[str, str], slots: set[str]
 ) -> dict[str, str]:
-    """Text by file below the corpus, of these speakers.
+    """The texts of these speakers, by file below the corpus.
 
     Raises:
         UserError: if there are none, or a text has a slot that is not listed.
@@ -143,7 +143,7 @@ def _find_utterances(
     used = {tag for text in found.values() for tag in text.partition("\t")[2].split(" ")[1:-1]} - {"O"}
     if unknown := sorted(used - slots):
         raise UserError(
-            f"{corpus / TRANSCRIPTS}: every slot must stand in slots.txt, but {', '.join(unknown[:5])} does not."
+            f"{corpus / TRANSCRIPTS}: every slot must be in slots.txt, but {', '.join(unknown[:5])} is not."
         )
     return found
 

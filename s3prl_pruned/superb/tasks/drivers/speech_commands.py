@@ -24,17 +24,17 @@ NOISE = "_background_noise_"
 
 
 class KeywordSpotting(Classification):
-    """Twelve classes: ten keywords, every other word as ``_unknown_``, and ``_silence_``, cut from recordings of noise.
+    """Twelve classes: ten keywords, ``_unknown_`` for other words, and ``_silence_``, cut from recordings of noise.
 
     s3prl splits training and development set by a hash of the speaker, draws the classes of both with
-    equal weight, and puts the noise into both; the sizes here are with the noise.
+    equal weight, and puts the noise into both; the sizes here include the noise.
     """
 
-    # 51,088 and 6,798 words, by the archive's own lists, and its 6 recordings of noise.
+    # 51,088 and 6,798 words, by the archive's own lists, plus its 6 recordings of noise.
     official_sizes: ClassVar[dict[str, int]] = {"train": 51_094, "dev": 6_804, "test": 3_081}
 
     def random_waveforms(self, config: dict[str, Any]) -> str | None:
-        """Silence is cut anew each time."""
+        """Silence is cut from another place each time."""
         return "cuts its seconds of silence from the noise at random"
 
     def prepare(

@@ -1,6 +1,6 @@
 """SV: s3prl's ``sv_voxceleb1`` on VoxCeleb1.
 
-It is trained on the speakers of ``dev/wav`` and tested on trials of those of ``test/wav``.
+The model is trained on the speakers of ``dev/wav`` and tested on trials of the speakers of ``test/wav``.
 """
 
 from __future__ import annotations
@@ -31,35 +31,35 @@ from s3prl_pruned.superb.tasks.drivers.voxceleb1 import FOLDERS, find_list, rand
 from s3prl_pruned.superb.tasks.known_files import known_files
 
 TRIALS = ("veri_test.txt", "voxceleb1_test_v2.txt")
-"""VoxCeleb1's own list, ``1 id10270/x6uYqmx31kE/00001.wav id10270/8jEAjG6SegY/00008.wav``, and s3prl's name of it."""
+"""VoxCeleb1's own list, ``1 id10270/x6uYqmx31kE/00001.wav id10270/8jEAjG6SegY/00008.wav``, and s3prl's name for it."""
 
 EFFECTS = [["channels", "1"], ["rate", "16000"], ["gain", "-3.0"], ["silence", "1", "0.1", "0.1%", "-1", "0.1", "0.1%"]]
-"""What s3prl does to all audio (``sv_voxceleb1/dataset.py``)."""
+"""The effects that s3prl applies to all audio (``sv_voxceleb1/dataset.py``)."""
 
 SHORTEST_TEST = 6400
-"""Samples after the pauses are cut out: the x-vector's context is 15 frames, 0.3 s at 20 ms each."""
+"""Samples after pauses are removed: the x-vector's context is 15 frames, 0.3 s at 20 ms each."""
 
 
 class SpeakerVerification(Driver):
-    """There is no development set: every saved checkpoint is tested, and the lowest rate is reported.
+    """There is no development set: every saved checkpoint is tested, and the lowest EER is reported.
 
-    s3prl cuts pauses out of all audio, and trains on what is then longer than ``vad_config.min_sec`` samples. It keeps
-    the lengths beside its code, whatever the corpus; here they are kept by the corpus.
+    s3prl removes pauses from all audio, and trains on utterances that are then longer than ``vad_config.min_sec``
+    samples. It caches the lengths beside its code, whatever the corpus; here they are cached by corpus.
     """
 
     criterion = None
-    selecting = ("runner.save_step",)  # "the lowest of ten" is another number than "the lowest of 200"
+    selecting = ("runner.save_step",)  # the lowest of ten checkpoints differs from the lowest of 200
     optional_settings = ("datarc.test_meta_data",)
-    # Trials, and the files that they name, counted in s3prl's voxceleb1_test_v2.txt. dev/wav: all of SID's list
-    # (138,361 + 6,904 + 8,251 files) but the 4,874 of the test speakers.
+    # Trials and their files, counted in s3prl's voxceleb1_test_v2.txt. dev/wav: all of SID's list (138,361 + 6,904 +
+    # 8,251 files) except the 4,874 of the test speakers.
     official_sizes: ClassVar[dict[str, int]] = {"dev/wav": 148_642, "test/wav": 4_715, "trials": 37_720}
 
     def random_waveforms(self, config: dict[str, Any]) -> str | None:
-        """Utterances are cropped where the settings say so."""
+        """Utterances are cropped if the settings say so."""
         return random_crops(config)
 
     def check(self, config: dict[str, Any]) -> None:
-        """Refuse an evaluation while training, which s3prl cannot make, and checkpoints that would be deleted."""
+        """Refuse evaluation during training, which s3prl cannot do, and the deletion of checkpoints."""
         runner = config["runner"]
         if runner["eval_dataloaders"]:
             raise UserError(
@@ -76,7 +76,7 @@ class SpeakerVerification(Driver):
     def prepare(
         self, args: argparse.Namespace, config: dict[str, Any], *, corpus: Path, s3prl_root: Path | None
     ) -> list[SplitRead]:
-        """Read the trials; measure every utterance without its pauses, by which s3prl takes them."""
+        """Read the trials; measure the length of every utterance without its pauses, by which s3prl selects them."""
         if args.evaluate_split != "test":
             raise UserError(f"-t {args.evaluate_split}: sv has the split test only.")
         datarc = config["downstream_expert"]["datarc"]
@@ -96,7 +96,7 @@ class SpeakerVerification(Driver):
         read.append(SplitRead(key="trials", folder="trials", num_utterances=len(trials), sha256=sha256))
         cache = corpora.splits_folder("sv_voxceleb1", corpus, read)
         self._refuse_short(_lengths(corpus / "test" / "wav", tested, cache / "test_lengths.json"))
-        # An evaluation needs no lengths of the training set; on VoxCeleb1 they take an hour of a core.
+        # An evaluation needs no lengths of the training set; on VoxCeleb1 they take a core an hour.
         lengths = {}
         if args.mode != "evaluate":
             lengths = _lengths(corpus / "dev" / "wav", trained, cache / "train_lengths.json")
@@ -108,19 +108,19 @@ class SpeakerVerification(Driver):
                 )
         datarc["file_path"] = str(corpus)
         datarc["train_meta_data"] = str(_write_for_s3prl(cache / ("all" if lengths else "none"), lengths))
-        datarc["dev_meta_data"] = str(corpora.write_once(cache / "no_trials.txt", ""))  # read, and never used
+        datarc["dev_meta_data"] = str(corpora.write_once(cache / "no_trials.txt", ""))  # read, but never used
         datarc["test_meta_data"] = str(
             corpora.write_once(cache / "trials.txt", "".join(f"{' '.join(trial)}\n" for trial in trials))
         )
         return read
 
     def adapt(self, run: DownstreamRun) -> None:
-        """Let s3prl read the lengths from the cache, and run on the device that it is given."""
+        """Make s3prl read the lengths from the cache, and run on the chosen device."""
         experts.keep_sv_voxceleb1_lengths_in(Path(run.config["downstream_expert"]["datarc"]["train_meta_data"]))
         experts.let_sv_voxceleb1_follow_its_device()
 
     def evaluations(self, run: DownstreamRun, done: list[Part]) -> list[Evaluation]:
-        """One of every checkpoint that the settings save."""
+        """One evaluation for every checkpoint that the settings save."""
         if done:
             return []
         found = numbered_checkpoints(run.folder)
@@ -131,7 +131,7 @@ class SpeakerVerification(Driver):
         return [Evaluation(name=path.stem, run=run.below(path.stem), checkpoint=path, rule=rule) for path in found]
 
     def read_metrics(self, evaluation: Evaluation, text: str) -> EvaluationMetrics:
-        """EER of the scores that s3prl kept, with the labels of the list of trials."""
+        """EER of the scores that s3prl saved, with the labels of the list of trials."""
         found = re.findall(r"^sv-voxceleb1/test-EER: (\S+)$", text, flags=re.MULTILINE)
         if not found:
             raise RuntimeError("test: s3prl printed no EER.")
@@ -145,7 +145,7 @@ class SpeakerVerification(Driver):
         )
 
     def expected_utterances(self, evaluation: Evaluation) -> int:
-        """Every trial."""
+        """All trials must be scored."""
         return evaluation.run.num_utterances("trials")
 
     def combine(self, parts: list[Part]) -> Combined:
@@ -168,10 +168,10 @@ class SpeakerVerification(Driver):
 
 
 def _refuse_other_checkpoints(run: DownstreamRun) -> None:
-    """The lowest rate of more or of less checkpoints than the settings save is another number.
+    """Refuse more or fewer checkpoints than the settings save: the lowest EER would be another number.
 
     Raises:
-        UserError: naming one that there should not be, or that is missing up to the newest.
+        UserError: with a checkpoint that should not be there, or one before the newest that is missing.
     """
     total, interval = (run.config["runner"][key] for key in ("total_steps", "save_step"))
     found, wanted = set(saved_steps(run.folder)), set(range(interval, total + 1, interval))
@@ -179,8 +179,8 @@ def _refuse_other_checkpoints(run: DownstreamRun) -> None:
     for steps, what in ((found - wanted, "holds"), (due - found, "lacks")):
         if steps:
             raise UserError(
-                f"{run.folder}: must hold the checkpoints of every {interval} steps, of which the lowest rate is "
-                f"reported, but {what} states-{min(steps)}.ckpt. Put it right, or train under another name (-n)."
+                f"{run.folder}: must hold the checkpoints of every {interval} steps, of which the lowest EER is "
+                f"reported, but {what} states-{min(steps)}.ckpt. Correct that, or train under another name (-n)."
             )
 
 
@@ -209,7 +209,7 @@ def _read_trials(path: Path) -> list[tuple[str, str, str]]:
 
 
 def _lengths(root: Path, names: list[str], kept: Path) -> dict[str, int]:
-    """Samples of each file after s3prl's chain of effects, from the cache where they were taken before."""
+    """Samples of each file after s3prl's chain of effects, from the cache if they were computed before."""
     if not kept.is_file():
         compat.apply()
         jobs = os.cpu_count() or 1
@@ -239,7 +239,7 @@ def _trimmed_length(path: str) -> int:
 
 
 def _write_for_s3prl(folder: Path, lengths: dict[str, int]) -> Path:
-    """s3prl's file of lengths, at the place below ``folder`` where it looks for it."""
+    """Write s3prl's file of lengths, at the place below ``folder`` where s3prl expects it."""
     import torch
 
     path = folder / ".wav_lengths" / "Voxceleb1_length.pt"

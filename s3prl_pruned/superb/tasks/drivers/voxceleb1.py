@@ -21,24 +21,24 @@ LISTS = ("iden_split.txt", "veri_test_class.txt")
 
 LISTS_SOURCE = "https://www.robots.ox.ac.uk/~vgg/data/voxceleb/meta"
 FOLDERS = ("dev/wav", "test/wav")
-"""Of VoxCeleb1, which hold a folder for each speaker."""
+"""Folders of VoxCeleb1, with a subfolder for each speaker."""
 
 SPLITS = {"1": "train", "2": "dev", "3": "test"}
 FIRST_SPEAKER, NUM_SPEAKERS = 10001, 1251
 
 
 class SpeakerIdentification(Classification):
-    """Every file of VoxCeleb1's list is searched below ``dev/wav`` and ``test/wav``.
+    """Every file of VoxCeleb1's list is searched for below ``dev/wav`` and ``test/wav``.
 
-    s3prl does so too, and keeps what it finds beside its code, whatever the corpus. Here the search is one walk, and
-    its result is kept by the corpus and the list.
+    s3prl does so too, but caches the result beside its code, whatever the corpus. Here the search is a single pass, and
+    its result is cached by corpus and list.
     """
 
     optional_settings = ("datarc.meta_data",)
     official_sizes: ClassVar[dict[str, int]] = {"train": 138_361, "dev": 6_904, "test": 8_251}
 
     def random_waveforms(self, config: dict[str, Any]) -> str | None:
-        """Utterances are cropped where the settings say so."""
+        """Utterances are cropped if the settings say so."""
         return random_crops(config)
 
     def prepare(
@@ -62,9 +62,9 @@ class SpeakerIdentification(Classification):
         ]
         folder = corpora.splits_folder("voxceleb1", corpus, read)
         paths = (corpus / name for names in files.values() for name in names)
-        corpora.check_audio_once(paths, cache=folder, why="s3prl takes it as that")
+        corpora.check_audio_once(paths, cache=folder, why="s3prl reads it as such")
         for key, names in files.items():
-            # Written anew each time: s3prl unpickles them, and what it unpickles is then ours.
+            # Written each time: s3prl unpickles these files, so they must be ours.
             content = pickle.dumps([str(corpus / name) for name in names])
             corpora.write_once(folder / f"{key}.pkl", content, afresh=True)
         datarc["file_path"] = str(corpus)
@@ -79,18 +79,18 @@ class SpeakerIdentification(Classification):
 def find_list(
     driver: Driver, names: tuple[str, str], *, corpus: Path, s3prl_root: Path | None, named: str | None, of: str
 ) -> Path:
-    """A list of VoxCeleb1's, whose folder must have the layout that both tasks read.
+    """Find a list of VoxCeleb1, whose folder must have the layout that both tasks read.
 
     Args:
-        driver: of the task.
-        names: of the list: VoxCeleb1's own, and s3prl's.
+        driver: the task's driver.
+        names: the list's names, VoxCeleb1's own and s3prl's.
         corpus: the folder of VoxCeleb1.
         s3prl_root: a checkout of s3prl, or None.
         named: path in the settings.
-        of: what it lists.
+        of: what the list is for.
 
     Raises:
-        UserError: the folder has another layout, or there is no list.
+        UserError: if the folder has another layout, or there is no list.
     """
     corpora.require(corpus, ["dev/wav/", "test/wav/"], layout=f"the folder of {driver.task.corpus}")
     return corpora.find_listing(
@@ -132,7 +132,7 @@ def _read_list(path: Path) -> dict[str, list[str]]:
 
 
 def _find_files(corpus: Path, names: dict[str, list[str]], listing: Path) -> dict[str, tuple[str, list[str]]]:
-    """The same names, relative to the corpus: below ``dev/wav`` or ``test/wav``."""
+    """The files' paths relative to the corpus: below ``dev/wav`` or ``test/wav``."""
     tops: dict[str, list[str]] = {}
     for folder in FOLDERS:
         for speaker in (corpus / folder).iterdir():
@@ -143,7 +143,7 @@ def _find_files(corpus: Path, names: dict[str, list[str]], listing: Path) -> dic
         return next((f"{top}/{name.as_posix()}" for top in found), None)
 
     listed = [Path(name) for of_split in names.values() for name in of_split]
-    places = dict(zip(listed, corpora.look_at(listed, place, what=f"files of {listing.name}"), strict=True))
+    places = dict(zip(listed, corpora.map_files(listed, place, what=f"files of {listing.name}"), strict=True))
     missing = [name.as_posix() for name in listed if places[name] is None]
     if missing:
         raise UserError(

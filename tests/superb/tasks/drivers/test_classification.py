@@ -1,4 +1,4 @@
-"""KS, SID and IC from the command line to the result, with s3prl at work on tiny corpora in the official layouts."""
+"""KS, SID and IC from the command line to the result, run by s3prl on tiny corpora in the official layouts."""
 
 import re
 from pathlib import Path
@@ -22,7 +22,7 @@ TASKS = {
 
 @pytest.fixture(scope="module", params=TASKS)
 def finished(request, command, workplace):
-    """A task that was run, what it printed, and its command again."""
+    """A finished task, its output, and a function that calls its command again."""
     make, settings, sizes = TASKS[request.param]
     corpus = make(workplace / f"corpus_{request.param}")
 
@@ -67,7 +67,7 @@ def test_the_checkpoint_is_the_one_of_the_last_new_best_on_dev(finished):
         assert result.checkpoint.dev is None
 
 
-def test_sizes_and_settings_that_are_not_the_benchmarks_are_said(finished):
+def test_sizes_and_settings_that_are_not_the_benchmarks_are_reported(finished):
     result = read_result(finished.folder / "result.json")
     assert {split.key: split.num_utterances for split in result.splits} == finished.sizes
     assert result.protocol == "custom"
@@ -77,7 +77,7 @@ def test_sizes_and_settings_that_are_not_the_benchmarks_are_said(finished):
 
 
 def test_the_best_on_dev_is_evaluated_although_another_came_later(finished):
-    """As if training had found its best at step 2."""
+    """As if the best checkpoint of the training were at step 2."""
     states = torch.load(finished.folder / "states-2.ckpt", weights_only=True)
     states["Downstream"]["best_score"].fill_(0.75)
     target = finished.folder / "dev-best.ckpt"

@@ -86,7 +86,7 @@ def stereo(name):
         ("ks", noise(f"{TEST}/bed/a.wav"), "must be the twelve classes, but it holds bed"),
         ("sid", remove("test/wav"), "corpus: must be the folder of VoxCeleb1, but lacks test/wav/"),
         ("sid", remove("iden_split.txt"),
-         "must hold VoxCeleb1's list .* to be had at https.*iden_split.txt; or .* --s3prl-root"),
+         "must hold VoxCeleb1's list .* Get it from https.*iden_split.txt, or .* --s3prl-root"),
         ("sid", remove("dev/wav/id10002/bbbbbbbbbbb"), "but 1 are missing .first id10002/bbbbbbbbbbb/00001.wav"),
         ("sid", rewrite("iden_split.txt", "id10002", "id12002"),
          "line 4: must be .*id<10001 to 11251>.* but is '1 id12002/"),
@@ -97,7 +97,7 @@ def stereo(name):
         ("ic", remove("wavs/speakers/a1/test-0.wav"),
          "every file of data/test_data.csv, but 1 are missing .first wavs/speakers/a1"),
         ("ic", rewrite("data/test_data.csv", "bring", "fetch"),
-         "every action must stand in data/train_data.csv too, but 'fetch'"),
+         "every action must be in data/train_data.csv too, but 'fetch'"),
         ("ic", rewrite("data/train_data.csv", "location", "place"),
          "every line must have path, action, object, location, but it has"),
         ("ic", noise("wavs/speakers/a1/train-0.wav", sample_rate=8000), "must be 16000 Hz mono .* has 8000 Hz"),
@@ -130,7 +130,7 @@ def test_speech_commands_are_split_by_speaker_with_noise_in_both(prepare, corpor
     }
 
 
-def test_the_two_folders_of_speech_commands_may_lie_anywhere(prepare, corpora):
+def test_the_two_folders_of_speech_commands_may_be_anywhere(prepare, corpora):
     roots = {"speech_commands_root": str(corpora["ks"] / TRAIN), "speech_commands_test_root": str(corpora["ks"] / TEST)}
     settings, _ = prepare("ks", corpora["ks"] / TRAIN, **roots)
     assert {key: settings["datarc"][key] for key in roots} == roots
@@ -142,7 +142,7 @@ def test_a_batch_larger_than_the_training_set_is_refused_because_s3prl_would_nev
 
 
 def test_each_voxceleb1_has_its_own_lists_outside_site_packages(prepare, corpora, copied):
-    """s3prl keeps them beside its code and gives the second corpus the first one's."""
+    """s3prl caches them beside its code, so the second corpus would get the first one's lists."""
     first, _ = prepare("sid", corpora["sid"])
     other = copied("sid")
     second, _ = prepare("sid", other)
@@ -161,19 +161,17 @@ def test_each_voxceleb1_has_its_own_lists_outside_site_packages(prepare, corpora
 
 @pytest.fixture
 def stats(monkeypatch):
-    """How often the size or the presence of audio was asked for, by file."""
+    """How often the size or existence of audio files was checked, by file."""
     asked, stat = Counter(), Path.stat
     monkeypatch.setattr(Path, "stat", lambda path, **how: asked.update([path.suffix]) or stat(path, **how))
     return asked
 
 
 @pytest.mark.parametrize("task", ["sid", "sv"])
-def test_a_second_start_looks_at_a_few_files_and_at_the_folders_of_speakers_only(
-    task, prepare, copied, stats, monkeypatch
-):
+def test_a_second_start_checks_only_a_few_files_and_the_folders_of_speakers(task, prepare, copied, stats, monkeypatch):
     corpus = copied("sid")
     files = sorted(corpus.glob("*/wav/*/*/*.wav"))
-    for path in files:  # so long that neither task refuses them
+    for path in files:  # long enough for both tasks
         write_noise(path, np.random.default_rng(5), seconds=1.1)
     tested = [path.relative_to(corpus / "test/wav").as_posix() for path in files if "/test/wav/" in str(path)]
     (corpus / "veri_test.txt").write_text(f"1 {tested[0]} {tested[1]}\n0 {tested[0]} {tested[2]}\n")
@@ -184,24 +182,24 @@ def test_a_second_start_looks_at_a_few_files_and_at_the_folders_of_speakers_only
     stats.clear()
     assert prepare(task, corpus, **settings) == first
     assert 0 < stats[".wav"] <= 4
-    # One of the few has another size: all are looked at again.
+    # One of the few has another size: all are checked again.
     write_noise(files[0], np.random.default_rng(6), seconds=1.2)
     changed = prepare(task, corpus, **settings)[1]
     assert changed["train"].sha256 != first[1]["train"].sha256
-    # A folder of a speaker changed, and none of the few files.
+    # A speaker's folder changed, but none of the few files.
     shutil.rmtree(files[-1].parents[1])
     with pytest.raises(UserError, match="1 are missing|3 are missing|must hold"):
         prepare(task, corpus, **settings)
 
 
-def test_many_files_are_looked_at_in_threads_with_the_same_outcome(prepare, copied, monkeypatch, capsys, tmp_path):
+def test_many_files_are_checked_in_threads_with_the_same_outcome(prepare, copied, monkeypatch, capsys, tmp_path):
     corpus = copied("sid")
     _, one_by_one = prepare("sid", corpus)
     monkeypatch.setattr(helpers, "MANY", 2)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
     _, together = prepare("sid", corpus)
     assert together == one_by_one
-    assert "files of iden_split.txt" in capsys.readouterr().err  # a bar for each kind of look
+    assert "files of iden_split.txt" in capsys.readouterr().err  # a progress bar for each kind of check
     write_noise(corpus / "dev/wav/id10002/bbbbbbbbbbb/00001.wav", np.random.default_rng(1), sample_rate=8000)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "third"))
     with pytest.raises(UserError, match="bbbbbbbbbbb/00001.wav: must be 16000 Hz mono"):

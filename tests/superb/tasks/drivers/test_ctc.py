@@ -1,4 +1,4 @@
-"""PR and SF from the command line to the result, with s3prl at work on tiny corpora in the official layouts."""
+"""PR and SF from the command line to the result, run by s3prl on tiny corpora in the official layouts."""
 
 import re
 from pathlib import Path
@@ -29,7 +29,7 @@ def corpora(workplace):
 
 @pytest.fixture(scope="module", params=SETTINGS)
 def finished(request, command, corpora):
-    """A task that was trained by one command and evaluated by another, what they printed, and its command."""
+    """A task that was trained by one command and evaluated by another, their output, and its command."""
     name = request.param
 
     def again(*options):
@@ -51,7 +51,7 @@ def arks(folder):
 
 
 def expected_references(name, corpus):
-    """By utterance, worked out of the corpus' own files."""
+    """References by utterance, computed from the corpus's own files."""
     if name == "pr":
         lexicon = dict(line.split("\t") for line in (corpus / "lexicon.txt").read_text().splitlines())
         lines = [
@@ -112,7 +112,7 @@ def test_the_checkpoint_is_the_best_on_dev(finished):
 
 
 def test_s3prl_takes_no_setting_out_of_the_checkpoint(finished):
-    """It pops ``num_workers`` at the first split, and gives all others twelve."""
+    """It pops ``num_workers`` at the first split, and uses twelve for all others."""
     config = torch.load(finished.folder / "states-2.ckpt", weights_only=True)["Config"]
     assert config["downstream_expert"]["corpus"]["num_workers"] == 0
 
@@ -170,7 +170,7 @@ def test_there_are_39_phones_vowels_in_three_stresses_and_two_noises():
 
 
 def test_only_the_benchmarks_lexicon_is_official(corpora, command, tmp_path, monkeypatch):
-    """Known by the files' names in git; here the corpus' own stands for them."""
+    """Identified by the files' git hashes; here the corpus's own lexicon takes their place."""
     (tmp_path / "empty").write_bytes(b"")
     assert (
         libriphone._git_blob(tmp_path / "empty") == "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
@@ -186,11 +186,11 @@ def test_only_the_benchmarks_lexicon_is_official(corpora, command, tmp_path, mon
 
 
 def test_an_interrupted_training_goes_on_from_its_last_checkpoint(finished):
-    """The last of this file: it changes the finished run."""
+    """The last test of this file: it changes the finished run."""
     for name in ("result.json", "states-2.ckpt"):
         (finished.folder / name).unlink()
     again = finished.again("-a")
     assert (
-        f"Going on from {finished.folder / 'states-1.ckpt'}" in again and (finished.folder / "states-2.ckpt").is_file()
+        f"Resuming from {finished.folder / 'states-1.ckpt'}" in again and (finished.folder / "states-2.ckpt").is_file()
     )
     assert read_result(finished.folder / "result.json").num_utterances > 1

@@ -39,7 +39,7 @@ def printed(sd):
 
 
 def frame_error_rate(threshold):
-    """DER counted in frames of 10 ms, without a median filter: near the exact one, in time."""
+    """DER counted in frames of 10 ms, without a median filter: close to the exact one, which is over time."""
     wrong = spoken = 0
     for path in (FOLDER / "scoring" / "predictions").glob("*.h5"):
         with h5py.File(path) as file:
@@ -51,7 +51,7 @@ def frame_error_rate(threshold):
                 column = speakers.setdefault(rest[2], len(speakers))
                 truth[round(100 * float(begin)) : round(100 * (float(begin) + float(duration))), column] = True
         active = np.pad(active, ((0, 200), (0, 0)))
-        # Per frame: the greater number of speakers, less those who are right; under the better of the two assignments.
+        # Per frame: the larger number of speakers minus the correct ones, under the better of the two assignments.
         errors = [
             (np.maximum(truth.sum(1), active.sum(1)) - (truth & active[:, order]).sum(1)).sum()
             for order in ([0, 1], [1, 0])
@@ -98,7 +98,7 @@ def test_a_run_goes_on_from_its_checkpoint_though_s3prl_notes_its_frame_shift_in
 
 
 def test_what_has_no_predictions_is_refused(sd):
-    with pytest.raises(UserError, match="-t dev: s3prl keeps predictions of sd's split test only"):
+    with pytest.raises(UserError, match="-t dev: s3prl saves predictions of sd's split test only"):
         sd("-t", "dev")
     with pytest.raises(UserError, match="save_predictions: must be true"):
         sd("-n", "other", more=",,config.downstream_expert.scorerc.save_predictions=false")

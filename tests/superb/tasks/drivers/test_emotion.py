@@ -1,4 +1,4 @@
-"""ER: five folds in one command, each shown; lists as s3prl's own."""
+"""ER: five folds in one command, each shown; the lists equal s3prl's own."""
 
 import json
 import shutil
@@ -51,7 +51,7 @@ def test_the_mean_of_five_folds_is_reported_and_each_is_shown(printed):
     assert_pieces_give_the_result(FOLDER)
 
 
-def test_a_finished_run_of_which_only_the_best_checkpoints_were_kept_is_finished(printed, er):
+def test_a_finished_run_with_only_the_best_checkpoints_left_is_finished(printed, er):
     folder = Path("results/thin/er")
     shutil.copytree(FOLDER, folder)
     for fold in FOLDS[:2]:

@@ -1,6 +1,6 @@
 """PR, SF, SV, SD, QbE: a corpus that s3prl could not read, or would read wrongly, is one clear error.
 
-It comes before anything runs.
+The error comes before anything runs.
 """
 
 import argparse
@@ -83,9 +83,9 @@ def audio(pattern, *, seconds=1.0, sample_rate=16000, channels=1, level=0.1):
         ("sf", remove("valid"), "but lacks valid/"),
         ("sf", rewrite("all.iob.snips.txt", "\t", " "),
          "line 1: must be `<id> BOS <words> EOS<TAB>` and a tag for each"),
-        ("sf", rewrite("slots.txt", "timeRange\n", ""), "every slot must stand in slots.txt, but timeRange does not"),
+        ("sf", rewrite("slots.txt", "timeRange\n", ""), "every slot must be in slots.txt, but timeRange is not"),
         ("sf", audio("test/*.wav", sample_rate=8000), "must be 16000 Hz mono .* has 8000 Hz"),
-        ("sv", remove("veri_test.txt"), "must hold VoxCeleb1's list of trials, veri_test.txt, .* to be had at https"),
+        ("sv", remove("veri_test.txt"), "must hold VoxCeleb1's list of trials, veri_test.txt, .* Get it from https"),
         ("sv", remove("test/wav"), "must be the folder of VoxCeleb1, but lacks test/wav/"),
         ("sv", remove("test/wav/*/*/*.wav"),
          "must hold every file of veri_test.txt, but 1 are missing .first id10270/"),
@@ -99,10 +99,10 @@ def audio(pattern, *, seconds=1.0, sample_rate=16000, channels=1, level=0.1):
         ("sd", append("dev/wav.scp", "rec cat /etc/hostname |"),
          "rec must be an audio file, but .*, a command, which is not run"),
         ("sd", append("dev/reco2dur", "elsewhere 3.0"),
-         "reco2dur: must be of the recordings of wav.scp, but 1 stand in one"),
+         "reco2dur: must have the recordings of wav.scp, but 1 are in one"),
         ("sd", remove("test/rttm"), "test: must be a folder in Kaldi's format, .* but lacks rttm"),
         ("sd", append("test/rttm", "SPEAKER other 1 0.0 1.0 <NA> <NA> a <NA> <NA>"),
-         "rttm: must be of the recordings of wav.scp"),
+         "rttm: must have the recordings of wav.scp"),
         ("sd", rewrite("train/utt2spk", "\n", "-the-third\n"), "must have at most 2 speakers, but .* has more"),
         ("qbe", remove("scoring/groundtruth_quesst14_eval"),
          "QUESST 2014, but lacks scoring/groundtruth_quesst14_eval/"),
@@ -184,7 +184,7 @@ def test_only_the_benchmarks_speakers_are_taken(prepare, corpora):
         prepare("sf", corpora["sf"], change=lambda expert: expert["corpus"].update(test_speakers=["Nobody"]))
 
 
-def test_the_three_folders_of_diarization_may_lie_anywhere(prepare, corpora, tmp_path):
+def test_the_three_folders_of_diarization_may_be_anywhere(prepare, corpora, tmp_path):
     folders = {
         f"{split}_dir": str(shutil.copytree(corpora["sd"] / split, tmp_path / f"my_{split}"))
         for split in ("train", "dev", "test")

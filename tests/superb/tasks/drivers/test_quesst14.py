@@ -1,4 +1,4 @@
-"""QbE from the command line to the result: the layer that is best on dev is the one of test."""
+"""QbE from the command line to the result: the layer that is best on dev is evaluated on test."""
 
 import argparse
 from pathlib import Path
@@ -63,7 +63,7 @@ def test_a_finished_task_says_so_and_an_interrupted_one_goes_on(printed, qbe):
 
 
 def test_features_are_extracted_once_for_all_layers(qbe, corpus, monkeypatch):
-    """As often as there are files, where s3prl extracts them for every layer; what is searched is the same."""
+    """Once per file, while s3prl extracts them for every layer; the searches are the same."""
     extracted, write = [], features._write
     monkeypatch.setattr(
         features, "_write", lambda path, *given, **how: extracted.append(path) or write(path, *given, **how)
@@ -71,20 +71,20 @@ def test_features_are_extracted_once_for_all_layers(qbe, corpus, monkeypatch):
     qbe("-u", "wavlm_embedded", "-n", "once")
     files = sum(len(list((corpus / name).glob("*.wav"))) for name in ("dev_queries", "eval_queries", "Audio"))
     assert len(extracted) == len(set(extracted)) == files
-    assert not Path("results/once/qbe/features").exists()  # now that the result is there
+    assert not Path("results/once/qbe/features").exists()  # removed once the result is written
     once = read_result(Path("results/once/qbe/result.json"))
     assert [part.name for part in once.parts][:7] == [f"layer{layer}" for layer in range(7)]
-    qbe("-u", "wavlm_embedded", "-n", "alone", "-l", "3", "-t", "dev")  # by s3prl alone
+    qbe("-u", "wavlm_embedded", "-n", "alone", "-l", "3", "-t", "dev")  # s3prl without our cache
     assert read_result(Path("results/alone/qbe/result-dev.json")).metrics == once.parts[3].metrics
     assert len(extracted) == files
 
 
-def test_without_room_features_are_extracted_for_every_layer_and_this_is_said(qbe, monkeypatch):
+def test_without_room_features_are_extracted_for_every_layer_and_this_is_reported(qbe, monkeypatch):
     full = SimpleNamespace(free=0)
     monkeypatch.setattr(features_room.shutil, "disk_usage", lambda folder: full)
     monkeypatch.setattr(features, "_write", lambda *given, **how: pytest.fail("something is written"))
     printed = qbe("-n", "full")  # FBANK has one layer
-    assert printed.count("They are extracted for every evaluation anew.") == 2
+    assert printed.count("They are extracted again for every evaluation.") == 2
     assert read_result(Path("results/full/qbe/result.json")).metrics == read_result(FOLDER / "result.json").metrics
 
 
@@ -107,8 +107,8 @@ def test_there_is_nothing_to_train_and_no_other_split(qbe):
 @pytest.mark.parametrize(
     "text", ["config.runner.total_steps=10", "config.optimizer.lr=1e-3", "config.specaug.adaptive=false"]
 )
-def test_settings_of_a_training_are_refused_since_nothing_reads_them(command, corpus, text):
-    with pytest.raises(UserError, match=f"-o {text}: nothing is trained, so that nothing reads it. Leave it out."):
+def test_settings_of_a_training_are_refused_since_they_are_not_used(command, corpus, text):
+    with pytest.raises(UserError, match=f"-o {text}: nothing is trained, so this is not used. Leave it out."):
         command("-d", "qbe", "--corpus", corpus, "-o", text)
 
 
@@ -126,7 +126,7 @@ def part(layer, split, value):
 
 @pytest.fixture
 def three_layers(monkeypatch, tmp_path):
-    """An upstream of three layers, asked for the test set."""
+    """An upstream of three layers, to be evaluated on the test set."""
     monkeypatch.setattr(quesst14, "num_layers", lambda args: 3)
 
     def asked(**changes):
@@ -156,7 +156,7 @@ def test_the_best_layer_on_dev_is_the_one_of_test(three_layers):
     assert combined.rule == "layer 1, the highest MTWV of 3 on dev"
 
 
-def test_asked_for_dev_only_dev_is_searched(three_layers):
+def test_for_split_dev_only_dev_is_searched(three_layers):
     driver = quesst14.QueryByExample(SimpleNamespace(name="qbe"))
     dev = [part(0, "dev", 0.01), part(1, "dev", 0.03)]
     assert driver.evaluations(three_layers(evaluate_split="dev"), dev) == []

@@ -1,6 +1,6 @@
 """SV from the command line to the result.
 
-Every saved checkpoint is tested, pauses are cut out, and nothing is kept in site-packages.
+Every saved checkpoint is tested, pauses are removed, and nothing is written to site-packages.
 """
 
 import json
@@ -33,7 +33,7 @@ SETTINGS = settings(
 
 @pytest.fixture(scope="module")
 def corpus(workplace):
-    """One training file is longer than 2 s with its pause only."""
+    """One training file is longer than 2 s only with its pause."""
     folder = make_corpora(workplace, "sv")["sv"]
     noise = 0.1 * np.random.default_rng(0).standard_normal(11200)
     soundfile.write(
@@ -56,7 +56,7 @@ def printed(sv):
 
 
 def rate_of(folder, corpus):
-    """From s3prl's file and VoxCeleb1's list, pair by pair."""
+    """The EER from s3prl's file and VoxCeleb1's list, pair by pair."""
     trials = [line.split() for line in (corpus / "veri_test.txt").read_text().splitlines()]
     lines = [line.split() for line in (folder / "test_predict.txt").read_text().splitlines()]
     for (_, *files), (pair, _) in zip(trials, lines, strict=True):
@@ -91,7 +91,7 @@ def test_the_lowest_is_chosen_though_it_is_not_the_last(printed):
         assert (combined.chosen.name, combined.metrics[0].value) == (lowest, min(values))
 
 
-def test_a_finished_run_of_which_an_early_checkpoint_alone_was_kept_is_finished(printed, sv):
+def test_a_finished_run_with_only_an_early_checkpoint_left_is_finished(printed, sv):
     folder = Path("results/thin/sv")
     shutil.copytree(FOLDER, folder)
     (folder / "states-2.ckpt").unlink()
@@ -120,7 +120,7 @@ def test_one_checkpoint_is_tested_alone_by_name_without_the_training_sets_length
     assert list(tmp_path.rglob("test_lengths.json")) and not list(tmp_path.rglob("train_lengths.json"))
 
 
-def test_more_checkpoints_than_the_settings_save_and_less_are_refused(printed, sv):
+def test_more_or_fewer_checkpoints_than_the_settings_save_are_refused(printed, sv):
     shutil.copytree(FOLDER, "results/fbank/more/sv")
     folder, more = Path("results/fbank/more/sv"), ("-n", "fbank/more", "-m", "evaluate", "--force")
     (folder / "states-2.ckpt").rename(folder / "states-3.ckpt")
@@ -132,12 +132,12 @@ def test_more_checkpoints_than_the_settings_save_and_less_are_refused(printed, s
         sv(*more)
 
 
-def test_a_run_that_saves_otherwise_is_another_run(printed, sv):
+def test_a_run_with_another_saving_interval_is_another_run(printed, sv):
     with pytest.raises(UserError, match="holds a run that differs in settings"):
         sv(more=",,config.runner.save_step=2")
 
 
-def test_a_run_that_began_before_the_saving_was_part_of_the_settings_goes_on(printed, sv):
+def test_a_run_begun_before_the_interval_was_part_of_the_settings_resumes(printed, sv):
     path = FOLDER / "run.json"
     now = path.read_text()
     begun = json.loads(now)
@@ -146,7 +146,7 @@ def test_a_run_that_began_before_the_saving_was_part_of_the_settings_goes_on(pri
     path.write_text(now)
 
 
-def test_training_is_on_what_is_long_enough_without_its_pauses(printed, corpus):
+def test_training_uses_files_that_are_long_enough_without_pauses(printed, corpus):
     (path,) = Path("cache").rglob("train_lengths.json")
     lengths = json.loads(path.read_text())
     compat.apply()
@@ -164,7 +164,7 @@ def test_a_pause_shortens_a_file(tmp_path):
     noise = 0.1 * torch.randn(16000, generator=torch.Generator().manual_seed(0))
     soundfile.write(tmp_path / "a.wav", torch.cat([noise, torch.zeros(32000), noise]).numpy(), 16000)
     length = sv_voxceleb1._lengths(tmp_path, ["a.wav"], tmp_path / "lengths.json")["a.wav"]
-    assert 32000 <= length <= 32000 + 3200  # the beginning of a pause is kept until it is one
+    assert 32000 <= length <= 32000 + 3200  # the first 0.1 s of a pause are kept
 
 
 def test_nothing_is_written_beside_s3prls_code(printed):
@@ -174,8 +174,8 @@ def test_nothing_is_written_beside_s3prls_code(printed):
     assert not list((Path(s3prl.__file__).parent / "downstream" / "sv_voxceleb1").glob(".wav_lengths/*"))
 
 
-def test_the_mask_goes_where_the_features_are():
-    """Not to a GPU, though s3prl calls ``.cuda()``; outside of its forward that is as ever."""
+def test_the_mask_is_on_the_features_device():
+    """Not on a GPU, although s3prl calls ``.cuda()``; outside of its forward pass ``.cuda()`` is unchanged."""
     compat.apply()
     expert = experts.import_expert("sv_voxceleb1").DownstreamExpert
     experts.let_sv_voxceleb1_follow_its_device()
