@@ -134,8 +134,8 @@ def test_a_key_of_another_recipe_is_not_in_the_way_of_former_targets(tmp_path):
     with pytest.raises(UserError) as refusal:
         load_recipe(path, MODEL_FILE)
     assert str(refusal.value) == (
-        f"{path}: sparsity: `target_sparsity` is the former spelling of a target, and `target` is given beside it. "
-        "Keep today's alone, such as `target: {of: params, share: 0.8}`."
+        f"{path}: sparsity: `target_sparsity` is an old key for a target, but `target` is set too. "
+        "Keep only the current one, such as `target: {of: params, share: 0.8}`."
     )
 
 
@@ -170,7 +170,5 @@ def test_assignments_say_targets_in_either_spelling(items, target, cnn):
 
 def test_assignments_in_both_spellings_are_refused():
     items = ["sparsity.target_sparsity=0.6", "sparsity.target.share=0.6"]
-    with pytest.raises(
-        UserError, match="-o: sparsity: `target_sparsity` is the former spelling of a target, and `target`"
-    ):
+    with pytest.raises(UserError, match="-o: sparsity: `target_sparsity` is an old key for a target, but `target`"):
         with_overrides({}, items)

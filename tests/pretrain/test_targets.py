@@ -145,8 +145,8 @@ def test_the_log_holds_the_target_in_its_own_unit_and_the_pictures_are_drawn(fas
         assert f"realised_{of}" in line and 0 <= line["expected_sparsity"] < 1 and "target_sparsity" not in line
         assert draw_remaining(folder).is_file()
         assert mask_averages(read_log(folder), "log", None).axes[1].get_ylabel() in (
-            "MACs that go (%)",
-            "times as fast, by the latency table",
+            "MACs removed (%)",
+            "speed-up by the latency table",
         )
 
 
@@ -229,7 +229,7 @@ def test_the_screen_says_what_became_of_the_target(recipe, tmp_path):
             ("-o", "sparsity.cnn_target.share=0.5,,self_pinching={}"),
             "`sparsity.cnn_target` is for `gates`, but `self_p",
         ),
-        (("--target", "speedup=2", "--latency-table", "nowhere.json"), "nowhere.json: is no latency table"),
+        (("--target", "speedup=2", "--latency-table", "nowhere.json"), "nowhere.json: is not a latency table"),
         (
             ("--target", "macs=0.5", "-o", "self_pinching={}"),
             "`sparsity.target` is of macs, which `gates` alone can be driven to, but `self_pinching` is given",
