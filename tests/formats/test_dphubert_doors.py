@@ -67,7 +67,7 @@ def test_upstream_load_and_extraction(path, expected, relative_differences, tmp_
     extract.main([str(path), str(tmp_path / "audio"), "--output", str(tmp_path / "features")])
     written = torch.from_numpy(np.load(tmp_path / "features" / "a.npy"))
     assert close(list(written[:, None]), expected, relative_differences)
-    with pytest.raises(UserError, match="holds a wavlm encoder, and a hubert is asked for"):
+    with pytest.raises(UserError, match="holds a wavlm encoder, but a hubert is required"):
         s3prl.hub.hubert_pruned_local(ckpt=str(path))
 
 
