@@ -256,7 +256,7 @@ def test_wrong_paths_are_named(hub, exported, tmp_path):
     with pytest.raises(UserError, match=r"states-1.ckpt: is in no known format; it holds \['Step'\]"):
         hub.wavlm_pruned_local(ckpt=str(tmp_path / "states-1.ckpt"))
     checkpoint.save_checkpoint(tmp_path / "states-2.ckpt", {"Step": 1, "Student": {}, "Encoder_Config": {}})
-    with pytest.raises(UserError, match=r"states-2.ckpt: is no training checkpoint .* it lacks \['Gates'"):
+    with pytest.raises(UserError, match=r"states-2.ckpt: is not a training checkpoint .* it lacks \['Gates'"):
         hub.wavlm_pruned_local(ckpt=str(tmp_path / "states-2.ckpt"))
     (tmp_path / "text.pt").write_text("not a checkpoint")
     with pytest.raises(UserError, match="text.pt: is truncated, or is no torch checkpoint"):
