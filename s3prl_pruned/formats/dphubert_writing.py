@@ -1,4 +1,4 @@
-"""An encoder of ours as DPHuBERT's and DiariZen's programs load it, where their format can say it."""
+"""Write an encoder for DPHuBERT's and DiariZen's programs, if their format can express it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,16 +14,16 @@ from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, LayerSpec, Rank
 
 
 def checkpoint(encoder: SpeechEncoder, table: KeyTable) -> dict[str, Any]:
-    """`state_dict` and `config`, for `torch.save`.
+    """Content of the file, `state_dict` and `config`, for `torch.save`.
 
-    Which states are published is not in the file: their programs have a rule of their own.
+    The published states are not in the file: their programs have a fixed rule.
 
     Args:
-        encoder: fp32, on the CPU, its slots empty.
-        table: the names.
+        encoder: fp32, on the CPU, with empty slots.
+        table: names of the format.
 
     Raises:
-        UserError: the format has no place for a part of the encoder.
+        UserError: the format cannot express a part of the encoder.
     """
     config, spec = encoder.config, encoder.spec
     _check(config, spec, table.name)
@@ -39,7 +39,7 @@ def checkpoint(encoder: SpeechEncoder, table: KeyTable) -> dict[str, Any]:
 
 
 def _gate(ours: Mapping[str, Tensor], i: int, layer: LayerSpec, config: EncoderConfig) -> dict[str, Tensor]:
-    """Of all heads, also of those that are gone. Without a position bias it does nothing, and must be there."""
+    """Gate of the position bias for all heads, also removed ones. It must exist even without a position bias."""
     part, mine = LAYER.format(i=i) + "attention.", f"layers.{i}.attention.gate."
     scale = torch.ones(config.num_heads)
     if mine + "scale" in ours:
@@ -52,7 +52,7 @@ def _gate(ours: Mapping[str, Tensor], i: int, layer: LayerSpec, config: EncoderC
 
 
 def _check(config: EncoderConfig, spec: CompactSpec, name: str) -> None:
-    """Raise UserError where the format cannot say it."""
+    """Raise UserError if the format cannot express the structure."""
     wavlm, bias = config.family == "wavlm", config.relative_position and spec.has_attention
     gated = wavlm and config.gated_position
     reasons = {
