@@ -65,7 +65,7 @@ def _check(config: EncoderConfig, spec: CompactSpec, name: str) -> None:
     }
     for what, found in reasons.items():
         if found:
-            raise UserError(f"the {name} format cannot say {what}. Write a folder, or for transformers or as ONNX.")
+            raise UserError(f"the {name} format cannot hold {what}. Write a folder, or for transformers or as ONNX.")
     for i, layer in enumerate(spec.layers):
         _check_layer(i, layer, config, name)
 
@@ -86,15 +86,15 @@ def _check_layer(i: int, layer: LayerSpec, config: EncoderConfig, name: str) -> 
     ):
         if alive and not left:
             raise UserError(
-                f"the {name} format cannot say that of layer {i}'s {part} the output bias alone is left. Prune with "
-                "gates of whole sublayers (`gates.kinds` with mha and ffn), which take it away."
+                f"the {name} format cannot hold a sublayer with only an output bias, as layer {i}'s {part}. Prune with "
+                "gates of whole sublayers (`gates.kinds` with mha and ffn), which remove it."
             )
     if layer.ranks != Ranks():
         raise UserError(f"the {name} format holds no factors, but layer {i} has some ({layer.ranks}).")
 
 
 def _cfg(config: EncoderConfig, spec: CompactSpec) -> dict[str, Any]:
-    """Plain data, of which their builders take all as arguments."""
+    """Configuration as plain data, with all keys that the builders of their programs require."""
     channels = [len(kept) for kept in spec.channels_of(config)]
     cfg = {
         "extractor_mode": config.extractor_mode,

@@ -49,7 +49,7 @@ class KeyTable:
     task_heads: tuple[str, ...] = ()
     """Names of heads of fine-tuned models beside the encoder's keys; they are left out with a warning."""
     spell: Callable[[str, EncoderConfig], str] = lambda prefix, config: prefix
-    """Replacements of prefixes for configurations that are exceptions."""
+    """Changes the format's prefix of a key, for configurations that are exceptions."""
     split: Callable[[Foreign], Foreign] = lambda state: state
     """Splits tensors that the format fuses."""
     fuse: Callable[[State], State] = lambda state: state
@@ -153,7 +153,7 @@ class KeyTable:
         """
         if unsaid := peculiarities(config):
             raise UserError(
-                f"the {self.name} format cannot say this encoder's {', '.join(f'`{name}`' for name in unsaid)}. "
+                f"the {self.name} format cannot hold this encoder's {', '.join(f'`{name}`' for name in unsaid)}. "
                 "Write a folder (this project's, or Hugging Face's with its code) or ONNX."
             )
         theirs = {key: state[mine] for key, mine in self.keys(config).items()}

@@ -85,7 +85,7 @@ def _choose(words: dict, supernet: EncoderConfig, wanted: str | None, where: str
     search_space = str(words.get("pruner_supernet"))
     for name, subnet in _NAMED.items():
         if search_space.lower().endswith(f"{name}.yaml"):
-            return subnet, f"the {name} one, as the file names its search space"
+            return subnet, f"the {name} one, because the file names its search space"
     raise UserError(
         f"{where}: is a supernet that holds many models, and does not say which to use: `pruner_supernet` must end in "
         f"{' or '.join(f'{name}.yaml' for name in _NAMED)}, but is {search_space!r}. Extract one first: "

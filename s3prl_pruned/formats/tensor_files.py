@@ -122,7 +122,7 @@ class CountedFile(io.RawIOBase):
         self.file, self.progress = file, progress
 
     def writable(self) -> bool:
-        """Yes."""
+        """Always True."""
         return True
 
     def write(self, data: Any) -> int:

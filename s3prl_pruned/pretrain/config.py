@@ -37,7 +37,7 @@ class LoopConfig:
     """Steps between checkpoints."""
 
     max_keep: int = 10
-    """Checkpoints kept."""
+    """Number of checkpoints to keep."""
 
     fp16: bool = True
     """Mixed precision on CUDA (DistilHuBERT); a CPU computes in fp32. Gates and losses are always fp32."""
@@ -217,7 +217,7 @@ class ExpertConfig:
     """s3prl's `pretrain_expert:` block."""
 
     datarc: DataConfig = field(default_factory=DataConfig)
-    """The data."""
+    """The speech to train on."""
 
 
 @dataclass(kw_only=True)
@@ -227,6 +227,6 @@ class RunnerConfig:
     runner: LoopConfig = field(default_factory=LoopConfig)
     """The training loop."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    """The optimisers."""
+    """Settings of the optimisers."""
     pretrain_expert: ExpertConfig = field(default_factory=ExpertConfig)
-    """The data."""
+    """The speech to train on."""

@@ -29,13 +29,13 @@ class DryRun:
     memory_gib: float
     """Peak memory of this process in GiB, including a step with the largest batch of the run."""
     largest_batch: Batch
-    """That batch."""
+    """Size of that batch."""
     expected: Memory
     """Memory of such a step on a GPU, by the formula of `memory.py`."""
     checkpoint_gib: float
-    """Size of one checkpoint."""
+    """Size of one checkpoint in GiB."""
     free_gib: float
-    """Free space on the disk of the run's folder."""
+    """Free space in GiB on the disk of the run's folder."""
     losses: list[float]
     """Loss of each step."""
 

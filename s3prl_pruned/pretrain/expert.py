@@ -44,7 +44,7 @@ class Trained(nn.Module):
     student: SpeechEncoder
     pruner: Pruner
     gates: nn.Module
-    """The pruner's."""
+    """Gates of the pruner."""
     lagrangian: nn.Module
     """The pruner's multipliers."""
 

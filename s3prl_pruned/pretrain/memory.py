@@ -28,11 +28,11 @@ class Batch(NamedTuple):
 
     utterances: int
     samples: int
-    """Of each."""
+    """Samples per utterance."""
 
     @property
     def seconds(self) -> float:
-        """Of each."""
+        """Seconds per utterance."""
         return self.samples / SAMPLE_RATE
 
 
@@ -47,11 +47,11 @@ class MemorySetting:
     half: bool = True
     """fp16 or bf16 instead of fp32."""
     checkpointing: bool = False
-    """`runner.gradient_checkpointing`."""
+    """Value of `runner.gradient_checkpointing`."""
     accumulates: bool = False
     """Whether a step has several micro-batches: gradients of earlier ones are kept while the next is computed."""
     max_seconds_at_once: float | None = None
-    """`runner.max_seconds_at_once`."""
+    """Value of `runner.max_seconds_at_once`."""
     pairs: int = 4
     """Number of teacher states in the loss; 0 without a teacher."""
     matches: bool = True
@@ -78,7 +78,7 @@ class Memory:
 
     @property
     def total(self) -> float:
-        """The peak."""
+        """Peak memory in bytes."""
         return self.weights + self.teacher + self.cnn + self.layers + self.passing
 
     def in_words(self) -> str:

@@ -36,7 +36,7 @@ class Reader:
             prefetch_factor=BATCHES_AHEAD if workers else None,
             pin_memory=pinned,
             worker_init_fn=leave_stopping_to_the_main_process,
-            generator=torch.Generator(),  # keeps the global one as a resumed run has restored it
+            generator=torch.Generator(),  # so that the state of the global generator does not change
         )
         self._workers, self._audio, self._spent = max(1, workers), 0.0, 0.0
 

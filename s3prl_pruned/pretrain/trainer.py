@@ -42,7 +42,7 @@ from s3prl_pruned.pretrain.records import STEPS_BEHIND, StepRecords, is_finite, 
 logger = logging.getLogger(__name__)
 
 _SCALE = "loss_scale"
-"""Key of the flag in a step's records, until they are read."""
+"""Key of the loss scale in a step's records, until they are read."""
 
 
 class Trainer:

@@ -61,7 +61,7 @@ class Grid:
     columns: tuple[float, ...]
     """Values of the second count, ascending, at least two."""
     seconds: tuple[tuple[float, ...], ...]
-    """Measured, [row][column]."""
+    """Measured seconds, [row][column]."""
 
     def validate(self) -> None:
         """Raise UserError if a value is out of its range."""
@@ -96,7 +96,7 @@ class Measurement:
     machine: str
     """Name of the processor."""
     device: str
-    """torch's."""
+    """Name of the torch device."""
     threads: int
     """Threads of torch on a CPU."""
     dtype: str
@@ -106,13 +106,13 @@ class Measurement:
     weights: str
     """Such as "random, seed 0". The time does not depend on the weights."""
     s3prl_pruned: str
-    """Version."""
+    """Version of this project."""
     torch: str
-    """Version."""
+    """Version of torch."""
     commit: str | None
     """Git commit of this project."""
     date: str
-    """UTC."""
+    """Date and time in UTC."""
 
 
 @dataclass(kw_only=True)
@@ -120,9 +120,9 @@ class LatencyTable:
     """Measured times of the parts of one dense shape, on one device, for one utterance, in inference."""
 
     format: str
-    """`FORMAT`."""
+    """Always `FORMAT`."""
     format_version: int
-    """`FORMAT_VERSION`."""
+    """Always `FORMAT_VERSION`."""
     encoder: EncoderConfig
     """The dense shape."""
     utterance_seconds: float

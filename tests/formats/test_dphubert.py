@@ -503,8 +503,8 @@ def ragged(**changes):
             "holds whole heads of 6 dimensions only, but head 2 of layer 1 has 2 query/key and 3 value/output dim.*"
             "`gates.dims_multiple: head`",
         ),
-        (ragged(heads=()), "layer 1's attention the output bias alone is left.*`gates.kinds` with mha and ffn"),
-        (ragged(feed_forward=True, ffn=()), "layer 1's feed-forward the output bias alone is left"),
+        (ragged(heads=()), "with only an output bias, as layer 1's attention.*`gates.kinds` with mha and ffn"),
+        (ragged(feed_forward=True, ffn=()), "with only an output bias, as layer 1's feed-forward"),
         (ragged(ranks=Ranks(q_proj=3)), "holds no factors, but layer 1 has some"),
     ],
 )
@@ -522,7 +522,7 @@ def test_a_structure_that_the_format_cannot_express_is_one_clear_error(layer, me
     ("encoder", "message"),
     [
         (lambda: exported("wavlm_base", gone=(0,)), "a position bias where layer 0 has no attention"),
-        (lambda: random_encoder(tiny_families()["data2vec_base"], seed=1), "cannot say a data2vec"),
+        (lambda: random_encoder(tiny_families()["data2vec_base"], seed=1), "cannot hold a data2vec"),
         (lambda: random_encoder(tiny_base(gated_position=False), seed=1), "a position bias without a gate"),
         (lambda: random_encoder(tiny_base(**NO_BIAS), seed=1), "a WavLM without a position bias whose layer 0 has att"),
         (lambda: random_encoder(tiny_base(projection_norm=False), seed=1), "without a LayerNorm before its projection"),
@@ -530,7 +530,7 @@ def test_a_structure_that_the_format_cannot_express_is_one_clear_error(layer, me
     ],
 )
 def test_an_architecture_that_the_format_cannot_express_is_one_clear_error(encoder, message, tmp_path):
-    with pytest.raises(UserError, match=f"the dphubert format cannot say .*{message.removeprefix('cannot say ')}"):
+    with pytest.raises(UserError, match=f"the dphubert format cannot hold .*{message.removeprefix('cannot hold ')}"):
         registry.write(tmp_path / "x", "dphubert", encoder())
 
 

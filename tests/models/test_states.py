@@ -190,7 +190,7 @@ def test_a_format_that_cannot_say_it_refuses(name, fmt, tmp_path):
         config = replace(config, family="hubert", relative_position=False, gated_position=False)
     if fmt == "microsoft" and config.family == "hubert":
         config = replace(config, family="wavlm")
-    with pytest.raises(UserError, match="format cannot say this encoder's .*(channel_scale|projection_norm|states)"):
+    with pytest.raises(UserError, match="format cannot hold this encoder's .*(channel_scale|projection_norm|states)"):
         registry.write(tmp_path / "x", fmt, random_encoder(config, seed=1))
     assert not any(tmp_path.iterdir())
 

@@ -49,7 +49,7 @@ class AsrModelConfig:
 
     @property
     def method(self) -> str:
-        """For cards."""
+        """Name of the method, for cards."""
         if self.self_pinching is None:
             return "CTC fine-tuning without pruning"
         multiple = in_words(self.self_pinching.dims_multiple)
@@ -102,7 +102,7 @@ class AsrExpertConfig(ExpertConfig):
     """s3prl's `pretrain_expert:` block."""
 
     datarc: AsrDataConfig
-    """The data."""
+    """The speech to train on."""
 
 
 @dataclass(kw_only=True)
@@ -124,6 +124,6 @@ class AsrRunnerConfig(RunnerConfig):
     """All of `config_runner.yaml`."""
 
     optimizer: AsrOptimizerConfig = field(default_factory=AsrOptimizerConfig)
-    """The optimisers."""
+    """Settings of the optimisers."""
     pretrain_expert: AsrExpertConfig
-    """The data."""
+    """The speech to train on."""

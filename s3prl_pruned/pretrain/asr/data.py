@@ -85,7 +85,7 @@ def labelled_digest(*parts: Sequence[Labelled]) -> str:
 
 
 def transcripts(labelled: Sequence[Labelled]) -> dict[str, str]:
-    """By utterance."""
+    """Transcripts by id of the utterance."""
     return {item.utterance.id: item.transcript for item in labelled}
 
 

@@ -24,7 +24,7 @@ from s3prl_pruned.progress import progress
 HEAD_NOTE = (
     f"{HEAD}; s3prl_pruned.pretrain.asr.recognizer.load_recognizer(<this folder>).transcribe(wav) gives the text"
 )
-"""For cards."""
+"""Text for cards."""
 TEST = "test.json"
 
 

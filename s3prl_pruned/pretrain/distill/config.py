@@ -66,7 +66,7 @@ class ModelConfig:
     distilled again without masks; `gates` and `sparsity` must then be left out. `--student` sets it. null: the student
     starts as the teacher."""
     gates: GateConfig = field(default_factory=GateConfig)
-    """Masks."""
+    """Kinds and settings of the masks."""
     self_pinching: SelfPinchingConfig | None = None
     """Self-pinching gates (Xu et al. 2025), used instead of `gates`."""
     sparsity: SparsityConfig = field(default_factory=SparsityConfig)
@@ -78,7 +78,7 @@ class ModelConfig:
 
     @property
     def method(self) -> str:
-        """For cards."""
+        """Name of the method, for cards."""
         if self.student_export is not None:
             return "second stage (Peng et al. 2023, DPHuBERT): a pruned student distilled again, without masks"
         if self.compress is not None:

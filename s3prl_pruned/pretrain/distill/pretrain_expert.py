@@ -45,7 +45,7 @@ RUNNING_SHARE = 0.9
 
 @dataclass
 class _Matched:
-    """Targets of the loss in the current optimiser step."""
+    """Frames and matched pairs of the loss in the current optimiser step."""
 
     global_frames: int
     pairs: Pairs | None

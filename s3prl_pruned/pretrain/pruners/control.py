@@ -73,7 +73,7 @@ class LagrangianControl:
 
     @property
     def aim(self) -> str:
-        """In words."""
+        """Target of the run, in words."""
         return self.config.aim
 
     def penalty(self, counted: Counted, step: Step) -> Penalty:
@@ -152,7 +152,7 @@ class BandControl:
 
     @property
     def aim(self) -> str:
-        """In words."""
+        """Target of the run, in words."""
         return f"target sparsity {self.target_sparsity:.4g} +- {self.config.tolerance:g}"
 
     def penalty(self, counted: Counted, step: Step) -> Penalty:
@@ -167,5 +167,5 @@ class BandControl:
         return Penalty(value=value, records=records)
 
     def realised(self, final: FinalMasks) -> dict[str, float]:
-        """`realised_sparsity`."""
+        """The entry `realised_sparsity`."""
         return {"realised_sparsity": final.sparsity}

@@ -34,7 +34,7 @@ class NoPruner:
 
     @property
     def aim(self) -> str:
-        """In words."""
+        """Target of the run, in words."""
         if self.export is None:
             return f"nothing is pruned (sparsity {self.target_sparsity:.4g})"
         return f"second stage without masks, from {self.export} (sparsity {self.target_sparsity:.4g})"
