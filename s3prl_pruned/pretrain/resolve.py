@@ -160,13 +160,14 @@ def resolve_second_stage(args: argparse.Namespace, first: Run) -> Run:
     """
     if args.past_exp:
         raise UserError(
-            "`-e` continues one run, and --second-stage is of two. Repeat the first command with -a, or distil its "
+            "`-e` continues one run, but --second-stage has two. Repeat the first command with -a, or distil its "
             "export again (--recipe NAME_stage2 --student EXPORT)."
         )
     compress = getattr(first.model, "compress", None)
     if compress is not None and "magnitude" in compress.techniques:
         raise UserError(
-            "`--second-stage` would train the zeros away that single weights are pruned to. Take a structured method."
+            "`--second-stage` has no masks, and would turn zeros of pruned single weights into weights again. Use a "
+            "structured method."
         )
     options = copy.copy(args)
     options.recipe, options.upstream_config, options.config = args.second_stage, None, None

@@ -89,7 +89,7 @@ def test_stages_that_do_not_fit_together_are_refused_before_the_first(recipe, tm
     single = resolve_module.parse_arguments(
         ["-u", "wavlm_pruned_distill", "--recipe", "magnitude_embedded", "--second-stage", "embedded_stage2"]
     )
-    with pytest.raises(UserError, match="single weights are pruned"):
+    with pytest.raises(UserError, match="zeros of pruned single weights"):
         resolve_module.resolve_second_stage(single, resolve_module.resolve(single))
 
 

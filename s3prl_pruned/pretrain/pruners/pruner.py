@@ -2,11 +2,11 @@
 
 One optimiser step:
 
-        draw         masks of the step, for all its micro-batches
-        penalty      penalty of the sparsity, after the backward passes of the micro-batches
-        clamp        after the optimiser step
+    draw         masks of the step, for all its micro-batches
+    penalty      penalty of the sparsity, after the backward passes of the micro-batches
+    clamp        after the optimiser step
 
-    At any time, `final_masks` returns the masks for an export.
+At any time, `final_masks` returns the masks for an export.
 """
 
 from collections.abc import Callable, Iterable
