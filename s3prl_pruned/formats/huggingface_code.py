@@ -250,6 +250,6 @@ def _check(folder: Path, encoder: SpeechEncoder, head: dict[str, Tensor]) -> Non
     difference = relative_difference([states[str(i)] for i in range(len(states))], expected)
     if not difference <= TOLERANCE:  # NaN too
         raise UserError(
-            f"{folder}: transformers' output differs from the encoder's by {difference:.1e} (relative), but rounding "
+            f"{folder}: transformers' output differs from the encoder by {difference:.1e} (relative), but rounding "
             f"explains at most {TOLERANCE:.0e}. Nothing was written; please report this."
         )
