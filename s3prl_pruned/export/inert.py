@@ -1,4 +1,4 @@
-"""Units that stay in an export and hardly compute anything: how many, and masks without them."""
+"""Kept units that contribute almost nothing (inert units): their share, and masks without them."""
 
 from collections.abc import Mapping
 
@@ -13,13 +13,13 @@ from s3prl_pruned.sparsity.quantities import INERT
 
 
 def unit_scales(masks: Mapping[Slot, Tensor], spec: CompactSpec) -> dict[Slot, Tensor]:
-    """By how much the masks scale each unit, (n,) by slot: the product of its own mask, its head's and its sublayer's.
+    """Factor that the masks apply to each unit, (n,) by slot: product of the masks of the unit, its head and sublayer.
 
-    Query/key dimensions have their own alone: they scale the attention's logits, whatever its output is scaled by.
+    For query/key dimensions it is their own mask alone, since they scale the attention's logits, not its output.
 
     Args:
         masks: (n,) by slot.
-        spec: of the encoder that they are for.
+        spec: structure of the encoder.
     """
     scales = {}
     for (i, name), z in masks.items():
@@ -33,30 +33,30 @@ def unit_scales(masks: Mapping[Slot, Tensor], spec: CompactSpec) -> dict[Slot, T
 
 
 def without_inert(masks: Masks, spec: CompactSpec, smallest: float = INERT) -> Masks:
-    """Masks in which units that are scaled by less than `smallest` are 0: dimensions, heads, channels; not sublayers.
+    """Set units to 0 that are scaled by less than `smallest`: dimensions, heads and channels, but not whole sublayers.
 
     Args:
         masks: (n,) by slot.
-        spec: of the encoder that they are for.
-        smallest: 0 leaves all as they are.
+        spec: structure of the encoder.
+        smallest: smallest factor that is kept; 0 changes nothing.
     """
     kept = dict(masks)
     for (i, name), scale in unit_scales(masks, spec).items():
         if name not in ("z_mha", "z_ffn"):
             low = scale < smallest
-            if name == "z_conv":  # a layer of the CNN without channels is none
+            if name == "z_conv":  # a CNN layer needs at least one channel
                 low &= scale < scale.max()
             kept[i, name] = masks[i, name].masked_fill(low, 0.0)
     return Masks.of(kept)
 
 
 def inert_share(masks: Masks, spec: CompactSpec, shape: EncoderConfig) -> float:
-    """The share of the prunable weights that stay which belong to inert units.
+    """Share of the kept prunable weights that belong to inert units.
 
     Args:
         masks: (n,) by slot.
-        spec: of the encoder that they are for.
-        shape: its dense shape.
+        spec: structure of the encoder.
+        shape: dense shape of the encoder.
     """
     kept, computing = (
         prunable_weights(shape, surviving_spec(spec, of, shape=shape)) for of in (masks, without_inert(masks, spec))

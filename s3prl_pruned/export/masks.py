@@ -1,4 +1,4 @@
-"""Gates -> deterministic masks -> folded weights -> a physically smaller encoder."""
+"""From gates to final masks, folded weights, and a physically smaller encoder."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,43 +23,43 @@ from s3prl_pruned.sparsity.lagrangian import SparsityConfig
 from s3prl_pruned.sparsity.latency import LatencyTable
 from s3prl_pruned.sparsity.targets import cnn_measure_of, measure_of
 
-_SHIFT_LIMIT = 20.0  # beyond this every dimension gate is surely open or closed
+_SHIFT_LIMIT = 20.0  # beyond this, every dimension gate is open or closed with certainty
 
 
 @dataclass(kw_only=True)
 class FinalMasks:
-    """Deterministic masks, and how they came about."""
+    """Deterministic masks, and how they were determined."""
 
     masks: Masks
-    """Survivors hold their soft value, the rest 0. Of hard concrete gates they are on the CPU."""
+    """Kept units have their soft value, others 0. Masks of hard concrete gates are on the CPU."""
     spec: CompactSpec
-    """What the masks keep."""
+    """The kept structure."""
     sparsity: float
     """Realised sparsity of `spec`."""
     rounded_sparsity: float
-    """Realised sparsity of the bare rounding rule."""
+    """Realised sparsity of the rounding rule alone, without a shift."""
     reached: float
-    """What the target is of, realised, as the share of the dense model that goes: `sparsity`, or that of its MACs or
-    time."""
+    """Realised value of the target's quantity, as the removed share of the dense model: of weights (`sparsity`), MACs
+    or time."""
     shift: float = 0.0
-    """Constant added to the dimension gates' log_alpha to meet the target; 0 when none was needed."""
+    """Constant added to log_alpha of the dimension gates to meet the target; 0 if none was needed."""
     cnn_shift: float = 0.0
-    """Likewise of the channels' gates, where the CNN has a target of its own; else `shift`."""
+    """The same for gates of channels, if the CNN has a target of its own; else `shift`."""
     ffn_shift: float = 0.0
-    """Added to the FFN dimensions' beside `shift`, where whole heads or multiples are too coarse for the target."""
+    """Added to `shift` for FFN dimensions, if whole heads or multiples are too coarse to meet the target."""
     matrices: dict[str, Tensor] = field(default_factory=dict)
-    """0/1 masks of single weights, by the parameter's name; they stay where they are, as zeros (`zero_weights`)."""
+    """0/1 masks of single weights, by parameter name. These weights keep their place and become 0 (`zero_weights`)."""
 
     @classmethod
     def exact(
         cls, masks: Masks, spec: CompactSpec, sparsity: float, *, matrices: dict[str, Tensor] | None = None
     ) -> "FinalMasks":
-        """Masks that are 0 and 1 already: nothing is rounded or shifted.
+        """Masks that already are 0 or 1, so that nothing is rounded or shifted.
 
         Args:
-            masks: of units.
-            spec: what they keep.
-            sparsity: realised, single weights included.
+            masks: masks of units.
+            spec: the kept structure.
+            sparsity: realised sparsity, including single weights.
             matrices: masks of single weights.
         """
         same = {"sparsity": sparsity, "rounded_sparsity": sparsity, "reached": sparsity}
@@ -70,22 +70,24 @@ class FinalMasks:
 def final_masks(
     gates: GateSet, encoder: SpeechEncoder, config: SparsityConfig, table: LatencyTable | None = None
 ) -> FinalMasks:
-    """Deterministic masks of trained hard concrete gates.
+    """Final masks of trained hard concrete gates.
 
-    Per layer and kind, `n - round(n - sum P)` masks with the largest log_alpha stay (of a layer of the CNN at least
-    one); a scalar mask lives if and only if P > 0.5; and no unit stays that the masks would scale by less than
-    `config.smallest_scale`. If that misses the target by more than `config.tolerance` and `config.match_target` is
-    set, one common constant is added to the dimension gates, found by bisection with the scalar masks fixed. Where the
-    CNN has a target of its own, its gates are shifted to that first, by a constant of their own.
+    Per layer and kind, the `n - round(n - sum P)` units with the largest log_alpha are kept (in a CNN layer at least
+    one). A scalar mask is kept if and only if P > 0.5. Units that the masks would scale by less than
+    `config.smallest_scale` are removed. If the result misses the target by more than `config.tolerance`, and
+    `config.match_target` is set, one common constant is added to all dimension gates; it is found by bisection, with
+    the scalar masks fixed. If the CNN has a target of its own, its gates are first shifted to it by a separate
+    constant.
 
-    Where units stay in multiples, `in_multiples` says how many; where these or whole heads leave the target missed
-    still, another constant is added to the FFN dimensions alone.
+    If units are kept in multiples, `in_multiples` decides how many. If multiples or whole heads still miss the target,
+    another constant is added to the FFN dimensions.
 
     Args:
         gates: attached to `encoder`'s structure.
+        gates: attached to `encoder`'s structure.
         encoder: the student; its weights are not used.
         config: target and tolerance.
-        table: in place of the file that the target names.
+        table: used instead of the file that the target names.
     """
     measure, cnn = measure_of(config, encoder.config, table), cnn_measure_of(config, encoder.config, table)
 
@@ -121,25 +123,25 @@ def final_masks(
 
 @dataclass(frozen=True, kw_only=True)
 class _Shifts:
-    """What is added to the gates' log_alpha before units are counted."""
+    """Constants added to log_alpha before units are counted."""
 
     dims: float = 0.0
     channels: float = 0.0
     ffn: float = 0.0
-    """Of the FFN dimensions, beside `dims`."""
+    """Constant for FFN dimensions, added to `dims`."""
 
     @classmethod
     def of(cls, dims: float, channels: float | None, ffn: float) -> "_Shifts":
-        """With the channels' own where they have a target of their own."""
+        """Shifts of all gates; None for `channels` shifts these by `dims`."""
         return cls(dims=dims, channels=dims if channels is None else channels, ffn=ffn)
 
     def of_slot(self, name: str) -> float:
-        """Of a slot of this name."""
+        """Shift of a slot with this name."""
         return {"z_conv": self.channels, "z_int": self.dims + self.ffn}.get(name, self.dims)
 
 
 def _sides(goal: float, share_at: Callable[[float], float]) -> tuple[float, float]:
-    """Two shifts as near as may be, found by bisection: the less goes, the higher the shift. `goal` lies between."""
+    """Two shifts around `goal`, as close as bisection gets: the share removed falls as the shift rises."""
     low, high = -_SHIFT_LIMIT, _SHIFT_LIMIT
     for _ in range(60):
         middle = (low + high) / 2
@@ -148,22 +150,22 @@ def _sides(goal: float, share_at: Callable[[float], float]) -> tuple[float, floa
 
 
 def _shift_to(goal: float, share_at: Callable[[float], float]) -> float:
-    """The shift whose share comes nearest to `goal`."""
+    """The shift whose share is nearest to `goal`."""
     return min(_sides(goal, share_at), key=lambda shift: abs(share_at(shift) - goal))
 
 
 def _finely(
     goal: float, share: Callable[[float, float], float], shift: float, *, tolerance: float
 ) -> tuple[float, float]:
-    """The shift of all dimension gates and that of the FFN's beside it, where the first alone leaves the target missed.
+    """Shift of all dimension gates, and an additional one of the FFN dimensions if the first alone misses the target.
 
-    A head that goes is much at once: the FFN's dimensions give what is between, on either side of it.
+    Removing a whole head is a large step. FFN dimensions make up the difference, starting from either side of it.
 
     Args:
-        goal: the share that is to go.
-        share: what goes with both.
-        shift: the first alone.
-        tolerance: how far off `goal` a share may be.
+        goal: the share to remove.
+        share: removed share for both shifts.
+        shift: best shift of all dimension gates alone.
+        tolerance: allowed difference from `goal`.
     """
 
     def miss(both: tuple[float, float]) -> float:
@@ -178,13 +180,13 @@ def _finely(
 
 @torch.no_grad()
 def pinched_masks(gates: SelfPinchingGates, encoder: SpeechEncoder) -> FinalMasks:
-    """The 0/1 masks of training (Xu et al. 2025): what is exported is what was counted.
+    """The 0/1 masks of training (Xu et al. 2025): the exported structure is the one that was counted.
 
     Args:
         gates: attached to `encoder`'s structure.
-        encoder: the student, whose weights decide.
+        encoder: the student; its weights determine the masks.
     """
-    drawn = gates.draw(encoder, gates.config.final_temperature).hard_masks()  # no mask depends on the temperature
+    drawn = gates.draw(encoder, gates.config.final_temperature).hard_masks()  # not affected by the temperature
     masks = Masks.of({slot: z for slot, z in drawn.items() if slot[1].startswith("z_")})
     matrices = {f"layers.{i}.{name}": z for (i, name), z in drawn.items() if (i, name) not in masks}
     spec = surviving_spec(encoder.spec, masks)
@@ -195,7 +197,7 @@ def pinched_masks(gates: SelfPinchingGates, encoder: SpeechEncoder) -> FinalMask
 
 @torch.no_grad()
 def zero_weights(encoder: SpeechEncoder, matrices: dict[str, Tensor]) -> None:
-    """Set to zero, in place, the weights that `FinalMasks.matrices` masks."""
+    """Set the weights that `FinalMasks.matrices` masks to zero, in place."""
     for name, z in matrices.items():
         encoder.get_parameter(name).mul_(z)
 
@@ -203,7 +205,7 @@ def zero_weights(encoder: SpeechEncoder, matrices: dict[str, Tensor]) -> None:
 def _deterministic(gates: GateSet, shifts: _Shifts, *, smallest: float) -> Masks:
     masks = {}
     multiple = gates.config.unit_multiple
-    # on the CPU, where counting and sorting slot by slot waits for no device
+    # on the CPU, where counting and sorting slot by slot does not wait for a GPU
     for (layer, name), log_alpha in gates.table.split(gates.log_alpha.detach().cpu()).items():
         if name in ("z_mha", "z_ffn"):
             masks[layer, name] = torch.where(keep_probability(log_alpha) > 0.5, soft_value(log_alpha), 0.0)
@@ -217,19 +219,19 @@ def _deterministic(gates: GateSet, shifts: _Shifts, *, smallest: float) -> Masks
 
 @torch.no_grad()
 def fold(encoder: SpeechEncoder, masks: Mapping[Slot, Tensor], *, in_place: bool = False) -> SpeechEncoder:
-    """A copy of `encoder`, slots empty, whose weights carry the masks: the same function as `encoder` with them.
+    """A copy of `encoder` with empty slots and the masks in its weights: the same function as `encoder` with the masks.
 
-    `z_qk` goes into the query, `z_vo` and `z_head` into the value (weights and biases), `z_int` into the columns of
-    fc2, `z_mha` and `z_ffn` into weight *and* bias of the output projection and fc2, `z_conv` into the weights of
-    what reads the channel: the next convolution, or the projection. (A CNN whose norm runs over channels computes the
-    same function only after those of mask 0 are cut away.)
+    `z_qk` is multiplied into the query, `z_vo` and `z_head` into the value (weights and biases), `z_int` into the
+    columns of fc2, `z_mha` and `z_ffn` into weight *and* bias of the output projection and fc2, and `z_conv` into the
+    weights that read the channel: the next convolution, or the projection. (If the CNN has a norm over channels, the
+    function is only the same after channels with mask 0 are cut away.)
 
     Args:
         encoder: dense or compact.
         masks: (n,) by slot.
         in_place: return `encoder` itself, which saves the memory of a copy.
     """
-    folded = encoder if in_place else compact(encoder, encoder.spec)  # a copy, without what stands in the slots
+    folded = encoder if in_place else compact(encoder, encoder.spec)  # a copy, with empty slots
     folded.set_masks(None)
     for i, layer in enumerate(folded.layers):
         of_layer = masks_of_layer(masks, i)
@@ -266,12 +268,12 @@ def _scale_rows(linear: nn.Linear | LowRankLinear, z: Tensor | None) -> None:
 def export_compact(
     encoder: SpeechEncoder, masks: Mapping[Slot, Tensor], spec: CompactSpec, *, in_place: bool = False
 ) -> SpeechEncoder:
-    """The smaller network: masks folded into the weights, then everything that they zero cut away.
+    """The smaller network: masks are folded into the weights, then everything with mask 0 is cut away.
 
     Args:
         encoder: dense or compact.
         masks: (n,) by slot.
-        spec: what they keep.
-        in_place: fold them into the weights of `encoder` itself, which saves the memory of a copy.
+        spec: the kept structure.
+        in_place: fold into the weights of `encoder` itself, which saves the memory of a copy.
     """
     return compact(fold(encoder, masks, in_place=in_place), spec)

@@ -1,4 +1,4 @@
-"""Deterministic masks in the structure that `GateConfig.dims_multiple` asks for: in multiples, or of whole heads."""
+"""Final masks for `GateConfig.dims_multiple`: kept units are in multiples of a number, or are whole heads."""
 
 from collections.abc import Callable
 
@@ -13,17 +13,17 @@ from s3prl_pruned.models.masks import Masks
 
 
 def in_multiples(gates: GateSet, coarse: Masks, shift_of: Callable[[str], float], *, smallest: float) -> Masks:
-    """Deterministic masks of gates whose `dims_multiple` is a number.
+    """Final masks of gates with a number as `dims_multiple`.
 
-    Of each group (`gates/multiples.py`) as many units stay as are expected to, sum P(z > 0), rounded to the nearest
-    multiple: those with the largest log_alpha. Survivors hold their soft value. A unit that the masks would scale by
-    less than `smallest` may only fill up a multiple that another one begins, and holds the mean of those others' values
-    then: it computes as much as they do, and a group without any other unit goes.
+    In each group (`gates/multiples.py`), the expected number of kept units, sum P(z > 0), is rounded to the nearest
+    multiple, and the units with the largest log_alpha are kept, with their soft value. A unit that the masks would
+    scale by less than `smallest` may only fill up a multiple that other units have begun. It then gets the mean of
+    their values, so that it contributes as much as they do. A group without any other unit is removed.
 
     Args:
-        gates: of the encoder.
-        coarse: deterministic masks of whole sublayers and heads.
-        shift_of: what is added to the log_alpha of a slot of this name before counting.
+        gates: gates of the encoder.
+        coarse: final masks of whole sublayers and heads.
+        shift_of: constant added to log_alpha of a slot with this name before counting.
         smallest: see `SparsityConfig.smallest_scale`.
     """
     multiple = gates.config.unit_multiple
@@ -48,9 +48,9 @@ def in_multiples(gates: GateSet, coarse: Masks, shift_of: Callable[[str], float]
 
 
 def without_bare_biases(masks: Masks) -> Masks:
-    """Masks in which a sublayer none of whose heads or dimensions stays is gone, its output bias too.
+    """Masks in which a sublayer without heads or dimensions is removed completely, with its output bias.
 
-    The formats that hold whole heads cannot say that a bias alone is left.
+    Formats that hold whole heads cannot express a sublayer with only a bias.
     """
     kept = dict(masks)
     for (i, name), z in masks.items():
@@ -63,16 +63,16 @@ def without_bare_biases(masks: Masks) -> Masks:
 def _group_masks(
     log_alpha: Tensor, soft: Tensor, lives: Tensor, sizes: list[int], *, multiple: int, shift: float, at_least: int
 ) -> Tensor:
-    """The masks (n,) of a slot.
+    """Masks (n,) of a slot.
 
     Args:
         log_alpha: (n,).
-        soft: (n,), the values that survivors hold.
-        lives: (n,) bool, whether a unit with its value computes anything.
-        sizes: of the slot's groups.
-        multiple: what stays of each is one of it.
+        soft: (n,), values of kept units.
+        lives: (n,) bool, whether a unit with its soft value contributes enough to be kept.
+        sizes: sizes of the slot's groups.
+        multiple: the kept number of each group is a multiple of this.
         shift: added to `log_alpha` before counting.
-        at_least: so many units stay of a group in any case.
+        at_least: smallest kept number of a group.
     """
     whole = torch.tensor(sizes)
     group = torch.repeat_interleave(torch.arange(len(sizes)), whole)
@@ -86,6 +86,6 @@ def _group_masks(
     kept = ranks(log_alpha, group) < counts[group]
     loud = kept & lives
     mean = per_group(soft * loud) / per_group(loud)
-    largest = torch.zeros(len(sizes)).scatter_reduce(0, group, soft, "amax")  # of a CNN's layer none of which lives
+    largest = torch.zeros(len(sizes)).scatter_reduce(0, group, soft, "amax")  # if all units of a CNN layer are inert
     value = torch.where(per_group(loud) > 0, mean, largest)
     return torch.where(kept, torch.where(lives, soft, value[group]), 0.0)

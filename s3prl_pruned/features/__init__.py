@@ -1,1 +1,1 @@
-"""Features for people: an encoder in one line, from a wav file to its states, and of a whole folder."""
+"""Feature extraction: an encoder in one line, hidden states of a wav file, and of a whole folder."""

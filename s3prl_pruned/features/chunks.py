@@ -1,4 +1,4 @@
-"""Hidden states of audio of any length in bounded memory: the Transformer hears a chunk and some context around it."""
+"""Hidden states of audio of any length in bounded memory: the Transformer gets chunks with some context around them."""
 
 from dataclasses import dataclass
 
@@ -12,33 +12,33 @@ from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.spec import EncoderConfig, StateRule
 
 _LONGEST = 1e6
-"""Seconds, eleven days."""
+"""Largest length in seconds, eleven days."""
 
 
 @dataclass(frozen=True)
 class Chunks:
-    """How long audio is cut.
+    """Lengths of the chunks that audio is cut into.
 
-    The CNN's output is that of the whole audio, its norm over time included. What differs from the whole is that a
-    frame attends to its chunk and the context alone: `benchmarks/long_audio.py` measures how much.
+    The CNN runs over the whole audio, including its norm over time. The difference from encoding the whole is that
+    frames only attend to their chunk and its context: `benchmarks/long_audio.py` measures its size.
     """
 
     seconds: float
-    """Of a chunk, from which states are kept."""
+    """Length in seconds of a chunk, whose states are kept."""
     context_seconds: float = 5.0
-    """On each side of a chunk, heard and not kept."""
+    """Seconds of context on each side of a chunk, whose states are dropped."""
 
     def __post_init__(self) -> None:
-        """Raise a `UserError` for lengths that are none."""
+        """Raise a `UserError` for lengths out of range."""
         if not 0.1 <= self.seconds <= _LONGEST or not 0 <= self.context_seconds <= _LONGEST:
             raise UserError(
-                f"chunks must be of at least 0.1 s, with a context of 0 s or more, both of at most {_LONGEST:g} s, but "
-                f"are of {self.seconds} and {self.context_seconds}."
+                f"chunks must be at least 0.1 s long, with a context of 0 s or more, both at most {_LONGEST:g} s, but "
+                f"are {self.seconds} and {self.context_seconds}."
             )
 
 
 def refuse_windows(config: EncoderConfig) -> None:
-    """Raise a `UserError` for an encoder that has windows of its own."""
+    """Raise a `UserError` for an encoder with its own windows, such as Whisper's."""
     if config.window_samples is not None:
         raise UserError(
             f"chunks must be left out for a {config.family} encoder: it cuts long audio into windows of "
@@ -50,17 +50,17 @@ def refuse_windows(config: EncoderConfig) -> None:
 def encode_in_chunks(
     encoder: SpeechEncoder, wav: Tensor, chunks: Chunks, *, layer: int | None, rule: StateRule
 ) -> Tensor:
-    """States of one utterance: (states, T, D), or of one layer (T, D).
+    """Hidden states of one utterance: (states, T, D), or (T, D) for one layer.
 
     Args:
         encoder: in evaluation mode.
-        wav: (S,) as recorded, 16 kHz, on the encoder's device and in its precision.
-        chunks: how it is cut.
-        layer: which of the states; None for all.
-        rule: which states there are.
+        wav: (S,) unnormalised, 16 kHz, on the encoder's device and in its precision.
+        chunks: lengths of chunk and context.
+        layer: index of a state; None for all.
+        rule: which states the model publishes.
     """
     config = encoder.config
-    assert config.max_frames is None, "`refuse_windows` has seen to it"
+    assert config.max_frames is None, "`refuse_windows` has checked it"
     wavs = wav[None]
     if config.normalize_waveform:
         wavs = normalize_utterances(wavs, None)

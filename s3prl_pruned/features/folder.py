@@ -1,4 +1,4 @@
-"""Hidden states of a whole folder of audio, a file for each; what was written before is not computed again."""
+"""Hidden states of a whole folder of audio, one file each. Files that exist already are not computed again."""
 
 import json
 import logging
@@ -24,7 +24,7 @@ from s3prl_pruned.progress import progress
 logger = logging.getLogger(__name__)
 
 ABOUT = "features.json"
-"""What the features of a folder are."""
+"""Description of the features in a folder: model, layer, precision."""
 
 
 def _write_npy(path: Path, states: Tensor) -> None:
@@ -48,46 +48,46 @@ WRITERS: dict[str, Callable[[Path, Tensor], None]] = {
     "safetensors": _write_safetensors,
     "h5": _write_h5,
 }
-"""By format, which is also the end of the files' names; of the last two the array is called `states`."""
+"""Writers by format, which is also the suffix of the files. In the last two, the array is called `states`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureFiles:
-    """What is written for each file of audio."""
+    """Content and format of the feature files."""
 
     layer: int | None = None
-    """(T, D) of this state (0: the first Transformer layer's input, unless the model has a rule of its own); None for
-    all, (states, T, D)."""
+    """Index of the state to write, (T, D) (0: the first Transformer layer's input, unless the model has its own rule);
+    None for all, (states, T, D)."""
     format: str = "npy"
-    """One of `WRITERS`."""
+    """A key of `WRITERS`."""
     half: bool = False
-    """In fp16, half as large."""
+    """Write fp16, half as large."""
     chunks: Chunks | None = None
-    """Of long audio."""
+    """How to cut long audio; None encodes it whole."""
 
 
 def extract_folder(encoder: LoadedEncoder, folder: Path, output: Path, files: FeatureFiles) -> dict[Path, str]:
-    """Write the states of all audio below a folder; a call that was interrupted goes on when it is made again.
+    """Write the states of all audio below a folder. After an interruption, the same call continues.
 
     Args:
-        encoder: on the device that is to compute.
-        folder: of audio, at any depth.
-        output: gets a file of the same name and place for each, and `ABOUT`.
-        files: what is written.
+        encoder: on the device to compute on.
+        folder: folder with audio at any depth.
+        output: gets one file per audio file, with the same relative path, and `ABOUT`.
+        files: content and format.
 
     Returns:
-        The files that could not be read, with the reason; the others are all written.
+        Files that could not be read, with the reason; features of all others are written.
 
     Raises:
-        UserError: there is no audio, `output` holds other features, or it cannot be written.
+        UserError: there is no audio, or `output` holds other features or cannot be written.
     """
     if files.format == "h5" and find_spec("h5py") is None:
-        raise UserError("`--format h5` needs h5py: pip install h5py, or take npy or safetensors.")
+        raise UserError("`--format h5` needs h5py: pip install h5py, or use npy or safetensors.")
     encoder.check_layer(files.layer)
     if files.chunks is not None:
         refuse_windows(encoder.encoder.config)
     if not folder.is_dir():
-        raise UserError(f"{folder}: must be a folder of audio, but there is none.")
+        raise UserError(f"{folder}: must be a folder of audio, but there is no such folder.")
     found = files_below([folder])
     if not found:
         raise UserError(f"{folder}: holds no audio file.")
@@ -98,7 +98,7 @@ def extract_folder(encoder: LoadedEncoder, folder: Path, output: Path, files: Fe
         _check_about(output, encoder, files)
         missing = [path for path in found if not targets[path].exists()]
         if len(missing) < len(found):
-            logger.info("%d of %d files are there already.", len(found) - len(missing), len(found))
+            logger.info("%d of %d files exist already.", len(found) - len(missing), len(found))
         for path in progress(missing, unit="file", desc="features"):
             try:
                 states = encoder.extract(path, layer=files.layer, chunks=files.chunks)
@@ -116,19 +116,19 @@ def _target(path: Path, ending: str) -> Path:
 
 
 def _refuse_twins(targets: dict[Path, Path]) -> None:
-    """Two files whose names differ in their ending only would be written to one."""
+    """Raise UserError for two files whose names differ only in their suffix: both would be written to one file."""
     of_target: dict[Path, Path] = {}
     for path, target in targets.items():
         other = of_target.setdefault(target, path)
         if other != path:
             raise UserError(
-                f"{path}: its features would have the name of those of {other.name} beside it. Rename one, or take one "
-                "away."
+                f"{path}: its features would have the same name as those of {other.name} beside it. Rename one, "
+                "or extract one of them into another folder."
             )
 
 
 def _check_about(output: Path, encoder: LoadedEncoder, files: FeatureFiles) -> None:
-    """Write what the features are; refuse a folder of others."""
+    """Write the description of the features; refuse a folder that holds others."""
     dtype = str(encoder.dtype).removeprefix("torch.")
     about = {"model": str(encoder.path), "sha256": encoder.sha256, "computed_in": dtype, **asdict(files)}
     about["states"] = to_dict(encoder.rule)
@@ -137,11 +137,11 @@ def _check_about(output: Path, encoder: LoadedEncoder, files: FeatureFiles) -> N
         write_text(path, json.dumps(about, indent=2) + "\n")
         return
     try:
-        former = {"computed_in": "float32", "states": to_dict(StateRule())}  # which they do not say
+        former = {"computed_in": "float32", "states": to_dict(StateRule())}  # not written by earlier versions
         there = {**former, **json.loads(path.read_text(encoding="utf-8"))}
         differing = {name for name in about if name != "model" and there.get(name) != about[name]}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: cannot be read ({error}). Name another output folder.") from error
     if differing:
         now, before = ({name: data.get(name) for name in sorted(differing)} for data in (about, there))
-        raise UserError(f"{output}: holds other features: {before} there, {now} asked for. Name another folder.")
+        raise UserError(f"{output}: holds other features: {before}, but {now} are requested. Name another folder.")

@@ -25,7 +25,7 @@ from s3prl_pruned.upstream.download import fetch_model
 from s3prl_pruned.upstream.load import load_model, rule_named
 
 Audio = str | Path | Tensor | np.ndarray
-"""A file that libsndfile reads, or samples (S,)."""
+"""Path of a file that libsndfile reads, or samples (S,)."""
 
 
 def load(
@@ -34,16 +34,16 @@ def load(
     """Load an encoder.
 
     Args:
-        source: an export's folder, a training checkpoint (its masks are applied), a checkpoint of any public format, a
-            URL of one, a name of s3prl's hub such as `wavlm_base_plus`, or `embedded`.
+        source: folder of an export, training checkpoint (with its masks applied), checkpoint in any public format, URL
+            of one, name in s3prl's hub such as `wavlm_base_plus`, or `embedded`.
         device: torch device.
-        compiled: on a GPU, run by CUDA graphs: in half precision 1 s of audio is twice as fast, in fp32 more than a few
-            seconds are slower; the first call of each length takes longer.
-        states: `own` for those that the model publishes (`EncoderConfig.states`), `s3prl` for those that s3prl gives of
-            its own models: L + 1, of the first layer's input and of each layer's output.
+        compiled: on a GPU, run through CUDA graphs. In half precision, 1 s of audio takes half the time; in fp32, audio
+            longer than a few seconds takes more time. The first call with each length takes longer.
+        states: `own` for the states that the model publishes (`EncoderConfig.states`), `s3prl` for those of s3prl's own
+            models: L + 1, the first layer's input and the output of each layer.
 
     Raises:
-        UserError: there is none such, it is damaged, or of no known format.
+        UserError: there is no such model, or it is damaged or in an unknown format.
     """
     text = str(source)
     if "://" in text:
@@ -59,14 +59,14 @@ def load(
 
 
 class LoadedEncoder(nn.Module):
-    """An encoder in evaluation mode, for inference and for fine-tuning. B utterances, S samples, T frames of 20 ms.
+    """An encoder in evaluation mode, for inference and fine-tuning. B utterances, S samples, T frames of 20 ms.
 
     Attributes:
         encoder: the module with all weights.
         path: where it was loaded from.
-        sha256: of its weights' files; None for random weights.
-        provenance: where the model comes from, as its file says.
-        rule: which states it publishes.
+        sha256: hash of its weights files; None for random weights.
+        provenance: origin of the model, as written in its file.
+        rule: which states the model publishes.
     """
 
     def __init__(self, model: LoadedModel, *, compiled: bool = False, states: str = "own"):
@@ -79,23 +79,23 @@ class LoadedEncoder(nn.Module):
 
     @property
     def num_states(self) -> int:
-        """L + 1 where the model has no rule of its own."""
+        """Number of hidden states; L + 1 unless the model has its own rule."""
         return self.rule.num_states(self.encoder.config.num_layers)
 
     @property
     def dtype(self) -> torch.dtype:
-        """What it computes in: fp32 as loaded; `.to(torch.bfloat16)` changes it."""
+        """Precision of the computation: fp32 after loading; `.to(torch.bfloat16)` changes it."""
         return next(self.encoder.parameters()).dtype
 
     def forward(self, wavs: Tensor, lengths: Tensor | None = None) -> EncoderOutput:
         """Encode a padded batch, differentiable where gradients are enabled.
 
         Args:
-            wavs: (B, S) as recorded, 16 kHz, zero-padded, on the model's device.
-            lengths: (B,) int64 samples of each; None when none is padded.
+            wavs: (B, S) unnormalised, 16 kHz, zero-padded, on the model's device.
+            lengths: (B,) int64, number of samples of each; None if none is padded.
 
         Returns:
-            Its states, `num_states` tensors (B, T, D), as `hidden_states`, and the frames of each utterance.
+            `hidden_states`, `num_states` tensors (B, T, D), and the number of frames of each utterance.
         """
         output = self._encode(wavs, lengths)
         return replace(output, hidden_states=self.encoder.states(output, self.rule))
@@ -111,7 +111,7 @@ class LoadedEncoder(nn.Module):
         return self._graphs(wavs, lengths)
 
     @overload
-    def extract(  # type: ignore[overload-overlap]  # a text is a sequence of texts
+    def extract(  # type: ignore[overload-overlap]  # a str is a sequence of str
         self, audio: Audio, *, layer: int | None = None, sample_rate: int = SAMPLE_RATE, chunks: Chunks | None = None
     ) -> Tensor: ...
 
@@ -135,21 +135,21 @@ class LoadedEncoder(nn.Module):
     ) -> Tensor | list[Tensor]:
         """Hidden states of audio, without gradients.
 
-        Several are encoded one by one: in a padded batch of a Base model each would hear the padding of its neighbours.
+        Several are encoded one by one: in a padded batch, padding would change the states of a Base model.
 
         Args:
-            audio: a file, or samples (S,) at full scale -1 to 1; or a list of such.
-            layer: 0 for the first Transformer layer's input (a model with a rule of its own may have another state
-                there), up to L for the last one's output, negative from the end; None for all.
-            sample_rate: of samples, Hz. A file says its own.
-            chunks: cut audio that is longer than a chunk, so that its length does not matter to memory; None encodes it
+            audio: a file, or samples (S,) in [-1, 1]; or a list of these.
+            layer: 0 for the first Transformer layer's input (or another state, if the model has its own rule), up to L
+                for the output of the last layer; negative from the end; None for all.
+            sample_rate: sampling rate of samples in Hz. A file has its own.
+            chunks: cut audio that is longer than a chunk, so that memory does not grow with its length; None encodes it
                 whole.
 
         Returns:
-            (`num_states`, T, D), or (T, D) of one layer, on the model's device; a list of them for a list.
+            (`num_states`, T, D), or (T, D) for one layer, on the model's device; a list of these for a list of audio.
 
         Raises:
-            UserError: there is no such layer, a file cannot be read, or samples are not (S,).
+            UserError: there is no such layer, a file cannot be read, or samples are not of shape (S,).
         """
         self.check_layer(layer)
         if chunks is not None:
@@ -159,7 +159,7 @@ class LoadedEncoder(nn.Module):
         return [self._states(_waveform(one, sample_rate), layer, chunks) for one in audio]
 
     def check_layer(self, layer: int | None) -> None:
-        """Raise a `UserError` for a `layer` of `extract` that there is not."""
+        """Raise a `UserError` if `extract` has no such `layer`."""
         if layer is not None and not -self.num_states <= layer < self.num_states:
             raise UserError(
                 f"`layer` must be from 0 to {self.num_states - 1} (or negative, from the end), but is {layer}."
@@ -174,15 +174,15 @@ class LoadedEncoder(nn.Module):
         return torch.cat(states) if layer is None else states[layer][0]
 
     def save(self, path: str | Path, format: str = "folder") -> None:
-        """Write it; whole or not at all, and never over something else.
+        """Write the model, completely or not at all, and never over an existing file.
 
         Args:
             path: the new file or folder.
-            format: `folder` (this project's), `huggingface`, `onnx`, or for a dense model a format of `convert`.
+            format: `folder` (this project's), `huggingface`, `onnx`, or for a dense model any format of `convert`.
 
         Raises:
-            UserError: the format cannot hold the encoder, `path` exists, or it cannot be written; or it is a training
-                checkpoint under masks, which `tools/export.py` cuts.
+            UserError: the format cannot hold the encoder, `path` exists or cannot be written, or the model is a
+                training checkpoint with masks, which `tools/export.py` has to cut first.
         """
         if any(
             value is not None
@@ -190,11 +190,11 @@ class LoadedEncoder(nn.Module):
             for name, value in vars(part).items()
             if name[:2] == "z_"
         ):
-            raise UserError(f"{self.path}: is a training checkpoint under masks. Cut it first: tools/export.py.")
+            raise UserError(f"{self.path}: is a training checkpoint with masks. Cut it first: tools/export.py.")
         registry.write(path, format, self.encoder, self.provenance)
 
     def info(self) -> dict[str, Any]:
-        """What it is: plain data that JSON takes. Parameters and MACs are counted, MACs for 5 s of audio."""
+        """Description of the model as JSON data, with its counts of parameters and of MACs for 5 s of audio."""
         encoder, dense = self.encoder, CompactSpec.dense(self.encoder.config)
         samples = 5 * SAMPLE_RATE
         return {
@@ -221,17 +221,17 @@ class LoadedEncoder(nn.Module):
         }
 
     def __getstate__(self) -> dict:
-        """Without graphs, which live in one process."""
+        """Pickle without CUDA graphs, which exist in one process only."""
         return {**self.__dict__, "_graphs": None}
 
 
 def _waveform(audio: Audio, sample_rate: int) -> Tensor:
-    """(S,) float32 at 16 kHz."""
+    """Samples (S,) float32 at 16 kHz."""
     if isinstance(audio, (str, Path)):
         return read_waveform(audio)
     samples = audio.detach().cpu().float().numpy() if isinstance(audio, Tensor) else np.asarray(audio, np.float32)
     if samples.ndim != 1 or not len(samples):
         raise UserError(
-            f"samples must be of shape (S,), one channel, but are {samples.shape}. Give a list for several."
+            f"samples must be of shape (S,), one channel, but are {samples.shape}. Pass a list for several utterances."
         )
     return torch.from_numpy(np.ascontiguousarray(resample(samples, sample_rate), np.float32))

@@ -1,4 +1,4 @@
-"""Checkpoint formats, ours and others': one file for each, and `registry` with all of them."""
+"""Checkpoint formats, ours and those of others: one file each; `registry` lists them all."""
 
 WRITES: dict[str, str | None] = {
     "folder": "pruned",
@@ -17,8 +17,8 @@ WRITES: dict[str, str | None] = {
     "maskhubert": None,
     "starhubert": None,
 }
-"""The formats, in the order in which they are asked, each with the encoders that it writes.
+"""The formats in the order in which they are tried, with the kind of encoders that each can write.
 
-`pruned` ones too, `dense` ones only, or None. A name is also that of the format's file in this folder. It is plain
-data, so that commands can list formats in their helps without torch.
+`pruned` means dense and pruned encoders, `dense` dense ones only, None none. A name is also that of the format's file
+in this folder. This is plain data, so that commands can list formats in their help without importing torch.
 """

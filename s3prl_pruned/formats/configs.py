@@ -1,4 +1,4 @@
-"""What the formats that describe an encoder in another program's words share in translating them."""
+"""Common parts of formats that describe an encoder by another program's configuration."""
 
 import math
 from collections.abc import Mapping
@@ -8,11 +8,11 @@ from s3prl_pruned.config import UserError
 from s3prl_pruned.models.spec import EncoderConfig
 
 _RULES = {"wavlm": "chunks", "hubert": "chunks"}
-"""Of families whose rule is not `convolution`."""
+"""Rules for families whose rule is not `convolution`."""
 
 
 def family_fields(family: str) -> dict[str, Any]:
-    """Fields that a family has and its configuration format does not spell out."""
+    """Fields of a family that are implied by its configuration format."""
     wavlm = family == "wavlm"
     return {
         "family": family,
@@ -23,19 +23,19 @@ def family_fields(family: str) -> dict[str, Any]:
 
 
 def peculiarities(config: EncoderConfig) -> list[str]:
-    """The fields by which an encoder differs from all public dense models, so that only formats of ours can say it."""
+    """Fields in which an encoder differs from all public dense models, so that only our own formats can express it."""
     plain = EncoderConfig()
     names = ("channel_scale", "projection_norm", "equal_projection", "states", "front_end", "positions", "key_bias")
     return [name for name in (*names, "time_reduction") if getattr(config, name) != getattr(plain, name)]
 
 
 def check_fixed(cfg: Mapping[str, Any], fixed: Mapping[str, Any], where: str) -> None:
-    """Refuse what this encoder is not.
+    """Refuse configurations of other architectures.
 
     Args:
         cfg: another program's configuration.
-        fixed: its keys whose other values mean another architecture, with the value that is ours and the default there.
-        where: the name of the file in messages.
+        fixed: keys for which other values mean another architecture, with our value and the default of that program.
+        where: name of the file in messages.
 
     Raises:
         UserError: a key has another value.

@@ -1,4 +1,4 @@
-"""The CTC head of a recogniser: its files beside an exported encoder, and what transformers needs of it."""
+"""The CTC head of a recogniser: its files beside an exported encoder, and conversion to transformers."""
 
 import json
 from collections.abc import Mapping
@@ -10,20 +10,20 @@ from torch import Tensor
 from s3prl_pruned.config import UserError
 
 HEAD, ALPHABET = "ctc_head.safetensors", "ctc_head.json"
-"""A linear map, `projection.`, and the characters of its outputs from 1 on; output 0 is the blank."""
+"""Weights of a linear map, `projection.`, and the characters of its outputs from 1 on; output 0 is the blank."""
 BLANK_TOKEN = "<pad>"
 SPACE = "|"
-"""Of transformers' tokenizer, whose tokens stand between words."""
+"""Separator of words in transformers' tokenizer."""
 
 
 def head_state(files: Mapping[str, bytes]) -> dict[str, Tensor]:
-    """The head's weights by transformers' names, (outputs, D) and (outputs,); empty where there is no head.
+    """Weights of the head under transformers' names, (outputs, D) and (outputs,); empty without a head.
 
     Args:
-        files: what stands beside the encoder, by name.
+        files: further files of the encoder's folder, content by name.
 
     Raises:
-        UserError: the head is damaged, or does not fit its characters.
+        UserError: the head is damaged, or does not fit its alphabet.
     """
     if HEAD not in files:
         return {}
@@ -39,13 +39,13 @@ def head_state(files: Mapping[str, bytes]) -> dict[str, Tensor]:
 
 
 def tokenizer_files(files: Mapping[str, bytes]) -> dict[str, str]:
-    """The files of a `Wav2Vec2CTCTokenizer` that writes a head's characters; none where there is no head.
+    """Files of a `Wav2Vec2CTCTokenizer` for the alphabet of a head; empty without a head.
 
     Args:
-        files: what stands beside the encoder, by name.
+        files: further files of the encoder's folder, content by name.
 
     Raises:
-        UserError: the characters are damaged, or cannot be told from transformers' space.
+        UserError: the alphabet is damaged, or contains the character that transformers uses as space.
     """
     if HEAD not in files:
         return {}

@@ -1,7 +1,7 @@
-"""DiariZen's encoders, wedefense's too: DPHuBERT's format with other states.
+"""Encoders of DiariZen and wedefense: DPHuBERT's format, with other hidden states.
 
-A torch file, or a folder with `pruned_config.json`, or with the `config.toml` of a diarizer that the encoder is a part
-of.
+A torch file, or a folder with `pruned_config.json`, or with the `config.toml` of a diarizer that contains the
+encoder.
 """
 
 import json
@@ -31,7 +31,7 @@ def _read(source: Source, options: ReadOptions) -> LoadedModel:
 
 
 def _write(path: Path, encoder: SpeechEncoder, options: WriteOptions) -> None:
-    """A folder, as its `apply_pruning.py` leaves it."""
+    """Write a folder with the same files as DiariZen's `apply_pruning.py`."""
     if encoder.config.family != "wavlm":
         raise UserError(f"the diarizen format holds WavLM only, but this is a {encoder.config.family}. Take dphubert.")
     content = checkpoint(encoder, KEYS)
@@ -45,7 +45,7 @@ def _write(path: Path, encoder: SpeechEncoder, options: WriteOptions) -> None:
 
 FORMAT = Format(
     name="diarizen",
-    about="DiariZen's (as DPHuBERT's; or a folder with pruned_config.json, or with a diarizer's config.toml)",
+    about="DiariZen's (like DPHuBERT's; or a folder with pruned_config.json, or with a diarizer's config.toml)",
     recognise=_recognise,
     read=_read,
     write=_write,

@@ -1,4 +1,4 @@
-"""DistilHuBERT (Chang et al. 2022) as s3prl's pre-training wrote it: `Config`, `Distiller` and what its runner kept."""
+"""DistilHuBERT (Chang et al. 2022), as written by s3prl's pre-training: `Config`, `Distiller`, state of the runner."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,11 +16,11 @@ from s3prl_pruned.models.spec import EncoderConfig, StateHeads, StateRule
 
 _FIXED = {"task_emb_type": "expand-last", "out_layer_type": "expand-last", "attention_type": "original"}
 _DEFAULTS = {"encoder_layers": 1, "n_tasks": 12, "final_dim": 768}
-"""s3prl's (`upstream/distiller/model.py`) where they are not fairseq's."""
+"""Defaults of s3prl (`upstream/distiller/model.py`) that differ from fairseq's."""
 
 
 def _heads_apart(state: Foreign) -> Foreign:
-    """The predictions' last linear map: a bias without the axes of batch and frames; of one, weights as of several."""
+    """Last linear map of the predictions: drop batch and frame axes of its bias; give one head the form of several."""
     state = dict(state)
     bias = state.get("output_layer.2.bias")
     if isinstance(bias, Tensor) and bias.dim() == 4:
@@ -69,9 +69,9 @@ def _mapping(part: Any, name: str, where: str) -> Mapping[Any, Any]:
 
 
 def _shape(words: Mapping[str, Any], where: str) -> EncoderConfig:
-    """The encoder, whose states are those of s3prl's expert by default: projected features, layers, predictions.
+    """Shape of the encoder; by default its states are those of s3prl's expert: projected features, layers, predictions.
 
-    Predictions of another width than the layers' are left out: s3prl's own weighted sum cannot take both.
+    Predictions with another width than the layers are left out: s3prl's weighted sum cannot use both.
     """
     check_fixed(words, _FIXED, where)
     theirs = {

@@ -1,6 +1,6 @@
-"""DPHuBERT's format, which DPWavLM and SASPG use too: a pruned encoder, or a student in training, whose gates are cut.
+"""DPHuBERT's format, also used by DPWavLM and SASPG: a pruned encoder, or a student in training whose gates are cut.
 
-A torch file with `state_dict` and `config`. DiariZen's is the same in another dress (`diarizen.py`).
+A torch file with `state_dict` and `config`. DiariZen's format is a variant of it (`diarizen.py`).
 """
 
 import logging
@@ -48,26 +48,26 @@ KEYS = KeyTable(
     weight_norm=OLD_WEIGHT_NORM,
     heads=("aux.",),
 )
-"""torchaudio's names, of which theirs come; but WavLM's attention is not wrapped."""
+"""Names as in torchaudio, from which their code is derived; but WavLM's attention is not wrapped."""
 _FIRST = "feature_extractor.conv_layers.0.conv.weight"
 _SILENT = ("teacher_model.", "distill_linear_projs.")
 _STATES = StateRule(first="projection", final_norm=False)
 _GATE = ("gru_rel_pos_linear.weight", "gru_rel_pos_linear.bias", "gru_rel_pos_const")
 _NAMES = (PICKLED, "*-converted.bin", "whole_pytorch_model.bin")
-"""Of the weights in a folder, in the order in which they are looked for."""
+"""File names of the weights in a folder, in the order in which they are tried."""
 
 
 def read_as(source: Source, options: ReadOptions, *, states: StateRule, author: str) -> LoadedModel:
-    """A model of DPHuBERT's, or of DiariZen's, whose format is the same but for its dress.
+    """Read a model in DPHuBERT's format, or in DiariZen's variant of it.
 
     Args:
-        source: declares to be one.
-        options: `dense` is heeded.
-        states: what it publishes.
-        author: DPHuBERT or DiariZen, for its card.
+        source: file or folder recognised as this format.
+        options: `dense` is used.
+        states: rule of the published states.
+        author: DPHuBERT or DiariZen, for the card.
 
     Raises:
-        UserError: it is damaged, its parts do not fit, or it does not say which heads survive.
+        UserError: it is damaged, its parts do not fit together, or the kept heads are not given.
     """
     where = str(source.path)
     file = _weights_in(source.folder) if source.is_folder else source.path
@@ -76,11 +76,11 @@ def read_as(source: Source, options: ReadOptions, *, states: StateRule, author: 
         state = unwrapped(weights_of(content) if content else source.weights, _FIRST, where, _SILENT)
         cfg = _configuration(source, content)
         if has_gates(state):
-            logger.warning("%s is a student in training: its gates are cut, as DPHuBERT's prune.py does it.", where)
+            logger.warning("%s is a student in training: its gates are cut, as in DPHuBERT's prune.py.", where)
             cfg = cut_gates(state, cfg, where)
         elif flags := [name for name in FLAGS if cfg.get(name)]:
             raise UserError(
-                f"{where}: `{flags[0]}` is true, as while there are gates, but the weights hold none. They are of "
+                f"{where}: `{flags[0]}` is true, so that there should be gates, but the weights hold none. They are of "
                 "different models."
             )
         config, spec = structure_of(state, cfg, where, dense=options.dense, states=states)
@@ -93,19 +93,19 @@ def _weights_in(folder: Path) -> Path:
     for pattern in _NAMES:
         found = sorted(folder.glob(pattern))
         if len(found) > 1:
-            raise UserError(f"{folder}: holds {[path.name for path in found]}. Name the one that is meant.")
+            raise UserError(f"{folder}: holds {[path.name for path in found]}. Name one of them.")
         if found:
             return found[0]
     raise UserError(f"{folder}: holds no weights, none of {', '.join(_NAMES)}. Copy or download it again.")
 
 
 def _configuration(source: Source, content: dict) -> dict[str, Any]:
-    """Of the file itself, else of the file beside it, else what is known of the encoder that is named beside it."""
+    """The configuration in the file, else in a file beside it, else that of the encoder named in a recipe beside it."""
     cfg = plain(content.get("config"))
     if cfg is None:
         cfg = source.json(CONFIGURATION)
     if cfg is None:
-        named = (encoder_named(source.folder) or "").lower()  # as theirs
+        named = (encoder_named(source.folder) or "").lower()  # lower case as in their code
         cfg = {"encoder_remaining_heads": HEADS[named]} if named in HEADS else {}
     if not isinstance(cfg, dict):
         raise UserError(f"{source.path}: `config` must be a dict, but is a {type(cfg).__name__}.")
@@ -113,7 +113,7 @@ def _configuration(source: Source, content: dict) -> dict[str, Any]:
 
 
 def _fit_position_bias(state: dict[str, Any], spec: CompactSpec, relative: bool, where: str) -> None:
-    """Theirs have the gates of all heads, also of those that are gone; and without layer 0's attention no bias."""
+    """Their position bias has gates of all heads, also removed ones; without attention in layer 0 there is no bias."""
     gone = 0
     for i, layer in enumerate(spec.layers):
         part = LAYER.format(i=i) + "attention."
@@ -124,7 +124,7 @@ def _fit_position_bias(state: dict[str, Any], spec: CompactSpec, relative: bool,
         elif not relative:
             gone += sum(state.pop(part + name, None) is not None for name in _GATE)
     if gone:
-        logger.warning("%s: layer 0 has no attention, and with it no layer has a position bias.", where)
+        logger.warning("%s: layer 0 has no attention, so that no layer has a position bias.", where)
 
 
 def _recognise(source: Source) -> bool:
@@ -143,15 +143,15 @@ def _write(path: Path, encoder: SpeechEncoder, options: WriteOptions) -> None:
 
 
 def compare(read: LoadedModel, encoder: SpeechEncoder) -> None:
-    """Raise a UserError where what was written and read again computes something else than its source."""
-    wavs = probe()[0][:1]  # padding is by another rule there
+    """Raise a UserError if the written file, when read again, gives other hidden states than its source."""
+    wavs = probe()[0][:1]  # their padding follows another rule
     with torch.no_grad():
         found, expected = (one.encode_raw(wavs).hidden_states for one in (read.encoder, encoder))
     difference = relative_difference(found, expected)
     if not difference <= TOLERANCE:  # NaN too
         raise UserError(
-            f"what was written differs from the encoder by {difference:.1e} (relative), and at most {TOLERANCE:.0e} is "
-            "rounding. Nothing was written; please report this."
+            f"the written file differs from the encoder by {difference:.1e} (relative), but rounding explains at most "
+            f"{TOLERANCE:.0e}. Nothing was written; please report this."
         )
 
 

@@ -1,4 +1,4 @@
-"""A student of DPHuBERT's or DiariZen's in training, made a smaller one by its gates, as their own programs do it."""
+"""Cut the gates of a DPHuBERT or DiariZen student in training, with the same rule as their own programs."""
 
 from typing import Any
 
@@ -18,70 +18,70 @@ _STAYS = {
     *("extractor_mode", "encoder_head_dim", "encoder_layer_norm_first", "normalize_waveform", "encoder_max_distance"),
     *("encoder_total_num_heads", *_FIXED),
 }
-"""What of a configuration is the same when gates are cut."""
+"""Keys of a configuration that do not change when gates are cut."""
 
 
 class _Cutter:
-    """Works on a state dict under the encoder's own names.
+    """Edits a state dict that has the encoder's own names.
 
     Args:
-        state: changed.
-        where: the file's name in messages.
+        state: changed in place.
+        where: name of the file in messages.
     """
 
     def __init__(self, state: dict[str, Any], where: str):
         self.state, self.where = state, where
 
     def mask(self, name: str, size: int) -> Tensor | None:
-        """(n,) of a gate, taken out of the state; None where there is none.
+        """Remove a gate from the state and return its mask (n,); None if there is no such gate.
 
         Args:
-            name: the gate's.
-            size: what it must be.
+            name: name of the gate.
+            size: required number of elements.
         """
         log_alpha = self.state.pop(name + END, None)
         if log_alpha is None:
             return None
         if not isinstance(log_alpha, Tensor) or log_alpha.numel() != size:
-            raise UserError(f"{self.where}: `{name}{END}` must be {size} numbers, one for each of what it gates.")
+            raise UserError(f"{self.where}: `{name}{END}` must be {size} numbers, one for each gated unit.")
         return rounded_masks(log_alpha.detach().float().flatten())
 
     def rows(self, module: str, kept: Tensor) -> None:
-        """Keep some outputs of a module, or elements of a norm."""
+        """Keep some outputs of a module, or some elements of a norm."""
         for name in (f"{module}.weight", f"{module}.bias"):
             if name in self.state:
                 self.state[name] = self.tensor(name)[kept]
 
     def columns(self, module: str, z: Tensor, kept: Tensor) -> None:
-        """Scale the inputs of a module, and keep some."""
+        """Scale the inputs of a module, and keep some of them."""
         weight = self.tensor(f"{module}.weight")
         if weight.dim() < 2 or weight.shape[1] != z.numel():
             raise UserError(
-                f"{self.where}: `{module}.weight` must have {z.numel()} inputs, one for each of its gate's, but has "
+                f"{self.where}: `{module}.weight` must have {z.numel()} inputs, one per gated unit, but has "
                 f"shape {tuple(weight.shape)}. Copy it again."
             )
         z = z.to(weight.dtype).view(1, -1, *[1] * (weight.dim() - 2))
         self.state[f"{module}.weight"] = (weight * z)[:, kept]
 
     def scaled(self, module: str, z: Tensor) -> None:
-        """Scale the outputs of a module, its bias too."""
+        """Scale the outputs of a module, including its bias."""
         for name in (f"{module}.weight", f"{module}.bias"):
             self.state[name] = self.tensor(name) * z
 
     def tensor(self, name: str) -> Tensor:
-        """One of the state's."""
+        """A tensor of the state, by name."""
         value = self.state.get(name)
         if not isinstance(value, Tensor) or not value.dim():
             raise UserError(f"{self.where}: lacks the tensor `{name}`. Copy it again.")
         return value.detach()
 
     def take_away(self, part: str) -> None:
-        """Drop all that begins so."""
+        """Remove all tensors whose names begin with `part`."""
         for name in [name for name in self.state if name.startswith(part)]:
             del self.state[name]
 
     def cut_cnn(self) -> None:
-        """A channel's mask goes into what reads it; of the last convolution that is the scale before the norm."""
+        """Fold the mask of a channel into the next layer; for the last convolution, into the scale before the norm."""
         count = sum(name.endswith(".conv.weight") and name.startswith("feature_extractor.") for name in self.state)
         for c in range(count):
             layer, reader = CONV.format(c=c), CONV.format(c=c + 1)
@@ -90,7 +90,7 @@ class _Cutter:
                 continue
             kept = z.nonzero().flatten()
             if not len(kept):
-                raise UserError(f"{self.where}: its gates leave no channel of convolution {c}, and one must stay.")
+                raise UserError(f"{self.where}: its gates leave no channel of convolution {c}, but one must be kept.")
             self.rows(f"{layer}conv", kept)
             self.rows(f"{layer}layer_norm", kept)
             if c + 1 < count:
@@ -107,7 +107,7 @@ class _Cutter:
                 self.columns("encoder.feature_projection.projection", torch.ones_like(z), kept)
 
     def cut_attention(self, i: int) -> list[int]:
-        """The heads that stay."""
+        """Cut the attention of layer `i`; returns the kept heads."""
         part = LAYER.format(i=i) + "attention."
         heads = self.state.get(f"{part}hard_concrete_for_heads{END}")
         number = heads.numel() if isinstance(heads, Tensor) else 1
@@ -131,7 +131,7 @@ class _Cutter:
         return z.nonzero().flatten().tolist()
 
     def cut_feed_forward(self, i: int) -> None:
-        """Of one layer."""
+        """Cut the feed-forward of layer `i`."""
         part = LAYER.format(i=i) + "feed_forward."
         whole = self.mask(f"{part}hard_concrete_for_layer", 1)
         gate = f"{part}hard_concrete_for_intermediate"
@@ -150,25 +150,25 @@ class _Cutter:
 
 
 def has_gates(state: dict[str, Any]) -> bool:
-    """Whether it is a student in training."""
+    """Whether it is the state of a student in training."""
     return any(".hard_concrete" in name and name.endswith(END) for name in state)
 
 
 def cut_gates(state: dict[str, Any], cfg: dict[str, Any], where: str) -> dict[str, Any]:
-    """Turn gates into masks, fold these into the weights, and cut away what they close: `state` changes.
+    """Turn gates into masks, fold these into the weights, and remove what they close: `state` is changed.
 
-    As DPHuBERT's `prune.py`: so many masks of a gate stay as are expected to, the largest.
+    As in DPHuBERT's `prune.py`, the expected number of units of each gate is kept, those with the largest masks.
 
     Args:
-        state: under the encoder's own names.
-        cfg: its configuration; may be empty.
-        where: the file's name in messages.
+        state: with the encoder's own names.
+        cfg: configuration of the encoder; may be empty.
+        where: name of the file in messages.
 
     Returns:
-        The configuration of what is left.
+        Configuration of the smaller encoder.
 
     Raises:
-        UserError: a gate is damaged, is of another distribution, or leaves no channel of a convolution.
+        UserError: a gate is damaged, has another distribution, or keeps no channel of a convolution.
     """
     check_fixed(cfg, _FIXED, where)
     cutter, heads = _Cutter(state, where), []

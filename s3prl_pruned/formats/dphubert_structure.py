@@ -1,8 +1,8 @@
-"""What a checkpoint in DPHuBERT's or DiariZen's format is of: nearly all of it is read off the tensors.
+"""Structure of a checkpoint in DPHuBERT's or DiariZen's format: nearly all of it is read from the tensors' shapes.
 
-Their sizes say what is left. They do not say which heads of a WavLM survive, the strides, where the LayerNorms stand
-and whether waveforms are normalised: that is in the configuration beside them, and where there is none it is as in
-the public models (but for the heads, of which `HEADS` knows some).
+The shapes say what was kept. They do not say which heads of a WavLM were kept, the strides, the places of LayerNorms,
+and whether waveforms are normalised. This is taken from the configuration beside them. Without one, the values of the
+public models are used (for heads, those in `HEADS`).
 """
 
 import itertools
@@ -23,7 +23,7 @@ from s3prl_pruned.models.peers import DIARIZEN_HEADS
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, HeadSpec, LayerSpec, StateRule
 
 CONFIGURATION, RECIPE = "pruned_config.json", "config.toml"
-"""DiariZen's files beside the weights: the encoder's configuration, and the diarizer's, which names the encoder."""
+"""DiariZen's files beside the weights: configuration of the encoder, and of the diarizer, which names the encoder."""
 MARK = "feature_extractor.dummy_weight"
 LAYER = "encoder.transformer.layers.{i}."
 CONV = "feature_extractor.conv_layers.{c}."
@@ -34,17 +34,17 @@ FLAGS = (
     "encoder_prune_feed_forward_intermediate",
     "encoder_prune_feed_forward_layer",
 )
-"""True while there are gates."""
+"""Keys that are true while there are gates."""
 _OF_DIARIZEN = {"use_layerwise_prune", "limit_l", "limit_r", "temperature"}
 _INSIDE = ("wavlm_model.", "frontend.upstream.")
-"""Before the names of an encoder inside a diarizer of DiariZen's, or a detector of wedefense's."""
+"""Prefixes of an encoder's names in a diarizer of DiariZen, or in a detector of wedefense."""
 
 HEADS = {name: [list(heads) for heads in layers] for name, layers in DIARIZEN_HEADS.items()}
-"""Surviving heads by layer of the encoders that DiariZen publishes inside of diarizers (its `wavlm_config.py`)."""
+"""Kept heads by layer, of encoders that DiariZen publishes within diarizers (from its `wavlm_config.py`)."""
 
 
 def declares(source: Source) -> bool:
-    """Whether it is a checkpoint in this format, or a folder with one, by what is declared."""
+    """Whether it is declared to be a checkpoint in this format, or a folder with one."""
     if source.is_folder:
         others = {"format", "model_type"} & (source.json(CONFIG) or {}).keys()
         return not others and (source.json(CONFIGURATION) is not None or encoder_named(source.folder) is not None)
@@ -54,7 +54,7 @@ def declares(source: Source) -> bool:
 
 
 def is_diarizens(source: Source) -> bool:
-    """Whether DiariZen wrote what `declares`, or wedefense, which took it over: their states are not DPHuBERT's."""
+    """Whether it was written by DiariZen, or by wedefense, which uses its code: their states differ from DPHuBERT's."""
     if source.is_folder:
         return True
     cfg = source.content.get("config") or source.json(CONFIGURATION)
@@ -66,9 +66,9 @@ def is_diarizens(source: Source) -> bool:
 
 
 def encoder_named(folder: Path) -> str | None:
-    """The encoder that DiariZen's recipe in a folder names, such as wavlm_base_s80_md; None where there is none.
+    """Name of the encoder in DiariZen's recipe in a folder, such as wavlm_base_s80_md; None if there is none.
 
-    One line of it is looked for, since a reader of TOML is in Python from 3.11 on only.
+    Searches for one line, because Python has a TOML reader only from 3.11 on.
     """
     try:
         text = (folder / RECIPE).read_text(encoding="utf-8")
@@ -79,7 +79,7 @@ def encoder_named(folder: Path) -> str | None:
 
 
 class _Sizes:
-    """The sizes of tensors, by name."""
+    """Checks and returns the shapes of tensors, by name."""
 
     def __init__(self, state: Mapping[str, Any], where: str):
         self.state, self.where = state, where
@@ -94,7 +94,7 @@ class _Sizes:
         return value.shape
 
     def count(self, template: str) -> int:
-        """How many keys there are in a row, from 0 on."""
+        """Number of consecutive keys, counted from 0."""
         return next(i for i in itertools.count() if template.format(i=i, c=i) not in self.state)
 
 
@@ -106,25 +106,25 @@ def structure_of(
     dense: EncoderConfig | None = None,
     states: StateRule,
 ) -> tuple[EncoderConfig, CompactSpec]:
-    """The dense shape and what is left of it.
+    """The dense shape, and the kept structure.
 
     Args:
-        state: without gates, under the encoder's own names.
-        cfg: its configuration; may be empty.
-        where: the file's name in messages.
-        dense: the dense shape, if it is that; else the public model's that it fits, else as small as it can be.
-        states: what it publishes.
+        state: without gates, with the encoder's own names.
+        cfg: configuration of the encoder; may be empty.
+        where: name of the file in messages.
+        dense: the dense shape, if the encoder fits it; else a public shape that it fits, or the smallest possible one.
+        states: rule of the published states.
 
     Raises:
-        UserError: a tensor is missing or of another kind; `cfg` is damaged or says something else than the tensors; or
-            neither says which heads survive.
+        UserError: a tensor is missing or of another kind, `cfg` is damaged or contradicts the tensors, or the kept
+            heads are not given.
     """
     sizes = _Sizes(state, where)
     wavlm = "encoder_remaining_heads" in cfg or any(key.endswith("gru_rel_pos_const") for key in state)
     embed_dim = sizes.of("encoder.feature_projection.projection.weight", 2)[0]
     num_layers = sizes.count(LAYER + "layer_norm.weight")
     if not num_layers:
-        sizes.of(LAYER.format(i=0) + "layer_norm.weight", 1)  # says that it is missing
+        sizes.of(LAYER.format(i=0) + "layer_norm.weight", 1)  # reports it if missing
     num_heads = _num_heads(sizes, cfg, num_layers, embed_dim, wavlm=wavlm)
     convs = [sizes.of(CONV.format(c=c) + "conv.weight", 3) for c in range(max(1, sizes.count(CONV + "conv.weight")))]
     layers = [
@@ -161,7 +161,7 @@ def structure_of(
     left = from_dict(EncoderConfig, fields, where)
     left = replace(left, states=states)
     if not left.has_projection:
-        raise UserError(f"{where}: projects {embed_dim} channels to as many dimensions, which is not supported here.")
+        raise UserError(f"{where}: projects {embed_dim} channels to as many dimensions, which is not supported.")
     return _within(_dense(left, dense), left, tuple(layers))
 
 
@@ -170,7 +170,7 @@ _NEW_POSITION = _POSITION.replace(OLD_WEIGHT_NORM[1], NEW_WEIGHT_NORM[1])
 
 
 def _num_heads(sizes: _Sizes, cfg: Mapping[str, Any], num_layers: int, embed_dim: int, *, wavlm: bool) -> int:
-    """Of a dense layer."""
+    """Number of heads in a dense layer."""
     if wavlm:
         declared = cfg.get("encoder_total_num_heads")
         gate = next((k for k in sizes.state if k.endswith("gru_rel_pos_const")), None)
@@ -180,12 +180,12 @@ def _num_heads(sizes: _Sizes, cfg: Mapping[str, Any], num_layers: int, embed_dim
     else:
         number = embed_dim // cfg.get("encoder_head_dim", 64)
     if type(number) is not int or not 1 <= number <= embed_dim or embed_dim % number:
-        raise UserError(f"{sizes.where}: {embed_dim} dimensions must be whole heads, but would be {number!r}.")
+        raise UserError(f"{sizes.where}: {embed_dim} dimensions must divide into whole heads, but give {number!r}.")
     return number
 
 
 def _heads_of(i: int, cfg: Mapping[str, Any], where: str) -> list[int] | None:
-    """The surviving heads of a layer of WavLM; None where nothing says it."""
+    """The kept heads in a layer of WavLM; None if they are not given."""
     found = cfg["encoder_remaining_heads"][i] if "encoder_remaining_heads" in cfg else None
     if found is not None and not (isinstance(found, list) and all(type(head) is int for head in found)):
         raise UserError(f"{where}: `encoder_remaining_heads` must be lists of numbers, but holds {found!r}.")
@@ -208,13 +208,13 @@ def _layer(sizes: _Sizes, i: int, num_heads: int, head_dim: int, known: list[int
         wavlm = f"{layer}attention.gru_rel_pos_const" in sizes.state
         if known is None and wavlm and len(heads) < num_heads:
             raise UserError(
-                f"{sizes.where}: layer {i} has {len(heads)} of {num_heads} heads, and which ones is not in the file. "
-                f"Put the {CONFIGURATION} of this model beside it (its `encoder_remaining_heads` says it). Known "
-                f"without one are {', '.join(HEADS)}, by the {RECIPE} beside them."
+                f"{sizes.where}: layer {i} has {len(heads)} of {num_heads} heads, but the file does not say which. "
+                f"Put the {CONFIGURATION} of this model beside it (`encoder_remaining_heads` lists them). Known "
+                f"without this file are {', '.join(HEADS)}, if their {RECIPE} is beside them."
             )
         if len(heads) != rows // head_dim:
             raise UserError(
-                f"{sizes.where}: layer {i} must have {len(heads)} heads, {heads}, but its weights are of "
+                f"{sizes.where}: layer {i} must have {len(heads)} heads, {heads}, but its weights have "
                 f"{rows // head_dim}."
             )
     ffn = sizes.of(f"{layer}feed_forward.intermediate_dense.weight", 2)[0] if feed_forward else 0
@@ -233,14 +233,14 @@ def _strides(convs: list[torch.Size], cfg: Mapping[str, Any], where: str) -> lis
     kernels = [conv[2] for conv in convs]
     if kernels[0] != 10 or not set(kernels[1:]) <= {2, 3}:
         raise UserError(
-            f"{where}: has a CNN with kernels {kernels}, whose strides are not in the file. Put the {CONFIGURATION} of "
-            "this model beside it."
+            f"{where}: has a CNN with kernels {kernels}, but the file does not give its strides. Put the "
+            f"{CONFIGURATION} of this model beside it."
         )
-    return [5] + [2] * (len(kernels) - 1)  # as every public model with such kernels
+    return [5] + [2] * (len(kernels) - 1)  # as in every public model with these kernels
 
 
 def _check_declared(cfg: Mapping[str, Any], layers: list[LayerSpec], channels: list[int], where: str) -> None:
-    """The sizes in the configuration are those of the tensors; of what is gone it may say anything."""
+    """Check that sizes in the configuration are those of the tensors, except for removed parts."""
     counts: dict[str, list[Any]] = {
         "encoder_use_attention": [layer.attention for layer in layers],
         "encoder_use_feed_forward": [layer.feed_forward for layer in layers],
@@ -251,19 +251,19 @@ def _check_declared(cfg: Mapping[str, Any], layers: list[LayerSpec], channels: l
     for name, found in counts.items():
         declared = cfg.get(name)
         if declared is None or (name == "encoder_ff_interm_features" and len(declared) < len(layers)):
-            continue  # DiariZen leaves out the layers that have none
+            continue  # DiariZen leaves out layers without heads
         if name == "extractor_conv_layer_config":
             declared = [layer[0] for layer in declared]
         alike = len(declared) == len(found)
         if not alike or any(b is not None and a != b for a, b in zip(declared, found, strict=True)):
             raise UserError(
-                f"{where}: `{name}` says {declared}, but the weights are of {found}. They are of different models."
+                f"{where}: `{name}` says {declared}, but the weights have {found}. They belong to different models."
             )
 
 
 def _dense(left: EncoderConfig, hint: EncoderConfig | None) -> EncoderConfig:
-    """The shape that was pruned: the hint or a public one where that can be, else what is left."""
-    shapes = [families.wavlm_base(), families.wavlm_large()]  # of these sizes are the other families, too
+    """The shape before pruning: the hint or a public shape if it fits, else the remaining structure."""
+    shapes = [families.wavlm_base(), families.wavlm_large()]  # the other families have the same sizes
     for whole in shapes if hint is None else [hint, *shapes]:
         same = all(getattr(whole, name) == getattr(left, name) for name in ("embed_dim", "num_layers", "num_heads"))
         pairs = list(itertools.zip_longest(whole.conv_layers, left.conv_layers, fillvalue=(0, 0, 0)))

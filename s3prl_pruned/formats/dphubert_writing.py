@@ -1,4 +1,4 @@
-"""An encoder of ours as DPHuBERT's and DiariZen's programs load it, where their format can say it."""
+"""Write an encoder for DPHuBERT's and DiariZen's programs, if their format can express it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,16 +14,16 @@ from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, LayerSpec, Rank
 
 
 def checkpoint(encoder: SpeechEncoder, table: KeyTable) -> dict[str, Any]:
-    """`state_dict` and `config`, for `torch.save`.
+    """Content of the file, `state_dict` and `config`, for `torch.save`.
 
-    Which states are published is not in the file: their programs have a rule of their own.
+    The published states are not in the file: their programs have a fixed rule.
 
     Args:
-        encoder: fp32, on the CPU, its slots empty.
-        table: the names.
+        encoder: fp32, on the CPU, with empty slots.
+        table: names of the format.
 
     Raises:
-        UserError: the format has no place for a part of the encoder.
+        UserError: the format cannot express a part of the encoder.
     """
     config, spec = encoder.config, encoder.spec
     _check(config, spec, table.name)
@@ -39,7 +39,7 @@ def checkpoint(encoder: SpeechEncoder, table: KeyTable) -> dict[str, Any]:
 
 
 def _gate(ours: Mapping[str, Tensor], i: int, layer: LayerSpec, config: EncoderConfig) -> dict[str, Tensor]:
-    """Of all heads, also of those that are gone. Without a position bias it does nothing, and must be there."""
+    """Gate of the position bias for all heads, also removed ones. It must exist even without a position bias."""
     part, mine = LAYER.format(i=i) + "attention.", f"layers.{i}.attention.gate."
     scale = torch.ones(config.num_heads)
     if mine + "scale" in ours:
@@ -52,7 +52,7 @@ def _gate(ours: Mapping[str, Tensor], i: int, layer: LayerSpec, config: EncoderC
 
 
 def _check(config: EncoderConfig, spec: CompactSpec, name: str) -> None:
-    """Raise UserError where the format cannot say it."""
+    """Raise UserError if the format cannot express the structure."""
     wavlm, bias = config.family == "wavlm", config.relative_position and spec.has_attention
     gated = wavlm and config.gated_position
     reasons = {
@@ -66,7 +66,7 @@ def _check(config: EncoderConfig, spec: CompactSpec, name: str) -> None:
     }
     for what, found in reasons.items():
         if found:
-            raise UserError(f"the {name} format cannot say {what}. Write a folder, or for transformers or as ONNX.")
+            raise UserError(f"the {name} format cannot hold {what}. Write a folder, or for transformers or as ONNX.")
     for i, layer in enumerate(spec.layers):
         _check_layer(i, layer, config, name)
 
@@ -87,15 +87,15 @@ def _check_layer(i: int, layer: LayerSpec, config: EncoderConfig, name: str) -> 
     ):
         if alive and not left:
             raise UserError(
-                f"the {name} format cannot say that of layer {i}'s {part} the output bias alone is left. Prune with "
-                "gates of whole sublayers (`gates.kinds` with mha and ffn), which take it away."
+                f"the {name} format cannot hold a sublayer with only an output bias, as layer {i}'s {part}. Prune with "
+                "gates of whole sublayers (`gates.kinds` with mha and ffn), which remove it."
             )
     if layer.ranks != Ranks():
         raise UserError(f"the {name} format holds no factors, but layer {i} has some ({layer.ranks}).")
 
 
 def _cfg(config: EncoderConfig, spec: CompactSpec) -> dict[str, Any]:
-    """Plain data, of which their builders take all as arguments."""
+    """Configuration as plain data, with all keys that the builders of their programs require."""
     channels = [len(kept) for kept in spec.channels_of(config)]
     cfg = {
         "extractor_mode": config.extractor_mode,

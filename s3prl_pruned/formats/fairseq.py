@@ -1,4 +1,4 @@
-"""fairseq's checkpoints, read without fairseq: `cfg` (or `args`, as they were until 2020) and `model`."""
+"""fairseq's checkpoints, read without fairseq: `cfg` (or `args`, used until 2020) and `model`."""
 
 import ast
 from pathlib import Path
@@ -20,7 +20,7 @@ _CNN, _LAYER = "feature_extractor.conv_layers.{c}.", "encoder.layers.{i}."
 
 
 def _spell(prefix: str, config: EncoderConfig) -> str:
-    """The CNN's LayerNorm stands between two transpositions, and is the second of the three."""
+    """The CNN's LayerNorm is the second of three modules, between two transpositions."""
     wrapped = (
         config.extractor_mode == "layer_norm" and prefix.startswith("feature_extractor.") and prefix.endswith(".2.")
     )
@@ -54,10 +54,10 @@ KEYS = KeyTable(
     heads=("final_proj.", "label_embs_concat", "target_glu.", "quantizer.", "project_q.", "_ema"),
     spell=_spell,
 )
-"""Microsoft's and s3prl's checkpoints have these names too."""
+"""Names that Microsoft's and s3prl's checkpoints share."""
 
 _NAMES = {"wav2vec2": "wav2vec2", "hubert": "hubert", "data2vec_audio": "data2vec"}
-"""Its models -> our families."""
+"""fairseq's models -> our families."""
 _FIELDS = {
     "encoder_layers": "num_layers",
     "encoder_embed_dim": "embed_dim",
@@ -71,11 +71,11 @@ _FIXED = {"activation_fn": "gelu", "layer_type": "transformer", "quantize_input"
 SUPERNETS = ("hubert_pruner", "student_hubert")
 """LightHuBERT's models, which `lighthubert.py` reads."""
 EXTRACTOR_MODES = {"default": "group_norm", "layer_norm": "layer_norm"}
-"""Its name -> ours."""
+"""fairseq's names -> our names."""
 
 
 def declared(source: Source) -> Any:
-    """What a checkpoint with `model` says of itself: `cfg`, or `args`, as plain data; None where it says nothing."""
+    """Configuration in a checkpoint with `model`: `cfg` or `args`, as plain data; None if there is none."""
     content = source.content
     if "model" not in content or not ("cfg" in content or "args" in content):
         return None
@@ -83,12 +83,12 @@ def declared(source: Source) -> Any:
 
 
 def is_microsofts(cfg: Any) -> bool:
-    """Whether `declared` is WavLM's flat configuration, which names no model."""
+    """Whether the result of `declared` is WavLM's flat configuration, which names no model."""
     return isinstance(cfg, dict) and "encoder_layers" in cfg and "arch" not in cfg
 
 
 def model_name(source: Source) -> Any:
-    """What a checkpoint's configuration calls its model; None where it says nothing."""
+    """Name of the model in a checkpoint's configuration; None if there is none."""
     cfg = declared(source)
     model = cfg.get("model") if isinstance(cfg, dict) else None
     return model.get("_name") if isinstance(model, dict) else None
@@ -110,16 +110,16 @@ def _read(source: Source, options: ReadOptions) -> LoadedModel:
 
 
 def read_parts(source: Source, model_cfg: Any, task_cfg: Any, state: Any) -> LoadedModel:
-    """An encoder from the parts of a checkpoint, which may be anything.
+    """Build an encoder from the parts of a checkpoint, which are not trusted.
 
     Args:
         source: for messages.
-        model_cfg: fairseq's `model` section.
-        task_cfg: its `task` section.
-        state: the weights under its names.
+        model_cfg: section `model` of fairseq's configuration.
+        task_cfg: section `task` of it.
+        state: weights with fairseq's names.
 
     Raises:
-        UserError: a part is no dict, or the architecture is not ours.
+        UserError: a part is not a dict, or the architecture is not supported.
     """
     model_cfg, task_cfg = plain(model_cfg), plain(task_cfg)
     for name, part in (("model's configuration", model_cfg), ("task's configuration", task_cfg), ("model", state)):
@@ -132,7 +132,7 @@ def read_parts(source: Source, model_cfg: Any, task_cfg: Any, state: Any) -> Loa
 
 
 def _pre_trained(model_cfg: dict, task_cfg: dict) -> tuple[dict, dict]:
-    """Of a fine-tuned model (`wav2vec_ctc`, `hubert_ctc`, ...), the sections that its encoder was pre-trained with."""
+    """For fine-tuned models (`wav2vec_ctc`, `hubert_ctc`, ...), the sections with which the encoder was pre-trained."""
     args = model_cfg.get("w2v_args")
     if not isinstance(args, dict):
         return model_cfg, task_cfg
@@ -150,7 +150,7 @@ def _write(path: Path, encoder: SpeechEncoder, options: WriteOptions) -> None:
 
 
 def state_with_heads(encoder: SpeechEncoder) -> dict[str, Tensor]:
-    """Its weights, and the pre-training heads that fairseq's classes always build, as zeros of the smallest size."""
+    """Weights of the encoder, and zeros of the smallest size for pre-training heads, which fairseq always builds."""
     config = encoder.config
     inner = config.embed_dim if config.family == "data2vec" else 1
     heads = {"final_proj": (inner, config.embed_dim)}
@@ -163,13 +163,13 @@ def state_with_heads(encoder: SpeechEncoder) -> dict[str, Tensor]:
 
 
 def _family(model_cfg: dict, where: str) -> str:
-    """The family that a fairseq configuration declares.
+    """Family in a fairseq configuration.
 
     Raises:
-        UserError: it is another model, or does not say.
+        UserError: it is another model, or none is named.
     """
     name = model_cfg.get("_name") or model_cfg.get("arch")
-    if name is None:  # s3prl keeps the section without its name; these keys are one family's own
+    if name is None:  # s3prl saves the section without its name; these keys exist in one family only
         marks = {"average_top_k_layers": "data2vec_audio", "label_rate": "hubert", "quantize_targets": "wav2vec2"}
         name = next((name for key, name in marks.items() if key in model_cfg), None)
     if name not in _NAMES:
@@ -184,7 +184,7 @@ def from_cfg(model_cfg: dict, task_cfg: dict, where: str) -> EncoderConfig:
     """Translate fairseq's `model` and `task` sections (defaults as in fairseq's dataclasses).
 
     Raises:
-        UserError: an architecture that this encoder is not.
+        UserError: the architecture is not supported.
     """
     family = _family(model_cfg, where)
     check_fixed(model_cfg, _FIXED, where)
@@ -206,14 +206,14 @@ def from_cfg(model_cfg: dict, task_cfg: dict, where: str) -> EncoderConfig:
 
 
 def to_cfg(config: EncoderConfig) -> tuple[dict, dict]:
-    """Fairseq's `model` and `task` sections for `config`; of pre-training's settings only what building needs.
+    """Fairseq's `model` and `task` sections for `config`; of the pre-training settings, only those needed to build it.
 
     Raises:
         UserError: fairseq has no such model.
     """
     names = {ours: theirs for theirs, ours in _NAMES.items()}
     if config.family not in names:
-        raise UserError(f"fairseq has no {config.family}: Microsoft's format is the one for it.")
+        raise UserError(f"fairseq has no {config.family}: use Microsoft's format.")
     model = {theirs: getattr(config, ours) for theirs, ours in _FIELDS.items()}
     modes = {ours: theirs for theirs, ours in EXTRACTOR_MODES.items()}
     model |= {
@@ -221,7 +221,7 @@ def to_cfg(config: EncoderConfig) -> tuple[dict, dict]:
         "extractor_mode": modes[config.extractor_mode],
         "conv_feature_layers": str([tuple(layer) for layer in config.conv_layers]),
         "conv_pos": config.pos_conv_kernel * config.pos_conv_depth,
-        "final_dim": 1,  # the pre-training heads that building needs are written as small as they can be
+        "final_dim": 1,  # pre-training heads are required; they are written as small as possible
     }
     if config.pos_conv_depth > 1:
         model["pos_conv_depth"] = config.pos_conv_depth
@@ -235,14 +235,14 @@ _MAX_CONV_LAYERS = 100
 
 
 def parse_conv_layers(text: str, where: str) -> tuple[tuple[int, int, int], ...]:
-    """Read fairseq's notation, `[(512,10,5)] + [(512,3,2)] * 4`, without evaluating it as code."""
+    """Parse fairseq's notation, `[(512,10,5)] + [(512,3,2)] * 4`, without evaluating it as code."""
 
     def read(node: ast.AST) -> list:
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
             layers = read(node.left) + read(node.right)
         elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
             times = ast.literal_eval(node.right)
-            if times not in range(_MAX_CONV_LAYERS + 1):  # before memory is asked for
+            if times not in range(_MAX_CONV_LAYERS + 1):  # before memory is allocated
                 raise ValueError
             layers = read(node.left) * times
         else:

@@ -1,7 +1,7 @@
 """Our folder format: `model.safetensors`, `config.json` (shape, kept structure and provenance), `README.md`.
 
-A folder is written under a temporary name and renamed, so that it is there whole or not at all. An int8 encoder is
-written likewise, and `config.json` says so.
+A folder is written under a temporary name and then renamed, so that it exists completely or not at all. int8 encoders
+use the same format, with an entry in `config.json`.
 """
 
 import json
@@ -39,7 +39,7 @@ from s3prl_pruned.models.encoder import SpeechEncoder, freeze_idle
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
 
 MARK, VERSION = "s3prl_pruned.encoder", 1
-"""`format` and `format_version` of `config.json`."""
+"""Values of `format` and `format_version` in `config.json`."""
 TOLERANCE = 2e-5  # fp32, relative to max(1, largest value) of each hidden state
 WEIGHTS, CARD = SAFETENSORS, "README.md"
 
@@ -58,13 +58,13 @@ def save_encoder(
 
     Args:
         folder: must not exist yet: an export is never overwritten.
-        encoder: its slots must be empty; masks are folded before (`export.masks.export_compact`). One of
+        encoder: its slots must be empty; fold masks first (`export.masks.export_compact`). A result of
             `models.accelerate.int8.quantize_int8` is written in int8.
-        provenance: JSON data on where the model comes from; `formats.card` says which keys the card shows.
+        provenance: JSON data on the model's origin; `formats.card` lists the keys that the card shows.
         progress: called with the number of bytes just written.
-        files: more files of the folder, such as a CTC head (`pretrain/asr/recognizer.py`).
-        prefix: before the encoder's names in the weights' file.
-        more: further tensors of that file, by their whole names.
+        files: further files of the folder, such as a CTC head (`pretrain/asr/recognizer.py`).
+        prefix: prefix of the encoder's names in the weights file.
+        more: further tensors of that file, by their full names.
 
     Raises:
         UserError: the folder exists, or cannot be written.
@@ -91,18 +91,18 @@ def save_encoder(
 
 
 def load_encoder(folder: str | Path, *, for_inference: bool = False) -> tuple[SpeechEncoder, dict]:
-    """Read what `save_encoder` wrote.
+    """Read a folder written by `save_encoder`.
 
     Args:
         folder: the exported folder.
-        for_inference: take the fast forms of the blocks (`accelerate`); an int8 export will do, too.
+        for_inference: use the fast forms of the blocks (`accelerate`), and accept int8 exports.
 
     Returns:
-        The encoder (CPU, eval mode; fp32, or int8 inside) and its provenance. To be fine-tuned, its parameters ask for
-        a gradient where one can reach them (`freeze_idle`).
+        The encoder (CPU, evaluation mode; fp32, or int8 inside) and its provenance. For fine-tuning, all parameters
+        that can get a gradient require one (`freeze_idle`).
 
     Raises:
-        UserError: a file is missing, damaged or does not fit the other, or it is int8 and must not be.
+        UserError: a file is missing, damaged or does not fit the other, or the export is int8 without `for_inference`.
     """
     encoder, provenance = _load(Path(folder), int8=for_inference)
     if for_inference:
@@ -119,14 +119,14 @@ def _load(folder: Path, *, int8: bool, state: Mapping[Any, Any] | None = None) -
         spec = from_dict(CompactSpec, config["spec"], where)
         spec.check(shape)
     if config.get("precision") == "int8" and not int8:
-        raise UserError(f"{folder}: is int8, which serves inference only. Name the fp32 export that it was made of.")
+        raise UserError(f"{folder}: is int8, which is for inference only. Name the fp32 export from which it was made.")
     state = unwrapped(_read_state(folder) if state is None else state, FIRST_KERNEL, str(folder))
     encoder = encoder_for(shape, spec, state, where)
     if config.get("precision") == "int8":
         encoder = quantize_int8(encoder)
     try:
         weights = {name: tensor if tensor.dtype == torch.int8 else tensor.float() for name, tensor in state.items()}
-        encoder.load_state_dict(weights, assign=True)  # no second copy
+        encoder.load_state_dict(weights, assign=True)  # without a second copy in memory
     except RuntimeError as error:
         lines = str(error).splitlines()
         raise UserError(f"{folder}: {WEIGHTS} does not fit {CONFIG}: {' '.join(lines[1:3]).strip()}") from error
@@ -137,7 +137,7 @@ def _read_state(folder: Path) -> dict[str, torch.Tensor]:
     if (folder / WEIGHTS).is_file():
         check_readable(folder / WEIGHTS)
     try:
-        return read_weights(folder)  # transformers may have saved it again, in several parts
+        return read_weights(folder)  # transformers may have saved it again, as several files
     except UserError as error:
         raise UserError(f"{folder / WEIGHTS}: is missing or damaged. {error}") from error
 
@@ -145,22 +145,22 @@ def _read_state(folder: Path) -> dict[str, torch.Tensor]:
 def encoder_for(
     shape: EncoderConfig, spec: CompactSpec, weights: Mapping[str, torch.Tensor], where: str
 ) -> SpeechEncoder:
-    """An encoder to put weights into, in eval mode.
+    """An encoder for given weights, in evaluation mode, without values.
 
     Args:
-        shape: of the dense encoder.
-        spec: what of it stays.
-        weights: a damaged shape that is far larger than they are asks for no memory.
-        where: of the shape, for messages.
+        shape: dense shape.
+        spec: kept structure.
+        weights: the weights; a damaged shape that is far larger must not allocate memory.
+        where: name of the file with the shape, in messages.
 
     Raises:
-        UserError: shape and spec make no encoder, or one of another size.
+        UserError: shape and spec are not an encoder, or its size differs from that of the weights.
     """
     try:
         with torch.device("meta"):
             described = SpeechEncoder(shape, spec).num_parameters()
-    except RuntimeError as error:  # beyond what torch counts to
-        raise UserError(f"{where}: describes no encoder ({str(error).splitlines()[0]}). Copy it again.") from error
+    except RuntimeError as error:  # sizes too large for torch
+        raise UserError(f"{where}: is not a valid encoder ({str(error).splitlines()[0]}). Copy it again.") from error
     held = sum(weight.numel() for weight in weights.values())
     if described > 2 * held + 1000:
         raise UserError(f"{where}: describes {described:,} parameters, but the weights are {held:,}. Copy it again.")
@@ -168,15 +168,15 @@ def encoder_for(
 
 
 def read_config(path: Path) -> dict:
-    """The `config.json` of an exported folder: `encoder`, `spec` and `provenance` as plain data.
+    """Read the `config.json` of an exported folder: `encoder`, `spec` and `provenance` as plain data.
 
     Raises:
-        UserError: the file is missing, damaged, or another program's.
+        UserError: the file is missing, damaged, or from another program.
     """
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{path.parent}: is no exported encoder, {CONFIG} cannot be read ({error}).") from error
+        raise UserError(f"{path.parent}: is not an exported encoder: {CONFIG} cannot be read ({error}).") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is damaged, not JSON ({error}). Copy the folder again.") from error
     if not isinstance(config, dict) or config.get("format") != MARK:
@@ -193,12 +193,12 @@ def read_config(path: Path) -> dict:
 
 
 def model_hash(folder: str | Path) -> str:
-    """What identifies an exported model: the SHA-256 of its weights file (of several, one after the other)."""
+    """Identifier of an exported model: SHA-256 of its weights file (of several files, over all of them in order)."""
     return file_sha256(*weight_files(Path(folder)))
 
 
 def probe(*, scale: float = 1, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noise to compare exports on: waveforms (batch, scale x 16000), zero-padded, and their lengths (batch,)."""
+    """Noise for comparing exports: waveforms (batch, scale x 16000), zero-padded, and their lengths (batch,)."""
     generator = torch.Generator().manual_seed(batch)
     samples = int(16_000 * scale)
     lengths = torch.tensor([samples - i * samples // 3 for i in range(batch)])
@@ -209,12 +209,12 @@ def probe(*, scale: float = 1, batch: int = 2) -> tuple[torch.Tensor, torch.Tens
 def relative_difference(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
     """Largest difference over all hidden states, relative to max(1, largest value) of each expected state."""
     pairs = zip(found, expected, strict=True)
-    # torch's max keeps a NaN, Python's may lose it
+    # torch's max propagates NaN, Python's may not
     return float(torch.stack([(x - y).abs().max() / y.abs().max().clamp(min=1) for x, y in pairs]).max())
 
 
 def recognise(source: Source) -> bool:
-    """Whether it is a folder that `save_encoder` wrote, of whatever version, or weights that lie in one."""
+    """Whether it is a folder written by any version of `save_encoder`, or a weights file in one."""
     if not source.is_folder and not any(f".{key}".endswith(f".{FIRST_KERNEL}") for key in source.weights):
         return False
     return (source.json(CONFIG) or {}).get("format") == MARK

@@ -1,4 +1,4 @@
-"""What a checkpoint format is: how its files are recognised, how an encoder is read from them and written to them."""
+"""Interface of a checkpoint format: how files are recognised, and how an encoder is read from or written to them."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,14 +22,14 @@ _FOLDER_FILES = (CONFIG, SAFETENSORS, PICKLED, f"{SAFETENSORS}.index.json", f"{P
 
 
 class Source:
-    """A file or folder that is to be read. What it holds is opened once, however many formats look at it.
+    """A file or folder to read. Its content is opened once, however many formats inspect it.
 
     Args:
-        path: a folder's `config.json`, weights or their index stand for the folder.
+        path: file or folder; a folder's `config.json`, weights or index also mean the folder.
 
     Attributes:
         path: the file or folder.
-        folder: the folder itself, or the one that the file is in (a configuration may lie beside the weights).
+        folder: the folder itself, or the folder of the file (a configuration may be beside the weights).
 
     Raises:
         UserError: there is no such file or folder.
@@ -38,7 +38,7 @@ class Source:
     def __init__(self, path: str | Path):
         path = Path(path)
         if not path.exists():
-            raise UserError(f"{path}: no such file or folder. Give the path of an existing checkpoint.")
+            raise UserError(f"{path}: no such file or folder. Name an existing checkpoint.")
         of_folder = path.name in _FOLDER_FILES and (path.parent / CONFIG).is_file()
         self.path = path.parent if of_folder else path
         self.folder = self.path if self.path.is_dir() else self.path.parent
@@ -51,21 +51,21 @@ class Source:
 
     @property
     def suffix(self) -> str:
-        """The end of the file's name. s3prl names a downloaded file by its whole URL; what follows `?` is left out."""
+        """Suffix of the file. s3prl names a downloaded file after its URL; the part from `?` on is ignored."""
         return Path(self.path.name.split("?")[0]).suffix
 
     @cached_property
     def content(self) -> dict:
-        """What a torch file holds (`unpickle.read_torch_file`); empty for a folder and for other kinds of file.
+        """Content of a torch file (`unpickle.read_torch_file`); empty for a folder and other kinds of files.
 
         Raises:
-            UserError: the file is damaged, or asks for a class that no checkpoint needs.
+            UserError: the file is damaged, or names a class that no checkpoint needs.
         """
         return {} if self.is_folder or self.suffix in (".safetensors", ".onnx") else read_torch_file(self.path)
 
     @cached_property
     def safetensors(self) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """The tensors and the metadata of a single safetensors file; empty for anything else.
+        """Tensors and metadata of a single safetensors file; empty for anything else.
 
         Raises:
             UserError: the file is damaged.
@@ -74,49 +74,47 @@ class Source:
 
     @property
     def weights(self) -> Mapping[Any, Any]:
-        """The state dict of a single file, also where a trainer wrote it (`keys.weights_of`); empty for a folder.
+        """State dict of a single file, also of a trainer's checkpoint (`keys.weights_of`); empty for a folder.
 
         Raises:
-            UserError: as `content` and `safetensors`.
+            UserError: as in `content` and `safetensors`.
         """
         return self.safetensors[0] or weights_of(self.content)
 
     def json(self, name: str = CONFIG) -> dict[str, Any] | None:
-        """A JSON object in the folder, or beside the file; None where there is no such file.
+        """A JSON object in the folder, or beside the file; None if there is no such file.
 
         Raises:
-            UserError: the file may not be read, is damaged, or holds something else.
+            UserError: the file cannot be read, is damaged, or is not a JSON object.
         """
         if name not in self._json:
             self._json[name] = _read_json(self.folder / name)
         return self._json[name]
 
     def holds(self) -> list[str]:
-        """The first of its parts by name, for messages."""
+        """Names of the first parts, for messages."""
         names = (path.name for path in self.path.iterdir()) if self.is_folder else (*self.content, *self.safetensors[0])
         return [str(name)[:60] for name in names][:5]
 
 
 @contextmanager
 def taken_apart(path: Path) -> Iterator[None]:
-    """Within it, what a file says of itself is translated: whatever is wrong there is the file's fault, not ours.
+    """Turn errors in translating a file's configuration into a `UserError` about the file.
 
-    Only translation belongs here. Elsewhere such an error is a fault of this package, and must be seen as one.
+    Use it for the translation only. Elsewhere, such an error is a bug of this package and must be visible as one.
 
     Args:
         path: the file or folder.
 
     Raises:
-        UserError: a value is missing, or is not of the kind that it must be.
+        UserError: a value is missing, or has the wrong type.
     """
     try:
         yield
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(
-            f"{path}: is damaged: what it says of itself is no configuration ({error!r}). Copy it again."
-        ) from error
+        raise UserError(f"{path}: is damaged: its configuration is not valid ({error!r}). Copy it again.") from error
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
@@ -139,68 +137,68 @@ class LoadedModel:
     encoder: SpeechEncoder
     path: Path
     sha256: str | None
-    """Of its weights' files; None for random weights."""
+    """SHA-256 of its weights files; None for random weights."""
     provenance: dict[str, Any] = field(default_factory=dict)
-    """Where it comes from, as the file or folder says."""
+    """Origin of the model, as written in the file or folder."""
 
     @property
     def note(self) -> str | None:
-        """Such as "random teacher": to be shown wherever a number of it appears."""
+        """A note such as "random teacher", to be shown with every result of the model."""
         return self.provenance.get("teacher_note")
 
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What a reader may be told; each format takes what concerns it."""
+    """Options of readers; each format uses those that it needs."""
 
     shape: EncoderConfig | None = None
-    """For a format that does not say its shape."""
+    """Public model with the shape of the encoder, for a format that does not contain it."""
     dense: EncoderConfig | None = None
-    """For a format that says of a pruned encoder what is left, and not of what: tried before the public shapes."""
+    """Expected dense shape, for formats that only hold the kept structure; tried before the public shapes."""
     int8: bool = False
-    """Whether an int8 encoder will do, which serves inference only."""
+    """Whether an int8 encoder, which is for inference only, is acceptable."""
     subnet: str | None = None
-    """Which model of a supernet is meant, for a format that holds those; None for the one that the file means."""
+    """Subnet of a supernet, for formats that hold supernets; None for the one that the file names."""
 
 
 @dataclass(frozen=True)
 class WriteOptions:
-    """What a writer may be told; each format takes what it has a place for."""
+    """Options of writers; each format uses those that it can store."""
 
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    """JSON data on where the model comes from."""
+    """JSON data on the model's origin."""
     files: Mapping[str, bytes] = field(default_factory=dict)
-    """More files of a folder, by name."""
+    """Further files of a folder, content by name."""
     progress: Progress | None = None
     """Called with the number of bytes just written."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """One checkpoint format. Each has a file of its own, which ends in it; `formats.WRITES` names them."""
+    """One checkpoint format. Each has a file that ends with its `Format`; `formats.WRITES` names them."""
 
     name: str
-    """What command lines call it; also its file's."""
+    """Name on command lines, and of its file."""
     about: str
-    """What its files are, for the message that lists the known formats."""
+    """Description of its files, for the message that lists the known formats."""
     recognise: Callable[[Source], bool]
-    """Whether a file or folder is of this format, by what it declares. Of all formats one at most says yes."""
+    """Whether a file or folder declares this format. At most one of all formats returns True."""
     read: Callable[[Source, ReadOptions], LoadedModel] | None = None
-    """Read what was recognised; None where the format is only written."""
+    """Reads a recognised file; None for a format that is only written."""
     write: Callable[[Path, SpeechEncoder, WriteOptions], None] | None = None
-    """Write a new file or folder, whole or not at all (`tensor_files.written_whole`); None where it is only read."""
+    """Writes a new file or folder, completely or not at all (`tensor_files.written_whole`); None if it is only read."""
     holds_pruned: bool = False
-    """Whether it can hold a pruned encoder."""
+    """Whether it can store pruned encoders."""
     holds_int8: bool = False
-    """Whether it can hold an int8 encoder."""
+    """Whether it can store int8 encoders."""
     holds_supernets: bool = False
-    """Whether it can hold a supernet, of which a subnet is read."""
+    """Whether it can hold supernets, of which a subnet is read."""
 
 
 def dense_model(
     source: Source, config: EncoderConfig, state: Mapping[str, Tensor], *, weights: Sequence[Path] = ()
 ) -> LoadedModel:
-    """A dense encoder of another program's checkpoint: `pruned_model` that lacks nothing."""
+    """A dense encoder from a checkpoint of another program: `pruned_model` with the full structure."""
     dense = CompactSpec.dense(config)
     return pruned_model(source, config, dense, state, weights=weights, method="converted, not pruned")
 
@@ -214,18 +212,18 @@ def pruned_model(
     method: str,
     weights: Sequence[Path] = (),
 ) -> LoadedModel:
-    """An encoder of another program's checkpoint.
+    """An encoder from a checkpoint of another program.
 
-    Tensors stay mapped from the file where its format allows it, so that memory holds one model and not two: the file
-    must not be overwritten in place while the encoder lives (replacing it by a renamed one is harmless).
+    Tensors stay mapped from the file if its format allows this, so that memory holds one model instead of two: the file
+    must not be overwritten in place while the encoder exists (replacing it by a renamed file is harmless).
 
     Args:
-        source: where it comes from.
-        config: its dense shape.
-        spec: what is left of it.
-        state: the weights under our names (`KeyTable.to_ours`), in any precision.
-        method: what made it, for its card.
-        weights: the files that hold them; none means the source itself.
+        source: its file or folder.
+        config: dense shape.
+        spec: kept structure.
+        state: weights with our names (`KeyTable.to_ours`), in any precision.
+        method: how it was made, for its card.
+        weights: files with the weights; if empty, the source itself.
     """
     encoder = SpeechEncoder(config, spec)
     encoder.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)

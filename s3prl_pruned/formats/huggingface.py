@@ -1,6 +1,6 @@
-"""Folders for transformers: of a dense encoder its own model, of a pruned one ours with its code.
+"""Folders for transformers: a dense encoder in transformers' own format, a pruned one in ours, with its code.
 
-The second is this project's own folder too, and read as such (`folder.py`).
+The second is also this project's own folder, and is read as such (`folder.py`).
 """
 
 import json
@@ -89,14 +89,14 @@ _FIXED_OF_EXTRACTOR = {
     "feature_size": 1,
     "padding_value": 0.0,
 }
-_WITHOUT_EFFECT = {  # on the waveform of one utterance
+_WITHOUT_EFFECT = {  # on the waveform of a single utterance
     *("processor_class", "feature_extractor_class", "auto_map", "transformers_version", "return_attention_mask"),
     *("padding", "padding_side", "truncation", "max_length", "pad_to_multiple_of", "return_tensors"),
 }
 
 
 def _check_extractor(settings: dict, where: str) -> None:
-    """Refuse a feature extractor that does something to a waveform that `EncoderConfig` has no place for."""
+    """Refuse a feature extractor that changes waveforms in a way that `EncoderConfig` cannot express."""
     check_fixed(settings, _FIXED_OF_EXTRACTOR, where)
     normalize = settings.get("do_normalize", True)
     if not isinstance(normalize, bool):
@@ -106,7 +106,7 @@ def _check_extractor(settings: dict, where: str) -> None:
         if key not in known and not key.startswith("_") and value is not None:
             raise UserError(
                 f"{where}: has `{key}` = {str(value)[:60]!r}, which is not known here, so that waveforms might be "
-                "prepared in another way. If transformers' Wav2Vec2FeatureExtractor makes nothing of it, take it out."
+                "prepared differently. If transformers' Wav2Vec2FeatureExtractor ignores it, remove it."
             )
 
 
@@ -129,7 +129,7 @@ def _read(source: Source, options: ReadOptions) -> LoadedModel:
 
 
 def _feature_extractor(source: Source) -> dict | None:
-    """Settings of the feature extractor; those of a processor's file (transformers 5) go first, as in transformers."""
+    """Settings of the feature extractor; as in transformers 5, those in a processor's file take precedence."""
     processor = source.json(PROCESSOR) or {}
     nested = processor.get("feature_extractor", processor.get("audio_processor"))
     return source.json(PREPROCESSOR) if nested is None else nested
@@ -152,13 +152,13 @@ def from_cfg(cfg: dict, preprocessor: dict | None, where: str) -> EncoderConfig:
     """Translate a `config.json` of transformers (defaults as in its configuration classes).
 
     Args:
-        cfg: of `config.json`.
-        preprocessor: the feature extractor's settings, whose `do_normalize` says whether waveforms are normalised; None
-            where there is none: then they are if and only if the feature extractor uses LayerNorm, as in public models.
-        where: the name of the file in messages.
+        cfg: content of `config.json`.
+        preprocessor: settings of the feature extractor; `do_normalize` says whether waveforms are normalised. None if
+            there are none: then waveforms are normalised if the feature extractor uses LayerNorm, as in public models.
+        where: name of the file in messages.
 
     Raises:
-        UserError: another architecture.
+        UserError: the architecture is not supported.
     """
     kind = cfg.get("model_type")
     if kind not in _NAMES:
@@ -191,20 +191,20 @@ def from_cfg(cfg: dict, preprocessor: dict | None, where: str) -> EncoderConfig:
 
 
 def to_cfg(config: EncoderConfig) -> tuple[dict, dict]:
-    """Transformers' `config.json` and `preprocessor_config.json` for `config`.
+    """`config.json` and `preprocessor_config.json` of transformers for `config`.
 
     Raises:
-        UserError: transformers' model of this family cannot be built like this.
+        UserError: transformers' model of this family cannot have this configuration.
     """
     wavlm_like = config.relative_position and config.gated_position
     data2vec_like = config.pos_conv_depth > 1 and config.extractor_mode == "layer_norm" and not config.norm_first
     if wavlm_like != (config.family == "wavlm") or (config.family == "data2vec" and not data2vec_like):
         raise UserError(
-            f"transformers' {_MODELS[config.family]} is not built like this encoder; no such folder can be written."
+            f"transformers' {_MODELS[config.family]} cannot represent this encoder; no such folder can be written."
         )
     if config.conv_layers[-1][0] == config.embed_dim:
         raise UserError(
-            "transformers always projects the CNN's output, but this encoder has no projection: the widths are equal."
+            "transformers always projects the CNN's output, but this encoder has none, because both widths are equal."
         )
     kind = {ours: theirs for theirs, ours in _NAMES.items()}[config.family]
     channels, kernels, strides = zip(*config.conv_layers, strict=True)
@@ -217,7 +217,7 @@ def to_cfg(config: EncoderConfig) -> tuple[dict, dict]:
         "conv_kernel": list(kernels),
         "conv_stride": list(strides),
         "num_feat_extract_layers": len(channels),
-        "mask_time_prob": 0.05,  # over 0 means: the file holds the mask embedding
+        "mask_time_prob": 0.05,  # above 0, so that the model has a mask embedding, as in the file
     }
     if config.family == "data2vec":
         cfg |= {"conv_pos_kernel_size": config.pos_conv_kernel, "num_conv_pos_embeddings": config.pos_conv_depth}
@@ -234,7 +234,7 @@ def to_cfg(config: EncoderConfig) -> tuple[dict, dict]:
 
 FORMAT = Format(
     name="huggingface",
-    about="a Hugging Face folder (config.json with `model_type`; also one weights' file beside it, as trainers write)",
+    about="a Hugging Face folder (config.json with `model_type`; also a weights file beside it, as trainers write)",
     recognise=_recognise,
     read=_read,
     write=_write,

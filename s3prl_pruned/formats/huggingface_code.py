@@ -1,7 +1,7 @@
-"""A folder that `transformers.AutoModel` loads where this package is not installed.
+"""A folder that `transformers.AutoModel` loads without this package.
 
-It is our own folder (`folder.py`, which reads it too) with transformers' keys in `config.json`, a feature
-extractor's configuration, and one modelling file that is put together from this package's modules.
+It is our own folder format (also read by `folder.py`) with transformers' keys in `config.json`, the configuration of a
+feature extractor, and one modelling file that is put together from this package's modules.
 """
 
 import ast
@@ -74,14 +74,14 @@ _CARD = """
     inputs = extractor(waveforms, sampling_rate=16000, padding=True, return_tensors="pt")
     states = model(**inputs, output_hidden_states=True).hidden_states
 
-Waveforms are given as recorded; the model normalises them where it was trained so. Attentions are those of the heads
-that are left in a layer. To be fine-tuned, `AutoModelForCTC`, `AutoModelForAudioClassification`,
-`AutoModelForAudioFrameClassification` and `AutoModelForAudioXVector` put a new head on it, as on wav2vec 2.0.
+Pass waveforms unnormalised; the model normalises them if it was trained so. `attentions` are those of the heads
+that are kept in a layer. For fine-tuning, `AutoModelForCTC`, `AutoModelForAudioClassification`,
+`AutoModelForAudioFrameClassification` and `AutoModelForAudioXVector` add a new head, as for wav2vec 2.0.
 """
 
 
 _CARD_CTC = """
-Its CTC head came along, with a tokenizer:
+The folder includes its CTC head and a tokenizer:
 
     recognise = transformers.pipeline("automatic-speech-recognition", "<this folder>", trust_remote_code=True)
     recognise("speech.wav")["text"]
@@ -96,18 +96,18 @@ def save_huggingface(
     progress: Progress | None = None,
     files: Mapping[str, bytes] | None = None,
 ) -> None:
-    """Write an encoder, dense or compact, and prove in another process that it computes the same there.
+    """Write an encoder, dense or compact, and check in another process that transformers computes the same.
 
     Args:
         folder: must not exist yet.
         encoder: its slots must be empty.
-        provenance: JSON data on where the model comes from, for the card.
+        provenance: JSON data on the model's origin, for the card.
         progress: called with the number of bytes just written.
-        files: more files of the folder; with a CTC head among them (`ctc_head`), the model is one for CTC.
+        files: further files of the folder; with a CTC head among them (`ctc_head`), the model is one for CTC.
 
     Raises:
-        UserError: the folder exists or cannot be written, transformers is missing, or what transformers loads differs
-            from `encoder` (nothing is left then).
+        UserError: the folder exists or cannot be written, transformers is missing, or the hidden states in transformers
+            differ from those of `encoder` (then nothing is left).
     """
     with written_whole(Path(folder)) as temporary:
         _require_transformers()
@@ -137,7 +137,7 @@ def _add_transformers_files(folder: Path, encoder: SpeechEncoder, provenance: di
             "eos_token_id": None,
         }
     (folder / CONFIG).write_text(json.dumps(config) + "\n", encoding="utf-8")
-    # The model itself normalises: transformers' extractor would add another epsilon to the variance.
+    # The model normalises by itself: transformers' extractor would add another epsilon to the variance.
     preprocessor = {**preprocessor_config(encoder.config), "do_normalize": False}
     if head:
         preprocessor["processor_class"] = "Wav2Vec2Processor"
@@ -150,7 +150,7 @@ def _add_transformers_files(folder: Path, encoder: SpeechEncoder, provenance: di
 
 
 def preprocessor_config(config: EncoderConfig) -> dict:
-    """Transformers' `preprocessor_config.json`: how waveforms are prepared."""
+    """`preprocessor_config.json` of transformers, which describes how waveforms are prepared."""
     return {
         "feature_extractor_type": "Wav2Vec2FeatureExtractor",
         "feature_size": 1,
@@ -163,7 +163,7 @@ def preprocessor_config(config: EncoderConfig) -> dict:
 
 
 def modelling_source() -> str:
-    """The modelling file: this package's modules in one, their imports of each other left out."""
+    """The modelling file: this package's modules in one file, without imports of each other."""
     package, imports, bodies = Path(s3prl_pruned.__file__).parent, [], []
     defined: dict[str, str] = {}
     for name in _SOURCES:
@@ -208,7 +208,7 @@ def _require_transformers() -> None:
         )
 
 
-# Runs where this package cannot be imported, as on a machine that does not have it.
+# Runs in a process that cannot import this package, as on a machine without it.
 _LOADER = """
 import sys
 sys.modules["s3prl_pruned"] = None
@@ -226,7 +226,7 @@ safetensors.torch.save_file({str(i): state.contiguous() for i, state in enumerat
 
 
 def _check(folder: Path, encoder: SpeechEncoder, head: dict[str, Tensor]) -> None:
-    """Load the folder in another process and compare all hidden states of a padded batch, and a head's outputs."""
+    """Load the folder in another process and compare all hidden states of a padded batch, and outputs of the head."""
     wavs, lengths = probe()
     with torch.no_grad():
         output = encoder.encode_raw(wavs, lengths)
@@ -251,6 +251,6 @@ def _check(folder: Path, encoder: SpeechEncoder, head: dict[str, Tensor]) -> Non
     difference = relative_difference([states[str(i)] for i in range(len(states))], expected)
     if not difference <= TOLERANCE:  # NaN too
         raise UserError(
-            f"{folder}: what transformers computes differs from the encoder by {difference:.1e} (relative), and at "
-            f"most {TOLERANCE:.0e} is rounding. Nothing was written; please report this."
+            f"{folder}: transformers' output differs from the encoder by {difference:.1e} (relative), but rounding "
+            f"explains at most {TOLERANCE:.0e}. Nothing was written; please report this."
         )

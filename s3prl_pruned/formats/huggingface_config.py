@@ -1,4 +1,4 @@
-"""The exported model's configuration, as transformers reads it. It travels in the exported folder, with the model."""
+"""The configuration of the exported model for transformers. This file is copied into the exported folder."""
 
 from typing import Any
 
@@ -10,15 +10,16 @@ from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
 
 
 class PrunedSpeechConfig(Wav2Vec2Config):
-    """transformers' view of `config.json`: `encoder` is the dense shape, `spec` what is left of it.
+    """`config.json` in transformers' form: `encoder` is the dense shape, `spec` the kept structure.
 
-    Other code finds the sizes, which follow from those two, under wav2vec 2.0's names. Dropout, SpecAugment (on in
-    training, as in transformers' models) and the heads' settings are wav2vec 2.0's too, and may be set.
+    The sizes that follow from these two have wav2vec 2.0's names, for other code that needs them. Dropout, SpecAugment
+    (on in training, as in transformers' models) and settings of the heads have wav2vec 2.0's names too, and may be
+    changed.
 
     Args:
         encoder: `EncoderConfig` as JSON data.
         spec: `CompactSpec` as JSON data; None for a dense encoder.
-        kwargs: `Wav2Vec2Config`'s.
+        kwargs: arguments of `Wav2Vec2Config`.
     """
 
     model_type = "s3prl_pruned"
@@ -37,10 +38,10 @@ class PrunedSpeechConfig(Wav2Vec2Config):
 
 
 def parse(encoder: dict | None, spec: dict | None) -> tuple[EncoderConfig, CompactSpec]:
-    """The shape and what is left of it, of JSON data.
+    """Parse shape and kept structure from JSON data.
 
     Raises:
-        UserError: they describe no encoder.
+        UserError: they are not a valid encoder.
     """
     shape = from_dict(EncoderConfig, encoder or {}, "config.json: encoder")
     return shape, from_dict(CompactSpec, spec, "config.json: spec") if spec else CompactSpec.dense(shape)

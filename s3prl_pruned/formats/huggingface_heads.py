@@ -1,4 +1,4 @@
-"""The encoder under task heads, with the layers, names, settings and outputs of transformers' on wav2vec 2.0."""
+"""The encoder with task heads; layers, names, settings and outputs are those of transformers' wav2vec 2.0 models."""
 
 from typing import Any
 
@@ -19,13 +19,13 @@ Output = CausalLMOutput | SequenceClassifierOutput | TokenClassifierOutput | XVe
 
 
 class PrunedSpeechWithHead(PrunedSpeechPreTrainedModel):
-    """An encoder and a head on its last hidden state, or on SUPERB's weighted sum of all (`use_weighted_layer_sum`)."""
+    """An encoder with a head on its last state, or on SUPERB's weighted sum of all (`use_weighted_layer_sum`)."""
 
     def __init__(self, config: PrunedSpeechConfig):
         super().__init__(config)
         self.speech_encoder = PrunedSpeechModel(config)
         self.num_labels: Any = config.num_labels
-        self.width: int = config.hidden_size  # of what the head reads
+        self.width: int = config.hidden_size  # width of the head's input
         if config.use_weighted_layer_sum:
             self.width = self.speech_encoder.encoder.config.state_dim
             states = self.speech_encoder.encoder.config.num_states
@@ -35,16 +35,16 @@ class PrunedSpeechWithHead(PrunedSpeechPreTrainedModel):
         self.speech_encoder.freeze_idle()
 
     def make_head(self, config: Any) -> None:
-        """Make the head's layers."""
+        """Create the layers of the head."""
         raise NotImplementedError
 
     def classify(self, states: Tensor, attention_mask: Tensor | None, labels: Tensor | None) -> Output:
-        """The head.
+        """Apply the head.
 
         Args:
             states: (B, T, D).
             attention_mask: (B, S), or None.
-            labels: what the loss is computed of; None for no loss.
+            labels: targets of the loss; None for no loss.
         """
         raise NotImplementedError
 
@@ -57,15 +57,15 @@ class PrunedSpeechWithHead(PrunedSpeechPreTrainedModel):
         return_dict: bool | None = None,
         labels: Tensor | None = None,
     ) -> Output | tuple:
-        """Encode, and classify.
+        """Encode, and apply the head.
 
         Args:
-            input_values: as `PrunedSpeechModel.forward`, as are the next four.
+            input_values: as in `PrunedSpeechModel.forward`, also the next four arguments.
             attention_mask: (B, S).
-            output_attentions: whether `attentions` is given.
-            output_hidden_states: whether `hidden_states` is given.
-            return_dict: False gives a tuple.
-            labels: where they are given, there is a `loss`.
+            output_attentions: whether to return `attentions`.
+            output_hidden_states: whether to return `hidden_states`.
+            return_dict: False returns a tuple.
+            labels: if set, the output has a `loss`.
         """
         weighted = self.config.use_weighted_layer_sum
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
@@ -95,7 +95,7 @@ class PrunedSpeechWithHead(PrunedSpeechPreTrainedModel):
 
 
 class PrunedSpeechForCTC(PrunedSpeechWithHead):
-    """`AutoModelForCTC`: logits (B, T, vocab_size); labels (B, N), -100 where there is none."""
+    """`AutoModelForCTC`: logits (B, T, vocab_size); labels (B, N), padded with -100."""
 
     def make_head(self, config: Any) -> None:
         """Dropout and a linear map."""
@@ -112,7 +112,7 @@ class PrunedSpeechForCTC(PrunedSpeechWithHead):
         frames: Any = torch.full((len(logits),), logits.shape[1], device=logits.device)
         if attention_mask is not None:
             frames = self._get_feat_extract_output_lengths(attention_mask.long().sum(-1))
-        with torch.backends.cudnn.flags(enabled=False):  # its CTC wants the blank at 0 and short targets
+        with torch.backends.cudnn.flags(enabled=False):  # cuDNN's CTC requires blank 0 and short targets
             loss = F.ctc_loss(
                 logits.float().log_softmax(-1).transpose(0, 1),
                 labels.clamp(min=0),
@@ -126,15 +126,15 @@ class PrunedSpeechForCTC(PrunedSpeechWithHead):
 
 
 class PrunedSpeechForSequenceClassification(PrunedSpeechWithHead):
-    """`AutoModelForAudioClassification`: logits (B, num_labels) of the mean over frames; labels (B,)."""
+    """`AutoModelForAudioClassification`: logits (B, num_labels) from the mean over frames; labels (B,)."""
 
     def make_head(self, config: Any) -> None:
-        """Projection, mean, linear map."""
+        """A projection and a linear map."""
         self.projector = nn.Linear(self.width, config.classifier_proj_size)
         self.classifier = nn.Linear(config.classifier_proj_size, config.num_labels)
 
     def classify(self, states: Tensor, attention_mask: Tensor | None, labels: Tensor | None) -> Output:
-        """Mean over the frames that are no padding, cross entropy."""
+        """Mean over frames that are not padding, linear map, cross entropy."""
         x = self.projector(states)
         if attention_mask is None:
             mean = x.mean(1)
@@ -147,14 +147,14 @@ class PrunedSpeechForSequenceClassification(PrunedSpeechWithHead):
 
 
 class PrunedSpeechForAudioFrameClassification(PrunedSpeechWithHead):
-    """`AutoModelForAudioFrameClassification`: logits (B, T, num_labels); labels of that shape, one-hot."""
+    """`AutoModelForAudioFrameClassification`: logits (B, T, num_labels); labels of the same shape, one-hot."""
 
     def make_head(self, config: Any) -> None:
         """A linear map."""
         self.classifier = nn.Linear(self.width, config.num_labels)
 
     def classify(self, states: Tensor, attention_mask: Tensor | None, labels: Tensor | None) -> Output:
-        """Cross entropy of each frame."""
+        """Cross entropy per frame."""
         logits, loss = self.classifier(states), None
         if labels is not None:
             classes = labels.view(-1, self.num_labels).argmax(-1)
@@ -163,10 +163,10 @@ class PrunedSpeechForAudioFrameClassification(PrunedSpeechWithHead):
 
 
 class PrunedSpeechForXVector(PrunedSpeechWithHead):
-    """`AutoModelForAudioXVector`: embeddings and logits (B, xvector_output_dim) of a speaker; labels (B,)."""
+    """`AutoModelForAudioXVector`: embeddings and logits (B, xvector_output_dim) of speakers; labels (B,)."""
 
     def make_head(self, config: Any) -> None:
-        """X-vectors (Snyder et al. 2018): layers over frames, their mean and deviation, two linear maps."""
+        """X-vectors (Snyder et al. 2018): layers over frames, their mean and standard deviation, two linear maps."""
         self.projector = nn.Linear(self.width, config.tdnn_dim[0])
         before = (config.tdnn_dim[0], *config.tdnn_dim[:-1])
         self.tdnn = nn.ModuleList(
@@ -177,7 +177,7 @@ class PrunedSpeechForXVector(PrunedSpeechWithHead):
         self.objective = AdditiveMarginSoftmax(config.xvector_output_dim, config.num_labels)
 
     def classify(self, states: Tensor, attention_mask: Tensor | None, labels: Tensor | None) -> Output:
-        """Statistics over the frames that are no padding; the loss is that of additive margins."""
+        """Statistics over frames that are not padding; the loss is the additive-margin softmax."""
         x = self.projector(states)
         for layer in self.tdnn:
             x = layer(x)
@@ -195,7 +195,7 @@ class PrunedSpeechForXVector(PrunedSpeechWithHead):
 
 
 class TimeDelayLayer(nn.Module):
-    """A dilated convolution over frames and ReLU, (B, T, C) -> (B, fewer frames, C_out); weights as a linear map's."""
+    """A dilated convolution over frames and ReLU, (B, T, C) -> (B, fewer frames, C_out); stored as a linear map."""
 
     def __init__(self, before: int, channels: int, kernel: int, dilation: int):
         super().__init__()
@@ -210,7 +210,7 @@ class TimeDelayLayer(nn.Module):
 
 
 class AdditiveMarginSoftmax(nn.Module):
-    """Cross entropy of cosines to the classes, the right one's less a margin (Wang et al. 2018, AM-Softmax)."""
+    """Cross entropy of cosines to the classes, with a margin on the right class (Wang et al. 2018, AM-Softmax)."""
 
     def __init__(self, dim: int, num_labels: int, *, scale: float = 30.0, margin: float = 0.4):
         super().__init__()

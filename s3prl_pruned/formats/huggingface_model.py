@@ -1,7 +1,7 @@
-"""The encoder as a speech model of transformers. This file and the modules it imports travel in the exported folder.
+"""The encoder as a speech model of transformers. This file and the modules it imports are copied into exported folders.
 
-It does what transformers' WavLMModel and Wav2Vec2Model do. Their code is not imported: with it would come torchaudio,
-which does not load beside every torch.
+It does the same as transformers' WavLMModel and Wav2Vec2Model. Their code is not imported, because it imports
+torchaudio, which does not load with every version of torch.
 """
 
 from collections.abc import Callable
@@ -26,12 +26,12 @@ from s3prl_pruned.models.state_heads import Predictions
 
 try:
     from transformers.modeling_layers import GradientCheckpointingLayer
-except (ImportError, OSError):  # transformers before 4.53, or a torchaudio that does not load, which this imports
-    GradientCheckpointingLayer = nn.Module  # type: ignore[misc, assignment]  # `PrunedSpeechModel._run` does its work
+except (ImportError, OSError):  # transformers before 4.53, or its torchaudio does not load
+    GradientCheckpointingLayer = nn.Module  # type: ignore[misc, assignment]  # `PrunedSpeechModel._run` replaces it
 
 
 class PrunedSpeechPreTrainedModel(PreTrainedModel):
-    """What the encoder and the models with a head (`huggingface_heads.py`) share."""
+    """Base class of the encoder and of models with a head (`huggingface_heads.py`)."""
 
     config_class = PrunedSpeechConfig
     base_model_prefix = "speech_encoder"
@@ -42,7 +42,7 @@ class PrunedSpeechPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As `PreTrainedModel.from_pretrained`, which lets all parameters ask for a gradient."""
+        """As `PreTrainedModel.from_pretrained`, which unfreezes all parameters; idle ones are frozen again."""
         loaded = super().from_pretrained(*args, **kwargs)
         model: Any = loaded[0] if isinstance(loaded, tuple) else loaded
         model.base_model.freeze_idle()
@@ -50,23 +50,23 @@ class PrunedSpeechPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
-        return True  # transformers would guess from the words of this file
+        return True  # else, transformers would search the text of this file
 
     def freeze_feature_encoder(self) -> None:
-        """Train the CNN no further, and save its backward pass."""
+        """Freeze the CNN, and skip its backward pass."""
         base: Any = self.base_model
         extractor = base.encoder.feature_extractor
         extractor.grad_mult = 0.0
         extractor.requires_grad_(False)
 
     def freeze_base_model(self) -> None:
-        """Train the head alone."""
+        """Freeze everything but the head."""
         self.base_model.requires_grad_(False)
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Fill what the file lacks: transformers makes models without memory, so that each weight would be any number.
+        """Initialise weights that the file lacks: transformers creates models without values, which would be arbitrary.
 
-        As a new `SpeechEncoder` has them; linear maps and embeddings by the configuration's `initializer_range`.
+        As in a new `SpeechEncoder`, but linear maps and embeddings use `initializer_range` of the configuration.
         """
         if isinstance(module, (Indices, WeightNorm, PositionGate, FeatureProjection, LogMel, Predictions)):
             module.reset()
@@ -88,14 +88,14 @@ class PrunedSpeechPreTrainedModel(PreTrainedModel):
     def _get_feat_extract_output_lengths(
         self, input_lengths: Tensor | int, add_adapter: bool | None = None
     ) -> Tensor | int:
-        """Samples -> frames that the CNN makes of them."""
+        """Numbers of samples -> numbers of frames of the CNN's output."""
         base: Any = self.base_model
         return base.encoder.config.num_frames(input_lengths)
 
     def _get_feature_vector_attention_mask(
         self, feature_vector_length: int, attention_mask: Tensor, add_adapter: bool | None = None
     ) -> Tensor:
-        """(B, S), 1 where there is speech -> (B, T) bool, as the encoder sees its frames."""
+        """Mask of samples (B, S), 1 for speech -> mask of frames (B, T) bool, as in the encoder."""
         base: Any = self.base_model
         lengths = attention_mask.long().sum(-1)
         frames = base.encoder.frame_lengths(lengths, attention_mask, feature_vector_length)
@@ -103,14 +103,14 @@ class PrunedSpeechPreTrainedModel(PreTrainedModel):
 
 
 class CheckpointedLayer(EncoderLayer, GradientCheckpointingLayer):
-    """An encoder's layer that transformers' gradient checkpointing finds, and computes again in the backward pass."""
+    """A layer that transformers' gradient checkpointing recognises, and recomputes in the backward pass."""
 
 
 class PrunedSpeechModel(PrunedSpeechPreTrainedModel):
-    """Waveforms in, hidden states out; `AutoModel.from_pretrained(folder, trust_remote_code=True)` makes it.
+    """Waveforms in, hidden states out; created by `AutoModel.from_pretrained(folder, trust_remote_code=True)`.
 
-    Waveforms come as recorded (16 kHz): where the encoder wants them normalised, this model does it, exactly as in
-    training, which transformers' own feature extractor (another epsilon) would not.
+    Waveforms are unnormalised (16 kHz). If the encoder needs them normalised, this model does it exactly as in
+    training; transformers' own feature extractor has another epsilon.
     """
 
     def __init__(self, config: PrunedSpeechConfig):
@@ -123,13 +123,13 @@ class PrunedSpeechModel(PrunedSpeechPreTrainedModel):
         }
         self.encoder = accelerate(SpeechEncoder(replace(shape, **dropout), spec))
         for layer in self.encoder.layers:
-            layer.__class__ = CheckpointedLayer  # as `accelerate` does: names of weights stay
+            layer.__class__ = CheckpointedLayer  # as in `accelerate`, names of weights do not change
         self.gradient_checkpointing = False
         self.post_init()
         self.freeze_idle()
 
     def freeze_idle(self) -> None:
-        """Let no parameter ask for a gradient that none can reach; SpecAugment's embedding has one where it is used."""
+        """Freeze parameters that never get a gradient; SpecAugment's embedding gets one if it is used."""
         weighted = self.config.use_weighted_layer_sum
         freeze_idle(self.encoder, self.encoder.config.states if weighted else None)
         masks = self.config.apply_spec_augment and self.config.mask_time_prob > 0
@@ -144,21 +144,20 @@ class PrunedSpeechModel(PrunedSpeechPreTrainedModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> Wav2Vec2BaseModelOutput | tuple:
-        """Encode.
+        """Encode a batch.
 
         Args:
             input_values: (B, S) float, 16 kHz, zero-padded at the end.
-            attention_mask: (B, S), 1 where there is speech and 0 where padding follows it; None when none is padded.
-            mask_time_indices: (B, T) bool, frames to mask; None draws them in training, as the configuration says.
-            output_attentions: whether `attentions` is given; None asks the configuration, as for the next two.
-            output_hidden_states: whether `hidden_states` is given.
-            return_dict: False gives a tuple.
+            attention_mask: (B, S), 1 for speech and 0 for the padding after it; None if none is padded.
+            mask_time_indices: (B, T) bool, frames to mask; None draws them in training, with the configured settings.
+            output_attentions: whether to return `attentions`; None uses the configuration, also for the next two.
+            output_hidden_states: whether to return `hidden_states`.
+            return_dict: False returns a tuple.
 
         Returns:
-            `last_hidden_state` (B, T, D), the encoder's output; `extract_features` (B, T, C), the CNN's after their
-            LayerNorm; `hidden_states`, those that the model publishes, (B, T, D) each (`EncoderConfig.states`: by
-            default L + 1, of which 0 is the first layer's input); `attentions`, L of (B, heads that are left in the
-            layer, T, T).
+            `last_hidden_state` (B, T, D), output of the encoder; `extract_features` (B, T, C), output of the CNN after
+            its LayerNorm; `hidden_states`, the published states, (B, T, D) each (`EncoderConfig.states`: by default L +
+            1, of which 0 is the first layer's input); `attentions`, L tensors (B, heads kept in the layer, T, T).
         """
         encoder, config = self.encoder, self.config
         lengths = None if attention_mask is None else attention_mask.long().sum(-1)
@@ -196,7 +195,7 @@ class PrunedSpeechModel(PrunedSpeechPreTrainedModel):
         *,
         attentions: list[Tensor] | None,
     ) -> Tensor:
-        """A layer, (B, T, D) -> (B, T, D), with layer drop and gradient checkpointing; one more of `attentions`."""
+        """Run a layer, (B, T, D) -> (B, T, D), with layer drop and gradient checkpointing; appends to `attentions`."""
         weights: list[Tensor] = []
         if attentions is not None or self.config._attn_implementation == "eager":
             layer = partial(layer, attend=partial(attend_eagerly, weights=weights))
@@ -206,7 +205,7 @@ class PrunedSpeechModel(PrunedSpeechPreTrainedModel):
             y = self._gradient_checkpointing_func(layer, x, position_bias, padding)
         else:
             y = layer(x, position_bias, padding)
-        if attentions is not None:  # a layer without attention has weights of no head
+        if attentions is not None:  # a layer without attention has weights of 0 heads
             attentions.append(weights[0] if weights else x.new_zeros(len(x), 0, x.shape[1], x.shape[1]))
         return y
 
@@ -218,7 +217,7 @@ class PrunedSpeechModel(PrunedSpeechPreTrainedModel):
         Args:
             hidden_states: (B, T, D).
             mask_time_indices: (B, T) bool; None draws them in training.
-            attention_mask: (B, T), where frames are no padding.
+            attention_mask: (B, T), frames that are not padding.
         """
         config, x = self.config, hidden_states
         if not config.apply_spec_augment:
@@ -236,12 +235,12 @@ class PrunedSpeechModel(PrunedSpeechPreTrainedModel):
         return x
 
     def _spans(self, lengths: list[int], size: int, axis: str) -> Tensor:
-        """SpecAugment's masks: (len(lengths), size) bool, True in spans that begin anywhere and may overlap.
+        """Masks of SpecAugment: (len(lengths), size) bool, True in spans with random starts, which may overlap.
 
         Args:
-            lengths: of each row, which its spans do not leave.
-            size: of a row.
-            axis: `time` or `feature`, whose settings count.
+            lengths: length of each row, within which its spans stay.
+            size: number of columns.
+            axis: `time` or `feature`, selects the settings.
         """
         prob, span, least = (getattr(self.config, f"mask_{axis}_{name}") for name in ("prob", "length", "min_masks"))
         mask = torch.zeros(len(lengths), size, dtype=torch.bool)
@@ -262,14 +261,14 @@ def attend_eagerly(
     *,
     weights: list[Tensor],
 ) -> Tensor:
-    """Self-attention (B, T, D) -> (B, T, D) with its weights at hand.
+    """Self-attention (B, T, D) -> (B, T, D) that also returns its attention weights.
 
     Args:
-        attention: without masks.
+        attention: has no masks.
         x: (B, T, D).
-        position_bias: as `SelfAttention.forward`.
-        padding: as `SelfAttention.forward`.
-        weights: takes the attention weights, (B, heads that are left, T, T).
+        position_bias: as in `SelfAttention.forward`.
+        padding: as in `SelfAttention.forward`.
+        weights: list to which the attention weights (B, kept heads, T, T) are appended.
     """
     if not attention.vo_heads.sizes:
         return attention(x, position_bias, padding)

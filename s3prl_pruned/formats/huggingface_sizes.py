@@ -1,4 +1,4 @@
-"""What transformers' configurations of speech models call an encoder's sizes."""
+"""Sizes of an encoder under the names of transformers' configurations of speech models."""
 
 from typing import Any
 
@@ -6,14 +6,14 @@ from s3prl_pruned.models.spec import MEL_HOP, CompactSpec, EncoderConfig
 
 
 def sizes(shape: EncoderConfig, spec: CompactSpec) -> dict[str, Any]:
-    """Sizes by transformers' names: of Transformer layers those of the dense ones, of the CNN those that are left.
+    """Sizes by transformers' names: dense sizes for Transformer layers, kept sizes for the CNN.
 
     Args:
         shape: the dense shape.
-        spec: what is left of it.
+        spec: the kept structure.
     """
     _, kernels, strides = (list(numbers) for numbers in zip(*shape.conv_layers, strict=True))
-    if shape.front_end == "log_mel":  # transformers counts in samples
+    if shape.front_end == "log_mel":  # transformers counts samples
         kernels[0] = (kernels[0] - 1) * MEL_HOP + 400
         strides[0] *= MEL_HOP
     named = {

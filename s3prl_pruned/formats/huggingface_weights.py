@@ -1,4 +1,4 @@
-"""The weights of a folder that transformers' `save_pretrained` wrote: one file, or several and an index of them."""
+"""Weights of a folder written by transformers' `save_pretrained`: one file, or several and an index."""
 
 import json
 from pathlib import Path
@@ -12,24 +12,24 @@ from s3prl_pruned.formats.tensor_files import read_safetensors
 from s3prl_pruned.formats.unpickle import read_torch_file
 
 NAMES = (SAFETENSORS, PICKLED)
-"""What one file is called, in the order of transformers' choice; several have `<name>.index.json`."""
+"""Names of a single file, in transformers' order of preference; several files have `<name>.index.json`."""
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold the weights.
+    """The files with the weights.
 
     Raises:
-        UserError: there are none, or the index is damaged, names a file outside the folder, or one that is missing.
+        UserError: there are none, or the index is damaged, or names a file that is outside the folder or missing.
     """
     single, index = _find(folder)
     return [single] if index is None else [folder / part for part in sorted(set(_read_index(index).values()))]
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors by name, mapped and not copied.
+    """All tensors by name, mapped from the files instead of copied.
 
     Raises:
-        UserError: as `weight_files`, or a file is damaged, or a tensor is not in the file where the index has it.
+        UserError: as in `weight_files`, or a file is damaged, or a tensor is not in the file that the index names.
     """
     single, index = _find(folder)
     if index is None:
@@ -52,7 +52,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def _find(folder: Path) -> tuple[Path, Path | None]:
-    """The single file and no index, or the index of several."""
+    """Path of the single file and None, or the common name of several files and their index."""
     for name in NAMES:
         index = folder / f"{name}.index.json"
         if (folder / name).is_file() or index.is_file():
@@ -64,7 +64,7 @@ def _find(folder: Path) -> tuple[Path, Path | None]:
 
 
 def _read_index(path: Path) -> dict[str, str]:
-    """Each tensor's file, a name in the same folder."""
+    """File of each tensor; all are in the same folder."""
 
     def once(pairs: list[tuple]) -> dict:
         data = dict(pairs)
@@ -83,7 +83,7 @@ def _read_index(path: Path) -> dict[str, str]:
         raise UserError(f"{path}: is damaged, not JSON ({error}). Copy or download it again.") from error
     places = data.get("weight_map") if isinstance(data, dict) else None
     if not isinstance(places, dict) or not places:
-        raise UserError(f"{path}: `weight_map` must give the file of each tensor, but is {str(places)[:60]}.")
+        raise UserError(f"{path}: `weight_map` must map each tensor to its file, but is {str(places)[:60]}.")
     suffix = Path(path.name.removesuffix(".index.json")).suffix
     for part in {str(part): part for part in places.values()}.values():
         if not isinstance(part, str) or Path(part).name != part or "\\" in part or not part.endswith(suffix):

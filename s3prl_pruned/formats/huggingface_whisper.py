@@ -1,4 +1,4 @@
-"""Hugging Face folders of Whisper (WhisperModel, WhisperForConditionalGeneration): the encoder alone is taken."""
+"""Hugging Face folders of Whisper (WhisperModel, WhisperForConditionalGeneration): only the encoder is read."""
 
 from s3prl_pruned.formats.configs import check_fixed
 from s3prl_pruned.formats.format import CONFIG, Format, LoadedModel, ReadOptions, Source, dense_model, taken_apart
@@ -70,7 +70,7 @@ def _read(source: Source, options: ReadOptions) -> LoadedModel:
 
 FORMAT = Format(
     name="huggingface_whisper",
-    about="a Hugging Face folder of Whisper (its encoder is taken)",
+    about="a Hugging Face folder of Whisper (only its encoder is read)",
     recognise=_recognise,
     read=_read,
 )

@@ -1,8 +1,8 @@
-"""How a checkpoint format names the encoder's weights: one table for each format, used in both directions.
+"""Names of the encoder's weights in a checkpoint format: one table per format, used in both directions.
 
-`{i}` stands for a Transformer layer, `{c}` for a layer of the feature extractor, `{p}` for one of data2vec's stacked
-positional convolutions. An unknown or missing key stops the load and is named. What other modules put before the
-encoder's names (`module.`, `model.wav2vec2.`) is found in the file (`unwrapped`), not listed here.
+`{i}` is the number of a Transformer layer, `{c}` of a layer of the feature extractor, `{p}` of one of data2vec's
+stacked positional convolutions. An unknown or missing key stops loading, and is named. Prefixes that other modules put
+before the encoder's names (`module.`, `model.wav2vec2.`) are found in the file (`unwrapped`), not listed here.
 """
 
 import logging
@@ -22,51 +22,51 @@ from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
 logger = logging.getLogger(__name__)
 
 FIRST_KERNEL = "feature_extractor.layers.0.conv.weight"
-"""Of our names, one that no other part of a model ends in."""
+"""One of our names with an ending that no other part of a model has."""
 OLD_WEIGHT_NORM = ("weight_g", "weight_v")
 NEW_WEIGHT_NORM = ("parametrizations.weight.original0", "parametrizations.weight.original1")
 State = dict[str, Tensor]
 Foreign = dict[str, Any]
-"""A state dict as a file holds it; whether its values are tensors is found out."""
+"""A state dict from a file, whose values are not checked to be tensors yet."""
 _OF_TORCH = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-"""What torch.compile, FSDP and activation checkpointing put before the names of a module, wherever it is."""
+"""Parts that torch.compile, FSDP and activation checkpointing insert into names of modules, at any place."""
 _AVERAGE = re.compile(r"(^|[._])(ema|swa|averaged?|shadow|teacher)(_model)?([._]|$)")
-"""How copies of a model are called that are a moving average of it."""
+"""Names of copies of a model that are moving averages of it."""
 
 
 @dataclass(frozen=True)
 class KeyTable:
-    """The names of one format."""
+    """Names of one format."""
 
     name: str
-    """The format's, in messages."""
+    """Name of the format in messages."""
     parts: Mapping[str, str | None]
-    """Beginnings of our keys -> of theirs, with "." at the end where more follows; None where it has no place."""
+    """Prefixes of our keys -> of the format's keys, ending in "." if more follows; None if it has no such key."""
     weight_norm: tuple[str, str]
-    """Its names of weight normalisation's magnitude and direction; the other pair is read too."""
+    """The format's names for magnitude and direction of weight normalisation; the other pair of names is read too."""
     heads: tuple[str, ...]
-    """Pre-training heads that public checkpoints carry beside the encoder, by name; they are left out."""
+    """Names of pre-training heads in public checkpoints; they are left out."""
     task_heads: tuple[str, ...] = ()
-    """Heads of fine-tuned models that stand beside the encoder's own keys; they are left out, and this is said."""
+    """Names of heads of fine-tuned models beside the encoder's keys; they are left out with a warning."""
     spell: Callable[[str, EncoderConfig], str] = lambda prefix, config: prefix
-    """What the beginning of one of their keys becomes where an encoder of this configuration is an exception."""
+    """Changes the format's prefix of a key, for configurations that are exceptions."""
     split: Callable[[Foreign], Foreign] = lambda state: state
-    """Undoes what the format holds as one tensor and the encoder as several."""
+    """Splits tensors that the format fuses."""
     fuse: Callable[[State], State] = lambda state: state
-    """The other way round."""
+    """Fuses them again."""
 
     def keys(self, config: EncoderConfig, spec: CompactSpec | None = None) -> dict[str, str]:
-        """Their key -> our key, for every parameter of an encoder of this configuration that the format holds.
+        """The format's key -> our key, for every parameter of an encoder of this configuration that the format holds.
 
         Args:
             config: the dense shape.
-            spec: what is left of it; None for everything.
+            spec: the kept structure; None for a dense encoder.
 
         Raises:
-            UserError: the format has no place for a part of this architecture.
+            UserError: the format has no key for a part of this architecture.
         """
         with torch.device("meta"):
-            ours = list(SpeechEncoder(config, spec).state_dict())  # in its order, and so files are the same every time
+            ours = list(SpeechEncoder(config, spec).state_dict())  # in this order, so that files are reproducible
         table: dict[str, str] = {}
         left_out: set[str] = set()
         for mine, theirs in self.parts.items():
@@ -82,7 +82,7 @@ class KeyTable:
                         end = key[len(prefix) :]
                         table[self.spell(theirs.format(**index), config) + rest.get(end, end)] = key
         left_out |= {key for key in ours if key.startswith("state_heads.")} - set(table.values())
-        if nameless := left_out - {"mask_embedding"}:  # pre-training alone uses that one
+        if nameless := left_out - {"mask_embedding"}:  # which is used in pre-training only
             raise UserError(
                 f"the {self.name} format has no name for {min(nameless)!r}: it cannot hold this {config.family} "
                 "encoder."
@@ -99,15 +99,15 @@ class KeyTable:
         spec: CompactSpec | None = None,
         mask_embedding: bool = True,
     ) -> State:
-        """Rename a foreign state dict; nothing else changes but the shape of the gate's scale.
+        """Rename the keys of a state dict of this format; values only change in the shape of the gate's scale.
 
         Args:
-            state: theirs, fp32 or lower.
-            config: what it declares itself to be.
-            where: its name in messages.
-            spec: what is left of that; None for everything.
-            mask_embedding: False where the checkpoint says that it has none; zeros then, as where it lacks one (only
-            masked pre-training uses it).
+            state: with the format's keys, in fp32 or lower precision.
+            config: its declared configuration.
+            where: name of the file in messages.
+            spec: the kept structure; None for a dense encoder.
+            mask_embedding: False if the checkpoint declares that it has none. It is then set to zeros, as if it were
+                missing (only masked pre-training uses it).
 
         Raises:
             UserError: a key is unknown, missing or of another shape; the message names it.
@@ -146,21 +146,21 @@ class KeyTable:
         return ours
 
     def to_theirs(self, state: State, config: EncoderConfig) -> State:
-        """The other way round: our dense state dict under their names and in their shapes.
+        """Convert our dense state dict to the keys and shapes of the format.
 
         Raises:
-            UserError: the format has no place for a part of this architecture, or no word for it.
+            UserError: the format has no key for a part of this architecture, or cannot express it.
         """
         if unsaid := peculiarities(config):
             raise UserError(
-                f"the {self.name} format cannot say this encoder's {', '.join(f'`{name}`' for name in unsaid)}. "
+                f"the {self.name} format cannot hold this encoder's {', '.join(f'`{name}`' for name in unsaid)}. "
                 "Write a folder (this project's, or Hugging Face's with its code) or ONNX."
             )
         theirs = {key: state[mine] for key, mine in self.keys(config).items()}
         return self.fuse({k: v.view(1, -1, 1, 1) if _is_gate_scale(k) else v for k, v in theirs.items()})
 
     def _normalise_names(self, state: Foreign, where: str) -> Foreign:
-        """Weight norm under the format's own names, no fused tensors."""
+        """Rename weight normalisation to the format's names, and split fused tensors."""
         pairs = {
             *zip(OLD_WEIGHT_NORM, self.weight_norm, strict=True),
             *zip(NEW_WEIGHT_NORM, self.weight_norm, strict=True),
@@ -177,26 +177,26 @@ class KeyTable:
 
 
 def unwrapped(state: Mapping[Any, Any], one: str, where: str, silent: tuple[str, ...] = ()) -> Foreign:
-    """The encoder's part of a state dict, under the names that it has without the modules around it.
+    """The encoder's part of a state dict, without prefixes of surrounding modules.
 
     Args:
-        state: of the encoder, or of a model with it inside.
-        one: an unmistakable name of the encoder; what stands before it in `state` is taken off, what has something
-            else before it is not the encoder's.
-        where: the file's name in messages.
-        silent: beginnings of names of which nothing is said where they are left out.
+        state: state dict of an encoder, or of a model that contains one.
+        one: an unmistakable name of the encoder; its prefix in `state` is removed from all keys, and keys with another
+            prefix do not belong to the encoder.
+        where: name of the file in messages.
+        silent: prefixes of keys that are left out without a warning.
 
     Raises:
-        UserError: a key is no text, or two encoders are in it and neither is called a moving average.
+        UserError: a key is not a str, or there are two encoders and none is called a moving average.
     """
     for key in state:
         if not isinstance(key, str):
-            raise UserError(f"{where}: has the key {key!r}, but names of weights are texts.")
+            raise UserError(f"{where}: has the key {key!r}, but names of weights must be strings.")
     plain = {_OF_TORCH.sub("", key): value for key, value in state.items()}
     found = sorted(key[: -len(one)] for key in plain if f".{key}".endswith(f".{one}"))
     prefixes = [prefix for prefix in found if not _AVERAGE.search(prefix)] or found
     if len(prefixes) > 1:
-        raise UserError(f"{where}: holds several encoders, under {prefixes[:4]}. Save the one that is meant, alone.")
+        raise UserError(f"{where}: holds several encoders, under {prefixes[:4]}. Save only one of them.")
     prefix = prefixes[0] if prefixes else ""
     others = {key for key in plain if not key.startswith(prefix)}
     others |= {key for key in plain for other in found if other != prefix and key.startswith(other)}
@@ -206,17 +206,17 @@ def unwrapped(state: Mapping[Any, Any], one: str, where: str, silent: tuple[str,
 
 
 def say_left_out(names: set[str], where: str) -> None:
-    """Tell that the encoder alone is taken out of a model.
+    """Warn that only the encoder of a model is read.
 
     Args:
-        names: what else it has.
-        where: the file's name.
+        names: other parts of the model.
+        where: name of the file.
     """
-    logger.warning("%s: the encoder alone is taken; left out is %s.", where, ", ".join(sorted(names)))
+    logger.warning("%s: only the encoder is read; left out: %s.", where, ", ".join(sorted(names)))
 
 
 def weights_of(content: Mapping[Any, Any]) -> Mapping[Any, Any]:
-    """The state dict in a torch file: the file itself, or what Lightning and other trainers keep beside their state."""
+    """State dict in a torch file: the file itself, or an entry of a checkpoint of Lightning or another trainer."""
     for name in ("state_dict", "model_state_dict"):
         if isinstance(content.get(name), Mapping):
             return content[name]
@@ -231,5 +231,5 @@ def _indices(template: str, config: EncoderConfig) -> list[dict[str, int]]:
 
 
 def _is_gate_scale(key: str) -> bool:
-    """All public formats hold the gate's scale as (1, H, 1, 1)."""
+    """Whether a key is the gate's scale, which all public formats hold as (1, H, 1, 1)."""
     return key.endswith(("grep_a", "gru_rel_pos_const"))

@@ -1,7 +1,7 @@
-"""LightHuBERT (Wang et al. 2022): a supernet's weights, of which a subnet is taken.
+"""LightHuBERT (Wang et al. 2022): weights of a supernet, from which a subnet is taken.
 
-What s3prl's expert runs (`upstream/lighthubert/` there): of a pruner's checkpoint the subnet of the search space whose
-file it names, of a first stage's the whole supernet.
+As in s3prl's expert (`upstream/lighthubert/` there): from a pruner's checkpoint the subnet of the search space that its
+file names, from a first-stage checkpoint the whole supernet.
 """
 
 import logging
@@ -28,7 +28,7 @@ _DIRECTION, _MAGNITUDE = (f"positional_convolution.conv.parametrizations.weight.
 
 @dataclass(frozen=True)
 class _Subnet:
-    """The widths that are taken, of every layer alike."""
+    """Widths of a subnet, the same in every layer."""
 
     embed_dim: int
     num_heads: int
@@ -39,7 +39,7 @@ class _Subnet:
 
 
 _NAMED = {"small": _Subnet(384, 6, 1536), "base": _Subnet(640, 10, 2560)}
-"""The subnets that their authors publish."""
+"""The published subnets."""
 
 
 def _recognise(source: Source) -> bool:
@@ -59,17 +59,17 @@ def _read(source: Source, options: ReadOptions) -> LoadedModel:
         if config != replace(supernet, states=_STATES):
             _check_within(subnet, supernet, where)
             weights = _sliced(weights, supernet, subnet)
-    logger.warning("%s: of its supernet the subnet %s is taken, %s.", source.path, subnet, why)
+    logger.warning("%s: the subnet %s of its supernet is read, %s.", source.path, subnet, why)
     loaded = dense_model(source, config, weights)
     loaded.provenance["subnet"] = {**asdict(subnet), "chosen": why}
     return loaded
 
 
 def _choose(words: dict, supernet: EncoderConfig, wanted: str | None, where: str) -> tuple[_Subnet, str]:
-    """The subnet, and in words why it is this one.
+    """The subnet, and the reason for choosing it in words.
 
     Raises:
-        UserError: the file names none that is known, and none is wanted; or what is wanted is no subnet.
+        UserError: the file names no known subnet and none is requested, or the requested one does not exist.
     """
     whole = _Subnet(supernet.embed_dim, supernet.num_heads, supernet.ffn_dim)
     if wanted is not None:
@@ -79,16 +79,16 @@ def _choose(words: dict, supernet: EncoderConfig, wanted: str | None, where: str
                 f"`subnet` must be one of {[*_NAMED, 'whole']}, or widths such as 384/6/1536 (embedding, heads, "
                 f"feed-forward), but is {wanted!r}."
             )
-        return found, "as asked for"
+        return found, "as requested"
     if words["_name"] == "student_hubert":
-        return whole, "the whole of it, as of every first stage"
+        return whole, "the whole supernet, as for every first stage"
     search_space = str(words.get("pruner_supernet"))
     for name, subnet in _NAMED.items():
         if search_space.lower().endswith(f"{name}.yaml"):
-            return subnet, f"the {name} one, as the file names its search space"
+            return subnet, f"the {name} one, because the file names its search space"
     raise UserError(
-        f"{where}: is a supernet that holds many models, and which is meant is not said: `pruner_supernet` must end in "
-        f"{' or '.join(f'{name}.yaml' for name in _NAMED)}, but is {search_space!r}. Take one out first: "
+        f"{where}: is a supernet that holds many models, and does not say which to use: `pruner_supernet` must end in "
+        f"{' or '.join(f'{name}.yaml' for name in _NAMED)}, but is {search_space!r}. Extract one first: "
         "tools/convert_checkpoint.py <this file> <folder> --to folder --subnet small, base, whole, or widths such as "
         "384/6/1536 (embedding, heads, feed-forward)."
     )
@@ -100,7 +100,7 @@ def _parsed(text: str) -> _Subnet | None:
 
 
 def _check_within(subnet: _Subnet, supernet: EncoderConfig, where: str) -> None:
-    most = supernet.ffn_dim // supernet.embed_dim  # blocks of the feed-forward, of the embedding's width each
+    most = supernet.ffn_dim // supernet.embed_dim  # blocks of the feed-forward, each as wide as the embedding
     fits = (
         0 < subnet.embed_dim == subnet.num_heads * supernet.head_dim <= supernet.embed_dim
         and 0 < subnet.ffn_dim <= most * subnet.embed_dim
@@ -108,14 +108,14 @@ def _check_within(subnet: _Subnet, supernet: EncoderConfig, where: str) -> None:
     if not fits:
         raise UserError(
             f"{where}: has no subnet {subnet}: the embedding must be heads of {supernet.head_dim} and at most "
-            f"{supernet.embed_dim}, the feed-forward at most {most} times as wide as it."
+            f"{supernet.embed_dim}, the feed-forward at most {most} times as wide as the embedding."
         )
     if subnet.embed_dim != supernet.embed_dim and not supernet.has_projection:
         raise UserError(f"{where}: has no projection, and so no narrower subnet than its own {supernet.embed_dim}.")
 
 
 def _sliced(weights: State, supernet: EncoderConfig, subnet: _Subnet) -> State:
-    """What a subnet keeps: the first dimensions and heads, and of the feed-forward the first of every block."""
+    """Weights of a subnet: the first dimensions and heads, and in the feed-forward the first ones of every block."""
     dim, wide = subnet.embed_dim, supernet.embed_dim
     blocks = ceil(subnet.ffn_dim / dim)
     inner = torch.cat([torch.arange(i * wide, i * wide + min(dim, subnet.ffn_dim - i * dim)) for i in range(blocks)])
@@ -127,13 +127,13 @@ def _sliced(weights: State, supernet: EncoderConfig, subnet: _Subnet) -> State:
 
 
 def _narrowed(name: str, value: Tensor, dim: int, inner: Tensor) -> Tensor:
-    """What stays of one weight but the positional convolution's.
+    """The subnet's part of a weight (not for the positional convolution).
 
     Args:
-        name: ours.
-        value: the supernet's.
-        dim: the embedding's width, and the heads' together.
-        inner: the feed-forward's dimensions that stay, (F,).
+        name: our name of the weight.
+        value: the supernet's weight.
+        dim: width of the embedding, and of all heads together.
+        inner: kept dimensions of the feed-forward, (F,).
     """
     if name.startswith(("feature_extractor.", "feature_projection.layer_norm.")):
         return value

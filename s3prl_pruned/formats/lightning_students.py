@@ -1,7 +1,7 @@
-"""What the readers of MaskHuBERT and STaRHuBERT share: a student in a Lightning checkpoint, under fairseq's names.
+"""Common parts of the readers of MaskHuBERT and STaRHuBERT: a student in a Lightning checkpoint, with fairseq's names.
 
-Their authors' training program (github.com/sungnyun/ARMHuBERT) writes the state dict of teacher and student, and a YAML
-file beside it whose `distiller` section is the student's shape. Lightning keeps that as a hyper-parameter too.
+Their authors' training program (github.com/sungnyun/ARMHuBERT) writes the state dict of teacher and student, and beside
+it a YAML file whose `distiller` section has the student's shape. Lightning also saves this as a hyper-parameter.
 """
 
 import logging
@@ -26,7 +26,7 @@ _FIXED = {"enable_tr_layer": False}
 
 
 def student(source: Source) -> Foreign:
-    """The student's weights; empty where the source holds none under fairseq's names."""
+    """The student's weights; empty if the source holds none with fairseq's names."""
     found = {
         key.removeprefix(_PREFIX): value
         for key, value in source.weights.items()
@@ -36,10 +36,10 @@ def student(source: Source) -> Foreign:
 
 
 def declared(source: Source) -> tuple[dict[str, Any], str]:
-    """The `distiller` section, and the name of what it stands in.
+    """The `distiller` section, and the name of its file.
 
     Raises:
-        UserError: neither the checkpoint nor one YAML file beside it holds it.
+        UserError: neither the checkpoint nor a single YAML file beside it has the section.
     """
     parameters = plain(source.content.get("hyper_parameters"))
     own = parameters.get("cfg", parameters) if isinstance(parameters, dict) else None
@@ -52,7 +52,7 @@ def declared(source: Source) -> tuple[dict[str, Any], str]:
 
 
 def _yaml_beside(source: Source) -> Path:
-    """The YAML file of the checkpoint's name, or else the only one with the section."""
+    """The YAML file with the checkpoint's name, or else the only one with the section."""
     beside = sorted(path for end in ("yaml", "yml") for path in source.folder.glob(f"*.{end}"))
     found = [path for path in beside if isinstance(load_yaml(path).get(_SECTION), dict)]
     named = [path for path in found if path.stem == Path(source.path.name.split("?")[0]).stem]
@@ -60,7 +60,7 @@ def _yaml_beside(source: Source) -> Path:
     if len(chosen) != 1:
         what = f"{[path.name for path in chosen][:4]} all have" if chosen else "none has"
         raise UserError(
-            f"{source.path}: does not say its shape, which stands in the YAML file that it was published with (section "
+            f"{source.path}: does not say its shape, which stands in the YAML file published with it (section "
             f"`{_SECTION}`). Of the YAML files beside it {what} that section. Put the right one there, as "
             f"{source.path.stem}.yaml."
         )
@@ -68,11 +68,11 @@ def _yaml_beside(source: Source) -> Path:
 
 
 def shape(section: dict[str, Any], where: str) -> EncoderConfig:
-    """The encoder that a `distiller` section describes. Its frames are padding as the convolutions make them.
+    """The encoder that a `distiller` section describes. Its frames count as padding by the rule of the convolutions.
 
     Raises:
-        UserError: it is another architecture.
+        UserError: the architecture is not supported.
     """
     check_fixed(section, _FIXED, where)
-    words = {**section, "_name": "hubert"}  # plain Transformers, whatever their teachers are
+    words = {**section, "_name": "hubert"}  # students are plain Transformers, whatever their teachers are
     return replace(from_cfg(words, {"normalize": False}, where), padding_rule="convolution")

@@ -1,4 +1,4 @@
-"""MaskHuBERT (Jang et al. 2023): a narrow student whose states are its layers' outputs, mapped to its teacher's width.
+"""MaskHuBERT (Jang et al. 2023): a narrow student; its states are outputs of layers, mapped to its teacher's width.
 
 ARMHuBERT, of the same paper and in the same container, is refused.
 """
@@ -45,15 +45,15 @@ def _check_no_reuse(weights: Foreign, source: Source) -> None:
 
 
 def _with_heads(config: EncoderConfig, section: dict, where: str) -> EncoderConfig:
-    """With a map for each layer, where the widths differ."""
+    """Add a linear map for each layer, if the widths differ."""
     if section.get("layerwise_proj") is not True:
         raise UserError(
-            f"{where}: `layerwise_proj` must be true, a linear map for each layer, but is "
+            f"{where}: `layerwise_proj` must be true (one linear map per layer), but is "
             f"{section.get('layerwise_proj')!r}."
         )
     dim = section.get("pred_head_final_dim", 768)
     heads = from_dict(StateHeads, {"kind": "maps", "dim": dim}, f"{where}: projections")
-    same = heads.dim == config.embed_dim  # its authors' heads are then the identity
+    same = heads.dim == config.embed_dim  # then the heads are the identity in their code
     return replace(config, states=StateRule(first="none", final_norm=False, heads=None if same else heads))
 
 

@@ -1,4 +1,4 @@
-"""Microsoft's format of WavLM, which s3prl uses too: `cfg` and `model`, as a torch file or as safetensors."""
+"""Microsoft's format of WavLM, also used by s3prl: `cfg` and `model`, as a torch file or as safetensors."""
 
 import json
 import os
@@ -63,10 +63,10 @@ def _write(path: Path, encoder: SpeechEncoder, options: WriteOptions) -> None:
 
 
 def checkpoint(encoder: SpeechEncoder) -> dict[str, dict]:
-    """What Microsoft's files hold of a dense encoder, for `torch.save`.
+    """Content of Microsoft's files for a dense encoder, for `torch.save`.
 
     Raises:
-        UserError: the encoder is pruned or no WavLM, which the format cannot say.
+        UserError: the encoder is pruned or not a WavLM, which the format cannot express.
     """
     if encoder.spec != CompactSpec.dense(encoder.config):
         raise UserError("Microsoft's checkpoint format holds dense encoders only, but this one is pruned.")
@@ -76,12 +76,12 @@ def checkpoint(encoder: SpeechEncoder) -> dict[str, dict]:
 
 
 def save_safetensors(encoder: SpeechEncoder, path: str | Path, *, dtype: torch.dtype) -> None:
-    """Write a dense encoder under Microsoft's names, with `cfg` as JSON text in the metadata.
+    """Write a dense encoder with Microsoft's names, and with `cfg` as JSON text in the metadata.
 
     Args:
         encoder: dense.
-        path: ends in `.safetensors`; there whole or not at all.
-        dtype: of every tensor in the file.
+        path: ends in `.safetensors`; written completely or not at all.
+        dtype: type of every tensor in the file.
 
     Raises:
         UserError: the encoder is pruned, or the file cannot be written.
@@ -99,10 +99,10 @@ def save_safetensors(encoder: SpeechEncoder, path: str | Path, *, dtype: torch.d
 def from_cfg(cfg: dict, where: str) -> EncoderConfig:
     """Translate the `cfg` of Microsoft's WavLM checkpoint (defaults as in s3prl's `WavLMConfig`).
 
-    Dropout and `feature_grad_mult` are left at ours: they belong to the training at hand, not to the model.
+    Dropout and `feature_grad_mult` keep our defaults, since they belong to training and not to the model.
 
     Raises:
-        UserError: `cfg` describes an architecture that this encoder is not.
+        UserError: the architecture is not supported.
     """
     defaults = {"relative_position_embedding": False, "gru_rel_pos": False, "max_distance": 1280}
     fields = {ours: cfg[theirs] for theirs, ours in _FIELDS.items() if theirs in cfg}

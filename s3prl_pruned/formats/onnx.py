@@ -1,9 +1,9 @@
-"""ONNX with dynamic batch and length, compared with its source at lengths that it was not exported at.
+"""ONNX with dynamic batch size and length, compared with its source at lengths other than the exported one.
 
-torch's exporter and protobuf would each copy the model several times. So the weights are inputs of the graph that is
-exported, and the file's initializers are written one by one; ONNX Runtime loads the file when the encoder may be gone.
-What the graph would make of weights alone is made once, here: other programs (ONNX Runtime's quantiser) want to find a
-convolution's weight among the initializers.
+torch's exporter and protobuf would each copy the model several times. Therefore the weights are inputs of the exported
+graph, and the file's initializers are written one by one; ONNX Runtime loads the file after the encoder can be freed.
+Values that the graph would compute from weights alone are computed once, here: other programs (ONNX Runtime's
+quantiser) expect the weight of a convolution among the initializers.
 """
 
 import gc
@@ -32,19 +32,19 @@ from s3prl_pruned.models.encoder import SpeechEncoder
 
 INPUTS = ("waveform", "lengths")
 LARGEST = 2**31 - 1
-"""Bytes of a protobuf message, and so of an ONNX file."""
+"""Largest size of a protobuf message, and so of an ONNX file, in bytes."""
 _FIRST_STATE = {
     "input": "hidden_state_0 is the first layer's input, the last the output",
     "projection": "hidden_state_0 is the projection's output, the others are the layers'",
     "none": "hidden_state_0 is the first layer's output, the others are the other layers'",
 }
-_OF_HEADS = {"maps": ", each mapped to another width", "predictions": ", and behind them predictions of its teacher's"}
+_OF_HEADS = {"maps": ", each mapped to another width", "predictions": ", followed by predictions of its teacher's"}
 _PROBES = ((1, 2), (1.5, 1), (0.5, 3))
-"""`scale` and `batch` of `probe`; the first is exported at."""
+"""Values of `scale` and `batch` for `probe`; the first pair is used for the export."""
 
 
 def output_names(encoder: SpeechEncoder) -> list[str]:
-    """`hidden_state_0` and so on, of the states that the model publishes (`EncoderConfig.states`)."""
+    """`hidden_state_0` and so on, for the states that the model publishes (`EncoderConfig.states`)."""
     return [f"hidden_state_{i}" for i in range(encoder.config.num_states)]
 
 
@@ -55,21 +55,22 @@ def save_onnx(
     progress: Progress | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> None:
-    """Export an encoder, dense or compact, and prove that ONNX Runtime computes the same (a `Draft`, finished).
+    """Export an encoder, dense or compact, and check that ONNX Runtime computes the same (a finished `Draft`).
 
-    Inputs: `waveform` (B, S) float32, 16 kHz, as recorded, zero-padded; `lengths` (B,) int64, samples of each. Outputs:
-    `output_names`, (B, T, D) each. B and S are free; an utterance has at least two frames, and at most a window of an
-    encoder that has windows (Whisper's 30 s): ONNX Runtime fails on more. torch's exporter is slow:
-    the graph of a pruned Base takes a minute on one thread.
+    Inputs: `waveform` (B, S) float32, 16 kHz, unnormalised, zero-padded; `lengths` (B,) int64, samples of each.
+        Outputs:
+    `output_names`, (B, T, D) each. B and S are free. An utterance has at least two frames, and for an encoder with
+    windows at most one window (Whisper's 30 s): ONNX Runtime fails beyond these. torch's exporter is slow: the graph of
+    a pruned Base takes a minute on one thread.
 
     Args:
         path: the file; must not exist.
-        encoder: fp32, on the CPU, its slots empty.
+        encoder: fp32, on the CPU, with empty slots.
         progress: called with the number of bytes just written.
-        provenance: JSON data on where the model comes from, for the file's metadata.
+        provenance: JSON data on the model's origin, for the metadata of the file.
 
     Raises:
-        UserError: as `Draft`'s methods; no file is left then.
+        UserError: as in the methods of `Draft`; then no file is left.
     """
     with Draft(path) as draft:
         draft.write(encoder, progress=progress, provenance=provenance)
@@ -77,9 +78,9 @@ def save_onnx(
 
 
 class Draft:
-    """An ONNX file under a temporary name; there is never another one of it, and none after an error.
+    """An ONNX file under a temporary name; after an error, no file is left.
 
-    Writing and checking are two steps, so that the encoder's memory can be given back in between: each takes one model.
+    Writing and checking are separate steps, so that the encoder can be freed in between: each holds one model.
     """
 
     def __init__(self, path: str | Path):
@@ -100,16 +101,16 @@ class Draft:
         progress: Progress | None = None,
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write the file, and remember what the encoder computes.
+        """Write the file, and keep the encoder's outputs for the check.
 
         Args:
-            encoder: fp32, on the CPU, its slots empty.
+            encoder: fp32, on the CPU, with empty slots.
             progress: called with the number of bytes just written.
-            provenance: as `save_onnx`.
+            provenance: as in `save_onnx`.
 
         Raises:
-            UserError: the path exists, onnx, onnxscript or onnxruntime is missing, the model is over 2 GiB, or the
-                exporter gives up.
+            UserError: the path exists, onnx, onnxscript or onnxruntime is missing, the model is larger than 2 GiB, or
+                the exporter fails.
         """
         if self.path.exists():
             raise UserError(
@@ -117,9 +118,9 @@ class Draft:
             )
         _require("onnx", "onnxscript", "onnxruntime")
         size = sum(weight.numel() * weight.element_size() for weight in encoder.parameters())
-        if size > LARGEST - 2**26:  # the graph takes some megabytes
+        if size > LARGEST - 2**26:  # the graph needs some megabytes
             raise UserError(
-                f"{self.path}: an ONNX file holds at most 2 GiB, and this encoder takes {size / 2**30:.1f}. Export a "
+                f"{self.path}: an ONNX file holds at most 2 GiB, but this encoder takes {size / 2**30:.1f}. Export a "
                 "pruned or a smaller one."
             )
         encoder.eval()
@@ -133,18 +134,18 @@ class Draft:
             raise UserError(f"{self.path}: could not be written ({error}). Free space or name another path.") from error
 
     def finish(self) -> None:
-        """Give the file its name, if ONNX Runtime computes what the encoder computed.
+        """Compare ONNX Runtime with the encoder's outputs, and give the file its final name.
 
         Raises:
-            UserError: it cannot run the file, or its states differ.
+            UserError: ONNX Runtime cannot run the file, or its states differ.
         """
         import onnxruntime
 
-        gc.collect()  # modules and the exporter's objects hold one another, and the weights
+        gc.collect()  # modules and the exporter's objects refer to each other and to the weights
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # they keep memory for the next call
-        options.add_session_config_entry("session.disable_prepacking", "1")  # a second copy of the weights, for speed
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # these options keep memory for the next call
+        options.add_session_config_entry("session.disable_prepacking", "1")  # it makes a second copy of the weights
         try:
             session = onnxruntime.InferenceSession(str(self.temporary), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has its own exceptions
@@ -158,7 +159,7 @@ class Draft:
 
 @dataclass
 class _Expected:
-    """What the encoder computes of noise: waveforms (B, S), lengths (B,), hidden states (B, T, D)."""
+    """The encoder's outputs for noise: waveforms (B, S), lengths (B,), hidden states (B, T, D)."""
 
     wavs: Tensor
     lengths: Tensor
@@ -181,39 +182,39 @@ class _Expected:
         difference = relative_difference([torch.from_numpy(state) for state in found], self.states)
         if not difference <= TOLERANCE:  # NaN too
             raise UserError(
-                f"{path}: on {size} samples ONNX Runtime differs from the encoder by {difference:.1e} (relative), and "
-                f"at most {TOLERANCE:.0e} is rounding. Nothing was written; please report this."
+                f"{path}: on {size} samples ONNX Runtime differs from the encoder by {difference:.1e} (relative), but "
+                f"rounding explains at most {TOLERANCE:.0e}. Nothing was written; please report this."
             )
 
 
 class _States(nn.Module):
-    """What the file computes."""
+    """The exported computation."""
 
     def __init__(self, encoder: SpeechEncoder):
         super().__init__()
         self.encoder = encoder
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
-        """Waveform (B, S) float32 and lengths (B,) int64 -> the hidden states that the model publishes (B, T, D)."""
+        """Waveform (B, S) float32 and lengths (B,) int64 -> hidden states that the model publishes, (B, T, D) each."""
         return tuple(self.encoder.states(self.encoder.encode_raw(waveform, lengths)))
 
 
 class _Exported(nn.Module):
-    """`_States` whose weights are arguments: no parameters of its own, which the exporter would keep hold of."""
+    """`_States` with the weights as arguments, since the exporter would keep references to parameters."""
 
     def __init__(self, encoder: SpeechEncoder):
         super().__init__()
-        self.states = (_States(encoder),)  # a tuple's modules are not registered
+        self.states = (_States(encoder),)  # modules in a tuple are not registered
         self.names = [f"encoder.{name}" for name, _ in encoder.named_parameters()]
 
     def forward(self, waveform: Tensor, lengths: Tensor, weights: list[Tensor]) -> tuple[Tensor, ...]:
-        """As `_States`, with `weights` in the order of `self.names`, each in its parameter's shape."""
+        """As in `_States`, with `weights` in the order of `self.names`, in the shapes of their parameters."""
         named = dict(zip(self.names, weights, strict=True))
         return torch.func.functional_call(self.states[0], named, (waveform, lengths))
 
 
 def _graph(encoder: SpeechEncoder) -> Any:
-    """The encoder's graph as onnx's `ModelProto`; its weights are inputs behind `INPUTS`, under their own names."""
+    """The encoder's graph as onnx's `ModelProto`; its weights are inputs after `INPUTS`, with their own names."""
     any_size = torch.export.Dim.DYNAMIC  # the exporter must fail rather than fix a size silently
     scale, batch = _PROBES[0]
     wavs, lengths = probe(scale=scale, batch=batch)
@@ -235,9 +236,9 @@ def _graph(encoder: SpeechEncoder) -> Any:
                 output_names=output_names(encoder),
                 verbose=False,
             )
-            assert exported is not None, "with `dynamo` and without a file it is given back"
+            assert exported is not None, "with `dynamo` and without a file, it is returned"
             return exported.model_proto
-    except Exception as error:  # the exporter's own errors are of many kinds
+    except Exception as error:  # the exporter raises many kinds of errors
         raise UserError(
             f"torch {torch.__version__} cannot export this encoder to ONNX ({_reason(error)}). Nothing was written."
         ) from error
@@ -246,8 +247,9 @@ def _graph(encoder: SpeechEncoder) -> Any:
 def _write(path: Path, model: Any, encoder: SpeechEncoder, progress: Progress | None) -> None:
     """Write `model` with the encoder's weights as initializers, one after the other.
 
-    A protobuf message is its fields in a row, each with its number, and its length where it is long: the graph is field
-    7 of `ModelProto`, an initializer field 5 of `GraphProto`, its bytes field 9 of `TensorProto` (onnx's `onnx.proto`).
+    A protobuf message is a sequence of fields, each with its number, and with its length if that varies. The graph is
+    field 7 of `ModelProto`, an initializer is field 5 of `GraphProto`, its bytes are field 9 of `TensorProto` (onnx's
+    `onnx.proto`).
     """
     weights = _initializers(model, {name: weight.detach().numpy() for name, weight in encoder.named_parameters()})
     del model.graph.input[len(INPUTS) :]
@@ -265,10 +267,10 @@ def _write(path: Path, model: Any, encoder: SpeechEncoder, progress: Progress | 
 
 
 def _initializers(model: Any, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The weights that the graph uses, by name.
+    """Weights that the graph uses, by name.
 
-    Nodes that see nothing but weights and constants (linear maps are transposed, a convolution's weight is normed) are
-    taken out of the graph, and what they make is a weight.
+    Nodes that depend on weights and constants only (transposed linear maps, the normalised weight of a convolution) are
+    removed from the graph, and their result becomes a weight.
     """
     from onnx import numpy_helper
     from onnx.reference import ReferenceEvaluator
@@ -290,7 +292,7 @@ def _initializers(model: Any, weights: dict[str, np.ndarray]) -> dict[str, np.nd
 
 
 def _describe(model: Any, encoder: SpeechEncoder, provenance: Mapping[str, Any]) -> None:
-    """Say in the file what it is, and not where on this machine each of its nodes comes from."""
+    """Add a description to the file, and remove paths on this machine from its nodes."""
     from onnx import helper
 
     for node in model.graph.node:
@@ -300,7 +302,7 @@ def _describe(model: Any, encoder: SpeechEncoder, provenance: Mapping[str, Any])
     model.producer_name, model.producer_version = "s3prl_pruned", s3prl_pruned.__version__
     model.graph.name = f"{config.family} encoder"
     model.doc_string = (
-        f"A {config.family} speech encoder. waveform: (batch, samples) float32, 16 kHz, as recorded, zero-padded at "
+        f"A {config.family} speech encoder. waveform: (batch, samples) float32, 16 kHz, unnormalised, zero-padded at "
         f"its end; lengths: samples of each utterance; {_FIRST_STATE[config.states.first]}"
         f"{_OF_HEADS[config.states.heads.kind] if config.states.heads else ''}."
     )
@@ -316,7 +318,7 @@ def _describe(model: Any, encoder: SpeechEncoder, provenance: Mapping[str, Any])
 
 
 def _name_sizes(graph: Any) -> None:
-    """Call the free sizes `batch` and `samples`, also where others are computed from them."""
+    """Name the free sizes `batch` and `samples`, also in sizes that are computed from them."""
     batch, samples = (dim.dim_param for dim in graph.input[0].type.tensor_type.shape.dim)
     names = {batch: "batch", samples: "samples"}
     for value in (*graph.input, *graph.output, *graph.value_info):
@@ -326,7 +328,7 @@ def _name_sizes(graph: Any) -> None:
 
 
 def _heads(weights: dict[str, np.ndarray]) -> Iterator[bytes]:
-    """What stands before each weight's own bytes."""
+    """Header of each weight, which is followed by the weight's bytes."""
     from onnx import TensorProto, helper
 
     for name, weight in weights.items():
@@ -337,7 +339,7 @@ def _heads(weights: dict[str, np.ndarray]) -> Iterator[bytes]:
 
 
 def _field(number: int, length: int) -> bytes:
-    """Protobuf's beginning of a field of `length` bytes: both numbers in groups of 7 bits, the lowest first."""
+    """Header of a protobuf field of `length` bytes: both numbers as varints (groups of 7 bits, lowest first)."""
     head = bytearray([number << 3 | 2])
     while length > 127:
         head.append(length & 127 | 128)
@@ -359,7 +361,7 @@ def _require(*modules: str) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter reports on every optional package that it did not find."""
+    """Silence the exporter, which reports every optional package that it does not find."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,6 +1,6 @@
-"""The checkpoint formats, in one list: what a path is, is decided here and nowhere else.
+"""List of the checkpoint formats. Only this file decides which format a path has.
 
-A new format is a file that ends in a `Format`, its line in `formats.WRITES`, and its test.
+A new format needs a file that ends with a `Format`, a line in `formats.WRITES`, and a test.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,18 +28,18 @@ def read(
     subnet: str | None = None,
     also: Sequence[Format] = (),
 ) -> LoadedModel:
-    """Read an encoder from a file or folder of any known format. Nothing of the file is run.
+    """Read an encoder from a file or folder of any known format. No code from the file is run.
 
     Args:
-        path: the file or folder; a file of a folder stands for it.
-        shape: for a format that does not say it (torchaudio's); of other files, what is expected.
-        dense: `ReadOptions.dense`.
-        int8: whether an int8 encoder will do, which serves inference only.
-        subnet: of a supernet (`lighthubert`), which of its models is meant.
-        also: formats that are looked for before those of the list.
+        path: the file or folder; a file of a folder also means the folder.
+        shape: for a format that does not contain it (torchaudio's), the shape; for others, the expected shape.
+        dense: see `ReadOptions.dense`.
+        int8: whether an int8 encoder, which is for inference only, is acceptable.
+        subnet: the subnet of a supernet (`lighthubert`).
+        also: formats that are tried before those of the list.
 
     Raises:
-        UserError: no such file, damaged, malicious, of no known format, or another family, architecture or size.
+        UserError: there is no such file, or it is damaged, malicious, in an unknown format, or not the expected model.
     """
     source, formats = Source(path), (*also, *FORMATS)
     found = next((fmt for fmt in formats if fmt.recognise(source)), None)
@@ -65,19 +65,19 @@ def write(
     progress: Progress | None = None,
     files: Mapping[str, bytes] | None = None,
 ) -> None:
-    """Write an encoder; whole or not at all, and never over something else.
+    """Write an encoder, completely or not at all, and never over an existing file.
 
     Args:
         path: the new file or folder; must not exist.
-        name: of the format.
-        encoder: dense, pruned or int8; on the CPU, its slots empty.
-        provenance: JSON data on where the model comes from, for a format that has a place for it.
+        name: name of the format.
+        encoder: dense, pruned or int8; on the CPU, with empty slots.
+        provenance: JSON data on the model's origin, for formats that can store it.
         progress: called with the number of bytes just written.
-        files: more files, for a format that has a place for them (a CTC head in `folder`).
+        files: further files, for formats that can store them (a CTC head in `folder`).
 
     Raises:
-        UserError: the format cannot hold the encoder, `path` exists or cannot be written, or what was written is found
-            to compute something else.
+        UserError: the format cannot store the encoder, `path` exists or cannot be written, or the written file gives
+            other hidden states.
     """
     fmt = writable(name)
     if encoder.spec != CompactSpec.dense(encoder.config) and not fmt.holds_pruned:
@@ -86,15 +86,15 @@ def write(
         )
     if is_int8(encoder):
         check_int8(fmt)
-    assert fmt.write is not None, "`writable` says so"
+    assert fmt.write is not None, "checked by `writable`"
     fmt.write(Path(path), encoder, WriteOptions(provenance=provenance or {}, files=files or {}, progress=progress))
 
 
 def writable(name: str) -> Format:
-    """The format of this name.
+    """The format with this name.
 
     Raises:
-        UserError: there is none that is written.
+        UserError: there is no such format, or it is only read.
     """
     names = {fmt.name: fmt for fmt in FORMATS if fmt.write}
     if name not in names:
@@ -103,7 +103,7 @@ def writable(name: str) -> Format:
 
 
 def check_int8(fmt: Format) -> None:
-    """Raise a `UserError` where a format cannot hold an int8 encoder."""
+    """Raise a `UserError` if a format cannot store an int8 encoder."""
     if not fmt.holds_int8:
         raise UserError(
             f"int8 is written to this project's folder only, not to {fmt.name}. Convert the fp32 export instead."
@@ -111,7 +111,7 @@ def check_int8(fmt: Format) -> None:
 
 
 def _check_expected(declared: EncoderConfig, expected: EncoderConfig, path: Path) -> None:
-    unseen = {"dropout", "attention_dropout", "activation_dropout", "feature_grad_mult"}  # training's, not the model's
+    unseen = {"dropout", "attention_dropout", "activation_dropout", "feature_grad_mult"}  # settings of training
     if not declared.relative_position:
         unseen |= {"num_buckets", "max_distance"}
     changed = {
@@ -121,4 +121,4 @@ def _check_expected(declared: EncoderConfig, expected: EncoderConfig, path: Path
     }
     if changed:
         texts = [f"`{name}` is {found!r} and must be {wanted!r}" for name, (found, wanted) in changed.items()]
-        raise UserError(f"{path}: is another model than the one named: {'; '.join(texts[:4])}.")
+        raise UserError(f"{path}: is not the named model: {'; '.join(texts[:4])}.")

@@ -1,4 +1,4 @@
-"""s3prl's conversions of fairseq's checkpoints (its `upstream/{wav2vec2,hubert,data2vec}/convert.py`)."""
+"""s3prl's conversions of fairseq's checkpoints (by its `upstream/{wav2vec2,hubert,data2vec}/convert.py`)."""
 
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ def _checkpoint(encoder: SpeechEncoder) -> dict[str, Any]:
     if encoder.config.family == "hubert":
         return {**content, "dictionaries_symbols": [None]}  # no label embeddings
     if encoder.config.family == "data2vec":
-        # s3prl takes data2vec's heads away before it loads, and wants the teacher's weights there to delete them.
+        # s3prl removes data2vec's heads before loading, and requires the teacher's weights so that it can delete them.
         del state["final_proj.weight"], state["final_proj.bias"]
         state["_ema"] = {}
     return content
@@ -40,7 +40,7 @@ def _checkpoint(encoder: SpeechEncoder) -> dict[str, Any]:
 
 FORMAT = Format(
     name="s3prl",
-    about="s3prl's (`task_cfg`, `model_cfg`, `model_weight`; of WavLM it is Microsoft's)",
+    about="s3prl's (`task_cfg`, `model_cfg`, `model_weight`; for WavLM it is Microsoft's)",
     recognise=_recognise,
     read=_read,
     write=_write,

@@ -1,4 +1,4 @@
-"""STaRHuBERT and STaRWavLM (Jang et al. 2024): narrow students under fairseq's names, in a Lightning checkpoint."""
+"""STaRHuBERT and STaRWavLM (Jang et al. 2024): narrow students with fairseq's names, in a Lightning checkpoint."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from s3prl_pruned.models.spec import StateRule
 
 _KEYS = replace(fairseq.KEYS, name="STaRHuBERT")
 _STATES = StateRule(first="none", final_norm=False)
-"""Of its s3prl expert: the layers' outputs."""
+"""States as in its s3prl expert: the outputs of the layers."""
 
 
 def _recognise(source: Source) -> bool:

@@ -1,4 +1,4 @@
-"""Model files in and out with one model in memory: safetensors read by mapping, tensors written one after the other."""
+"""Reading and writing model files with one model in memory: safetensors are mapped, tensors written one by one."""
 
 import hashlib
 import io
@@ -30,9 +30,9 @@ _DTYPES = {
 
 
 def check_readable(path: Path) -> None:
-    """Raise a `UserError` where there is no file, or where it may not be read: it is not damaged then."""
+    """Raise a `UserError` if a file is missing or may not be read, since it is not damaged in these cases."""
     if not path.is_file():
-        raise UserError(f"{path}: no such file. Give the path of an existing checkpoint.")
+        raise UserError(f"{path}: no such file. Name an existing checkpoint.")
     try:
         with open(path, "rb"):
             return
@@ -43,7 +43,7 @@ def check_readable(path: Path) -> None:
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a file, mapped and not copied, and its metadata.
+    """Tensors of a file, mapped instead of copied, and its metadata.
 
     Raises:
         UserError: the file is missing, may not be read, or is damaged.
@@ -66,16 +66,16 @@ def write_safetensors(
     metadata: dict[str, str] | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Write tensors in safetensors' format, one after the other: the library's own writer copies the whole model first.
+    """Write tensors in safetensors' format one by one, because the library's writer copies the whole model first.
 
-    The format: 8 bytes of header length, the header as JSON, the tensors' bytes in a row.
+    The format: 8 bytes with the length of the header, the header as JSON, and the bytes of all tensors.
 
     Args:
         path: the file; overwritten.
-        state: on any device.
-        dtype: of every tensor in the file; None keeps each tensor's own.
-        metadata: texts that the header carries.
-        progress: for large files.
+        state: tensors by name, on any device.
+        dtype: type of every tensor in the file; None keeps each tensor's own.
+        metadata: texts in the header.
+        progress: called with the number of bytes just written.
     """
     header: dict[str, dict[str, Any]] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     offset = 0
@@ -85,7 +85,7 @@ def write_safetensors(
         header[name] = {"dtype": _DTYPES[kind], "shape": list(tensor.shape), "data_offsets": [offset, offset + size]}
         offset += size
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
+    text += b" " * (-len(text) % 8)  # align the tensors to 8 bytes
     with open(path, "wb") as file:
         counted = CountedFile(file, progress)
         counted.write(len(text).to_bytes(8, "little") + text)
@@ -97,12 +97,12 @@ def write_safetensors(
 
 
 def write_torch_file(path: Path, content: Mapping[str, Any], *, progress: Progress | None = None) -> None:
-    """Write what `torch.load` reads.
+    """Write a file for `torch.load`.
 
     Args:
         path: the file; overwritten.
         content: tensors and plain data.
-        progress: for large files.
+        progress: called with the number of bytes just written.
 
     Raises:
         OSError: it cannot be written.
@@ -110,39 +110,39 @@ def write_torch_file(path: Path, content: Mapping[str, Any], *, progress: Progre
     with open(path, "wb") as file:
         try:
             torch.save(content, cast("IO[bytes]", CountedFile(file, progress)))
-        except RuntimeError as error:  # torch's zip writer raises its own over the OSError
+        except RuntimeError as error:  # torch's zip writer hides the OSError
             raise error.__context__ if isinstance(error.__context__, OSError) else OSError(str(error)) from error
     sync(path)
 
 
 class CountedFile(io.RawIOBase):
-    """A file that tells how many bytes went into it."""
+    """A file that reports the number of bytes written to it."""
 
     def __init__(self, file: IO[bytes], progress: Progress | None):
         self.file, self.progress = file, progress
 
     def writable(self) -> bool:
-        """Yes."""
+        """Always True."""
         return True
 
     def write(self, data: Any) -> int:
-        """Hand `data`, anything with a buffer, to the file."""
+        """Write `data`, any object with a buffer, to the file."""
         written = self.file.write(data)
         if self.progress is not None:
             self.progress(written)
         return written
 
     def flush(self) -> None:
-        """Hand on what the file keeps back."""
+        """Flush the file."""
         self.file.flush()
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write a file or folder under: it becomes `path` at the end, and vanishes after an error.
+    """Temporary name beside `path` for a file or folder: renamed to `path` at the end, removed after an error.
 
     Raises:
-        UserError: there is something at `path` already, or it cannot be written.
+        UserError: `path` exists already, or cannot be written.
     """
     if path.exists():
         raise UserError(f"{path}: exists already, and an export never overwrites. Name another path, or move it.")
@@ -166,7 +166,7 @@ def _remove(path: Path) -> None:
 
 
 def file_sha256(*paths: str | Path) -> str:
-    """SHA-256 of a file, or of several one after the other, hexadecimal, as `cat ... | sha256sum` prints it."""
+    """SHA-256 of a file, or of several one after the other, in hexadecimal, as printed by `cat ... | sha256sum`."""
     digest = hashlib.sha256()
     for path in paths:
         with open(path, "rb") as file:

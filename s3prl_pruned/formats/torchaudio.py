@@ -1,4 +1,4 @@
-"""torchaudio's state dicts, which do not say their shape and hold no mask embedding (only pre-training uses it)."""
+"""torchaudio's state dicts, which do not contain their shape or a mask embedding (used in pre-training only)."""
 
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,13 @@ def _spell(prefix: str, config: EncoderConfig) -> str:
 
 
 def _split(state: dict[str, Any]) -> dict[str, Any]:
-    """Its WavLM holds query, key and value as one matrix: (3D, D) -> three of (D, D)."""
+    """Split query, key and value, which its WavLM holds as one matrix: (3D, D) -> three of (D, D)."""
     split: dict[str, Any] = {}
     for key, value in state.items():
         stem, found, kind = key.partition("in_proj_")
         if found and isinstance(value, Tensor):
             names = (f"{stem}{name}_proj.{kind}" for name in "qkv")
-            split.update(zip(names, value.chunk(3), strict=False))  # where they are fewer, keys will be missing
+            split.update(zip(names, value.chunk(3), strict=False))  # if there are fewer, keys will be missing
         else:
             split[key] = value
     return split
@@ -100,7 +100,7 @@ def _write(path: Path, encoder: SpeechEncoder, options: WriteOptions) -> None:
 
 FORMAT = Format(
     name="torchaudio",
-    about="a torchaudio state dict (with its shape named)",
+    about="a torchaudio state dict (its shape must be named)",
     recognise=_recognise,
     read=_read,
     write=_write,

@@ -1,9 +1,9 @@
-"""Torch files of other programs, read without running anything of theirs.
+"""Torch files of other programs, read without running any of their code.
 
 fairseq's checkpoints hold more than tensors: configuration as `argparse.Namespace` or omegaconf nodes, dictionaries,
-meters. `torch.load(weights_only=True)` refuses those, and a plain `torch.load` would run whatever a file asks for. Here
-an allow-list makes tensors and containers; what is known to be configuration becomes an empty shell that keeps its
-data and does nothing; anything else is refused by name.
+meters. `torch.load(weights_only=True)` refuses these, and a plain `torch.load` would run any code that a file names.
+Here an allow-list creates tensors and containers. Known classes of configuration become empty shells that keep their
+data and run nothing. Anything else is refused, with its name.
 """
 
 import collections
@@ -25,7 +25,7 @@ class _Foreign(Exception):
 
 
 class _Function:
-    """A function of torch's, of which a file gets calls and nothing else: a pickle can set attributes of functions."""
+    """Wraps a function of torch so that a file can only call it: pickles can set attributes of functions."""
 
     __slots__ = ("_call",)
     _call: Callable[..., Any]
@@ -43,7 +43,7 @@ class _Function:
         raise _Foreign("a change of torch's function")
 
 
-# What is made for real. torch adds its storages itself, from its own closed list (`torch.storage.StorageType`).
+# Classes that are created. torch adds its storages itself, from its own closed list (`torch.storage.StorageType`).
 _REAL = {
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("builtins", "set"): set,
@@ -55,13 +55,13 @@ _REAL = {
     ("torch", "Size"): torch.Size,
     **{("torch", name): getattr(torch, name) for name in ("float32", "float16", "bfloat16", "float64", "int64")},
 }
-# Modules whose objects configuration and bookkeeping are made of: read as shells.
+# Modules of configuration and bookkeeping, whose objects are read as shells.
 _SHELLS = (
     *("argparse", "omegaconf", "fairseq", "examples", "typing", "enum", "numpy", "_codecs", "pathlib", "datetime"),
     *("lightning", "pytorch_lightning", "lightning_fabric"),  # hyper-parameters
-    "optimizers",  # s3prl's former name of its schedules, which its runner saved with the model
+    "optimizers",  # former name of s3prl's schedules, which its runner saved with the model
 )
-# Types that omegaconf's metadata names; `long` and `unicode` are older pickles' names of two of them.
+# Types in omegaconf's metadata; `long` and `unicode` are names of two of them in older pickles.
 _SHELL_BUILTINS = (
     "dict",
     "list",
@@ -76,11 +76,11 @@ _SHELL_BUILTINS = (
     "object",
     "Ellipsis",
 )
-_MORE_SHELLS = {("collections", "defaultdict"), ("_operator", "getitem")}  # the second makes `List[int]` in metadata
+_MORE_SHELLS = {("collections", "defaultdict"), ("_operator", "getitem")}  # the second is for `List[int]` in metadata
 
 
 class _Shell:
-    """Stands for an object of another program: keeps what it was given, runs nothing."""
+    """Replaces an object of another program: keeps its arguments and state, and runs nothing."""
 
     args: tuple[Any, ...]
     state: Any
@@ -114,7 +114,7 @@ def _hashable(key: Any) -> str | int:
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        module = "builtins" if module == "__builtin__" else module  # as older pickles spell it
+        module = "builtins" if module == "__builtin__" else module  # its name in older pickles
         if (module, name) in _REAL:
             return _REAL[module, name]
         known = module.split(".")[0] in _SHELLS or (module == "builtins" and name in _SHELL_BUILTINS)
@@ -124,11 +124,11 @@ class _Unpickler(pickle.Unpickler):
 
 
 _MODULES = b"torch.nn.modules"
-_BEGINNING = 4 << 20  # bytes that are looked through
+_BEGINNING = 4 << 20  # bytes that are searched
 
 
 def _holds_modules(path: Path, *, is_zip: bool) -> bool:
-    """Whether a pickle names modules of torch, looked for in its bytes."""
+    """Whether a pickle names modules of torch, found by searching its bytes."""
     if not is_zip:
         with open(path, "rb") as file:
             return _MODULES in file.read(_BEGINNING)
@@ -141,11 +141,11 @@ def read_torch_file(path: str | Path) -> dict:
     """Read a torch file of any origin onto the CPU; tensors are mapped from the file, not copied.
 
     Returns:
-        Its dict, as it stands in the file: `plain` turns the parts that are configuration into dicts and lists.
+        The dict in the file; `plain` converts parts that are configuration to dicts and lists.
 
     Raises:
-        UserError: the file is missing, may not be read, is truncated, no torch file, not a dict, or names a class that
-            is neither tensor nor known configuration (nothing of it has run).
+        UserError: the file is missing, may not be read, is truncated, is not a torch file or not a dict, or names a
+            class that is neither tensor nor known configuration (no code of it has run).
     """
     path = Path(path)
     check_readable(path)
@@ -163,13 +163,13 @@ def read_torch_file(path: str | Path) -> dict:
         if _holds_modules(path, is_zip=is_zip):
             raise UserError(
                 f"{path}: is a whole model, pickled as an object of the program that made it (it asks for {error}), as "
-                "Torch-Pruning's users save theirs. To read it is to run that program, so it is refused, and nothing "
+                "users of Torch-Pruning do. Reading it would run that program, so it is refused, and nothing "
                 "of it was run. Ask its authors for the state dict and the shape, or for a folder that Hugging Face's "
                 "save_pretrained wrote."
             ) from error
         raise UserError(
             f"{path}: asks for {error}, which no checkpoint of a speech encoder needs. Nothing of the file was run. "
-            "Do not trust it; if it is your own, save its state dict and configuration alone."
+            "Do not trust it; if it is your own, save only its state dict and configuration."
         ) from error
     except UserError:
         raise
@@ -183,7 +183,7 @@ def read_torch_file(path: str | Path) -> dict:
 
 
 def plain(value: Any) -> Any:
-    """Configuration as plain data: namespaces and omegaconf nodes become dicts, lists, numbers and texts.
+    """Configuration as plain data: namespaces and omegaconf nodes become dicts, lists, numbers and strings.
 
     Raises:
         UserError: it contains itself.
@@ -202,7 +202,7 @@ def _plain(value: Any) -> Any:
     if not isinstance(value, _Shell):
         return value
     state = value.state
-    if isinstance(state, tuple) and len(state) == 2:  # (instance dict, slots), as copyreg writes it
+    if isinstance(state, tuple) and len(state) == 2:  # (instance dict, slots), as written by copyreg
         state = {**(state[0] or {}), **(state[1] or {})}
     if isinstance(state, dict):
         if type(value).__module__.startswith("omegaconf"):
@@ -210,4 +210,4 @@ def _plain(value: Any) -> Any:
         return _plain(state)
     if value.items:
         return {key: _plain(item) for key, item in value.items.items()}
-    return _plain(value.args[0]) if len(value.args) == 1 else None  # an enum's member is made from its value
+    return _plain(value.args[0]) if len(value.args) == 1 else None  # a member of an enum is stored as its value

@@ -1,4 +1,4 @@
-"""OpenAI's Whisper checkpoints, `{"dims": ..., "model_state_dict": ...}`: the encoder alone is taken."""
+"""OpenAI's Whisper checkpoints, `{"dims": ..., "model_state_dict": ...}`, of which only the encoder is read."""
 
 from typing import Any
 
@@ -52,16 +52,16 @@ def _read(source: Source, options: ReadOptions) -> LoadedModel:
 
 
 def from_sizes(sizes: Any, names: dict[str, str], where: str) -> EncoderConfig:
-    """Whisper's encoder in the sizes that a file gives.
+    """Configuration of Whisper's encoder from the sizes in a file.
 
     Args:
-        sizes: the file's, by its names.
-        names: its name of each of `num_layers`, `embed_dim`, `num_heads`, `mel_bins`, `max_frames`, and of `ffn_dim`
-            where it says that (it is 4 D else).
-        where: for messages.
+        sizes: sizes in the file, by its names.
+        names: the file's names of `num_layers`, `embed_dim`, `num_heads`, `mel_bins`, `max_frames`, and of `ffn_dim` if
+            it has that (else it is 4 D).
+        where: name of the file in messages.
 
     Raises:
-        UserError: a size is missing, no whole number, or beyond what there is.
+        UserError: a size is missing, not an integer, or out of range.
     """
     missing = [name for name in names if name not in sizes]
     if missing:
@@ -76,7 +76,7 @@ def from_sizes(sizes: Any, names: dict[str, str], where: str) -> EncoderConfig:
 
 FORMAT = Format(
     name="whisper",
-    about="OpenAI's Whisper checkpoint (its encoder is taken)",
+    about="OpenAI's Whisper checkpoint (only its encoder is read)",
     recognise=_recognise,
     read=_read,
 )

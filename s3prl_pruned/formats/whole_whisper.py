@@ -1,7 +1,7 @@
-"""A Whisper encoder put back into the model that it was taken from: OpenAI's file, or Hugging Face's folder.
+"""Put a Whisper encoder back into the model that it was taken from: OpenAI's file, or Hugging Face's folder.
 
-Both know one size for all layers. So a pruned encoder is written as large as the dense one, with zeros in the place of
-what is gone: the same function, for whatever program decodes.
+Both have one size for all layers. So a pruned encoder is written as large as the dense one, with zeros in place of
+removed units: the same function, for any program that decodes.
 """
 
 import shutil
@@ -22,29 +22,31 @@ from s3prl_pruned.models.encoder import SpeechEncoder
 
 
 def put_back(path: str | Path, encoder: SpeechEncoder, original: str | Path) -> None:
-    """Write a copy of a whole Whisper model whose encoder is this one, in fp32; all else stays as it is.
+    """Write a copy of a whole Whisper model with this encoder in it, in fp32; everything else is unchanged.
 
     Args:
-        path: the new file (of OpenAI's) or folder (of Hugging Face's); must not exist.
-        encoder: dense or pruned, its slots empty.
-        original: the model, of the same dense size.
+        path: the new file (as OpenAI's) or folder (as Hugging Face's); must not exist.
+        encoder: dense or pruned, with empty slots.
+        original: the whole model, with the same dense size.
 
     Raises:
-        UserError: `original` is none of both, or of another size; the encoder is not Whisper's, or in int8; `path`
+        UserError: `original` is neither of these, or of another size; the encoder is not Whisper's, or is int8; `path`
             exists or cannot be written.
     """
     source = Source(original)
     of_openai, of_transformers = (fmt.FORMAT.recognise(source) for fmt in (whisper, huggingface_whisper))
     if not of_openai and not (of_transformers and source.is_folder):
         raise UserError(
-            f"{source.path}: must be OpenAI's Whisper checkpoint or a Hugging Face folder of Whisper, for an encoder "
-            "to be put back into, but is neither."
+            f"{source.path}: must be OpenAI's Whisper checkpoint or a Hugging Face folder of Whisper, into which the "
+            "encoder is put back, but is neither."
         )
     if encoder.config.front_end != "log_mel" or is_int8(encoder):
         kind = "an int8" if is_int8(encoder) else f"a {encoder.config.family}"
-        raise UserError(f"Whisper's own fp32 encoder alone can be put back into {source.path}, but this is {kind} one.")
+        raise UserError(f"only Whisper's fp32 encoder can be put back into {source.path}, but this is {kind} one.")
     if encoder.config.time_reduction is not None:
-        raise UserError(f"Whisper's files cannot say a lower frame rate in the upper layers, and {source.path} is one.")
+        raise UserError(
+            f"{source.path}: must hold one frame rate for all layers, but this encoder's `time_reduction` lowers it."
+        )
     table = whisper.KEYS if of_openai else huggingface_whisper.KEYS
     state = whole(encoder).state_dict()
     ours = {theirs: state[mine].contiguous() for theirs, mine in table.keys(encoder.config).items()}
@@ -61,10 +63,10 @@ def put_back(path: str | Path, encoder: SpeechEncoder, original: str | Path) -> 
 
 
 def _replaced(weights: Mapping[Any, Any], ours: dict[str, Tensor], where: Path) -> dict[str, Tensor]:
-    """All weights of the original, the encoder's by ours.
+    """All weights of the original, with the encoder's replaced by ours.
 
     Raises:
-        UserError: it has other encoder weights, or of other shapes.
+        UserError: its encoder has other weights, or weights of other shapes.
     """
     first = next(theirs for theirs in ours if theirs.endswith("conv1.weight"))
     odd = next(
@@ -80,11 +82,11 @@ def _replaced(weights: Mapping[Any, Any], ours: dict[str, Tensor], where: Path) 
     theirs = {key.removeprefix(prefix) for key in weights if key.startswith(inside)}
     if theirs != ours.keys():
         name = min(theirs ^ ours.keys())
-        raise UserError(f"{where}: `{name}` must be both in it and in the encoder: they are of different sizes.")
+        raise UserError(f"{where}: `{name}` must be in both this file and the encoder: their sizes differ.")
     for name, value in ours.items():
         if weights[prefix + name].shape != value.shape:
             raise UserError(
                 f"{where}: `{name}` must have shape {tuple(value.shape)} for this encoder, but has "
-                f"{tuple(weights[prefix + name].shape)}. Give the model that the encoder was pruned from."
+                f"{tuple(weights[prefix + name].shape)}. Name the model that the encoder was pruned from."
             )
     return {**weights, **{prefix + name: value for name, value in ours.items()}}

@@ -1,1 +1,1 @@
-"""What the student is trained for."""
+"""Training objectives of the student."""

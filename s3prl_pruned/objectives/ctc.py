@@ -1,4 +1,4 @@
-"""CTC on characters (Graves et al. 2006): the alphabet, the head, the loss, greedy decoding and word errors."""
+"""CTC on characters (Graves et al. 2006): alphabet, head, loss, greedy decoding and word errors."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -13,12 +13,12 @@ from s3prl_pruned.data.corpus import ALPHABET
 
 BLANK = 0
 LETTERS = "".join(sorted(ALPHABET))
-"""Space, apostrophe and A to Z: LibriSpeech's transcripts."""
+"""Space, apostrophe and A to Z, as in LibriSpeech's transcripts."""
 
 
 @dataclass(frozen=True)
 class Characters:
-    """What can be written, each character once. Character i of the text is output i + 1; output 0 is the blank."""
+    """The characters of transcripts, each once. Character i of the text is output i + 1; output 0 is the blank."""
 
     text: str = LETTERS
 
@@ -28,24 +28,24 @@ class Characters:
 
     @classmethod
     def of(cls, transcripts: Mapping[str, str]) -> "Characters":
-        """Those that occur in transcripts by utterance."""
+        """All characters in some transcripts, a mapping from utterance to text."""
         return cls("".join(sorted(set().union(*transcripts.values()))))
 
     @property
     def num_outputs(self) -> int:
-        """Characters and the blank."""
+        """Number of outputs: characters and the blank."""
         return len(self.text) + 1
 
     def encode(self, transcript: str) -> list[int]:
-        """Outputs of a transcript; its characters must be known (`refuse_unknown`)."""
+        """Outputs of a transcript, all of whose characters must be known (`refuse_unknown`)."""
         return [self.text.index(character) + 1 for character in transcript]
 
     def decode(self, outputs: Sequence[int]) -> str:
-        """The transcript of outputs without blanks; spaces at its ends and double ones are dropped."""
+        """The transcript of outputs without blanks; leading, trailing and repeated spaces are removed."""
         return " ".join("".join(self.text[output - 1] for output in outputs).split())
 
     def refuse_unknown(self, transcripts: Mapping[str, str], *, where: str) -> None:
-        """Raise one UserError that lists every character of `transcripts` (by utterance) that cannot be written."""
+        """Raise one UserError that lists all characters of `transcripts` (by utterance) outside the alphabet."""
         unknown: dict[str, list[str]] = {}
         for utterance, transcript in transcripts.items():
             for character in set(transcript) - set(self.text):
@@ -54,18 +54,18 @@ class Characters:
             listed = "; ".join(f"{c!r} in {len(names)}, such as {names[0]}" for c, names in sorted(unknown.items()))
             raise UserError(
                 f"{where}: transcripts hold {len(unknown)} characters outside the vocabulary {self.text!r}: {listed}. "
-                "Normalise the transcripts, add the characters to `ctc.characters`, or set it to null: then it is what "
-                "the training transcripts hold."
+                "Normalise the transcripts, add the characters to `ctc.characters`, or set it to null to use the "
+                "characters of the training transcripts."
             )
 
 
 def frames_needed(outputs: Sequence[int]) -> int:
-    """The fewest frames that CTC can write `outputs` in: one each, and a blank between two equal neighbours."""
+    """Smallest number of frames for which CTC can output `outputs`: one each, and a blank between equal neighbours."""
     return len(outputs) + sum(a == b for a, b in itertools.pairwise(outputs))
 
 
 class CtcHead(nn.Module):
-    """Dropout and a linear map to the outputs: (B, T, D) -> (B, T, outputs) logits."""
+    """Dropout and a linear map: states (B, T, D) -> logits (B, T, outputs)."""
 
     def __init__(self, embed_dim: int, num_outputs: int, *, dropout: float = 0.0):
         super().__init__()
@@ -80,10 +80,10 @@ class CtcHead(nn.Module):
 
 
 def ctc_loss(logits: Tensor, frame_lengths: Tensor, targets: Tensor, target_lengths: Tensor) -> Tensor:
-    """Negative log-likelihood of the transcripts, summed over the batch: a scalar, fp32 under autocast too.
+    """Negative log-likelihood of the transcripts, summed over the batch: a scalar, in fp32 also under autocast.
 
-    Divided by the global batch's characters it is fairseq's loss; the caller divides, because only it knows the other
-    micro-batches and ranks.
+    Divided by the number of characters in the global batch, this is fairseq's loss. The caller divides, because only it
+    knows the other micro-batches and ranks.
 
     Args:
         logits: (B, T, outputs).
@@ -97,7 +97,7 @@ def ctc_loss(logits: Tensor, frame_lengths: Tensor, targets: Tensor, target_leng
 
 
 def greedy(logits: Tensor, frame_lengths: Tensor) -> list[list[int]]:
-    """The most probable output of each frame, repetitions merged, then blanks dropped.
+    """Most probable output of each frame; repetitions are merged, then blanks are dropped.
 
     Args:
         logits: (B, T, outputs).
@@ -110,14 +110,14 @@ def greedy(logits: Tensor, frame_lengths: Tensor) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class WordErrors:
-    """Substitutions, deletions and insertions of whole test sets, and the words that there should have been."""
+    """Substitutions, deletions and insertions over whole test sets, and the number of reference words."""
 
     edits: int = 0
     words: int = 0
 
     @classmethod
     def between(cls, hypothesis: str, reference: str) -> "WordErrors":
-        """Of one utterance; words are what spaces part."""
+        """Errors of one utterance; words are separated by spaces."""
         import editdistance
 
         words = reference.split()
@@ -128,7 +128,7 @@ class WordErrors:
 
     @property
     def rate(self) -> float:
-        """WER, a fraction; above 1 where there are many insertions.
+        """WER as a fraction; above 1 if there are many insertions.
 
         Raises:
             UserError: there are no reference words.

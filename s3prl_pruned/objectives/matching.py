@@ -1,4 +1,4 @@
-"""Which student layer learns from which teacher layer (Xia et al. 2022, CoFi; Wang et al. 2023, section 3.3)."""
+"""Pairing of student and teacher layers (Xia et al. 2022, CoFi; Wang et al. 2023, section 3.3)."""
 
 
 def teacher_layers(num_layers: int, num_pairs: int) -> list[int]:
@@ -7,9 +7,10 @@ def teacher_layers(num_layers: int, num_pairs: int) -> list[int]:
 
 
 def fixed_states(num_layers: int, num_pairs: int) -> list[int]:
-    """States of teacher and student that learn from each other where pairs are fixed (Peng et al. 2023, DPHuBERT).
+    """Numbers of the states that are paired between teacher and student with fixed pairs (Peng et al. 2023, DPHuBERT).
 
-    The first layer's input, the last layer's output, and evenly between, e.g. [0, 4, 8, 12] of 12; of one the last.
+    The first layer's input, the last layer's output, and evenly spread between them, e.g. [0, 4, 8, 12] of 12. For one
+    pair, the last.
     """
     if num_pairs == 1:
         return [num_layers]
@@ -19,16 +20,16 @@ def fixed_states(num_layers: int, num_pairs: int) -> list[int]:
 def match_layers(errors: list[list[float]], exists: list[bool]) -> list[tuple[int, int]]:
     """Pair teacher layers with student layers, from the deepest teacher layer to the shallowest.
 
-    Each takes the *existing* student layer below the last pick whose error is smallest; a teacher layer for which
-    none is left goes without. (CoFi's code judges existence by the attention alone and mixes two layer orders;
-    neither is followed.)
+    Each teacher layer is paired with the *existing* student layer below the previous pick that has the smallest error.
+    A teacher layer without any such layer is skipped. (CoFi's code decides by the attention alone whether a layer
+    exists, and mixes two orders of layers; we do neither.)
 
     Args:
         errors: `[teacher layer, ascending depth][student layer]`, mean squared errors over the global batch.
-        exists: per student layer, whether a head or an intermediate dimension of it lives under the step's masks.
+        exists: per student layer, whether a head or an intermediate dimension of it is kept by the step's masks.
 
     Returns:
-        (index into `errors`' rows, index into its columns), deepest first; empty when no layer is left.
+        (row of `errors`, column of `errors`), deepest first; empty if no layer exists.
     """
     pairs, below = [], len(exists)
     for teacher in reversed(range(len(errors))):

@@ -1,4 +1,4 @@
-"""Distillation through prediction heads: one trunk, whose last state predicts several of the teacher's layers."""
+"""Distillation through prediction heads: the last state of the student predicts several layers of the teacher."""
 
 import torch
 import torch.nn.functional as F
@@ -12,10 +12,10 @@ from s3prl_pruned.objectives.matching import teacher_layers
 class PredictionHeads(nn.Module):
     """DistilHuBERT's heads and loss (Chang et al. 2022, section 3 and eq. 1): L1 - log sigmoid(cosine), per frame.
 
-    The trunk's last state goes through one linear map to a hidden layer of D per target and GELU, both shared by the
-    heads, then through a linear map per target. The heads are for training only; no export holds them.
+    The student's last state goes through a linear map to D hidden units per target and GELU, both shared by the heads,
+    and then through one linear map per target. The heads are only used in training; exports do not contain them.
 
-    It takes the place of `LayerDistillation`: its pairs are fixed, (head, last state).
+    Replaces `LayerDistillation`, with fixed pairs (head, last state).
     """
 
     def __init__(self, *, num_layers: int, embed_dim: int, config: DistillConfig):
@@ -32,12 +32,12 @@ class PredictionHeads(nn.Module):
     def forward(
         self, student: list[Tensor], teacher: list[Tensor], valid: Tensor, pairs: list[tuple[int, int]]
     ) -> Tensor:
-        """Each head's loss, summed over frames (L1: the mean over D); the caller divides by the global batch's frames.
+        """Loss of each head, summed over frames (L1: mean over D); the caller divides by the global batch's frames.
 
         Args:
-            student: L + 1 states (B, T, D), of which the last is used.
+            student: L + 1 states (B, T, D); only the last is used.
             teacher: L + 1 states (B, T, D).
-            valid: (B, T) bool, True on frames that are not padding; on the CPU, so that no device waits for it.
+            valid: (B, T) bool, True on frames that are not padding; on the CPU, so that nothing waits for a GPU.
             pairs: `self.pairs`.
 
         Returns:

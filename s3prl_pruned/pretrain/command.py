@@ -1,4 +1,4 @@
-"""`python run_pretrain.py`: from options to a finished export. s3prl's letters keep s3prl's meaning."""
+"""`python run_pretrain.py`: from options to a finished export. s3prl's option letters keep their meaning."""
 
 import argparse
 import contextlib
@@ -49,16 +49,16 @@ def main(
     on_checkpoint: Callable[[Path], None] | None = None,
     on_finished: Callable[[Path], None] | None = None,
 ) -> Path | None:
-    """Train and export; returns the last run's folder, in the main process alone (None also after `--dry-run`).
+    """Train and export; returns the folder of the last run in the main process, else None (also after `--dry-run`).
 
     Args:
-        argv: command line; None is the process's own.
+        argv: command line; None takes that of the process.
         on_checkpoint: see `runner.train`.
-        on_finished: called with the folder of each run that is finished, in the main process.
+        on_finished: called in the main process with the folder of each finished run.
 
     Raises:
-        UserError: anything that the user can mend.
-        Interrupted: by a signal, after saving.
+        UserError: any error that the user can fix.
+        Interrupted: stopped by a signal, after saving.
     """
     args = parse_arguments(argv)
     args.command = typed("pretrain", *(sys.argv[1:] if argv is None else argv))
@@ -70,16 +70,16 @@ def main(
     if run.recipe == run.objective.default and distributed.is_main():
         small = "small teacher, small speech corpus, few steps"
         whole = whole_recipe(*args.upstream.split("_pruned_"))
-        print(f"recipe `{run.recipe}`: {small}. A whole one: --recipe {whole} --corpus /data/LibriSpeech", flush=True)
+        print(f"recipe `{run.recipe}`: {small}. Full size: --recipe {whole} --corpus /data/LibriSpeech", flush=True)
     try:
         if args.dry_run:
             _dry_run(run, args)
             if second is not None and distributed.is_main():
-                print(f"{second.folder}: the second stage was not tried, since its student is not there yet")
+                print(f"{second.folder}: the second stage was not checked, since its student does not exist yet")
             return None
         folder = None
         for each in filter(None, (run, second)):
-            distributed.from_main(lambda: None)  # no process reads the first run's export before it is there
+            distributed.from_main(lambda: None)  # all processes wait until the first run's export exists
             with contextlib.ExitStack() as held:
                 folder = _train_and_export(each, args, on_checkpoint, held)
             if folder is not None and on_finished is not None:
@@ -148,21 +148,21 @@ def _announce(run: Run, args: argparse.Namespace, expert: Expert, resume_from: P
 
 
 def _shared(processes: int, loop: LoopConfig, *, resumed: bool) -> str:
-    """What each of several processes takes of a step, in a line."""
+    """One line: the work of each of several processes in a step."""
     if resumed:
-        return f"{processes} processes, which share the global batch that the run was started with"
+        return f"{processes} processes, which share the global batch of the run"
     per_step = loop.micro_batches_per_step(processes)
     parts = parts_of_micro_batch(per_step, processes)
     own = f"{per_step * parts // processes} {'micro-batches' if parts == 1 else f'parts of {parts} of a micro-batch'}"
     if loop.scale_batch_with_processes:
         scale = f"the global batch is {processes} times the recipe's (runner.scale_batch_with_processes)"
     else:
-        scale = "the global batch is the recipe's (runner.scale_batch_with_processes=true: one for every process)"
+        scale = "the global batch is the recipe's (runner.scale_batch_with_processes=true multiplies it)"
     return f"{processes} processes, {own} each per step; {scale}"
 
 
 def _report(run: Run, device: str, *, finished_before: bool = False) -> Path:
-    """Print what came out, from the export's own files. A recogniser is tested first, unless it was."""
+    """Print the result of a run, from the files of its export. A recogniser is tested first, if it was not yet."""
     folder = run.folder / EXPORT
     encoder, provenance = load_encoder(folder)
     config, spec, dense = encoder.config, encoder.spec, CompactSpec.dense(encoder.config)
@@ -178,7 +178,7 @@ def _report(run: Run, device: str, *, finished_before: bool = False) -> Path:
     zeros = prunable_weights(config, spec) - weights_left(encoder)
     print(
         f"parameters: {before:,} -> {after:,}"
-        + f" ({after - zeros:,} not zero; nothing gets faster by that)" * bool(zeros)
+        + f" ({after - zeros:,} not zero; zeros do not make it faster)" * bool(zeros)
         + f"; MACs for {SECONDS_OF_MACS} s: {work[0]:.3f} G -> {work[1]:.3f} G"
     )
     for line in run.objective.test_lines(run.folder, folder, run.runner.pretrain_expert.datarc, device):

@@ -1,11 +1,11 @@
-"""Training steps that launch fewer kernels: under torch.compile, and with a teacher in half precision.
+"""Training steps with fewer kernel launches: through torch.compile, and with a teacher in half precision.
 
-Layers and CNNs of the encoders are compiled, each as a whole; the rest runs as it is written. Fused, a layer launches a
-few kernels where it launched a hundred.
+Each layer and each CNN of the encoders is compiled as a whole; the rest is not. Fused, a layer launches a few kernels
+instead of a hundred.
 
-A compiler fits its kernels to the shapes that it sees first. So that a run that goes on computes with the same kernels
-as one that was never interrupted, they are compiled either for each length by itself (`datarc.crop_lengths`), or for
-all lengths, by a warm-up with noise of one shape that depends on the recipe alone (`warm_up`).
+A compiler specialises its kernels to the shapes that it sees first. A resumed run must compute with the same kernels
+as one that was never interrupted. Therefore modules are compiled either for each length separately
+(`datarc.crop_lengths`), or for all lengths, by a warm-up with noise whose shape depends only on the recipe (`warm_up`).
 """
 
 from collections.abc import Callable, Iterator
@@ -19,16 +19,16 @@ from torch import Tensor, nn
 from s3prl_pruned.models.encoder import SpeechEncoder
 
 _MOST_VARIANTS = 64
-"""Of one module: teacher and student, masks with and without gradients, ragged layers, the lengths of
-`datarc.crop_lengths`. Beyond torch's own limit (8) a module would go on uncompiled in silence."""
+"""Compilations per module: teacher and student, masks with and without gradients, ragged layers, the lengths of
+`datarc.crop_lengths`. Beyond torch's default limit (8), a module would run uncompiled without a warning."""
 
 
 def compile_encoders(*encoders: SpeechEncoder, few_lengths: bool) -> None:
-    """Let the layers and the CNN of each be compiled when they are called. Masks, hooks and parameters stay theirs.
+    """Compile the layers and the CNN of each encoder at their first call. Masks, hooks and parameters keep working.
 
     Args:
-        encoders: in place.
-        few_lengths: kernels for each length by itself; else such as serve all lengths, which `warm_up` makes.
+        encoders: changed in place.
+        few_lengths: compile for each length separately; else kernels serve all lengths (see `warm_up`).
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_VARIANTS)
     for encoder in encoders:
@@ -39,12 +39,12 @@ def compile_encoders(*encoders: SpeechEncoder, few_lengths: bool) -> None:
 
 
 def _of_any_length(compiled: Callable[..., Tensor], *inputs: Tensor | None, **more: Any) -> Tensor:
-    """Call it so that it is compiled for any number of utterances and frames (or samples).
+    """Call a compiled forward pass so that it is compiled for any number of utterances and frames (or samples).
 
     Args:
-        compiled: the forward pass of a layer or of the CNN.
+        compiled: forward pass of a layer or of the CNN.
         inputs: (B, S); or (B, T, D), position bias (H, T, T) or None, padding (B, T) or None.
-        more: passed on.
+        more: further arguments, passed on.
     """
     for tensor, dims in zip(inputs, ((0, 1), (1, 2), (0, 1)), strict=False):
         if tensor is not None:
@@ -53,16 +53,16 @@ def _of_any_length(compiled: Callable[..., Tensor], *inputs: Tensor | None, **mo
 
 
 def warm_up(teacher: SpeechEncoder | None, student: SpeechEncoder, wavs: Tensor, *, shares_features: bool) -> None:
-    """Let the encoders be compiled by a pass there and back, which leaves nothing but kernels.
+    """Compile the encoders by a forward and backward pass that has no other effect.
 
     Args:
-        teacher: None where there is none.
-        student: with the masks that kernels are for; gets gradients, which the caller drops.
+        teacher: None without a teacher.
+        student: with masks of the kind to compile for; gets gradients, which the caller drops.
         wavs: (B, S), noise.
-        shares_features: whether the teacher's CNN is the student's too.
+        shares_features: whether the student uses the output of the teacher's CNN.
     """
     devices = [wavs.device] if wavs.is_cuda else []
-    with torch.random.fork_rng(devices):  # dropout draws in training what it would have drawn
+    with torch.random.fork_rng(devices):  # so that dropout draws the same numbers in training
         features = None
         if teacher is not None:
             with torch.no_grad():
@@ -73,13 +73,13 @@ def warm_up(teacher: SpeechEncoder | None, student: SpeechEncoder, wavs: Tensor,
 
 
 def round_weights(teacher: SpeechEncoder, precision: torch.dtype) -> None:
-    """Round a teacher's matrices and convolutions to half precision once, as autocast does at every use of them.
+    """Round a teacher's matrices and convolutions to half precision once, as autocast would at every use.
 
-    Norms, embeddings and the positional convolution, which are computed in fp32, are left as they are.
+    Norms, embeddings and the positional convolution are computed in fp32, and are not changed.
 
     Args:
-        teacher: in place; never trained and never saved.
-        precision: of the run.
+        teacher: changed in place; it is never trained or saved.
+        precision: half precision of the run.
     """
     for name, module in teacher.named_modules():
         if type(module) in (nn.Linear, nn.Conv1d) and not name.startswith("positional_convolution"):
@@ -88,6 +88,6 @@ def round_weights(teacher: SpeechEncoder, precision: torch.dtype) -> None:
 
 @contextmanager
 def uncompiled() -> Iterator[None]:
-    """Within it, what is compiled runs as written: for passes of other shapes and modes than training's."""
+    """Run compiled modules uncompiled within this context: for shapes and modes other than those of training."""
     with torch.compiler.set_stance("force_eager"):
         yield

@@ -1,4 +1,4 @@
-"""What `config_runner.yaml` may hold, and the recipe that it forms with `config_model.yaml`. Defaults: the paper's."""
+"""Configuration in `config_runner.yaml`, and the recipe of which it is a part. Defaults are those of the paper."""
 
 import os
 from dataclasses import dataclass, field
@@ -8,88 +8,90 @@ import torch
 from s3prl_pruned.config import UserError
 
 MOST_WORKERS = 8
-"""That read audio by default."""
+"""Largest default number of processes that read audio."""
 _STEPS_THAT_COMPILING_PAYS_FOR = 5_000
 
 
 @dataclass(kw_only=True)
 class LoopConfig:
-    """The training loop (`runner:`). s3prl's names."""
+    """The training loop (block `runner:`), with s3prl's names."""
 
     total_steps: int = 200_000
     """Optimiser steps (paper, section 4.2)."""
 
     gradient_clipping: float = 5.0
-    """Largest norm of the weights' gradient (DistilHuBERT). Gates and multipliers are not clipped."""
+    """Largest norm of the gradient of the weights (DistilHuBERT). Gates and multipliers are not clipped."""
 
     gradient_accumulate_steps: int = 1
-    """Micro-batches per optimiser step. The processes of `torchrun` share them: the losses are those of one process,
-    however many there are."""
+    """Micro-batches per optimiser step, shared by the processes of `torchrun`: the losses do not depend on the number
+    of processes."""
 
     scale_batch_with_processes: bool = False
-    """True: every process takes `gradient_accumulate_steps` micro-batches of its own, so that the global batch is as
-    many times the recipe's as there are processes. The learning rate is the recipe's in any case."""
+    """True: every process takes `gradient_accumulate_steps` micro-batches, so that the global batch is larger by the
+    number of processes. The learning rate does not change."""
 
     log_step: int = 50
-    """Steps between two lines of `log.jsonl` and TensorBoard."""
+    """Steps between lines of `log.jsonl` and TensorBoard."""
 
     save_step: int = 10_000
-    """Steps between two checkpoints."""
+    """Steps between checkpoints."""
 
     max_keep: int = 10
-    """Checkpoints kept."""
+    """Number of checkpoints to keep."""
 
     fp16: bool = True
-    """Mixed precision on CUDA (DistilHuBERT); a CPU computes in fp32. Gates and losses are fp32 anywhere."""
+    """Mixed precision on CUDA (DistilHuBERT); a CPU computes in fp32. Gates and losses are always fp32."""
 
     bf16: bool = False
-    """bfloat16 in place of `fp16`, on any device: no loss scale, no overflow."""
+    """bfloat16 instead of `fp16`, on any device: no loss scale, no overflow."""
 
     gradient_checkpointing: bool = False
-    """Keep the inputs of the CNN and of each layer only, and compute them again in the backward pass: less memory, more
-    time, the same losses."""
+    """Keep only the inputs of the CNN and of each layer, and compute the rest again in the backward pass: less memory,
+    more time, the same losses."""
 
     max_seconds_at_once: float | None = None
-    """Seconds of audio that a pass may hold. A longer micro-batch is computed in parts of whole utterances whose losses
-    add up: the same audio, masks, pairs and losses in less memory (dropout draws other numbers). null: no bound."""
+    """Largest number of seconds of audio in one pass. A longer micro-batch is computed in parts of whole utterances,
+    and their losses are added: same audio, masks, pairs and losses with less memory (dropout differs). null: no
+    limit."""
 
     compile: bool | None = field(default=None, metadata={"before": False})
-    """Whether torch.compile makes the layers and CNNs of both encoders faster (null: on CUDA, in runs of at least 5,000
-    steps: compiling takes minutes before the first step, which the bar names; a step of 24 x 15.6 s in bf16 took 179 ms
-    in place of 248 on an H200). The same kernels serve every length,
-    unless `datarc.crop_lengths` says that there are few. Dropout draws other numbers than without; losses are the same
-    to rounding. Evaluation is not compiled."""
+    """Compile layers and CNNs of both encoders with torch.compile. null: on CUDA, for runs of at least 5,000 steps,
+    since compiling takes minutes before the first step (the progress bar says so); a step of 24 x 15.6 s in bf16 took
+    179 ms instead of 248 on an H200. The same kernels are used for every length, unless `datarc.crop_lengths` limits
+    the number of lengths. Dropout draws other numbers than without compiling; losses are the same to rounding.
+    Evaluation is not compiled."""
 
     tf32: bool = False
-    """Whether CUDA rounds the factors of matrix products and convolutions in fp32 to 10 bits of mantissa (TF32), which
-    is faster: those of the losses and the positional convolution, and with neither `fp16` nor `bf16` all of them."""
+    """Allow TF32 on CUDA: factors of fp32 matrix products and convolutions are rounded to 10 bits of mantissa, which is
+    faster. This affects the losses and the positional convolution, and everything without `fp16` and `bf16`."""
 
     max_bad_steps: int = 10
-    """Steps of a run whose loss or gradient may be NaN or infinite. Such a step is skipped, named and counted; one more
-    stops the run. (An fp16 gradient that overflows while the loss scale can still fall is not counted.)"""
+    """Number of steps in a run whose loss or gradient may be NaN or infinite. Such a step is skipped, reported and
+    counted; one more stops the run. (An fp16 gradient that overflows while the loss scale can still fall is not
+    counted.)"""
 
     process_timeout: float = 600.0
-    """Seconds that the processes of `torchrun` wait for one that does not answer before they stop with an error. One
-    that ended is noticed at once."""
+    """Seconds that the processes of `torchrun` wait for another one before they stop with an error. A process that
+    ended is noticed at once."""
 
     def micro_batches_per_step(self, processes: int) -> int:
-        """Micro-batches of an optimiser step, over all processes."""
+        """Micro-batches per optimiser step, summed over all processes."""
         return self.gradient_accumulate_steps * (processes if self.scale_batch_with_processes else 1)
 
     def compiles(self, device: str) -> bool:
-        """Whether steps are compiled on `cpu` or `cuda`."""
+        """Whether layers are compiled on the device `cpu` or `cuda`."""
         if self.compile is None:
             return device == "cuda" and self.total_steps >= _STEPS_THAT_COMPILING_PAYS_FOR
         return self.compile
 
     def precision(self, device: str) -> torch.dtype:
-        """What the encoders compute in on `cpu` or `cuda`."""
+        """Precision of the encoders on the device `cpu` or `cuda`."""
         if self.bf16:
             return torch.bfloat16
         return torch.float16 if self.fp16 and device == "cuda" else torch.float32
 
     def validate(self) -> None:
-        """Raise UserError where a value is out of its range."""
+        """Raise UserError if a value is out of its range."""
         for name in ("total_steps", "gradient_accumulate_steps", "log_step", "save_step", "max_keep"):
             if getattr(self, name) < 1:
                 raise UserError(f"`{name}` must be at least 1, but is {getattr(self, name)}.")
@@ -105,7 +107,7 @@ class LoopConfig:
 
 @dataclass(kw_only=True)
 class OptimizerConfig:
-    """AdamW for the weights, and for what holds the sparsity (`optimizer:`)."""
+    """AdamW for the weights, and optimisers for gates and multipliers (block `optimizer:`)."""
 
     lr: float = 2e-4
     """Peak learning rate of the weights (paper, section 4.2)."""
@@ -114,13 +116,13 @@ class OptimizerConfig:
     """Share of the steps over which `lr` rises from 0; it then falls linearly to 0 (paper, section 4.2)."""
 
     betas: tuple[float, float] = (0.9, 0.98)
-    """AdamW's, for the weights (DistilHuBERT)."""
+    """AdamW's betas, for the weights (DistilHuBERT)."""
 
     eps: float = 1e-6
-    """AdamW's, for the weights (DistilHuBERT)."""
+    """AdamW's epsilon, for the weights (DistilHuBERT)."""
 
     weight_decay: float = 1e-6
-    """AdamW's, for the weights; never for gates or multipliers (DistilHuBERT)."""
+    """AdamW's weight decay, for the weights; never for gates or multipliers (DistilHuBERT)."""
 
     gate_lr: float = 0.02
     """Constant learning rate of log_alpha. Not in the paper; CoFi 0.01 to 0.1, DPHuBERT 0.02."""
@@ -129,7 +131,7 @@ class OptimizerConfig:
     """Constant learning rate of the Lagrangian's multipliers. Not in the paper; CoFi 0.01, DPHuBERT 0.02."""
 
     def validate(self) -> None:
-        """Raise UserError where a value is out of its range."""
+        """Raise UserError if a value is out of its range."""
         for name in ("lr", "gate_lr", "multiplier_lr"):
             if getattr(self, name) <= 0:
                 raise UserError(f"`{name}` must be positive, but is {getattr(self, name)}.")
@@ -137,7 +139,7 @@ class OptimizerConfig:
             raise UserError(f"`warmup_proportion` must be in [0, 1), but is {self.warmup_proportion}.")
 
     def lr_factor(self, step: int, total_steps: int) -> float:
-        """Factor on `lr` at optimiser step `step` (1-based): linear up, then linear down to 0 after the last."""
+        """Factor on `lr` at optimiser step `step` (1-based): linear warm-up, then linear decay to 0."""
         warmup = self.warmup_proportion * total_steps
         if step < warmup:
             return step / warmup
@@ -149,59 +151,58 @@ class DataConfig:
     """Speech to train on (`pretrain_expert: datarc:`)."""
 
     corpus: str | None = None
-    """Folder of audio, in LibriSpeech's layout or any other; a manifest of `tools/prepare_data.py`; s3prl's
-    `len_for_bucket` CSVs; a lhotse CutSet or Shar folder; null is the embedded speech. `--corpus` sets it."""
+    """Folder of audio, in LibriSpeech's layout or any other; manifest of `tools/prepare_data.py`; s3prl's
+    `len_for_bucket` CSVs; lhotse CutSet or Shar folder; null is the embedded speech. `--corpus` sets it."""
 
     libri_root: str | None = None
     """Folder that relative paths in CSVs and lhotse manifests start from (s3prl's name)."""
 
     sets: tuple[str, ...] | None = None
-    """Sub-folders (or CSVs) to take, such as [train-clean-100, train-clean-360, train-other-500]; null is
-    everything."""
+    """Sub-folders (or CSVs) to use, such as [train-clean-100, train-clean-360, train-other-500]; null uses all."""
 
     train_batch_size: int = 24
     """Utterances per micro-batch (DistilHuBERT)."""
 
     max_batch_seconds: float | None = None
-    """Bounds a micro-batch by its seconds of audio in place of `train_batch_size`: short utterances stand in large
-    batches, and no batch needs more memory than another."""
+    """Limit on the seconds of audio in a micro-batch, used instead of `train_batch_size`: short utterances form larger
+    batches, and all batches need about the same memory."""
 
     max_seconds: float = 15.6
-    """Longer utterances are cropped at random to this (DistilHuBERT)."""
+    """Longer utterances are cropped at random to this length in seconds (DistilHuBERT)."""
 
     min_seconds: float = 1.0
-    """Shorter utterances are left out: batches are cropped, never padded (`data/batches.py` says why)."""
+    """Shorter utterances (in seconds) are left out: batches are cropped, never padded (see `data/batches.py`)."""
 
     crop_lengths: int | None = None
-    """How many lengths batches may have: the equal steps up to `max_seconds`. A batch is cut to the longest of them
-    that its shortest utterance fills, so that compiled steps (`runner.compile`) have kernels for each length by itself.
-    What is cut off is lost in this epoch: half a step of each utterance on average, 0.5 s with 16 lengths up to 15.6 s,
-    4 % of LibriSpeech's 12.3 s; crops begin at random places, so that another epoch hears it. null: batches have the
-    length of their shortest, and compiled kernels serve all lengths."""
+    """Number of different lengths of batches: equal steps up to `max_seconds`. A batch is cut to the longest of these
+    lengths that its shortest utterance fills, so that compiled steps (`runner.compile`) have kernels for each length.
+    The rest of an utterance is not used in this epoch: half a step on average, 0.5 s with 16 lengths up to 15.6 s,
+    which is 4 % of LibriSpeech's mean length of 12.3 s. Crops begin at random places, so that other epochs use it.
+    null: batches are as long as their shortest utterance, and compiled kernels are for all lengths."""
 
     held_out: int = field(default=32, metadata={"before": 0})
-    """Utterances, evenly spread over the corpus, that are never trained on (at most one in twenty): at every
-    checkpoint they give the loss of the model as it would be exported."""
+    """Number of utterances, evenly spread over the corpus, that are not trained on (at most one in twenty). At every
+    checkpoint, the loss of the model as it would be exported is computed on them."""
 
     num_workers: int | None = None
-    """Processes that read audio ahead; 0 reads in the training process. null: by the machine, one for each of its cores
-    but one, shared by the processes that train on it, up to 8."""
+    """Processes that read audio ahead; 0 reads in the training process. null: cores of the machine minus one, shared by
+    the training processes on it, at most 8."""
 
     def workers(self) -> int:
-        """`num_workers`, or what this machine has."""
+        """`num_workers`, or the default for this machine."""
         if self.num_workers is not None:
             return self.num_workers
         cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         return min(MOST_WORKERS, max(0, cores - 1))
 
     def batch_size_in_words(self) -> str:
-        """What bounds a micro-batch, with its key."""
+        """Limit on the size of a micro-batch in words, with its key."""
         if self.max_batch_seconds is not None:
             return f"`datarc.max_batch_seconds` = {self.max_batch_seconds} s of audio"
         return f"`datarc.train_batch_size` = {self.train_batch_size} utterances"
 
     def validate(self) -> None:
-        """Raise UserError where a value is out of its range."""
+        """Raise UserError if a value is out of its range."""
         if self.train_batch_size < 1:
             raise UserError(f"`train_batch_size` must be at least 1, but is {self.train_batch_size}.")
         if self.crop_lengths is not None and self.crop_lengths < 1:
@@ -216,16 +217,16 @@ class ExpertConfig:
     """s3prl's `pretrain_expert:` block."""
 
     datarc: DataConfig = field(default_factory=DataConfig)
-    """The data."""
+    """The speech to train on."""
 
 
 @dataclass(kw_only=True)
 class RunnerConfig:
-    """The whole of `config_runner.yaml`."""
+    """All of `config_runner.yaml`."""
 
     runner: LoopConfig = field(default_factory=LoopConfig)
     """The training loop."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    """The optimisers."""
+    """Settings of the optimisers."""
     pretrain_expert: ExpertConfig = field(default_factory=ExpertConfig)
-    """The data."""
+    """The speech to train on."""

@@ -1,4 +1,4 @@
-"""Any model of this project or of a public format into any other: what `tools/export.py` and its neighbour do."""
+"""Convert models of this project or of public formats into each other, for `tools/export.py` and `tools/convert.py`."""
 
 from pathlib import Path
 
@@ -25,26 +25,26 @@ def convert(
     subnet: str | None = None,
     int8: bool = False,
 ) -> str:
-    """Load a model and write it in another format, with a bar of the bytes written where that takes over a second.
+    """Load a model and write it in another format, with a progress bar if writing takes more than a second.
 
     Args:
-        source: as `load_source`.
+        source: as in `load_source`.
         path: the new file or folder; must not exist.
-        target: the name of a format that is written (`formats.registry`).
-        shape: as `load_source`.
-        subnet: as `load_source`.
-        int8: quantise for inference on a CPU first (`models.accelerate.int8`); this project's folder only.
+        target: name of the format to write (`formats.registry`).
+        shape: as in `load_source`.
+        subnet: as in `load_source`.
+        int8: quantise for inference on a CPU first (`models.accelerate.int8`); for this project's folder only.
 
     Returns:
-        What was written: "hubert, 94,371,712 parameters".
+        A description of the result, such as "hubert, 94,371,712 parameters".
 
     Raises:
-        UserError: as `load_source` and `registry.write`, or an int8 encoder is asked for in another format.
+        UserError: as in `load_source` and `registry.write`, or int8 is requested for another format.
     """
     fmt = writable(target)
     loaded = load_source(source, shape=shape, subnet=subnet)
     encoder, provenance = loaded.encoder, loaded.provenance
-    del loaded  # the encoder's memory may be given back below
+    del loaded  # so that the memory of the encoder can be freed below
     if int8 or is_int8(encoder):
         check_int8(fmt)
     about = f"{encoder.config.family}, {encoder.num_parameters():,} parameters"
@@ -56,7 +56,7 @@ def convert(
         if target == "onnx":
             with onnx.Draft(path) as draft:
                 draft.write(encoder, progress=bar.update, provenance=provenance)
-                del encoder  # its memory is needed for checking the file
+                del encoder  # the check of the file needs its memory
                 draft.finish()
         else:
             write(path, target, encoder, provenance, progress=bar.update, files=head_files(source))
@@ -64,18 +64,18 @@ def convert(
 
 
 def put_into_whisper(source: str | Path, path: str | Path, original: str | Path) -> str:
-    """Write a copy of a whole Whisper with this encoder in it (`formats.whole_whisper`).
+    """Write a copy of a whole Whisper model with this encoder in it (`formats.whole_whisper`).
 
     Args:
-        source: as `load_source`.
+        source: as in `load_source`.
         path: the new file or folder; must not exist.
-        original: OpenAI's file, or Hugging Face's folder.
+        original: OpenAI's file, or a folder of Hugging Face.
 
     Returns:
-        What was written, as of `convert`.
+        A description of the result, as in `convert`.
 
     Raises:
-        UserError: as `load_source` and `whole_whisper.put_back`.
+        UserError: as in `load_source` and `whole_whisper.put_back`.
     """
     encoder = load_source(source).encoder
     whole_whisper.put_back(path, encoder, original)
@@ -83,7 +83,7 @@ def put_into_whisper(source: str | Path, path: str | Path, original: str | Path)
 
 
 def _quantised(encoder: SpeechEncoder) -> tuple[SpeechEncoder, float]:
-    """The int8 encoder and its error: norm of the difference over norm, worst hidden state, on `probe`'s noise."""
+    """The int8 encoder and its error on `probe`'s noise: norm of the difference / norm, largest over hidden states."""
     small, (wavs, lengths) = quantize_int8(encoder), probe()
     with torch.no_grad():
         found = small.states(small.encode_raw(wavs, lengths))
@@ -95,12 +95,12 @@ def load_source(path: str | Path, *, shape: str | None = None, subnet: str | Non
     """Load a model to convert.
 
     Args:
-        path: a training checkpoint (`states-*.ckpt`: its masks are cut), or anything that `formats.registry` reads.
-        shape: the public model whose shape a torchaudio state dict has, such as `hubert_base`.
-        subnet: of a LightHuBERT supernet, which of its models is meant.
+        path: a training checkpoint (`states-*.ckpt`, whose masks are cut), or any model that `formats.registry` reads.
+        shape: for a torchaudio state dict, the public model that has its shape, such as `hubert_base`.
+        subnet: for a LightHuBERT supernet, the subnet to load.
 
     Raises:
-        UserError: no such model, or a damaged one.
+        UserError: there is no such model, or it is damaged.
     """
     expected = families.named(shape) if shape else None
     return read(path, shape=expected, int8=True, subnet=subnet, also=(CUT,))

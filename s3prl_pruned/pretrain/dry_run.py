@@ -1,4 +1,4 @@
-"""`run_pretrain.py --dry-run`: everything that could stop a long run, looked at before it starts. Writes nothing."""
+"""`run_pretrain.py --dry-run`: check everything that could stop a long run, before it starts. Writes nothing."""
 
 import shutil
 import statistics
@@ -21,40 +21,39 @@ PAPER_STEPS = 200_000
 
 @dataclass(frozen=True)
 class DryRun:
-    """What was found."""
+    """Results of a dry run."""
 
     seconds_per_step: float
-    """Median of the timed steps, the first one left out."""
+    """Median time of a step in seconds, without the first one."""
     audio_seconds_per_second: float
     memory_gib: float
-    """Peak, of this process, the run's largest batch among its steps."""
+    """Peak memory of this process in GiB, including a step with the largest batch of the run."""
     largest_batch: Batch
-    """That batch."""
+    """Size of that batch."""
     expected: Memory
-    """What the formula says of a step with it on a GPU."""
+    """Memory of such a step on a GPU, by the formula of `memory.py`."""
     checkpoint_gib: float
-    """One checkpoint of the run."""
+    """Size of one checkpoint in GiB."""
     free_gib: float
-    """On the disk of the run's folder."""
+    """Free space in GiB on the disk of the run's folder."""
     losses: list[float]
-    """Of each step."""
+    """Loss of each step."""
 
 
 def dry_run(expert: Expert, config: RunnerConfig, folder: Path, *, seed: int, steps: int = 4) -> DryRun:
-    """Look for every audio file, measure a checkpoint against the disk's space, and take a few real steps.
+    """Check that all audio files exist, compare checkpoints with the free disk space, and take a few real steps.
 
-    After the run's first steps, one of nothing but its largest batch: a run that has the memory for it will not run out
-    of memory later.
+    After the first steps, one more step uses only the run's largest batch: if that fits into memory, all steps will.
 
     Args:
         expert: an `UpstreamPretrainExpert`; its weights change.
-        config: the runner's.
-        folder: of the run; may not exist, and is not made.
-        seed: of dropout.
-        steps: of the run to take; the first is not timed.
+        config: configuration of the runner.
+        folder: folder of the run; may not exist, and is not created.
+        seed: seed of dropout.
+        steps: number of steps to take; the first is not timed.
 
     Raises:
-        UserError: audio is missing, the disk too small for the checkpoints kept, or anything of `Trainer.advance`.
+        UserError: audio is missing, the disk is too small for the kept checkpoints, or as in `Trainer.advance`.
     """
     refuse_missing_files(expert.batches.utterances, where="the training corpus", look_at=0)
     expert.rehearsal = True
@@ -62,21 +61,21 @@ def dry_run(expert: Expert, config: RunnerConfig, folder: Path, *, seed: int, st
     batches, seconds, audio, losses = trainer.batches(), [], [], []
     for _ in range(min(steps, config.runner.total_steps)):
         began = time.perf_counter()
-        records = trainer.advance(next(batches))  # ends by reading its loss, also on a GPU
+        records = trainer.advance(next(batches))  # waits for its loss, also on a GPU
         seconds.append(time.perf_counter() - began)
         audio.append(records["audio_seconds"])
         losses.append(records[expert.loss_name])
     largest = _largest_batch(expert, trainer)
-    trainer.step = min(trainer.step, config.runner.total_steps - 1)  # the schedules end with the run
+    trainer.step = min(trainer.step, config.runner.total_steps - 1)  # schedules end with the run
     peak = trainer.advance([largest] * config.runner.gradient_accumulate_steps)["memory_gib"]
     timed = slice(1, None) if len(seconds) > 1 else slice(None)
     checkpoint = trainer.size_of_checkpoint() / 2**30
     free = shutil.disk_usage(_existing(folder)).free / 2**30
-    needed = checkpoint * (config.runner.max_keep + 1)  # the newest is written before the oldest goes
+    needed = checkpoint * (config.runner.max_keep + 1)  # the newest is written before the oldest is deleted
     if distributed.is_main() and needed > free:
         raise UserError(
             f"{folder}: `runner.max_keep` = {config.runner.max_keep} checkpoints of {checkpoint:.2f} GiB and one being "
-            f"written need {needed:.2f} GiB, and {free:.2f} GiB are free. Free space, lower `runner.max_keep`, or "
+            f"written need {needed:.2f} GiB, but only {free:.2f} GiB are free. Free space, lower `runner.max_keep`, or "
             "choose another folder with -p."
         )
     return DryRun(
@@ -92,7 +91,7 @@ def dry_run(expert: Expert, config: RunnerConfig, folder: Path, *, seed: int, st
 
 
 def describe(found: DryRun, config: RunnerConfig, device: str) -> str:
-    """A few lines for the screen."""
+    """The results as lines for the screen."""
     loop = config.runner
     batch, precision = found.largest_batch, str(loop.precision("cuda")).removeprefix("torch.")
     hours = found.seconds_per_step * loop.total_steps / 3600
@@ -100,9 +99,9 @@ def describe(found: DryRun, config: RunnerConfig, device: str) -> str:
     return "\n".join(
         [
             f"first losses: {', '.join(f'{loss:.4g}' for loss in found.losses)}",
-            f"memory: {found.memory_gib:.2f} GiB at most on {device}, per process, with the run's largest batch of "
+            f"memory: {found.memory_gib:.2f} GiB at most on {device}, per process, with the largest batch of the run, "
             f"{batch.utterances} x {batch.seconds:.2f} s",
-            f"memory of a GPU for that batch, by a formula, in {precision}: {found.expected.in_words()}",
+            f"estimated GPU memory for that batch, in {precision}: {found.expected.in_words()}",
             f"disk: {found.checkpoint_gib:.2f} GiB a checkpoint, {loop.max_keep} kept; {found.free_gib:.1f} GiB free",
             f"speed on {device}: {found.seconds_per_step:.3g} s a step, "
             f"{found.audio_seconds_per_second:.3g} s of audio a second",
@@ -114,7 +113,7 @@ def describe(found: DryRun, config: RunnerConfig, device: str) -> str:
 
 
 def _largest_batch(expert: Expert, trainer: Trainer) -> tuple[torch.Tensor, ...]:
-    """The one that takes the most memory of all that the run will see."""
+    """The batch of the run that takes the most memory."""
     numbers = range(trainer.per_step * trainer.loop.total_steps)
     setting = setting_of(expert, trainer.loop)
 

@@ -1,11 +1,11 @@
-"""What the experts of all objectives share: masks, batches, checkpoints, and the record of a teacher.
+"""Base of the experts of all objectives: masks, batches, checkpoints, and the record of the teacher.
 
 One optimiser step, as `pretrain/trainer.py` drives it:
 
-    begin_step            the pruner's masks into the student; what the step's loss is divided by
+    begin_step            put the pruner's masks into the student; determine the divisor of the step's loss
     forward               per micro-batch: the loss
-    end_backward          what the sparsity costs; the masks' gradient back to what they were made of
-    on_before_zero_grad   after the optimisers' step: the gates within their limits, the masks out of the student
+    end_backward          penalty of the sparsity; pass the gradient of the masks back to the gates
+    on_before_zero_grad   after the optimiser step: clamp the gates, and remove the masks from the student
 """
 
 from collections.abc import Iterable
@@ -35,30 +35,30 @@ from s3prl_pruned.sparsity.counts import macs, parameters
 
 T = TypeVar("T")
 SECONDS_OF_MACS = 5
-"""Length of the utterance whose multiply-accumulates are said."""
+"""Length in seconds of the utterance for which multiply-accumulates are reported."""
 
 
 class Trained(nn.Module):
-    """Base of what an expert trains: the student with its pruner, and whatever else the objective has."""
+    """Base of the module that an expert trains: the student with its pruner, and further parts of the objective."""
 
     student: SpeechEncoder
     pruner: Pruner
     gates: nn.Module
-    """The pruner's."""
+    """Gates of the pruner."""
     lagrangian: nn.Module
     """The pruner's multipliers."""
 
 
 class Expert(nn.Module):
-    """Base of every `UpstreamPretrainExpert`.
+    """Base class of every `UpstreamPretrainExpert`.
 
-    Subclasses set all attributes but `rehearsal`, name their loss, and write `begin_step`, `forward` and `log_records`.
+    Subclasses set all attributes but `rehearsal`, name their loss, and define `begin_step`, `forward`, `log_records`.
     """
 
     loss_name: str
-    """Of the records: what the screen shows, and what must be finite."""
+    """Key of the loss in the records: shown on the screen, and checked to be finite."""
     objective: str | None = None
-    """`Objective` of a checkpoint; None for distillation."""
+    """Entry `Objective` of a checkpoint; None for distillation."""
     model: Trained
     device: torch.device
     seed: int
@@ -69,36 +69,36 @@ class Expert(nn.Module):
     """`speech_digest` of the corpus."""
     loaded_teacher: Teacher
     rehearsal = False
-    """Set by a dry run: no pass over much data."""
+    """Set by a dry run: no pass over a large part of the data."""
     _step: Step
     _draw: MaskDraw
 
     def begin_step(self, step: int, total_steps: int, batches: list[Any]) -> None:
-        """Put the masks of optimiser step `step` (1-based) into the student; see what its loss is divided by."""
+        """Put the masks of optimiser step `step` (1-based) into the student, and determine the divisor of its loss."""
         raise NotImplementedError
 
     def log_records(self, records: dict[str, Any]) -> dict[str, Any]:
-        """What is written every `log_step`: the records of the step, and more."""
+        """Entries that are logged every `log_step`: the records of the step, and more."""
         raise NotImplementedError
 
     @property
     def pruner(self) -> Pruner:
-        """What prunes the student."""
+        """The pruner of the student."""
         return self.model.pruner
 
     @property
     def target_sparsity(self) -> float:
-        """What the run is to reach."""
+        """Target sparsity of the run."""
         return self.pruner.target_sparsity
 
     @property
     def aim(self) -> str:
-        """What the run is to reach, in words."""
+        """Target of the run, in words."""
         return self.pruner.aim
 
     @property
     def adds_to_gradients(self) -> bool:
-        """Whether `end_backward` adds to the weights' gradients in this step."""
+        """Whether `end_backward` adds to the gradients of weights in this step."""
         return self._draw.depends_on_weights
 
     @property
@@ -107,21 +107,21 @@ class Expert(nn.Module):
         return self._draw.masks.flat.requires_grad
 
     def drop_mask_gradients(self) -> None:
-        """Of a pass that was none of the step's."""
+        """Drop gradients of masks from a pass that does not belong to the step."""
         self._draw.masks.flat.grad = None
 
     def fill_masks(self, step: int, total_steps: int, losses: Losses | None = None) -> None:
-        """Draw the masks of optimiser step `step` (1-based), the same on every rank, for all its micro-batches."""
+        """Draw the masks of optimiser step `step` (1-based), the same on all ranks and for all its micro-batches."""
         self._step = Step(step, total_steps)
         self._draw = self.pruner.draw(self._step, losses)
         self._draw.fill(self.model.student)
 
     def end_backward(self, records: dict[str, float | Tensor], *, loss_scale: Tensor | float = 1.0) -> None:
-        """After all micro-batches' backward passes: the gradients of gates and multipliers.
+        """Compute the gradients of gates and multipliers, after the backward passes of all micro-batches.
 
         Args:
-            records: terms are added under their names; scalars of the device, which are read later.
-            loss_scale: what the loss was multiplied with, a number or a scalar.
+            records: gets terms by name, as scalars on the device, which are read later.
+            loss_scale: factor on the loss, a number or a scalar tensor.
         """
         penalty = self.pruner.penalty(self._step, self._draw)
         if penalty.value is not None and penalty.value.requires_grad:
@@ -131,21 +131,21 @@ class Expert(nn.Module):
         records.update(penalty.records)
 
     def on_before_zero_grad(self) -> None:
-        """After the optimisers' step."""
+        """Clamp the gates and remove the masks; called after the optimiser step."""
         self.pruner.clamp()
         self._draw.empty(self.model.student)
 
     def judge(self, draw: MaskDraw) -> dict[str, float]:
-        """How good the student is with `draw` in its slots: one of `logging.JUDGED_BY`, or nothing."""
+        """Quality of the student with `draw` in its slots: one of `logging.JUDGED_BY`, or nothing."""
         raise NotImplementedError
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """What an export of the model as it stands would be.
+        """Evaluate the model as it would be exported now.
 
         Returns:
-            `judge`'s, `export_sparsity`, `export_parameters`, `export_macs` (for `SECONDS_OF_MACS`), `inert_share`, and
-            `on_target`: whether what is left is what the run is to reach.
+            Results of `judge`, `export_sparsity`, `export_parameters`, `export_macs` (for `SECONDS_OF_MACS`),
+            `inert_share`, and `on_target`: whether the kept structure meets the target of the run.
         """
         student, final = self.model.student, self.final_masks()
         missed = abs(final.reached - self.target_sparsity)
@@ -165,11 +165,11 @@ class Expert(nn.Module):
         }
 
     def final_masks(self) -> FinalMasks:
-        """The deterministic masks as things stand."""
+        """The final masks for the current state of training."""
         return self.pruner.final_masks()
 
     def add_state_to_save(self, all_states: dict[str, Any]) -> dict[str, Any]:
-        """s3prl's interface. The teacher is not saved; `Upstream_Config` says which it was."""
+        """s3prl's interface. The teacher is not saved; `Upstream_Config` names it."""
         if self.objective is not None:
             all_states["Objective"] = self.objective
         all_states.update(self.pruner.state())
@@ -182,7 +182,7 @@ class Expert(nn.Module):
         self.pruner.load_state(all_states)
 
     def get_train_dataloader(self, numbers: Iterable[int | Share] | None = None) -> Reader:
-        """The run's micro-batches with these numbers, or parts of them, in this order (without numbers: one epoch)."""
+        """The run's micro-batches with these numbers (or parts of them), in this order; without numbers, one epoch."""
         return Reader(
             self.batches,
             range(len(self.batches)) if numbers is None else numbers,
@@ -191,28 +191,28 @@ class Expert(nn.Module):
         )
 
     def teacher_record(self) -> dict[str, str | None]:
-        """What a checkpoint says of the teacher."""
+        """Entries of a checkpoint about the teacher."""
         teacher = self.loaded_teacher
         return {"name": teacher.name, "sha256": teacher.sha256, "note": teacher.note}
 
 
 def add_records(records: dict[str, float | Tensor], terms: Iterable[tuple[str, Tensor]]) -> None:
-    """Add a micro-batch's terms to the step's, by name: scalars without a graph, which stay where they are."""
+    """Add terms of a micro-batch to the records of the step, by name: detached scalars, which stay on their device."""
     for name, value in terms:
         records[name] = precise(records[name]) + value if name in records else value
 
 
 def checkpoint_activations(student: SpeechEncoder) -> None:
-    """Let it keep only the CNN's and the layers' inputs for the backward pass, and compute both again there."""
+    """Keep only the inputs of the CNN and of the layers for the backward pass, and compute the rest again there."""
     student.feature_extractor.keeps_activations = False
     for layer in student.layers:
         if layer.attention is not None:
-            layer.attention.keeps_bias = True  # of one layer at a time
+            layer.attention.keeps_bias = True  # for one layer at a time
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]  # wraps it
 
 
 def model_config(source: T | dict[str, Any] | str | Path, kind: type[T]) -> T:
-    """A `kind`, from itself, its dict, or the path of a `config_model.yaml`."""
+    """A configuration of type `kind`, from an instance, its dict, or the path of a `config_model.yaml`."""
     if isinstance(source, kind):
         return source
     if isinstance(source, dict):

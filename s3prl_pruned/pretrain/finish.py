@@ -1,4 +1,4 @@
-"""From a trained student, or any of its checkpoints, to an exported encoder that is proven equal to it."""
+"""From a trained student, or any of its checkpoints, to an exported encoder that is checked to be equal to it."""
 
 import datetime
 from pathlib import Path
@@ -19,16 +19,16 @@ from s3prl_pruned.pretrain.objectives import OBJECTIVES
 
 
 def masked_student(path: str | Path) -> tuple[SpeechEncoder, FinalMasks, dict[str, Any]]:
-    """Rebuild the student of a training checkpoint with its deterministic masks in its slots.
+    """Rebuild the student of a training checkpoint, with its final masks in its slots.
 
     Args:
         path: a `states-*.ckpt` of `run_pretrain.py`.
 
     Returns:
-        The encoder (fp32, CPU, eval mode, masks applied), the masks, and the export's provenance.
+        The encoder (fp32, CPU, evaluation mode, masks applied), the masks, and the provenance of an export.
 
     Raises:
-        UserError: the file is damaged, or no such checkpoint.
+        UserError: the file is damaged, or is not such a checkpoint.
     """
     try:
         return _rebuilt(path, checkpoint.load_checkpoint(path, mapped=True))  # the optimiser's state stays on disk
@@ -42,7 +42,7 @@ def _rebuilt(path: str | Path, state: dict[str, Any]) -> tuple[SpeechEncoder, Fi
     needed = ("Student", "Gates", "Encoder_Config", "Upstream_Config", "Teacher", "Step", "Config", "Seed", "Versions")
     missing = [key for key in needed if key not in state]
     if missing:
-        raise UserError(f"{path}: is no training checkpoint of run_pretrain.py; it lacks {missing}.")
+        raise UserError(f"{path}: is not a training checkpoint of run_pretrain.py; it lacks {missing}.")
     shape = from_dict(EncoderConfig, state["Encoder_Config"], f"{path}: Encoder_Config")
     objective = OBJECTIVES[state.get("Objective", "distill")]
     config = from_dict(
@@ -51,7 +51,7 @@ def _rebuilt(path: str | Path, state: dict[str, Any]) -> tuple[SpeechEncoder, Fi
     spec = from_dict(CompactSpec, state["Spec"], f"{path}: Spec") if "Spec" in state else CompactSpec.dense(shape)
     encoder = encoder_for(shape, spec, state["Student"], str(path))
     try:
-        encoder.load_state_dict(state["Student"], assign=True)  # no second copy
+        encoder.load_state_dict(state["Student"], assign=True)  # without a second copy in memory
         pruner = objective.pruner_of_checkpoint(encoder, config, state, str(path))
         pruner.gates.load_state_dict(state["Gates"])
     except RuntimeError as error:
@@ -93,7 +93,7 @@ def compact_student(path: str | Path) -> tuple[SpeechEncoder, dict]:
         path: a `states-*.ckpt`.
 
     Raises:
-        UserError: it does not compute what the masked student computes, or anything of `masked_student`.
+        UserError: its outputs differ from those of the masked student, or as in `masked_student`.
     """
     student, final, provenance = masked_student(path)
     generator = torch.Generator().manual_seed(0)
@@ -104,22 +104,22 @@ def compact_student(path: str | Path) -> tuple[SpeechEncoder, dict]:
         difference = relative_difference(small(wavs, lengths).hidden_states, expected)
     if not difference <= TOLERANCE:  # NaN too
         raise UserError(
-            f"{path}: the exported encoder differs from the masked student by {difference:.1e} (relative), and at "
-            f"most {TOLERANCE:.0e} is rounding. Nothing was written; please report this."
+            f"{path}: the exported encoder differs from the masked student by {difference:.1e} (relative), but "
+            f"rounding explains at most {TOLERANCE:.0e}. Nothing was written; please report this."
         )
     return small, provenance
 
 
 def export_checkpoint(path: str | Path, folder: str | Path, *, command: str | None = None) -> SpeechEncoder:
-    """Export a training checkpoint as a smaller encoder, with its CTC head beside it where it has one.
+    """Export a training checkpoint as a smaller encoder, together with its CTC head, if it has one.
 
     Args:
         path: a `states-*.ckpt`.
-        folder: to write; must not exist.
-        command: that began the run, for the provenance; None where it is not known.
+        folder: folder to write; must not exist.
+        command: the command that started the run, for the provenance; None if it is not known.
 
     Raises:
-        UserError: anything of `compact_student` (nothing is written then) and `save_encoder`.
+        UserError: as in `compact_student` (nothing is written then) and `save_encoder`.
     """
     small, provenance = compact_student(path)
     if command is not None:
@@ -129,5 +129,5 @@ def export_checkpoint(path: str | Path, folder: str | Path, *, command: str | No
 
 
 def describe_export(folder: str | Path) -> str:
-    """Where an export is and what identifies it, in one line."""
+    """Path and hash of an export, in one line."""
     return f"{folder} (sha256 {model_hash(folder)[:12]})"

@@ -1,4 +1,4 @@
-"""Gradients summed over processes in buckets, on their way while the backward pass goes on."""
+"""Gradients summed over processes in buckets, sent while the backward pass is still running."""
 
 from collections.abc import Iterable
 
@@ -9,27 +9,28 @@ from torch import Tensor, nn
 from s3prl_pruned import distributed
 
 BUCKET_BYTES = 25 * 2**20
-"""Of gradients in a message (DistributedDataParallel's)."""
+"""Bytes of gradients per message (as in DistributedDataParallel)."""
 
 
 class GradientSums:
-    """The gradients of a step, summed over all processes once; nothing on one process.
+    """Sums the gradients of a step over all processes, once; does nothing with one process.
 
-    Which parameters get a gradient changes little from step to step, and is the same in all processes, since they share
-    masks and matched layers. Those that had one in the step before are dealt into buckets, the last ones first, as the
-    backward pass comes by. A bucket is sent when it is full and all before it are sent; what is missing, and what was
-    not expected, goes at the end. So all processes send the same messages in the same order.
+    The set of parameters with a gradient changes little from step to step, and is the same in all processes, since they
+    share masks and matched layers. Parameters that had a gradient in the step before are assigned to buckets, the last
+    parameters first, in the order of the backward pass. A bucket is sent when it is full and all buckets before it are
+    sent. Incomplete buckets and unexpected gradients are sent at the end. So all processes send the same messages in
+    the same order.
 
     Args:
         parameters: in the order of the forward pass.
-        bucket_bytes: of gradients in a message.
+        bucket_bytes: bytes of gradients per message.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], *, bucket_bytes: int = BUCKET_BYTES):
         self._parameters = list(parameters)[::-1]
         self._bucket_bytes = bucket_bytes
         self._buckets: list[list[nn.Parameter]] = []
-        self._missing: list[set[int]] = []  # of each bucket, by identity
+        self._missing: list[set[int]] = []  # per bucket: ids of the parameters whose gradients are missing
         self._bucket_of: dict[int, int] = {}
         self._sent: list[tuple[dist.Work, Tensor, list[Tensor]]] = []
         self._next, self._watches = 0, False
@@ -38,7 +39,7 @@ class GradientSums:
                 parameter.register_post_accumulate_grad_hook(self._arrived)
 
     def watch(self) -> None:
-        """The backward pass that begins is the last one of the step, and nothing adds to gradients after it."""
+        """Announce the last backward pass of the step; no gradient may change after it."""
         self._watches = True
         self._missing = [{id(parameter) for parameter in bucket} for bucket in self._buckets]
 
@@ -63,10 +64,10 @@ class GradientSums:
         """Replace each gradient by its sum over all processes.
 
         Returns:
-            How many messages were on their way before.
+            Number of messages that were sent during the backward pass.
 
         Raises:
-            ProcessLost: another process is gone, or did not answer in time.
+            ProcessLost: another process has ended, or did not answer in time.
         """
         if distributed.world_size() == 1:
             return 0
@@ -86,7 +87,7 @@ class GradientSums:
         return [parameter for parameter in self._parameters if id(parameter) not in self._bucket_of]
 
     def _deal(self) -> None:
-        """Into buckets, what has a gradient now."""
+        """Assign parameters that have a gradient now to buckets."""
         self._buckets, size = [], self._bucket_bytes
         for parameter in self._parameters:
             if parameter.grad is not None:

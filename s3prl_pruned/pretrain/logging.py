@@ -1,4 +1,4 @@
-"""What a run writes while it trains: `log.jsonl`, TensorBoard with the same numbers, and a progress bar."""
+"""Output of a run while it trains: `log.jsonl`, TensorBoard with the same numbers, and a progress bar."""
 
 import json
 from pathlib import Path
@@ -11,16 +11,16 @@ from s3prl_pruned.sparsity.quantities import quantity_in
 
 LOG = "log.jsonl"
 JUDGED_BY = ("held_out_distill", "dev_wer")
-"""What tells how good a model is that a run would export, by objective; the lower the better."""
+"""Measures of the quality of the model that a run would export, by objective; lower is better."""
 
 
 class RunLog:
-    """Writes a run's numbers.
+    """Writes the log of a run.
 
     Args:
-        folder: of the run.
-        step: the step that the run continues from; what an interrupted run logged after it is cut off.
-        total_steps: end of the progress bar.
+        folder: folder of the run.
+        step: step from which the run continues; later lines of an interrupted run are removed.
+        total_steps: length of the progress bar.
     """
 
     def __init__(self, folder: Path, *, step: int, total_steps: int):
@@ -32,18 +32,18 @@ class RunLog:
         self.bar = progress(total=total_steps, initial=step, unit="step", dynamic_ncols=True)
 
     def describe(self, doing: str) -> None:
-        """Let the bar say what takes longer than a step."""
+        """Show in the bar what the run is doing when this takes longer than a step."""
         if doing != self._doing:
             self._doing = doing
             self.bar.set_description(doing or None)
 
     def progress(self, records: dict, *, loss: float, reading: float) -> None:
-        """Advance the bar by one step; the bar itself shows the time left, and what the last evaluation gave.
+        """Advance the bar by one step. It also shows the remaining time, and the result of the last evaluation.
 
         Args:
-            records: of the step.
-            loss: of it.
-            reading: seconds of audio a second that could be read; training takes fewer unless it waits for audio.
+            records: records of the step.
+            loss: loss of the step.
+            reading: seconds of audio per second that could be read; training uses less unless it waits for audio.
         """
         name = quantity_in(records, prefix="target_").name
         if judged_by := judged(records):
@@ -60,7 +60,7 @@ class RunLog:
         self.bar.update()
 
     def write(self, step: int, records: dict) -> None:
-        """One line of JSON; the scalars go to TensorBoard too."""
+        """Write one line of JSON, and its scalars to TensorBoard."""
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **records}) + "\n")
         for name, value in records.items():
@@ -68,12 +68,12 @@ class RunLog:
                 self.writer.add_scalar(name, value, step)
 
     def best(self) -> int | None:
-        """The step of the best checkpoint so far, as `best_line` says."""
+        """Step of the best checkpoint so far, as in `best_line`."""
         found = best_line(read_log(self.path.parent))
         return None if found is None else found["step"]
 
     def close(self) -> None:
-        """End the bar and TensorBoard's file."""
+        """Close the bar and the TensorBoard file."""
         self.bar.close()
         self.writer.close()
 
@@ -86,14 +86,14 @@ def _text(path: Path) -> str:
 
 
 def read_log(folder: str | Path) -> list[dict]:
-    """The lines of a run's `log.jsonl`; a last line that was cut off by `kill -9` is left out.
+    """The lines of a run's `log.jsonl`, without a last line that is incomplete after `kill -9`.
 
     Raises:
-        UserError: there is none, or a line before the last is damaged.
+        UserError: there is no log, or a line before the last is damaged.
     """
     path = Path(folder) / LOG
     if not path.is_file():
-        raise UserError(f"{path}: no such log. Give the folder of a training run.")
+        raise UserError(f"{path}: no such log. Name the folder of a training run.")
     texts, lines = _text(path).splitlines(), []
     for number, text in enumerate(texts, start=1):
         try:
@@ -109,11 +109,11 @@ def read_log(folder: str | Path) -> list[dict]:
 
 
 def judged(line: dict) -> str | None:
-    """Which evaluation a line has, if any."""
+    """Name of the evaluation measure in a line, if any."""
     return next((name for name in JUDGED_BY if name in line), None)
 
 
 def best_line(lines: list[dict]) -> dict | None:
-    """The line of the lowest evaluation, of those whose model is on target: of others less or more is left."""
+    """The line with the best evaluation among those on target; models off target are smaller or larger."""
     found = [(line[name], line) for line in lines if line.get("on_target") and (name := judged(line))]
     return min(found, key=lambda pair: pair[0])[1] if found else None

@@ -1,9 +1,9 @@
-"""How much GPU memory a training step needs: a formula, for settings that are to be chosen before a GPU is there.
+"""Estimate of the GPU memory of a training step by a formula, to choose settings before a GPU is available.
 
-It adds up what the backward pass keeps, and what stands beside it at three moments. A test holds it to the bytes that a
-step keeps under CUDA's rules for autocast, dropout and memory-efficient attention (`tests/pretrain/test_memory.py`);
-counted so, a step took 26.6 GiB for which an NVIDIA H200's allocator had 26.5. What CUDA itself takes (about half a
-GiB) and what its allocator cannot use come on top. It holds for layers that are not compiled.
+The formula sums the tensors kept for the backward pass, and temporary ones at three moments. A test compares it with
+the bytes that a step keeps under CUDA's rules for autocast, dropout and memory-efficient attention
+(`tests/pretrain/test_memory.py`). By the formula a step takes 26.6 GiB; the allocator of an NVIDIA H200 measured 26.5.
+Memory of CUDA itself (about half a GiB) and fragmentation come on top. The formula is for layers that are not compiled.
 """
 
 import copy
@@ -25,38 +25,38 @@ FP32 = 4
 
 
 class Batch(NamedTuple):
-    """What is computed at once."""
+    """The part of a batch that is computed at once."""
 
     utterances: int
     samples: int
-    """Of each."""
+    """Samples per utterance."""
 
     @property
     def seconds(self) -> float:
-        """Of each."""
+        """Seconds per utterance."""
         return self.samples / SAMPLE_RATE
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemorySetting:
-    """What a step's memory depends on, beside its batch."""
+    """Settings that determine the memory of a step, besides its batch."""
 
     shape: EncoderConfig
-    """The student's, dense, with its settings of training."""
+    """The student's dense shape, with its training settings."""
     spec: CompactSpec
-    """What the student has left (masks leave everything in place)."""
+    """The student's structure (masks do not remove anything)."""
     half: bool = True
-    """fp16 or bf16 in place of fp32."""
+    """fp16 or bf16 instead of fp32."""
     checkpointing: bool = False
-    """`runner.gradient_checkpointing`."""
+    """Value of `runner.gradient_checkpointing`."""
     accumulates: bool = False
-    """Whether a step has several micro-batches: the gradients of the first stand while the next is computed."""
+    """Whether a step has several micro-batches: gradients of earlier ones are kept while the next is computed."""
     max_seconds_at_once: float | None = None
-    """`runner.max_seconds_at_once`."""
+    """Value of `runner.max_seconds_at_once`."""
     pairs: int = 4
-    """Teacher states that are learned from; 0 where there is no teacher."""
+    """Number of teacher states in the loss; 0 without a teacher."""
     matches: bool = True
-    """Whether the pairs are searched for, by all students' states."""
+    """Whether pairs are matched, for which all states of the student are used."""
 
     masks_cnn: bool = False
     """Whether channels of the CNN have masks."""
@@ -64,22 +64,22 @@ class MemorySetting:
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Of a step, in bytes."""
+    """Memory of a step, in bytes."""
 
     weights: float
-    """Weights of both models, the student's two moments, its gradients where they are accumulated."""
+    """Weights of both models, the student's two Adam moments, and its gradients if they are accumulated."""
     teacher: float
     """The teacher's states."""
     cnn: float
-    """Kept by the CNN."""
+    """Tensors kept by the CNN."""
     layers: float
-    """Kept by projection, positional convolution and layers, the student's states among it."""
+    """Tensors kept by projection, positional convolution and layers, including the student's states."""
     passing: float
-    """The most that stands beside all that for a moment."""
+    """Largest sum of temporary tensors at any moment."""
 
     @property
     def total(self) -> float:
-        """The peak."""
+        """Peak memory in bytes."""
         return self.weights + self.teacher + self.cnn + self.layers + self.passing
 
     def in_words(self) -> str:
@@ -95,9 +95,9 @@ class Memory:
 
 
 def setting_of(expert: Expert, loop: LoopConfig) -> MemorySetting:
-    """Of a run on a GPU."""
+    """Settings of a run, for a GPU."""
     student, gates = expert.model.student, getattr(expert.upstream_config, "gates", None)
-    distillation = getattr(expert.model, "distillation", None)  # none where there is no teacher
+    distillation = getattr(expert.model, "distillation", None)  # ASR fine-tuning has no teacher
     return MemorySetting(
         shape=student.config,
         spec=student.spec,
@@ -112,15 +112,15 @@ def setting_of(expert: Expert, loop: LoopConfig) -> MemorySetting:
 
 
 def memory_of_step(setting: MemorySetting, batch: Batch) -> Memory:
-    """The peak of a step whose largest micro-batch is `batch`."""
+    """Peak memory of a step whose largest micro-batch is `batch`."""
     utterances = [part for (part,) in in_parts((torch.empty(*batch, device="meta"),), setting.max_seconds_at_once)]
     if len(utterances) > 1:
         setting = replace(setting, accumulates=True)
     size = _Sizes(setting, Batch(len(utterances[0]), batch.samples))
     weights, cnn, layers = size.weights(), size.cnn(), size.layers()
     teacher = (setting.shape.num_layers + 1) * FP32 * size.hidden if setting.pairs else 0
-    # At the end of the forward pass; in the first layer's backward pass, when the teacher's states are gone; and in the
-    # CNN's, when nothing but gradients is left.
+    # Three moments: end of the forward pass; backward pass of the first layer, when the teacher's states are freed; and
+    # backward pass of the CNN, when only gradients are left.
     passing = max(
         size.matching(),
         size.backward_of_layer() - teacher,
@@ -130,7 +130,7 @@ def memory_of_step(setting: MemorySetting, batch: Batch) -> Memory:
 
 
 class _Sizes:
-    """Bytes of the parts of a step."""
+    """Sizes of the parts of a step, in bytes."""
 
     def __init__(self, setting: MemorySetting, batch: Batch):
         self.setting, self.shape, self.batch = setting, setting.shape, batch
@@ -160,7 +160,7 @@ class _Sizes:
         return [batch.utterances * len(channels) * length for length, channels in zip(steps, kept, strict=True)]
 
     def _kept_by_cnn(self, batch: Batch) -> int:
-        """Of each layer the input and what GELU (or the norm before it) reads; of a waveform's first one the input."""
+        """Per layer, its input and that of GELU (or of the norm before it); for a waveform's first layer, its input."""
         outputs = self._outputs_of_cnn(batch)
         if self.shape.front_end == "log_mel":
             spectrum = batch.utterances * self.shape.mel_bins * sum(self.windows) // MEL_HOP
@@ -168,7 +168,7 @@ class _Sizes:
         return self.width * (batch.utterances * batch.samples + 2 * sum(outputs) - outputs[0] - outputs[-1])
 
     def backward_of_cnn(self) -> int:
-        """A waveform's first norm and GELU are computed again, in fp32: two activations and two gradients."""
+        """For a waveform, the first norm and GELU are recomputed in fp32: two activations and two gradients."""
         if self.shape.feature_grad_mult == 0 and not self.setting.masks_cnn:
             return 0
         if self.shape.front_end == "log_mel":  # an activation and its gradient
@@ -204,19 +204,19 @@ class _Sizes:
             position = weights = 0
         if not (shape.has_projection or shape.projection_norm):
             channels = 0
-        norm = FP32 * self.hidden  # before the first layer (Base) or after the last (Large)
+        norm = FP32 * self.hidden  # norm before the first layer (Base) or after the last (Large)
         dropped = self._dropped(shape.dropout, self.hidden)
         return (FP32 + self.width) * channels + position + weights + norm + dropped
 
     @staticmethod
     def _dropped(probability: float, elements: int) -> int:
-        """Dropout's mask: a byte an element."""
+        """Mask of dropout: one byte per element."""
         return elements if probability > 0 else 0
 
     def _kept_by(self, layer: LayerSpec) -> int:
-        """By a Transformer layer, its output apart."""
+        """Bytes kept by a Transformer layer, without its output."""
         shape, width = self.shape, self.width
-        # What the projections read: in half precision a copy, else the state itself where no norm stands before it.
+        # Input of the projections: in half precision a copy, else the state itself if there is no norm before it.
         read = 2 if self.setting.half or shape.norm_first else 1
         kept = read * width * self.hidden + (1 if shape.norm_first else 2) * FP32 * self.hidden  # read by the norms
         kept += 2 * self._dropped(shape.dropout, self.hidden)
@@ -231,15 +231,15 @@ class _Sizes:
         return kept
 
     def _bias(self) -> int:
-        """The gated position bias of a layer."""
+        """Gated position bias of a layer."""
         if not (self.shape.relative_position and self.shape.gated_position):
             return 0
         return self.width * self.rows * self.shape.num_heads * self.rows // self.batch.utterances
 
     def backward_of_layer(self) -> int:
-        """The last layer's, while the other pairs' gradients wait; with checkpointing it is there again as a whole.
+        """Backward pass of the last layer, beside other pairs' gradients; with checkpointing, it is recomputed.
 
-        First the feed-forward's, then, when that is gone, the attention's, with the bias and its gradient.
+        The larger of two: the feed-forward's, and (after it is freed) the attention's with the bias and its gradient.
         """
         again = max(map(self._kept_by, self.setting.spec.layers)) if self.setting.checkpointing else 0
         intermediate = self.rows * self.shape.ffn_dim
@@ -248,9 +248,9 @@ class _Sizes:
         return again + (self.setting.pairs + 1) * FP32 * self.hidden + max(feed_forward, attention)
 
     def matching(self) -> int:
-        """The loss of the pairs; or that of all, one mapped state at a time, which only a single pair is less than."""
+        """Loss of the matched pairs, or of all candidates (one mapped state at a time) if that takes more."""
         return max(self.loss(), 3 * FP32 * self.hidden * self.setting.matches)
 
     def loss(self) -> int:
-        """Each pair's difference, and what the last one's is made of."""
+        """Difference of each pair, and temporary tensors of the last pair."""
         return (self.setting.pairs + 2 * bool(self.setting.pairs)) * FP32 * self.hidden

@@ -1,4 +1,4 @@
-"""How much memory training took, and a clear error where there is not enough."""
+"""Peak memory of training, and a clear error if memory runs out."""
 
 import resource
 from collections.abc import Iterator
@@ -12,10 +12,10 @@ from s3prl_pruned.pretrain.config import RunnerConfig
 
 @contextmanager
 def memory_error_named(config: RunnerConfig, device: str) -> Iterator[None]:
-    """Let too little memory be a `UserError` that says what to lower.
+    """Turn out-of-memory errors into a `UserError` that says which settings to lower.
 
     Args:
-        config: of the run.
+        config: configuration of the run.
         device: `cpu` or `cuda`.
     """
     try:
@@ -36,7 +36,7 @@ def memory_error_named(config: RunnerConfig, device: str) -> Iterator[None]:
 
 
 def peak_memory(device: str) -> float:
-    """The most memory this process has held so far, in GiB: allocated on the GPU, resident on a CPU."""
+    """Largest memory of this process so far, in GiB: allocated on the GPU, or resident on a CPU."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux

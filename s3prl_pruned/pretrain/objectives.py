@@ -1,4 +1,4 @@
-"""What `-u <family>_pruned_<objective>` trains for: the one place that tells the objectives apart."""
+"""Objectives of `-u <family>_pruned_<objective>`: the only place that distinguishes them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,22 +26,22 @@ def _no_lines(folder: Path, export: Path, datarc: DataConfig, device: str) -> li
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """One of them."""
+    """A training objective."""
 
     model: type[AnyModelConfig]
-    """What `config_model.yaml` may hold; `Upstream_Config` of a checkpoint."""
+    """Class of `config_model.yaml`, also of `Upstream_Config` in a checkpoint."""
     runner: type[RunnerConfig]
-    """What `config_runner.yaml` may hold."""
+    """Class of `config_runner.yaml`."""
     default: str
-    """The recipe when none is named."""
+    """The default recipe."""
     expert: Callable[..., Expert]
-    """`expert(datarc, model, device, seed=, family=)`: what is trained, and how a step runs."""
+    """`expert(datarc, model, device, seed=, family=)`: the trained module, with the methods of a step."""
     speech: Callable[[Any], str]
-    """`speech(datarc)`: `speech_digest` of the corpus that a configuration names."""
+    """`speech(datarc)`: `speech_digest` of the corpus in a configuration."""
     pruner_of_checkpoint: Callable[..., Pruner]
     """`pruner_of_checkpoint(student, model, states, where)`, for the final masks of a checkpoint."""
     test_lines: Callable[[Path, Path, Any, str], list[str]] = _no_lines
-    """`test_lines(folder, export, datarc, device)`: for the screen, how good a finished run's export is at its task."""
+    """`test_lines(folder, export, datarc, device)`: the test result of a finished run's export, for the screen."""
 
 
 OBJECTIVES = {

@@ -1,6 +1,6 @@
 """Three optimisers: weights (AdamW, scheduled), gates (AdamW, constant), multipliers (Adam, ascending).
 
-All are torch's fused ones, which can leave a step out by a number on the device: nothing is read from it.
+All are torch's fused versions, which can skip a step by a flag on the device, so that the CPU does not wait for it.
 """
 
 from typing import Any
@@ -13,13 +13,13 @@ from s3prl_pruned.pretrain.expert import Expert
 
 
 class Optimizers:
-    """The optimisers of one model. Every trainable parameter is in exactly one group.
+    """The optimisers of a model. Every trainable parameter is in exactly one group.
 
     Args:
-        weights: what the schedule, the weight decay and the gradient clipping act on.
+        weights: weights with learning rate schedule, weight decay and gradient clipping.
         head: weights with a peak learning rate of their own, `config.head_lr`; may be empty.
         gates: log_alpha; may be empty.
-        multipliers: of the Lagrangian, maximised; may be empty.
+        multipliers: multipliers of the Lagrangian, which are maximised; may be empty.
         config: learning rates and AdamW's constants.
         total_steps: length of the schedule.
     """
@@ -54,29 +54,29 @@ class Optimizers:
             self._all.append(torch.optim.Adam(multipliers, lr=config.multiplier_lr, maximize=True, fused=True))
 
     def set_step(self, step: int) -> float:
-        """Set the weights' learning rates of optimiser step `step` (1-based); returns that of all but the head."""
+        """Set the weights' learning rates for optimiser step `step` (1-based); returns the one outside the head."""
         factor = self.config.lr_factor(step, self.total_steps)
         for group, peak in zip(self.weights.param_groups, self._peaks, strict=True):
             group["lr"] = peak * factor
         return self.config.lr * factor
 
     def clip(self, max_norm: float) -> Tensor:
-        """Clip the weights' gradient; returns its norm before, a scalar."""
+        """Clip the gradient of the weights; returns its norm before clipping, a scalar tensor."""
         return nn.utils.clip_grad_norm_(self.weight_parameters, max_norm)
 
     def gate_gradient_norm(self) -> Tensor | float:
-        """Norm of the gradient of all log_alpha, which is not clipped."""
+        """Norm of the gradient of all log_alpha (not clipped)."""
         gradients = [p.grad for p in self._gate_parameters if p.grad is not None]
         return nn.utils.get_total_norm(gradients) if gradients else 0.0
 
     def step(self, *, unless: Tensor) -> None:
-        """Take one step of all of them.
+        """Take one step with all optimisers.
 
         Args:
-            unless: a scalar, fp32: where it is 1, nothing changes, no count of steps either.
+            unless: a scalar tensor, fp32. If it is 1, nothing changes, including the counts of steps.
         """
         for optimizer in self._all:
-            # what torch's GradScaler hands to fused optimisers
+            # the attribute that torch's GradScaler sets for fused optimisers
             vars(optimizer)["found_inf"] = unless
             optimizer.step()
             del vars(optimizer)["found_inf"]
@@ -87,20 +87,20 @@ class Optimizers:
             optimizer.zero_grad(set_to_none=True)
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """Of each optimiser."""
+        """State of each optimiser."""
         return [optimizer.state_dict() for optimizer in self._all]
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """The reverse of `state_dict`; takes also the states of versions that had a log_alpha for each slot."""
+        """Reverse of `state_dict`; also reads states of versions that had one log_alpha per slot."""
         for optimizer, state in zip(self._all, states, strict=True):
             groups = [{**group, "fused": True, "foreach": None} for group in state["param_groups"]]
-            state = {**state, "param_groups": groups}  # other versions had other implementations
+            state = {**state, "param_groups": groups}  # settings of the implementation may differ between versions
             one = len(optimizer.param_groups) == len(optimizer.param_groups[0]["params"]) == 1
             optimizer.load_state_dict(_in_one(state) if one else state)
 
 
 def _in_one(state: dict[str, Any]) -> dict[str, Any]:
-    """An optimiser's state for one vector, from that for its parts in their order (or for itself)."""
+    """State of an optimiser of one vector, from a state of its parts in order (or of the vector itself)."""
     (group,), parts = state["param_groups"], state["state"]
     if len(group["params"]) <= 1 or not parts:
         return state
@@ -113,7 +113,7 @@ def _in_one(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def build_optimizers(expert: Expert, config: OptimizerConfig, total_steps: int) -> Optimizers:
-    """Sort an expert's trainable parameters into groups by the module that owns them (`head`: an ASR model's)."""
+    """Sort the trainable parameters of an expert into groups by their module (`head` is that of an ASR model)."""
     model = expert.model
     head = [p for name, part in model.named_children() if name == "head" for p in part.parameters()]
     gates = list(model.gates.parameters())

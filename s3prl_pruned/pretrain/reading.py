@@ -1,4 +1,4 @@
-"""Training batches read ahead by processes of their own, and how fast those read."""
+"""Training batches read ahead by worker processes, and the speed of reading."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -12,17 +12,17 @@ from s3prl_pruned.data.waveforms import SAMPLE_RATE
 from s3prl_pruned.stop_requests import ReadingLoader, leave_stopping_to_the_main_process
 
 BATCHES_AHEAD = 4
-"""That each reading process has ready."""
+"""Batches that each worker process keeps ready."""
 
 
 class Reader:
-    """Iterates over the batches with some numbers, or parts of them, in this order.
+    """Iterates over batches with given numbers (or parts of them), in this order.
 
     Args:
-        batches: of the run.
-        numbers: which, and in which order.
-        workers: processes that read; 0 reads in this one.
-        pinned: whether batches come in page-locked memory, from which a GPU copies them while the program goes on.
+        batches: batches of the run.
+        numbers: numbers of the batches, in order.
+        workers: number of worker processes; 0 reads in this process.
+        pinned: whether batches are in page-locked memory, from which a GPU copies asynchronously.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Reader:
             prefetch_factor=BATCHES_AHEAD if workers else None,
             pin_memory=pinned,
             worker_init_fn=leave_stopping_to_the_main_process,
-            generator=torch.Generator(),  # it would draw from the global one, whose state a resumed run has restored
+            generator=torch.Generator(),  # so that the state of the global generator does not change
         )
         self._workers, self._audio, self._spent = max(1, workers), 0.0, 0.0
 
@@ -44,16 +44,16 @@ class Reader:
         for batch, seconds in self._loader:
             self._audio += batch[0].numel() / SAMPLE_RATE
             self._spent += seconds
-            yield tuple(batch)  # pinned ones come as a list
+            yield tuple(batch)  # pinned batches are lists
 
     @property
     def pace(self) -> float:
-        """Seconds of audio a second that the processes can read together, so far; 0 before the first batch."""
+        """Seconds of audio per second that the workers can read together, so far; 0 before the first batch."""
         return self._workers * self._audio / self._spent if self._spent else 0.0
 
 
 class _Timed:
-    """Batches, and the seconds that reading each took."""
+    """Batches together with the time in seconds that reading each took."""
 
     def __init__(self, batches: RandomCropBatches):
         self._batches = batches

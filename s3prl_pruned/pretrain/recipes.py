@@ -1,4 +1,4 @@
-"""Recipes: what the files of one hold once its `base:` is under them, and single keys changed."""
+"""Recipes: their files merged with those of their `base:`, and changes of single keys."""
 
 import difflib
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ MODEL_FILE, RUNNER_FILE = "config_model.yaml", "config_runner.yaml"
 
 
 def whole_recipe(family: str, objective: str) -> str:
-    """The recipe of a whole model, for advice: the paper's where it has one.
+    """Name of a recipe for a full-size model, for advice: the paper's recipe if the family has one.
 
     Args:
         family: one of `models.spec.FAMILIES`.
@@ -26,11 +26,11 @@ def whole_recipe(family: str, objective: str) -> str:
 
 
 def recipe_folder(name: str, *, beside: Path | None = None) -> Path | None:
-    """The folder that a recipe's name or path leads to; None where there is none.
+    """The folder of a recipe, from its name or path; None if there is no such folder.
 
     Args:
-        name: of a recipe of ours, or a path.
-        beside: where a relative path starts from (default: the working folder).
+        name: name of one of our recipes, or a path.
+        beside: start of relative paths (default: the working directory).
     """
     for folder in ((beside or Path()) / name, resources.recipes() / name):
         if folder.is_dir():
@@ -39,14 +39,14 @@ def recipe_folder(name: str, *, beside: Path | None = None) -> Path | None:
 
 
 def load_recipe(path: str | Path, file: str) -> dict[str, Any]:
-    """What a file of a recipe holds, laid over what `file` of its `base:` holds (`config.laid_over`).
+    """Content of a recipe's file, merged over `file` of its `base:` (`config.laid_over`).
 
     Args:
-        path: of the file.
-        file: which of a recipe's files it is in the place of, `MODEL_FILE` or `RUNNER_FILE`.
+        path: path of the file.
+        file: which file of a recipe it is, `MODEL_FILE` or `RUNNER_FILE`.
 
     Raises:
-        UserError: a file cannot be read; a base is unknown, or based on this file.
+        UserError: a file cannot be read, or a base is unknown or based on this file.
     """
     return _load(Path(path), file, ())
 
@@ -54,7 +54,7 @@ def load_recipe(path: str | Path, file: str) -> dict[str, Any]:
 def _load(path: Path, file: str, above: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in above:
         names = " -> ".join(step.parent.name for step in (*above, path))
-        raise UserError(f"{path}: `base` leads back to where it came from: {names}. Leave one of them out.")
+        raise UserError(f"{path}: `base` is circular: {names}. Leave one of them out.")
     own = load_yaml(path)
     base = own.pop("base", None)
     below = {} if base is None else _load(_base(path, base) / file, file, (*above, path.resolve()))
@@ -72,12 +72,12 @@ def _base(path: Path, name: Any) -> Path:
 
 
 def with_targets(below: dict[str, Any], above: dict[str, Any], where: str) -> dict[str, Any]:
-    """`above` laid over `below`, targets of the former spelling renewed.
+    """Merge `above` over `below`, with old keys of targets converted to current ones.
 
     Args:
-        below: what a recipe holds.
-        above: what changes.
-        where: `above`'s name in messages.
+        below: content of a recipe.
+        above: changes to it.
+        where: name of `above` in messages.
     """
     result = laid_over(below, above)
     if "sparsity" in above:
@@ -89,14 +89,14 @@ def with_targets(below: dict[str, Any], above: dict[str, Any], where: str) -> di
 
 
 def with_overrides(model: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """What `MODEL_FILE` holds, with `key=value` assignments; of targets in either spelling.
+    """Content of `MODEL_FILE` with `key=value` assignments, which may use old or current keys of targets.
 
     Args:
-        model: plain data; not changed.
-        overrides: such as `sparsity.target.share=0.6` or, formerly, `sparsity.target_sparsity=0.6`.
+        model: plain data; not modified.
+        overrides: such as `sparsity.target.share=0.6` or, with the old key, `sparsity.target_sparsity=0.6`.
 
     Raises:
-        UserError: as `apply_overrides`, or a target is given in both spellings.
+        UserError: as in `apply_overrides`, or a target is set with both old and current keys.
     """
     of_target = [item for item in overrides if _names_a_target(item)]
     changed = apply_overrides(model, [item for item in overrides if item not in of_target])

@@ -1,4 +1,4 @@
-"""The records of optimiser steps that a GPU may not have taken yet: on their way to the CPU, read a few steps later."""
+"""Records of optimiser steps that a GPU may not have finished yet: copied to the CPU, and read a few steps later."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ from s3prl_pruned import distributed
 from s3prl_pruned.transfers import HostCopy
 
 STEPS_BEHIND = 2
-"""On a GPU a step's records are read when the second one after it has been given out: the GPU has work meanwhile."""
+"""On a GPU, the records of a step are read after two more steps were queued, so that the GPU always has work."""
 
 
 def precise(value: Tensor | float) -> Tensor:
-    """In fp64, where the device has it: terms of a loss may nearly cancel out."""
+    """Convert to fp64, if the device supports it: terms of a loss may nearly cancel."""
     tensor = torch.as_tensor(value)
     return tensor if tensor.device.type == "mps" else tensor.double()
 
 
 def sum_over_processes(records: dict[str, float | Tensor], device: torch.device) -> None:
-    """Turn what each process added up over its own micro-batches into the global batch's."""
+    """Turn sums over a process's own micro-batches into sums over the global batch, in place."""
     if distributed.world_size() == 1:
         return
     names = sorted(records)
@@ -30,19 +30,19 @@ def sum_over_processes(records: dict[str, float | Tensor], device: torch.device)
 
 
 def is_finite(*terms: Tensor | float) -> Tensor:
-    """Whether all of some scalars are finite, a scalar bool; they are on one device."""
+    """Whether all scalars are finite: a scalar bool tensor. All must be on one device."""
     return torch.stack([term for term in terms if isinstance(term, Tensor)]).isfinite().all()
 
 
 @dataclass
 class StepRecords:
-    """What an optimiser step gave.
+    """Records of one optimiser step.
 
     Attributes:
         step: its number.
-        known: what needed no device.
-        names: of what is coming.
-        coming: (number of names,).
+        known: values that are already on the CPU.
+        names: names of the values that are being copied.
+        coming: these values, (number of names,).
     """
 
     step: int
@@ -52,11 +52,11 @@ class StepRecords:
 
     @classmethod
     def sent(cls, step: int, records: Mapping[str, float | Tensor]) -> "StepRecords":
-        """Those of a step that has been given out: scalars of the device, all in one copy, and numbers."""
+        """Records of a queued step: all scalars on the device are copied at once; numbers are kept."""
         tensors = {name: value.detach() for name, value in records.items() if isinstance(value, Tensor)}
         known = {name: value for name, value in records.items() if not isinstance(value, Tensor)}
         return cls(step, known, list(tensors), HostCopy(torch.stack(list(tensors.values()))))
 
     def read(self) -> dict[str, float]:
-        """All by name; waits for the device where it is not there yet."""
+        """All values by name; waits for the device if necessary."""
         return {**self.known, **dict(zip(self.names, self.coming.get().tolist(), strict=True))}

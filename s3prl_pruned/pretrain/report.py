@@ -1,4 +1,4 @@
-"""What a finished run says of its target and its held-out loss: lines for the screen."""
+"""Lines for the screen about the target and the held-out loss of a finished run."""
 
 from pathlib import Path
 from typing import Any
@@ -8,12 +8,12 @@ from s3prl_pruned.sparsity.quantities import CNN, SPARSITY, quantity_in
 
 
 def target_lines(figures: dict[str, Any], *, tolerance: float, advice: str) -> list[str]:
-    """What was the target, and what became of it.
+    """Target and result.
 
     Args:
-        figures: `sparsity` of the export's card.
-        tolerance: how far off the target a share may be.
-        advice: how to come nearer where it is missed.
+        figures: entry `sparsity` of the export's card.
+        tolerance: allowed difference between a share and its target.
+        advice: shown if the target is missed.
     """
     quantity, kinds = quantity_in(figures), ("realised", "target", "expected")
     if quantity is SPARSITY:
@@ -28,18 +28,18 @@ def target_lines(figures: dict[str, Any], *, tolerance: float, advice: str) -> l
         lines.append(CNN.line(cnn, *kinds))
         if abs(cnn["realised"] - cnn["target"]) > tolerance:
             lines.append(
-                "WARNING: the CNN's target is missed: it has too few channels to come nearer, or "
+                "WARNING: the CNN's target is missed: it has too few channels to reach it, or "
                 "sparsity.match_target is off."
             )
     return lines
 
 
 def held_out_lines(log: list[dict[str, Any]], folder: Path) -> list[str]:
-    """What the last evaluation of a run gave, and where the best model on target is, if that was an earlier one.
+    """Result of the last evaluation of a run, and the step of the best model on target, if it was an earlier one.
 
     Args:
         log: lines of the run's log.
-        folder: of the run.
+        folder: folder of the run.
     """
     name, best = judged(log[-1]), best_line(log)
     if name is None:

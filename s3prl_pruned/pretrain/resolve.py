@@ -1,4 +1,4 @@
-"""From `run_pretrain.py`'s options to a run: its recipe with what the options change."""
+"""From the options of `run_pretrain.py` to a run: its recipe, with changes from the options."""
 
 import argparse
 import copy
@@ -103,25 +103,25 @@ def make_parser() -> Parser:
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """`run_pretrain.py`'s command line, or `argv` in its place."""
+    """Parse `argv`, by default the command line of `run_pretrain.py`."""
     return make_parser().parse_args(argv)
 
 
 def family_of(args: argparse.Namespace) -> str:
-    """What `-u <family>_pruned_<objective>` names; the teacher must be one of it."""
+    """The family in `-u <family>_pruned_<objective>`; the teacher must be of this family."""
     return args.upstream.split("_pruned_")[0]
 
 
 def objective_of(args: argparse.Namespace) -> Objective:
-    """What `-u <family>_pruned_<objective>` trains for."""
+    """The objective in `-u <family>_pruned_<objective>`."""
     return OBJECTIVES[args.upstream.split("_pruned_")[1]]
 
 
 def resolve(args: argparse.Namespace) -> Run:
-    """The run that the options name: a recipe with what they change.
+    """The run that the options describe: a recipe, with changes from the options.
 
     Raises:
-        UserError: no such recipe, or one that says something impossible.
+        UserError: there is no such recipe, or its settings are impossible.
     """
     objective = objective_of(args)
     recipe = args.recipe or objective.default
@@ -148,25 +148,26 @@ def resolve(args: argparse.Namespace) -> Run:
 
 
 def resolve_second_stage(args: argparse.Namespace, first: Run) -> Run:
-    """`--second-stage`: the run that distils the first one's export again.
+    """`--second-stage`: the run that distils the export of the first run again.
 
     Args:
-        args: of the first run.
-        first: the run that they name.
+        args: options of the first run.
+        first: the first run.
 
     Raises:
-        UserError: the recipe is unknown, or no second stage; the first run leaves nothing that could be trained again;
-            or `-e` is given, which continues one run alone.
+        UserError: the recipe is unknown or not a second stage, the export of the first run cannot be trained again, or
+            `-e` is set, which continues a single run.
     """
     if args.past_exp:
         raise UserError(
-            "`-e` continues one run, and --second-stage is of two. Repeat the first command with -a, or distil its "
+            "`-e` continues one run, but --second-stage has two. Repeat the first command with -a, or distil its "
             "export again (--recipe NAME_stage2 --student EXPORT)."
         )
     compress = getattr(first.model, "compress", None)
     if compress is not None and "magnitude" in compress.techniques:
         raise UserError(
-            "`--second-stage` would train the zeros away that single weights are pruned to. Take a structured method."
+            "`--second-stage` has no masks, and would turn zeros of pruned single weights into weights again. Use a "
+            "structured method."
         )
     options = copy.copy(args)
     options.recipe, options.upstream_config, options.config = args.second_stage, None, None
@@ -178,7 +179,7 @@ def resolve_second_stage(args: argparse.Namespace, first: Run) -> Run:
 
 
 def _with_options(data: dict, args: argparse.Namespace) -> dict:
-    """`model` and `runner` with what the options say, and each `key=value` of `-o` in the file whose key it is."""
+    """`model` and `runner` with changes from the options; each `key=value` of `-o` goes into the file with the key."""
     model, runner = copy.deepcopy(data["model"]), copy.deepcopy(data["runner"])
     if args.teacher:
         model["teacher"] = args.teacher
@@ -200,7 +201,7 @@ def _with_options(data: dict, args: argparse.Namespace) -> dict:
 
 
 def _with_table(model: dict, table: str) -> dict:
-    """`--latency-table`: for a target of time, and of a CNN's target what makes it one of time."""
+    """Apply `--latency-table` to targets of time; a target of the CNN becomes one of time."""
     made = with_targets(model, {"sparsity": {"latency_table": table}}, "--latency-table")
     if not takes_table(made["sparsity"]):
         raise UserError(
@@ -211,7 +212,7 @@ def _with_table(model: dict, table: str) -> dict:
 
 
 def resolve_past(args: argparse.Namespace) -> Run:
-    """`-e`: the run that a checkpoint or folder belongs to, with the configuration that it was started with."""
+    """`-e`: the run of a checkpoint or folder, with the configuration that it was started with."""
     folder = Path(args.past_exp)
     folder = folder if folder.is_dir() else folder.parent
     objective = objective_of(args)

@@ -1,4 +1,4 @@
-"""A run and its folder: what decides its result, what stands in the folder, and whether that may go on."""
+"""A run and its folder: the settings that determine its result, the files in the folder, and whether it may resume."""
 
 import argparse
 import contextlib
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 RUN, EXPORT = "run.json", "export"
 DEFAULTS = 3
-"""Which defaults `run.json` was written under; goes up where `before` of a field is set (`former_defaults`)."""
+"""Version of the defaults in `run.json`; raised when `before` of a field is set (`former_defaults`)."""
 WITHOUT_EFFECT_ON_RESULTS = (
     *(f"runner.runner.{key}" for key in ("log_step", "save_step", "max_keep", "max_bad_steps", "process_timeout")),
     "runner.runner.gradient_checkpointing",
@@ -31,20 +31,20 @@ WITHOUT_EFFECT_ON_RESULTS = (
     "runner.runner.tf32",
     "runner.pretrain_expert.datarc.num_workers",
 )
-"""Configuration that an unfinished run may go on with in another value."""
+"""Settings that may change when an unfinished run is resumed."""
 THE_CORPUS = tuple(
     f"runner.pretrain_expert.datarc.{key}" for key in ("corpus", "libri_root", "sets", "dev_sets", "test_sets")
 )
-"""Configuration that may differ where the speech that it leads to does not."""
+"""Settings that may change if the speech they lead to does not."""
 
 
 THE_TEACHER = "model.teacher"
-"""Likewise, where it leads to a file of the same content."""
+"""A setting that may change if the content of its file does not."""
 
 
 @dataclass
 class Run:
-    """A resolved run: what decides its result, and where it stands."""
+    """A resolved run: the settings that determine its result, and its folder."""
 
     objective: Objective
     model: AnyModelConfig
@@ -54,12 +54,12 @@ class Run:
     folder: Path
 
     def identity(self) -> dict:
-        """What `run.json` holds, and a run that goes on must share: all that decides the result."""
+        """Content of `run.json`: all that determines the result. A resumed run must have the same."""
         return {"model": to_dict(self.model), "runner": to_dict(self.runner), "seed": self.seed}
 
 
 def as_it_began(run: Run) -> Run:
-    """A run that stands in its folder already, with the defaults of the time when it began."""
+    """A run that exists in its folder, with the defaults of the version that started it."""
     record, wanted = _read_json(run.folder), run.identity()
     if record.get("defaults", 1) == DEFAULTS:
         return run
@@ -74,10 +74,10 @@ def as_it_began(run: Run) -> Run:
 
 
 def read_run(folder: Path, objective: Objective) -> dict:
-    """`run.json`, with what was done by default when it was written for fields newer than it.
+    """Content of `run.json`; fields that are newer than the file get the behaviour of its time.
 
     Raises:
-        UserError: there is none, or it is damaged.
+        UserError: there is no such file, or it is damaged.
     """
     record = _read_json(folder)
     for key, kind in (("model", objective.model), ("runner", objective.runner)):
@@ -96,19 +96,19 @@ def _read_json(folder: Path) -> dict:
         record["seed"], record["recipe"], record["model"].items, record["runner"].items
         return record
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{folder}: is no run of run_pretrain.py ({RUN}: {error!r}).") from error
+        raise UserError(f"{folder}: is not a run of run_pretrain.py ({RUN}: {error!r}).") from error
 
 
 def prepare_folder(run: Run, args: argparse.Namespace, held: contextlib.ExitStack) -> Path | None:
-    """Which checkpoint to continue from; refuses to mix runs, moves old ones aside when told to.
+    """Find the checkpoint to continue from; refuse to mix runs; move old runs aside if requested.
 
     Args:
         run: the resolved run.
         args: the command line.
-        held: gets the folder's lock, unless the run is finished: that one is only read.
+        held: gets the lock of the folder, unless the run is finished, since it is then only read.
 
     Raises:
-        UserError: the folder holds another run or is in use, or nothing can be continued there.
+        UserError: the folder holds another run or is in use, or there is nothing to continue.
     """
     if args.force and not args.past_exp and not is_unused(run.folder):
         with locked(run.folder):
@@ -121,7 +121,7 @@ def prepare_folder(run: Run, args: argparse.Namespace, held: contextlib.ExitStac
         path = Path(args.past_exp)
         found = path if path.is_file() else checkpoint.newest(path)
         if found is None and not (run.folder / EXPORT).exists():
-            raise UserError(f"{path}: holds no whole checkpoint to continue from.")
+            raise UserError(f"{path}: holds no complete checkpoint to continue from.")
         return None if (run.folder / EXPORT).exists() else found
     if is_unused(run.folder):
         return None
@@ -131,22 +131,22 @@ def prepare_folder(run: Run, args: argparse.Namespace, held: contextlib.ExitStac
     found = checkpoint.newest(run.folder)
     if found is not None and not args.auto_resume:
         raise UserError(
-            f"{run.folder}: holds an unfinished run ({found.name}). -a continues it, -n NAME starts another beside it, "
+            f"{run.folder}: holds an unfinished run ({found.name}). -a continues it, -n NAME starts another one, "
             "--force moves it aside."
         )
     return found
 
 
 def refuse_difference(wanted: Run, stands: dict, folder: Path) -> None:
-    """Refuse when what stands in a folder was made by another configuration, and show the difference.
+    """Refuse if the run in a folder was made with another configuration, and show the difference.
 
-    A path may be spelled in another way, and corpus and teacher may lie elsewhere as long as the speech and the file
-    are the same.
+    A path may be spelled differently, and corpus and teacher may be in another place, as long as the speech and the
+    content of the file are the same.
 
     Args:
-        wanted: by the command line.
-        stands: `read_run`'s.
-        folder: of the latter.
+        wanted: run of the command line.
+        stands: result of `read_run`.
+        folder: folder of the existing run.
 
     Raises:
         UserError: they differ.
@@ -165,19 +165,19 @@ def refuse_difference(wanted: Run, stands: dict, folder: Path) -> None:
         if wanted.objective.speech(wanted.runner.pretrain_expert.datarc) == stands["speech"]:
             keys = [key for key in keys if key not in THE_CORPUS]
         else:
-            advice += " With a moved or copied corpus a run goes on if all its files have the same names and lengths."
+            advice += " With a moved or copied corpus a run continues if all its files have the same names and lengths."
     if THE_TEACHER in keys:
         if _is_its_teacher(wanted.model.teacher, folder):
             keys.remove(THE_TEACHER)
         else:
-            advice += " With a moved or copied teacher a run goes on if the file is the same."
+            advice += " With a moved or copied teacher a run continues if the file is the same."
     changed = [f"{k}: {old.get(k)!r} there, {new.get(k)!r} wanted" for k in keys]
     if changed:
         raise UserError(f"{folder}: holds a run of another configuration ({'; '.join(changed[:5])}). {advice}")
 
 
 def _is_its_teacher(teacher: str | None, folder: Path) -> bool:
-    """Whether a teacher (`ModelConfig.teacher`) has the weights, by their hash, of the one in a run's checkpoints."""
+    """Whether the weights of a teacher (`ModelConfig.teacher`) have the hash recorded in a run's checkpoints."""
     newest = checkpoint.newest(folder)
     if newest is None or teacher is None:
         return False
@@ -186,20 +186,20 @@ def _is_its_teacher(teacher: str | None, folder: Path) -> bool:
 
 
 def warn_of_changed_speech(run: Run, speech: str) -> None:
-    """Say so where the corpus of a run that goes on is not what it was: files came, went or have another length.
+    """Warn if the corpus of a resumed run has changed: files were added or removed, or have another length.
 
     Args:
-        run: that goes on.
+        run: the resumed run.
         speech: `Expert.speech`.
     """
     if json.loads((run.folder / RUN).read_text()).get("speech", speech) != speech:
         logger.warning(
-            "%s: the corpus is not what it was when this run began (names, lengths or transcripts differ): from here "
-            "on its batches are others.", run.runner.pretrain_expert.datarc.corpus or "embedded",
+            "%s: the corpus has changed since this run began (names, lengths or transcripts differ): "
+            "its batches will differ from here on.", run.runner.pretrain_expert.datarc.corpus or "embedded",
         )  # fmt: skip
 
 
 def _same(old: Any, new: Any) -> bool:
-    """Equal, or two spellings of the path of one file or folder."""
+    """Whether values are equal, or are two spellings of the path of one file or folder."""
     both_paths = isinstance(old, str) and isinstance(new, str) and os.path.exists(old) and os.path.exists(new)
     return old == new or (both_paths and os.path.realpath(old) == os.path.realpath(new))

@@ -1,4 +1,4 @@
-"""The training loop. It reads top to bottom, writes numbers and checkpoints, and draws nothing."""
+"""The training loop. It reads top to bottom, and writes numbers and checkpoints."""
 
 import time
 from collections.abc import Callable
@@ -26,18 +26,18 @@ def train(
     """Train to `config.runner.total_steps`, from the start or from a checkpoint.
 
     Args:
-        expert: an `UpstreamPretrainExpert` (its module's docstring says how a step runs).
-        config: the runner's.
-        folder: of the run; gets `states-*.ckpt`, `latest`, `log.jsonl` and `tensorboard/`.
-        seed: of dropout, and recorded in checkpoints.
+        expert: an `UpstreamPretrainExpert` (the docstring of its module describes a step).
+        config: configuration of the runner.
+        folder: folder of the run; gets `states-*.ckpt`, `latest`, `log.jsonl` and `tensorboard/`.
+        seed: seed of dropout, also recorded in checkpoints.
         resume_from: a checkpoint of the same run.
         on_checkpoint: called with `folder` in the main process after each checkpoint.
 
     Raises:
-        Interrupted: by one of `STOP_SIGNALS`, after saving.
-        UserError: processes start from different weights, too many losses are not finite, memory or disk are full;
-            earlier checkpoints stay whole.
-        ProcessLost: another process of the run is gone.
+        Interrupted: stopped by one of `STOP_SIGNALS`, after saving.
+        UserError: processes start from different weights, too many losses are not finite, or memory or disk are full;
+            earlier checkpoints stay complete.
+        ProcessLost: another process of the run has ended.
     """
     loop = config.runner
     trainer = Trainer(expert, config, seed=seed)
@@ -47,7 +47,7 @@ def train(
     log = RunLog(folder, step=trainer.step, total_steps=loop.total_steps) if distributed.is_main() else None
     try:
         _run(trainer, expert, config, folder, log, on_checkpoint)
-    finally:  # an error then has a line of its own, below the bar
+    finally:  # so that an error starts on a new line below the bar
         if log:
             log.close()
 
@@ -70,7 +70,7 @@ def _run(
             step, last = trainer.step, trainer.step == loop.total_steps
             reason = stop.agreed()
             evaluate = step % loop.save_step == 0 or last
-            save = evaluate or reason is not None  # a scheduler does not wait for evaluations
+            save = evaluate or reason is not None  # after a stop signal there is no time for an evaluation
             write = step % loop.log_step == 0 or step == 1 or save
             done = trainer.finished(wait=write)
             if not done:

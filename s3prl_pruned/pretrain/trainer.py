@@ -1,14 +1,14 @@
-"""One optimiser step of a run, and everything that a checkpoint of it holds.
+"""One optimiser step of a run, and everything that its checkpoints hold.
 
-With several processes (`torchrun`), each takes its share of the step's micro-batches: whole ones, or parts where there
-are more processes than that. Masks, multipliers, matched pairs and the summed gradients are the same everywhere, so
-that all processes take the same step, and it is the step that one process would take. How many micro-batches make a
-step is fixed when a run starts (`gradient_accumulate_steps`, times the processes where `scale_batch_with_processes` is
-set) and kept in its checkpoints: resumed on more or fewer processes, a run sees the same audio and computes the same
-losses.
+With several processes (`torchrun`), each takes its share of the micro-batches of a step: whole ones, or parts if there
+are more processes than micro-batches. Masks, multipliers, matched pairs and summed gradients are the same in all
+processes, so that all take the same step, and it is the step that one process would take. The number of micro-batches
+per step is fixed when a run starts (`gradient_accumulate_steps`, times the processes if `scale_batch_with_processes` is
+set) and kept in checkpoints: a run that resumes with another number of processes sees the same audio and computes the
+same losses.
 
-On a GPU nothing waits for a step to end: `start` gives it out, and `finished` has its records `STEPS_BEHIND` steps
-later. What a step decides by its own numbers (whether it may change anything) is decided on the device.
+On a GPU the CPU does not wait for the end of a step: `start` queues it, and `finished` returns its records
+`STEPS_BEHIND` steps later. Decisions that depend on values of the step (such as skipping it) are made on the device.
 """
 
 import itertools
@@ -42,24 +42,24 @@ from s3prl_pruned.pretrain.records import STEPS_BEHIND, StepRecords, is_finite, 
 logger = logging.getLogger(__name__)
 
 _SCALE = "loss_scale"
-"""Among a step's records until they are read."""
+"""Key of the loss scale in a step's records, until they are read."""
 
 
 class Trainer:
-    """A run between two steps.
+    """State of a run between two steps.
 
     Args:
-        expert: an `UpstreamPretrainExpert` (its module's docstring says how a step runs).
-        config: the runner's.
-        seed: of dropout, and recorded in checkpoints.
+        expert: an `UpstreamPretrainExpert` (the docstring of its module describes a step).
+        config: configuration of the runner.
+        seed: seed of dropout, also recorded in checkpoints.
 
     Attributes:
-        step: optimiser steps given out, skipped ones included.
-        bad_steps: how many of those that `finished` gave were skipped because their loss or gradient was not finite.
-        steps_taken: of `step`, by this process since it began or went on.
-        compiles: whether layers and CNNs are under torch.compile.
+        step: queued optimiser steps, including skipped ones.
+        bad_steps: skipped steps with a non-finite loss or gradient, of those that `finished` returned.
+        steps_taken: steps of this process since it started or resumed.
+        compiles: whether layers and CNNs use torch.compile.
         per_step: micro-batches per optimiser step, over all processes.
-        seconds: that giving steps out and waiting for them took, without reading data, checkpoints and evaluation.
+        seconds: time spent in queueing steps and waiting for them, without reading data, checkpoints and evaluation.
     """
 
     def __init__(self, expert: Expert, config: RunnerConfig, *, seed: int):
@@ -92,19 +92,19 @@ class Trainer:
         expert.model.train()
 
     def autocast(self) -> torch.autocast:
-        """Half precision where the run has it: for losses, and for what `begin_step` computes of the batches."""
+        """Half precision if the run uses it: for losses, and for computations on batches in `begin_step`."""
         return torch.autocast(self._device, dtype=self._precision, enabled=self._precision != torch.float32)
 
     def batches(self) -> Iterator[list]:
-        """This process's micro-batches, or parts of them, of each step still to come."""
+        """This process's micro-batches, or parts of them, of each remaining step."""
         world, smallest = distributed.world_size(), self.expert.batches.smallest
         parts = parts_of_micro_batch(self.per_step, world)
         if parts > smallest:
             raise UserError(
-                f"a step of this run has {self.per_step} micro-batches, which {world} processes would share in {parts} "
-                f"parts each, but the smallest has {smallest} utterances. Start fewer processes, or raise "
-                "`datarc.train_batch_size` (`datarc.max_batch_seconds`), or, for a global batch that is larger by the "
-                "number of processes, set `runner.scale_batch_with_processes=true`."
+                f"a step of this run has {self.per_step} micro-batches. {world} processes would split each one into "
+                f"{parts} parts, but the smallest has {smallest} utterances. Start fewer processes, or raise "
+                "`datarc.train_batch_size` (`datarc.max_batch_seconds`), or, for a global "
+                "batch that is larger by the number of processes, set `runner.scale_batch_with_processes=true`."
             )
         steps = range(self.step, self.loop.total_steps)
         self._reader = self.expert.get_train_dataloader(share for step in steps for share in self._shares(step, parts))
@@ -113,17 +113,17 @@ class Trainer:
         for _ in steps:
             try:
                 batches = list(itertools.islice(loader, own))
-            except UserError as error:  # a reading process has put its traceback before the message
+            except UserError as error:  # a worker process puts its traceback before the message
                 raise UserError(str(error).rsplit("UserError: ", 1)[-1].strip()) from error
             yield batches
 
     @property
     def reading_pace(self) -> float:
-        """Seconds of audio a second that this process's readers can read."""
+        """Seconds of audio per second that the worker processes of this process can read."""
         return 0.0 if self._reader is None else self._reader.pace
 
     def _shares(self, step: int, parts: int) -> list[Share]:
-        """Of the step's micro-batches in `parts` each, numbers r, r + w, ... where w processes are."""
+        """This process's parts of the step's micro-batches (`parts` each): numbers r, r + w, ... for w processes."""
         own = range(distributed.rank(), self.per_step * parts, distributed.world_size())
         return [(step * self.per_step + number // parts, number % parts, parts) for number in own]
 
@@ -131,17 +131,17 @@ class Trainer:
         """Take one optimiser step and wait for it: `start`, then `finished`.
 
         Returns:
-            Its records.
+            The records of the step.
         """
         self.start(batches)
         return self.finished(wait=True)[-1]
 
     def start(self, batches: list) -> None:
-        """Give one optimiser step out.
+        """Queue one optimiser step.
 
         Raises:
-            UserError: memory ran out.
-            ProcessLost: another process of the run is gone.
+            UserError: out of memory.
+            ProcessLost: another process of the run has ended.
         """
         began = time.perf_counter()
         self.step, self.steps_taken = self.step + 1, self.steps_taken + 1
@@ -166,7 +166,7 @@ class Trainer:
         self._unread.append(StepRecords.sent(self.step, records))
 
     def _warm_up(self) -> None:
-        """Compile for the masks of the step: at the end of a run, without gradients, they have kernels of their own."""
+        """Compile for the masks of this step: those at the end of a run have no gradient, and need other kernels."""
         datarc, model = self.expert.datarc, self.expert.model
         shape = (datarc.train_batch_size, self.expert.batches.max_samples)
         if datarc.max_batch_seconds is not None:
@@ -185,7 +185,7 @@ class Trainer:
         self._warm.add(self.expert.masks_are_learned)
 
     def _update(self, records: dict[str, float | Tensor]) -> dict[str, float | Tensor]:
-        """From the micro-batches' gradients to the next weights and gates, unless a term is not finite."""
+        """Update weights and gates from the gradients of all micro-batches, unless a term is not finite."""
         scale = self._scaler.scale(torch.ones((), device=self.expert.device)) if self._scaler.is_enabled() else 1.0
         self.expert.end_backward(records, loss_scale=scale)
         self._gradients.finish()
@@ -202,16 +202,16 @@ class Trainer:
         return {"lr": lr, "gradient_norm": norm, "gate_gradient_norm": gate_norm, _SCALE: scale}
 
     def finished(self, *, wait: bool = False) -> list[dict[str, float]]:
-        """The records of steps that are done and were not given yet, in order, the same in every process.
+        """Records of finished steps that were not returned yet, in order, the same in every process.
 
         Args:
-            wait: for all steps; else for those that are further behind than a GPU needs to have work.
+            wait: wait for all steps; else return only steps so far behind that a GPU still has work.
 
         Raises:
-            UserError: more than `max_bad_steps` steps had no finite loss and gradient.
+            UserError: more than `max_bad_steps` steps had a loss or gradient that is not finite.
         """
         began, found = time.perf_counter(), []
-        if wait or self._device != "cuda":  # asking CUDA takes its time
+        if wait or self._device != "cuda":  # the query to CUDA takes time
             self._peak = peak_memory(self._device)
         while len(self._unread) > (0 if wait else self._behind):
             sent = self._unread.popleft()
@@ -225,7 +225,7 @@ class Trainer:
         return found
 
     def _judge(self, step: int, records: dict[str, float], *, loss_scale: float) -> None:
-        """Say where a step changed nothing; count those that may not be many, and stop at the limit."""
+        """Report steps that changed nothing, count those that are limited, and stop at the limit."""
         terms = {name: records[name] for name in (self.expert.loss_name, "gradient_norm", "gate_gradient_norm")}
         broken = {name: value for name, value in terms.items() if not math.isfinite(value)}
         if not broken:
@@ -239,21 +239,21 @@ class Trainer:
         if self.bad_steps > self.loop.max_bad_steps:
             raise UserError(
                 f"step {step}: {what}. `max_bad_steps` allows {self.loop.max_bad_steps} such steps, and this is "
-                f"number {self.bad_steps}; nothing of it is saved. Lower `optimizer.lr`, or look at the data, then "
-                "resume from a checkpoint before it."
+                f"number {self.bad_steps}; it is not saved. Lower `optimizer.lr`, or check the data, then "
+                "resume from an earlier checkpoint."
             )
 
     def save(self, folder: Path, *, best: int | None = None) -> Path:
-        """Write `states-{step}.ckpt`, turn `latest` to it and `best` to the best so far, from the main process.
+        """Write `states-{step}.ckpt` from the main process, and update the links `latest` and `best`.
 
         Args:
-            folder: of the run.
-            best: the step of the best checkpoint, which stays; None where there is none, and in all other processes.
+            folder: folder of the run.
+            best: step of the best checkpoint, which is kept; None if there is none, and in all other processes.
 
         Raises:
-            UserError: in every process: it cannot be written, or weights are not finite. Earlier ones stay whole.
+            UserError: in every process: it cannot be written, or weights are not finite. Earlier ones stay complete.
         """
-        assert not self._unread, "a bad step that was not counted yet would be forgotten"
+        assert not self._unread, "a bad step that is not counted yet would be lost"
         cuda = torch.cuda.get_rng_state(self.expert.device) if self._device == "cuda" else None
         generators = distributed.gather({"cpu": torch.get_rng_state(), "cuda": cuda})
         path = checkpoint.checkpoint_path(folder, self.step)
@@ -271,7 +271,7 @@ class Trainer:
         checkpoint.rotate(path.parent, self.loop.max_keep, best=best)
 
     def size_of_checkpoint(self) -> int:
-        """Bytes that a checkpoint would take now; nothing is written."""
+        """Size in bytes of a checkpoint at this moment; nothing is written."""
         return checkpoint.size(self._state([{"cpu": torch.get_rng_state(), "cuda": None}]))
 
     def _state(self, generators: list[dict]) -> dict:
@@ -291,10 +291,10 @@ class Trainer:
         return self.expert.add_state_to_save(state)
 
     def resume(self, path: Path) -> None:
-        """Go on from a checkpoint.
+        """Resume from a checkpoint.
 
         Raises:
-            UserError: it is damaged, or no checkpoint of a run.
+            UserError: it is damaged, or is not a checkpoint of a run.
         """
         state = checkpoint.load_checkpoint(path)
         try:
@@ -304,7 +304,7 @@ class Trainer:
             self.step, self.bad_steps, generators = state["Step"], state["Bad_Steps"], state["RNG"]
             self.per_step, self.seconds = state["Micro_Batches_Per_Step"], state.get("Seconds", 0.0)
         except (KeyError, RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
-            raise UserError(f"{path}: is no checkpoint of this run ({error!r}).") from error
+            raise UserError(f"{path}: is not a checkpoint of this run ({error!r}).") from error
         if len(generators) == distributed.world_size():
             own = generators[distributed.rank()]
             torch.set_rng_state(own["cpu"])
@@ -314,8 +314,8 @@ class Trainer:
         self._seed_dropout()
         if distributed.is_main():
             logger.warning(
-                "%s was written by %d process(es), now there are %d: each step's %d micro-batches are dealt out anew. "
-                "The data go on where they stopped; only dropout draws other numbers.",
+                "%s was written by %d process(es), now there are %d: each step's %d micro-batches are redistributed. "
+                "The data continue where they stopped; only dropout draws other numbers.",
                 path, len(generators), distributed.world_size(), self.per_step,
             )  # fmt: skip
 
@@ -324,12 +324,12 @@ class Trainer:
 
 
 def parts_of_micro_batch(per_step: int, processes: int) -> int:
-    """In how many parts processes share each of a step's micro-batches, so that all get equally many: 1 is whole."""
+    """Number of parts of each micro-batch such that all processes get equally many; 1 means whole micro-batches."""
     return processes // math.gcd(per_step, processes)
 
 
 def versions() -> dict[str, str]:
-    """What computed this: for checkpoints, cards and results."""
+    """Versions of the software, for checkpoints, cards and results."""
     return {
         "s3prl_pruned": s3prl_pruned.__version__,
         "torch": str(torch.__version__),

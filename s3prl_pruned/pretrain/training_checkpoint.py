@@ -1,4 +1,4 @@
-"""A training checkpoint of `run_pretrain.py` as a format to read, with its student's masks applied or cut."""
+"""Training checkpoints of `run_pretrain.py` as a readable format, with masks of the student applied or cut."""
 
 import logging
 from dataclasses import replace
@@ -31,6 +31,6 @@ MASKED = Format(
     recognise=_recognise,
     read=_read_masked,
 )
-"""The student as it was trained."""
+"""Reads the student with its masks applied, as in training."""
 CUT = replace(MASKED, read=_read_cut)
-"""The smaller encoder that it becomes."""
+"""Reads the smaller encoder, with masks cut."""

@@ -1,1 +1,1 @@
-"""How much of a model is left: counts, expected counts, and the control that drives them to a target."""
+"""Sizes of a model: counts, expected counts, and the control that drives them to a target."""

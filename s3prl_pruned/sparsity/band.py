@@ -1,7 +1,7 @@
-"""The band rule on the compression ratio (Xu et al. 2025), in place of the Lagrangian under a task's own loss.
+"""The band rule on the compression ratio (Xu et al. 2025), used in place of the Lagrangian with a task loss.
 
-Too large a model: task loss + lambda x size. Too small a one: task loss - lambda x size. Within the band: task loss
-alone.
+A model that is too large has the loss: task loss + lambda x size; one that is too small: task loss - lambda x size.
+Within the band, the task loss is used alone.
 """
 
 from dataclasses import dataclass, field
@@ -14,39 +14,39 @@ from s3prl_pruned.sparsity.config import Target, renewed
 
 @dataclass(kw_only=True)
 class BandConfig:
-    """Where the band lies, and how hard the size pulls."""
+    """Position and width of the band, and the weight of the size term."""
 
     target: Target = field(default_factory=lambda: Target(share=0.72))
-    """Middle of the band, of `params`. Their compression ratio is 1 / (1 - share), so that a band of the one is a
-    band of the other."""
+    """Middle of the band, a sparsity (`of: params`). The compression ratio is 1 / (1 - share), so a band of sparsities
+    is also a band of compression ratios."""
 
     tolerance: float = 0.01
-    """Half the width of the band, a difference of sparsities. Not in the abstract."""
+    """Half the width of the band, a difference of sparsities. The paper's abstract does not give it."""
 
     size_weight: float = 1.0
-    """lambda; size is the share of the prunable weights that stays, 0 to 1. Not in the abstract."""
+    """lambda. The size is the kept share of the prunable weights, 0 to 1. The paper's abstract does not give lambda."""
 
     renew = staticmethod(renewed)
 
     @property
     def goal(self) -> float:
-        """The target's share, a sparsity."""
+        """Target sparsity, in [0, 1)."""
         return self.target.share
 
     def validate(self) -> None:
-        """Raise UserError where a value is out of its range."""
+        """Raise UserError if a value is out of its range."""
         if self.target.of != "params":
-            raise UserError(f"`target.of` must be params, but is {self.target.of}: the band is one of sparsities.")
+            raise UserError(f"`target.of` must be params, but is {self.target.of}(the band is of sparsities).")
         if not 0 < self.tolerance < 1:
             raise UserError(f"`tolerance` must be in (0, 1), but is {self.tolerance}.")
         if self.size_weight <= 0:
             raise UserError(f"`size_weight` must be positive, but is {self.size_weight}.")
 
     def penalty(self, sparsity: Tensor) -> Tensor:
-        """What is added to the task's loss, a scalar: + lambda x size under the band, - lambda x size over it, else 0.
+        """The term added to the task loss, a scalar: + lambda x size below the band, - lambda x size above it, else 0.
 
         Args:
-            sparsity: of the model as it stands, a scalar with a gradient to the gates.
+            sparsity: current sparsity of the model, a scalar with a gradient to the gates.
         """
         gap = sparsity.detach() - self.goal
         outside = gap.abs() > self.tolerance

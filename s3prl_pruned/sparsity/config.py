@@ -1,4 +1,4 @@
-"""What a recipe says of a target: how much of the dense model goes, and of what. The former spelling is read, too."""
+"""Targets of a recipe: which share of the dense model to remove, and in which quantity. Old keys are read too."""
 
 import math
 from dataclasses import dataclass
@@ -7,33 +7,33 @@ from typing import Any, Literal
 from s3prl_pruned.config import UserError
 
 TARGETS = {"target": "params", "cnn_target": "macs"}
-"""Keys of targets in `sparsity:`, and what each is of where it does not say."""
+"""Keys of targets in `sparsity:`, with the default quantity (`of`) of each."""
 FORMER = {"target_sparsity": "params", "target_macs": "macs", "target_speedup": "time"}
-"""Keys that `sparsity:` held in place of `target`, and what each was of; the later come first where several are
-given."""
+"""Old keys of `sparsity:` that `target` replaced, with the quantity of each; if several are set, the last one of this
+list counts."""
 FORMER_KEYS = (*FORMER, "target_cnn", "utterance_seconds", "latency_table")
 
 
 @dataclass(kw_only=True)
 class Target:
-    """How much goes, as a share of the dense model's own."""
+    """Share of the dense model to remove, in one quantity."""
 
     of: Literal["params", "macs", "time"] = "params"
-    """The prunable weights (`sparsity.counts.sparsity`), the multiply-accumulates, or the time by `table`."""
+    """The quantity: prunable weights (`sparsity.counts.sparsity`), multiply-accumulates, or time by `table`."""
 
     share: float
-    """What goes, in [0, 1). A recipe may say `speedup: s` in place of a share of time: it is read as 1 - 1 / s."""
+    """The share to remove, in [0, 1). A recipe may set `speedup: s` instead for time: it is read as 1 - 1 / s."""
 
     seconds: float = 5.0
-    """Of `macs`: length of the utterance that they are of (attention's grow with its square)."""
+    """For `macs`: length of the utterance in seconds (the MACs of attention grow with its square)."""
 
     table: str | None = None
-    """Of `time`: JSON that `tools/timing.py --latency-table` wrote on the device, for its utterance;
-    `--latency-table` sets it. Where both the target and the CNN's are of time, one may name it for both."""
+    """For `time`: JSON file that `tools/timing.py --latency-table` wrote on the target device; it has its own length of
+    the utterance. `--latency-table` sets it. If `target` and `cnn_target` are both of time, one of them may name it."""
 
     @property
     def aim(self) -> str:
-        """In words."""
+        """The target in words, for logs and the screen."""
         if self.of == "time":
             return f"target speed-up {1 / (1 - self.share):.4g} by {self.table}"
         if self.of == "macs":
@@ -41,7 +41,7 @@ class Target:
         return f"target sparsity {self.share:.4g}"
 
     def validate(self) -> None:
-        """Raise UserError where the values do not go together."""
+        """Raise UserError if a value is out of range or the values contradict each other."""
         if not 0 <= self.share < 1:
             raise UserError(f"`share` must be in [0, 1), but is {self.share}.")
         if not 0 < self.seconds <= 3600:
@@ -51,29 +51,29 @@ class Target:
         if self.of == "time" and self.table is None:
             raise UserError(
                 "a target of time needs a `table`, but it is null. Measure one on the device (tools/timing.py --models "
-                "ours:<shape> --latency-table FILE) and give it: --latency-table FILE."
+                "ours:<shape> --latency-table FILE) and pass it: --latency-table FILE."
             )
 
 
 @dataclass(kw_only=True)
 class CnnTarget(Target):
-    """How much of the CNN goes, as a share of the dense CNN's own."""
+    """Share of the dense CNN to remove, in one quantity."""
 
     of: Literal["macs", "time"] = "macs"
-    """Among all weights the CNN is too cheap to be pruned much, among the MACs too dear; and its first layer takes
-    time by its activations rather than its MACs."""
+    """The CNN has a target of its own because it has few of all weights, and would hardly be pruned, but many of all
+    MACs, and would be pruned too much. The time of its first layer depends on activations more than on MACs."""
 
     @property
     def aim(self) -> str:
-        """In words."""
+        """The target in words, for logs and the screen."""
         return f"{100 * self.share:.4g} % {'less time for' if self.of == 'time' else 'fewer MACs in'} the CNN"
 
 
 def chosen_target(text: str) -> dict[str, Any]:
-    """What `target:` holds by a text such as `params=0.8`, `macs=0.7` or `speedup=2.5`.
+    """The value of `target:` for a text such as `params=0.8`, `macs=0.7` or `speedup=2.5`.
 
     Raises:
-        UserError: it is none of these.
+        UserError: the text has none of these forms.
     """
     name, _, value = (part.strip() for part in text.partition("="))
     try:
@@ -86,20 +86,20 @@ def chosen_target(text: str) -> dict[str, Any]:
 
 
 def takes_table(section: dict[str, Any]) -> bool:
-    """Whether a `sparsity:` section, in today's keys, has a target of time."""
+    """Whether a `sparsity:` section with current keys has a target of time."""
     targets = [section.get(key) for key in TARGETS]
     return any(isinstance(target, dict) and target["of"] == "time" for target in targets)
 
 
 def renewed(section: Any, *, onto: Any = None) -> Any:
-    """A `sparsity:` section in today's keys, laid over another one. Only this function knows the former keys.
+    """Convert a `sparsity:` section to current keys, and merge it into another one. Old keys are known here only.
 
     Args:
-        section: what a file or a command line says. What is no mapping comes back as it is, for `from_dict` to refuse.
-        onto: the section under it, in either spelling.
+        section: content of a file or command line. Anything but a mapping is returned as it is; `from_dict` refuses it.
+        onto: the section to merge into, with old or current keys.
 
     Raises:
-        UserError: `section` gives a target in both spellings, or two at once.
+        UserError: `section` sets a target with both old and current keys, or two targets at once.
     """
     if not isinstance(section, dict):
         return section
@@ -107,8 +107,8 @@ def renewed(section: Any, *, onto: Any = None) -> Any:
     today = {key: section[key] for key in TARGETS if key in section}
     if former and today:
         raise UserError(
-            f"`{next(iter(former))}` is the former spelling of a target, and `{next(iter(today))}` is given beside it. "
-            "Keep today's alone, such as `target: {of: params, share: 0.8}`."
+            f"`{next(iter(former))}` is an old key for a target, but `{next(iter(today))}` is set too. "
+            "Keep only the current one, such as `target: {of: params, share: 0.8}`."
         )
     below = renewed(onto) if isinstance(onto, dict) else {}
     targets = {key: below.pop(key) for key in TARGETS if key in below}
@@ -124,13 +124,13 @@ def renewed(section: Any, *, onto: Any = None) -> Any:
 
 
 def _laid_over(below: Any, target: Any) -> Any:
-    """A target over another one. It replaces one of something else wholly: a share of weights says nothing of time."""
+    """Merge a target into another one, or replace that if it has another quantity, since shares do not carry over."""
     if not isinstance(target, dict):
         return target
     target = dict(target)
     if "speedup" in target:
         if "share" in target or target.get("of", "time") != "time":
-            raise UserError("`speedup` is another word for a `share` of time. Give no other `share` or `of` beside it.")
+            raise UserError("`speedup` is another way to give a `share` of time. Leave out `share` and `of`.")
         target |= {"of": "time", "share": _share_of("speedup", target.pop("speedup"))}
     if not isinstance(below, dict) or target.get("of", below.get("of")) != below.get("of"):
         return target
@@ -138,9 +138,9 @@ def _laid_over(below: Any, target: Any) -> Any:
 
 
 def _add_former(targets: dict[str, Any], former: dict[str, Any]) -> None:
-    """What `former` keys say, into `targets`. One length and one table were for both targets."""
+    """Write the old keys into `targets`. In the old spelling, one length and one table served both targets."""
     if former.get("target_macs") is not None and former.get("target_speedup") is not None:
-        raise UserError("`target_macs` and `target_speedup` exclude one another. Leave one null.")
+        raise UserError("`target_macs` and `target_speedup` exclude one another. Set one of them to null.")
     for key, of in FORMER.items():
         if former.get(key) is not None:
             targets["target"] = {"of": of, "share": _share_of(key, former[key])}
@@ -159,7 +159,7 @@ def _add_former(targets: dict[str, Any], former: dict[str, Any]) -> None:
 
 
 def _share_of(key: str, value: Any) -> Any:
-    """The share that a key's value means: with a speed-up of s, 1 / s of the time stays."""
+    """The share that the value of a key means: a speed-up of s leaves 1 / s of the time."""
     if "speedup" not in key:
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 1:

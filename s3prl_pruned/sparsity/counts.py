@@ -1,4 +1,4 @@
-"""Weights, parameters and multiply-accumulates (MACs). One formula each, for integers and expected tensors alike."""
+"""Weights, parameters and multiply-accumulates (MACs): one formula each, for integers and for expected counts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -18,16 +18,16 @@ from s3prl_pruned.models.spec import (
 )
 
 Number: TypeAlias = int | float | Tensor
-"""A count of a structure, or the expected count under gates: a scalar tensor, or one (L,) of L layers."""
+"""A count of a structure, or its expectation under gates: a scalar tensor, or a tensor (L,) of L layers."""
 _MAPS = {"qk": ("q_proj", "k_proj"), "vo": ("v_proj", "out_proj"), "ffn": ("fc1", "fc2")}
-"""The linear maps that a kind of dimension is a side of; the other side is the residual stream."""
+"""For each kind of dimension, the linear maps between it and the residual stream."""
 
 
 @dataclass
 class LayerCounts:
-    """Query/key dimensions, value/output dimensions and intermediate dimensions of a layer that stay.
+    """Kept query/key, value/output and intermediate dimensions of a layer.
 
-    Integers for a structure; for the expectation under gates tensors, scalar or (L,) of L layers at once.
+    Integers for a structure. Tensors for the expectation under gates, scalar or (L,) for L layers at once.
     """
 
     qk: Number
@@ -35,13 +35,13 @@ class LayerCounts:
     ffn: Number
     ranks: Ranks = field(default_factory=Ranks)
     heads: Number = 0
-    """Heads that stay; weights do not depend on them, MACs and time do."""
+    """Kept heads. Weights do not depend on them, but MACs and time do."""
     products: Number = 0
-    """Dimensions of attention's two products over all heads, each head padded to the layer's widest."""
+    """Dimensions of the two products of attention over all heads, each head padded to the widest head of the layer."""
 
     @classmethod
     def of(cls, layer: LayerSpec) -> "LayerCounts":
-        """What a structure has."""
+        """Counts of one layer of a structure."""
         width = padded_width([len(head.qk) for head in layer.heads]) + padded_width(
             [len(head.vo) for head in layer.heads]
         )
@@ -57,18 +57,18 @@ class LayerCounts:
 
 @dataclass
 class EncoderCounts:
-    """What stays of an encoder: integers for a structure, scalar tensors for the expectation under gates."""
+    """Kept dimensions of an encoder: integers for a structure, scalar tensors for the expectation under gates."""
 
     layers: list[LayerCounts]
-    """Of each layer, or one of all of them."""
+    """One entry per layer, or a single entry with tensors (L,) for all layers."""
     channels: list[Number]
-    """Of each layer of the CNN."""
+    """Channels of each layer of the CNN."""
     with_cnn: bool
-    """Whether the CNN is pruned, and so counted in the sparsity."""
+    """Whether the CNN is pruned, and therefore counted in the sparsity."""
 
     @classmethod
     def of(cls, config: EncoderConfig, spec: CompactSpec) -> "EncoderCounts":
-        """What a structure has."""
+        """Counts of a structure."""
         return cls(
             layers=[LayerCounts.of(layer) for layer in spec.layers],
             channels=[len(kept) for kept in spec.channels_of(config)],
@@ -77,17 +77,17 @@ class EncoderCounts:
 
     @classmethod
     def dense(cls, config: EncoderConfig, *, with_cnn: bool) -> "EncoderCounts":
-        """What the dense model has."""
+        """Counts of the dense model."""
         return replace(cls.of(config, CompactSpec.dense(config)), with_cnn=with_cnn)
 
 
 def linear_weights(embed_dim: int, size: Number, rank: int | None = None) -> Number:
-    """Weights of a linear map between the residual stream and `size` dimensions, held whole or as two factors."""
+    """Weights of a linear map between the residual stream and `size` dimensions, as one matrix or as two factors."""
     return embed_dim * size if rank is None else rank * (embed_dim + size)
 
 
 def map_weights(embed_dim: int, counts: LayerCounts) -> dict[str, Number]:
-    """Prunable weights of a layer, without biases, by linear map."""
+    """Prunable weights of a layer by linear map, without biases."""
     sizes = {name: getattr(counts, kind) for kind, names in _MAPS.items() for name in names}
     return {name: linear_weights(embed_dim, size, getattr(counts.ranks, name)) for name, size in sizes.items()}
 
@@ -95,20 +95,20 @@ def map_weights(embed_dim: int, counts: LayerCounts) -> dict[str, Number]:
 def layer_weights(
     embed_dim: int, counts: LayerCounts, names: tuple[str, ...] = ATTENTION_MAPS + FEED_FORWARD_MAPS
 ) -> Number:
-    """Prunable weights of a layer, without biases: q, k, v, o and the two feed-forward matrices, or the named ones."""
+    """Prunable weights of a layer (no biases): q, k, v, o and the two feed-forward matrices, or only the named ones."""
     weights = map_weights(embed_dim, counts)
     return sum(weights[name] for name in names)
 
 
 def total(count: Number) -> Number:
-    """Of all layers that a count is of."""
+    """Sum of a count over layers."""
     return count.sum() if isinstance(count, Tensor) and count.dim() else count
 
 
 def cnn_weights(config: EncoderConfig, channels: Sequence[Number]) -> Number:
-    """Weights of the convolutions and of the projection that reads them, without biases.
+    """Weights of the convolutions and of the projection behind them, without biases.
 
-    They are products of neighbouring layers' channels, in expectation too, since layers' masks are drawn independently.
+    Each is a product of the channels of neighbouring layers, also in expectation, since their masks are independent.
     """
     convolutions = sum(
         before * here * kernel
@@ -120,9 +120,9 @@ def cnn_weights(config: EncoderConfig, channels: Sequence[Number]) -> Number:
 
 
 def weights(config: EncoderConfig, counts: EncoderCounts) -> Number:
-    """Weight elements (no biases) of the prunable matrices: the attention's and feed-forward's.
+    """Weight elements (no biases) of the prunable matrices of attention and feed-forward.
 
-    Where the CNN is pruned too, those of its convolutions and of the projection behind it are among them.
+    If the CNN is pruned too, they include those of its convolutions and of the projection behind it.
     """
     layers = sum(total(layer_weights(config.embed_dim, layer)) for layer in counts.layers)
     return layers + cnn_weights(config, counts.channels) if counts.with_cnn else layers
@@ -145,15 +145,15 @@ def sparsity(kept: Number, config: EncoderConfig, *, with_cnn: bool = False) -> 
     """1 - kept / all prunable weights of the dense model. The project's one definition of sparsity.
 
     Args:
-        kept: what `weights` gave.
+        kept: result of `weights`.
         config: the dense shape.
-        with_cnn: whether the CNN is pruned too, and so among both.
+        with_cnn: whether the CNN is pruned too, so that both numbers include it.
     """
     return 1 - kept / weights(config, EncoderCounts.dense(config, with_cnn=with_cnn))
 
 
 def realised_sparsity(config: EncoderConfig, spec: CompactSpec) -> float:
-    """Sparsity of a structure, in [0, 1]; the CNN counts where it is pruned (`spec.channels` is not None)."""
+    """Sparsity of a structure, in [0, 1]. The CNN counts if it is pruned (`spec.channels` is not None)."""
     return sparsity(prunable_weights(config, spec), config, with_cnn=spec.channels is not None)
 
 
@@ -171,7 +171,7 @@ def parameters(config: EncoderConfig, spec: CompactSpec) -> dict[str, int]:
         "projection": channels[-1] * (2 * config.projection_norm + config.channel_scale)
         + projection + dim * config.has_projection,
         "mask_embedding": dim,
-        # weight normalisation has a scale per kernel position; data2vec's stack has none
+        # weight normalisation has one scale per kernel position; the convolutions of data2vec have none
         "positional_convolution": (config.positions == "convolution")
         * (convolution * config.pos_conv_depth + config.pos_conv_kernel * (config.pos_conv_depth == 1)),
         "relative_position": config.num_buckets * heads * (config.relative_position and spec.has_attention),
@@ -193,7 +193,7 @@ def parameters(config: EncoderConfig, spec: CompactSpec) -> dict[str, int]:
 
 
 def _head_weights(config: EncoderConfig, heads: StateHeads, *, biases: bool) -> int:
-    """Weights of the maps behind hidden states (`models/state_heads.py`)."""
+    """Weights of the linear maps on hidden states (`models/state_heads.py`)."""
     if heads.kind == "maps":
         return config.num_layers * heads.dim * (config.embed_dim + biases)
     inner = heads.number * heads.inner_dim
@@ -201,16 +201,16 @@ def _head_weights(config: EncoderConfig, heads: StateHeads, *, biases: bool) -> 
 
 
 def macs(config: EncoderConfig, spec: CompactSpec, num_samples: int) -> dict[str, int]:
-    """Multiply-accumulates of a structure by part, for one utterance of `num_samples` samples: `counted_macs`."""
+    """Multiply-accumulates of a structure by part, for one utterance of `num_samples` samples (see `counted_macs`)."""
     return {part: int(work) for part, work in counted_macs(config, EncoderCounts.of(config, spec), num_samples).items()}
 
 
 def counted_macs(config: EncoderConfig, counts: EncoderCounts, num_samples: int) -> dict[str, Number]:
-    """Multiply-accumulates by part for one utterance: convolutions, linears and the two products of attention.
+    """Multiply-accumulates by part for one utterance: convolutions, linear maps and the two products of attention.
 
-    What the reference path runs is counted: heads of different sizes are padded to the layer's widest in the two
-    products. Norms, activations, softmax and the bias' additions are not counted, as usual, nor is a log-mel spectrum,
-    which is no part of a network. Windows padded with silence are counted as a whole.
+    The work of the reference path is counted: in the two products, heads are padded to the widest head of the layer.
+    As usual, norms, activations, softmax and adding biases are not counted. Nor is the log-mel spectrum, which is not
+    part of the network. Windows that are padded with silence count in full.
     """
     in_channels: Number = config.in_channels
     cnn: Number = 0
@@ -224,7 +224,7 @@ def counted_macs(config: EncoderConfig, counts: EncoderCounts, num_samples: int)
     parts: dict[str, Number] = {
         "cnn": cnn,
         "projection": frames * in_channels * dim * config.has_projection,
-        # an even kernel makes one frame more than is kept
+        # an even kernel computes one frame more than is kept
         "positional_convolution": (config.positions == "convolution")
         * (frames + 1 - config.pos_conv_kernel % 2) * config.pos_conv_depth
         * dim * dim // config.pos_conv_groups * config.pos_conv_kernel,

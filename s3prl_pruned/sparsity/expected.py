@@ -1,7 +1,7 @@
-"""The expected structure under gates, and how far given gates can go.
+"""The expected structure under gates, and the largest sparsity that gates can reach.
 
-All layers are counted at once: the probabilities are laid out in tables of (layer, head, dimension), a few operations
-serve them however many gates there are, and nothing is read from a device on the way.
+All layers are counted at once: the probabilities are gathered into tables of (layer, head, dimension). This takes few
+operations for any number of gates, and never waits for a value from a GPU.
 """
 
 from dataclasses import dataclass
@@ -19,24 +19,24 @@ from s3prl_pruned.sparsity.counts import EncoderCounts, LayerCounts, Number, spa
 
 
 class Counted(Protocol):
-    """Units whose number is counted: each stays with a probability (`GateSet`), or stays or not (a step's draw)."""
+    """Gates whose kept units are counted: each is kept with a probability (`GateSet`), or is kept or not (one draw)."""
 
     @property
     def spec(self) -> CompactSpec:
-        """Of the encoder that they are in."""
+        """Structure of the encoder that the gates are attached to."""
         ...
 
     def keep_probabilities(self) -> Masks:
-        """(n,) by slot."""
+        """Probabilities (n,) by slot."""
         ...
 
 
 @dataclass(frozen=True)
 class _Laid:
-    """Probabilities of all layers' units, 0 where a layer has fewer than another and 1 where no gate acts.
+    """Probabilities of the units of all layers; 0 where a layer has fewer units than another, 1 where there is no gate.
 
-    L layers, H heads, Q query/key and V value/output dimensions of a head, F intermediate dimensions: the most that any
-    layer or head has, at least one.
+    L layers, H heads, Q query/key and V value/output dimensions per head, F intermediate dimensions: H, Q, V and F are
+    the largest number in any layer or head, and at least 1.
     """
 
     qk: Tensor
@@ -54,7 +54,7 @@ class _Laid:
 
 
 _Places = tuple[Tensor, dict[str, tuple[int, ...]]]
-"""Where the numbers of `_Laid`'s tables stand, all in one vector, and the tables' shapes."""
+"""Index of each entry of `_Laid`'s tables in one flat vector, and the shapes of the tables."""
 
 
 def _lay_out(spec: CompactSpec, probabilities: Masks) -> _Laid:
@@ -66,7 +66,7 @@ def _lay_out(spec: CompactSpec, probabilities: Masks) -> _Laid:
 
 
 class _ById:
-    """Stands for a structure; equal to itself alone, so that its thousands of indices are not compared at each step."""
+    """Wrapper that compares a structure by identity, so that its thousands of indices are not compared at each step."""
 
     def __init__(self, spec: CompactSpec):
         self.spec = spec
@@ -82,7 +82,7 @@ class _ById:
 def _places(structure: _ById, sizes: tuple[tuple[Slot, int], ...], device: torch.device) -> _Places:
     table, layers = SlotTable(dict(sizes)), structure.spec.layers
     slices, total = table.slices(), table.total
-    nothing, surely = total, total + 1  # where the appended 0 and 1 stand
+    nothing, surely = total, total + 1  # indices of the appended 0 and 1
 
     def units(layer: int, kind: str, count: int) -> list[int]:
         part = slices.get((layer, f"z_{kind}"))
@@ -116,21 +116,21 @@ def _places(structure: _ById, sizes: tuple[tuple[Slot, int], ...], device: torch
 
 @lru_cache(maxsize=8)
 def _zero_and_one(device: torch.device, dtype: torch.dtype) -> Tensor:
-    with torch.inference_mode(False):  # kept for training, too
+    with torch.inference_mode(False):  # the cached tensor is used in training too
         return torch.tensor([0.0, 1.0], device=device, dtype=dtype)
 
 
 def expected_layers(spec: CompactSpec, probabilities: Masks, *, heads: bool = False) -> LayerCounts:
-    """Expected dimensions of all layers: products over the scales that can remove a dimension (Xia et al. 2022, CoFi).
+    """Expected dimensions of all layers: products over the masks that can remove a dimension (Xia et al. 2022, CoFi).
 
-    A head lives while its own mask, its attention's and any of its value dimensions do; it is as wide as expected of
-    its dimensions. The widest is that of the largest expectation, which is exact where every probability is 0 or 1.
+    A head is kept if its own mask, the mask of its attention and at least one of its value dimensions are kept. Its
+    width is the expected number of its dimensions. The widest head is taken to be the one with the largest expectation;
+    this is exact if every probability is 0 or 1.
 
     Args:
         spec: the structure that the gates are attached to.
-        probabilities: P(z > 0) by slot (`z_mha` (1,), `z_qk` (sum of qk dims,), ...); an absent slot is 1. Of single
-            weights, under `attention_weights` and `ffn_weights`; they count as the share of the dimensions that they
-            are.
+        probabilities: P(z > 0) by slot (`z_mha` (1,), `z_qk` (sum of qk dims,), ...); 1 for a missing slot. Those of
+            single weights are under `attention_weights` and `ffn_weights`; they count as a share of the dimensions.
         heads: whether `heads` and `products` are counted too.
 
     Returns:
@@ -157,7 +157,7 @@ def expected_layers(spec: CompactSpec, probabilities: Masks, *, heads: bool = Fa
 
 
 def _shares(spec: CompactSpec, probabilities: Masks, kind: str) -> Number:
-    """Of single weights of a kind, the share that stays, (L,); 1 where none are masked."""
+    """Kept share (L,) of the single weights of a kind; 1 if none are masked."""
     if not any(name == kind for _, name in probabilities):
         return 1
     whole = torch.ones((), device=probabilities.flat.device)
@@ -166,7 +166,7 @@ def _shares(spec: CompactSpec, probabilities: Masks, kind: str) -> Number:
 
 
 def _product(x: Tensor) -> Tensor:
-    """Over the last dimension, two by two: `prod` reads from the device in its backward pass."""
+    """Product over the last dimension, two by two: the backward pass of `prod` would wait for a value from the GPU."""
     while x.shape[-1] > 1:
         half = x.shape[-1] // 2
         x = torch.cat((x[..., :half] * x[..., half : 2 * half], x[..., 2 * half :]), -1)
@@ -174,12 +174,12 @@ def _product(x: Tensor) -> Tensor:
 
 
 def expected_encoder(gates: Counted, config: EncoderConfig, *, heads: bool = False) -> EncoderCounts:
-    """Expected counts of a whole encoder under its gates, with a gradient to every log_alpha.
+    """Expected counts of a whole encoder under gates, with a gradient to every log_alpha.
 
     Args:
-        gates: `GateSet`, or the `PinchedDraw` of a step.
-        config: the encoder's dense shape.
-        heads: whether heads and products are counted too; sparsity does not need them, MACs and time do.
+        gates: a `GateSet`, or the `PinchedDraw` of a step.
+        config: the dense shape of the encoder.
+        heads: whether heads and products are counted too; MACs and time need them, sparsity does not.
     """
     probabilities, spec = gates.keep_probabilities(), gates.spec
     channels = {i: kept.sum() for (i, name), kept in probabilities.items() if name == "z_conv"}
@@ -192,7 +192,7 @@ def expected_encoder(gates: Counted, config: EncoderConfig, *, heads: bool = Fal
 
 
 def _by_ranks(counts: LayerCounts, spec: CompactSpec) -> list[LayerCounts]:
-    """Counts of all layers at once where they have the same ranks, else of each."""
+    """One entry for all layers if they have the same ranks, else one entry per layer."""
     ranks = [layer.ranks for layer in spec.layers]
     if all(each == ranks[0] for each in ranks):
         counts.ranks = ranks[0]
@@ -211,7 +211,7 @@ def _by_ranks(counts: LayerCounts, spec: CompactSpec) -> list[LayerCounts]:
 
 
 def expected_sparsity(gates: Counted, config: EncoderConfig) -> Tensor:
-    """Expected sparsity of an encoder under its gates: a scalar in [0, 1) with a gradient to every log_alpha."""
+    """Expected sparsity of an encoder under gates: a scalar in [0, 1) with a gradient to every log_alpha."""
     counts = expected_encoder(gates, config)
     return torch.as_tensor(sparsity(weights(config, counts), config, with_cnn=counts.with_cnn))
 
@@ -219,12 +219,12 @@ def expected_sparsity(gates: Counted, config: EncoderConfig) -> Tensor:
 def reachable_sparsity(
     config: EncoderConfig, gate_config: GateConfig | SelfPinchingConfig, spec: CompactSpec | None = None
 ) -> float:
-    """The largest expected sparsity that gates of these kinds reach, all at their lower limit.
+    """The largest expected sparsity that gates of these kinds can reach, when all are at their lower limit.
 
     Args:
-        config: the encoder's dense shape.
-        gate_config: which gates.
-        spec: what the encoder has left; None is everything.
+        config: the dense shape of the encoder.
+        gate_config: kinds and limits of the gates.
+        spec: current structure of the encoder; None for a dense one.
     """
     with torch.no_grad():
         return float(expected_sparsity(gate_config.closed(spec or CompactSpec.dense(config), config), config))

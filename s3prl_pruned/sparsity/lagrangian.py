@@ -1,4 +1,4 @@
-"""The Lagrangian that holds what is expected to go at its target (Wang et al. 2023, eq. 5; Wang et al. 2020)."""
+"""The Lagrangian that drives the expected reduction to its target (Wang et al. 2023, eq. 5; Wang et al. 2020)."""
 
 from dataclasses import dataclass, field
 
@@ -12,37 +12,37 @@ from s3prl_pruned.sparsity.quantities import INERT
 
 @dataclass(kw_only=True)
 class SparsityConfig:
-    """How much is pruned, and how fast."""
+    """Targets of pruning, and their schedule."""
 
     target: Target = field(default_factory=lambda: Target(share=0.8))
-    """What pruning is driven to. `--target params=0.8`, `macs=0.7` or `speedup=2.5` sets it."""
+    """The target of pruning. `--target params=0.8`, `macs=0.7` or `speedup=2.5` sets it."""
 
     cnn_target: CnnTarget | None = None
-    """The CNN's own beside it, held by multipliers of its own. Needs gates of the kind `conv`."""
+    """A separate target for the CNN, with multipliers of its own. Needs gates of the kind `conv`."""
 
     warmup_fraction: float = 0.07
     """Share of the steps over which the target rises linearly from 0 (paper, section 4.2)."""
 
     settle_fraction: float = field(default=0.2, metadata={"before": 0.0})
-    """Share of the steps, at the end, in which no mask is drawn any more: they are those that are exported, and the
-    weights settle under them (ours; DPHuBERT does so in a second run). Of hard concrete gates."""
+    """Share of the steps, at the end, in which masks are no longer drawn: they are the exported ones, and the weights
+    adapt to them (ours; DPHuBERT does this in a second run). For hard concrete gates."""
 
     smallest_scale: float = field(default=INERT, metadata={"before": 0.0})
-    """A unit that its masks would scale by less than this is never exported: it computes next to nothing, and counts in
-    full (`export/inert.py`). Of hard concrete gates."""
+    """Units that their masks scale by less than this are not exported: they would count in full and contribute almost
+    nothing (`export/inert.py`). For hard concrete gates."""
 
     match_target: bool = True
-    """Where rounding leaves the exported model more than `tolerance` off the target, shift the dimension gates by one
-    common constant (the channels', where they have a target, by their own) until it is not
-    (`export.masks.final_masks`). False gives the bare rounding rule."""
+    """If rounding leaves the exported model more than `tolerance` off the target, shift all dimension gates by one
+    common constant until it is not (channels by a constant of their own, if they have a target;
+    `export.masks.final_masks`). False applies the rounding rule alone."""
 
     tolerance: float = field(default=0.002, metadata={"before": 0.01})
-    """See `match_target`; an absolute difference of sparsities, or of the share of MACs or time that goes."""
+    """See `match_target`. An absolute difference of sparsities, or of the removed shares of MACs or time."""
 
     renew = staticmethod(renewed)
 
     def validate(self) -> None:
-        """Raise UserError where a value is out of its range."""
+        """Raise UserError if a value is out of its range."""
         if not 0 <= self.warmup_fraction <= 1:
             raise UserError(f"`warmup_fraction` must be in [0, 1], but is {self.warmup_fraction}.")
         if not 0 <= self.settle_fraction <= 1 - self.warmup_fraction:
@@ -57,40 +57,40 @@ class SparsityConfig:
 
     @property
     def targets(self) -> tuple[Target, ...]:
-        """All of them."""
+        """The target, and that of the CNN if there is one."""
         return (self.target,) if self.cnn_target is None else (self.target, self.cnn_target)
 
     @property
     def goal(self) -> float:
-        """The target's share."""
+        """The share to remove, of `target`."""
         return self.target.share
 
     @property
     def cnn_goal(self) -> float:
-        """The share of the CNN's target; 0 where it has none."""
+        """The share to remove, of `cnn_target`; 0 without one."""
         return 0.0 if self.cnn_target is None else self.cnn_target.share
 
     @property
     def table(self) -> str | None:
-        """The latency table of the targets of time."""
+        """Path of the latency table; None without a target of time."""
         return next((target.table for target in self.targets if target.table), None)
 
     @property
     def aim(self) -> str:
-        """All targets, in words."""
+        """All targets in words, for logs and the screen."""
         return ", ".join(target.aim for target in self.targets)
 
     def is_settling(self, step: int, total_steps: int) -> bool:
-        """Whether the masks of an optimiser step (1-based) are the exported ones."""
+        """Whether optimiser step `step` (1-based) already uses the exported masks."""
         return step > total_steps - round(self.settle_fraction * total_steps)
 
     def target_at(self, step: int, total_steps: int, goal: float | None = None) -> float:
-        """Target of an optimiser step, as `goal`: it rises linearly.
+        """The target at an optimiser step, in the unit of `goal`: it rises linearly.
 
         Args:
             step: 1-based.
-            total_steps: of the run.
-            goal: another one that rises with it, such as the CNN's.
+            total_steps: length of the run in optimiser steps.
+            goal: final value, such as that of the CNN; None for `target`.
         """
         warmup = self.warmup_fraction * total_steps
         return (self.goal if goal is None else goal) * min(1.0, step / warmup if warmup else 1.0)
@@ -100,7 +100,7 @@ class Lagrangian(nn.Module):
     """`lambda1 (p_hat - p) + lambda2 (p_hat - p)^2`; the multipliers start at 0 and are *maximised*.
 
     Args:
-        cnn: whether the CNN has a target of its own, and `self.cnn` its multipliers.
+        cnn: whether the CNN has a target of its own; its multipliers are in `self.cnn`.
     """
 
     def __init__(self, *, cnn: bool = False):
@@ -113,8 +113,8 @@ class Lagrangian(nn.Module):
         """The penalty, a scalar; zero once the target is met.
 
         Args:
-            expected: share that is expected to go, such as the expected sparsity.
-            target: of the step, `SparsityConfig.target_at`.
+            expected: expected share that is removed, such as the expected sparsity.
+            target: target at this step, `SparsityConfig.target_at`.
         """
         gap = expected - target
         return self.lambda1 * gap + self.lambda2 * gap.square()

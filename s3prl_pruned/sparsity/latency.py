@@ -1,7 +1,7 @@
 """Expected time on one device, from a table of measured parts (`tools/timing.py --latency-table` writes it).
 
-Parts are interpolated linearly, so that a time has a gradient to the counts that it is of. Where a larger part was
-measured faster than a smaller one, that is noise, and the smaller one's time is taken.
+Times of parts are interpolated linearly, so that they have a gradient to the counts. If a larger part was measured as
+faster than a smaller one, this is noise, and the time of the smaller one is used for both.
 """
 
 import bisect
@@ -23,48 +23,48 @@ from s3prl_pruned.resources import existing
 from s3prl_pruned.sparsity.counts import EncoderCounts, LayerCounts, total
 
 Scalar: TypeAlias = float | Tensor
-"""A count or a time: of a structure, or (a tensor, scalar or (L,) of L layers) expected under gates."""
+"""A count or a time: of a structure, or expected under gates (a scalar tensor, or a tensor (L,) of L layers)."""
 FORMAT, FORMAT_VERSION = "s3prl_pruned.latency", 1
 _NOT_ITS_SPEED = (
     *("family", "padding_rule", "dropout", "attention_dropout", "activation_dropout", "feature_grad_mult"),
     *("channel_scale", "states", "key_bias"),
 )
-"""Fields of a shape that take no time in inference."""
+"""Fields of a shape that do not affect the inference time."""
 
 
 @dataclass(kw_only=True)
 class Line:
-    """Seconds of a part by one count."""
+    """Time of a part in seconds, as a function of one count."""
 
     counts: tuple[float, ...]
-    """Ascending, at least two."""
+    """Ascending counts, at least two."""
     seconds: tuple[float, ...]
-    """Measured, one per count."""
+    """Measured seconds, one per count."""
 
     def validate(self) -> None:
-        """Raise UserError where a value is out of its range."""
+        """Raise UserError if a value is out of its range."""
         _check_axis("counts", self.counts)
         _check_seconds(self.seconds, len(self.counts))
         self.seconds = tuple(itertools.accumulate(self.seconds, max))
 
     def at(self, count: Scalar) -> Scalar:
-        """Seconds at a count, interpolated."""
+        """Interpolated seconds at a count."""
         return interpolate(self.counts, self.seconds, count)
 
 
 @dataclass(kw_only=True)
 class Grid:
-    """Seconds of a part by two counts."""
+    """Time of a part in seconds, as a function of two counts."""
 
     rows: tuple[float, ...]
-    """The first count; ascending, at least two."""
+    """Values of the first count, ascending, at least two."""
     columns: tuple[float, ...]
-    """The second one."""
+    """Values of the second count, ascending, at least two."""
     seconds: tuple[tuple[float, ...], ...]
-    """Measured, [row][column]."""
+    """Measured seconds, [row][column]."""
 
     def validate(self) -> None:
-        """Raise UserError where a value is out of its range."""
+        """Raise UserError if a value is out of its range."""
         _check_axis("rows", self.rows)
         _check_axis("columns", self.columns)
         if len(self.seconds) != len(self.rows):
@@ -75,7 +75,7 @@ class Grid:
         self.seconds = tuple(itertools.accumulate(map(tuple, rising), lambda a, b: tuple(map(max, a, b))))
 
     def at(self, row: Scalar, column: Scalar) -> Scalar:
-        """Seconds at two counts, interpolated."""
+        """Interpolated seconds at two counts."""
         like = next((count for count in (row, column) if isinstance(count, Tensor)), None)
         if like is None:
             by_row = [interpolate(self.columns, seconds, column) for seconds in self.seconds]
@@ -91,58 +91,58 @@ class Grid:
 
 @dataclass(kw_only=True)
 class Measurement:
-    """How a table was measured."""
+    """How the table was measured."""
 
     machine: str
-    """The processor's name."""
+    """Name of the processor."""
     device: str
-    """torch's."""
+    """Name of the torch device."""
     threads: int
-    """torch's, on a CPU."""
+    """Threads of torch on a CPU."""
     dtype: str
-    """Of weights and activations."""
+    """Precision of weights and activations."""
     repeats: int
-    """Runs of each part; the median counts."""
+    """Runs of each part; the table holds their median."""
     weights: str
-    """Such as "random, seed 0": time does not depend on them."""
+    """Such as "random, seed 0". The time does not depend on the weights."""
     s3prl_pruned: str
-    """Version."""
+    """Version of this project."""
     torch: str
-    """Version."""
+    """Version of torch."""
     commit: str | None
-    """Of this project's clone."""
+    """Git commit of this project."""
     date: str
-    """UTC."""
+    """Date and time in UTC."""
 
 
 @dataclass(kw_only=True)
 class LatencyTable:
-    """What the parts of one shape take on one device, for one utterance, in inference."""
+    """Measured times of the parts of one dense shape, on one device, for one utterance, in inference."""
 
     format: str
-    """`FORMAT`."""
+    """Always `FORMAT`."""
     format_version: int
-    """`FORMAT_VERSION`."""
+    """Always `FORMAT_VERSION`."""
     encoder: EncoderConfig
     """The dense shape."""
     utterance_seconds: float
-    """Length of the utterance."""
+    """Length of the utterance in seconds."""
     cnn: tuple[Grid, ...]
-    """Of each pair of neighbouring layers: the whole CNN's time by their channels, all other layers at the smallest
-    count of their own axis."""
+    """One grid per pair of neighbouring layers: time of the whole CNN by the channels of the two, with all other layers
+    at the smallest count of their axis."""
     rest: Line
-    """Projection, positional convolution and norms, by channels of the CNN's last layer."""
+    """Projection, positional convolution and norms, by channels of the last CNN layer."""
     attention: Grid
-    """One attention, by heads and by dimensions of each (query/key as many as value/output)."""
+    """One attention block, by heads and by dimensions per head (as many query/key as value/output dimensions)."""
     feed_forward: Line
-    """One feed-forward, by intermediate dimensions."""
+    """One feed-forward block, by intermediate dimensions."""
     whole: float
-    """The whole dense model, measured for comparison with the sum of its parts, seconds."""
+    """Seconds of the whole dense model, measured to compare with the sum of its parts."""
     measured: Measurement
-    """On what, and how."""
+    """Device and conditions of the measurement."""
 
     def validate(self) -> None:
-        """Raise UserError where a value is out of its range."""
+        """Raise UserError if a value is out of its range."""
         if (self.format, self.format_version) != (FORMAT, FORMAT_VERSION):
             raise UserError(
                 f"`format` and `format_version` must be {FORMAT!r} and {FORMAT_VERSION}, but are {self.format!r} and "
@@ -154,7 +154,7 @@ class LatencyTable:
         _check_seconds((self.whole, self.utterance_seconds), 2)
 
     def check(self, shape: EncoderConfig) -> None:
-        """Raise UserError unless the table is of an encoder of this dense shape."""
+        """Raise UserError unless the table was measured for this dense shape."""
         differing = [
             name
             for name, value in vars(shape).items()
@@ -168,15 +168,15 @@ class LatencyTable:
             )
 
     def time(self, counts: EncoderCounts) -> Scalar:
-        """Seconds of an encoder of which `counts` stay: the sum of its parts."""
+        """Seconds of an encoder with these counts: the sum over its parts."""
         layers = sum(total(self._attention(layer) + self._feed_forward(layer)) for layer in counts.layers)
         return self.cnn_time(counts.channels) + self.rest.at(counts.channels[-1]) + layers
 
     def cnn_time(self, channels: Sequence[Scalar]) -> Scalar:
         """Seconds of the CNN.
 
-        Its pairs are summed so that each layer's share counts once: exactly its time, where a layer's time depends on
-        its own channels and those that it reads.
+        The pairs are summed such that each layer counts once. This is exact if the time of a layer depends only on its
+        own channels and on those of its input.
         """
         seconds = self.cnn[0].at(channels[0], channels[1])
         for grid, before, here in zip(self.cnn[1:], channels[1:], channels[2:], strict=False):
@@ -184,7 +184,7 @@ class LatencyTable:
         return seconds
 
     def _attention(self, layer: LayerCounts) -> Scalar:
-        """No heads take no time, though few would by the measured line."""
+        """Time is 0 without heads, although the measured line would be positive there."""
         heads, fewest = layer.heads, self.attention.rows[0]
         some = torch.where(heads > 0, heads, 1.0) if isinstance(heads, Tensor) else max(heads, 1)
         dims = (layer.qk + layer.vo) / (2 * some)
@@ -196,7 +196,7 @@ class LatencyTable:
 
 
 def interpolate(axis: Sequence[float], values: Sequence[float], x: Scalar) -> Scalar:
-    """The piecewise linear function through (axis, values) at `x`; its first and last piece go on beyond the ends."""
+    """Piecewise linear function through (axis, values) at `x`; the first and the last piece extend beyond the ends."""
     if isinstance(x, Tensor):
         return (_passed(tuple(axis), x) * _on(_steps(tuple(values)), x.device, x.dtype)).sum(-1)
     i = min(max(bisect.bisect_right(axis, x) - 1, 0), len(axis) - 2)
@@ -204,9 +204,9 @@ def interpolate(axis: Sequence[float], values: Sequence[float], x: Scalar) -> Sc
 
 
 def _passed(axis: tuple[float, ...], x: Tensor) -> Tensor:
-    """How much of each piece of an axis lies below `x`, (...) -> (..., pieces + 1), after a 1 for where it begins.
+    """Covered share of each piece of an axis up to `x`, (...) -> (..., pieces + 1); a 1 for the start comes first.
 
-    From 0 to 1, but of the first and the last piece, which go on beyond the ends. Nothing is read from `x`'s device.
+    From 0 to 1, except for the first and last piece, which extend beyond the ends. Never waits for a GPU.
     """
     pieces = len(axis) - 1
     widths = tuple(after - before for before, after in itertools.pairwise(axis))
@@ -221,13 +221,13 @@ def _passed(axis: tuple[float, ...], x: Tensor) -> Tensor:
 
 
 def _steps(values: tuple[float, ...]) -> tuple[float, ...]:
-    """The first value, then from each to the next."""
+    """The first value, followed by the differences of neighbouring values."""
     return (values[0], *(after - before for before, after in itertools.pairwise(values)))
 
 
 @lru_cache(maxsize=256)
 def _on(numbers: tuple, device: torch.device, dtype: torch.dtype) -> Tensor:
-    with torch.inference_mode(False):  # kept for training, too
+    with torch.inference_mode(False):  # the cached tensor is used in training too
         return torch.tensor(numbers, device=device, dtype=dtype)
 
 
@@ -240,37 +240,37 @@ def _at_most(x: Scalar, high: float) -> Scalar:
 
 
 def read_latency_table(path: str | Path) -> LatencyTable:
-    """Read a table.
+    """Read a latency table.
 
     Raises:
-        UserError: the file is unreadable, no such table, or damaged.
+        UserError: the file is unreadable, not a latency table, or damaged.
     """
     try:
         data = json.loads(existing(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(
-            f"{path}: is no latency table ({error}). Measure one: tools/timing.py --latency-table FILE."
+            f"{path}: is not a latency table ({error}). Measure one: tools/timing.py --latency-table FILE."
         ) from error
     return latency_table(data, str(path))
 
 
 def latency_table(data: Any, where: str) -> LatencyTable:
-    """A table of plain data, as JSON holds it.
+    """Make a table from plain data, as read from JSON.
 
     Raises:
-        UserError: it is none.
+        UserError: the data is not a latency table.
     """
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise UserError(
-            f"{where}: is no latency table (`format` must be {FORMAT!r}). Measure one: tools/timing.py --latency-table "
-            "FILE."
+            f"{where}: is not a latency table (`format` must be {FORMAT!r}). Measure one: "
+            "tools/timing.py --latency-table FILE."
         )
     return from_dict(LatencyTable, data, where)
 
 
 def _check_axis(name: str, axis: tuple[float, ...]) -> None:
     if len(axis) < 2 or axis[0] <= 0 or any(b <= a for a, b in itertools.pairwise(axis)):
-        raise UserError(f"`{name}` must be two or more ascending positive counts, but is {list(axis)}.")
+        raise UserError(f"`{name}` must be two or more positive counts in ascending order, but is {list(axis)}.")
 
 
 def _check_seconds(seconds: tuple[float, ...], size: int) -> None:

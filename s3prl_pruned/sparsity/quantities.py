@@ -1,56 +1,56 @@
-"""What logs, the cards of exports, pictures and the screen call what a target is of. Plain data: it needs no torch."""
+"""Names and number formats of the target quantities in logs, model cards, figures and on the screen. Needs no torch."""
 
 from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
 INERT = 0.02
-"""A unit that its masks scale by less than this computes next to nothing (ours)."""
+"""A unit that its masks scale by less than this contributes almost nothing (our limit)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quantity:
-    """What a target is of.
+    """A quantity that targets and results are measured in.
 
-    Its figures are shares of the dense model that go, in [0, 1); or, of `SPEEDUP`, how many times as fast it gets.
+    Its figures are removed shares of the dense model, in [0, 1); for `SPEEDUP`, the ratio dense time / pruned time.
     """
 
     name: str
-    """Logs hold `target_<name>`, `expected_<name>` and `realised_<name>`; a card has an entry of this name."""
+    """Logs have the keys `target_<name>`, `expected_<name>` and `realised_<name>`; a card has an entry of this name."""
     title: str
-    """On the screen; `{...}` are entries of the card."""
+    """Title on the screen; `{...}` are entries of the card."""
     axis: str
-    """In pictures."""
+    """Label of the axis in figures."""
     figure: str
-    """How one is written: `str.format` of it times `scale`."""
+    """Format of a figure, for `str.format` after multiplication by `scale`."""
     short_figure: str
-    """The same where there is little room."""
+    """Shorter format, for narrow places."""
     is_ratio: bool = False
-    """Whether its figures are ratios of times, and no shares."""
+    """Whether figures are ratios of times instead of shares."""
 
     @property
     def scale(self) -> int:
-        """Figures are written times this: shares in percent."""
+        """Figures are multiplied by this when written: 100 shows shares in percent."""
         return 1 if self.is_ratio else 100
 
     @property
     def key(self) -> str:
-        """What a recipe calls the figure of a target."""
+        """Name of the figure in a recipe."""
         return "speedup" if self.is_ratio else "share"
 
     def shown(self, share: Any) -> Any:
-        """The figure of a share that goes, a number or a tensor."""
+        """Convert a removed share (number or tensor) to a figure."""
         return 1 / (1 - share) if self.is_ratio else share
 
     def share(self, figure: float) -> float:
-        """The reverse of `shown`."""
+        """Convert a figure back to a removed share."""
         return 1 - 1 / figure if self.is_ratio else figure
 
     def line(self, figures: dict[str, Any], *kinds: str) -> str:
         """A line for the screen.
 
         Args:
-            figures: of a card: one by each of `kinds`, and what `title` names.
+            figures: of a card: one for each of `kinds`, and the entries that `title` names.
             kinds: some of `realised`, `target` and `expected`.
         """
         written = ", ".join(f"{kind} {self.figure.format(self.scale * figures[kind])}" for kind in kinds)
@@ -67,14 +67,14 @@ SPARSITY = Quantity(
 MACS = Quantity(
     name="macs",
     title="MACs for {utterance_seconds:g} s",
-    axis="MACs that go (%)",
+    axis="MACs removed (%)",
     figure="-{:.2f} %",
     short_figure="{:.1f} %",
 )
 SPEEDUP = Quantity(
     name="speedup",
     title="speed-up by the latency table ({measured[machine]})",
-    axis="times as fast, by the latency table",
+    axis="speed-up by the latency table",
     figure="{:.3f}",
     short_figure="{:.2f} x",
     is_ratio=True,
@@ -82,18 +82,18 @@ SPEEDUP = Quantity(
 CNN = Quantity(
     name="cnn",
     title="the CNN's {of}",
-    axis="what goes of the CNN (%)",
+    axis="removed from the CNN (%)",
     figure="-{:.2f} %",
     short_figure="{:.1f} %",
 )
-"""Of the target that the CNN may have beside the model's."""
+"""The target of the CNN alone, if a recipe sets one."""
 
 
 def quantity_in(names: Container[str], *, prefix: str = "") -> Quantity:
-    """What the model's target is of; the sparsity is told beside the others.
+    """The quantity of the model's target. Logs of MACs and speed-up targets also have the sparsity.
 
     Args:
-        names: keys of a line of the log, or of `sparsity` of a card.
-        prefix: what stands before the quantity's name in them.
+        names: keys of a line of the log, or of `sparsity` in a card.
+        prefix: text before the name of the quantity in these keys.
     """
     return next((other for other in (MACS, SPEEDUP) if prefix + other.name in names), SPARSITY)

@@ -1,4 +1,4 @@
-"""What a target is of, measured: sparsity, MACs or time, each as the share of the dense model, or CNN, that goes."""
+"""Measures of targets: sparsity, MACs or time, each as the removed share of the dense model or of its CNN."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,69 +21,69 @@ from s3prl_pruned.sparsity.quantities import CNN, MACS, SPARSITY, SPEEDUP, Quant
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """One of these, of encoders of one dense shape."""
+    """A measure for encoders of one dense shape."""
 
     quantity: Quantity
-    """Which: `SPARSITY`, `MACS`, `SPEEDUP` or `CNN`."""
+    """One of `SPARSITY`, `MACS`, `SPEEDUP` and `CNN`."""
     shape: EncoderConfig
     """The dense shape."""
     reduction: Callable[[EncoderCounts], Scalar]
-    """The share of the dense model that goes where `counts` stay, in [0, 1); `CNN`: of the dense CNN."""
+    """Removed share of the dense model when `counts` are kept, in [0, 1); for `CNN`, of the dense CNN."""
     table: LatencyTable | None = None
-    """Whose times `SPEEDUP` means, and `CNN` where there is one."""
+    """Latency table of a target of time."""
     conditions: dict[str, Any] = field(default_factory=dict)
-    """What a card says beside the figures: of which utterance, measured where."""
+    """Entries that a card shows beside the figures: length of the utterance, device."""
 
     @property
     def is_sparsity(self) -> bool:
-        """Whether it is what is recorded in any case."""
+        """Whether it measures sparsity, which is always recorded."""
         return self.quantity is SPARSITY
 
     def of(self, spec: CompactSpec) -> float:
-        """The share that goes of a structure."""
+        """Removed share of a structure."""
         return float(self.reduction(EncoderCounts.of(self.shape, spec)))
 
     def expected(self, gates: Counted) -> Tensor:
-        """The share that is expected to go under gates.
+        """Expected removed share under gates.
 
         Returns:
-            A scalar with a gradient to every log_alpha (`CNN`: to the channels').
+            A scalar with a gradient to every log_alpha (for `CNN`: to those of the channels).
         """
         return torch.as_tensor(self.reduction(expected_encoder(gates, self.shape, heads=not self.is_sparsity)))
 
     def reachable(self, gates: GateConfig, spec: CompactSpec) -> float:
-        """The largest expected share that gates of these kinds reach, all at their lower limit.
+        """The largest expected share that gates of these kinds can reach, when all are at their lower limit.
 
         Args:
-            gates: their kinds, and where they end.
-            spec: what the encoder has left.
+            gates: kinds and limits of the gates.
+            spec: current structure of the encoder.
         """
         with torch.no_grad():
             return float(self.expected(gates.closed(spec, self.shape)))
 
     def figures(self, *, target: float, gates: Counted, realised: float, **more: float) -> dict[str, Any]:
-        """What a card says: `target`, `expected` and `realised`, then `more`, then the conditions.
+        """Entries of a card: `target`, `expected` and `realised`, then `more`, then the conditions.
 
         Args:
-            target: the share that is to go.
-            gates: what is expected of them.
-            realised: the share that goes.
-            more: other entries.
+            target: the share to remove.
+            gates: the gates, for the expected share.
+            realised: the share that was removed.
+            more: further entries.
         """
         shares = {"target": target, "expected": float(self.expected(gates).detach()), "realised": realised}
         return {**{kind: self.quantity.shown(share) for kind, share in shares.items()}, **more, **self.conditions}
 
 
 def measure_of(config: SparsityConfig, shape: EncoderConfig, table: LatencyTable | None = None) -> Measure:
-    """What `config.target` is the target of.
+    """The measure of `config.target`.
 
     Args:
-        config: holds it.
-        shape: the encoder's dense shape.
-        table: in place of the file that the target names.
+        config: the recipe's targets.
+        shape: the dense shape of the encoder.
+        table: used instead of the file that the target names.
 
     Raises:
-        UserError: the table cannot be read, or is of another shape; an utterance too short for a frame.
+        UserError: the table cannot be read or is of another shape, or the utterance is shorter than a frame.
     """
     dense, target = EncoderCounts.dense(shape, with_cnn=False), config.target
     if target.of == "time":
@@ -113,7 +113,7 @@ def measure_of(config: SparsityConfig, shape: EncoderConfig, table: LatencyTable
 
 
 def cnn_measure_of(config: SparsityConfig, shape: EncoderConfig, table: LatencyTable | None = None) -> Measure | None:
-    """What `config.cnn_target` is the target of; None where there is none.
+    """The measure of `config.cnn_target`; None without one.
 
     Args and errors: as `measure_of`.
     """
@@ -142,7 +142,7 @@ def cnn_measure_of(config: SparsityConfig, shape: EncoderConfig, table: LatencyT
 
 
 def _table_of(target: Target, shape: EncoderConfig, table: LatencyTable | None) -> LatencyTable:
-    """The times that a target is of, of this shape."""
+    """The latency table of a target, checked against the shape."""
     assert target.table is not None, "a target of time has a table (Target.validate)"
     table = table or read_latency_table(target.table)
     table.check(shape)
@@ -152,5 +152,5 @@ def _table_of(target: Target, shape: EncoderConfig, table: LatencyTable | None) 
 def _macs_of(target: Target, shape: EncoderConfig) -> Callable[[EncoderCounts], Mapping[str, Scalar]]:
     samples = round(SAMPLE_RATE * target.seconds)
     if not shape.num_frames(samples):
-        raise UserError(f"`seconds` of a target must last a frame, but is {target.seconds}.")
+        raise UserError(f"`seconds` of a target must be long enough for a frame, but is {target.seconds}.")
     return lambda counts: counted_macs(shape, counts, samples)

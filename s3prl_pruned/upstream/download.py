@@ -1,4 +1,4 @@
-"""Models by URL: through s3prl's download cache, archives unpacked so that they can write nowhere else."""
+"""Models by URL: downloaded through s3prl's cache; archives are unpacked safely, into one folder."""
 
 import logging
 import shutil
@@ -21,28 +21,28 @@ _LARGEST_FILE = 8 << 30  # bytes; an archive that claims more is not unpacked
 
 
 def fetch_model(url: str, refresh: bool = False) -> Path:
-    """Download a model and make it what `upstream.load.load_model` takes.
+    """Download a model, in a form that `upstream.load.load_model` takes.
 
     Args:
-        url: of a training checkpoint, of a dense checkpoint, or of a zip or tar of an exported folder.
-        refresh: download again although it is in s3prl's cache.
+        url: URL of a training checkpoint, of a dense checkpoint, or of a zip or tar with an exported folder.
+        refresh: download again even if it is in s3prl's cache.
 
     Returns:
-        The downloaded file, or the folder that was unpacked beside it.
+        The downloaded file, or the unpacked folder beside it.
 
     Raises:
-        UserError: it cannot be downloaded; the archive is damaged, is no exported folder, or would write outside it.
+        UserError: the download fails, or the archive is damaged, has no exported folder, or would write outside it.
     """
     path = download(url, refresh=refresh)
     members = _read_members(path)
     return path if members is None else _unpack(path, members)
 
 
-Members = dict[str, tuple[int, Callable[[], IO[bytes]]]]  # member's path -> bytes when unpacked, how to open it
+Members = dict[str, tuple[int, Callable[[], IO[bytes]]]]  # path of a member -> its unpacked bytes, how to open it
 
 
 def _read_members(path: Path) -> Members | None:
-    """The regular files of a zip or tar; None for what is neither (torch's own checkpoints are zips too)."""
+    """Regular files in a zip or tar; None for other files, such as torch checkpoints (which are zips too)."""
     try:
         if zipfile.is_zipfile(path):
             return _zip_members(zipfile.ZipFile(path))
@@ -63,7 +63,7 @@ def _zip_members(archive: zipfile.ZipFile) -> Members | None:
 def _tar_members(archive: tarfile.TarFile) -> Members:
     def opened(member: tarfile.TarInfo) -> IO[bytes]:
         file = archive.extractfile(member)
-        assert file is not None, "only regular files are asked for"
+        assert file is not None, "only regular files are opened"
         return file
 
     return {_name(m.name): (m.size, partial(opened, m)) for m in archive.getmembers() if m.isfile()}
@@ -74,7 +74,7 @@ def _name(name: str) -> str:
 
 
 def _unpack(path: Path, members: Members) -> Path:
-    """Unpack an exported folder beside `path`, under a name that holds the archive's hash; reused when it stands."""
+    """Unpack an exported folder beside `path`, into a folder named after the archive's hash; reuse it if it exists."""
     folder = path.with_name(f"{path.name}.{file_sha256(path)[:12]}")
     if folder.is_dir():
         return folder
@@ -94,7 +94,7 @@ def _unpack(path: Path, members: Members) -> Path:
 
 
 def _choose(path: Path, members: Members) -> dict[str, Callable[[], IO[bytes]]]:
-    """The known files of one folder of the archive, by their bare names: nothing else is ever written."""
+    """The known files of one folder of the archive, by file name. Nothing else is ever written."""
     for name in members:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
             raise UserError(
@@ -111,9 +111,9 @@ def _choose(path: Path, members: Members) -> dict[str, Callable[[], IO[bytes]]]:
     }
     size = sum(size for size, _ in known.values())
     if size > _LARGEST_FILE:
-        raise UserError(f"{path}: would unpack to {size:,} bytes, and at most {_LARGEST_FILE:,} are taken.")
+        raise UserError(f"{path}: would unpack to {size:,} bytes, but the limit is {_LARGEST_FILE:,}.")
     if len(known) < len(members):
-        logger.warning("%s: of its %d files only %s are unpacked.", path, len(members), sorted(known))
+        logger.warning("%s: has %d files, of which only %s are unpacked.", path, len(members), sorted(known))
     return {name: open_member for name, (_, open_member) in known.items()}
 
 

@@ -16,21 +16,21 @@ DOWNSAMPLE_RATE = 320  # samples per frame of every public configuration
 
 
 class UpstreamExpert(nn.Module):
-    """List of waveforms in, constant number of hidden states out.
+    """An upstream of s3prl: list of waveforms in, constant number of hidden states out.
 
     Args:
         ckpt: what `upstream.load.load_model` takes.
         model_config: not used; s3prl passes it to every upstream.
         refresh: not used; s3prl passes it to every upstream.
-        family: what the encoder must be, one of `models.spec.FAMILIES`; None takes any.
-        compiled: on a GPU in inference, run by CUDA graphs (`models.accelerate.graphs`): short inputs are several times
-            as fast, and the first call of each length takes longer.
-        states: `own` for those that the model publishes (`EncoderConfig.states`), `s3prl` for those that s3prl gives of
-            its own models: L + 1, of the first layer's input and of each layer's output.
+        family: required family of the encoder, one of `models.spec.FAMILIES`; None accepts any.
+        compiled: on a GPU in inference, run through CUDA graphs (`models.accelerate.graphs`): short inputs are several
+            times as fast, and the first call with each length takes longer.
+        states: `own` for the states that the model publishes (`EncoderConfig.states`), `s3prl` for those of s3prl's own
+            models: L + 1, the first layer's input and the output of each layer.
 
     Attributes:
         model: the encoder.
-        model_path, model_hash, teacher_note: what identifies it, for results.
+        model_path, model_hash, teacher_note: identify the model in results.
     """
 
     def __init__(
@@ -49,9 +49,9 @@ class UpstreamExpert(nn.Module):
         found = self.model.config.family
         if family not in (None, found):
             raise UserError(
-                f"{ckpt}: holds a {found} encoder, and a {family} is asked for. Use -u {found}_pruned_local."
+                f"{ckpt}: holds a {found} encoder, but a {family} is required. Use -u {found}_pruned_local."
             )
-        self.model.feature_extractor.grad_mult = 0.0  # s3prl's experts freeze the CNN in fine-tuning too
+        self.model.feature_extractor.grad_mult = 0.0  # as in s3prl's experts, the CNN is frozen in fine-tuning
         self.model_path = str(loaded.path)
         self.model_hash = loaded.sha256
         self.teacher_note = loaded.note
@@ -61,18 +61,18 @@ class UpstreamExpert(nn.Module):
         self._graphs: GraphedEncoder | None = None
 
     def get_downsample_rates(self, key: str) -> int:
-        """Samples per frame of any feature."""
+        """Samples per frame, the same for every feature."""
         return DOWNSAMPLE_RATE
 
     def forward(self, wavs: list[Tensor]) -> dict[str, list[Tensor] | Tensor]:
-        """Encode.
+        """Encode a batch.
 
         Args:
             wavs: B waveforms (S,), 16 kHz, on the model's device; one shorter than a frame (400 samples) has one frame.
 
         Returns:
-            `hidden_states`: tensors (B, T, D), as many whatever is pruned away (L + 1 where the model has no rule of
-            its own); `last_hidden_state`, the last of them.
+            `hidden_states`: tensors (B, T, D), their number independent of pruning (L + 1 unless the model has its own
+            rule); `last_hidden_state`: the last of them.
         """
         if self.model.config.normalize_waveform:
             wavs = [normalize_waveform(wav) for wav in wavs]
@@ -90,5 +90,5 @@ class UpstreamExpert(nn.Module):
         return self._graphs(wavs, lengths)
 
     def __getstate__(self) -> dict:
-        """Without graphs, which live in one process and of one model."""
+        """Pickle without CUDA graphs, which exist in one process and for one model only."""
         return {**self.__dict__, "_graphs": None}

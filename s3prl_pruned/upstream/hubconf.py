@@ -1,4 +1,4 @@
-"""s3prl hub entries: each makes an expert from what s3prl passes: `ckpt`, `model_config` and `refresh`."""
+"""s3prl hub entries: each makes an expert from the arguments of s3prl: `ckpt`, `model_config` and `refresh`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,7 @@ _Entry = Callable[..., _UpstreamExpert]
 
 
 def _entries(family: str) -> tuple[_Entry, _Entry, _Entry]:
-    """`<family>_pruned`, `<family>_pruned_local` and `<family>_pruned_url`."""
+    """The entries `<family>_pruned`, `<family>_pruned_local` and `<family>_pruned_url`."""
 
     def local(
         ckpt: str | Path,
@@ -22,10 +22,10 @@ def _entries(family: str) -> tuple[_Entry, _Entry, _Entry]:
     ) -> _UpstreamExpert:
         """A pruned encoder from a local path.
 
-        ckpt (str): an export's folder, a training checkpoint (masks applied), or a dense checkpoint.
+        ckpt (str): folder of an export, training checkpoint (with masks applied), or dense checkpoint.
         model_config, refresh: not used; s3prl passes them to every upstream.
-        compiled (bool): by CUDA graphs, where it runs on a GPU.
-        states (str): own for those that the model publishes, s3prl for those that s3prl's models give.
+        compiled (bool): on a GPU, run through CUDA graphs.
+        states (str): "own" for the states that the model publishes, "s3prl" for those of s3prl's own models.
         """
         return _UpstreamExpert(ckpt, family=family, compiled=compiled, states=states)
 
@@ -39,10 +39,10 @@ def _entries(family: str) -> tuple[_Entry, _Entry, _Entry]:
         """A pruned encoder from the URL of a `states-*.ckpt` or of a zipped export.
 
         ckpt (str): URL.
-        refresh (bool): download again although it is in the cache.
+        refresh (bool): download again even if it is in the cache.
         model_config: not used.
-        compiled (bool): by CUDA graphs, where it runs on a GPU.
-        states (str): as of a local path.
+        compiled (bool): on a GPU, run through CUDA graphs.
+        states (str): as for a local path.
         """
         from s3prl_pruned.upstream.download import fetch_model
 
@@ -55,7 +55,7 @@ def _entries(family: str) -> tuple[_Entry, _Entry, _Entry]:
         compiled: bool = False,
         states: str = "own",
     ) -> _UpstreamExpert:
-        """The newest export under `result/pretrain/<family>_pruned_distill/`, or what `ckpt` names."""
+        """The newest export under `result/pretrain/<family>_pruned_distill/`, or the model that `ckpt` names."""
         return local(ckpt or newest_export(f"{family}_pruned"), compiled=compiled, states=states)
 
     for function, kind in ((newest, ""), (local, "_local"), (url, "_url")):
@@ -73,12 +73,12 @@ whisper_pruned, whisper_pruned_local, whisper_pruned_url = _entries("whisper")
 def wavlm_embedded(
     ckpt: str | Path | None = None, refresh: bool = False, model_config: str | None = None
 ) -> _UpstreamExpert:
-    """The embedded teacher itself, dense: what its pruned models are compared with."""
+    """The embedded teacher, dense: the reference for models pruned from it."""
     return wavlm_pruned_local(ckpt or EMBEDDED_TEACHER)
 
 
 def wavlm_random(
     ckpt: str | Path | None = None, refresh: bool = False, model_config: str | None = None
 ) -> _UpstreamExpert:
-    """The embedded teacher's shape with random weights (seed 0): what training it was worth."""
+    """The embedded teacher's shape with random weights (seed 0), to show what its training is worth."""
     return wavlm_pruned_local("random")

@@ -1,4 +1,4 @@
-"""Which model an upstream runs: an export, a training checkpoint, a dense checkpoint, or the newest export."""
+"""Find the model of an upstream: an export, a training checkpoint, a dense checkpoint, or the newest export."""
 
 from pathlib import Path
 
@@ -14,10 +14,10 @@ RESULTS = Path("result/pretrain")
 
 
 def newest_export(upstream: str) -> Path:
-    """The export under `result/pretrain/<upstream>_distill/` finished last, but for those that `--force` moved aside.
+    """The latest finished export under `result/pretrain/<upstream>_distill/`, except those that `--force` moved aside.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no finished export.
     """
     folder = RESULTS / f"{upstream}_distill"
     exports = [path for path in folder.glob(f"*/export/{CONFIG}") if ".old-" not in path.parent.parent.name]
@@ -30,10 +30,10 @@ def newest_export(upstream: str) -> Path:
 
 
 def rule_named(states: str) -> StateRule | None:
-    """Which states are published: `own` for the model's own rule (None), `s3prl` for that of s3prl's models.
+    """Which states are published: `own` for the model's own rule (None), `s3prl` for the rule of s3prl's models.
 
     Raises:
-        UserError: it is neither.
+        UserError: `states` is neither of these.
     """
     if states not in ("own", "s3prl"):
         raise UserError(
@@ -44,17 +44,17 @@ def rule_named(states: str) -> StateRule | None:
 
 
 def load_model(path: str | Path) -> LoadedModel:
-    """Load an encoder from any file or folder that this project writes, or from a public format (`formats.registry`).
+    """Load an encoder from any file or folder written by this project, or in a public format (`formats.registry`).
 
     Args:
-        path: an export's folder (or its `model.safetensors` or `config.json`), a training checkpoint (`states-*.ckpt`;
-            its masks are then applied, not cut), a dense checkpoint, or `random` (the embedded teacher's shape).
+        path: folder of an export (or its `model.safetensors` or `config.json`), training checkpoint (`states-*.ckpt`;
+            its masks are applied, not cut), dense checkpoint, or `random` (the embedded teacher's shape).
 
     Returns:
-        The encoder has the fast forms of its blocks (`accelerate`).
+        The model; its encoder has the fast forms of its blocks (`accelerate`).
 
     Raises:
-        UserError: no such file, damaged, or of another kind.
+        UserError: there is no such file, or it is damaged or of another kind.
     """
     path = Path(path)
     if str(path) == "random":

@@ -1,4 +1,4 @@
-"""Make s3prl know our upstreams. Called by our command lines, or once by the user; never at import."""
+"""Register our upstreams with s3prl: done by our command lines, or once by the user, but never at import."""
 
 import functools
 from multiprocessing import spawn
@@ -14,12 +14,12 @@ NAMES = (
 
 
 def register() -> None:
-    """Add our hub entries to `s3prl.hub`, after making s3prl importable on today's torch (`compat.apply`).
+    """Add our hub entries to `s3prl.hub`, after making s3prl importable with current torch (`compat.apply`).
 
-    Then `s3prl.nn.S3PRLUpstream("wavlm_pruned")` and s3prl's own runners know them. Calling it twice is harmless.
+    After that, `s3prl.nn.S3PRLUpstream("wavlm_pruned")` and s3prl's runners know them. Calling it twice is harmless.
 
     Raises:
-        UserError: if no s3prl is installed, or two of them over one another.
+        UserError: s3prl is not installed, or two versions of it are installed over each other.
     """
     from s3prl_pruned import compat
 
@@ -33,9 +33,9 @@ def register() -> None:
 
 
 def register_in_spawned_processes() -> None:
-    """Let every process that this one starts by multiprocessing's `spawn` or `forkserver` call `register()` first.
+    """Call `register()` first in every process that this one starts with multiprocessing's `spawn` or `forkserver`.
 
-    Such a process begins as a new interpreter, in which neither our entries nor the workarounds are. ESPnet trains so
+    Such a process starts as a new interpreter, without our entries and workarounds. ESPnet uses such processes to train
     on several GPUs of one machine.
     """
     theirs = spawn.get_preparation_data
@@ -50,9 +50,9 @@ def register_in_spawned_processes() -> None:
 
 
 class _Registration:
-    """Registers where it is unpickled.
+    """Calls `register()` when it is unpickled.
 
-    A new process reads its preparation data before all else, and passes over keys that it does not know.
+    A new process reads its preparation data before everything else, and ignores keys that it does not know.
     """
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:

@@ -111,7 +111,7 @@ CASES = [(command, bad, message) for command in COMMANDS for bad, message in BAD
     (
         "run_downstream -k",
         another_family,
-        "x.pt: holds a wav2vec2 encoder, and a hubert is asked for. Use -u wav2vec2_pruned_local.",
+        "x.pt: holds a wav2vec2 encoder, but a hubert is required. Use -u wav2vec2_pruned_local.",
     ),
 ]
 

@@ -1,4 +1,4 @@
-"""One tiny training run for all contract tests, and a checkpoint of it whose masks cut deep."""
+"""One tiny training run for all contract tests, and a checkpoint of it with strongly pruned masks."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def trained(recipe):
 
 @pytest.fixture(scope="session")
 def pruned_checkpoint(trained):
-    """The run's last checkpoint with gates as after long training: spread out, layer 1's attention and layer 2 gone."""
+    """The run's last checkpoint with gates as after long training; layer 1's attention and layer 2 are removed."""
     state = checkpoint.load_checkpoint(trained / "states-3.ckpt")
     generator = torch.Generator().manual_seed(1)
     for name, log_alpha in state["Gates"].items():
@@ -44,7 +44,7 @@ def exported(pruned_checkpoint):
 
 @pytest.fixture(scope="session")
 def hub():
-    """s3prl's hub with our names in it."""
+    """s3prl's hub with our entries in it."""
     import s3prl_pruned
 
     s3prl_pruned.register()

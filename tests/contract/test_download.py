@@ -1,4 +1,4 @@
-"""Models by URL: checkpoints and archives arrive whole, and no archive writes outside its folder."""
+"""Models by URL: checkpoints and archives arrive complete, and no archive writes outside its folder."""
 
 import functools
 import http.server
@@ -22,7 +22,7 @@ from s3prl_pruned.upstream.load import load_model
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, hub):
-    """s3prl's download cache, in a folder of the test."""
+    """s3prl's download cache, in a temporary folder."""
     from s3prl.util import download
 
     before = download.get_dir()
@@ -104,7 +104,7 @@ def test_the_hub_entry_takes_urls_over_http_and_refresh_fetches_anew(
         hub.wavlm_pruned_url(ckpt=url, refresh=True)
 
 
-def test_what_cannot_be_downloaded_is_said_with_what_to_do(tmp_path):
+def test_a_failed_download_is_one_clear_error_that_says_what_to_do(tmp_path):
     with pytest.raises(UserError, match="nothing.zip: cannot be downloaded.*-k for an upstream"):
         fetch_model(f"file://{tmp_path}/nothing.zip")
 
@@ -130,13 +130,13 @@ def test_a_link_in_a_tar_is_not_followed(tmp_path):
         fetch_model(f"file://{path}")
 
 
-def test_other_files_of_an_archive_are_left_out_and_said(tmp_path, exported, caplog):
+def test_other_files_of_an_archive_are_not_unpacked_and_a_warning_says_so(tmp_path, exported, caplog):
     members = {f"m/{path.name}": path.read_bytes() for path in exported.iterdir()}
     url = zip_of(tmp_path / "more.zip", {**members, "m/code.py": "raise SystemExit", "setup.py": "raise SystemExit"})
     with caplog.at_level(logging.WARNING):
         folder = fetch_model(url)
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
-    assert "of its 5 files only" in caplog.text
+    assert "has 5 files, of which only" in caplog.text
 
 
 @pytest.mark.parametrize(

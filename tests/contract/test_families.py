@@ -1,4 +1,4 @@
-"""Every family is an upstream of its own: what s3prl expects holds for each, and one is never taken for another."""
+"""Every family is an upstream: s3prl's expectations hold for each, and no family is mistaken for another."""
 
 import re
 
@@ -19,11 +19,11 @@ from s3prl_pruned.pretrain.resolve import RECIPES, UPSTREAMS
 
 SHAPES = tiny_families()
 SIZES = {name.split("_")[0] for name in SHAPES}
-"""The families with a Base and a Large; Whisper's own tests are in `test_whisper.py`."""
+"""The families that have Base and Large models; Whisper's tests are in `test_whisper.py`."""
 
 
 def full_rate(config):
-    """The public kernels and strides (320 samples a frame), everything else tiny."""
+    """The public kernels and strides (320 samples per frame), everything else tiny."""
     from dataclasses import replace
 
     return replace(config, conv_layers=tuple((8, kernel, stride) for _, kernel, stride in wavlm_base().conv_layers))
@@ -46,7 +46,7 @@ def upstream(request, hub, tmp_path):
     )
 
 
-def test_states_rate_and_frames_are_the_hosts(upstream):
+def test_states_rate_and_frames_are_as_s3prl_expects(upstream):
     from s3prl.upstream.interfaces import Featurizer
 
     number = upstream.model.config.num_layers + 1
@@ -62,12 +62,12 @@ def test_states_rate_and_frames_are_the_hosts(upstream):
     torch.testing.assert_close(last(wavs, upstream(wavs))[0], upstream(wavs)["hidden_states"][-1][0, :49])
 
 
-def test_half_precision_and_the_weights_device_are_kept(upstream):
+def test_half_precision_and_device_are_those_of_the_weights(upstream):
     half = upstream.half()(noise(16_000, 9_000))["hidden_states"]
     assert {state.dtype for state in half} == {torch.float16} and all(state.isfinite().all() for state in half)
 
 
-def test_gradients_reach_the_weights_that_are_left(upstream):
+def test_gradients_reach_all_kept_weights(upstream):
     upstream.train()
     generator = torch.Generator().manual_seed(0)
     states = upstream(noise(16_000, 9_000))["hidden_states"]
@@ -78,7 +78,7 @@ def test_gradients_reach_the_weights_that_are_left(upstream):
         if p.numel() and (p.grad is None or not bool(p.grad.any())) and not name.endswith("k_proj.bias")
     }
     frozen = {name for name, _ in upstream.model.named_parameters() if name.startswith("feature_extractor.")}
-    unused = set()  # before a sublayer that is gone, a LayerNorm has nothing to feed
+    unused = set()  # the output of a LayerNorm before a removed sublayer is not used
     for i, layer in enumerate(upstream.model.spec.layers):
         norms = (
             {"attention_layer_norm": layer.heads, "final_layer_norm": layer.ffn}
@@ -93,9 +93,7 @@ def test_gradients_reach_the_weights_that_are_left(upstream):
 
 def test_a_model_of_another_family_is_refused_by_name(hub, tmp_path):
     save_encoder(tmp_path / "export", random_encoder(SHAPES["hubert_base"], seed=1), {"teacher_note": None})
-    with pytest.raises(
-        UserError, match=r"holds a hubert encoder, and a wavlm is asked for. Use -u hubert_pruned_local"
-    ):
+    with pytest.raises(UserError, match=r"holds a hubert encoder, but a wavlm is required. Use -u hubert_pruned_local"):
         hub.wavlm_pruned_local(ckpt=str(tmp_path / "export"))
 
 
@@ -129,17 +127,17 @@ def test_every_recipe_is_valid_and_names_a_teacher_of_its_own_command(recipe):
     default = recipe.name in {objective.default for objective in OBJECTIVES.values()}  # it needs no name
     named = "$" if default else rf" .*--recipe {recipe.name}( --corpus| --teacher|$)"
     command = re.search(rf"-u (\w+?)_pruned_(distill|asr){named}", header, re.M)
-    assert command, "its first lines must say how it is run"
+    assert command, "its first lines must show its command"
     family, objective, *corpus = command.groups()
     model = from_dict(OBJECTIVES[objective].model, load_recipe(recipe / MODEL_FILE, MODEL_FILE), str(recipe))
     runner = from_dict(OBJECTIVES[objective].runner, load_recipe(recipe / RUNNER_FILE, RUNNER_FILE), str(recipe))
     if "embedded" in recipe.name:
         assert model.teacher == "embedded" and family == "wavlm" and corpus != [" --corpus"]
         return
-    by_hand = family == "whisper" and model.teacher == "tiny.en.pt"  # s3prl's hub has none
+    by_hand = family == "whisper" and model.teacher == "tiny.en.pt"  # s3prl's hub has no Whisper
     of_family = ("wav2vec2", "xls") if family == "wav2vec2" else family
     assert model.teacher is None or by_hand or (model.teacher in _HUB and model.teacher.startswith(of_family))
-    assert corpus == [" --corpus"], "speech must be named"
+    assert corpus == [" --corpus"], "the command must name a corpus"
     if re.match(rf"({'|'.join(FAMILIES)})_(base|large)_s80", recipe.name):
         utterances = runner.pretrain_expert.datarc.train_batch_size * runner.runner.gradient_accumulate_steps
         assert utterances == 24, "DistilHuBERT's batch, which the paper follows"

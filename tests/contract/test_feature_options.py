@@ -1,4 +1,4 @@
-"""Every way of choosing features works with a pruned upstream, through a task from the command line to its result."""
+"""All options that choose features work with a pruned upstream, from the command line to the result of a task."""
 
 import contextlib
 import io
@@ -15,7 +15,7 @@ from tests.superb_corpora import make_speech_commands, tiny
 
 @pytest.fixture(scope="module")
 def command(exported, hub, tmp_path_factory):
-    """Keyword spotting on the pruned upstream, in a folder of its own; returns the result and the checkpoint."""
+    """Keyword spotting on the pruned upstream, in a folder of its own; returns result and checkpoint."""
     folder = tmp_path_factory.mktemp("features")
     make_speech_commands(folder)
     settings = tiny(batch_size=8).replace("total_steps=4", "total_steps=2")
@@ -85,6 +85,6 @@ def test_a_pruned_upstream_is_fine_tuned_and_evaluated_with_its_new_weights(comm
         (["-l", "4"], "-l 4: must be from 0 to 3, since hidden_states of wavlm_pruned_local holds 4 states"),
     ],
 )
-def test_features_that_there_are_not_are_refused(command, options, message):
+def test_features_that_do_not_exist_are_refused(command, options, message):
     with pytest.raises(UserError, match=message):
         command("wrong", *options)

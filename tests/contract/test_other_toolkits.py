@@ -1,4 +1,4 @@
-"""Toolkits that are clients of s3prl, such as ESPnet, get our upstreams without knowing of us."""
+"""Toolkits that build on s3prl, such as ESPnet, can use our upstreams without any change."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Students of other papers are models like any other: wherever a model is named, their own files will do."""
+"""Pruned models of other papers can be used wherever a model is named, from their own files."""
 
 import inspect
 from functools import partial
@@ -39,7 +39,7 @@ TOLERANCE = 2e-5
 
 @pytest.fixture(scope="module", params=WRITERS)
 def student(request, tmp_path_factory):
-    """Its name, its file, and what it computes of `WAV`."""
+    """Name of the model, its file, and its hidden states for `WAV`."""
     path = tmp_path_factory.mktemp(request.param) / "model.ckpt"
     state = WRITERS[request.param](path)
     return request.param, path, STATES[request.param](state, wavs=[WAV])
@@ -84,7 +84,7 @@ def test_every_weight_of_the_upstream_that_asks_for_a_gradient_has_one(student, 
     assert all(heads) if states == "own" else not any(heads)
 
 
-def test_it_teaches_a_student_that_publishes_as_it_does(student, recipe, tmp_path):
+def test_it_teaches_a_student_that_publishes_the_same_states(student, recipe, tmp_path):
     name, path, expected = student
     given = ["-u", "hubert_pruned_distill", "--recipe", str(recipe.recipe), "--corpus", str(recipe.corpus)]
     folder = main([*given, "--teacher", str(path), "-p", str(tmp_path / "run"), "--device", "cpu"])
@@ -95,7 +95,7 @@ def test_it_teaches_a_student_that_publishes_as_it_does(student, recipe, tmp_pat
     assert [state.shape for state in states] == [state.shape for state in expected]
     heads = {key: value for key, value in teacher.state_dict().items() if key.startswith("state_heads.")}
     assert bool(heads) == (name in ("maskhubert", "distilhubert"))
-    assert all(torch.equal(encoder.state_dict()[key], value) for key, value in heads.items())  # left as they are
+    assert all(torch.equal(encoder.state_dict()[key], value) for key, value in heads.items())  # not trained
     again = ["--student", str(folder / "export"), "-p", str(tmp_path / "second"), "-o", "runner.total_steps=2"]
     second = main([*given, "--teacher", str(path), "--device", "cpu", *again])
     assert load_encoder(second / "export")[0].spec == encoder.spec
@@ -112,11 +112,11 @@ def test_it_is_converted_to_a_folder_and_to_int8(student, tmp_path, relative_dif
 
 
 HEADED = ("maskhubert", "distilhubert")
-"""The others are what tests/models/test_states.py exports."""
+"""The others are exported in tests/models/test_states.py."""
 
 
 @pytest.mark.parametrize("name", HEADED)
-def test_hugging_faces_folder_publishes_its_heads(name, tmp_path, relative_differences):
+def test_a_hugging_face_folder_publishes_its_heads(name, tmp_path, relative_differences):
     """The export compares all states in another process."""
     transformers = pytest.importorskip("transformers")
     state = WRITERS[name](tmp_path / "model.ckpt")
@@ -150,7 +150,7 @@ def test_onnx_runtime_publishes_its_heads(name, tmp_path, relative_differences):
 
 
 @pytest.mark.parametrize("name", ["distilhubert", "lighthubert_small", "lighthubert_base", "lighthubert_stage1"])
-def test_what_s3prls_hub_has_of_them_is_known_by_its_name(name, hub):
+def test_models_of_s3prls_hub_are_known_by_name(name, hub):
     text = Path(inspect.getfile(inspect.unwrap(getattr(hub, name)))).read_text(encoding="utf-8")
     assert f'"{_HUB[name]}"' in text
 
@@ -163,7 +163,7 @@ def test_it_is_timed(student, relative_differences):
     assert checks.check_macs([timed]) == [timed.label]
 
 
-def test_a_rule_without_its_heads_is_s3prls(student):
+def test_states_s3prl_leaves_out_the_heads(student):
     _, path, _ = student
     encoder = read(path).encoder
     with torch.no_grad():

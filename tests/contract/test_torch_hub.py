@@ -1,4 +1,4 @@
-"""`torch.hub.load` of a clone gives the same upstream, from any folder and without s3prl's hub."""
+"""`torch.hub.load` of a clone gives the same upstream, from any folder and without s3prl."""
 
 import importlib.util
 import json
@@ -38,10 +38,10 @@ def test_torch_hub_loads_the_clone_without_s3prl(hub, exported, tmp_path, relati
     for found in json.loads(result.stdout):
         found = [torch.tensor(state) for state in found]
         assert max(relative_differences(found, states)) <= 2e-5
-        assert max(relative_differences(found, other)) > 10 * 2e-5, "one weight of another model is seen"
+        assert max(relative_differences(found, other)) > 10 * 2e-5, "one different weight must be noticed"
 
 
-def test_hubconf_offers_every_name_that_register_gives_to_s3prl():
+def test_hubconf_has_every_name_that_register_adds_to_s3prl():
     spec = importlib.util.spec_from_file_location("hubconf", ROOT / "hubconf.py")
     hubconf = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(hubconf)

@@ -1,4 +1,4 @@
-"""What s3prl 0.4.18 expects of an upstream, asked by s3prl's own code."""
+"""s3prl 0.4.18's expectations of an upstream, checked by s3prl's own code."""
 
 import copy
 import os
@@ -37,7 +37,7 @@ def assert_close(states, others):
 
 @pytest.fixture
 def expert(hub, exported):
-    """Made with exactly the arguments that s3prl's downstream runner passes."""
+    """An expert, built with exactly the arguments of s3prl's downstream runner."""
     return hub.wavlm_pruned_local(ckpt=str(exported), model_config=None, refresh=False)
 
 
@@ -46,10 +46,10 @@ def test_registering_twice_is_harmless_and_all_names_are_listed(hub):
     register()
     assert {name: getattr(hub, name) for name in NAMES} == first
     assert set(NAMES) <= set(hub.options())
-    assert "wavlm_base" in hub.options(), "s3prl's own are still there"
+    assert "wavlm_base" in hub.options(), "s3prl's own names are still listed"
 
 
-def test_hidden_states_have_the_hosts_shape_and_rate(expert):
+def test_hidden_states_have_the_shape_and_rate_that_s3prl_expects(expert):
     (wav,) = noise(16_000)
     output = expert([wav])
     assert len(output["hidden_states"]) == NUM_STATES
@@ -74,7 +74,7 @@ def test_utterances_of_different_lengths_share_a_batch(expert):
 
 
 def test_an_utterance_of_a_batch_does_not_depend_on_the_others(expert):
-    """The two share the padded length, since padding changes the first convolution's GroupNorm, as in s3prl."""
+    """The two have the same padded length, since padding changes the first convolution's GroupNorm, as in s3prl."""
     longest, short, other = noise(16_000, 9_000, 9_000)
     one, two = states_of(expert, [longest, short]), states_of(expert, [longest, short, other])
     for a, b in zip(one, two, strict=True):
@@ -82,8 +82,8 @@ def test_an_utterance_of_a_batch_does_not_depend_on_the_others(expert):
 
 
 @pytest.mark.parametrize("name", ["get_BertAdam_with_schedule", "get_AdamW", "get_Lamb_with_schedule"])
-def test_fine_tuned_by_the_hosts_optimisers_it_is_what_its_copy_is(expert, name):
-    """They write through `.data`, and downstream runs evaluate between their steps."""
+def test_after_steps_of_s3prls_optimisers_it_equals_its_copy(expert, name):
+    """These optimisers write through `.data`, and downstream runs evaluate between steps."""
     from s3prl import optimizers
 
     options = {} if name == "get_AdamW" else {"total_steps": 10}
@@ -99,7 +99,7 @@ def test_fine_tuned_by_the_hosts_optimisers_it_is_what_its_copy_is(expert, name)
 
 
 @pytest.mark.parametrize("lengths", [(16_000, 399), (399, 16_000, 1), (16_000, 0), (399,), (300, 300), (399, 7), (1,)])
-def test_an_utterance_below_one_frame_has_one_and_leaves_the_others_alone(expert, lengths):
+def test_an_utterance_shorter_than_a_frame_has_one_and_does_not_change_the_others(expert, lengths):
     wavs = noise(*lengths)
     found = states_of(expert, wavs)
     for state in found:
@@ -150,25 +150,25 @@ def test_half_precision_stays_near_fp32(hub, exported, dtype):
     half = states_of(
         hub.wavlm_pruned_local(ckpt=str(exported)).to(dtype), [wav.to(dtype) for wav in noise(16_000, 9_000)]
     )
-    steps = 20 * torch.finfo(dtype).eps  # layers' roundings add up
+    steps = 20 * torch.finfo(dtype).eps  # rounding errors of layers add up
     for a, b in zip(half, full, strict=True):
         assert a.dtype == dtype
         assert float((a.float() - b).norm() / b.norm()) < steps
 
 
-def test_gradients_reach_every_weight_that_is_left_in_fine_tuning(hub, exported):
+def test_gradients_reach_all_kept_weights_in_fine_tuning(hub, exported):
     expert = hub.wavlm_pruned_local(ckpt=str(exported)).train()
     assert expert.model.num_parameters() < random_encoder(tiny_wavlm(), seed=0).num_parameters()
     generator = torch.Generator().manual_seed(0)
     states = expert(noise(16_000, 9_000))["hidden_states"]
-    # random weights: the sum over a LayerNorm's output alone is constant
+    # random weights, because the plain sum of a LayerNorm's output is constant
     sum((state * torch.randn(state.shape, generator=generator)).sum() for state in states).backward()
     without = {
         name for name, p in expert.model.named_parameters() if p.numel() and (p.grad is None or not bool(p.grad.any()))
     }
     frozen = {name for name, _ in expert.model.named_parameters() if name.startswith("feature_extractor.")}
-    # s3prl's WavLM freezes its CNN too; mask_embedding serves masked pre-training only; a key's bias shifts all scores
-    # of a query alike
+    # s3prl's WavLM freezes its CNN too; mask_embedding is used in masked pre-training only; a bias of keys shifts all
+    # scores of a query by the same amount
     exempt = {name for name in without if name.endswith("k_proj.bias")}
     assert without - exempt == frozen | {"mask_embedding"}
 
@@ -194,7 +194,7 @@ def test_the_comparison_above_notices_one_wrong_weight(hub, exported, pruned_che
         assert_close(states_of(small, noise(16_000)), masked)
 
 
-def test_an_export_is_taken_by_its_folder_or_by_either_of_its_files(hub, exported):
+def test_an_export_is_named_by_its_folder_or_by_either_of_its_files(hub, exported):
     states = [
         states_of(hub.wavlm_pruned_local(ckpt=str(path)), noise(16_000))
         for path in (exported, exported / "model.safetensors", exported / "config.json")
@@ -203,7 +203,7 @@ def test_an_export_is_taken_by_its_folder_or_by_either_of_its_files(hub, exporte
         assert_close(other, states[0])
 
 
-def test_a_dense_checkpoint_of_microsofts_format_is_taken(hub, recipe):
+def test_a_dense_checkpoint_in_microsofts_format_is_accepted(hub, recipe):
     upstream = hub.wavlm_pruned_local(ckpt=str(recipe.teacher))
     dense = random_encoder(tiny_wavlm(), seed=0)
     with torch.no_grad():
@@ -212,7 +212,7 @@ def test_a_dense_checkpoint_of_microsofts_format_is_taken(hub, recipe):
     assert_close(states_of(upstream, [wav]), expected)
 
 
-def test_without_k_the_newest_finished_export_is_taken(hub, trained, exported, tmp_path, monkeypatch):
+def test_without_k_the_newest_finished_export_is_used(hub, trained, exported, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     old = trained / "export"
     # newest first; what --force moved aside does not count
@@ -233,7 +233,7 @@ def test_results_can_name_the_model_exactly(expert, exported):
     assert expert.model_path == str(exported) and expert.model_hash == model_hash(exported)
 
 
-def test_a_random_teachers_note_travels_with_the_model(hub, tmp_path):
+def test_the_note_of_a_random_teacher_is_kept_with_the_model(hub, tmp_path):
     save_encoder(tmp_path / "e", random_encoder(tiny_wavlm(), seed=0), {"teacher_note": "random teacher"})
     assert hub.wavlm_pruned_local(ckpt=str(tmp_path / "e")).teacher_note == "random teacher"
 
@@ -256,7 +256,7 @@ def test_wrong_paths_are_named(hub, exported, tmp_path):
     with pytest.raises(UserError, match=r"states-1.ckpt: is in no known format; it holds \['Step'\]"):
         hub.wavlm_pruned_local(ckpt=str(tmp_path / "states-1.ckpt"))
     checkpoint.save_checkpoint(tmp_path / "states-2.ckpt", {"Step": 1, "Student": {}, "Encoder_Config": {}})
-    with pytest.raises(UserError, match=r"states-2.ckpt: is no training checkpoint .* it lacks \['Gates'"):
+    with pytest.raises(UserError, match=r"states-2.ckpt: is not a training checkpoint .* it lacks \['Gates'"):
         hub.wavlm_pruned_local(ckpt=str(tmp_path / "states-2.ckpt"))
     (tmp_path / "text.pt").write_text("not a checkpoint")
     with pytest.raises(UserError, match="text.pt: is truncated, or is no torch checkpoint"):

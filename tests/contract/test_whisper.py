@@ -1,4 +1,4 @@
-"""Whisper's encoder as an upstream of s3prl: constant states, 50 Hz, audio of any length; distilled by its command."""
+"""Whisper's encoder as an upstream of s3prl: constant number of states, 50 Hz, audio of any length; and distilled."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def upstream(request, hub, tmp_path):
     return hub.whisper_pruned_local(ckpt=str(tmp_path / "export"), model_config=None, refresh=False)
 
 
-def test_states_rate_and_frames_are_the_hosts_at_every_length(upstream):
+def test_states_rate_and_frames_are_as_s3prl_expects_at_every_length(upstream):
     from s3prl.upstream.interfaces import Featurizer
 
     featurizer = Featurizer(upstream, feature_selection="hidden_states", upstream_device="cpu")

@@ -1,4 +1,4 @@
-"""The rule by which trained gates become deterministic masks, and the correction that meets the target."""
+"""The rule that turns trained gates into final masks, and the shift that meets the target."""
 
 import math
 
@@ -26,7 +26,7 @@ WITH_CNN = (*FULL, "conv")
 
 
 def trained(spec, *, kinds=FULL, seed=0, mean=-0.5, scale=2.0, shape=None):
-    """Gates with log_alpha as they may stand at the end of a training."""
+    """Gates with log_alpha as at the end of a training."""
     gates, generator = GateSet(spec, GateConfig(kinds=kinds), shape), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for _, name, gate in gates.items():
@@ -60,7 +60,7 @@ def test_every_mask_follows_the_rule(seed, kinds, pruned_before):
         log_alpha = gate.log_alpha.tolist()
         expected = by_the_rule(log_alpha, scalar=name in ("z_mha", "z_ffn"))
         found = final.masks[layer, name]
-        if name == "z_conv" and not any(expected):  # a layer of the CNN keeps at least one
+        if name == "z_conv" and not any(expected):  # a CNN layer keeps at least one
             best = log_alpha.index(max(log_alpha))
             expected[best] = 1 / (1 + math.exp(-0.8 * log_alpha[best] / (2 / 3)))
         assert found.tolist() == pytest.approx(expected, abs=1e-6)
@@ -77,7 +77,7 @@ def test_a_layer_of_the_cnn_keeps_its_best_channel_when_all_its_gates_close():
     assert final_masks(gates, encoder, BARE).spec.channels == tuple((i + 1,) for i in range(5))
 
 
-def test_a_scalar_mask_lives_if_and_only_if_its_probability_is_over_one_half():
+def test_a_scalar_mask_is_kept_if_and_only_if_its_probability_is_over_one_half():
     border = 2 / 3 * math.log(0.1 / 1.1)  # P(z > 0) = 0.5
     encoder = SpeechEncoder(tiny_base())
     gates = GateSet(encoder.spec, GateConfig())
@@ -89,7 +89,7 @@ def test_a_scalar_mask_lives_if_and_only_if_its_probability_is_over_one_half():
         assert {layer.attention for layer in layers} == {layer.feed_forward for layer in layers} == {lives}
 
 
-def test_among_equals_the_first_stay():
+def test_of_equal_units_the_first_are_kept():
     encoder = SpeechEncoder(tiny_base())
     gates = GateSet(encoder.spec, GateConfig())
     for _, name, gate in gates.items():
@@ -105,7 +105,7 @@ def test_among_equals_the_first_stay():
 
 @pytest.fixture(scope="module")
 def embedded():
-    """The embedded teacher's shape, without weights: where one dimension is no longer a point of sparsity."""
+    """The embedded teacher's shape, without weights: one dimension is much less than 1 % of sparsity."""
     with torch.device("meta"):
         return SpeechEncoder(wavlm_embedded())
 
@@ -114,7 +114,7 @@ def embedded():
 @pytest.mark.parametrize(("mean", "target"), [(-0.5, 0.8), (-3.0, 0.6), (1.0, 0.5)])
 def test_a_missed_target_is_met_by_one_shift_of_the_dimension_gates(embedded, kinds, mean, target):
     gates = trained(embedded.spec, kinds=kinds, mean=mean, scale=1.0, shape=embedded.config)
-    for _, name, gate in gates.items():  # no layer is to go, so that any target can be met
+    for _, name, gate in gates.items():  # no layer may be removed, so that any target can be met
         if name in ("z_mha", "z_ffn"):
             gate.log_alpha.data.clamp_(min=0.5)
     bare = final_masks(gates, embedded, SparsityConfig(target=Target(share=target), match_target=False))
@@ -131,11 +131,11 @@ def test_a_missed_target_is_met_by_one_shift_of_the_dimension_gates(embedded, ki
             assert torch.equal(mask, bare.masks[layer, name])
             continue
         num_kept = sum(value > 0 for value in by_the_rule((log_alpha + final.shift).tolist(), scalar=False))
-        # The shift that bisection finds lies where a count changes: fp32 may round it to either side.
+        # Bisection finds a shift where a count changes, and fp32 may round it to either side.
         assert abs(int((mask > 0).sum()) - num_kept) <= 1
         largest = log_alpha.argsort(descending=True, stable=True)[: int((mask > 0).sum())]
         assert (mask[largest] > 0).all()
-        learned = torch.sigmoid(0.8 * log_alpha / (2 / 3))  # how loud a survivor is, the shift does not change
+        learned = torch.sigmoid(0.8 * log_alpha / (2 / 3))  # the shift does not change the values of kept units
         assert torch.allclose(mask[mask > 0], learned[mask > 0])
 
 
@@ -149,23 +149,23 @@ def test_within_the_tolerance_nothing_is_shifted(embedded):
     assert final_masks(gates, embedded, wide).shift == 0
 
 
-def test_without_matching_the_bare_rule_stands(embedded):
+def test_without_match_target_only_the_rounding_rule_is_applied(embedded):
     gates = trained(embedded.spec, mean=-3.0)
     final = final_masks(gates, embedded, SparsityConfig(target=Target(share=0.2), match_target=False))
     assert final.shift == 0 and final.sparsity == final.rounded_sparsity and abs(final.sparsity - 0.2) > 0.1
 
 
-def test_a_target_out_of_reach_of_the_dimensions_is_approached_and_told(embedded):
+def test_a_target_that_dimensions_cannot_reach_is_approached_and_reported(embedded):
     gates = trained(embedded.spec)
     for _, name, gate in gates.items():
         if name in ("z_ffn", "z_mha"):
             gate.log_alpha.data.fill_(-4.0 if name == "z_ffn" else 1.0)
     final = final_masks(gates, embedded, SparsityConfig(target=Target(share=0.5), smallest_scale=0.0))
-    assert final.sparsity == pytest.approx(2 / 3, abs=0.01)  # all feed-forwards are gone, all attention stays
+    assert final.sparsity == pytest.approx(2 / 3, abs=0.01)  # all feed-forwards are removed, all attention is kept
     assert final.sparsity == realised_sparsity(embedded.config, final.spec)
 
 
-def test_sure_gates_realise_what_they_expect(embedded):
+def test_deterministic_gates_realise_the_sparsity_that_they_expect(embedded):
     gates = trained(embedded.spec)
     for _, _, gate in gates.items():
         gate.log_alpha.data.sign_().mul_(30.0)

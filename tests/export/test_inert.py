@@ -1,4 +1,4 @@
-"""Units that the masks scale to next to nothing are counted, and never exported."""
+"""Units that the masks scale to almost nothing are counted, and are never exported."""
 
 import pytest
 import torch
@@ -24,14 +24,14 @@ HEADS, DIMS, FFN = SHAPE.num_heads, SHAPE.head_dim, SHAPE.ffn_dim
 
 
 def masks_of(seed, kinds=("mha", "qk", "vo", "head", "ffn", "int", "conv")):
-    """Random masks, of which about a third are 0, and a third between 0 and 0.1."""
+    """Random masks; about a third are 0, and a third are between 0 and 0.1."""
     gates, generator = GateSet(DENSE, GateConfig(kinds=kinds), SHAPE), torch.Generator().manual_seed(seed)
     z = torch.rand(gates.log_alpha.shape, generator=generator) ** 2
     z[torch.rand(z.shape, generator=generator) < 0.3] = 0
     return Masks(gates.table, z)
 
 
-def test_a_units_scale_is_the_product_of_the_masks_on_it():
+def test_the_scale_of_a_unit_is_the_product_of_its_masks():
     masks = masks_of(0)
     scales, mha, ffn = unit_scales(masks, DENSE), masks[1, "z_mha"], masks[1, "z_ffn"]
     for h in range(HEADS):
@@ -46,7 +46,7 @@ def test_a_units_scale_is_the_product_of_the_masks_on_it():
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10_000), smallest=st.sampled_from([0.0, INERT, 0.2]))
-def test_no_unit_below_the_limit_stays_and_every_other_does(seed, smallest):
+def test_units_below_the_limit_are_removed_and_all_others_kept(seed, smallest):
     masks = masks_of(seed)
     left, scales = without_inert(masks, DENSE, smallest), unit_scales(masks, DENSE)
     for (i, name), z in left.items():
@@ -56,7 +56,7 @@ def test_no_unit_below_the_limit_stays_and_every_other_does(seed, smallest):
         assert torch.equal(z, torch.where(stays, masks[i, name], 0.0)), name
 
 
-def test_the_share_is_of_the_weights_of_what_would_be_exported():
+def test_the_inert_share_is_relative_to_the_exported_weights():
     masks = masks_of(1)
     encoder = random_encoder(SHAPE, seed=0)
 
@@ -80,7 +80,7 @@ def test_the_share_is_of_the_weights_of_what_would_be_exported():
 
 
 def closed_gates(kinds, limit=4.605):
-    """Four in five gates of dimensions are at the lower limit, the others open: as trained ones stand."""
+    """Four in five gates of dimensions are at the lower limit, the others are open, as after training."""
     shape = wavlm_embedded()
     gates, generator = (
         GateSet(CompactSpec.dense(shape), GateConfig(kinds=kinds), shape),
@@ -93,8 +93,8 @@ def closed_gates(kinds, limit=4.605):
 
 
 @pytest.mark.parametrize("kinds", [("mha", "qk", "vo", "ffn", "int"), ("mha", "head", "ffn", "int")], ids="-".join)
-def test_a_closed_gate_is_not_exported_though_it_counts_for_something(kinds):
-    """At log_alpha = -4.605 P(z > 0) is 0.047: the rounding alone keeps that share of the closed ones."""
+def test_a_closed_gate_is_not_exported_although_its_probability_is_not_zero(kinds):
+    """At log_alpha = -4.605, P(z > 0) is 0.047: rounding alone would keep that share of the closed gates."""
     gates, shape = closed_gates(kinds), wavlm_embedded()
     with torch.device("meta"):
         encoder = random_encoder(shape, seed=0)

@@ -1,4 +1,4 @@
-"""The masked encoder and the smaller one that is exported from it compute the same hidden states."""
+"""The masked encoder and the smaller one exported from it compute the same hidden states."""
 
 import copy
 
@@ -62,7 +62,7 @@ def check(encoder, masks, largest):
     exact_small, exact_masked = export_and_mask(copy.deepcopy(encoder).double(), masks)
     assert largest(exact_small, exact_masked) <= FP64
     small, masked = export_and_mask(encoder, masks)
-    # LayerNorm over two channels amplifies rounding, that of the masked encoder just as well (3 times at most in 300
+    # LayerNorm over two channels amplifies rounding errors, also those of the masked encoder (at most 3 times in 300
     # draws).
     assert largest(small, masked) <= FP32 + 4 * largest(masked, exact_masked)
     return small
@@ -97,11 +97,11 @@ def test_random_ragged_channels_of_every_family(largest, seed, name, kinds, prun
     conv_masks = random_conv_masks(encoder.spec, config, seed=seed)
     small = check(encoder, {**masks, **conv_masks}, largest)
     kept = [int((z != 0).sum()) for z in conv_masks.values()]
-    kept += [config.embed_dim] * (not config.has_projection)  # the last layer's are the residual stream's
+    kept += [config.embed_dim] * (not config.has_projection)  # the last layer has the width of the residual stream
     assert [layer.conv.out_channels for layer in small.feature_extractor.layers] == kept
 
 
-def test_channels_as_wide_as_the_residual_stream_stay(largest):
+def test_channels_that_are_the_residual_stream_are_kept(largest):
     config = tiny_base(embed_dim=12, num_heads=2)
     encoder = random_encoder(config, seed=0)
     small = check(
@@ -110,7 +110,7 @@ def test_channels_as_wide_as_the_residual_stream_stay(largest):
     assert small.feature_projection.projection is None and len(small.spec.channels[-1]) == 12
 
 
-def test_masks_that_leave_no_channel_of_a_layer_are_refused():
+def test_masks_that_remove_all_channels_of_a_layer_are_refused():
     encoder = random_encoder(tiny_base(), seed=0)
     conv_masks = random_conv_masks(encoder.spec, encoder.config, seed=0)
     conv_masks[2, "z_conv"].zero_()
@@ -119,7 +119,7 @@ def test_masks_that_leave_no_channel_of_a_layer_are_refused():
 
 
 def zeroed(name):
-    """Zero a slot of one layer, or of all (None)."""
+    """Zero a slot of one layer, or of all layers (None)."""
 
     def apply(masks, layer):
         for i in range(3) if layer is None else [layer]:
@@ -156,7 +156,7 @@ CASES = {
 
 
 def soft_masks(encoder, case):
-    """Nothing removed but what the case removes; all else at values between 0.3 and 1."""
+    """Only the case removes units; all other masks are between 0.3 and 1."""
     generator = torch.Generator().manual_seed(5)
     sizes = SlotTable.of(encoder.spec, FULL).sizes
     masks = {slot: 1 - 0.7 * torch.rand(n, generator=generator) for slot, n in sizes.items()}
@@ -167,7 +167,7 @@ def soft_masks(encoder, case):
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_structures_that_peers_get_wrong(config, case, largest):
+def test_structures_that_are_often_handled_wrongly(config, case, largest):
     encoder = random_encoder(config, seed=1)
     masks = soft_masks(encoder, case)
     plain = copy.deepcopy(encoder)
@@ -176,7 +176,7 @@ def test_structures_that_peers_get_wrong(config, case, largest):
     assert small.num_parameters() < encoder.num_parameters()
 
 
-def test_what_the_cases_leave():
+def test_structures_of_the_cases():
     encoder = random_encoder(tiny_base(), seed=1)
     left = {case: surviving_spec(encoder.spec, soft_masks(encoder, case)).layers for case in CASES}
     dense, dims = encoder.spec.layers[0], tuple(range(6))
@@ -200,7 +200,7 @@ def test_masks_of_only_ones_export_the_same_weights():
         assert all(torch.equal(p, small.state_dict()[name]) for name, p in encoder.state_dict().items())
 
 
-def test_folding_leaves_weights_and_slots_of_the_original_alone():
+def test_folding_does_not_change_the_original():
     encoder = random_encoder(tiny_base(), seed=3)
     masks = random_masks(encoder.spec, seed=3)
     before = copy.deepcopy(encoder.state_dict())
@@ -222,8 +222,8 @@ def test_folding_in_place_gives_the_same_without_a_copy():
     assert all(torch.equal(p, copied.state_dict()[name]) for name, p in encoder.state_dict().items())
 
 
-class TestTheComparisonSees:
-    """Mistakes that peers make, made on purpose: each is far above the tolerance."""
+class TestTheComparisonNotices:
+    """Common mistakes, made on purpose: the difference of each is far above the tolerance."""
 
     @pytest.fixture(params=CONFIGS.values(), ids=CONFIGS)
     def encoder(self, request):
@@ -272,8 +272,8 @@ class TestTheComparisonSees:
             layer.attention.scale = 3**-0.5
         assert largest(small, masked) > 1000 * FP32
 
-    def test_norms_over_channels_that_are_gone(self, encoder, largest):
-        """What peers do: in the masked model, statistics over all channels."""
+    def test_norms_that_still_cover_removed_channels(self, encoder, largest):
+        """Common mistake: statistics over all channels in the masked model."""
         small, masked = export_and_mask(encoder, random_conv_masks(encoder.spec, encoder.config, seed=1))
         parts = [masked.feature_projection]
         if encoder.config.extractor_mode == "layer_norm":
@@ -281,13 +281,13 @@ class TestTheComparisonSees:
         for part in parts:
             z = part.z_conv
             assert 0 < (z != 0).sum() < len(z)
-            part.z_conv = z.clamp(min=1e-9)  # hardly heard, but counted
+            part.z_conv = z.clamp(min=1e-9)  # almost 0, but included in the statistics
             assert largest(small, masked) > 1000 * FP32
             part.z_conv = z
         assert largest(small, masked) <= FP32
 
     def test_a_soft_channel_that_is_folded_before_the_projections_norm(self, encoder, largest):
-        """Peers' order: the norm would take the factor out again."""
+        """In this order, the norm would cancel the factor."""
         small, masked = export_and_mask(encoder, random_conv_masks(encoder.spec, encoder.config, seed=1))
         z = masked.feature_projection.z_conv
         masked.feature_projection.z_conv = (z != 0).float()
@@ -298,7 +298,7 @@ class TestTheComparisonSees:
         masks = soft_masks(encoder, "one head's values")
         sizes = enumerate(encoder.spec.conv_mask_sizes(encoder.config))
         conv_masks = {(i, "z_conv"): torch.linspace(0.3, 1, size) for i, size in sizes}
-        for z in conv_masks.values():  # a norm over one channel alone would hide what is before it
+        for z in conv_masks.values():  # a norm over one channel alone would hide everything before it
             z[::3] = 0
         small, masked = export_and_mask(encoder, {**masks, **conv_masks})
         invisible = [n for n, _ in small.named_parameters() if n == "mask_embedding" or n.endswith("k_proj.bias")]

@@ -1,4 +1,4 @@
-"""Gates that are to end in multiples, or in whole heads, do; at the target, and by a rule that can be followed."""
+"""Gates with `dims_multiple` end in multiples or whole heads, at the target, and by the stated rule."""
 
 import copy
 import math
@@ -32,7 +32,7 @@ UNMATCHED = SparsityConfig(match_target=False)
 
 
 def trained(spec, shape, *, kinds=FULL, multiple=8, seed=0, mean=-0.5, closed=0.4):
-    """Gates as they stand at the end of a training: a share is at the lower limit, and hardly any sublayer is gone."""
+    """Gates as after training: a share of them is at the lower limit, and hardly any sublayer is removed."""
     gates = GateSet(spec, GateConfig(kinds=kinds, dims_multiple=multiple), shape)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -45,7 +45,7 @@ def trained(spec, shape, *, kinds=FULL, multiple=8, seed=0, mean=-0.5, closed=0.
 
 
 def counts(kept):
-    """Units in each group of a structure."""
+    """Kept units in each group of a structure."""
     of_heads = [len(dims) for layer in kept.layers for head in layer.heads for dims in (head.qk, head.vo)]
     channels = [len(layer) for layer in kept.channels] if kept.channels else []
     return of_heads + [len(layer.ffn) for layer in kept.layers] + channels
@@ -56,7 +56,7 @@ def soft(log_alpha):
 
 
 def by_the_rule(log_alpha, louder, multiple, *, at_least=0):
-    """The masks of one group, in plain Python; `louder` is what its head and sublayer multiply them with."""
+    """Masks of one group, in plain Python; `louder` is the product of the masks of its head and sublayer."""
     probability = [1 / (1 + math.exp(-(a - 2 / 3 * math.log(0.1 / 1.1)))) for a in log_alpha]
     living = [soft(a) * louder >= 0.02 for a in log_alpha]
     nearest = multiple * math.floor(sum(probability) / multiple + 0.5)
@@ -108,7 +108,7 @@ def test_every_mask_follows_the_rule(seed, kinds, multiple, pruned_before):
     target=st.sampled_from([0.3, 0.6, 0.8]),
     pruned_before=st.booleans(),
 )
-def test_what_stays_is_in_multiples_computes_and_is_what_is_exported(
+def test_kept_units_are_in_multiples_are_not_inert_and_are_exported(
     relative_differences, seed, kinds, multiple, target, pruned_before
 ):
     encoder = random_encoder(SHAPE, seed=seed, spec=random_spec(SHAPE, seed=seed) if pruned_before else None)
@@ -126,7 +126,7 @@ def test_what_stays_is_in_multiples_computes_and_is_what_is_exported(
     assert max(relative_differences(*states)) <= 1e-9
 
 
-def test_masked_and_exported_differ_where_a_filled_unit_is_left_out(relative_differences):
+def test_masked_and_exported_differ_if_a_filled_unit_is_left_out(relative_differences):
     """The comparison above can fail."""
     encoder = random_encoder(SHAPE, seed=0)
     final = final_masks(trained(encoder.spec, SHAPE), encoder, UNMATCHED)
@@ -150,9 +150,9 @@ def embedded():
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("multiple", [8, 16])
 @pytest.mark.parametrize(("mean", "target"), [(-0.5, 0.8), (-3.0, 0.85), (1.0, 0.4)])
-def test_a_target_is_met_within_the_tolerance_though_sizes_are_in_steps(embedded, mean, target, multiple, seed):
+def test_a_target_is_met_within_the_tolerance_in_spite_of_multiples(embedded, mean, target, multiple, seed):
     gates = trained(embedded.spec, embedded.config, multiple=multiple, mean=mean, seed=seed)
-    for _, name, gate in gates.items():  # no layer is to go, so that any target can be met
+    for _, name, gate in gates.items():  # no layer may be removed, so that any target can be met
         if name in ("z_mha", "z_ffn"):
             gate.log_alpha.data.clamp_(min=0.5)
     bare = final_masks(gates, embedded, SparsityConfig(target=Target(share=target), match_target=False))
@@ -163,8 +163,8 @@ def test_a_target_is_met_within_the_tolerance_though_sizes_are_in_steps(embedded
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_whole_heads_are_all_that_stays_of_an_attention_and_the_ffn_meets_the_target(embedded, seed):
-    """A head is 1.4 points of sparsity: the FFN's dimensions are shifted apart from them."""
+def test_attention_keeps_whole_heads_only_and_the_ffn_meets_the_target(embedded, seed):
+    """A head is 1.4 % of sparsity, so FFN dimensions get a shift of their own."""
     gates = trained(embedded.spec, embedded.config, multiple="head", seed=seed, mean=0.5, closed=0.1)
     for _, name, gate in gates.items():
         if name in ("z_mha", "z_ffn"):
@@ -182,8 +182,8 @@ def test_whole_heads_are_all_that_stays_of_an_attention_and_the_ffn_meets_the_ta
         assert [la.heads for la in final.spec.layers] == [la.heads for la in without.spec.layers]
 
 
-def test_of_a_sublayer_without_heads_or_dimensions_nothing_stays(relative_differences):
-    """Only where heads are whole: as it stands the output bias would stay."""
+def test_a_sublayer_without_heads_or_dimensions_is_removed_with_its_bias(relative_differences):
+    """Only with whole heads; otherwise the output bias would be kept."""
     encoder = random_encoder(SHAPE, seed=0)
     found = {}
     for multiple in ("head", None):
@@ -206,8 +206,8 @@ def test_of_a_sublayer_without_heads_or_dimensions_nothing_stays(relative_differ
 
 
 @pytest.mark.parametrize(("name", "model"), [("dphubert", "hubert_base"), ("diarizen", "wavlm_base")])
-def test_the_formats_of_whole_heads_hold_what_such_gates_end_in_and_nothing_of_others(tmp_path, name, model):
-    """Their writers read what they wrote, and compare it with its source."""
+def test_formats_of_whole_heads_hold_models_of_such_gates_and_refuse_others(tmp_path, name, model):
+    """Their writers read the written file again and compare it with its source."""
     shape = tiny_families()[model]
     encoder = random_encoder(shape, seed=0)
     for multiple in ("head", 2):
@@ -227,7 +227,7 @@ def test_the_formats_of_whole_heads_hold_what_such_gates_end_in_and_nothing_of_o
                 registry.write(tmp_path / "cut", name, small)
 
 
-def test_without_multiples_the_shift_of_the_ffn_alone_is_not_used(embedded):
+def test_without_multiples_the_ffn_has_no_shift_of_its_own(embedded):
     missed = []
     for seed in range(4):
         gates = trained(embedded.spec, embedded.config, kinds=NO_FAHP, multiple=None, seed=seed, mean=0.5, closed=0.1)
@@ -247,15 +247,15 @@ def test_the_channels_meet_a_target_of_their_own_in_multiples(embedded):
     assert abs(final.reached - 0.6) <= 0.002 and final.cnn_shift not in (0, final.shift)
 
 
-def test_a_layer_of_the_cnn_whose_gates_all_close_keeps_one_multiple_and_an_ffn_none():
+def test_with_all_gates_closed_a_cnn_layer_keeps_one_multiple_and_an_ffn_nothing():
     gates = GateSet(CompactSpec.dense(SHAPE), GateConfig(kinds=("int", "conv"), dims_multiple=4), SHAPE)
     gates.log_alpha.data.fill_(-7.0)
     final = final_masks(gates, SpeechEncoder(SHAPE), UNMATCHED)
     assert final.spec.channels == (tuple(range(4)),) * 3 and {len(layer.ffn) for layer in final.spec.layers} == {0}
 
 
-def test_a_grid_that_is_too_coarse_for_the_target_leaves_it_missed():
-    """In a tiny encoder eight dimensions are points of sparsity: the nearest structure is taken, and reported."""
+def test_multiples_that_are_too_coarse_miss_the_target():
+    """In a tiny encoder, eight dimensions are several percent: the nearest structure is taken and reported."""
     encoder = SpeechEncoder(SHAPE)
     gates = trained(encoder.spec, SHAPE, kinds=("qk", "vo", "int"))
     final = final_masks(gates, encoder, SparsityConfig(target=Target(share=0.6)))

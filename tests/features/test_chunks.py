@@ -1,4 +1,4 @@
-"""Long audio in chunks: exact where all is heard, near the whole otherwise, and no more in memory for more audio."""
+"""Long audio in chunks: exact with full context, close to the whole otherwise, with memory that does not grow."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def noise(seconds):
 
 
 @pytest.mark.parametrize("seconds", [0.11, 0.5, 0.73, 1.0])
-def test_with_all_as_context_the_states_are_those_of_the_whole(encoder, seconds):
+def test_with_full_context_the_states_equal_those_of_the_whole(encoder, seconds):
     wav = noise(seconds)
     whole, cut = encoder.extract(wav), encoder.extract(wav, chunks=Chunks(0.1, 100.0))
     assert cut.shape == whole.shape
@@ -32,7 +32,7 @@ def test_with_all_as_context_the_states_are_those_of_the_whole(encoder, seconds)
     torch.testing.assert_close(encoder.extract(wav, layer=1, chunks=Chunks(0.1, 100.0)), whole[1], atol=2e-5, rtol=0)
 
 
-def test_an_encoder_with_windows_of_its_own_says_so(tmp_path):
+def test_an_encoder_with_windows_of_its_own_is_refused(tmp_path):
     registry.write(tmp_path / "export", "folder", random_encoder(tiny_whisper(), seed=1))
     with pytest.raises(UserError, match=r"left out for a whisper encoder: it cuts long audio into windows of 0.5 s"):
         s3prl_pruned.load(tmp_path / "export").extract(noise(0.1), chunks=Chunks(0.2))
@@ -48,7 +48,7 @@ def test_less_context_is_further_from_the_whole(encoder):
     assert errors[0] > errors[1] > 1e-4
 
 
-def test_the_transformer_hears_a_chunk_and_its_context_alone(encoder, monkeypatch):
+def test_the_transformer_gets_only_a_chunk_and_its_context(encoder, monkeypatch):
     heard, forward = [], type(encoder.encoder).forward
 
     def listening(self, wavs, *args, **options):
@@ -66,6 +66,6 @@ def test_the_transformer_hears_a_chunk_and_its_context_alone(encoder, monkeypatc
     "wrong",
     [(0.0, 1.0), (-1.0, 1.0), (1.0, -0.1), (float("nan"), 1.0), (1.0, float("inf")), (1.0, 1e305), (1e305, 1.0)],
 )
-def test_lengths_that_are_none_are_one_clear_error(wrong):
+def test_lengths_out_of_range_are_one_clear_error(wrong):
     with pytest.raises(UserError, match="at least 0.1 s"):
         Chunks(*wrong)

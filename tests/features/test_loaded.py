@@ -1,4 +1,4 @@
-"""`s3prl_pruned.load`: states of audio are those of the encoder and of s3prl's interface, in any form it comes."""
+"""`s3prl_pruned.load`: hidden states equal those of the encoder and of s3prl's interface, for all forms of audio."""
 
 import copy
 import pickle
@@ -28,7 +28,7 @@ def written(path, config):
 
 
 @pytest.mark.parametrize("config", [tiny_base(), tiny_large(normalize_waveform=True)])
-def test_states_are_those_of_the_upstream(config, tmp_path):
+def test_states_equal_those_of_the_upstream(config, tmp_path):
     path = written(tmp_path / "export", config)
     wavs = [torch.randn(2000), torch.randn(3100)]
     found = s3prl_pruned.load(path).extract(wavs)
@@ -38,7 +38,7 @@ def test_states_are_those_of_the_upstream(config, tmp_path):
         assert states.shape[0] == config.num_layers + 1
 
 
-def test_a_file_an_array_and_another_rate_are_the_same_audio(export, tmp_path):
+def test_a_file_an_array_and_another_sample_rate_give_the_same_states(export, tmp_path):
     encoder = s3prl_pruned.load(export)
     samples = (0.1 * np.random.default_rng(0).standard_normal(4000)).astype(np.float32)
     soundfile.write(tmp_path / "a.wav", samples, 16_000, subtype="FLOAT")
@@ -50,7 +50,7 @@ def test_a_file_an_array_and_another_rate_are_the_same_audio(export, tmp_path):
     assert torch.equal(encoder.extract(tmp_path / "b.wav"), slow) and slow.shape[1] > expected.shape[1]
 
 
-def test_one_layer_is_that_of_all(export):
+def test_one_layer_equals_that_layer_of_all(export):
     encoder, wav = s3prl_pruned.load(export), torch.randn(2000)
     states = encoder.extract(wav)
     for layer in (0, 1, -1):
@@ -60,14 +60,14 @@ def test_one_layer_is_that_of_all(export):
             encoder.extract(wav, layer=layer)
 
 
-def test_gradients_flow_where_they_are_wanted(export):
+def test_gradients_flow_if_they_are_enabled(export):
     encoder = s3prl_pruned.load(export)
     encoder(torch.randn(1, 2000)).hidden_states[-1].sum().backward()
     assert any(parameter.grad is not None for parameter in encoder.parameters())
     assert not encoder.extract(torch.randn(2000)).requires_grad
 
 
-def test_saved_and_loaded_again_it_is_the_same(export, tmp_path):
+def test_a_saved_model_is_the_same_when_loaded_again(export, tmp_path):
     encoder, wav = s3prl_pruned.load(export), torch.randn(2000)
     encoder.save(tmp_path / "again")
     again = s3prl_pruned.load(tmp_path / "again")
@@ -90,7 +90,7 @@ def test_info_says_what_is_pruned(export):
 
 
 @pytest.mark.parametrize("name", ["embedded", "random"])
-def test_names_are_known(name):
+def test_names_of_s3prls_hub_are_known(name):
     assert s3prl_pruned.load(name).extract(torch.randn(1600), layer=-1).dim() == 2
 
 

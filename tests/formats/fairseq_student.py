@@ -1,6 +1,6 @@
-"""Students under fairseq's names, as several peers publish them: random weights, and what they compute, in float64.
+"""Students with fairseq's names, as published by several other projects: random weights, and their states in float64.
 
-Written from the peers' facts alone: plain functions on a dict of tensors, and nothing of the package.
+Written from facts about these projects only: plain functions on a dict of tensors, independent of the package.
 """
 
 import ast
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import yaml
 
 CONV_LAYERS = "[(8, 10, 5)] + [(10, 1, 1)] + [(10, 3, 2)] * 4 + [(16, 1, 1)] + [(16, 2, 2)] * 2"
-"""The form of the published ones, 320 samples a frame."""
+"""The form of the published CNNs, 320 samples per frame."""
 TINY = {
     "extractor_mode": "default",
     "conv_feature_layers": CONV_LAYERS,
@@ -28,7 +28,7 @@ TINY = {
 
 
 def conv_layers(cfg):
-    """[(channels, kernel, stride)] of the tests' own notation."""
+    """Parse the tests' own notation to [(channels, kernel, stride)]."""
     layers = []
     for part in cfg["conv_feature_layers"].split("+"):
         listed, _, times = part.partition("*")
@@ -37,7 +37,7 @@ def conv_layers(cfg):
 
 
 def shapes(cfg, *, input_norm=True):
-    """Name -> shape of every weight."""
+    """Shape of every weight by name."""
     dim, ffn, kernel = cfg["encoder_embed_dim"], cfg["encoder_ffn_embed_dim"], cfg["conv_pos"]
     found, before = {}, 1
     for i, (channels, width, _) in enumerate(conv_layers(cfg)):
@@ -72,12 +72,12 @@ def shapes(cfg, *, input_norm=True):
 
 
 def weights(named_shapes, seed):
-    """Random weights, far from those with which attention is uniform and norms do nothing."""
+    """Random weights, large enough that attention is not uniform and norms have an effect."""
     generator = torch.Generator().manual_seed(seed)
     state = {}
     for name, shape in named_shapes.items():
         inputs = math.prod(shape[1:]) if len(shape) > 1 else 16
-        gain = 1.7 if "conv_layers" in name else 1  # GELU after GELU would leave little
+        gain = 1.7 if "conv_layers" in name else 1  # repeated GELU would reduce the values to almost 0
         value = gain * torch.randn(shape, generator=generator) / math.sqrt(inputs)
         one = name.endswith("weight_g") or (len(shape) == 1 and name.endswith("weight"))
         state[name] = value / gain + 1 if one else value
@@ -89,18 +89,18 @@ def count(named_shapes):
 
 
 def encode(state, cfg, wavs, *, normalize=False, chunks=False):
-    """The projected features and each layer's output.
+    """The projected features and the output of each layer.
 
     Args:
-        state: under fairseq's names.
-        cfg: fairseq's words.
+        state: with fairseq's names.
+        cfg: fairseq's configuration.
         wavs: a list of (S,).
         normalize: whether each waveform is layer-normed first.
-        chunks: which frames are padding: those whose share of the padded samples is; otherwise those beyond what the
-            CNN makes of the waveform alone.
+        chunks: rule for padding. True: frames whose share of the padded samples is padding; False: frames beyond the
+            CNN's output for the waveform alone.
 
     Returns:
-        (B, T, D), zeros in padded frames; a list of (B, T, D); and the last, normed where norms come first.
+        (B, T, D), zeros in padded frames; a list of (B, T, D); and the last one, normed if norms come first.
     """
     state = {name: value.double() for name, value in state.items()}
     wavs = [wav.double() for wav in wavs]
@@ -188,7 +188,7 @@ def _layer(state, name, heads, x, padding, first):
 
 
 def lightning_file(path, state, cfg, *, inside=False, **more):
-    """A student as its authors' Lightning program writes it, teacher and all; the YAML beside it unless inside."""
+    """Write a student as its authors' Lightning program does, with its teacher; the YAML beside it unless `inside`."""
     content = {
         "epoch": 199,
         "pytorch-lightning_version": "1.9.0",
@@ -209,7 +209,7 @@ def lightning_file(path, state, cfg, *, inside=False, **more):
 
 
 def star(path, *, cfg=TINY, seed=1, **where):
-    """STaRHuBERT's file; its weights."""
+    """Write a STaRHuBERT file; returns its weights."""
     state = weights(shapes(cfg), seed)
     final = {"final_proj.weight": torch.zeros(5, cfg["encoder_embed_dim"]), "final_proj.bias": torch.zeros(5)}
     lightning_file(path, {**state, **final}, cfg, **where)
@@ -229,7 +229,7 @@ def mask_shapes(cfg, dim):
 
 
 def mask(path, *, cfg=TINY, dim=20, seed=1, **where):
-    """MaskHuBERT's file; its weights."""
+    """Write a MaskHuBERT file; returns its weights."""
     state = weights(mask_shapes(cfg, dim), seed)
     lightning_file(path, state, cfg, layerwise_proj=True, pred_head_final_dim=dim, enable_tr_layer=False, **where)
     return state
@@ -242,7 +242,7 @@ def mask_states(state, cfg, wavs):
 
 
 def distil_words(cfg=TINY, **changed):
-    """The words of s3prl's `distiller` section."""
+    """Content of s3prl's `distiller` section."""
     words = {key: value for key, value in cfg.items() if key not in ("conv_feature_layers", "conv_bias")}
     heads = {"n_tasks": 3, "pred_layer_id": [4, 8, 12], "final_dim": cfg["encoder_embed_dim"]}
     kinds = {"task_emb_type": "expand-last", "out_layer_type": "expand-last", "attention_type": "original"}
@@ -260,7 +260,7 @@ def distil_shapes(words, cfg=TINY):
 
 
 def distil(path, *, cfg=TINY, seed=1, extra=None, **changed):
-    """DistilHuBERT's file; its weights."""
+    """Write a DistilHuBERT file; returns its weights."""
     words = distil_words(cfg, **changed)
     state = weights(distil_shapes(words, cfg), seed)
     torch.save({"Config": {"distiller": words}, "Distiller": state, "Step": 3, "Epoch": 1, **(extra or {})}, path)
@@ -282,7 +282,7 @@ LIGHT = {
 
 
 def light(path, *, cfg=LIGHT, seed=1):
-    """LightHuBERT's file; the supernet's weights."""
+    """Write a LightHuBERT file; returns the supernet's weights."""
     state = weights({**shapes(cfg), "mask_emb": (cfg["encoder_embed_dim"],)}, seed)
     last = cfg["encoder_layers"] - 1
     heads = {f"layer_pred_heads.{last}.weight": torch.zeros(20, cfg["encoder_embed_dim"])}
@@ -296,7 +296,7 @@ def light(path, *, cfg=LIGHT, seed=1):
 
 
 def light_subnet(state, cfg, dim, heads, ffn):
-    """A subnet's weights and words, cut out of the supernet by the rules, one index at a time."""
+    """Weights and configuration of a subnet, cut from the supernet one index at a time."""
     wide = cfg["encoder_embed_dim"]
     inner = [block * wide + i for block in range(wide) for i in range(dim) if block * dim + i < ffn][:ffn]
     direction, magnitude = state["encoder.pos_conv.0.weight_v"].double(), state["encoder.pos_conv.0.weight_g"].double()
@@ -321,7 +321,7 @@ def light_subnet(state, cfg, dim, heads, ffn):
 
 
 def light_states(state, cfg, wavs):
-    """Of a subnet's weights and words."""
+    """States of a subnet from its weights and configuration."""
     features, outputs, _ = encode(state, cfg, wavs, normalize=True, chunks=True)
     return [features, *outputs]
 

@@ -1,4 +1,4 @@
-"""DPHuBERT's format: the encoder that is read computes what its authors' model does, in every dress the format has."""
+"""DPHuBERT's format: the encoder has the states of its authors' model, in all variants of the format."""
 
 import json
 from dataclasses import replace
@@ -64,7 +64,7 @@ def worst(relative_differences, encoder, content, *, diarizen=False, masks=None)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_states_are_those_of_the_authors_model(kind, tmp_path, relative_differences):
+def test_states_equal_those_of_the_authors_model(kind, tmp_path, relative_differences):
     content = checkpoint(**KINDS[kind])
     loaded = registry.read(saved(tmp_path / "x.pth", content))
     encoder, diarizen = loaded.encoder, "DiariZen" in kind
@@ -72,7 +72,7 @@ def test_states_are_those_of_the_authors_model(kind, tmp_path, relative_differen
     assert encoder.config.states == StateRule(first="input" if diarizen else "projection", final_norm=False)
     assert loaded.provenance["method"] == f"converted from {'DiariZen' if diarizen else 'DPHuBERT'}'s format"
     assert len(loaded.sha256) == 64 and not encoder.training
-    # as many weights, but for the gates of heads that are gone and the mask embedding, which only pre-training uses
+    # the same number of weights, except gates of removed heads and the mask embedding (for pre-training only)
     names = encoder.state_dict()
     gates = sum(value.numel() for key, value in content["state_dict"].items() if "gru_rel_pos" in key)
     ours = sum(value.numel() for key, value in names.items() if ".gate." in key)
@@ -82,7 +82,7 @@ def test_states_are_those_of_the_authors_model(kind, tmp_path, relative_differen
 
 
 @pytest.mark.parametrize("kind", ["wavlm", "hubert large", "no attention in layer 0"])
-def test_the_comparison_sees_every_tensor(kind, tmp_path, relative_differences):
+def test_the_comparison_notices_every_tensor(kind, tmp_path, relative_differences):
     content = checkpoint(**KINDS[kind])
     encoder = registry.read(saved(tmp_path / "x.pth", content)).encoder
     wavs, blind = waveforms((2000,)), []
@@ -92,7 +92,7 @@ def test_the_comparison_sees_every_tensor(kind, tmp_path, relative_differences):
         other = {**content, "state_dict": {**content["state_dict"], key: value + noise}}
         if max(relative_differences(Authors(other).states(wavs), expected)) < 1e-10:
             blind.append(key)
-    # a key's bias adds the same to all scores of a query; the last norm of a pre-norm model comes after all states
+    # a bias of keys adds the same to all scores of a query; the last norm of a pre-norm model comes after all states
     unseen = ("k_proj.bias",)
     if kind == "hubert large":
         unseen += ("encoder.transformer.layer_norm.weight", "encoder.transformer.layer_norm.bias")
@@ -101,7 +101,7 @@ def test_the_comparison_sees_every_tensor(kind, tmp_path, relative_differences):
     assert blind == [key for key in content["state_dict"] if key.endswith(unseen)]
 
 
-def test_without_the_scale_or_with_other_heads_it_is_another_model(tmp_path, relative_differences):
+def test_without_the_scale_or_with_other_heads_states_are_different(tmp_path, relative_differences):
     content = checkpoint()
     encoder = registry.read(saved(tmp_path / "x.pth", content)).encoder
     plain = {**content["state_dict"], "feature_extractor.dummy_weight": torch.ones(8)}
@@ -111,10 +111,10 @@ def test_without_the_scale_or_with_other_heads_it_is_another_model(tmp_path, rel
     assert worst(relative_differences, encoder, content) <= 1e-9
 
 
-# --- what it is of --------------------------------------------------------------------------------
+# --- structure ------------------------------------------------------------------------------------
 
 
-def test_the_dense_shape_is_a_public_one_where_that_fits_else_as_small_as_can_be(tmp_path):
+def test_the_dense_shape_is_a_public_one_that_fits_or_else_the_smallest(tmp_path):
     content = checkpoint()
     path = saved(tmp_path / "x.pth", content)
     smallest = registry.read(path).encoder
@@ -124,7 +124,7 @@ def test_the_dense_shape_is_a_public_one_where_that_fits_else_as_small_as_can_be
     given = registry.read(path, dense=tiny_base(pos_conv_groups=8)).encoder
     assert given.config.conv_layers == tiny_base().conv_layers and given.config.ffn_dim == 20
     assert [len(kept) for kept in given.spec.channels] == [5, 7, 6, 9, 8]
-    assert given.config.pos_conv_groups == 4, "what the file says is not the hint's"
+    assert given.config.pos_conv_groups == 4, "the file takes precedence over the hint"
     assert registry.read(path, dense=tiny_base(ffn_dim=19)).encoder.config == smallest.config
 
 
@@ -151,7 +151,7 @@ PUBLIC = {
 
 
 def of_size(size, *, large=False):
-    """A whole model whose tensors take no memory."""
+    """A whole model whose tensors use no memory."""
     convs = [layer[1:] for layer in families.wavlm_base().conv_layers]
     cfg = configuration(
         large=large,
@@ -172,7 +172,7 @@ def of_size(size, *, large=False):
     ids=["base s80", "base dense", "large s80"],
 )
 def test_published_counts(size, large, number, tmp_path):
-    """As DiariZen counts: without mask embedding, with the gates of heads that are gone. `s80` is 80 % of them gone."""
+    """Counts as in DiariZen: without mask embedding, with gates of removed heads. `s80`: 80 % are removed."""
     content = of_size(size, large=large)
     assert sum(value.numel() for value in content["state_dict"].values()) == number
     assert number / (315_452_608 if large else 94_381_680) == pytest.approx(1.0 if size is DENSE else 0.2, abs=5e-4)
@@ -187,11 +187,11 @@ def test_published_counts(size, large, number, tmp_path):
     assert (encoder.spec.channels is None) == (size is DENSE)
 
 
-# --- other dresses --------------------------------------------------------------------------------
+# --- other variants -------------------------------------------------------------------------------
 
 
 def diarizer(folder, content, *, source):
-    """DiariZen's folder on the Hub: the encoder inside of a diarizer, its shape in no file."""
+    """DiariZen's folder on the Hub: the encoder is part of a diarizer, and no file gives its shape."""
     folder.mkdir()
     state = {f"wavlm_model.{key}": value for key, value in content["state_dict"].items()}
     more = {"weight_sum.weight": (1, 4), "proj.weight": (2, 24), "conformer.x.weight": (2, 2), "classifier.bias": (2,)}
@@ -224,18 +224,18 @@ def test_a_diarizer_whose_encoder_is_known_by_name(tmp_path, relative_difference
     folder = diarizer(tmp_path / "x", content, source="wavlm_tiny_s80")
     for path in (folder, folder / "pytorch_model.bin"):
         encoder = registry.read(path).encoder
-        # the last bucket's distance is in no file, and is the public models'
+        # no file gives the distance of the last bucket; it is that of the public models
         assert encoder.config == replace(encoder.config, max_distance=800, num_heads=4)
         known = {**content["config"], "encoder_max_distance": 800}
         assert worst(relative_differences, encoder, {**content, "config": known}, diarizen=True) <= 1e-9
 
 
-def test_a_diarizer_whose_encoder_is_not_known_is_refused_by_name(tmp_path):
+def test_a_diarizer_with_an_unknown_encoder_is_refused(tmp_path):
     folder = diarizer(tmp_path / "x", checkpoint(diarizen=True), source="wavlm_base_s90")
     with pytest.raises(
         UserError,
-        match="layer 0 has 2 of 4 heads, and which ones is not in the file. Put the pruned_config.json of this model "
-        "beside it .*Known without one are wavlm_base_s80_md, wavlm_large_s80_md",
+        match="layer 0 has 2 of 4 heads, but the file does not say which. Put the pruned_config.json of this model "
+        "beside it .*Known without this file are wavlm_base_s80_md, wavlm_large_s80_md",
     ):
         registry.read(folder)
     whole = checkpoint(diarizen=True, heads=[[0, 1, 2, 3]] * 3)
@@ -248,7 +248,7 @@ def test_a_diarizer_whose_encoder_is_not_known_is_refused_by_name(tmp_path):
 
 @pytest.mark.parametrize("family", ["wavlm", "hubert"])
 @pytest.mark.parametrize("seed", range(3))
-def test_gates_of_layers_become_the_masks_that_they_are(family, seed, tmp_path, relative_differences):
+def test_gates_of_layers_become_their_masks(family, seed, tmp_path, relative_differences):
     content = checkpoint(family, heads=[[0, 1, 2, 3]] * 3, seed=seed)
     state, masks = with_gates(content, kinds=("heads", "layer", "intermediate"), seed=seed)
     flags = {name: True for name in content["config"] if "_prune_" in name and "conv" not in name}
@@ -263,7 +263,7 @@ def test_gates_of_layers_become_the_masks_that_they_are(family, seed, tmp_path, 
 
 
 def test_gates_of_channels_cut_the_cnn(tmp_path, relative_differences):
-    """Cut by hand here: the norm before the projection is then over what is left, as `prune.py` leaves it."""
+    """Cut by hand here: then the norm before the projection is over the kept channels, as after `prune.py`."""
     content = checkpoint("hubert", heads=[[0, 1, 2, 3]] * 3)
     state, masks = with_gates(content, kinds=("hard_concrete",))
     lightning = {f"student_model.{key}": value for key, value in state.items()}
@@ -286,8 +286,8 @@ def test_gates_of_channels_cut_the_cnn(tmp_path, relative_differences):
         cut[f"encoder.feature_projection.{key}"] = cut[f"encoder.feature_projection.{key}"][kept]
     name = "encoder.feature_projection.projection.weight"
     cut[name] = cut[name][:, kept]
-    with pytest.raises(UserError, match="24 dimensions must be whole heads, but would be 0"):
-        registry.read(path)  # without a configuration a head has the public models' 64
+    with pytest.raises(UserError, match="24 dimensions must divide into whole heads, but give 0"):
+        registry.read(path)  # without a configuration, heads have the public models' 64 dimensions
     (tmp_path / "pruned_config.json").write_text(json.dumps({"encoder_head_dim": 6}))
     encoder = registry.read(path).encoder
     assert [layer.conv.out_channels for layer in encoder.feature_extractor.layers] == [
@@ -319,19 +319,19 @@ LAYER = "encoder.transformer.layers.1."
     [
         (
             changed(encoder_prune_attention_heads=True),
-            "`encoder_prune_attention_heads` is true, as while there are ",
+            "`encoder_prune_attention_heads` is true, so that there should ",
         ),
         (
             changed(encoder_ff_interm_features=[11, 6, 20]),
             r"`encoder_ff_interm_features` says \[11, 6, 20\], but",
         ),
         (changed(encoder_use_attention=[True, False, True]), "`encoder_use_attention` says"),
-        (changed(encoder_remaining_heads=[[0, 2], [1, 2], [0, 1, 3]]), "layer 1 must have 2 heads, .*weights are of 1"),
+        (changed(encoder_remaining_heads=[[0, 2], [1, 2], [0, 1, 3]]), "layer 1 must have 2 heads, .*weights have 1"),
         (changed(encoder_remaining_heads=[[2, 0], [1], [0, 1, 3]]), "must be ascending indices"),
         (changed(encoder_remaining_heads=[[0, 2], ["1"], [0, 1, 3]]), "must be lists of numbers"),
-        (changed(encoder_remaining_heads=[[0, 2]]), "is damaged: what it says of itself is no configuration"),
+        (changed(encoder_remaining_heads=[[0, 2]]), "is damaged: its configuration is not valid"),
         (changed(encoder_total_num_heads=[4, 4, 2]), "`encoder_total_num_heads` must be one number"),
-        (changed(encoder_total_num_heads=[5, 5, 5]), "24 dimensions must be whole heads, but would be 5"),
+        (changed(encoder_total_num_heads=[5, 5, 5]), "24 dimensions must divide into whole heads, but give 5"),
         (changed(extractor_mode="batch_norm"), "`extractor_mode` must be group_norm, layer_norm or none"),
         (changed(extractor_mode="layer_norm"), "missing keys .*conv_layers.1.layer_norm"),
         (changed(extractor_conv_layer_config=[(5, 10, 5)]), "`extractor_conv_layer_config` says"),
@@ -366,11 +366,11 @@ LAYER = "encoder.transformer.layers.1."
         (changed(limit_l=-0.2), None),
     ],
 )
-def test_what_is_wrong_is_one_clear_error(damage, message, tmp_path):
+def test_a_damaged_file_is_one_clear_error(damage, message, tmp_path):
     content = checkpoint()
     damage(content)
     path = saved(tmp_path / "x.pth", content)
-    if message is None:  # of a finished model the gates' distribution says nothing
+    if message is None:  # the distribution of gates is not used in a finished model
         registry.read(path)
         return
     with pytest.raises(UserError, match=message):
@@ -391,11 +391,11 @@ def test_a_folder_without_weights_or_with_several_is_refused(tmp_path):
         registry.read(tmp_path)
     for name in ("a-converted.bin", "b-converted.bin"):
         saved(tmp_path / name, checkpoint())
-    with pytest.raises(UserError, match="Name the one that is meant"):
+    with pytest.raises(UserError, match="Name one of them"):
         registry.read(tmp_path)
 
 
-def test_a_state_dict_alone_is_read_where_all_heads_are_there(tmp_path, relative_differences):
+def test_a_state_dict_alone_is_read_if_it_has_all_heads(tmp_path, relative_differences):
     content = checkpoint("wavlm", heads=[[0, 1, 2, 3]] * 3, encoder_max_distance=800)
     encoder = registry.read(saved(tmp_path / "x.pth", content["state_dict"])).encoder
     assert worst(relative_differences, encoder, content) <= 1e-9
@@ -410,11 +410,11 @@ WHOLE_HEADS = {
     "hubert_base": (0,),
     "hubert_large": (0, 1, 2),
 }
-"""Of HuBERT the first: which ones survive is not in the file."""
+"""Only the first is possible for HuBERT: the file does not say which heads are kept."""
 
 
 def exported(name, *, gone=(), channels=True):
-    """Of whole heads; a layer in `gone` has no attention."""
+    """A model with whole heads; a layer in `gone` has no attention."""
     config = tiny_families()[name]
     dims = tuple(range(config.head_dim))
     layers = [
@@ -433,7 +433,7 @@ def exported(name, *, gone=(), channels=True):
 @pytest.mark.parametrize("fmt", ["dphubert", "diarizen"])
 @pytest.mark.parametrize("name", WHOLE_HEADS)
 @pytest.mark.parametrize("channels", [True, False])
-def test_what_is_written_computes_the_same_in_their_model_and_ours(fmt, name, channels, tmp_path, relative_differences):
+def test_a_written_file_has_the_same_states_in_both_programs(fmt, name, channels, tmp_path, relative_differences):
     encoder = exported(name, gone=(2,), channels=channels)
     if fmt == "diarizen" and not name.startswith("wavlm"):
         with pytest.raises(UserError, match="the diarizen format holds WavLM only, but this is a .*Take dphubert"):
@@ -449,7 +449,7 @@ def test_what_is_written_computes_the_same_in_their_model_and_ours(fmt, name, ch
     if fmt == "diarizen":
         cfg = json.loads((tmp_path / "x" / "pruned_config.json").read_text())
         assert cfg == json.loads(json.dumps(content["config"])) and cfg["use_layerwise_prune"] is False
-    # read again with the shape that was pruned it is the same, bit for bit, but for what the format has no place for
+    # read again with the original shape, it is bit for bit the same, except for parts that the format cannot hold
     again = registry.read(tmp_path / "x", dense=encoder.config).encoder
     ours, read = encoder.state_dict(), again.state_dict()
     assert not read.pop("mask_embedding").any() and ours.pop("mask_embedding").any()
@@ -461,7 +461,7 @@ def test_what_is_written_computes_the_same_in_their_model_and_ours(fmt, name, ch
     assert max(relative_differences(*states)) <= 2e-5
 
 
-def test_a_model_of_theirs_is_written_as_it_was_read(tmp_path):
+def test_a_model_of_theirs_is_the_same_after_reading_and_writing(tmp_path):
     for fmt in ("dphubert", "diarizen"):
         content = checkpoint(diarizen=fmt == "diarizen", heads=[None, [1], [0, 1, 3]])
         encoder = registry.read(saved(tmp_path / f"{fmt}.pth", content)).encoder
@@ -473,7 +473,7 @@ def test_a_model_of_theirs_is_written_as_it_was_read(tmp_path):
 
 
 @pytest.mark.parametrize("fmt", ["dphubert", "diarizen"])
-def test_what_computes_something_else_is_not_left_there(fmt, tmp_path, monkeypatch):
+def test_a_written_file_with_other_states_is_removed(fmt, tmp_path, monkeypatch):
     content = {}
 
     def other(path, made, **options):
@@ -482,7 +482,7 @@ def test_what_computes_something_else_is_not_left_there(fmt, tmp_path, monkeypat
         torch.save(made, path)
 
     monkeypatch.setattr(f"s3prl_pruned.formats.{fmt}.write_torch_file", other)
-    with pytest.raises(UserError, match="what was written differs from the encoder by .*please report"):
+    with pytest.raises(UserError, match="the written file differs from the encoder by .*please report"):
         registry.write(tmp_path / "x", fmt, exported("wavlm_base"))
     assert content and not any(tmp_path.iterdir())
 
@@ -503,13 +503,13 @@ def ragged(**changes):
             "holds whole heads of 6 dimensions only, but head 2 of layer 1 has 2 query/key and 3 value/output dim.*"
             "`gates.dims_multiple: head`",
         ),
-        (ragged(heads=()), "layer 1's attention the output bias alone is left.*`gates.kinds` with mha and ffn"),
-        (ragged(feed_forward=True, ffn=()), "layer 1's feed-forward the output bias alone is left"),
+        (ragged(heads=()), "with only an output bias, as layer 1's attention.*`gates.kinds` with mha and ffn"),
+        (ragged(feed_forward=True, ffn=()), "with only an output bias, as layer 1's feed-forward"),
         (ragged(ranks=Ranks(q_proj=3)), "holds no factors, but layer 1 has some"),
     ],
 )
 @pytest.mark.parametrize("fmt", ["dphubert", "diarizen"])
-def test_what_the_format_cannot_say_is_one_clear_error(layer, message, fmt, tmp_path):
+def test_a_structure_that_the_format_cannot_express_is_one_clear_error(layer, message, fmt, tmp_path):
     encoder = exported("wavlm_base")
     layers = (encoder.spec.layers[0], layer, encoder.spec.layers[2])
     encoder = random_encoder(encoder.config, seed=1, spec=CompactSpec(layers=layers))
@@ -522,15 +522,15 @@ def test_what_the_format_cannot_say_is_one_clear_error(layer, message, fmt, tmp_
     ("encoder", "message"),
     [
         (lambda: exported("wavlm_base", gone=(0,)), "a position bias where layer 0 has no attention"),
-        (lambda: random_encoder(tiny_families()["data2vec_base"], seed=1), "cannot say a data2vec"),
+        (lambda: random_encoder(tiny_families()["data2vec_base"], seed=1), "cannot hold a data2vec"),
         (lambda: random_encoder(tiny_base(gated_position=False), seed=1), "a position bias without a gate"),
         (lambda: random_encoder(tiny_base(**NO_BIAS), seed=1), "a WavLM without a position bias whose layer 0 has att"),
         (lambda: random_encoder(tiny_base(projection_norm=False), seed=1), "without a LayerNorm before its projection"),
         (lambda: random_encoder(tiny_base(embed_dim=12), seed=1), "without a projection behind its CNN"),
     ],
 )
-def test_an_architecture_that_is_not_theirs_is_one_clear_error(encoder, message, tmp_path):
-    with pytest.raises(UserError, match=f"the dphubert format cannot say .*{message.removeprefix('cannot say ')}"):
+def test_an_architecture_that_the_format_cannot_express_is_one_clear_error(encoder, message, tmp_path):
+    with pytest.raises(UserError, match=f"the dphubert format cannot hold .*{message.removeprefix('cannot hold ')}"):
         registry.write(tmp_path / "x", "dphubert", encoder())
 
 
@@ -546,7 +546,7 @@ def test_a_tensor_that_does_not_fit_its_gate_is_one_clear_error(name, tmp_path):
         registry.read(tmp_path / "x.pth")
 
 
-def test_a_head_of_no_dimensions_is_one_clear_error(tmp_path):
+def test_a_head_without_dimensions_is_one_clear_error(tmp_path):
     content = checkpoint("hubert", seed=3)
     torch.save({**content, "config": {**content["config"], "encoder_head_dim": 0}}, tmp_path / "x.pth")
     with pytest.raises(UserError, match="is damaged"):

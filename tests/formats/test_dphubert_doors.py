@@ -1,4 +1,4 @@
-"""One checkpoint of DPHuBERT's goes through every door that takes a model, as typed and in the tiny setting."""
+"""A DPHuBERT checkpoint can be used wherever a model is named, with the commands as typed, in the tiny setting."""
 
 import json
 import math
@@ -28,7 +28,7 @@ def recipe(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def content():
-    """Of the tiny teacher's shape: its CNN's kernels, and of all sizes a part."""
+    """A model with the tiny teacher's dense shape: the same kernels in the CNN, and a part of all sizes."""
     convs = [(n, *rest) for n, (_, *rest) in zip((5, 7, 6, 4, 7, 3, 6), tiny_wavlm().conv_layers, strict=True)]
     return checkpoint(extractor_conv_layer_config=convs, encoder_ff_interm_features=[11, 5, 18])
 
@@ -42,7 +42,7 @@ def path(content, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected(content):
-    """What its authors' model publishes."""
+    """Published states of its authors' model."""
     return Authors(content).states([WAV])
 
 
@@ -67,11 +67,11 @@ def test_upstream_load_and_extraction(path, expected, relative_differences, tmp_
     extract.main([str(path), str(tmp_path / "audio"), "--output", str(tmp_path / "features")])
     written = torch.from_numpy(np.load(tmp_path / "features" / "a.npy"))
     assert close(list(written[:, None]), expected, relative_differences)
-    with pytest.raises(UserError, match="holds a wavlm encoder, and a hubert is asked for"):
+    with pytest.raises(UserError, match="holds a wavlm encoder, but a hubert is required"):
         s3prl.hub.hubert_pruned_local(ckpt=str(path))
 
 
-def test_converted_to_ours_it_is_the_same_and_dense_formats_refuse_it(path, expected, relative_differences, tmp_path):
+def test_it_is_converted_to_our_folder_and_refused_by_dense_formats(path, expected, relative_differences, tmp_path):
     for number, tool in enumerate((convert, export)):
         target = tmp_path / str(number)
         tool.main([str(path), str(target), "--to", "folder"])
@@ -86,7 +86,7 @@ def test_converted_to_ours_it_is_the_same_and_dense_formats_refuse_it(path, expe
 
 
 def test_exported_for_transformers(path, expected, relative_differences, tmp_path):
-    """The export compares in another process what transformers computes: here, with the authors' model."""
+    """The export compares its states in another process; here they are compared with the authors' model."""
     transformers = pytest.importorskip("transformers")
     export.main([str(path), str(tmp_path / "hf"), "--to", "huggingface"])
     model = transformers.AutoModel.from_pretrained(tmp_path / "hf", trust_remote_code=True).eval()
@@ -98,7 +98,7 @@ def test_exported_for_transformers(path, expected, relative_differences, tmp_pat
 def test_exported_as_onnx(relative_differences, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    content = checkpoint(heads=[[1, 2]], encoder_ff_interm_features=[4])  # torch's exporter takes seconds a layer
+    content = checkpoint(heads=[[1, 2]], encoder_ff_interm_features=[4])  # torch's exporter takes seconds per layer
     path, expected = tmp_path / "x.pth", Authors(content).states([WAV])
     torch.save(content, path)
     export.main([str(path), str(tmp_path / "x.onnx"), "--to", "onnx"])
@@ -113,7 +113,7 @@ def test_exported_in_int8(path, expected, relative_differences, tmp_path):
     assert 1e-6 < max(relative_differences(list(found[:, None].double()), expected)) < 0.3
 
 
-def test_timed_beside_its_export_it_computes_the_same(path, tmp_path, capsys):
+def test_it_is_timed_together_with_its_export_and_has_the_same_states(path, tmp_path, capsys):
     registry.write(tmp_path / "ours", "folder", registry.read(path).encoder)
     names = ["--baseline", str(path), "--models", f"{tmp_path / 'ours'},{path}+lowmem"]
     options = ["--lengths", "0.3", "--repeats", "2", "--threads", "1", "--dtype", "fp32"]
@@ -141,7 +141,7 @@ def finite_log(run, steps):
     return log
 
 
-def test_a_second_stage_begins_as_it_is_and_keeps_its_structure(path, recipe, tmp_path):
+def test_a_second_stage_starts_from_it_and_keeps_its_structure(path, recipe, tmp_path):
     run = recipe.train(tmp_path / "run", "--student", str(path))
     finite_log(run, 3)
     loaded = registry.read(path, dense=tiny_wavlm()).encoder

@@ -1,4 +1,4 @@
-"""fairseq's own checkpoints, read without fairseq; its notation of layers, never evaluated."""
+"""fairseq's own checkpoints are read without fairseq; its notation of layers is never evaluated."""
 
 import argparse
 import zipfile
@@ -15,7 +15,8 @@ SHAPES = tiny_families()
 
 
 def fairseq_checkpoint(config, *, style):
-    """As fairseq writes it, with everything that `weights_only` refuses: namespaces, omegaconf nodes, dictionaries."""
+    """A checkpoint as fairseq writes it, with what `weights_only` refuses: namespaces, omegaconf nodes,
+    dictionaries."""
     model, task = fairseq.to_cfg(config)
     state = fairseq.KEYS.to_theirs(random_encoder(config, seed=1).state_dict(), config)
     state |= {
@@ -83,7 +84,7 @@ def test_malicious_or_broken_layer_lists_are_refused_without_running(text):
         fairseq.parse_conv_layers(text, "ckpt.pt")
 
 
-def test_layer_lists_are_read_as_python_reads_them():
+def test_layer_lists_have_the_value_that_python_gives():
     text = "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2"
     assert fairseq.parse_conv_layers(text, "here") == tuple(eval(text)) == families.wavlm_base().conv_layers
     assert fairseq.parse_conv_layers("[[8, 10, 5], (9, 3, 2)]", "here") == ((8, 10, 5), (9, 3, 2))

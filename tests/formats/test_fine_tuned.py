@@ -1,4 +1,4 @@
-"""An encoder inside a larger, fine-tuned model is taken out of it, whatever stands before its names."""
+"""An encoder inside a larger, fine-tuned model is extracted from it, whatever the prefix of its names."""
 
 import builtins
 import json
@@ -23,7 +23,7 @@ def states_equal(read, encoder):
 
 
 def inside(state, prefix):
-    """A model with the encoder in it, a head and what a trainer counts; torch.compile adds nothing."""
+    """A model that contains the encoder, with a head and a counter of a trainer; torch.compile adds nothing."""
     if prefix == "_orig_mod.":
         return {prefix + name: value for name, value in state.items()}
     head = {"lm_head.weight": torch.ones(3, 24), "feature_extractor.weight": torch.ones(2), "steps": torch.tensor(7)}
@@ -32,7 +32,7 @@ def inside(state, prefix):
 
 @pytest.mark.parametrize("prefix", PREFIXES)
 @pytest.mark.parametrize("fmt", ["folder", "huggingface", "fairseq", "s3prl", "torchaudio"])
-def test_a_wrapped_encoder_is_found_and_what_is_left_out_is_said(fmt, prefix, tmp_path, caplog):
+def test_a_wrapped_encoder_is_found_and_the_rest_is_named_in_a_warning(fmt, prefix, tmp_path, caplog):
     encoder, file = random_encoder(SHAPES["hubert_base"], seed=1), tmp_path / "x"
     registry.write(file, fmt, encoder)
     if fmt in ("folder", "huggingface"):
@@ -46,11 +46,11 @@ def test_a_wrapped_encoder_is_found_and_what_is_left_out_is_said(fmt, prefix, tm
     with torch.no_grad():
         encoder.mask_embedding.zero_() if fmt == "torchaudio" else None
     assert states_equal(registry.read(file, shape=SHAPES["hubert_base"]).encoder, encoder)
-    said = "the encoder alone is taken; left out is feature_extractor, lm_head, steps." in caplog.text
+    said = "only the encoder is read; left out: feature_extractor, lm_head, steps." in caplog.text
     assert said == (prefix != "_orig_mod.")
 
 
-def test_torch_compiles_prefix_is_taken_off_wherever_it_is(tmp_path):
+def test_torch_compiles_prefix_is_removed_at_any_place(tmp_path):
     encoder = random_encoder(SHAPES["wavlm_base"], seed=1, spec=random_spec(SHAPES["wavlm_base"], seed=2))
     save_encoder(tmp_path / "x", encoder, {})
     state = {name.replace("layers.1.", "layers.1._orig_mod."): value for name, value in encoder.state_dict().items()}
@@ -72,7 +72,7 @@ def test_a_lightning_checkpoint_beside_the_configuration_is_read(fmt, tmp_path):
     assert states_equal(registry.read(tmp_path / "x").encoder, encoder)
 
 
-def test_a_moving_average_beside_the_model_is_not_taken_for_it_and_two_models_are_refused(tmp_path):
+def test_a_moving_average_beside_the_model_is_ignored_and_two_models_are_refused(tmp_path):
     encoder, other = (random_encoder(SHAPES["wavlm_large"], seed=seed) for seed in (1, 2))
     registry.write(tmp_path / "x", "huggingface", encoder)
     file = tmp_path / "x" / "model.safetensors"
@@ -89,13 +89,13 @@ def test_a_moving_average_beside_the_model_is_not_taken_for_it_and_two_models_ar
     assert states_equal(registry.read(tmp_path / "x").encoder, other)
     both = {f"{part}.{name}": value.clone() for part in ("generator", "critic") for name, value in state.items()}
     safetensors.torch.save_file(both, file)
-    with pytest.raises(UserError, match=r"holds several encoders, under \['critic.', 'generator.'\]. Save the one"):
+    with pytest.raises(UserError, match=r"holds several encoders, under \['critic.', 'generator.'\]. Save only one"):
         registry.read(tmp_path / "x")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("suffix", ["safetensors", "bin"])
-def test_our_folder_in_several_parts_in_half_precision_is_read(suffix, dtype, tmp_path):
+def test_our_folder_in_several_files_and_half_precision_is_read(suffix, dtype, tmp_path):
     encoder = random_encoder(SHAPES["wavlm_base"], seed=1, spec=random_spec(SHAPES["wavlm_base"], seed=2))
     save_encoder(tmp_path / "x", encoder, {})
     (tmp_path / "x" / "model.safetensors").unlink()
@@ -117,8 +117,8 @@ def test_our_folder_in_several_parts_in_half_precision_is_read(suffix, dtype, tm
     assert {parameter.dtype for parameter in read.encoder.parameters()} == {torch.float32}
 
 
-def test_a_missing_mask_embedding_which_only_pre_training_uses_is_zeros(tmp_path):
-    """As in wav2vec2-base-960h, whose configuration declares one."""
+def test_a_missing_mask_embedding_is_set_to_zeros(tmp_path):
+    """As in wav2vec2-base-960h, whose configuration declares a mask embedding (only pre-training uses it)."""
     registry.write(tmp_path / "x", "huggingface", random_encoder(SHAPES["hubert_base"], seed=1))
     state = safetensors.torch.load_file(tmp_path / "x" / "model.safetensors")
     del state["masked_spec_embed"]
@@ -126,7 +126,7 @@ def test_a_missing_mask_embedding_which_only_pre_training_uses_is_zeros(tmp_path
     assert not registry.read(tmp_path / "x").encoder.mask_embedding.any()
 
 
-def test_fairseqs_fine_tuned_checkpoint_names_its_pre_training(tmp_path):
+def test_fairseqs_fine_tuned_checkpoint_holds_its_pre_training_configuration(tmp_path):
     encoder = random_encoder(SHAPES["wav2vec2_large"], seed=1)
     model, task = fairseq.to_cfg(encoder.config)
     state = fairseq.state_with_heads(encoder)
@@ -140,12 +140,12 @@ def test_fairseqs_fine_tuned_checkpoint_names_its_pre_training(tmp_path):
 
 
 @pytest.mark.parametrize("fmt", ["folder", "huggingface", "s3prl"])
-def test_a_file_that_may_not_be_read_is_not_called_damaged(fmt, tmp_path, monkeypatch):
+def test_a_file_without_read_permission_is_not_called_damaged(fmt, tmp_path, monkeypatch):
     registry.write(tmp_path / "x", fmt, random_encoder(SHAPES["hubert_base"], seed=1))
     file = tmp_path / "x" if fmt == "s3prl" else tmp_path / "x" / "model.safetensors"
     usual = builtins.open
 
-    def forbidden(path, *args, **kwargs):  # tests may run as root, whom no permission stops
+    def forbidden(path, *args, **kwargs):  # tests may run as root, for whom permissions have no effect
         if isinstance(path, (str, Path)) and Path(path) == file:
             raise PermissionError(13, "Permission denied")
         return usual(path, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""An exported folder comes back as it was, is whole or absent, and is refused by name when it is damaged."""
+"""An exported folder is the same when loaded, is complete or absent, and is refused with its name if damaged."""
 
 import errno
 import hashlib
@@ -39,7 +39,7 @@ PRUNED_CNN = random_spec(tiny_large(), seed=2, channels=True)
 @pytest.mark.parametrize(
     "spec", [None, random_spec(tiny_large(), seed=1), CompactSpec(layers=(NOTHING,) * 3), PRUNED_CNN]
 )
-def test_what_is_saved_is_loaded_to_the_bit(spec, tmp_path):
+def test_a_saved_encoder_is_loaded_bit_for_bit(spec, tmp_path):
     encoder = random_encoder(tiny_large(), seed=0, spec=spec)
     save_encoder(tmp_path / "export", encoder, PROVENANCE)
     back, provenance = load_encoder(tmp_path / "export")
@@ -49,7 +49,7 @@ def test_what_is_saved_is_loaded_to_the_bit(spec, tmp_path):
     assert not back.training
 
 
-def test_a_half_precision_export_is_loaded_in_single(folder, encoder):
+def test_a_half_precision_export_is_loaded_in_fp32(folder, encoder):
     path = folder / "model.safetensors"
     half = {name: p.half() for name, p in safetensors.torch.load_file(path).items()}
     safetensors.torch.save_file(half, path)
@@ -63,7 +63,7 @@ def test_the_folder_holds_these_files_and_no_gate(folder):
     assert not [name for name in safetensors.torch.load_file(folder / "model.safetensors") if "z_" in name]
 
 
-def test_the_card_states_what_the_model_is(folder, encoder):
+def test_the_card_describes_the_model(folder, encoder):
     card = (folder / "README.md").read_text()
     config, spec, dense = encoder.config, encoder.spec, CompactSpec.dense(encoder.config)
     title = card.splitlines()[0]
@@ -102,7 +102,7 @@ def test_the_card_of_a_pruned_cnn_counts_it(tmp_path):
     assert row.split("|")[3].strip() == f"{sum(state[n].numel() for n in names):,}"
 
 
-def test_exports_with_a_whole_cnn_are_as_they_were_before_it_could_be_pruned(folder):
+def test_exports_with_a_dense_cnn_have_the_same_config_as_before_pruned_cnns(folder):
     assert json.loads((folder / "config.json").read_text())["spec"].keys() == {"layers"}
 
 
@@ -165,5 +165,5 @@ def test_damaged_or_missing_files_are_refused(folder):
     with pytest.raises(UserError, match="config.json: is damaged, not JSON"):
         load_encoder(folder)
     config.unlink()
-    with pytest.raises(UserError, match="is no exported encoder, config.json cannot be read"):
+    with pytest.raises(UserError, match="is not an exported encoder: config.json cannot be read"):
         load_encoder(folder)

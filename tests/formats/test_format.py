@@ -1,4 +1,4 @@
-"""What a path is and holds, as every format sees it."""
+"""`Source`: the path and content of a file or folder, as every format gets it."""
 
 import pytest
 import torch
@@ -9,12 +9,12 @@ from s3prl_pruned.formats.format import Source
 from s3prl_pruned.models.dummies import random_encoder, tiny_base
 
 
-def test_a_file_of_a_folder_stands_for_it_and_any_other_for_itself(tmp_path):
+def test_a_file_of_a_folder_means_the_folder_and_any_other_file_itself(tmp_path):
     registry.write(tmp_path / "x", "folder", random_encoder(tiny_base(), seed=0), {})
     for name in ("config.json", "model.safetensors"):
         assert Source(tmp_path / "x" / name).path == tmp_path / "x"
     (tmp_path / "model.safetensors").write_bytes((tmp_path / "x" / "model.safetensors").read_bytes())
-    assert Source(tmp_path / "model.safetensors").path == tmp_path / "model.safetensors", "no config.json beside it"
+    assert Source(tmp_path / "model.safetensors").path == tmp_path / "model.safetensors", "without config.json"
 
 
 def test_a_configuration_beside_the_file_is_found(tmp_path):
@@ -35,6 +35,6 @@ def test_a_file_that_is_named_by_its_url_keeps_its_suffix(tmp_path):
     assert Source(tmp_path / "x.onnx?download=true").suffix == ".onnx"
 
 
-def test_a_weight_without_a_text_as_its_name_is_refused():
-    with pytest.raises(UserError, match="here: has the key 7, but names of weights are texts"):
+def test_a_weight_whose_name_is_not_a_string_is_refused():
+    with pytest.raises(UserError, match="here: has the key 7, but names of weights must be strings"):
         fairseq.KEYS.to_ours({7: torch.zeros(1)}, tiny_base(), "here")

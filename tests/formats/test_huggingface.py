@@ -1,4 +1,4 @@
-"""Folders of transformers' own models: another architecture is refused, and its mask embedding may be absent."""
+"""Folders of transformers' own models: other architectures are refused, and the mask embedding may be absent."""
 
 import json
 
@@ -66,7 +66,7 @@ def test_settings_of_the_feature_extractor_are_read_from_either_file_as_transfor
         assert theirs["do_normalize"] is normalize
 
 
-def test_settings_that_change_no_waveform_are_taken(tmp_path):
+def test_settings_that_do_not_change_waveforms_are_accepted(tmp_path):
     folder = hugging_face_folder(tmp_path)
     settings = json.loads((folder / "preprocessor_config.json").read_text())
     settings |= {"processor_class": "Wav2Vec2Processor", "padding_side": "left", "max_length": 3, "_commit_hash": "x"}
@@ -86,7 +86,7 @@ def test_settings_that_change_no_waveform_are_taken(tmp_path):
         ({"variance_epsilon": 1e-3}, "its feature extractor: has `variance_epsilon` = '0.001', which is not known"),
     ],
 )
-def test_a_feature_extractor_that_prepares_something_else_is_refused(name, changes, message, tmp_path):
+def test_a_feature_extractor_that_prepares_waveforms_differently_is_refused(name, changes, message, tmp_path):
     folder = hugging_face_folder(tmp_path)
     settings = {**json.loads((folder / "preprocessor_config.json").read_text()), **changes}
     nested = {"feature_extractor": settings} if name == "processor_config.json" else settings

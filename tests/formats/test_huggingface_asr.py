@@ -1,4 +1,4 @@
-"""A recogniser's export is one of transformers': fine-tuned by `Trainer`, transcribed by `pipeline`, its head kept."""
+"""Exported recognisers work in transformers: fine-tuning by `Trainer`, transcription by `pipeline`, same head."""
 
 import json
 import sys
@@ -30,7 +30,7 @@ def own_modules(tmp_path, monkeypatch):
 
 
 def head_files(encoder, letters=LETTERS):
-    """A head that writes many letters of noise."""
+    """A head that outputs many letters for noise."""
     with torch.no_grad():
         states = encoder.encode_raw(noise(3)[None]).hidden_states[-1][0]
     weight = torch.randn(len(letters) + 1, states.shape[1], generator=torch.Generator().manual_seed(0))
@@ -50,9 +50,9 @@ def pipeline(folder):
 
 
 @pytest.mark.parametrize("name", ["wavlm_large", "wav2vec2_base"])
-def test_an_exported_recogniser_keeps_its_head_and_writes_the_same_by_pipeline(tmp_path, name):
+def test_an_exported_recogniser_keeps_its_head_and_transcribes_the_same_in_a_pipeline(tmp_path, name):
     shape = tiny_families()[name]
-    spec = random_spec(shape, seed=3) if name == "wavlm_large" else None  # a dense one too
+    spec = random_spec(shape, seed=3) if name == "wavlm_large" else None  # also a dense model
     encoder = random_encoder(shape, seed=1, spec=spec)
     write(tmp_path / "ours", "folder", encoder, {"teacher_note": None}, files=head_files(encoder))
     convert(tmp_path / "ours", tmp_path / "theirs", "huggingface")
@@ -91,7 +91,7 @@ def test_a_damaged_head_is_one_error_and_nothing_is_written(tmp_path, name, cont
 
 
 def test_a_recogniser_is_fine_tuned_by_trainer_and_transcribes_by_pipeline(tmp_path):
-    """With `accelerate`: padded batches, checkpointed layers, parts of the weights frozen, saved and read again."""
+    """With `accelerate`: padded batches, checkpointed layers, some weights frozen; saved and loaded again."""
     pytest.importorskip("accelerate", reason="only the extra `test` installs it")
     shape = tiny_families()["wavlm_base"]
     encoder = random_encoder(shape, seed=1, spec=random_spec(shape, seed=3))

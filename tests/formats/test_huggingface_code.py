@@ -1,4 +1,4 @@
-"""The Hugging Face folder works where this package is not installed, gives the same states, or is not written."""
+"""The Hugging Face folder works without this package and gives the same states; else it is not written."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ SHAPES = tiny_families()
 PROVENANCE = {"teacher_note": "random teacher"}
 LENGTHS = (4000, 3111, 700)
 
-# What a user does, in an interpreter that has never seen this package.
+# The code of a user, in an interpreter without this package.
 USER = """
 import sys
 class Absent:
@@ -66,7 +66,7 @@ def waveforms():
 
 
 def pruned(name):
-    """With a whole CNN (hubert) and pruned ones."""
+    """Models with a dense CNN (hubert) and with pruned ones."""
     return random_encoder(SHAPES[name], seed=1, spec=random_spec(SHAPES[name], seed=2, channels="hubert" not in name))
 
 
@@ -95,7 +95,7 @@ def test_transformers_loads_every_family_without_this_package_and_computes_the_u
         assert max(relative_differences([found[str(i)] for i in range(len(found))], expected)) <= 2e-5
 
 
-def test_the_folder_is_ours_too_and_its_card_says_how_to_use_it(tmp_path):
+def test_the_folder_is_also_our_own_format_and_its_card_says_how_to_use_it(tmp_path):
     encoder = pruned("wavlm_large")
     huggingface.save_huggingface(tmp_path / "x", encoder, PROVENANCE)
     read, provenance = load_encoder(tmp_path / "x")
@@ -124,7 +124,7 @@ def test_the_folder_is_ours_too_and_its_card_says_how_to_use_it(tmp_path):
         (("import torch\n", "import torch, s3prl_pruned.models\n"), "transformers cannot load the exported folder"),
     ],
 )
-def test_an_export_that_does_not_compute_the_same_leaves_nothing(wrong, message, tmp_path, monkeypatch):
+def test_an_export_with_other_states_leaves_nothing(wrong, message, tmp_path, monkeypatch):
     source = huggingface.modelling_source()
     assert wrong[0] in source
     monkeypatch.setattr(huggingface, "modelling_source", lambda: source.replace(*wrong))
@@ -151,12 +151,12 @@ def test_the_modelling_file_mentions_this_package_in_comments_only():
     assert {module.split(".")[0] for module in modules} - set(sys.stdlib_module_names) == {
         "torch",
         "transformers",
-        "triton",  # where it is installed
+        "triton",  # if it is installed
         "yaml",
     }
 
 
-def test_a_padded_batch_is_normalised_as_each_utterance_alone():
+def test_a_padded_batch_is_normalised_like_each_utterance_alone():
     from s3prl_pruned.data.waveforms import normalize_waveform
 
     wavs = waveforms()

@@ -1,15 +1,15 @@
-"""The exported model does what transformers' speech models do: theirs, with the same weights, is the measure.
+"""The exported model behaves like transformers' speech models: the reference is theirs with the same weights.
 
-transformers' own common tests (`tests/test_modeling_common.py` of 5.23.0, in its source archive) were run against the
-five classes as well, set up as its WavLM tests are, dense and pruned, with labels for every head. All that apply pass.
-These do not apply:
+transformers' own common tests (`tests/test_modeling_common.py` of 5.23.0, in its source archive) were also run with the
+five classes, set up like its WavLM tests, dense and pruned, with labels for every head. All that apply pass. These do
+not apply:
 
-- token embeddings and what is made for text (`test_model_get_set_embeddings`, `test_resize_*`, `test_inputs_embeds*`,
-  `test_tied_*`, generation): there are none, and transformers' speech models leave them out too;
-- `test_feed_forward_chunking`, `test_forward_signature`: as in its WavLM;
-- `test_attention_outputs` of a pruned encoder: a layer has as many attentions as it has heads left. Where none is
-  left, theirs are empty, which `test_model_outputs_equivalence` and `test_retain_grad_*` cannot compare;
-- what asks for a GPU, FlashAttention, DeepSpeed, tensor parallelism, `kernels`, PEFT, or another kind of model.
+- token embeddings and features for text (`test_model_get_set_embeddings`, `test_resize_*`, `test_inputs_embeds*`,
+  `test_tied_*`, generation): there are none, and transformers' speech models skip these tests too;
+- `test_feed_forward_chunking`, `test_forward_signature`: skipped as for its WavLM;
+- `test_attention_outputs` of a pruned encoder: a layer has as many attentions as kept heads. Without any heads they
+  are empty, which `test_model_outputs_equivalence` and `test_retain_grad_*` cannot compare;
+- tests that need a GPU, FlashAttention, DeepSpeed, tensor parallelism, `kernels`, PEFT, or another kind of model.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ FRAMES = 49
 
 
 def speech():
-    """Two utterances, (2, 4000), the second of 2500 samples, and their mask."""
+    """Two utterances, (2, 4000), the second with 2500 samples, and their mask."""
     wavs = torch.randn(2, 4000, generator=torch.Generator().manual_seed(0)) * 0.1
     mask = torch.ones(2, 4000, dtype=torch.long)
     wavs[1, 2500:], mask[1, 2500:] = 0, 0
@@ -60,7 +60,7 @@ def speech():
 
 
 def make(name, *, seed=None, kind=PrunedSpeechModel, **settings):
-    """A model in evaluation mode, dense, or pruned at random."""
+    """A model in evaluation mode, dense or randomly pruned."""
     shape = SHAPES[name]
     spec = None if seed is None else random_spec(shape, seed=seed, channels=True)
     encoder = random_encoder(shape, seed=1, spec=spec)
@@ -71,7 +71,7 @@ def make(name, *, seed=None, kind=PrunedSpeechModel, **settings):
 
 
 def theirs(name, kind, **settings):
-    """transformers' own, with the weights of `make`."""
+    """transformers' own model with the weights of `make`."""
     encoder = random_encoder(SHAPES[name], seed=1)
     cfg, _ = to_cfg(encoder.config)
     model = kind(kind.config_class(**{**cfg, "attn_implementation": "eager", **settings})).eval()
@@ -85,7 +85,7 @@ def waiting(model):
 
 @contextlib.contextmanager
 def kept_calls(module):
-    """A list that grows by one with each call of `module`."""
+    """A list that gets one entry per call of `module`."""
     calls = []
     handle = module.register_forward_hook(lambda *_: calls.append(1))
     yield calls
@@ -101,12 +101,12 @@ def near(found, expected, limit=2e-5):
     [("wavlm_base", "WavLMModel"), ("wav2vec2_large", "Wav2Vec2Model"), ("hubert_base", "HubertModel")],
 )
 @torch.no_grad()
-def test_outputs_are_those_of_transformers_own_model(name, kind):
+def test_outputs_equal_those_of_transformers_own_model(name, kind):
     ours, other = make(name), theirs(name, getattr(transformers, kind))
     wavs, mask = speech()
-    inputs = {"attention_mask": mask} if "wav2vec2" in name else {}  # the others' padding is s3prl's, not transformers'
+    inputs = {"attention_mask": mask} if "wav2vec2" in name else {}  # other families pad as in s3prl
     given = wavs
-    if ours.encoder.config.normalize_waveform:  # as transformers' feature extractor does it
+    if ours.encoder.config.normalize_waveform:  # as in transformers' feature extractor
         given = (
             torch.stack(
                 [
@@ -123,11 +123,11 @@ def test_outputs_are_those_of_transformers_own_model(name, kind):
     assert list(found) == ["last_hidden_state", "extract_features", "hidden_states", "attentions"]
     for key in keys:
         lists = [[each[key]] if torch.is_tensor(each[key]) else each[key] for each in (found, expected)]
-        if key == "hidden_states" and ours.config.do_stable_layer_norm:  # transformers 5 gives the last before its norm
+        if key == "hidden_states" and ours.config.do_stable_layer_norm:  # transformers 5: the last is before its norm
             lists = [states[:-1] for states in lists]
         for a, b in zip(*lists, strict=True):
             rows = heard.bool() if a.ndim == 3 else heard.bool()[:, None].expand(a.shape[:3])
-            if key == "attentions" and kind == "WavLMModel":  # it gives the heads' mean, for each of them
+            if key == "attentions" and kind == "WavLMModel":  # it returns the mean over heads for each of them
                 a = a.mean(1, keepdim=True).expand(b.shape)
             assert a.shape == b.shape and near(a[rows], b[rows]), key
     for ask in ({"output_hidden_states": True}, {}):
@@ -154,7 +154,7 @@ def test_settings_come_from_the_configuration_too():
 
 
 @torch.no_grad()
-def test_eager_and_sdpa_agree_and_attentions_are_of_the_heads_that_are_left():
+def test_eager_and_sdpa_agree_and_attentions_are_those_of_kept_heads():
     wavs, mask = speech()
     for name in ("wavlm_base", "wavlm_large", "data2vec_base"):
         model = make(name, seed=3)
@@ -182,7 +182,7 @@ def test_gradients_reach_hidden_states_and_attentions():
 @pytest.mark.parametrize("by", ["layer", "model"])
 @pytest.mark.parametrize("attn", ["sdpa", "eager"])
 def test_gradient_checkpointing_gives_the_same_gradients(attn, by, monkeypatch):
-    """By transformers' layer, or where there is none to be had, by ours."""
+    """With transformers' checkpointing layer, or with ours if that is not available."""
     if by == "model":
         monkeypatch.setattr(huggingface_model, "GradientCheckpointingLayer", torch.nn.Module)
         monkeypatch.setattr(huggingface_model, "CheckpointedLayer", EncoderLayer)
@@ -216,8 +216,8 @@ def test_every_second_layer_may_be_checkpointed():
 
 
 @pytest.mark.parametrize("name", ["wavlm_large", "wav2vec2_large", "hubert_base"])
-def test_weights_that_a_file_lacks_begin_as_those_of_a_new_encoder(name):
-    """transformers makes a model without memory: what `_init_weights` leaves out would be whatever was there."""
+def test_weights_that_a_file_lacks_start_like_those_of_a_new_encoder(name):
+    """transformers creates models without values: weights that `_init_weights` leaves out would be arbitrary."""
     model = make(name, seed=3)
     encoder = SpeechEncoder(model.encoder.config, model.encoder.spec)
     torch.manual_seed(0)
@@ -229,12 +229,12 @@ def test_weights_that_a_file_lacks_begin_as_those_of_a_new_encoder(name):
         assert found[key].isfinite().all() and found[key].abs().max() < 3 * expected.abs().max() + 1e-9, key
         if expected.numel() > 60 or not expected.std(
             correction=0
-        ):  # a spread of 60 numbers is within a third of its own
+        ):  # the deviation of 60 numbers is within a third of the true one
             assert found[key].std(correction=0) == pytest.approx(expected.std(correction=0), rel=0.5), key
     assert torch.equal(found["layer_norm.weight"], torch.ones_like(found["layer_norm.weight"]))
 
 
-def test_spec_augment_is_in_training_alone_and_every_parameter_that_wants_a_gradient_gets_one():
+def test_spec_augment_is_only_used_in_training_and_every_trainable_parameter_gets_a_gradient():
     wavs, mask = speech()
     for settings in ({}, {"mask_feature_prob": 0.3, "mask_feature_length": 4}, {"apply_spec_augment": False}):
         for name in ("wavlm_large", "wav2vec2_base"):
@@ -248,7 +248,7 @@ def test_spec_augment_is_in_training_alone_and_every_parameter_that_wants_a_grad
     model = make("wav2vec2_base", mask_time_prob=0.4, mask_time_length=5).train()
     drawn = torch.stack([model._spans([FRAMES, 20, 3], FRAMES, "time") for _ in range(300)]).float()
     assert not drawn[:, 1, 20:].any() and not drawn[:, 2, 3:].any() and drawn[:, 2, :3].all()
-    share = float(drawn[:, 0].mean())  # spans may overlap: 1 - (1 - 0.4 / n)^n of n = 49 / 5 spans, and the edges less
+    share = float(drawn[:, 0].mean())  # spans may overlap: 1 - (1 - 0.4 / n)^n for n = 49 / 5 spans; less at the edges
     assert 0.28 < share < 0.40
     chosen = torch.zeros(2, FRAMES, dtype=torch.bool)
     chosen[:, 4:9] = True
@@ -264,9 +264,9 @@ def test_a_head_computes_what_transformers_head_computes(task, weighted):
     settings = {**SMALL, "use_weighted_layer_sum": weighted}
     ours = make("wav2vec2_base", kind=HEADS[task], mask_time_prob=0.0, **settings)
     other = theirs("wav2vec2_base", getattr(transformers, f"Wav2Vec2For{task}"), **settings)
-    other.wav2vec2 = copy.deepcopy(ours.speech_encoder)  # with its weights too, gradients would be the same by chance
+    other.wav2vec2 = copy.deepcopy(ours.speech_encoder)  # a copy, since shared weights would have equal gradients
     names = {name for name, _ in other.named_parameters() if not name.startswith("wav2vec2.")}
-    if task == "CTC" and weighted:  # transformers' CTC knows no weighted sum
+    if task == "CTC" and weighted:  # transformers' CTC has no weighted sum
         return
     assert names == {name for name, _ in ours.named_parameters() if not name.startswith("speech_encoder.")}
     ours.load_state_dict({name: weight for name, weight in other.state_dict().items() if name in names}, strict=False)
@@ -293,7 +293,7 @@ def test_a_label_beyond_the_vocabulary_is_refused():
         model(wavs, labels=LABELS["CTC"])
 
 
-def test_what_is_frozen_is_not_trained():
+def test_frozen_weights_are_not_trained():
     wavs, _ = speech()
     model = make("wavlm_base", seed=3, kind=HEADS["SequenceClassification"], **SMALL).train()
     model.freeze_feature_encoder()
@@ -332,7 +332,7 @@ def test_copies_pickles_traces_and_exported_programs_compute_the_same():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A pruned export, found by `AutoModel`."""
+    """A pruned export, for `AutoModel`."""
     root = tmp_path_factory.mktemp("hugging_face")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_MODULES_CACHE", str(root / "modules"))
@@ -343,7 +343,7 @@ def folder(tmp_path_factory):
         yield root / "x"
 
 
-def test_a_head_is_found_by_its_auto_class_saved_and_read_as_encoder_everywhere(folder, tmp_path, caplog):
+def test_a_model_with_a_head_is_found_by_its_auto_class_and_read_as_an_encoder(folder, tmp_path, caplog):
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
     named = AutoConfig.from_pretrained(folder, trust_remote_code=True).auto_map
@@ -363,7 +363,7 @@ def test_a_head_is_found_by_its_auto_class_saved_and_read_as_encoder_everywhere(
         assert not info["missing_keys"] and torch.equal(base.eval()(wavs, attention_mask=mask)[0], expected)
         back = read(tmp_path / "x").encoder
         assert near(back.encode_raw(wavs, mask.sum(1)).hidden_states[-1], expected)
-    assert "the encoder alone is taken; left out is classifier, feature_extractor, layer_weights" in caplog.text
+    assert "only the encoder is read; left out: classifier, feature_extractor, layer_weights" in caplog.text
 
 
 def test_half_precision_and_settings_by_argument(folder, tmp_path):
@@ -381,7 +381,7 @@ def test_half_precision_and_settings_by_argument(folder, tmp_path):
             assert near(other(wavs)[0].float(), expected[0], 1e-2)
 
 
-def test_the_folder_says_what_it_is(folder):
+def test_the_folder_describes_its_model(folder):
     import yaml
 
     head = (folder / "README.md").read_text().split("---\n")

@@ -1,4 +1,4 @@
-"""Weights in several files, as transformers writes large models: read whole, or refused with what is wrong."""
+"""Weights in several files, as transformers writes large models: read completely, or refused with the reason."""
 
 import json
 import re
@@ -23,7 +23,7 @@ def encoder():
 
 @pytest.fixture
 def folder(encoder, tmp_path):
-    """A tiny Hugging Face folder in two parts and an index."""
+    """A tiny Hugging Face folder with two files of weights and an index."""
     write(tmp_path / "hubert", "huggingface", encoder)
     whole = tmp_path / "hubert" / "model.safetensors"
     state, places = load_file(whole), {}
@@ -48,13 +48,13 @@ def change(folder, **places):
     path.write_text(json.dumps(index))
 
 
-def test_parts_are_read_as_one(folder, encoder):
+def test_several_files_are_read_as_one(folder, encoder):
     assert same(read(folder).encoder, encoder)
     assert same(read(folder / "model.safetensors.index.json").encoder, encoder)
     assert weight_files(folder) == [folder / part for part in PARTS]
 
 
-def test_parts_that_are_pickles_are_read_as_one(folder, encoder):
+def test_several_pickled_files_are_read_as_one(folder, encoder):
     places = {}
     for i, part in enumerate(PARTS):
         state = load_file(folder / part)
@@ -80,12 +80,12 @@ def test_parts_that_are_pickles_are_read_as_one(folder, encoder):
         None,
     ],
 )
-def test_an_index_that_leads_out_of_the_folder_is_refused(part, folder):
+def test_an_index_with_a_file_outside_the_folder_is_refused(part, folder):
     (folder / "sub").mkdir()
     for evil in (
         folder / ".." / "evil.safetensors",
         folder / "sub" / "evil.safetensors",
-    ):  # they are there, and not read
+    ):  # the files exist, but are not read
         save_file({"masked_spec_embed": torch.zeros(CONFIG.embed_dim)}, evil)
     change(folder, masked_spec_embed=part)
     with pytest.raises(
@@ -94,20 +94,20 @@ def test_an_index_that_leads_out_of_the_folder_is_refused(part, folder):
         read(folder)
 
 
-def test_a_missing_part_is_named(folder):
+def test_a_missing_file_is_named(folder):
     (folder / PARTS[1]).unlink()
     with pytest.raises(UserError, match=f"hubert: lacks '{PARTS[1]}', which model.safetensors.index.json names"):
         read(folder)
 
 
-def test_a_half_downloaded_part_is_named(folder):
+def test_a_half_downloaded_file_is_named(folder):
     part = folder / PARTS[1]
     part.write_bytes(part.read_bytes()[:-100])
     with pytest.raises(UserError, match=f"{PARTS[1]}: is truncated"):
         read(folder)
 
 
-def test_a_tensor_in_two_parts_is_refused(folder):
+def test_a_tensor_in_two_files_is_refused(folder):
     first, second = (load_file(folder / part) for part in PARTS)
     key = min(first)
     save_file({**second, key: first[key]}, folder / PARTS[1])
@@ -115,7 +115,7 @@ def test_a_tensor_in_two_parts_is_refused(folder):
         read(folder)
 
 
-def test_a_tensor_that_is_not_where_the_index_has_it_is_named(folder):
+def test_a_tensor_that_is_not_in_the_file_of_the_index_is_named(folder):
     first = load_file(folder / PARTS[0])
     key = min(first)
     save_file({name: value for name, value in first.items() if name != key}, folder / PARTS[0])
@@ -129,9 +129,9 @@ def test_a_tensor_that_is_not_where_the_index_has_it_is_named(folder):
         ('{"weight_map": {"a": "model-1.safetensors", "a": "model-2.safetensors"}}', "names 'a' twice"),
         ('{"weight_map": {', "is damaged, not JSON"),
         ("[" * 100_000, "is damaged, not JSON"),
-        ('{"weight_map": {}}', "`weight_map` must give the file of each tensor"),
-        ('{"weight_map": ["a"]}', "`weight_map` must give the file of each tensor"),
-        ("[]", "`weight_map` must give the file of each tensor"),
+        ('{"weight_map": {}}', "`weight_map` must map each tensor to its file"),
+        ('{"weight_map": ["a"]}', "`weight_map` must map each tensor to its file"),
+        ("[]", "`weight_map` must map each tensor to its file"),
     ],
 )
 def test_a_damaged_index_is_one_clear_error(text, message, folder):
@@ -140,7 +140,7 @@ def test_a_damaged_index_is_one_clear_error(text, message, folder):
         read(folder)
 
 
-def test_a_folder_without_weights_says_so(folder):
+def test_a_folder_without_weights_is_refused(folder):
     for part in folder.glob("model*"):
         part.unlink()
     with pytest.raises(UserError, match="hubert: holds no weights: neither model.safetensors nor pytorch_model.bin"):

@@ -1,4 +1,4 @@
-"""Microsoft's format: read where it fits, refused by name where it does not, never evaluated."""
+"""Microsoft's format: read if it fits, refused with the reason if not, never evaluated."""
 
 import json
 from typing import ClassVar
@@ -24,7 +24,7 @@ def checkpoint():
 
 @pytest.fixture
 def load(tmp_path):
-    """Through a file, as users do it."""
+    """Load through a file, as users do."""
 
     def through_file(content):
         path = tmp_path / "WavLM-Tiny.pt"
@@ -39,13 +39,13 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("config", [tiny_base(), tiny_large(conv_bias=True)], ids=["base", "large"])
-def test_what_is_saved_is_loaded_to_the_bit(config, load):
+def test_a_saved_encoder_is_loaded_bit_for_bit(config, load):
     encoder = random_encoder(config, seed=0)
     back = load(microsoft.checkpoint(encoder))
     assert same(back, encoder) and not back.training
 
 
-def test_a_half_precision_checkpoint_is_loaded_in_single(checkpoint, load):
+def test_a_half_precision_checkpoint_is_loaded_in_fp32(checkpoint, load):
     checkpoint["model"] = {key: value.half() for key, value in checkpoint["model"].items()}
     assert {p.dtype for p in load(checkpoint).parameters()} == {torch.float32}
 
@@ -99,7 +99,7 @@ def test_another_architecture_is_refused_by_its_keys(checkpoint, load):
         ({"encoder_layers": 4}, "missing keys .*encoder.layers.3"),
     ],
 )
-def test_a_configuration_that_cannot_be_is_refused_with_the_file(change, message, checkpoint, load):
+def test_an_impossible_configuration_is_refused_with_the_name_of_the_file(change, message, checkpoint, load):
     checkpoint["cfg"].update(change)
     with pytest.raises(UserError, match=f"WavLM-Tiny.pt.*{message}"):
         load(checkpoint)
@@ -126,7 +126,7 @@ def test_a_truncated_file_is_refused(checkpoint, tmp_path):
 
 
 class Foreign:
-    """Stands for a class whose making would run code of the file."""
+    """Represents a class whose creation would run code from the file."""
 
     made: ClassVar[list] = []
 
@@ -134,14 +134,14 @@ class Foreign:
         return Foreign.made.append, ("run",)
 
 
-def test_a_foreign_class_is_refused_and_never_made(checkpoint, load):
+def test_a_foreign_class_is_refused_and_never_created(checkpoint, load):
     with pytest.raises(UserError, match="asks for .*getattr.*Nothing of the file was run"):
         load({**checkpoint, "extra": Foreign()})
     assert Foreign.made == []
 
 
 @pytest.mark.parametrize("name", ["wavlm_base", "wavlm_large", "wavlm_embedded"])
-def test_official_configurations_go_there_and_back(name):
+def test_official_configurations_are_the_same_after_conversion_and_back(name):
     config = getattr(families, name)()
     assert microsoft.from_cfg(microsoft.to_cfg(config), "here") == config
 
@@ -154,7 +154,7 @@ def test_the_public_configurations_are_the_published_ones():
     assert (large.norm_first, large.extractor_mode, large.normalize_waveform) == (True, "layer_norm", True)
 
 
-def test_absent_keys_of_cfg_mean_what_s3prl_takes_them_to_mean():
+def test_absent_keys_of_cfg_have_s3prls_defaults():
     from s3prl_pruned import compat
 
     compat.apply()
@@ -210,7 +210,7 @@ def test_a_pruned_encoder_is_not_written_as_a_dense_one(tmp_path):
         microsoft.save_safetensors(pruned, tmp_path / "model.safetensors", dtype=torch.float32)
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path):
+def test_a_missing_folder_is_named(tmp_path):
     path = tmp_path / "none" / "model.safetensors"
     with pytest.raises(UserError, match="could not be written"):
         microsoft.save_safetensors(random_encoder(CONFIG, seed=0), path, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""ONNX: any batch and length, the encoder's states, or no file."""
+"""ONNX: any batch size and length, the same states as the encoder, or no file."""
 
 import json
 from dataclasses import replace
@@ -20,7 +20,7 @@ SHAPES = tiny_families()
 
 
 def run(path, encoder, lengths):
-    """ONNX Runtime's states and the encoder's, on noise that no export has seen."""
+    """States of ONNX Runtime and of the encoder, on noise that was not used in the export."""
     generator = torch.Generator().manual_seed(7)
     wavs = [torch.randn(length, generator=generator) * 0.3 + 0.05 for length in lengths]
     batch, lengths = torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True), torch.tensor(lengths)
@@ -35,7 +35,7 @@ def one_layer(name):
 
 
 def check(path, encoder, relative_differences):
-    # the last: padding over most of a long utterance, where sums in fp32 drift in ONNX Runtime
+    # the last one: mostly padding in a long utterance, where fp32 sums drift in ONNX Runtime
     for lengths in [(4000, 3111), (16_000, 10_667), (5321,), (8000, 2500, 700, 260), (260, 260), (100_000, 30_000)]:
         assert max(relative_differences(*run(path, encoder, list(lengths)))) <= 2e-5
 
@@ -51,14 +51,14 @@ def test_onnx_runtime_computes_the_states_at_any_batch_and_length(name, tmp_path
         ("waveform", "tensor(float)", 2),
         ("lengths", "tensor(int64)", 1),
     ]
-    assert not any(isinstance(size, int) for i in session.get_inputs() for size in i.shape), "a size was fixed"
+    assert not any(isinstance(size, int) for i in session.get_inputs() for size in i.shape), "no size may be fixed"
     assert [o.name for o in session.get_outputs()] == ["hidden_state_0", "hidden_state_1"]
     check(tmp_path / "x.onnx", encoder, relative_differences)
     check_good_citizen(tmp_path / "x.onnx", encoder)
 
 
 def check_good_citizen(path, encoder):
-    """Other programs' tools take the file with their defaults, and it says what it is."""
+    """Tools of other programs accept the file with their defaults, and it has a description."""
     from onnx import checker, load, shape_inference
     from onnxruntime.quantization import quantize_dynamic
 
@@ -67,7 +67,7 @@ def check_good_citizen(path, encoder):
     lengths = [4000, 3111]
     found, expected = run(path.with_name("small.onnx"), encoder, lengths)
     for small, state in zip(found, expected):
-        assert 0 < float((small - state).norm() / state.norm()) < 0.2  # 8 bits, one scale for each matrix
+        assert 0 < float((small - state).norm() / state.norm()) < 0.2  # 8 bits, one scale per matrix
     model = load(path)
     checker.check_model(model, full_check=True)
     shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
@@ -80,14 +80,14 @@ def check_good_citizen(path, encoder):
     assert from_dict(EncoderConfig, json.loads(facts["encoder"]), "metadata") == encoder.config
     assert json.loads(facts["provenance"]) == {"teacher_note": "random teacher"}
     assert [dim.dim_param for dim in model.graph.input[0].type.tensor_type.shape.dim] == ["batch", "samples"]
-    assert __file__.split("/tests/")[0] not in str(model), "a path of this machine"
+    assert __file__.split("/tests/")[0] not in str(model), "paths of this machine must not be in the file"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_family_is_exported(name, tmp_path, relative_differences):
-    # A LayerNorm over one channel says nothing of its input, and layers then blow up rounding: seed 7 keeps three or
-    # more.
+    # The output of a LayerNorm over one channel does not depend on its input, and later layers then amplify rounding
+    # errors: with seed 7, three or more channels are kept.
     encoder = random_encoder(SHAPES[name], seed=1, spec=random_spec(SHAPES[name], seed=7, channels="large" in name))
     onnx.save_onnx(tmp_path / "x.onnx", encoder)
     check(tmp_path / "x.onnx", encoder, relative_differences)
@@ -95,14 +95,14 @@ def test_every_family_is_exported(name, tmp_path, relative_differences):
 
 @pytest.fixture(scope="module")
 def exported():
-    """An encoder and its graph, which takes the exporter seconds."""
+    """An encoder and its graph, which takes torch's exporter some seconds."""
     encoder = one_layer("data2vec_base")
     return encoder, onnx._graph(encoder)
 
 
 @pytest.fixture
 def encoder(exported, monkeypatch):
-    """An encoder whose graph is known already."""
+    """An encoder whose graph is already computed."""
     from onnx import ModelProto
 
     encoder, graph = exported
@@ -122,7 +122,7 @@ def test_the_file_is_valid_and_its_weights_are_the_encoders_bit_for_bit(encoder,
     found = [numpy_helper.to_array(tensor) for tensor in model.graph.initializer]
     weights = {name: weight.detach().numpy() for name, weight in encoder.named_parameters() if name != "mask_embedding"}
     linear = {name for name, weight in weights.items() if weight.ndim == 2}
-    for name, weight in weights.items():  # linear maps stand transposed, so that nothing transposes them at each call
+    for name, weight in weights.items():  # linear maps are stored transposed, so that no call has to transpose them
         assert any(np.array_equal(weight.T if name in linear else weight, other) for other in found), name
     transposed = {node.input[0] for node in model.graph.node if node.op_type == "Transpose"}
     assert not transposed & {tensor.name for tensor in model.graph.initializer}
@@ -150,7 +150,7 @@ def test_a_file_that_onnx_runtime_cannot_load_is_not_left(encoder, tmp_path, mon
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_export_of_fixed_length_leaves_no_file(tmp_path, monkeypatch):
+def test_an_export_with_a_fixed_length_leaves_no_file(tmp_path, monkeypatch):
     def fixed(encoder):
         wavs, lengths = onnx.probe(scale=1)
         names, weights = zip(*encoder.named_parameters())
@@ -167,7 +167,7 @@ def test_an_export_of_fixed_length_leaves_no_file(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_the_exporter_cannot_do_is_one_clear_error(tmp_path, monkeypatch):
+def test_a_failure_of_the_exporter_is_one_clear_error(tmp_path, monkeypatch):
     encoder = one_layer("hubert_base")
     encode = encoder.encode_raw
     monkeypatch.setattr(
@@ -181,8 +181,8 @@ def test_what_the_exporter_cannot_do_is_one_clear_error(tmp_path, monkeypatch):
     assert (tmp_path / "x.onnx").read_text() == "mine"
 
 
-def test_more_than_a_protobuf_message_holds_is_refused_at_once(tmp_path):
+def test_an_encoder_too_large_for_protobuf_is_refused_at_once(tmp_path):
     with torch.device("meta"):
         large = SpeechEncoder(replace(SHAPES["hubert_base"], embed_dim=2048, ffn_dim=2**16))
-    with pytest.raises(UserError, match="x.onnx: an ONNX file holds at most 2 GiB, and this encoder takes 3"):
+    with pytest.raises(UserError, match="x.onnx: an ONNX file holds at most 2 GiB, but this encoder takes 3"):
         onnx.save_onnx(tmp_path / "x.onnx", large)

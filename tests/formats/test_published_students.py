@@ -1,6 +1,6 @@
-"""Students of other papers, read from files of their formats: they compute what their authors' programs compute.
+"""Students of other papers, read from their own formats: the states are those of their authors' programs.
 
-Each is compared with an independent computation in float64 (`fairseq_student.py`), and where s3prl has the model, with
+Each is compared with an independent computation in float64 (`fairseq_student.py`), and if s3prl has the model, with
 s3prl's own expert.
 """
 
@@ -22,12 +22,12 @@ from tests.formats.fairseq_student import LIGHT, TINY
 TOLERANCE = 2e-5
 PRE_NORM = {**TINY, "layer_norm_first": True, "extractor_mode": "layer_norm", "conv_bias": True}
 WHOLE = {**TINY, "_name": "student_hubert"}
-"""A first stage of LightHuBERT: a supernet that is one model."""
+"""A first stage of LightHuBERT: a supernet that is used whole."""
 
 
 @dataclass
 class Example:
-    """A file of one format, and what it computes."""
+    """A file of one format, and its states."""
 
     write: Any
     """path -> its weights"""
@@ -86,7 +86,7 @@ def written(example, folder):
 
 @pytest.mark.parametrize("lengths", [(8000,), (8000, 6111, 700), (6000, 6000)], ids=["one", "padded", "even"])
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_states_are_what_its_authors_compute(name, lengths, tmp_path, relative_differences):
+def test_states_equal_those_of_the_authors_program(name, lengths, tmp_path, relative_differences):
     path, state = written(EXAMPLES[name], tmp_path)
     wavs = noise(*lengths)
     found, expected = read_states(path, wavs), EXAMPLES[name].states(state, wavs)
@@ -94,8 +94,8 @@ def test_states_are_what_its_authors_compute(name, lengths, tmp_path, relative_d
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_the_comparison_sees_every_weight(name, tmp_path, relative_differences):
-    """A wrong weight of ours would be found: the other way round, each weight that the reference has changed is."""
+def test_the_comparison_notices_every_weight(name, tmp_path, relative_differences):
+    """Each weight is changed in the reference, and the difference is noticed; so a wrong weight of ours would be."""
     path, state = written(EXAMPLES[name], tmp_path)
     wavs = noise(8000, 6111)
     found, blind = read_states(path, wavs), []
@@ -103,15 +103,15 @@ def test_the_comparison_sees_every_weight(name, tmp_path, relative_differences):
         changed = {**state, key: value + 0.1 * torch.randn(value.shape, generator=torch.Generator().manual_seed(0))}
         if max(relative_differences(found, EXAMPLES[name].states(changed, wavs))) < 5 * TOLERANCE:
             blind.append(key)
-    # a constant on all keys moves no softmax; masked pre-training alone uses the other; the last is of the output
+    # no effect: a constant on all keys; a weight for masked pre-training only; and the last, a part of the output
     invisible = [key for key in state if key.endswith("k_proj.bias") or key == "mask_emb"]
     if "pre-norm" in name and not name.startswith("distilhubert"):
         invisible += ["encoder.layer_norm.weight", "encoder.layer_norm.bias"]
     assert sorted(blind) == sorted(invisible)
 
 
-def test_of_a_supernet_exactly_the_subnets_weights_are_taken(tmp_path, relative_differences):
-    """A subnet that cuts through a block of the feed-forward."""
+def test_exactly_the_subnets_weights_are_taken_from_a_supernet(tmp_path, relative_differences):
+    """A subnet that cuts a block of the feed-forward."""
     path, state = written(EXAMPLES["lighthubert"], tmp_path)
     wavs = noise(8000, 6111)
     states = students.light_states(*students.light_subnet(state, LIGHT, 64, 1, 200), wavs)
@@ -130,7 +130,7 @@ def test_a_subnet_as_wide_as_the_cnn_keeps_its_projection(tmp_path, relative_dif
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_states_have_one_width_and_the_number_that_the_configuration_says(name, tmp_path):
+def test_states_have_one_width_and_the_configured_number(name, tmp_path):
     path, _ = written(EXAMPLES[name], tmp_path)
     encoder = registry.read(path).encoder
     states = read_states(path, noise(6000))
@@ -172,7 +172,7 @@ def test_distilhuberts_states_equal_those_of_s3prls_expert(name, tmp_path, s3prl
 
 
 def test_lighthuberts_states_equal_those_of_s3prls_expert(tmp_path, s3prl, relative_differences):
-    """s3prl takes twelve layers only."""
+    """s3prl only accepts twelve layers."""
     cfg = {**LIGHT, "encoder_layers": 12, "layer_pred_num": "0,0,0,0,0,0,0,0,0,0,0,1"}
     students.light(tmp_path / "lighthubert_small.pt", cfg=cfg)
     wavs = noise(4300, 3111)  # an odd number of frames, which theirs pads
@@ -205,16 +205,16 @@ DISTILHUBERT = {**BASE, **WIDE, "encoder_layers": 2}
 
 
 def without_memory(shapes, seed):
-    """Weights of one number each, which take a file of a few bytes."""
+    """Weights with a single stored number each, so that the file has only a few bytes."""
     return {name: torch.zeros(1).expand(shape) for name, shape in shapes.items()}
 
 
 @pytest.mark.parametrize(
     ("write", "cfg", "changed", "all_of_it", "heads", "millions"),
     [
-        (students.mask, MASKHUBERT, {"dim": 768}, 26_635_840, 4_432_896, "26.64"),  # their count: heads, mask embedding
-        (students.star, STARHUBERT, {}, 22_309_024 - 432, 0, "22.31"),  # theirs: without a mask embedding
-        (students.distil, DISTILHUBERT, {}, 23_491_200 + 3_543_552, 3_543_552, "23.49"),  # theirs: without predictions
+        (students.mask, MASKHUBERT, {"dim": 768}, 26_635_840, 4_432_896, "26.64"),  # with heads, mask embedding
+        (students.star, STARHUBERT, {}, 22_309_024 - 432, 0, "22.31"),  # without a mask embedding
+        (students.distil, DISTILHUBERT, {}, 23_491_200 + 3_543_552, 3_543_552, "23.49"),  # without predictions
         (students.light, SMALL_SUPERNET, {}, 26_873_344, 0, "26.87"),
     ],
     ids=["MaskHuBERT", "STaRHuBERT", "DistilHuBERT", "LightHuBERT small"],

@@ -1,4 +1,4 @@
-"""What is wrong with a file of another paper's student is one clear error, and so is a student that is none of ours."""
+"""Damaged files of other papers' students, and unsupported students, give one clear error."""
 
 import os
 
@@ -27,7 +27,7 @@ WHOLE = {**TINY, "_name": "student_hubert"}
 
 @pytest.fixture(params=WEIGHTS)
 def damaged(request, tmp_path):
-    """A file of each format, of which one weight is changed by a function of its dict and its name."""
+    """A file of each format, with one weight changed by a function of its dict and its name."""
     name, path = request.param, tmp_path / "model.ckpt"
     if name == "lighthubert":
         students.light(path, cfg=WHOLE)
@@ -92,7 +92,7 @@ def test_a_shape_that_does_not_fit_is_refused(name, changed, message, tmp_path):
 def test_the_yaml_file_is_found_beside_the_checkpoint(tmp_path):
     students.star(tmp_path / "star.ckpt")
     (tmp_path / "other.yaml").write_text("a: 1\n")  # no shape in it
-    (tmp_path / "star.yaml").rename(tmp_path / "2023-05-01.yml")  # as their program names it
+    (tmp_path / "star.yaml").rename(tmp_path / "2023-05-01.yml")  # as named by their program
     assert registry.read(tmp_path / "star.ckpt").encoder.config.num_layers == 3
 
 
@@ -102,7 +102,7 @@ def test_the_checkpoints_own_hyperparameters_need_no_file(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["star.ckpt"]
 
 
-def test_of_several_yaml_files_the_one_of_its_name_is_taken_or_none(tmp_path):
+def test_of_several_yaml_files_only_the_one_with_its_name_is_used(tmp_path):
     other = {**TINY, "encoder_layers": 2}
     students.star(tmp_path / "a.ckpt")
     students.star(tmp_path / "b.ckpt", cfg=other)
@@ -112,7 +112,7 @@ def test_of_several_yaml_files_the_one_of_its_name_is_taken_or_none(tmp_path):
         registry.read(tmp_path / "c.ckpt")
 
 
-def test_without_a_yaml_file_it_is_said_where_it_belongs(tmp_path):
+def test_without_a_yaml_file_the_message_says_where_to_put_it(tmp_path):
     students.mask(tmp_path / "MaskHuBERT-960h.ckpt")
     (tmp_path / "MaskHuBERT-960h.yaml").unlink()
     with pytest.raises(UserError, match="section `distiller`.*none has.* as MaskHuBERT-960h.yaml"):
@@ -122,7 +122,7 @@ def test_without_a_yaml_file_it_is_said_where_it_belongs(tmp_path):
         registry.read(tmp_path / "MaskHuBERT-960h.ckpt")
 
 
-def test_armhubert_is_refused_by_name_with_the_reason(tmp_path):
+def test_armhubert_is_refused_with_the_reason(tmp_path):
     path = tmp_path / "ARMHuBERT-960h.ckpt"
     students.mask(path)
     content = torch.load(path, weights_only=True)
@@ -130,7 +130,7 @@ def test_armhubert_is_refused_by_name_with_the_reason(tmp_path):
         if key.startswith("student_model.encoder.layers.1.self_attn.") and ("q_proj" in key or "k_proj" in key):
             del content["state_dict"][key]
     torch.save(content, path)
-    path.with_suffix(".yaml").unlink()  # the reason is in the weights
+    path.with_suffix(".yaml").unlink()  # not needed, since the weights show the reason
     reason = r"is an ARMHuBERT or ARMwavLM: 1 of its 3 layers \(encoder.layers.1, ...\) have no queries and keys"
     with pytest.raises(UserError, match=reason):
         registry.read(path)
@@ -139,7 +139,7 @@ def test_armhubert_is_refused_by_name_with_the_reason(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"layerwise_proj": False}, "`layerwise_proj` must be true, a linear map for each layer, but is False"),
+        ({"layerwise_proj": False}, "`layerwise_proj` must be true .one linear map per layer., but is False"),
         ({"enable_tr_layer": True}, "`enable_tr_layer` must be False for this encoder, but is True"),
         ({"pred_head_final_dim": 0}, "x.yaml: projections: `dim` must be from 1 to 65536, but is 0"),
     ],
@@ -170,19 +170,19 @@ def test_other_distillers_are_refused(changed, message, tmp_path):
         registry.read(tmp_path / "x.ckpt")
 
 
-def test_predictions_of_another_width_are_left_out_and_that_is_said(tmp_path, caplog):
+def test_predictions_of_another_width_are_left_out_with_a_warning(tmp_path, caplog):
     students.distil(tmp_path / "x.ckpt", final_dim=20)
     encoder = registry.read(tmp_path / "x.ckpt").encoder
     assert encoder.config.num_states == 1 + 3 and encoder.state_heads is None
-    assert "left out is output_layer" in caplog.text
+    assert "left out: output_layer" in caplog.text
 
 
 class Scheduler:
-    """Stands for an object of a module that only its writer has."""
+    """Represents an object of a module that only its writer has."""
 
 
 class Payload(Scheduler):
-    """Pickled, it asks whoever loads it to write a file."""
+    """When unpickled, it writes a file."""
 
     target = ""
 
@@ -190,7 +190,7 @@ class Payload(Scheduler):
         return os.system, (f"touch {self.target}",)
 
 
-def test_what_s3prls_runner_pickled_beside_distilhubert_is_passed_over(tmp_path, monkeypatch):
+def test_objects_that_s3prls_runner_pickled_with_distilhubert_are_ignored(tmp_path, monkeypatch):
     monkeypatch.setattr(Scheduler, "__module__", "optimizers")
     monkeypatch.setitem(
         __import__("sys").modules, "optimizers", __import__("types").SimpleNamespace(Scheduler=Scheduler)
@@ -205,7 +205,7 @@ def test_what_s3prls_runner_pickled_beside_distilhubert_is_passed_over(tmp_path,
     assert registry.read(tmp_path / "x.ckpt").encoder.config.num_layers == 3
 
 
-def test_nothing_of_a_malicious_distilhubert_runs(tmp_path, monkeypatch):
+def test_no_code_of_a_malicious_distilhubert_file_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(Payload, "target", str(tmp_path / "written"))
     students.distil(tmp_path / "x.ckpt", extra={"Scheduler": Payload()})
     with pytest.raises(UserError, match="asks for posix.system.*Nothing of the file was run"):
@@ -213,7 +213,7 @@ def test_nothing_of_a_malicious_distilhubert_runs(tmp_path, monkeypatch):
     assert not (tmp_path / "written").exists()
 
 
-def test_a_supernet_that_does_not_say_which_model_is_meant_needs_to_be_told(tmp_path, capsys):
+def test_a_supernet_that_names_no_subnet_needs_the_option(tmp_path, capsys):
     cfg = {**LIGHT, "pruner_supernet": "mine.yaml", "encoder_layers": 1}
     students.light(tmp_path / "x.pt", cfg=cfg)
     with pytest.raises(UserError, match="`pruner_supernet` must end in small.yaml or base.yaml, but is 'mine.yaml'"):
@@ -222,7 +222,7 @@ def test_a_supernet_that_does_not_say_which_model_is_meant_needs_to_be_told(tmp_
     convert.main([*line, "128/2/300"])
     encoder, provenance = load_encoder(tmp_path / "out")
     assert (encoder.config.embed_dim, encoder.config.num_heads, encoder.config.ffn_dim) == (128, 2, 300)
-    assert provenance["subnet"] == {"embed_dim": 128, "num_heads": 2, "ffn_dim": 300, "chosen": "as asked for"}
+    assert provenance["subnet"] == {"embed_dim": 128, "num_heads": 2, "ffn_dim": 300, "chosen": "as requested"}
     line[1] = str(tmp_path / "other")
     for subnet, message in (
         ("tiny", "`subnet` must be one of .'small', 'base', 'whole'., or widths such as 384/6/1536"),
@@ -236,11 +236,11 @@ def test_a_supernet_that_does_not_say_which_model_is_meant_needs_to_be_told(tmp_
     assert not (tmp_path / "other").exists()
 
 
-def test_which_subnet_was_taken_is_on_record(tmp_path, caplog):
+def test_the_chosen_subnet_is_recorded(tmp_path, caplog):
     students.light(tmp_path / "lighthubert_small.pt", cfg={**LIGHT, "encoder_layers": 1})
     taken = registry.read(tmp_path / "lighthubert_small.pt").provenance["subnet"]
     assert taken["embed_dim"] == 384 and "small" in taken["chosen"]
-    assert "the subnet 384/6/1536 is taken" in caplog.text
+    assert "the subnet 384/6/1536 of its supernet is read" in caplog.text
 
 
 def test_only_a_supernet_has_subnets(tmp_path):
@@ -257,7 +257,7 @@ def test_a_supernet_as_wide_as_its_cnn_has_no_narrower_subnet(tmp_path):
         registry.read(tmp_path / "x.pt", subnet="64/1/256")
 
 
-def test_dphuberts_format_has_no_place_for_heads(tmp_path):
+def test_dphuberts_format_cannot_hold_heads(tmp_path):
     encoder = random_encoder(tiny_peculiar()["mapped"], seed=0)
     with pytest.raises(UserError, match="has no name for 'state_heads.maps.0.bias'"):
         registry.write(tmp_path / "x", "dphubert", encoder)
@@ -265,7 +265,7 @@ def test_dphuberts_format_has_no_place_for_heads(tmp_path):
 
 
 class Whole(torch.nn.Module):
-    """Stands for a model of somebody's program."""
+    """Represents a model of another program."""
 
     def __init__(self):
         super().__init__()
@@ -274,7 +274,7 @@ class Whole(torch.nn.Module):
 
 @pytest.mark.parametrize("wrapped", [True, False])
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_whole_model_pickled_is_refused_with_what_to_ask_for(wrapped, zipped, tmp_path):
+def test_a_pickled_model_is_refused_with_advice(wrapped, zipped, tmp_path):
     content = {"model": Whole(), "args": {}} if wrapped else Whole()
     torch.save(content, tmp_path / "pruned.pth", _use_new_zipfile_serialization=zipped)
     message = (

@@ -1,4 +1,4 @@
-"""Every format: recognised by what it declares and by no other, kept bit for bit, refused with one clear error."""
+"""Every format: recognised by its declaration and by no other, preserved bit for bit, refused with one clear error."""
 
 import json
 from dataclasses import replace
@@ -34,7 +34,7 @@ CANNOT = {"microsoft": {"hubert", "wav2vec2", "data2vec"}, "fairseq": {"wavlm"},
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Files and folders of every format, by the format's name."""
+    """Files and folders of every format, by name of the format."""
     root = tmp_path_factory.mktemp("formats")
     wavlm, hubert = (random_encoder(SHAPES[name], seed=1) for name in ("wavlm_base", "hubert_base"))
     pruned = random_encoder(SHAPES["wavlm_base"], seed=1, spec=random_spec(SHAPES["wavlm_base"], seed=2))
@@ -47,9 +47,9 @@ def files(tmp_path_factory):
 
     for encoder in (wavlm, pruned, quantize_int8(random_encoder(tiny_base(embed_dim=64, ffn_dim=96), seed=0))):
         add("folder", encoder)
-    add("folder", pruned, "huggingface")  # with its code; ours too
+    add("folder", pruned, "huggingface")  # with its code; also our own folder
     add("microsoft", wavlm)
-    add("microsoft", wavlm, "s3prl")  # of WavLM they are the same
+    add("microsoft", wavlm, "s3prl")  # the same format for WavLM
     for name in ("huggingface", "s3prl", "fairseq", "torchaudio"):
         add(name, hubert)
     microsoft.save_safetensors(wavlm, root / "x.safetensors", dtype=torch.float16)
@@ -74,7 +74,7 @@ def files(tmp_path_factory):
             found["diarizen"].append(path)
         torch.save(parts.get(name, {"state_dict": lightning}), path)
         found["diarizen" if name == "folder" else "dphubert"].append(root / name)
-    (root / "x.onnx").write_bytes(b"\x08\x0a")  # the exporter takes seconds, and its file is known by its name
+    (root / "x.onnx").write_bytes(b"\x08\x0a")  # the exporter takes seconds, and the format is recognised by the suffix
     found["onnx"] = [root / "x.onnx"]
     parts = {"Student": wavlm.state_dict(), "Gates": {}, "Encoder_Config": to_dict(wavlm.config), "Step": 1}
     save_checkpoint(root / "states-1.ckpt", parts)
@@ -94,13 +94,13 @@ def files(tmp_path_factory):
 
 @pytest.mark.parametrize("fmt", (*registry.FORMATS, CUT), ids=lambda fmt: fmt.name)
 def test_a_format_recognises_its_own_files_and_no_others(fmt, files):
-    assert files[fmt.name], "a format without an example here"
+    assert files[fmt.name], "this format has no example here"
     for name, paths in files.items():
         for path in paths:
             assert fmt.recognise(Source(path)) == (name == fmt.name), path
 
 
-def test_a_file_is_opened_once_however_many_formats_look_at_it(files, monkeypatch):
+def test_a_file_is_opened_once_for_all_formats(files, monkeypatch):
     from s3prl_pruned.formats import format as format_module
 
     opened, read = [], format_module.read_torch_file
@@ -110,7 +110,7 @@ def test_a_file_is_opened_once_however_many_formats_look_at_it(files, monkeypatc
 
 
 @pytest.mark.parametrize("name", ["none", "onnx"])
-def test_what_cannot_be_read_is_told_what_can(name, files):
+def test_the_error_for_an_unreadable_file_lists_readable_formats(name, files):
     for path in files[name]:
         with pytest.raises(UserError, match=f"{path.name}: is .*Readable are: .*") as error:
             registry.read(path)
@@ -119,7 +119,7 @@ def test_what_cannot_be_read_is_told_what_can(name, files):
 
 
 def test_a_new_format_is_a_line_in_the_list(files, tmp_path, monkeypatch):
-    """Two files: weights under our own names, and beside them the shape."""
+    """Two files: weights with our own names, and the shape beside them."""
 
     def read(source, options):
         config = replace(SHAPES["wavlm_base"], **source.json("toy.json"))
@@ -141,7 +141,7 @@ def test_a_new_format_is_a_line_in_the_list(files, tmp_path, monkeypatch):
         registry.read(files["none"][0])
 
 
-def test_formats_have_names_of_their_own_and_the_commands_know_those_that_are_written():
+def test_formats_have_different_names_and_the_commands_know_those_that_are_written():
     names = [fmt.name for fmt in registry.FORMATS]
     assert len(set(names)) == len(names)
     assert names == list(WRITES)
@@ -151,8 +151,8 @@ def test_formats_have_names_of_their_own_and_the_commands_know_those_that_are_wr
         registry.writable("fairsec")
 
 
-def test_no_format_imports_the_list_that_imports_it_by_name():
-    """The test of circles does not see imports by name."""
+def test_no_format_imports_the_registry():
+    """The test for circular imports does not see imports by name."""
     for name in WRITES:
         text = (PACKAGE / "formats" / f"{name}.py").read_text(encoding="utf-8")
         imported = [found for _, found in modules_imported_by(text, f"s3prl_pruned.formats.{name}")]
@@ -161,7 +161,7 @@ def test_no_format_imports_the_list_that_imports_it_by_name():
 
 @pytest.mark.parametrize("fmt", DENSE)
 @pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
-def test_there_and_back_keeps_every_bit_and_the_configuration(config, fmt, tmp_path):
+def test_writing_and_reading_keeps_every_bit_and_the_configuration(config, fmt, tmp_path):
     encoder = random_encoder(config, seed=1)
     if config.family in CANNOT.get(fmt, ()):
         with pytest.raises(UserError, match="holds WavLM only|fairseq has no wavlm|torchaudio format has no name"):
@@ -172,18 +172,18 @@ def test_there_and_back_keeps_every_bit_and_the_configuration(config, fmt, tmp_p
     back = registry.read(tmp_path / "x", shape=config).encoder
     assert back.config == config
     state, read = encoder.state_dict(), back.state_dict()
-    if fmt == "torchaudio":  # torchaudio's encoder has no mask embedding; only masked pre-training uses it
+    if fmt == "torchaudio":  # torchaudio's encoder has no mask embedding (used in masked pre-training only)
         assert not read.pop("mask_embedding").any() and state.pop("mask_embedding").any()
     assert state.keys() == read.keys()
     assert all(torch.equal(state[name], read[name]) for name in state)
 
 
 @pytest.mark.parametrize("fmt", ["s3prl", "huggingface"])
-def test_the_declared_configuration_is_enough_where_the_format_declares_it(fmt, tmp_path):
+def test_formats_that_declare_a_configuration_need_no_shape(fmt, tmp_path):
     for name, config in SHAPES.items():
         registry.write(tmp_path / name, fmt, random_encoder(config, seed=1))
         read = registry.read(tmp_path / name).encoder.config
-        # without position bias nothing says, or needs, these two
+        # without position bias, these two are neither stored nor needed
         assert {
             k: v for k, v in vars(read).items() if config.relative_position or k not in ("num_buckets", "max_distance")
         } == {
@@ -206,9 +206,7 @@ def test_a_half_downloaded_checkpoint_is_called_truncated(fmt, tmp_path):
 @pytest.mark.parametrize("fmt", ["s3prl", "fairseq", "huggingface"])
 def test_another_family_or_size_than_expected_is_refused(fmt, tmp_path):
     registry.write(tmp_path / "x", fmt, random_encoder(SHAPES["hubert_base"], seed=1))
-    with pytest.raises(
-        UserError, match="is another model than the one named: `family` is 'hubert' and must be 'wav2vec2'"
-    ):
+    with pytest.raises(UserError, match="is not the named model: `family` is 'hubert' and must be 'wav2vec2'"):
         registry.read(tmp_path / "x", shape=SHAPES["wav2vec2_base"])
     with pytest.raises(UserError, match="`extractor_mode` is 'group_norm' and must be 'layer_norm'"):
         registry.read(tmp_path / "x", shape=SHAPES["hubert_large"])
@@ -218,7 +216,7 @@ OLD, NEW = ("weight_g", "weight_v"), ("parametrizations.weight.original0", "para
 
 
 @pytest.mark.parametrize("fmt", ["s3prl", "fairseq", "torchaudio"])
-def test_weight_norms_old_and_new_names_are_read_and_not_both(fmt, tmp_path):
+def test_old_or_new_names_of_weight_norm_are_read_but_not_both(fmt, tmp_path):
     encoder = random_encoder(SHAPES["hubert_base"], seed=1)
     registry.write(tmp_path / "x", fmt, encoder)
     content = torch.load(tmp_path / "x", weights_only=True)
@@ -275,7 +273,7 @@ def test_other_contents_get_one_clear_error(content, message, tmp_path):
         registry.read(tmp_path / "x.pt")
 
 
-def test_no_such_file(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match="nowhere: no such file or folder"):
         registry.read(tmp_path / "nowhere")
 
@@ -289,7 +287,7 @@ def test_half_precision_files_become_fp32(tmp_path):
     assert all(p.requires_grad for p in encoder.parameters()) and not encoder.training
 
 
-def test_a_loaded_encoder_trains_without_touching_its_file(tmp_path):
+def test_training_a_loaded_encoder_does_not_change_its_file(tmp_path):
     registry.write(tmp_path / "x", "s3prl", random_encoder(SHAPES["hubert_base"], seed=1))
     before = (tmp_path / "x").read_bytes()
     encoder = registry.read(tmp_path / "x").encoder
@@ -310,7 +308,7 @@ def test_a_pruned_encoder_and_an_existing_path_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["microsoft", "fairseq", "huggingface", "torchaudio", "whisper"])
-def test_a_fault_of_ours_is_not_called_a_damaged_file(name, files, monkeypatch):
+def test_a_bug_of_ours_is_not_reported_as_a_damaged_file(name, files, monkeypatch):
     def fault(*_):
         raise TypeError("a fault of ours")
 

@@ -1,4 +1,4 @@
-"""s3prl's conversions: weights that do not fit what is declared are named."""
+"""s3prl's conversions: weights that do not fit the declared configuration are named."""
 
 import pytest
 import torch

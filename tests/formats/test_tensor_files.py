@@ -1,11 +1,11 @@
-"""Model files, whole or not at all."""
+"""Model files are written completely or not at all."""
 
 import torch
 
 from s3prl_pruned.formats.tensor_files import write_safetensors
 
 
-def test_our_safetensors_writer_writes_what_the_library_reads(tmp_path):
+def test_the_library_reads_files_of_our_safetensors_writer(tmp_path):
     from safetensors.torch import load_file
 
     state = {"a": torch.randn(3, 4).T, "b": torch.zeros(0, 5), "c": torch.tensor(2.5), "d": torch.randn(7).half()}

@@ -1,4 +1,4 @@
-"""torchaudio's state dicts: their shape is named by the user."""
+"""torchaudio's state dicts: the user names their shape."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Nothing in a torch file ever runs."""
+"""No code in a torch file ever runs."""
 
 import os
 import zipfile
@@ -16,7 +16,7 @@ SHAPES = tiny_families()
 
 
 class Payload:
-    """Pickled, it asks whoever loads it to write a file."""
+    """When unpickled, it writes a file."""
 
     def __init__(self, target):
         self.target = str(target)
@@ -26,7 +26,7 @@ class Payload:
 
 
 class Subtle(Payload):
-    """The same by way of a module whose other names are known to be harmless."""
+    """The same, through a module whose other names are known to be harmless."""
 
     def __reduce__(self):
         import numpy.testing
@@ -37,7 +37,7 @@ class Subtle(Payload):
 @pytest.mark.parametrize("payload", [Payload, Subtle])
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("name", ["evil.pt", "folder/pytorch_model.bin"])
-def test_nothing_of_a_malicious_file_runs(name, zipped, payload, tmp_path):
+def test_no_code_of_a_malicious_file_runs(name, zipped, payload, tmp_path):
     config, target, path = SHAPES["hubert_base"], tmp_path / "written", tmp_path / name
     content = fairseq_checkpoint(config, style="plain")
     if "folder" in name:
@@ -46,13 +46,13 @@ def test_nothing_of_a_malicious_file_runs(name, zipped, payload, tmp_path):
         content = huggingface.KEYS.to_theirs(random_encoder(config, seed=1).state_dict(), config)
     torch.save({**content, "zzz": payload(target)}, path, _use_new_zipfile_serialization=zipped)
     try:
-        registry.read(path)  # where its module is known, the call makes an empty shell beside the weights
+        registry.read(path)  # if its module is known, the call creates an empty shell beside the weights
     except UserError as error:
         assert "Nothing of the file was run" in str(error) or "unknown keys ['zzz']" in str(error)
     else:
         assert payload is Subtle
     assert not target.exists()
-    torch.load(path, weights_only=False)  # the payload is real: whoever trusts the file runs it
+    torch.load(path, weights_only=False)  # the payload is real: an unsafe load runs it
     assert target.exists()
 
 
@@ -71,7 +71,7 @@ def test_a_torchscript_program_is_not_loaded(tmp_path):
 
 
 def test_a_file_cannot_change_the_functions_of_torch(tmp_path):
-    """pickle's BUILD sets attributes of what a file names: defaults of a function that all later files are read by."""
+    """pickle's BUILD sets attributes of named objects, such as defaults of a function that reads all later files."""
     pickled = (
         b"\x80\x02}X\x01\x00\x00\x00xctorch._utils\n_rebuild_tensor_v2\n"
         b"N}X\x0c\x00\x00\x00__defaults__}X\x03\x00\x00\x00neg\x88s\x85s\x86bs."

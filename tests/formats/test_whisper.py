@@ -1,4 +1,4 @@
-"""Whisper's checkpoints: read where they fit, refused by name where they do not. `tests/parity` has the live ones."""
+"""Whisper's checkpoints: read if they fit, refused with the reason if not. `tests/parity` has live models."""
 
 import json
 from dataclasses import replace
@@ -14,7 +14,7 @@ from s3prl_pruned.models.spec import CompactSpec
 from tests.whisper_files import openai_checkpoint, write_huggingface
 
 CONFIG = tiny_whisper(ffn_dim=96)
-"""OpenAI's files hold 4 D feed-forward dimensions."""
+"""OpenAI's files have 4 D feed-forward dimensions."""
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def same_weights(found, expected, dtype=torch.float32):
         assert torch.equal(value, wanted), name
 
 
-def test_openais_file_is_read_to_the_bit_in_single_precision(encoder, checkpoint, tmp_path):
+def test_openais_file_is_read_bit_for_bit_in_fp32(encoder, checkpoint, tmp_path):
     torch.save(checkpoint, tmp_path / "tiny.pt")
     loaded = read(tmp_path / "tiny.pt")
     same_weights(loaded.encoder, encoder, torch.float16)
@@ -44,11 +44,11 @@ def test_openais_file_is_read_to_the_bit_in_single_precision(encoder, checkpoint
     assert {p.dtype for p in loaded.encoder.parameters()} == {torch.float32}
 
 
-def test_hugging_faces_folder_is_read_and_only_the_encoder_of_it(encoder, tmp_path, caplog):
+def test_only_the_encoder_of_hugging_faces_folder_is_read(encoder, tmp_path, caplog):
     write_huggingface(tmp_path / "x", encoder)
     for path in (tmp_path / "x", tmp_path / "x" / "model.safetensors"):
         same_weights(read(path).encoder, encoder)
-    assert not caplog.records  # that a Whisper has a decoder is no news
+    assert not caplog.records  # no warning about Whisper's decoder
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_hugging_faces_folder_is_read_and_only_the_encoder_of_it(encoder, tmp_pa
         ("n_mels", 0, "`mel_bins` must be from 1 to 1000"),
     ],
 )
-def test_sizes_that_are_no_encoder_or_not_this_one_are_refused(key, value, message, checkpoint, tmp_path):
+def test_sizes_that_are_invalid_or_do_not_fit_are_refused(key, value, message, checkpoint, tmp_path):
     checkpoint["dims"][key] = value
     torch.save(checkpoint, tmp_path / "x.pt")
     with pytest.raises(UserError, match=f"x.pt.*{message}"):
@@ -75,7 +75,7 @@ def test_sizes_that_are_no_encoder_or_not_this_one_are_refused(key, value, messa
     "break_it, message",
     [
         (lambda c: c["dims"].pop("n_mels"), "lacks 'n_mels'"),
-        (lambda c: c.update(dims=None), "is damaged: what it says of itself"),
+        (lambda c: c.update(dims=None), "is damaged: its configuration is not valid"),
         (lambda c: c["model_state_dict"].pop("encoder.blocks.1.attn.key.weight"), "missing keys .*attn.key.weight"),
         (lambda c: c["model_state_dict"].update({"encoder.blocks.1.attn.key.bias": torch.zeros(24)}), "unknown keys"),
         (lambda c: c["model_state_dict"].update({"encoder.conv2.weight": 3}), "must be a tensor, but is a int"),
@@ -106,7 +106,7 @@ def test_another_architecture_is_refused(file, key, value, message, encoder, tmp
 
 
 @pytest.mark.parametrize("name", tiny_whispers())
-def test_onnx_runtime_computes_it_and_refuses_more_than_a_window(name, tmp_path, relative_differences):
+def test_onnx_runtime_gives_the_same_states_and_refuses_more_than_a_window(name, tmp_path, relative_differences):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     config = replace(tiny_whispers()[name], num_layers=1)
@@ -128,7 +128,7 @@ def test_onnx_runtime_computes_it_and_refuses_more_than_a_window(name, tmp_path,
         run(torch.randn(1, 32_320))
 
 
-def test_transformers_computes_it_with_our_code(tmp_path):
+def test_transformers_gives_the_same_states_with_our_code(tmp_path):
     """The export itself compares all states in another process; `tests/parity` has transformers' own Whisper."""
     pytest.importorskip("transformers")
     config = tiny_whispers()["whisper_padded"]
@@ -140,7 +140,7 @@ def test_transformers_computes_it_with_our_code(tmp_path):
 
 
 @pytest.mark.parametrize("fmt", ["microsoft", "s3prl", "fairseq", "torchaudio"])
-def test_formats_without_a_word_for_it_say_so(fmt, encoder, tmp_path):
+def test_formats_that_cannot_express_it_refuse_it(fmt, encoder, tmp_path):
     with pytest.raises(UserError, match=r"`front_end`|holds WavLM only|has no whisper"):
         write(tmp_path / "x", fmt, encoder)
     assert not (tmp_path / "x").exists()

@@ -1,4 +1,4 @@
-"""A pruned Whisper encoder back in a whole model: the same function in openai shapes."""
+"""A pruned Whisper encoder put back into a whole model: the same function in OpenAI's shapes."""
 
 import json
 
@@ -32,7 +32,7 @@ def states(encoder):
 
 
 def originals(folder):
-    """One of each kind, of other weights."""
+    """A whole model of each kind, with other weights."""
     torch.save(openai_checkpoint(random_encoder(CONFIG, seed=8)), folder / "whole.pt")
     write_huggingface(folder / "whole", random_encoder(CONFIG, seed=8))
     (folder / "whole" / "tokenizer.json").write_text("{}")
@@ -41,7 +41,7 @@ def originals(folder):
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("name", ["whisper", "base", "large", "without norm"])
-def test_what_is_filled_up_computes_the_same_and_is_cut_to_the_same(name, seed):
+def test_a_padded_encoder_has_the_same_states_and_is_cut_back_to_the_same_weights(name, seed):
     configs = {"whisper": CONFIG, "base": tiny_base(), "large": tiny_large()}
     config = configs.get(name, tiny_peculiar()["without_norm"])
     spec = random_spec(config, seed=seed, channels=name in ("whisper", "without norm"))
@@ -57,7 +57,7 @@ def test_what_is_filled_up_computes_the_same_and_is_cut_to_the_same(name, seed):
     assert max((x - y).abs().max() for x, y in zip(states(filled), states(encoder), strict=True)) > 1e-3
 
 
-def test_what_cannot_be_filled_up_is_refused_by_name():
+def test_an_encoder_that_cannot_be_padded_is_refused_with_the_reason():
     layer = CompactSpec.dense(CONFIG).layers[0]
     factors = LayerSpec(**{**vars(layer), "ranks": Ranks(fc1=3)})
     with pytest.raises(UserError, match="layer 1 holds linear maps as two factors"):
@@ -84,13 +84,13 @@ def test_the_command_puts_a_pruned_encoder_into_a_whole_model(tmp_path, capsys):
     assert (tmp_path / "made-whole" / "tokenizer.json").is_file()
 
 
-def test_what_does_not_fit_is_refused_and_nothing_is_written(tmp_path):
+def test_an_encoder_that_does_not_fit_is_refused_and_nothing_is_written(tmp_path):
     original, folder = originals(tmp_path)
     encoder = random_encoder(CONFIG, seed=1)
     for wrong, message in (
-        (random_encoder(tiny_base(), seed=1), "Whisper's own fp32 encoder alone .* but this is a wavlm one"),
+        (random_encoder(tiny_base(), seed=1), "only Whisper's fp32 encoder .* but this is a wavlm one"),
         (quantize_int8(encoder), "this is an int8 one"),
-        (random_encoder(tiny_whisper(ffn_dim=96, num_layers=2), seed=1), "`encoder.*2.* must be both in it and in"),
+        (random_encoder(tiny_whisper(ffn_dim=96, num_layers=2), seed=1), "`encoder.*2.* must be in both this file and"),
         (random_encoder(tiny_whisper(ffn_dim=96, max_frames=30), seed=1), "must have shape .30, 24. for this encoder"),
     ):
         for each in (original, folder):

@@ -190,7 +190,7 @@ def test_a_format_that_cannot_say_it_refuses(name, fmt, tmp_path):
         config = replace(config, family="hubert", relative_position=False, gated_position=False)
     if fmt == "microsoft" and config.family == "hubert":
         config = replace(config, family="wavlm")
-    with pytest.raises(UserError, match="format cannot say this encoder's .*(channel_scale|projection_norm|states)"):
+    with pytest.raises(UserError, match="format cannot hold this encoder's .*(channel_scale|projection_norm|states)"):
         registry.write(tmp_path / "x", fmt, random_encoder(config, seed=1))
     assert not any(tmp_path.iterdir())
 
@@ -206,7 +206,7 @@ def test_the_command_writes_what_it_is_asked_for_and_no_mixture(tmp_path):
     own, other = (np.load(tmp_path / states / "a.npy") for states in ("own", "s3prl"))
     np.testing.assert_allclose(own, published(encoder)[0][0], atol=1e-4)
     assert np.abs(own - other).max() > 0.1
-    with pytest.raises(UserError, match="holds other features: .*states.*projection.* there, .*input.* asked for"):
+    with pytest.raises(UserError, match="holds other features: .*states.*projection.*.*, but .*input.* are requested"):
         extract.main([*line, "--states", "s3prl", "--output", str(tmp_path / "own")])
 
 

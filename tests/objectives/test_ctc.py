@@ -1,4 +1,4 @@
-"""CTC against the sum over all paths, greedy decoding and word errors by hand, and unknown characters."""
+"""CTC compared with the sum over all paths; greedy decoding and word errors by hand; unknown characters."""
 
 import itertools
 import math
@@ -28,16 +28,16 @@ def likelihood(probabilities, outputs):
 def test_the_loss_is_the_negative_log_of_the_sum_over_all_paths():
     logits = torch.randn(3, 5, 3, generator=torch.Generator().manual_seed(0))
     transcripts, frames = [[1, 2], [2, 2], [1]], [5, 4, 3]
-    targets = torch.tensor([[1, 2], [2, 2], [1, 99]])  # padding is not looked at
+    targets = torch.tensor([[1, 2], [2, 2], [1, 99]])  # padding is ignored
     loss = ctc_loss(logits, torch.tensor(frames), targets, torch.tensor([2, 2, 1]))
     probabilities = logits.double().softmax(-1)
     expected = -sum(math.log(likelihood(p[:n], y)) for p, n, y in zip(probabilities, frames, transcripts))
     assert float(loss) == pytest.approx(expected, rel=1e-5)
     worse = -sum(math.log(likelihood(p[: n - 1], y)) for p, n, y in zip(probabilities, frames, transcripts))
-    assert worse != pytest.approx(expected, rel=1e-2), "a frame less would be seen"
+    assert worse != pytest.approx(expected, rel=1e-2), "one frame less must make a difference"
 
 
-def test_the_loss_is_single_precision_under_autocast_and_adds_up_over_micro_batches():
+def test_the_loss_is_fp32_under_autocast_and_adds_up_over_micro_batches():
     logits = torch.randn(4, 9, 5, generator=torch.Generator().manual_seed(1)) * 20
     frames, targets, lengths = torch.tensor([9, 8, 7, 6]), torch.randint(1, 5, (4, 3)), torch.tensor([3, 2, 1, 3])
     whole = ctc_loss(logits, frames, targets, lengths)
@@ -48,7 +48,7 @@ def test_the_loss_is_single_precision_under_autocast_and_adds_up_over_micro_batc
     assert float(sum(halves)) == pytest.approx(float(whole), rel=1e-5)
 
 
-def test_frames_needed_is_where_the_loss_becomes_finite():
+def test_frames_needed_is_the_smallest_number_with_a_finite_loss():
     for outputs in ([1], [1, 1], [1, 2, 2, 2], [2, 1, 2]):
         needed = frames_needed(outputs)
         for frames, finite in ((needed, True), (needed - 1, False)):
@@ -62,7 +62,7 @@ def test_greedy_merges_repetitions_before_it_drops_blanks_and_stops_at_the_paddi
     assert greedy(logits, torch.tensor([8, 4, 7])) == [[3, 3, 1, 2], [1], []]
 
 
-def test_characters_are_written_and_read_back():
+def test_decoding_reverses_encoding():
     characters = Characters()
     assert characters.text == LETTERS == " 'ABCDEFGHIJKLMNOPQRSTUVWXYZ" and characters.num_outputs == 29
     assert characters.decode(characters.encode("DON'T STOP")) == "DON'T STOP"

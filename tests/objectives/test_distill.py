@@ -1,4 +1,4 @@
-"""The distillation loss against the mean squared error written out in float64, padded frames left out."""
+"""The distillation loss compared with errors written out in float64, without padded frames."""
 
 import collections
 import math
@@ -32,7 +32,7 @@ def objective(num_pairs=4, *, identity=False, **changes):
 
 
 def mean_squared_error(weight, student, teacher):
-    """Of one pair, element by element over the frames that count."""
+    """Error of one pair, element by element over the valid frames."""
     total, count = 0.0, 0
     for b in range(B):
         for t in range(T):
@@ -78,8 +78,8 @@ def test_the_target_of_a_cluster_is_the_mean_of_its_states(states, pairing):
     assert errors.shape == (3, L) and float(errors[0, 0]) == pytest.approx(expected[2], rel=1e-5)
 
 
-def test_clusters_may_be_of_fewer_layers_than_pairs_are_asked_for():
-    config = DistillConfig(clusters=((1,), (2,), (3,)))  # num_pairs is 4, and is not heeded
+def test_there_may_be_fewer_clusters_than_num_pairs():
+    config = DistillConfig(clusters=((1,), (2,), (3,)))  # num_pairs is 4 by default, and is ignored
     assert LayerDistillation(num_layers=3, embed_dim=D, config=config).teacher_layers == [1, 2, 3]
 
 
@@ -100,7 +100,7 @@ def test_wrong_clusters_are_one_clear_error(clusters, said):
 
 
 def l1_minus_cosine(student, teacher, *, l1, cosine, log_sigmoid):
-    """Of one pair, frame by frame in float64 (Chang et al. 2022, eq. 1; without the logarithm DPHuBERT's)."""
+    """Error of one pair, frame by frame in float64 (Chang et al. 2022, eq. 1; DPHuBERT's without the logarithm)."""
     terms = []
     for b in range(B):
         for t in range(T):
@@ -114,7 +114,7 @@ def l1_minus_cosine(student, teacher, *, l1, cosine, log_sigmoid):
 
 @pytest.mark.parametrize("log_sigmoid", [True, False])
 @pytest.mark.parametrize(("l1", "cosine"), [(1.0, 1.0), (0.5, 2.0), (0.0, 1.0), (1.0, 0.0)])
-def test_absolute_error_and_cosine_are_the_peers(states, log_sigmoid, l1, cosine):
+def test_l1_and_cosine_are_those_of_distilhubert_and_dphubert(states, log_sigmoid, l1, cosine):
     student, teacher = states
     changes = {"l1_weight": l1, "cosine_weight": cosine, "cosine": "log_sigmoid" if log_sigmoid else "raw"}
     distillation = objective(loss="l1_cosine", **changes)
@@ -138,7 +138,7 @@ def test_absolute_error_and_cosine_are_the_peers(states, log_sigmoid, l1, cosine
 
 @pytest.mark.parametrize("loss", ["mse", "l1_cosine"])
 def test_fixed_pairs_are_states_of_the_same_number_through_two_maps(states, loss):
-    """Of state 0, its own; of all others, one (DPHuBERT's run.sh: `0.4,8,12`)."""
+    """State 0 has a map of its own, all others share one (DPHuBERT's run.sh: `0.4,8,12`)."""
     student, teacher = states
     distillation = objective(pairing="fixed", loss=loss, identity=True)
     assert distillation.teacher_layers == [0, 2, 4, 6] and distillation.pairs == [(0, -1), (1, 1), (2, 3), (3, 5)]
@@ -179,7 +179,7 @@ def test_errors_are_those_of_every_possible_pair_in_order(states):
 
 
 class Operations(TorchDispatchMode):
-    """Counts what is computed, by name."""
+    """Counts the operations that torch runs, by name."""
 
     def __init__(self):
         super().__init__()
@@ -191,12 +191,12 @@ class Operations(TorchDispatchMode):
 
     @property
     def waits(self):
-        """Operations whose result the host, or the size of their output, waits for."""
+        """Number of operations for whose result, or size of the output, the CPU has to wait."""
         return self.counts["nonzero"] + self.counts["_local_scalar_dense"] + self.counts["index"]
 
 
 @pytest.mark.parametrize("padded", [True, False])
-def test_every_state_is_gathered_once_mapped_once_and_nothing_waits_per_pair(states, padded):
+def test_every_state_is_gathered_and_mapped_once_without_a_wait_per_pair(states, padded):
     student, teacher = states
     valid, distillation = VALID if padded else torch.ones_like(VALID), objective()
     with Operations() as every:
@@ -213,8 +213,8 @@ def test_every_state_is_gathered_once_mapped_once_and_nothing_waits_per_pair(sta
     "changes", [{"loss": "l1_cosine"}, {"pairing": "fixed"}, {"pairing": "fixed", "loss": "l1_cosine"}]
 )
 @pytest.mark.parametrize("pairs", [[(3, 5), (1, 5), (0, 0), (3, 0)], [(2, 1)]])
-def test_pairs_that_share_a_state_have_the_errors_and_gradients_that_each_has_alone(states, changes, pairs):
-    """Against float64, where each pair is mapped by itself."""
+def test_pairs_that_share_a_state_have_the_same_errors_and_gradients_as_alone(states, changes, pairs):
+    """Compared with float64, where each pair is mapped separately."""
     student, teacher = states
     distillation = objective(**changes)
     student = [state.requires_grad_() for state in student]
@@ -239,7 +239,7 @@ def test_pairs_that_share_a_state_have_the_errors_and_gradients_that_each_has_al
             torch.testing.assert_close(state.grad, other.grad.float(), rtol=1e-4, atol=1e-5)
 
 
-def test_padded_frames_have_no_say_and_get_no_gradient(states):
+def test_padded_frames_have_no_effect_and_no_gradient(states):
     student, teacher = states
     distillation = objective()
     before = distillation(student, teacher, VALID, [(0, 0), (3, 5)])
@@ -262,7 +262,7 @@ def test_micro_batches_add_up_to_the_batch(states):
     assert torch.allclose(whole, sum(parts), rtol=1e-5)
 
 
-def test_with_no_pair_the_loss_is_zero_and_trains_nothing(states):
+def test_without_pairs_the_loss_and_its_gradient_are_zero(states):
     student, teacher = states
     distillation = objective()
     losses = distillation(student, teacher, VALID, [])
@@ -277,7 +277,7 @@ def test_a_batch_without_a_valid_frame_has_no_error(states):
     assert losses.tolist() == [0.0, 0.0]
 
 
-def test_the_loss_is_in_single_precision_under_autocast(states):
+def test_the_loss_is_fp32_under_autocast(states):
     student, teacher = ([state.half() for state in group] for group in states)
     distillation, pairs = objective(), [(3, 5), (0, 0)]
     expected = distillation([s.float() for s in student], [t.float() for t in teacher], VALID, pairs)

@@ -1,4 +1,4 @@
-"""Pairing of teacher and student layers, on cases made by hand and against a search written out."""
+"""Pairing of teacher and student layers: cases made by hand, and a comparison with a simple search."""
 
 import itertools
 
@@ -47,11 +47,11 @@ ALL = [True] * 6
             [[1, 2, 3], [3, 2, 1]], [True, True, False], [(1, 1), (0, 0)], id="a removed layer is passed over"
         ),
         pytest.param(
-            [[1, 0, 5], [3, 2, 1]], [True, False, True], [(1, 2), (0, 0)], id="also where it would be the best"
+            [[1, 0, 5], [3, 2, 1]], [True, False, True], [(1, 2), (0, 0)], id="the best layer is passed over if removed"
         ),
         pytest.param([[1, 2, 3], [3, 2, 1]], [False, False, True], [(1, 2)], id="one layer is left"),
         pytest.param([[1, 2, 3], [3, 2, 1]], [False] * 3, [], id="no layer is left"),
-        pytest.param([[5, 4, 3, 2, 1, 0]] * 4, ALL, [(3, 5), (2, 4), (1, 3), (0, 2)], id="one after the other"),
+        pytest.param([[5, 4, 3, 2, 1, 0]] * 4, ALL, [(3, 5), (2, 4), (1, 3), (0, 2)], id="one layer each, in order"),
         pytest.param([[0, 1, 2, 3, 4, 5]] * 4, ALL, [(3, 0)], id="the deepest takes the shallowest"),
         pytest.param([[2.0, 1.0]], [True, True], [(0, 1)], id="one pair"),
     ],

@@ -1,4 +1,4 @@
-"""ASR fine-tuning and pruning in one pass: a run from labelled speech to a recogniser, and what is refused."""
+"""ASR fine-tuning and pruning in one pass: from labelled speech to a recogniser; and wrong input."""
 
 import json
 import shutil
@@ -40,14 +40,14 @@ def run(asr):
     return asr.train(asr.root / "run")
 
 
-def test_the_exported_recogniser_writes_what_the_masked_model_of_training_writes(asr, run):
+def test_the_exported_recogniser_and_the_masked_model_give_the_same_transcripts(asr, run):
     recognizer = load_recognizer(run / "export")
     student, _, provenance = masked_student(run / "states-4.ckpt")
     state = load_checkpoint(run / "states-4.ckpt")
     head = CtcHead(student.config.embed_dim, 29)
     head.load_state_dict(state["Head"])
     assert all(torch.equal(value, recognizer.head.state_dict()[name]) for name, value in head.state_dict().items())
-    with torch.no_grad():  # one head for both that makes many letters of noise
+    with torch.no_grad():  # a head for both that outputs many letters for noise
         head.projection.weight.normal_(generator=torch.Generator().manual_seed(0))
         noise = 0.1 * torch.randn(1, 16_000, generator=torch.Generator().manual_seed(1))
         state_of_noise = student(noise).hidden_states[-1].mean((0, 1))
@@ -63,7 +63,7 @@ def test_the_exported_recogniser_writes_what_the_masked_model_of_training_writes
     assert "load_recognizer(<this folder>).transcribe(wav)" in (run / "export" / "README.md").read_text()
 
 
-def test_word_errors_are_on_dev_in_the_log_and_on_test_in_the_end(run):
+def test_word_errors_are_logged_on_dev_and_measured_on_test_at_the_end(run):
     lines = read_log(run)
     assert [line["step"] for line in lines if "dev_wer" in line] == [2, 4]
     result = read_test(run)
@@ -75,7 +75,7 @@ def test_word_errors_are_on_dev_in_the_log_and_on_test_in_the_end(run):
     assert result["edits"] == edits and result["wer"] == edits / 6
 
 
-def test_a_finished_run_called_again_tests_what_was_not_tested_and_trains_nothing(asr, run, capsys):
+def test_a_finished_run_called_again_only_runs_missing_tests(asr, run, capsys):
     before, kept = (run / "states-4.ckpt").stat().st_mtime_ns, (run / "test.json").read_text()
     (run / "test.json").unlink()
     asr.train(run)
@@ -88,7 +88,7 @@ def test_a_dry_run_takes_steps_and_writes_nothing(asr, tmp_path, capsys):
     assert "first losses: " in capsys.readouterr().out and not (tmp_path / "run").exists()
 
 
-def test_a_resumed_run_ends_as_one_in_one_piece(asr, run, tmp_path):
+def test_a_resumed_run_ends_like_an_uninterrupted_one(asr, run, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(run, again)
     shutil.rmtree(again / "export")
@@ -143,7 +143,7 @@ def test_accumulating_two_part_batches_equals_one_whole_batch(asr):
     assert {"head.projection.weight", "gates.layers.0.int"} <= gradients.keys()
 
 
-def test_the_size_pulls_the_thresholds_up_under_the_band_down_over_it_and_not_inside(asr):
+def test_the_size_term_raises_thresholds_below_the_band_lowers_them_above_and_is_0_inside(asr):
     batch = labelled_batch()
     standing = step_of(asr, [batch], 0.9)[0]["expected_sparsity"]
     assert 0.1 < standing < 0.8
@@ -155,9 +155,9 @@ def test_the_size_pulls_the_thresholds_up_under_the_band_down_over_it_and_not_in
     assert found["over"][0]["size_penalty"] == pytest.approx(-(1 - standing))
     name = "gates.layers.1.int"
     inside = float(found["inside"][1][name])
-    assert float(found["under"][1][name]) < inside < float(found["over"][1][name])  # descent raises t under the band
+    assert float(found["under"][1][name]) < inside < float(found["over"][1][name])  # descent raises t below the band
     assert float(found["under"][1][name]) + float(found["over"][1][name]) == pytest.approx(2 * inside, rel=1e-3)
-    assert inside != 0, "CTC reaches the thresholds too"
+    assert inside != 0, "CTC has a gradient to the thresholds too"
 
 
 def test_the_head_has_a_learning_rate_of_its_own_on_the_common_schedule(asr):
@@ -185,7 +185,7 @@ def batches_of(labelled, **changes):
     return LabelledBatches(labelled, Characters(), tiny_wavlm(), datarc, seed=3)
 
 
-def test_batches_are_whole_utterances_with_their_transcripts_and_a_function_of_their_number(asr):
+def test_batches_are_whole_utterances_with_transcripts_and_depend_only_on_their_number(asr):
     labelled = read_sets(asr.corpus, ["train-clean-100"])
     batches, same = batches_of(labelled), batches_of(labelled)
     texts = {tuple(Characters().encode(item.transcript)): item.utterance.num_samples for item in labelled}
@@ -200,7 +200,7 @@ def test_batches_are_whole_utterances_with_their_transcripts_and_a_function_of_t
 
 
 @pytest.mark.parametrize("bound", [{"train_batch_size": 5}, {"max_batch_seconds": 2.4, "max_seconds": 1.0}])
-def test_the_parts_that_processes_take_are_the_batch_padded_as_it_is(asr, bound, monkeypatch):
+def test_the_parts_of_processes_make_up_the_batch_with_its_padding(asr, bound, monkeypatch):
     monkeypatch.setattr("s3prl_pruned.data.batches.BUCKETS", 2)
     batches = batches_of(read_sets(asr.corpus, ["train-clean-100"]), **bound)
     assert batches.smallest > 1
@@ -215,7 +215,7 @@ def test_the_parts_that_processes_take_are_the_batch_padded_as_it_is(asr, bound,
                     assert torch.equal(found[found > 0], expected[expected > 0])
 
 
-def test_utterances_too_long_or_too_short_for_their_words_are_left_out_with_a_warning(asr, caplog):
+def test_utterances_too_long_or_too_short_for_their_transcript_are_left_out_with_a_warning(asr, caplog):
     labelled = read_sets(asr.corpus, ["train-clean-100"])
     assert batches_of(labelled, max_seconds=0.6).num_utterances == 3  # 8,000, 8,800 and 9,600 samples
     assert "2 of 5 training utterances are left out" in caplog.text
@@ -243,7 +243,7 @@ def test_characters_outside_the_vocabulary_are_listed_over_all_sets(asr, tmp_pat
         asr.train(tmp_path / "run", "--corpus", str(corpus))
     for found in ("'2' in 2, such as dev-clean/2-7-0001", "'Ö' in 5, such as train-clean-100/1-7-0000", "'Õ' in 3"):
         assert found in str(refusal.value)
-    with pytest.raises(UserError, match="hold 2 characters outside"):  # of the training transcripts
+    with pytest.raises(UserError, match="hold 2 characters outside"):  # in the training transcripts
         asr.train(tmp_path / "run", "--corpus", str(corpus), "-o", "ctc.characters=null")
     assert not (tmp_path / "run").exists()
 
@@ -256,17 +256,15 @@ def test_a_pruned_model_is_fine_tuned_without_gates_and_keeps_its_structure(asr,
     options = "self_pinching=null,,runner.total_steps=2,,ctc.characters=null"
     folder = asr.train(tmp_path / "run", "--teacher", str(run / "export"), "-o", options)
     encoder, provenance = load_encoder(folder / "export")
-    assert encoder.spec == pruned.spec and provenance["method"].startswith("CTC fine-tuning, nothing pruned")
+    assert encoder.spec == pruned.spec and provenance["method"].startswith("CTC fine-tuning without pruning")
     before, after = pruned.state_dict(), encoder.state_dict()
     assert any(not torch.equal(before[name], after[name]) for name in before if "layers" in name), "it was trained"
     assert load_recognizer(folder / "export").characters.text == " 'DENOPSTW"
     assert read_log(folder)[-1]["expected_sparsity"] == pytest.approx(provenance["sparsity"]["realised"])
 
 
-def test_a_pruned_model_is_pruned_further_but_not_to_less(asr, run, tmp_path):
-    with pytest.raises(
-        UserError, match=r"is pruned already and has 0\.\d+; gates of the kinds \['head', 'int'\] reach"
-    ):
+def test_a_pruned_model_is_pruned_further_but_not_to_a_lower_sparsity(asr, run, tmp_path):
+    with pytest.raises(UserError, match=r"is already pruned to 0\.\d+; gates of the kinds \['head', 'int'\] reach"):
         asr.train(tmp_path / "less", "--teacher", str(run / "export"), "-o", "sparsity.target_sparsity=0.01")
     more = asr.train(
         tmp_path / "more", "--teacher", str(run / "export"), "-o", "sparsity.target_sparsity=0.95,,runner.total_steps=2"
@@ -291,7 +289,7 @@ def test_a_rate_out_of_reach_names_the_range(asr, tmp_path):
         ),
         (
             ["-u", "wav2vec2_pruned_asr", "--recipe", "self_pinching_asr"],
-            "no corpus is given. Add --corpus /data/LibriSpeech",
+            "no corpus is set. Add --corpus /data/LibriSpeech",
         ),
         (["-u", "wavlm_pruned_tts"], "`-u` must be one of .*'wavlm_pruned_asr'.* but is 'wavlm_pruned_tts'"),
         (["-u", "wavlm_pruned_asr", "-o", "pretrain_expert.datarc.sets=null"], "`sets` must name the folders"),
@@ -314,16 +312,16 @@ def test_a_checkpoint_and_an_export_are_converted_with_their_head(run, tmp_path)
         assert set(load_recognizer(tmp_path / folder).transcribe(wav)) <= set(Characters().text)
 
 
-def test_an_export_without_a_head_and_a_damaged_head_are_named(run, tmp_path):
+def test_an_export_without_a_head_and_a_damaged_head_are_refused(run, tmp_path):
     folder = tmp_path / "export"
     shutil.copytree(run / "export", folder)
     (folder / "ctc_head.safetensors").write_bytes(b"half")
-    with pytest.raises(UserError, match="holds no CTC head that fits"):
+    with pytest.raises(UserError, match="holds no matching CTC head"):
         load_recognizer(folder)
     (folder / "ctc_head.safetensors").unlink()
-    with pytest.raises(UserError, match="holds no CTC head that fits"):
+    with pytest.raises(UserError, match="holds no matching CTC head"):
         load_recognizer(folder)
-    with pytest.raises(UserError, match="is no test result of an ASR run"):
+    with pytest.raises(UserError, match="is not a test result of an ASR run"):
         read_test(folder)
 
 
@@ -349,7 +347,7 @@ def test_the_recipes_targets_are_the_papers_shares_of_all_parameters(name, shape
     kept = 1 - model.sparsity.goal
     ffn = tuple(range(round(config.ffn_dim * kept)))
     layers = []
-    for number, layer in enumerate(dense.layers):  # heads thinned as evenly as whole heads allow
+    for number, layer in enumerate(dense.layers):  # heads removed as evenly as whole heads allow
         heads = round((number + 1) * config.num_heads * kept) - round(number * config.num_heads * kept)
         layers.append(type(layer)(attention=True, heads=layer.heads[:heads], feed_forward=True, ffn=ffn))
     before, after = (sum(parameters(config, spec).values()) for spec in (dense, CompactSpec(layers=tuple(layers))))
@@ -370,10 +368,10 @@ def test_the_second_stages_differ_from_the_one_pass_recipes_in_the_gates_only():
         assert plain == model and stage == runner
 
 
-def test_the_head_starts_from_the_seed_and_random_encoders_are_called_so(asr, tmp_path):
+def test_the_head_depends_on_the_seed_and_random_encoders_are_labelled(asr, tmp_path):
     heads = []
     for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
-        torch.manual_seed(len(heads))  # what happened before in the process must not matter
+        torch.manual_seed(len(heads))  # earlier random numbers in the process must not matter
         options = "optimizer.lr=1e-9,,runner.total_steps=1,,sparsity.target_sparsity=0.5"
         run = asr.train(tmp_path / folder, "--seed", str(seed), "--teacher", "random", "-o", options)
         heads.append(load_recognizer(run / "export").head.projection.weight)

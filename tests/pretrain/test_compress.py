@@ -1,4 +1,4 @@
-"""The basic techniques through `run_pretrain.py`: recipe, rounds, checkpoints, export; on the tiny recipe."""
+"""The basic techniques through `run_pretrain.py`: recipe, rounds, checkpoints and export, with the tiny recipe."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ from s3prl_pruned.sparsity.counts import realised_sparsity
 from s3prl_pruned.upstream.load import load_model
 
 ROOT = Path(__file__).resolve().parents[2]
-# of the tiny teacher a head is 5.9 % of the weights, a row 0.5 %
+# in the tiny teacher, a head is 5.9 % of the weights, and a row 0.5 %
 HEAD = 4 * 24 * 6 / (3 * (4 * 24 * 24 + 2 * 24 * 20))
 
 
@@ -54,7 +54,7 @@ def options(techniques, rate, more=""):
         ("heads,rows", 0.4, ""),
     ],
 )
-def test_each_technique_ends_as_an_export_of_the_wanted_rate(recipe, tmp_path, techniques, rate, more):
+def test_each_technique_ends_in_an_export_with_the_target_sparsity(recipe, tmp_path, techniques, rate, more):
     run = recipe.train(tmp_path / "run", *options(techniques, rate, more + ",,sparsity.tolerance=0.03"))
     encoder, provenance = load_encoder(run / "export")
     assert provenance["method"].startswith("Lin et al. 2024: " + techniques.replace(",", " + "))
@@ -62,7 +62,7 @@ def test_each_technique_ends_as_an_export_of_the_wanted_rate(recipe, tmp_path, t
     card = (run / "export" / "README.md").read_text()
     assert card.startswith(f"# wavlm encoder, {100 * provenance['sparsity']['realised']:.1f} % pruned")
     teacher = read(recipe.teacher).encoder
-    if techniques == "magnitude":  # not smaller, and says so
+    if techniques == "magnitude":  # not smaller, and the card says so
         assert (
             encoder.num_parameters() == teacher.num_parameters()
             and realised_sparsity(encoder.config, encoder.spec) == 0
@@ -75,11 +75,11 @@ def test_each_technique_ends_as_an_export_of_the_wanted_rate(recipe, tmp_path, t
     lines = read_log(run)
     assert lines[-1]["realised_sparsity"] == pytest.approx(provenance["sparsity"]["realised"])
     assert all(line["distill"] > 0 for line in lines)
-    assert len(encoder(torch.randn(1, 4000)).hidden_states) == 4, "L + 1 states, whatever is gone"
+    assert len(encoder(torch.randn(1, 4000)).hidden_states) == 4, "always L + 1 states"
     assert {path.stem for path in draw_run(run)} == {"remaining_parameters", "remaining_value_dims", "rounds"}
 
 
-def test_weights_learn_between_the_rounds_and_the_loss_is_the_students(recipe, tmp_path):
+def test_weights_are_trained_between_rounds_with_the_students_loss(recipe, tmp_path):
     run = recipe.train(tmp_path / "run", *options("magnitude", 0.5))
     before, after = read(recipe.teacher).encoder, load_encoder(run / "export")[0]
     ours, theirs = after.layers[0].attention.q_proj.weight, before.layers[0].attention.q_proj.weight
@@ -88,8 +88,8 @@ def test_weights_learn_between_the_rounds_and_the_loss_is_the_students(recipe, t
 
 
 @pytest.mark.parametrize("techniques", ["heads,rows,magnitude", "low_rank,rows"])
-def test_a_resumed_run_is_the_uninterrupted_one(recipe, tmp_path, techniques):
-    """Between two rounds: masks, scores and pruned weights come out of the checkpoint, bit for bit."""
+def test_a_resumed_run_equals_the_uninterrupted_one(recipe, tmp_path, techniques):
+    """Between two rounds: masks, scores and pruned weights are restored from the checkpoint, bit for bit."""
     more = options(techniques, 0.5, ",,sparsity.tolerance=0.05,,compress.rounds=3,,compress.last_round=0.9")
     whole = recipe.train(tmp_path / "whole", *more)
     for step in (1, 2, 3):
@@ -116,7 +116,7 @@ def test_a_checkpoint_between_rounds_is_an_upstream_and_an_export(recipe, tmp_pa
             assert (a - b).abs().max() <= 2e-5 * max(1.0, float(b.abs().max()))
 
 
-def test_an_export_goes_through_another_technique(recipe, tmp_path):
+def test_an_export_is_pruned_by_another_technique(recipe, tmp_path):
     rows = recipe.train(tmp_path / "rows", *options("rows", 0.2))
     more = options("magnitude", 0.6)
     again = recipe.train(tmp_path / "again", *more, "--teacher", str(rows / "export"))
@@ -128,7 +128,7 @@ def test_an_export_goes_through_another_technique(recipe, tmp_path):
         recipe.train(tmp_path / "less", *options("magnitude", 0.1), "--teacher", str(rows / "export"))
 
 
-def test_single_weights_that_are_pruned_stay_so_in_a_further_run_or_it_is_refused(recipe, tmp_path):
+def test_pruned_single_weights_stay_zero_in_a_further_run_or_it_is_refused(recipe, tmp_path):
     first = recipe.train(tmp_path / "first", *options("magnitude", 0.6))
     zeros = load_encoder(first / "export")[0].layers[1].feed_forward.fc1.weight == 0
     teacher = ["--teacher", str(first / "export")]
@@ -139,7 +139,7 @@ def test_single_weights_that_are_pruned_stay_so_in_a_further_run_or_it_is_refuse
         recipe.train(tmp_path / "less", *options("magnitude", 0.5), *teacher)
     with pytest.raises(UserError, match="pruned one by one, and only `magnitude` keeps them zero"):
         recipe.train(tmp_path / "rows", *options("rows", 0.7), *teacher)
-    with pytest.raises(UserError, match="a second stage, which knows no masks, would train their zeros away"):
+    with pytest.raises(UserError, match="A second stage has no masks, and would turn these zeros into weights again"):
         recipe.train(tmp_path / "second", "--student", str(first / "export"))
 
 
@@ -152,23 +152,23 @@ def test_single_weights_that_are_pruned_stay_so_in_a_further_run_or_it_is_refuse
         ),
         ("compress.techniques=[heads],,sparsity.target_sparsity=0.6", r"heads reach 0.0000 to 0.5294 on this encoder"),
         ("compress.techniques=[head]", "`techniques` must be some of"),
-        ("distill.prediction_heads=true", "`distill.prediction_heads` is of students that `compress` makes"),
+        ("distill.prediction_heads=true", "`distill.prediction_heads` is for students made by `compress`"),
         ("compress.techniques=[rows],,self_pinching.kinds=[int]", "two ways to prune"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_is_written(recipe, tmp_path, overrides, message):
+def test_impossible_settings_are_refused_before_anything_is_written(recipe, tmp_path, overrides, message):
     with pytest.raises(UserError, match=message):
         recipe.train(tmp_path / "run", "-o", overrides)
     assert not (tmp_path / "run").exists()
 
 
-def test_prediction_heads_start_from_the_seed():
+def test_prediction_heads_depend_on_the_seed():
     compress = {"techniques": ["layers"]}
     target, distill = {"target": {"of": "params", "share": 2 / 3}}, {"prediction_heads": True, "num_pairs": 2}
     config = from_dict(ModelConfig, {"compress": compress, "sparsity": target, "distill": distill}, "test")
 
     def heads(seed):
-        torch.rand(1)  # whatever was drawn before
+        torch.rand(1)  # earlier random numbers must not matter
         return DistillForPretrain(random_encoder(tiny_base(), seed=0), config, seed=seed).distillation.state_dict()
 
     first, again, other = heads(1), heads(1), heads(2)
@@ -177,7 +177,7 @@ def test_prediction_heads_start_from_the_seed():
 
 
 def test_prediction_heads_compute_distilhuberts_loss():
-    """Eq. 1 of Chang et al. 2022 written out; padding does not count, the teacher's layers are the configured ones."""
+    """Eq. 1 of Chang et al. 2022 written out; padding does not count; the teacher's layers are as configured."""
     heads = PredictionHeads(num_layers=6, embed_dim=8, config=DistillConfig(num_pairs=3, prediction_heads=True))
     assert heads.teacher_layers == [2, 4, 6]
     student, teacher = ([torch.randn(2, 5, 8) for _ in range(7)] for _ in range(2))
@@ -193,7 +193,7 @@ def test_prediction_heads_compute_distilhuberts_loss():
         torch.testing.assert_close(losses[k], expected)
 
 
-def test_the_recipes_can_be_reached_and_differ_from_the_main_method_in_nothing_else():
+def test_the_recipes_targets_are_reachable_and_all_else_is_as_in_the_main_method():
     encoder = read(EMBEDDED_TEACHER).encoder
     main = from_dict(RunnerConfig, load_recipe(RECIPES / "embedded" / RUNNER_FILE, RUNNER_FILE), "embedded")
     names = {
@@ -230,8 +230,8 @@ def test_a_dry_run_scores_heads_on_one_batch_and_says_so(recipe, tmp_path, caplo
 
 
 @pytest.mark.slow
-def test_two_processes_prune_the_heads_that_one_does(recipe, tmp_path):
-    """Each scores its share of the batches; masks, and so the export's structure, are the same."""
+def test_two_processes_prune_the_same_heads_as_one(recipe, tmp_path):
+    """Each process scores its share of the batches; masks, and with them the export's structure, are the same."""
     quiet = ",,student.dropout=0,,student.attention_dropout=0,,student.activation_dropout=0,,sparsity.tolerance=0.03"
     more = options("heads", 4 * HEAD, quiet + ",,runner.gradient_accumulate_steps=2")
     one = recipe.train(tmp_path / "one", *more)
@@ -253,7 +253,7 @@ def test_two_processes_prune_the_heads_that_one_does(recipe, tmp_path):
         torch.testing.assert_close(value, second.state_dict()[name], rtol=0, atol=1e-4, msg=name)
 
 
-def test_head_scores_are_taken_from_other_batches_in_each_round(recipe, tmp_path, monkeypatch):
+def test_head_scores_use_other_batches_in_each_round(recipe, tmp_path, monkeypatch):
     from s3prl_pruned.pretrain.distill.pretrain_expert import UpstreamPretrainExpert
 
     asked = []

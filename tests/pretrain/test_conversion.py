@@ -1,4 +1,4 @@
-"""`tools/convert_checkpoint.py` and `tools/export.py`: any model into any format, in little memory."""
+"""`tools/convert_checkpoint.py` and `tools/export.py`: any model into any format, with little memory."""
 
 import itertools
 import os
@@ -39,7 +39,7 @@ def tool(name, *arguments, code=0):
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_every_format_becomes_every_other_bit_for_bit(name, tmp_path):
+def test_every_format_is_converted_to_every_other_bit_for_bit(name, tmp_path):
     encoder = random_encoder(SHAPES[name], seed=1)
     for fmt in PUBLIC[name]:
         write(tmp_path / fmt, fmt, encoder, {"teacher_note": None})
@@ -57,7 +57,7 @@ def test_a_torchaudio_state_dict_needs_its_shape_named(tmp_path):
     with pytest.raises(UserError, match="does not say its shape"):
         load_source(tmp_path / "torchaudio.pt")
     with pytest.raises(UserError, match="must have shape|missing keys"):
-        load_source(tmp_path / "torchaudio.pt", shape="hubert_base")  # the tiny one is not
+        load_source(tmp_path / "torchaudio.pt", shape="hubert_base")  # the tiny model has another shape
 
 
 def test_the_tools_convert_export_and_say_what_is_wrong(tmp_path):
@@ -85,7 +85,7 @@ _PEAK = """
 import re, sys
 from s3prl_pruned.pretrain.conversion import convert
 tiny, source, target, fmt, shape = sys.argv[1:]
-convert(tiny, target + ".tiny", fmt)  # what the libraries themselves take, 0.3 GiB for ONNX, is there before
+convert(tiny, target + ".tiny", fmt)  # loads the libraries first, which take 0.3 GiB for ONNX
 def peak(): return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
 before = peak()
 convert(source, target, fmt, shape=shape or None)
@@ -94,7 +94,7 @@ print(peak() - before)
 
 
 def write_source(path, kind, shape):
-    """A model of true size, random weights; `checkpoint` is one of training, Adam's two moments beside the student."""
+    """A model of full size with random weights; `checkpoint` is a training checkpoint with Adam's two moments."""
     encoder = SpeechEncoder(shape).eval()
     if kind != "checkpoint":
         return write(path, kind, encoder, {"teacher_note": None})
@@ -110,7 +110,7 @@ def write_source(path, kind, shape):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's own peak of the process")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak memory of the process from Linux")
 @pytest.mark.parametrize(
     ("source", "target", "name"),
     [

@@ -1,4 +1,4 @@
-"""An unfinished run goes on with its corpus or teacher under another name as long as what is there is the same."""
+"""An unfinished run resumes with its corpus or teacher under another path, if the content is the same."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ def run(tmp_path_factory):
 
 
 def interrupted(run, folder):
-    """The run as it stood after its first step."""
+    """The run as it was after its first step."""
     shutil.copytree(
         run[1], folder, symlinks=True, ignore=shutil.ignore_patterns("export", "states-[23].ckpt", "latest")
     )
@@ -38,7 +38,7 @@ def assert_goes_on_to_the_same_end(run, folder, *more):
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_another_spelling_of_corpus_and_teacher_goes_on(run, tmp_path, monkeypatch):
+def test_a_run_resumes_with_another_spelling_of_corpus_and_teacher(run, tmp_path, monkeypatch):
     monkeypatch.chdir(run[0].root)
     assert_goes_on_to_the_same_end(
         run, interrupted(run, tmp_path / "run"), "--corpus", "corpus/", "--teacher", "./teacher.pt"
@@ -46,7 +46,7 @@ def test_another_spelling_of_corpus_and_teacher_goes_on(run, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("form", ["copy", "manifest", "link"])
-def test_a_moved_or_listed_corpus_goes_on_with_the_same_batches(run, tmp_path, form):
+def test_a_run_resumes_with_a_moved_or_listed_corpus_and_the_same_batches(run, tmp_path, form):
     other = tmp_path / ("list.jsonl" if form == "manifest" else "elsewhere")
     if form == "copy":
         shutil.copytree(run[0].corpus, other)
@@ -57,14 +57,14 @@ def test_a_moved_or_listed_corpus_goes_on_with_the_same_batches(run, tmp_path, f
     assert_goes_on_to_the_same_end(run, interrupted(run, tmp_path / "run"), "--corpus", str(other))
 
 
-def test_other_speech_is_refused_with_what_would_go_on(run, tmp_path):
+def test_other_speech_is_refused_with_what_is_allowed(run, tmp_path):
     write_synthetic_corpus(tmp_path / "other", lengths=[9_000] * 7)
     for folder in (interrupted(run, tmp_path / "run"), run[1]):  # the finished one, too
-        with pytest.raises(UserError, match="datarc.corpus: .*With a moved or copied corpus a run goes on if all its"):
+        with pytest.raises(UserError, match="datarc.corpus: .*With a moved or copied corpus a run continues if all"):
             run[0].train(folder, "--corpus", str(tmp_path / "other"), "-a")
 
 
-def test_a_moved_teacher_goes_on_and_another_is_refused(run, tmp_path):
+def test_a_run_resumes_with_a_moved_teacher_but_not_with_another(run, tmp_path):
     moved, other = tmp_path / "moved.pt", tmp_path / "other.pt"
     shutil.copy(run[0].teacher, moved)
     assert_goes_on_to_the_same_end(run, interrupted(run, tmp_path / "run"), "--teacher", str(moved))
@@ -72,22 +72,22 @@ def test_a_moved_teacher_goes_on_and_another_is_refused(run, tmp_path):
     torch.save(microsoft.checkpoint(random_encoder(tiny_wavlm(), seed=9)), other)
     for teacher in (str(other), "random"):
         with pytest.raises(
-            UserError, match="model.teacher: .*With a moved or copied teacher a run goes on if the file"
+            UserError, match="model.teacher: .*With a moved or copied teacher a run continues if the file"
         ):
             run[0].train(interrupted(run, tmp_path / teacher.replace("/", "-")), "--teacher", teacher, "-a")
     with pytest.raises(UserError, match="`teacher` must be one of"):
         run[0].train(interrupted(run, tmp_path / "gone"), "--teacher", str(tmp_path / "gone.pt"), "-a")
 
 
-def test_a_corpus_that_changed_in_its_place_goes_on_with_a_warning(run, tmp_path, caplog):
+def test_a_run_resumes_with_a_warning_if_its_corpus_changed(run, tmp_path, caplog):
     folder = interrupted(run, tmp_path / "run")
     record = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps({**record, "speech": "of another day"}))
     run[0].train(folder, "-a")
-    assert "the corpus is not what it was when this run began" in caplog.text
+    assert "the corpus has changed since this run began" in caplog.text
 
 
-def test_a_run_from_before_speech_was_recorded_goes_on(run, tmp_path, caplog):
+def test_a_run_without_a_record_of_its_speech_resumes(run, tmp_path, caplog):
     folder = interrupted(run, tmp_path / "run")
     record = json.loads((folder / "run.json").read_text())
     del record["speech"]
@@ -95,13 +95,13 @@ def test_a_run_from_before_speech_was_recorded_goes_on(run, tmp_path, caplog):
     with pytest.raises(UserError, match="datarc.corpus"):
         run[0].train(folder, "--corpus", str(tmp_path), "-a")
     run[0].train(folder, "-a")
-    assert "the corpus is not" not in caplog.text
+    assert "the corpus has changed" not in caplog.text
 
 
 @pytest.mark.parametrize("recipe", ["embedded", "wavlm_base_s80"])
-def test_a_list_is_taken_whole_whatever_sets_a_recipe_names(tmp_path, recipe):
+def test_a_list_is_used_completely_even_if_the_recipe_names_sets(tmp_path, recipe):
     (tmp_path / "list.csv").write_text("file_path,length\n")
     line = ["-u", "wavlm_pruned_distill", "--recipe", recipe, "--corpus", str(tmp_path / "list.csv")]
     assert resolve(parse_arguments(line)).runner.pretrain_expert.datarc.sets is None
     named = resolve(parse_arguments([*line, "-o", "pretrain_expert.datarc.sets=[mine]"]))
-    assert named.runner.pretrain_expert.datarc.sets == ("mine",), "what the user names is not dropped in silence"
+    assert named.runner.pretrain_expert.datarc.sets == ("mine",), "sets named by the user are not dropped silently"

@@ -1,4 +1,4 @@
-"""Training on a GPU: it goes on bit for bit, waits for nothing, and computes what a CPU computes."""
+"""Training on a GPU: runs resume bit for bit, the CPU never waits, and losses are those of a CPU."""
 
 import shutil
 
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available()
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 @pytest.mark.parametrize("compiled", [False, True])
-def test_a_run_goes_on_bit_for_bit(recipe, tmp_path, precision, compiled):
+def test_a_run_resumes_bit_for_bit(recipe, tmp_path, precision, compiled):
     options = (
         f"runner.total_steps=8,,runner.save_step=4,,runner.{precision}=true,,runner.compile={str(compiled).lower()}"
     )
@@ -31,7 +31,7 @@ def test_a_run_goes_on_bit_for_bit(recipe, tmp_path, precision, compiled):
 
 @pytest.mark.parametrize("kind", ["the paper's", "a pruned CNN, towards MACs", "fixed pairs", "self-pinching"])
 def test_a_step_waits_for_nothing(recipe, kind):
-    """By torch's own watch over synchronising calls; copies that are asked for when they are there are none."""
+    """By torch's warnings about synchronising calls; copies are only read once they have arrived."""
     trainer = trainer_of(recipe, KINDS[kind], device="cuda", bf16=True)
     for _ in range(3):
         trainer.advance(batches_of(6_000, 6_000))
@@ -44,7 +44,7 @@ def test_a_step_waits_for_nothing(recipe, kind):
     assert trainer.finished(wait=True)
 
 
-def test_the_losses_are_those_of_a_cpu(recipe, tmp_path):
+def test_the_losses_equal_those_of_a_cpu(recipe, tmp_path):
     options = (
         "runner.fp16=false,,student.dropout=0,,student.attention_dropout=0,,student.activation_dropout=0,,"
         "runner.total_steps=4"

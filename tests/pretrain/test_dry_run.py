@@ -1,4 +1,4 @@
-"""`--dry-run` finds what would stop a run, estimates its time, and leaves no trace."""
+"""`--dry-run` finds problems that would stop a run, estimates its time, and writes nothing."""
 
 import shutil
 
@@ -34,7 +34,7 @@ def test_it_takes_the_runs_first_steps_estimates_and_writes_nothing(recipe, tmp_
     assert f"first losses: {first}" in said
 
 
-def test_its_size_of_a_checkpoint_is_the_files(recipe, tmp_path, capsys):
+def test_the_reported_size_of_a_checkpoint_is_that_of_the_file(recipe, tmp_path, capsys):
     run = recipe.train(tmp_path / "run")
     state = checkpoint.load_checkpoint(run / "latest")
     assert checkpoint.size(state) == pytest.approx((run / "latest").stat().st_size, rel=0.01)
@@ -47,7 +47,7 @@ def test_a_disk_too_small_for_the_checkpoints_is_refused(recipe, tmp_path, monke
     assert not (tmp_path / "run").exists()
 
 
-def test_every_file_of_a_manifest_is_looked_for(recipe, tmp_path):
+def test_every_file_of_a_manifest_is_checked(recipe, tmp_path):
     from s3prl_pruned.data.prepare import prepare
 
     copy = tmp_path / "corpus"
@@ -60,7 +60,7 @@ def test_every_file_of_a_manifest_is_looked_for(recipe, tmp_path):
 
 
 @pytest.mark.parametrize("more", ["", ",,runner.gradient_accumulate_steps=2"])
-def test_it_tries_the_largest_batch_that_the_run_will_see(recipe, tmp_path, monkeypatch, capsys, more):
+def test_it_tries_the_largest_batch_of_the_run(recipe, tmp_path, monkeypatch, capsys, more):
     seen = []
     real = Trainer.start
 
@@ -78,8 +78,8 @@ def test_it_tries_the_largest_batch_that_the_run_will_see(recipe, tmp_path, monk
     recipe.train(tmp_path / "run", "-o", longer + more)
     largest = max(shape for _, shapes in seen for shape in shapes)
     assert tried == [largest] * each
-    assert f"with the run's largest batch of 2 x {largest[1] / 16_000:.2f} s" in said
-    assert "memory of a GPU for that batch, by a formula, in float16: 0." in said
+    assert f"with the largest batch of the run, 2 x {largest[1] / 16_000:.2f} s" in said
+    assert "estimated GPU memory for that batch, in float16: 0." in said
 
 
 def test_a_short_run_stays_within_its_schedules(recipe, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""NaN, too little memory and a changed recipe: nothing is skipped in silence, and no bad weight is ever saved."""
+"""NaN, too little memory and a changed recipe: nothing is skipped silently, and bad weights are never saved."""
 
 import math
 import os
@@ -22,7 +22,7 @@ FOUR = "runner.total_steps=4,,runner.save_step=1"
 
 
 def poison(monkeypatch, steps, value=math.nan):
-    """Make the loss of these steps `value`, through the objective itself, so that gradients are bad too."""
+    """Make the loss of these steps `value`, inside the objective, so that gradients are bad too."""
     real, calls = LayerDistillation.forward, []
 
     def forward(self, *args):
@@ -47,8 +47,8 @@ def test_a_bad_step_is_named_counted_and_changes_nothing(recipe, tmp_path, monke
     assert [line["bad_steps"] for line in read_log(run)] == [0, 1, 1, 1]
     assert [math.isfinite(line["distill"]) for line in read_log(run)] == [True, False, True, True]
     first, second, third = (parameters(run / f"states-{step}.ckpt") for step in (1, 2, 3))
-    assert all(torch.equal(first[name], second[name]) for name in first), "a skipped step is no step"
-    assert not all(torch.equal(second[name], third[name]) for name in second), "then it goes on"
+    assert all(torch.equal(first[name], second[name]) for name in first), "a skipped step changes nothing"
+    assert not all(torch.equal(second[name], third[name]) for name in second), "then training continues"
     assert all(torch.isfinite(value).all() for value in parameters(run / "latest").values())
 
 
@@ -93,7 +93,7 @@ def test_out_of_memory_stops_with_what_to_lower_and_skips_nothing(recipe, tmp_pa
     real = LayerDistillation.forward
 
     def forward(self, *args):
-        torch.empty(2**46)  # torch's own allocator refuses it
+        torch.empty(2**46)  # refused by torch's allocator
         return real(self, *args)
 
     monkeypatch.setattr(LayerDistillation, "forward", forward)
@@ -121,7 +121,7 @@ def test_undecodable_audio_stops_the_run_with_one_clear_error(recipe, tmp_path, 
     corpus = tmp_path / "corpus"
     shutil.copytree(recipe.corpus, corpus)
     for path in corpus.glob("tone-[0-3].flac"):
-        path.write_bytes(path.read_bytes()[:3000])  # its header is whole
+        path.write_bytes(path.read_bytes()[:3000])  # with an intact header
     with pytest.raises(UserError) as refusal:
         recipe.train(
             tmp_path / "run", "--corpus", str(corpus), "-o", f"{FOUR},,pretrain_expert.datarc.num_workers={workers}"
@@ -132,7 +132,7 @@ def test_undecodable_audio_stops_the_run_with_one_clear_error(recipe, tmp_path, 
     assert "Traceback" not in str(refusal.value) and "tone-" in str(refusal.value)
 
 
-def test_latest_is_whole_at_every_moment_and_resumes(recipe, tmp_path):
+def test_latest_is_complete_at_every_moment_and_can_be_resumed(recipe, tmp_path):
     run = recipe.train(tmp_path / "run", "-o", f"{FOUR},,runner.max_keep=1")
     assert (run / "latest").is_symlink() and os.readlink(run / "latest") == "states-4.ckpt"
     assert [path.name for path in run.glob("states-*")] == ["states-4.ckpt"]
@@ -161,7 +161,7 @@ def test_a_recipe_changed_on_resume_is_refused_and_the_difference_shown(recipe, 
             main(["-u", "wavlm_pruned_distill", "-e", str(unfinished), "--device", "cpu", *change])
 
 
-def test_what_does_not_change_results_may_change_on_resume(recipe, unfinished):
+def test_settings_without_effect_on_results_may_change_on_resume(recipe, unfinished):
     whole = recipe.train(unfinished.parent / "whole", "-o", FOUR)
     recipe.train(
         unfinished,
@@ -187,7 +187,7 @@ def test_bfloat16_trains_on_a_cpu_too(recipe, tmp_path):
     assert losses == pytest.approx(exact, rel=0.1) and losses != exact
 
 
-def test_a_step_in_the_log_has_everything_to_be_seen(recipe, tmp_path):
+def test_a_line_of_the_log_has_all_keys(recipe, tmp_path):
     line = read_log(recipe.train(tmp_path / "run", "-o", FOUR))[-1]
     for name in (
         "distill distill_layer_3 sparsity_penalty expected_sparsity realised_sparsity target_sparsity lambda1 lambda2 "
@@ -216,7 +216,7 @@ def whole(recipe):
 
 
 def kill_while(recipe, run, *, saving):
-    """Start or go on with `run`, kill it at a random moment or inside a save; False if it ended before."""
+    """Start or resume `run`, and kill it at a random moment or inside a save; False if it ended before."""
     before = {path.name for path in run.glob("states-*")}
     process = start(recipe, run, "-a", *KILLED)
     deadline = time.monotonic() + 120
@@ -245,7 +245,7 @@ def killed_and_resumed(recipe, whole, run, kills):
     return number
 
 
-def test_killed_again_and_again_while_saving_too_a_run_ends_bit_for_bit_the_same(recipe, whole, tmp_path):
+def test_after_several_kills_also_while_saving_a_run_ends_bit_for_bit_the_same(recipe, whole, tmp_path):
     assert killed_and_resumed(recipe, whole, tmp_path / "run", 3) == 3
 
 

@@ -1,4 +1,4 @@
-"""With `student.feature_grad_mult: 0` the CNN is computed once for both, and numbers are those of two passes."""
+"""With `student.feature_grad_mult: 0` the CNN is computed once for both models, with the same results as twice."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ FROZEN = ("-o", "student.feature_grad_mult=0,,runner.total_steps=4")
 
 @pytest.fixture
 def calls(monkeypatch):
-    """How often any CNN ran."""
+    """List with one entry per call of any CNN."""
     from s3prl_pruned.models.cnn import FeatureExtractor
 
     counted, real = [], FeatureExtractor.forward
@@ -21,7 +21,7 @@ def calls(monkeypatch):
     return counted
 
 
-def test_one_cnn_pass_a_step_gives_the_numbers_of_two(recipe, tmp_path, monkeypatch, calls):
+def test_one_cnn_pass_per_step_gives_the_results_of_two(recipe, tmp_path, monkeypatch, calls):
     shared = recipe.train(tmp_path / "shared", *FROZEN)
     once = len(calls)
     real = SpeechEncoder.forward
@@ -33,7 +33,7 @@ def test_one_cnn_pass_a_step_gives_the_numbers_of_two(recipe, tmp_path, monkeypa
 
     monkeypatch.setattr(SpeechEncoder, "forward", twice)
     separate = recipe.train(tmp_path / "separate", *FROZEN)
-    assert len(calls) - once > once, "the second run did compute it for each"
+    assert len(calls) - once > once, "the second run must compute it twice"
     assert_same_to_rounding(shared, separate)
     shift = 100
     other = recipe.train(tmp_path / "other", *FROZEN)

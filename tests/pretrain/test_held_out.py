@@ -1,4 +1,4 @@
-"""A run says at every checkpoint what its export would be, and how good on speech that it never trained on."""
+"""At every checkpoint, a run logs the size of its export and its loss on speech that is never trained on."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ from s3prl_pruned.pretrain.report import held_out_lines
 
 NUMBER = 42
 HELD = (10, 31)
-"""The middles of two halves of the corpus: one in twenty is held out."""
+"""The middle utterances of two halves of the corpus: one in twenty is held out."""
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def tones(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(recipe, tones):
-    """Three steps, of which the last checkpoint and the best stay."""
+    """Three steps; the last checkpoint and the best one are kept."""
     options = "runner.max_keep=1,,optimizer.lr=0.02,,sparsity.target.share=0.5"
     return recipe.train(recipe.root / "judged", "--corpus", str(tones), "-o", options)
 
@@ -49,7 +49,7 @@ def batches(tones, **changes):
 
 
 @pytest.mark.parametrize("bound", [{}, {"max_batch_seconds": 2.0}])
-def test_what_is_held_out_is_in_no_batch(tones, bound):
+def test_held_out_utterances_are_in_no_batch(tones, bound):
     corpus = batches(tones, held_out=32, **bound)
     held = [utterance.id for utterance in corpus.held_out]
     assert held == [scan_corpus(tones)[i].id for i in HELD]
@@ -59,14 +59,14 @@ def test_what_is_held_out_is_in_no_batch(tones, bound):
     assert corpus.left_out == []
 
 
-def test_a_small_corpus_is_trained_on_whole(tones):
+def test_a_small_corpus_has_no_held_out_part(tones):
     few = RandomCropBatches(
         scan_corpus(tones)[:19], batch_size=4, max_seconds=0.6, min_seconds=0.3, seed=1, normalize=False, held_out=32
     )
     assert few.held_out == [] and few.num_utterances == 19 and list(few.held_out_batches()) == []
 
 
-def test_held_out_batches_are_the_starts_of_the_utterances_and_shared_among_processes(tones):
+def test_held_out_batches_are_starts_of_utterances_and_are_shared_among_processes(tones):
     corpus = batches(tones, held_out=32, batch_size=1)
     alone = [wav for wavs, _ in corpus.held_out_batches() for wav in wavs]
     for wav, number in zip(alone, HELD, strict=True):
@@ -77,7 +77,7 @@ def test_held_out_batches_are_the_starts_of_the_utterances_and_shared_among_proc
 
 
 def held_out_loss(recipe, export, projection, tones):
-    """Mean over frames of the matched pairs' squared errors, summed: float64, from the exported folder alone."""
+    """Squared errors of the matched pairs, summed, as a mean over frames: float64, from the exported folder alone."""
     student, _ = load_encoder(export)
     teacher, layers = load_teacher(str(recipe.teacher), 0).encoder, student.config.num_layers
     wavs = [torch.from_numpy(soundfile.read(tones / f"tone-{n:02}.flac", dtype="float32")[0]) for n in HELD]
@@ -97,7 +97,7 @@ def held_out_loss(recipe, export, projection, tones):
     return total
 
 
-def test_the_held_out_loss_is_that_of_the_export(recipe, finished, tones):
+def test_the_held_out_loss_equals_that_of_the_export(recipe, finished, tones):
     last = read_log(finished)[-1]
     projection = checkpoint.load_checkpoint(finished / "states-3.ckpt")["Distillation"]["projection.weight"]
     expected = held_out_loss(recipe, finished / "export", projection, tones)
@@ -106,7 +106,7 @@ def test_the_held_out_loss_is_that_of_the_export(recipe, finished, tones):
     assert perturbed != pytest.approx(expected, rel=1e-3)
 
 
-def test_the_figures_are_those_of_the_export(finished):
+def test_the_logged_figures_equal_those_of_the_export(finished):
     for line in read_log(finished):
         assert line["held_out_distill"] > 0 and line["export_macs"] > 0
     encoder, card = load_encoder(finished / "export")
@@ -115,14 +115,14 @@ def test_the_figures_are_those_of_the_export(finished):
     assert line["inert_share"] == card["sparsity"]["inert_share"]
 
 
-def test_evaluation_changes_nothing_of_the_training(recipe, finished, tones, tmp_path):
+def test_evaluation_does_not_change_training(recipe, finished, tones, tmp_path):
     options = "runner.max_keep=1,,runner.save_step=3,,optimizer.lr=0.02,,sparsity.target.share=0.5"
     seldom = recipe.train(tmp_path / "seldom", "--corpus", str(tones), "-o", options)
     assert [line["distill"] for line in read_log(seldom)] == [line["distill"] for line in read_log(finished)]
     assert model_hash(seldom / "export") == model_hash(finished / "export")
 
 
-def test_the_best_on_target_stays_beside_the_newest(finished, tmp_path):
+def test_the_best_checkpoint_on_target_is_kept_besides_the_newest(finished, tmp_path):
     log = read_log(finished)
     best = best_line(log)
     assert best["held_out_distill"] == min(line["held_out_distill"] for line in log if line["on_target"])
@@ -148,7 +148,7 @@ def test_lines_off_target_are_never_the_best():
     )
 
 
-def test_a_run_that_began_before_there_was_a_held_out_set_goes_on_without_one(recipe, tones, tmp_path):
+def test_an_old_run_without_held_out_speech_resumes_without_it(recipe, tones, tmp_path):
     options = ("--corpus", str(tones), "-o")
     whole = recipe.train(tmp_path / "whole", *options, "pretrain_expert.datarc.held_out=0")
     old = tmp_path / "old"

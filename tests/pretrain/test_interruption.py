@@ -1,4 +1,4 @@
-"""Runs that are killed, stopped or run out of disk lose nothing and go on as if nothing had happened."""
+"""Runs that are killed, stopped or run out of disk lose nothing and can be resumed without any difference."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def start(recipe, folder, *more, **options):
 
 
 def resume(path):
-    """`-e` alone: the run's own configuration."""
+    """Resume with `-e` alone, with the run's own configuration."""
     main(["-u", "wavlm_pruned_distill", "-e", str(path), "--device", "cpu"])
 
 
@@ -44,13 +44,13 @@ def wait_for_checkpoint(process, folder):
 
 
 def trajectory(folder):
-    """The log without what clock and memory wrote."""
+    """The log without values that depend on clock and memory."""
     machine = ("audio_seconds_per_second", "train_seconds", "memory_gib")
     return [{k: v for k, v in line.items() if k not in machine} for line in read_log(folder)]
 
 
 def numbers(value, name=""):
-    """What nested dicts and lists hold, by path."""
+    """Numbers in nested dicts and lists, by path."""
     if not isinstance(value, (dict, list)):
         return {name: value}
     items = value.items() if isinstance(value, dict) else enumerate(value)
@@ -58,7 +58,7 @@ def numbers(value, name=""):
 
 
 def assert_same_to_rounding(folder, other):
-    """Two short runs of the same arithmetic in another order: each line of their logs, and their exports.
+    """Compare two short runs of the same arithmetic in another order: all lines of their logs, and their exports.
 
     Four steps on two threads or with other instructions (`ATEN_CPU_CAPABILITY`) differ by 1e-6, and weights by 6e-6.
     """
@@ -83,7 +83,7 @@ def test_a_run_killed_at_any_moment_continues_the_same_trajectory_bit_for_bit(re
     time.sleep(random.uniform(0, 0.8))
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert process.returncode == -signal.SIGKILL, "it ended before it was killed"
+    assert process.returncode == -signal.SIGKILL, "it must not end before it is killed"
     reached = len(read_log(run))
     recipe.train(run, "-a", *LONG)
     assert trajectory(run) == trajectory(whole), f"killed at step {reached}"
@@ -105,7 +105,7 @@ def test_ctrl_c_and_sigterm_save_exit_130_and_75_and_the_run_can_go_on(recipe, w
     assert f"interrupted: stopped by {signum.name} after step" in stderr and "Resume with -a" in stderr
     steps = [line["step"] for line in read_log(run)]
     stopped_at = checkpoint.load_checkpoint(checkpoint.newest(run))["Step"]
-    assert stopped_at == steps[-1] < 120, "the step under way is finished, logged and saved"
+    assert stopped_at == steps[-1] < 120, "the current step is finished, logged and saved"
     assert not (run / "export").exists()
     resume(run)
     assert trajectory(run) == trajectory(whole)
@@ -115,8 +115,8 @@ def test_ctrl_c_and_sigterm_save_exit_130_and_75_and_the_run_can_go_on(recipe, w
 @pytest.mark.parametrize(
     "signum, code", [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)], ids=["ctrl-c", "end", "warning"]
 )
-def test_a_signal_to_the_whole_process_group_does_not_lose_the_step_under_way(recipe, tmp_path, signum, code):
-    """As a terminal and a scheduler send it: to the reading processes too."""
+def test_a_signal_to_the_whole_process_group_does_not_lose_the_current_step(recipe, tmp_path, signum, code):
+    """As terminals and schedulers send it: also to the worker processes that read audio."""
     run, options = tmp_path / "run", f"{LONG[-1]},,pretrain_expert.datarc.num_workers=2"
     process = start(recipe, run, *LONG[:-1], options, start_new_session=True)
     wait_for_checkpoint(process, run)
@@ -136,7 +136,7 @@ def unfinished(recipe, tmp_path):
     return run
 
 
-def test_an_unfinished_run_wants_a_word_before_it_is_continued(recipe, unfinished):
+def test_an_unfinished_run_is_only_continued_on_request(recipe, unfinished):
     with pytest.raises(UserError, match=r"holds an unfinished run \(states-4.ckpt\). -a continues it, -n NAME"):
         recipe.train(unfinished, "-o", "runner.total_steps=6,,runner.save_step=2")
 
@@ -158,8 +158,8 @@ def test_a_named_truncated_checkpoint_is_refused(recipe, unfinished):
         resume(newest)
 
 
-def test_a_full_disk_while_saving_leaves_the_previous_checkpoint_whole(recipe, unfinished, monkeypatch):
-    """The operating system itself refuses bytes beyond a file size that the first checkpoints fit under."""
+def test_a_full_disk_while_saving_leaves_the_previous_checkpoint_intact(recipe, unfinished, monkeypatch):
+    """The operating system refuses to write beyond a file size into which only the first checkpoints fit."""
     before = {path.name: path.read_bytes() for path in unfinished.glob("states-*.ckpt")}
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
@@ -171,11 +171,11 @@ def test_a_full_disk_while_saving_leaves_the_previous_checkpoint_whole(recipe, u
     assert {path.name: path.read_bytes() for path in unfinished.glob("states-*.ckpt")} == before
     assert not list(unfinished.glob(".states*")) and not (unfinished / "export").exists()
     resume(unfinished)
-    assert (unfinished / "export").is_dir(), "with space again, it goes on"
+    assert (unfinished / "export").is_dir(), "with enough space again, it continues"
 
 
 def test_a_log_ends_where_its_run_resumes(recipe, unfinished):
-    """What an interrupted run logged after its last checkpoint is not there twice."""
+    """Lines that an interrupted run logged after its last checkpoint do not appear twice."""
     resume(unfinished)
     assert [line["step"] for line in read_log(unfinished)] == [1, 2, 3, 4, 5, 6]
 

@@ -1,4 +1,4 @@
-"""The formula of a step's memory agrees with the bytes that a step keeps, and tells settings apart."""
+"""The formula of a step's memory agrees with the bytes that a step keeps, and distinguishes settings."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ def setting(name: str, layers: int, **changes) -> MemorySetting:
         ("whisper_base", 6, 24, {}),
     ],
 )
-def test_the_formula_is_what_a_step_keeps(name, layers, utterances, changes):
+def test_the_formula_agrees_with_the_bytes_that_a_step_keeps(name, layers, utterances, changes):
     given = setting(name, layers, **changes)
     counted = count(given.shape, utterances=utterances, seconds=15.6, **changes)
     batch = Batch(utterances, 249_600)
@@ -36,10 +36,10 @@ def test_the_formula_is_what_a_step_keeps(name, layers, utterances, changes):
     assert found.total == pytest.approx(counted.total, rel=0.05)
     assert found.cnn + found.layers == pytest.approx(counted.cnn + counted.layers, rel=0.05, abs=0.15 * GIB)
     if not changes:
-        assert found.total < 0.95 * memory_of_step(given, Batch(utterances + 2, 249_600)).total, "it can tell"
+        assert found.total < 0.95 * memory_of_step(given, Batch(utterances + 2, 249_600)).total, "no difference"
 
 
-def test_each_setting_saves_what_it_is_there_to_save():
+def test_each_setting_saves_memory():
     batch, base = Batch(24, 249_600), setting("wavlm_base", 12)
 
     def total(**changes) -> float:
@@ -48,14 +48,14 @@ def test_each_setting_saves_what_it_is_there_to_save():
     assert total() < 15 and total(checkpointing=True) < 5
     assert total(half=False) > 1.4 * total()
     assert total(max_seconds_at_once=187.2) < 0.6 * total()
-    assert total(max_seconds_at_once=374.4) == total(), "24 x 15.6 s are one part"
+    assert total(max_seconds_at_once=374.4) == total(), "24 x 15.6 s fit into one part"
     frozen = replace(base, shape=replace(base.shape, feature_grad_mult=0.0))
     assert total(shape=frozen.shape) == pytest.approx(total() - 3.4, abs=0.05)
     assert total(shape=frozen.shape, masks_cnn=True) == pytest.approx(total(), abs=0.05)
     assert total(pairs=0, matches=False) < total(matches=False) <= total()
 
 
-def test_its_words_add_up():
+def test_the_parts_in_words_add_up():
     found = memory_of_step(setting("wavlm_base", 12), Batch(24, 249_600))
     total, *parts = [float(word.strip("(),")) for word in found.in_words().split() if word.strip("(),")[0].isdigit()]
     assert sum(parts) == pytest.approx(total, abs=0.3)

@@ -1,4 +1,4 @@
-"""A run whose export is to have units in multiples, or whole heads: how it ends, resumed too, and what is refused."""
+"""Runs whose export has units in multiples, or whole heads: their results, also when resumed, and wrong settings."""
 
 import shutil
 
@@ -19,7 +19,7 @@ def even(recipe):
     return recipe.train(recipe.root / "even", *EVEN)
 
 
-def test_every_count_of_the_export_is_a_multiple_and_the_weights_settled_under_it(even):
+def test_every_count_of_the_export_is_a_multiple_and_weights_were_trained_with_it(even):
     encoder, card = load_encoder(even / "export")
     layers, log = encoder.spec.layers, read_log(even)
     sizes = [len(dims) for layer in layers for head in layer.heads for dims in (head.qk, head.vo)]
@@ -33,8 +33,8 @@ def test_every_count_of_the_export_is_a_multiple_and_the_weights_settled_under_i
     assert "units in multiples of 2" in text and "recipe.model.gates.dims_multiple: 2" in text
 
 
-def test_until_the_masks_are_rounded_the_run_is_the_one_without(recipe, even):
-    """So what it costs is the rounding, and what the settling makes of it."""
+def test_until_the_masks_are_rounded_the_run_equals_one_without_multiples(recipe, even):
+    """Multiples only affect the rounding and the last steps with fixed masks."""
     free = recipe.train(recipe.root / "free", "-o", COMMON)
     losses = [[line["distill"] for line in read_log(folder)] for folder in (even, free)]
     assert losses[0][:2] == losses[1][:2] and losses[0][2:] != losses[1][2:]
@@ -50,7 +50,7 @@ def test_whole_heads(recipe):
     assert card["method"].endswith(", whole heads") and "z_head" in read_log(folder)[-1]["mask_means"]
 
 
-def test_a_run_that_goes_on_ends_as_one_in_one_piece_and_not_with_other_multiples(recipe, even, tmp_path):
+def test_a_resumed_run_ends_like_an_uninterrupted_one_and_refuses_other_multiples(recipe, even, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     for name in ("run.json", "log.jsonl", "states-4.ckpt"):
@@ -78,17 +78,17 @@ def test_a_self_pinched_ffn(recipe):
         ("gates.dims_multiple=8", "has query/key dimensions in groups of 6, of which no such multiple can stay"),
         ("gates.dims_multiple=4,,gates.kinds=[int]", "layer 0 has 6 query/key dimensions in a group, and no gate"),
         ("gates.dims_multiple=3", "gates.dims_multiple: must be one of 2, 4, 8, 16, 32, head, but is 3"),
-        ("gates.dims_multiple=2,,self_pinching.kinds=[int]", "`self_pinching` is given. Leave it out. `self_pinching`"),
-        ("gates.dims_multiple=head,,compress.techniques=[heads]", "`compress` is given. Leave it out."),
+        ("gates.dims_multiple=2,,self_pinching.kinds=[int]", "`self_pinching` is set. Leave it out. `self_pinching`"),
+        ("gates.dims_multiple=head,,compress.techniques=[heads]", "`compress` is set. Leave it out."),
     ],
 )
-def test_what_makes_no_sense_is_refused_before_anything_is_written(recipe, tmp_path, change, message):
+def test_wrong_settings_are_refused_before_anything_is_written(recipe, tmp_path, change, message):
     with pytest.raises(UserError) as error:
         recipe.train(tmp_path / "run", "-o", change)
     assert message in str(error.value)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_second_stage_has_no_gates_to_hold():
+def test_gates_are_refused_in_a_second_stage():
     with pytest.raises(UserError, match="`gates` would have no effect"):
         from_dict(ModelConfig, {"student_export": "some/export", "gates": {"dims_multiple": 8}}, "here")

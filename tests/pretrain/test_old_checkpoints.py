@@ -1,4 +1,4 @@
-"""Checkpoints of versions that trained a log_alpha for each slot go on, and are exported, as if nothing had changed."""
+"""Checkpoints of versions with one log_alpha parameter per slot are resumed and exported without any difference."""
 
 import shutil
 
@@ -19,7 +19,7 @@ def finished(recipe):
 
 
 def older(state):
-    """The state as version 0.1 wrote it: the gates' optimiser has a parameter for each slot."""
+    """The state as version 0.1 wrote it: the optimiser of the gates has a parameter per slot."""
     weights, gates, multipliers = state["Optimizers"]
     sizes = [len(log_alpha) for log_alpha in state["Gates"].values()]
     (whole,), (group,) = gates["state"].values(), gates["param_groups"]
@@ -44,7 +44,7 @@ def test_state_dicts_name_each_slot(finished):
     assert all(log_alpha.dim() == 1 for log_alpha in state["Gates"].values())
 
 
-def test_a_run_goes_on_from_one_bit_for_bit(recipe, finished, tmp_path):
+def test_a_run_resumes_from_an_old_checkpoint_bit_for_bit(recipe, finished, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     for name in ("run.json", "log.jsonl"):
@@ -64,14 +64,14 @@ def test_another_order_of_the_moments_would_be_noticed(recipe, finished, tmp_pat
         shutil.copy(finished / name, run)
     state = older(checkpoint.load_checkpoint(finished / "states-2.ckpt"))
     of_gates = state["Optimizers"][1]["state"]
-    of_gates[1], of_gates[2] = of_gates[2], of_gates[1]  # z_qk and z_vo of the first layer, of one size
+    of_gates[1], of_gates[2] = of_gates[2], of_gates[1]  # z_qk and z_vo of the first layer, of the same size
     checkpoint.save_checkpoint(run / "states-2.ckpt", state)
     recipe.train(run, *KINDS, "-a")
     gates = [checkpoint.load_checkpoint(folder / "states-4.ckpt")["Gates"] for folder in (run, finished)]
     assert not torch.equal(*(of["layers.0.z_qk.log_alpha"] for of in gates))
 
 
-def test_one_is_exported(finished, tmp_path):
+def test_an_old_checkpoint_is_exported(finished, tmp_path):
     state = older(checkpoint.load_checkpoint(finished / "states-4.ckpt"))
     checkpoint.save_checkpoint(tmp_path / "states-4.ckpt", state)
     export_checkpoint(tmp_path / "states-4.ckpt", tmp_path / "export")

@@ -1,4 +1,4 @@
-"""Several processes train as one does, and none of them waits for ever for one that is gone."""
+"""Several processes train like one, and none of them waits forever for a lost one."""
 
 import collections
 import itertools
@@ -47,10 +47,10 @@ def log_without_machine(folder):
 
 
 def assert_same_line(line, other):
-    """Two figures in fp32 round more than the others.
+    """Compare lines of two logs; two kinds of fp32 values have larger rounding errors than the others.
 
-    A sparsity is a difference from 1, so that it rounds to 2^-24, however small it is. Terms of the gates' gradients
-    cancel out, the distillation's and the Lagrangian's.
+    A sparsity is a difference from 1, and so rounds to 2^-24, however small it is. In the gradients of gates, the terms
+    of the distillation and of the Lagrangian nearly cancel.
     """
     share, norm = "expected_sparsity", "gate_gradient_norm"
     assert line[share] == pytest.approx(other[share], rel=1e-5, abs=2**-23)
@@ -60,7 +60,7 @@ def assert_same_line(line, other):
 
 
 def train_with_two(recipe, folder, options):
-    """Returns what was printed."""
+    """Train with two processes; returns the output."""
     line = torchrun(*recipe.arguments(folder, "-o", options))
     result = subprocess.run(line, capture_output=True, text=True, cwd=ROOT, timeout=240, env=ENVIRONMENT)
     assert result.returncode == 0, result.stderr
@@ -71,7 +71,7 @@ def train_with_two(recipe, folder, options):
 def two_processes(recipe):
     folder = recipe.root / "two-processes"
     said = train_with_two(recipe, folder, SAME)
-    assert said.count("2 processes, 1 micro-batches each per step") == 1, "one process speaks"
+    assert said.count("2 processes, 1 micro-batches each per step") == 1, "only one process prints"
     return folder
 
 
@@ -80,18 +80,18 @@ def accumulating(recipe):
     return recipe.train(recipe.root / "accumulating", "-o", SAME)
 
 
-def test_two_processes_compute_what_one_with_accumulation_computes(two_processes, accumulating):
+def test_two_processes_equal_one_with_accumulation(two_processes, accumulating):
     ours, reference = log_without_machine(two_processes), log_without_machine(accumulating)
     assert [line["step"] for line in ours] == list(range(1, STEPS + 1))
     for line, other in zip(ours, reference, strict=True):
         assert_same_line(line, other)
-    assert len(set(losses(two_processes))) == STEPS, "a trajectory, not one number"
+    assert len(set(losses(two_processes))) == STEPS, "losses must change from step to step"
     for name in ("pairs", "remaining"):
         assert [line[name] for line in read_log(two_processes)] == [line[name] for line in read_log(accumulating)], name
 
 
-def test_two_processes_share_the_one_micro_batch_of_a_recipe_and_compute_what_one_does(recipe, tmp_path):
-    """Batches of 3, 2 and 2 utterances: one process takes one more than the other."""
+def test_two_processes_that_share_a_single_micro_batch_equal_one(recipe, tmp_path):
+    """Batches of 3, 2 and 2 utterances: one process takes one utterance more than the other."""
     options = ONE_MICRO_BATCH + ",,pretrain_expert.datarc.train_batch_size=3"
     said = train_with_two(recipe, tmp_path / "two", options)
     assert "2 processes, 1 parts of 2 of a micro-batch each per step; the global batch is the recipe's" in said
@@ -101,7 +101,7 @@ def test_two_processes_share_the_one_micro_batch_of_a_recipe_and_compute_what_on
     assert checkpoint.load_checkpoint(tmp_path / "two" / "latest")["Data_Position"] == STEPS
 
 
-def test_two_processes_keep_and_export_what_one_does(two_processes, accumulating):
+def test_two_processes_save_and_export_the_same_as_one(two_processes, accumulating):
     ours, _ = load_encoder(two_processes / "export")
     reference, _ = load_encoder(accumulating / "export")
     assert ours.spec == reference.spec
@@ -111,8 +111,8 @@ def test_two_processes_keep_and_export_what_one_does(two_processes, accumulating
 
 
 @pytest.mark.slow
-def test_two_nodes_that_meet_at_a_rendezvous_compute_what_one_process_does(recipe, accumulating):
-    """Two agents of torchrun, as on two machines, with the usual options; here both are this machine."""
+def test_two_nodes_that_meet_at_a_rendezvous_equal_one_process(recipe, accumulating):
+    """Two agents of torchrun, as on two machines, with the usual options; here, both run on this machine."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         meeting = f"127.0.0.1:{free.getsockname()[1]}"
@@ -132,12 +132,12 @@ def test_two_nodes_that_meet_at_a_rendezvous_compute_what_one_process_does(recip
     ]
     said = [node.communicate(timeout=300)[0] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], said
-    assert sum(text.count("2 processes, 1 micro-batches each per step") for text in said) == 1, "one process speaks"
+    assert sum(text.count("2 processes, 1 micro-batches each per step") for text in said) == 1, "one process prints"
     for ours, reference in zip(log_without_machine(folder), log_without_machine(accumulating), strict=True):
         assert_same_line(ours, reference)
 
 
-def test_the_comparison_sees_a_process_that_is_left_out(recipe, accumulating, tmp_path):
+def test_the_comparison_notices_a_missing_process(recipe, accumulating, tmp_path):
     alone = recipe.train(tmp_path / "alone", "-o", ONE_MICRO_BATCH)  # half the global batch
     differences = [abs(a - b) / b for a, b in zip(losses(alone), losses(accumulating), strict=True)]
     assert max(differences) > 1e-2
@@ -149,7 +149,7 @@ def test_checkpoints_of_two_processes_hold_both_generators_and_the_position(two_
     assert (state["Step"], state["Micro_Batches_Per_Step"], state["Data_Position"]) == (STEPS, 2, 2 * STEPS)
 
 
-def test_resumed_on_another_number_of_processes_the_data_and_losses_go_on_and_it_is_said(
+def test_a_run_resumes_with_another_number_of_processes_and_a_warning(
     recipe, two_processes, accumulating, tmp_path, caplog
 ):
     run = tmp_path / "run"
@@ -157,9 +157,7 @@ def test_resumed_on_another_number_of_processes_the_data_and_losses_go_on_and_it
     for name in ("run.json", "log.jsonl", "states-8.ckpt"):
         (run / name).write_bytes((two_processes / name).read_bytes())
     recipe.train(run, "-a", "-o", SAME)
-    assert (
-        "was written by 2 process(es), now there are 1: each step's 2 micro-batches are dealt out anew" in caplog.text
-    )
+    assert "was written by 2 process(es), now there are 1: each step's 2 micro-batches are redistributed" in caplog.text
     assert losses(run) == pytest.approx(losses(accumulating), rel=1e-5)
 
 
@@ -195,7 +193,7 @@ def processes(recipe, folder, *, timeout):
     ],
 )
 def test_a_lost_process_stops_the_other_with_an_error_in_time(recipe, tmp_path, loss, timeout, limit, lost):
-    """One that ended at once, one that hangs after `process_timeout`; the limits leave room for a busy machine."""
+    """One that ended at once, and one that hangs after `process_timeout`; the limits allow for a busy machine."""
     both = processes(recipe, tmp_path / "run", timeout=timeout)
     try:
         both[lost].send_signal(loss)
@@ -211,7 +209,7 @@ def test_a_lost_process_stops_the_other_with_an_error_in_time(recipe, tmp_path, 
         and "start all of them again with -a" in stderr
     )
     assert "Traceback" not in stderr
-    assert checkpoint.newest(tmp_path / "run"), "what was saved is whole"
+    assert checkpoint.newest(tmp_path / "run"), "checkpoints must be complete"
 
 
 def test_sigterm_to_one_process_stops_both_after_the_same_step(recipe, tmp_path):
@@ -229,7 +227,7 @@ def test_sigterm_to_one_process_stops_both_after_the_same_step(recipe, tmp_path)
 
 
 @pytest.mark.slow
-def test_torchrun_restarts_a_killed_process_and_the_run_ends_as_if_nothing_had_happened(recipe, tmp_path):
+def test_torchrun_restarts_a_killed_process_and_the_run_ends_without_a_difference(recipe, tmp_path):
     long = (
         f"{WITHOUT_DROPOUT},,runner.total_steps=300,,runner.save_step=10,,runner.max_keep=2,,runner.process_timeout=60"
         f"{TWO_MICRO_BATCHES}"
@@ -248,14 +246,14 @@ def test_torchrun_restarts_a_killed_process_and_the_run_ends_as_if_nothing_had_h
     assert agent.returncode == 0, stderr
     assert "continuing from" in stdout
     whole = recipe.train(tmp_path / "whole", "-o", long)
-    # Rounding grows over 300 steps: the start is exact, the end is the same run.
+    # Rounding errors grow over 300 steps: the start is exact, the end is close.
     assert losses(run)[:20] == pytest.approx(losses(whole)[:20], rel=1e-5)
     assert len(losses(run)) == 300 and all(map(math.isfinite, losses(run)))
 
 
 @pytest.fixture
 def trainer_of(recipe, two_processes, monkeypatch):
-    """`trainer_of(processes, **runner)`: process `rank`'s trainer of so many, with batches of 7 utterances."""
+    """`trainer_of(processes, **runner)`: trainer of process `rank` out of `processes`, with batches of 7 utterances."""
     model = checkpoint.load_checkpoint(two_processes / "latest")["Upstream_Config"]
     expert = UpstreamPretrainExpert({"corpus": str(recipe.corpus), "min_seconds": 0.3, "num_workers": 0}, model, "cpu")
 
@@ -269,7 +267,7 @@ def trainer_of(recipe, two_processes, monkeypatch):
 
 def test_more_processes_than_utterances_of_a_micro_batch_are_refused(trainer_of):
     message = (
-        "has 1 micro-batches, which 8 processes would share in 8 parts each, but the smallest has 7 utterances. "
+        "has 1 micro-batches. 8 processes would split each one into 8 parts, but the smallest has 7 utterances. "
         "Start fewer processes.*runner.scale_batch_with_processes=true"
     )
     with pytest.raises(UserError, match=message):
@@ -280,7 +278,7 @@ def test_more_processes_than_utterances_of_a_micro_batch_are_refused(trainer_of)
 @pytest.mark.parametrize("scale", [False, True])
 @pytest.mark.parametrize("processes", [1, 2, 3, 5, 6])
 @pytest.mark.parametrize("accumulate", [1, 2, 4])
-def test_processes_share_a_step_evenly_and_wholly_and_it_is_the_recipes(trainer_of, scale, processes, accumulate):
+def test_processes_share_a_step_evenly_and_completely(trainer_of, scale, processes, accumulate):
     shares = []
     for rank in range(processes):
         made = trainer_of(processes, rank=rank, gradient_accumulate_steps=accumulate, scale_batch_with_processes=scale)
@@ -298,7 +296,7 @@ def test_processes_share_a_step_evenly_and_wholly_and_it_is_the_recipes(trainer_
 
 
 def test_one_micro_batch_and_the_same_audio_in_two_take_the_same_20_steps(recipe):
-    """One process, the global batch at once or accumulated: losses, gates and weights agree."""
+    """In one process, the global batch at once or accumulated: losses, gates and weights agree."""
     settings = yaml.safe_load((recipe.recipe / "config_model.yaml").read_text()) | {"teacher": str(recipe.teacher)}
     settings["student"] = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
 

@@ -1,4 +1,4 @@
-"""Runs that prune the CNN's channels too: trained, resumed, exported, and an s3prl upstream in the end."""
+"""Runs that also prune channels of the CNN: training, resuming, export, and use as an s3prl upstream."""
 
 import shutil
 
@@ -33,7 +33,7 @@ def test_the_export_has_fewer_channels_and_meets_the_target_with_the_cnn_counted
     assert "Channels of the CNN's layers: " in (finished / "export" / "README.md").read_text()
 
 
-def test_the_log_says_what_remains_of_each_layer_of_the_cnn(finished):
+def test_the_log_has_the_kept_share_of_each_cnn_layer(finished):
     line = read_log(finished)[-1]
     student, final, _ = masked_student(finished / "states-4.ckpt")
     assert len(line["mask_means"]["z_conv"]) == len(line["remaining"]["channels"]) == len(student.config.conv_layers)
@@ -55,7 +55,7 @@ def test_a_resumed_run_takes_the_same_steps(recipe, finished, tmp_path):
     assert model_hash(tmp_path / "run" / "export") == model_hash(finished / "export")
 
 
-def test_the_upstream_gives_the_masked_students_states(finished, relative_differences):
+def test_the_upstream_returns_the_states_of_the_masked_student(finished, relative_differences):
     student, _, _ = masked_student(finished / "states-4.ckpt")
     wav = 0.1 * torch.randn(8000, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -63,7 +63,7 @@ def test_the_upstream_gives_the_masked_students_states(finished, relative_differ
         assert max(relative_differences(found, student(wav[None]).hidden_states)) <= 2e-5
 
 
-def test_with_a_frozen_cnn_its_weights_stay_the_teachers_and_its_masks_learn(recipe, tmp_path):
+def test_with_a_frozen_cnn_only_its_masks_are_learned(recipe, tmp_path):
     state = checkpoint.load_checkpoint(recipe.train(tmp_path / "run", *FROZEN) / "latest")
     teacher = read(recipe.teacher).encoder.feature_extractor.state_dict()
     assert all(torch.equal(state["Student"][f"feature_extractor.{name}"], value) for name, value in teacher.items())

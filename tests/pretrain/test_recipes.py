@@ -1,4 +1,4 @@
-"""A recipe may name another one as its base, and hold only what differs; targets of the former spelling are read."""
+"""A recipe may name another one as its base and hold only the differences; old keys of targets are read."""
 
 import json
 from pathlib import Path
@@ -20,17 +20,17 @@ from s3prl_pruned.pretrain.recipes import (
 from s3prl_pruned.pretrain.resolve import RECIPES, parse_arguments, resolve
 
 BEFORE = json.loads((Path(__file__).parent / "recipes_before_base.json").read_text())
-"""What each recipe said when none had a base, with every default and targets of the former spelling: as `run.json`
-held it. Two are whole, the others are laid over one of these."""
+"""Content of each recipe before recipes had bases, with all defaults and old keys of targets, as in `run.json`. Two are
+complete, the others are differences from one of these."""
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("objective", sorted(OBJECTIVES))
-def test_the_recipe_that_messages_advise_is_there(family, objective):
+def test_the_recipe_that_messages_advise_exists(family, objective):
     assert recipe_folder(whole_recipe(family, objective)) is not None
 
 
-def test_no_recipe_is_gone_and_new_ones_are_read():
+def test_no_recipe_is_missing_and_new_ones_are_valid():
     there = {path.name for path in RECIPES.iterdir()}
     assert set(BEFORE["recipes"]) <= there
     for name in there - set(BEFORE["recipes"]):
@@ -40,10 +40,10 @@ def test_no_recipe_is_gone_and_new_ones_are_read():
 
 
 @pytest.mark.parametrize("name", BEFORE["recipes"])
-def test_every_recipe_says_what_it_said_without_a_base(name):
+def test_every_recipe_has_the_same_content_as_without_a_base(name):
     kind, changes = BEFORE["recipes"][name]
     before, objective = laid_over(BEFORE[kind], changes), OBJECTIVES[kind]
-    before["runner"]["pretrain_expert"]["datarc"]["num_workers"] = None  # since then the machine's, without effect
+    before["runner"]["pretrain_expert"]["datarc"]["num_workers"] = None  # today null, without effect on results
     for key, cls, file in (("model", objective.model, MODEL_FILE), ("runner", objective.runner, RUNNER_FILE)):
         now = from_dict(cls, load_recipe(RECIPES / name / file, file), name)
         former = former_values(cls, before[key])
@@ -51,14 +51,14 @@ def test_every_recipe_says_what_it_said_without_a_base(name):
         assert with_values(written, former) == with_values(was, former)
         assert from_dict(cls, json.loads(json.dumps(written)), "run.json") == now
         if key == "model":
-            written["sparsity"] = before["model"]["sparsity"]  # the only section that is spelt in another way
+            written["sparsity"] = before["model"]["sparsity"]  # the only section with other keys
         assert keys_of(with_values(written, former), before[key]) == keys_of(
             with_values(before[key], former), before[key]
         )
 
 
 def keys_of(data, older):
-    """What an older version knew: fields that came later have defaults that change nothing, as was seen above."""
+    """Keys that an older version knew; later fields have defaults that change nothing, as checked above."""
     if not isinstance(data, dict) or not isinstance(older, dict):
         return data
     return {key: keys_of(value, older[key]) for key, value in data.items() if key in older}
@@ -70,7 +70,7 @@ def write(folder, text, file=MODEL_FILE):
     return folder / file
 
 
-def test_mappings_are_laid_over_key_by_key_and_lists_replaced(tmp_path):
+def test_mappings_are_merged_by_key_and_lists_are_replaced(tmp_path):
     write(tmp_path / "a", "teacher: x\ngates: {kinds: [head, int], straight_through: false}\nself_pinching: null\n")
     write(tmp_path / "b", "base: ../a\ngates: {kinds: [int]}\nself_pinching: {kinds: [int]}\n")
     path = write(tmp_path / "c", "base: ../b\nteacher: y\n")
@@ -81,7 +81,7 @@ def test_mappings_are_laid_over_key_by_key_and_lists_replaced(tmp_path):
     }
 
 
-def test_a_base_is_a_recipe_of_ours_or_a_folder_from_the_file_on(tmp_path, monkeypatch):
+def test_a_base_is_one_of_our_recipes_or_a_folder_relative_to_the_file(tmp_path, monkeypatch):
     path = write(tmp_path / "mine", "base: embedded\nteacher: random\n")
     theirs = load_recipe(RECIPES / "embedded" / MODEL_FILE, MODEL_FILE)
     monkeypatch.chdir(tmp_path)
@@ -91,7 +91,7 @@ def test_a_base_is_a_recipe_of_ours_or_a_folder_from_the_file_on(tmp_path, monke
     assert recipe_folder("mine") == Path("mine") and recipe_folder("nowhere") is None
 
 
-def test_the_whole_recipe_is_what_a_run_is_made_of(tmp_path):
+def test_a_run_uses_the_merged_recipe(tmp_path):
     write(tmp_path / "mine", "base: embedded\nsparsity: {target: {share: 0.6}}\n")
     write(tmp_path / "mine", "base: embedded\nrunner: {total_steps: 7}\n", file=RUNNER_FILE)
     run = resolve(parse_arguments(["-u", "wavlm_pruned_distill", "--recipe", str(tmp_path / "mine")]))
@@ -111,12 +111,12 @@ def test_the_whole_recipe_is_what_a_run_is_made_of(tmp_path):
         ),
         ("zzz", r"`base` must be a recipe or a folder, but is 'zzz'. Recipes: best_base, best_embedded"),
         ("[a]", r"`base` must be a recipe or a folder, but is \['a'\]"),
-        ("../b", "`base` leads back to where it came from: b -> b. Leave one of them out"),
-        ("../c", "`base` leads back to where it came from: b -> c -> b"),
+        ("../b", "`base` is circular: b -> b. Leave one of them out"),
+        ("../c", "`base` is circular: b -> c -> b"),
         ("../empty", "empty/config_model.yaml: no such file"),
     ],
 )
-def test_an_unknown_base_and_one_that_leads_back_are_refused(tmp_path, base, message):
+def test_an_unknown_base_and_a_circular_one_are_refused(tmp_path, base, message):
     path = write(tmp_path / "b", f"base: {base}\n")
     write(tmp_path / "c", "base: ../b\n")
     (tmp_path / "empty").mkdir()
@@ -124,7 +124,7 @@ def test_an_unknown_base_and_one_that_leads_back_are_refused(tmp_path, base, mes
         load_recipe(path, MODEL_FILE)
 
 
-def test_a_key_of_another_recipe_is_not_in_the_way_of_former_targets(tmp_path):
+def test_old_keys_of_targets_work_over_a_base_with_current_keys(tmp_path):
     path = write(tmp_path / "mine", "base: embedded\nsparsity: {target_macs: 0.7, utterance_seconds: 2}\n")
     assert load_recipe(path, MODEL_FILE)["sparsity"] == {
         "warmup_fraction": 0.4,
@@ -134,8 +134,8 @@ def test_a_key_of_another_recipe_is_not_in_the_way_of_former_targets(tmp_path):
     with pytest.raises(UserError) as refusal:
         load_recipe(path, MODEL_FILE)
     assert str(refusal.value) == (
-        f"{path}: sparsity: `target_sparsity` is the former spelling of a target, and `target` is given beside it. "
-        "Keep today's alone, such as `target: {of: params, share: 0.8}`."
+        f"{path}: sparsity: `target_sparsity` is an old key for a target, but `target` is set too. "
+        "Keep only the current one, such as `target: {of: params, share: 0.8}`."
     )
 
 
@@ -161,16 +161,14 @@ PARAMS, CNN = {"of": "params", "share": 0.759}, {"of": "macs", "share": 0.45}
         ("target.speedup=2.5 target.table=t", {"of": "time", "share": 0.6, "table": "t"}, CNN),
     ],
 )
-def test_assignments_say_targets_in_either_spelling(items, target, cnn):
+def test_assignments_take_old_and_current_keys_of_targets(items, target, cnn):
     recipe = load_recipe(RECIPES / "best_base" / MODEL_FILE, MODEL_FILE)
     changed = with_overrides(recipe, [f"config.sparsity.{item}" for item in [*items.split(), "tolerance=0.02"]])
     assert changed["sparsity"] == {"target": target, "cnn_target": cnn, "tolerance": 0.02}
-    assert recipe == load_recipe(RECIPES / "best_base" / MODEL_FILE, MODEL_FILE), "what is changed is a copy"
+    assert recipe == load_recipe(RECIPES / "best_base" / MODEL_FILE, MODEL_FILE), "the recipe is copied first"
 
 
-def test_assignments_in_both_spellings_are_refused():
+def test_assignments_with_both_old_and_current_keys_are_refused():
     items = ["sparsity.target_sparsity=0.6", "sparsity.target.share=0.6"]
-    with pytest.raises(
-        UserError, match="-o: sparsity: `target_sparsity` is the former spelling of a target, and `target`"
-    ):
+    with pytest.raises(UserError, match="-o: sparsity: `target_sparsity` is an old key for a target, but `target`"):
         with_overrides({}, items)

@@ -1,4 +1,4 @@
-"""`run_pretrain.py` as a user meets it: what decides a result, what is refused, and in which words."""
+"""`run_pretrain.py` as users see it: settings that determine a result, wrong input, and messages."""
 
 import json
 import math
@@ -41,7 +41,7 @@ def finished(recipe):
 
 
 def test_two_runs_with_one_seed_are_identical_and_another_seed_differs(recipe, finished, tmp_path):
-    torch.manual_seed(99)  # what happened before in the process must not matter
+    torch.manual_seed(99)  # earlier random numbers in the process must not matter
     again = recipe.train(tmp_path / "again")
     assert losses(again) == losses(finished) and len(losses(finished)) == 3
     assert model_hash(again / "export") == model_hash(finished / "export")
@@ -111,7 +111,7 @@ def test_wrong_configuration_is_refused_with_the_rule_and_the_value(recipe, tmp_
     assert not (tmp_path / "run").exists(), "a refused run leaves nothing behind"
 
 
-def test_the_named_reachable_maximum_can_be_asked_for(recipe, tmp_path):
+def test_the_reachable_maximum_in_the_message_is_accepted(recipe, tmp_path):
     with pytest.raises(UserError, match="at most") as refusal:
         recipe.train(tmp_path / "run", "-o", "gates.kinds=[int],,sparsity.target_sparsity=0.8")
     reachable = float(str(refusal.value).split("reach ")[1].split()[0])
@@ -194,7 +194,7 @@ def test_the_ablations_differ_from_the_paper_in_what_they_ablate_only():
     assert without_fahp == without_ste == model and runner_fahp == runner_ste == runner
 
 
-def test_learning_rate_and_target_rise_over_7_percent_and_then_fall_or_stay():
+def test_learning_rate_and_target_rise_over_7_percent_then_fall_or_stay():
     model, runner = ModelConfig(), RunnerConfig()
     total = 1000
     rates = [runner.optimizer.lr_factor(step, total) for step in range(1, total + 1)]
@@ -260,31 +260,31 @@ def test_accumulating_two_half_batches_equals_one_whole_batch(recipe, changes):
     halves, halves_gradients = step_of(recipe, [(wavs[:1], lengths[:1]), (wavs[1:], lengths[1:])], changes)
     assert whole.keys() == halves.keys()
     for name, value in whole.items():
-        # DPHuBERT's terms, 0.19 and -0.17, nearly cancel out in fp32
+        # DPHuBERT's terms, 0.19 and -0.17, nearly cancel
         assert halves[name] == pytest.approx(value, rel=1e-5, abs=2**-22), name
     assert whole_gradients.keys() == halves_gradients.keys()
     assert any("log_alpha" in name for name in whole_gradients)
-    rounding = 1e-7 * max(gradient.norm() for gradient in whole_gradients.values())  # of what is 0 in theory
+    rounding = 1e-7 * max(gradient.norm() for gradient in whole_gradients.values())  # for values that are 0 in theory
     for name, gradient in whole_gradients.items():
         error = (halves_gradients[name] - gradient).norm()
         assert error <= 1e-5 * gradient.norm() + rounding, name
 
 
-def test_fixed_pairs_are_those_of_every_line_of_the_log(recipe, tmp_path):
+def test_every_line_of_the_log_has_the_fixed_pairs(recipe, tmp_path):
     run = recipe.train(tmp_path / "run", "-o", ",,".join(SWITCHES["DPHuBERT's"]))
     lines = read_log(run)
     assert [line["pairs"] for line in lines] == [[[0, 0], [3, 3]]] * 3
     assert all(line["distill"] == pytest.approx(line["distill_layer_0"] + line["distill_layer_3"]) for line in lines)
 
 
-def test_another_familys_name_is_refused_on_the_command_line(tmp_path):
+def test_a_teacher_of_another_family_is_refused_on_the_command_line(tmp_path):
     refused = command("-u", "hubert_pruned_distill", "-p", tmp_path / "run")
     assert refused.returncode == 2
     assert "`teacher` must be a hubert encoder, but 'embedded' is a wavlm" in refused.stderr
     assert not (tmp_path / "run").exists()
 
 
-def test_any_folder_of_audio_serves_though_the_recipe_names_sets(recipe, tmp_path):
+def test_any_folder_of_audio_is_accepted_although_the_recipe_names_sets(recipe, tmp_path):
     options = parse_arguments(["-u", "wavlm_pruned_distill", "--corpus", str(recipe.corpus)])
     assert resolve(options).runner.pretrain_expert.datarc.sets is None
     for name in ("train-clean-100", "dev-clean"):
@@ -295,13 +295,13 @@ def test_any_folder_of_audio_serves_though_the_recipe_names_sets(recipe, tmp_pat
     assert "train-other-500" in resolve(options).runner.pretrain_expert.datarc.sets
 
 
-def test_a_corpus_folder_without_audio_is_named(tmp_path):
+def test_a_corpus_folder_without_audio_is_refused(tmp_path):
     refused = command("-u", "wavlm_pruned_distill", "--corpus", tmp_path, "-p", tmp_path / "run")
     assert refused.returncode == 2
     assert f"error: {tmp_path}: a corpus must hold audio" in refused.stderr
 
 
-def test_what_a_resumed_run_rewrites_is_whole_or_as_it_was(tmp_path, monkeypatch):
+def test_files_that_a_resumed_run_rewrites_are_complete_or_unchanged(tmp_path, monkeypatch):
     path = tmp_path / "run.json"
     write_text(path, "first")
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
@@ -310,8 +310,8 @@ def test_what_a_resumed_run_rewrites_is_whole_or_as_it_was(tmp_path, monkeypatch
     assert path.read_text() == "first" and [p.name for p in tmp_path.iterdir()] == ["run.json"]
 
 
-def test_matching_over_several_micro_batches_computes_in_the_runs_precision(recipe, tmp_path, monkeypatch):
-    """Two micro-batches: in the first step a pass over each to match the layers, then one over each to learn."""
+def test_matching_over_several_micro_batches_uses_the_runs_precision(recipe, tmp_path, monkeypatch):
+    """Two micro-batches: the first step has a pass over each to match the layers, then one over each to learn."""
     seen, states = [], UpstreamPretrainExpert._states
 
     def watched(self, *batch):
@@ -324,7 +324,7 @@ def test_matching_over_several_micro_batches_computes_in_the_runs_precision(reci
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_layers_are_matched_by_running_errors_of_the_steps_before(recipe, tmp_path, monkeypatch, accumulate):
+def test_layers_are_matched_by_running_errors_of_earlier_steps(recipe, tmp_path, monkeypatch, accumulate):
     seen, errors = [], LayerDistillation.errors
 
     def watched(self, student, teacher, valid):
@@ -341,7 +341,7 @@ def test_layers_are_matched_by_running_errors_of_the_steps_before(recipe, tmp_pa
         now = sum(part.double() for part, _ in step) / sum(frames for _, frames in step)
         if running is None:
             running = now
-        deepest = line["pairs"][0]  # nothing is closed in three steps: each takes the nearest below the one before
+        deepest = line["pairs"][0]  # no layer closes in three steps: each pick is the nearest below the previous one
         assert deepest[0] == 3 and deepest[1] - 1 == int(running[1].argmin())
         running = 0.9 * running + 0.1 * now
     kept = load_checkpoint(run / "states-3.ckpt")["Running_Errors"]
@@ -350,7 +350,7 @@ def test_layers_are_matched_by_running_errors_of_the_steps_before(recipe, tmp_pa
 
 @pytest.mark.parametrize("setting", ["runner.max_seconds_at_once=0.6", "runner.gradient_checkpointing=true"])
 def test_settings_that_save_memory_keep_losses_and_weights(recipe, tmp_path, monkeypatch, setting):
-    """Without dropout: of a batch in parts it draws other numbers."""
+    """Without dropout, which draws other numbers for a batch in parts."""
     sizes = []
     forward = UpstreamPretrainExpert.forward
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""The folder of a run: used by one process at a time, on whatever disk, and readable when it is finished."""
+"""The folder of a run: used by one process at a time, on any disk, and readable once it is finished."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from s3prl_pruned.folder_lock import locked
 from s3prl_pruned.pretrain.logging import read_log
 
 
-def test_a_run_killed_before_it_wrote_run_json_begins_anew(recipe, tmp_path):
+def test_a_run_killed_before_it_wrote_run_json_starts_again(recipe, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".run.json.tmp").write_text("{")
     run = recipe.train(tmp_path / "run", "-a")
@@ -21,7 +21,7 @@ def test_a_run_killed_before_it_wrote_run_json_begins_anew(recipe, tmp_path):
 def test_a_folder_of_something_else_is_still_refused(recipe, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "notes.txt").touch()
-    with pytest.raises(UserError, match="is no run of run_pretrain.py"):
+    with pytest.raises(UserError, match="is not a run of run_pretrain.py"):
         recipe.train(tmp_path / "run", "-a")
 
 
@@ -41,7 +41,7 @@ def stamps(folder):
 
 
 @pytest.mark.parametrize("options", [(), ("-a",)])
-def test_a_finished_run_in_a_folder_that_may_not_be_written_is_read(recipe, tmp_path, monkeypatch, capsys, options):
+def test_a_finished_run_in_a_read_only_folder_is_read(recipe, tmp_path, monkeypatch, capsys, options):
     run = recipe.train(tmp_path / "run")
     before = stamps(run)
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
@@ -51,7 +51,7 @@ def test_a_finished_run_in_a_folder_that_may_not_be_written_is_read(recipe, tmp_
 
 
 def test_a_full_disk_in_the_log_is_an_oserror_and_the_checkpoints_stay(recipe, tmp_path, monkeypatch):
-    """`command_line` makes one line of it."""
+    """`command_line` turns it into a one-line message."""
     import s3prl_pruned.pretrain.logging as log
 
     real = open

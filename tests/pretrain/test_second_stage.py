@@ -1,4 +1,4 @@
-"""A second stage distils an exported student again as it is: same structure, other weights, both stages on record."""
+"""A second stage distils an exported student again: same structure, other weights, and both stages are recorded."""
 
 import json
 import shutil
@@ -40,7 +40,7 @@ STEPS = ("-o", "runner.total_steps=4")
 
 @pytest.fixture(scope="module")
 def first(recipe):
-    """A pruned student: heads, dimensions and channels of the CNN."""
+    """A student pruned in heads, dimensions and channels of the CNN."""
     return recipe.train(recipe.root / "first", "-o", "gates.kinds=[mha,qk,vo,ffn,int,conv]") / "export"
 
 
@@ -49,7 +49,7 @@ def second(recipe, first):
     return recipe.train(recipe.root / "second", *STEPS, "--student", str(first))
 
 
-def test_both_stages_in_one_command_are_the_two_of_two_commands(recipe, tmp_path, monkeypatch):
+def test_both_stages_in_one_command_equal_those_of_two_commands(recipe, tmp_path, monkeypatch):
     second_recipe = tmp_path / "tiny_stage2"
     shutil.copytree(recipe.recipe, second_recipe)
     call = ("-o", "distill.num_pairs=1", "--second-stage", str(second_recipe))
@@ -61,7 +61,7 @@ def test_both_stages_in_one_command_are_the_two_of_two_commands(recipe, tmp_path
     options[options.index(str(recipe.recipe))] = str(second_recipe)
     assert model_hash(folder / "export") == model_hash(command.main(options) / "export")
 
-    shutil.rmtree(folder / "export")  # as if it had been stopped: the same command goes on with the second stage alone
+    shutil.rmtree(folder / "export")  # as if it had been stopped: the same command continues with the second stage
     checkpoint.newest(folder).unlink()
     trained = []
 
@@ -75,7 +75,7 @@ def test_both_stages_in_one_command_are_the_two_of_two_commands(recipe, tmp_path
     assert trained == [folder]
 
 
-def test_two_stages_that_do_not_fit_are_refused_before_the_first(recipe, tmp_path):
+def test_stages_that_do_not_fit_together_are_refused_before_the_first(recipe, tmp_path):
     options = resolve_module.parse_arguments(
         [*recipe.arguments(tmp_path / "x", "-o", "teacher=random"), "--second-stage", "dphubert_embedded_stage2"]
     )
@@ -89,7 +89,7 @@ def test_two_stages_that_do_not_fit_are_refused_before_the_first(recipe, tmp_pat
     single = resolve_module.parse_arguments(
         ["-u", "wavlm_pruned_distill", "--recipe", "magnitude_embedded", "--second-stage", "embedded_stage2"]
     )
-    with pytest.raises(UserError, match="single weights are pruned"):
+    with pytest.raises(UserError, match="zeros of pruned single weights"):
         resolve_module.resolve_second_stage(single, resolve_module.resolve(single))
 
 
@@ -102,7 +102,7 @@ def test_structure_is_kept_and_weights_are_trained(first, second):
     assert not any("q_proj" in name or "fc1" in name or "feature_extractor" in name for name in same)
 
 
-def test_the_student_starts_as_the_export_and_nothing_is_masked(recipe, first, relative_differences):
+def test_the_student_starts_as_the_export_without_masks(recipe, first, relative_differences):
     settings = yaml.safe_load((recipe.recipe / "config_model.yaml").read_text())
     config = from_dict(ModelConfig, {**settings, "teacher": str(recipe.teacher), "student_export": str(first)}, "tiny")
     expert = UpstreamPretrainExpert({"corpus": str(recipe.corpus), "min_seconds": 0.3}, config, "cpu", seed=0)
@@ -114,11 +114,11 @@ def test_the_student_starts_as_the_export_and_nothing_is_masked(recipe, first, r
     assert all(torch.equal(value, weights[name]) for name, value in exported.state_dict().items())
     with torch.no_grad():
         states = [encoder(wavs).hidden_states for encoder in (expert.model.student, exported)]
-    assert max(relative_differences(*states)) < 2e-5  # a mask of a closed gate would be seen by far more
+    assert max(relative_differences(*states)) < 2e-5  # a closed gate would make a far larger difference
     assert list(expert.model.gates.parameters()) == list(expert.model.lagrangian.parameters()) == []
 
 
-def test_the_loss_falls_below_that_of_the_first_stages_end(recipe, first, tmp_path):
+def test_the_loss_falls_below_the_final_loss_of_the_first_stage(recipe, first, tmp_path):
     run = recipe.train(tmp_path / "run", "-o", "runner.total_steps=30,,optimizer.lr=3e-3", "--student", str(first))
     losses = [line["distill"] for line in read_log(run)]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
@@ -144,7 +144,7 @@ def test_a_resumed_run_takes_the_same_steps(recipe, first, second, tmp_path):
     assert model_hash(tmp_path / "run" / "export") == model_hash(second / "export")
 
 
-def test_a_run_goes_on_from_the_export_that_it_was_started_from_alone(recipe, first, tmp_path):
+def test_a_run_only_resumes_with_the_export_that_it_was_started_from(recipe, first, tmp_path):
     shutil.copytree(first, tmp_path / "student")
     options = ("-p", str(tmp_path / "run"), "--student", str(tmp_path / "student"))
     recipe.train(tmp_path / "run", *options)
@@ -155,7 +155,7 @@ def test_a_run_goes_on_from_the_export_that_it_was_started_from_alone(recipe, fi
     with torch.no_grad():
         encoder.mask_embedding += 1
     save_encoder(tmp_path / "student", encoder, provenance)
-    with pytest.raises(UserError, match="student: is not the export any more that this run was started from"):
+    with pytest.raises(UserError, match="student: is no longer the export that this run was started from"):
         recipe.train(tmp_path / "run", *options, "-a")
 
 
@@ -208,17 +208,17 @@ def test_the_screen_names_the_student(recipe, first, tmp_path):
         ),
         (("--student", "FIRST", "--target", "macs=0.5"), "`sparsity` would have no effect"),
         (("--student", "FIRST", "-o", "gates.kinds=[int]"), "`gates` would have no effect"),
-        (("--student", "FIRST", "--teacher", "random"), "of one dense shape, but `conv_layers` of the student's is"),
+        (("--student", "FIRST", "--teacher", "random"), "have one dense shape, but the student's `conv_layers` is"),
     ],
 )
-def test_what_makes_no_second_stage_is_refused(recipe, first, tmp_path, options, message):
+def test_wrong_settings_of_a_second_stage_are_refused(recipe, first, tmp_path, options, message):
     with pytest.raises(UserError, match=message):
         recipe.train(tmp_path / "run", *(str(first) if option == "FIRST" else option for option in options))
     assert not (tmp_path / "run").exists()
 
 
-def test_a_half_pruned_shape_of_random_weights_serves_too(recipe, tmp_path):
-    """Any export will do, also one with empty layers."""
+def test_a_random_export_with_empty_layers_is_accepted(recipe, tmp_path):
+    """Any export can be used, even with empty layers."""
     config = tiny_wavlm()
     save_encoder(
         tmp_path / "x",
@@ -244,7 +244,7 @@ STAGED = sorted(path.name for path in RECIPES.glob("*_stage2"))
 
 @pytest.mark.parametrize("name", STAGED)
 def test_a_second_stage_continues_its_first_one(name):
-    """By the path at which the first one's export stands when nothing else is said, and towards the same."""
+    """The default path of the first stage's export, and the same target."""
     (before, _), (after, runner) = recipe_of(name.removesuffix("_stage2")), recipe_of(name)
     family = "hubert" if "hubert_base" in name else "wavlm"
     assert after.student_export == f"result/pretrain/{family}_pruned_distill/{name.removesuffix('_stage2')}/export"
@@ -253,7 +253,7 @@ def test_a_second_stage_continues_its_first_one(name):
 
 
 def test_dphubert_has_its_own_numbers():
-    """pyf98/DPHuBERT, run.sh, and its paper's second step."""
+    """Numbers of pyf98/DPHuBERT, run.sh, and of the paper's second step."""
     model, runner = recipe_of("dphubert_base")
     assert set(model.gates.kinds) == {"head", "int", "conv"} and not model.gates.straight_through
     assert model.gates.start_of("int") == 0 and model.gates.start_of("conv") == model.gates.start_of("head") == 4.605
@@ -271,7 +271,7 @@ def test_dphubert_has_its_own_numbers():
 
 
 def test_dphuberts_target_leaves_a_quarter_of_all_parameters():
-    """23.59 M of them, as published: whole heads, dimensions and channels thinned alike until the target is met."""
+    """23.59 M parameters, as published: whole heads, dimensions and channels removed evenly until the target is met."""
     shape, target = families.hubert_base(), recipe_of("dphubert_base")[0].sparsity.goal
     dims, low, high = tuple(range(shape.head_dim)), 0, 511
 
@@ -299,7 +299,7 @@ def test_dphuberts_target_leaves_a_quarter_of_all_parameters():
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
-def test_all_stages_take_the_steps_of_the_papers_recipe_and_leave_its_parameters(main, names, shape):
+def test_all_stages_take_the_steps_of_the_papers_recipe_and_keep_as_many_parameters(main, names, shape):
     (proposed, whole), *stages = (recipe_of(name) for name in (main, *names))
     model = stages[0][0]
     assert sum(runner.runner.total_steps for _, runner in stages) == whole.runner.total_steps

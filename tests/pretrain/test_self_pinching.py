@@ -1,4 +1,4 @@
-"""Distillation with self-pinching gates in the common runner: what is counted in training is what is exported."""
+"""Distillation with self-pinching gates in the common training loop: the exported structure is the one counted."""
 
 import itertools
 import shutil
@@ -29,7 +29,7 @@ def run(request, recipe):
     return recipe.train(recipe.root / name, "-o", request.param), request.param
 
 
-def test_realised_is_what_was_counted_and_what_the_exported_weights_have(run):
+def test_the_realised_sparsity_is_the_counted_one_and_that_of_the_exported_weights(run):
     folder, options = run
     encoder, provenance = load_encoder(folder / "export")
     last = read_log(folder)[-1]
@@ -50,7 +50,7 @@ def test_realised_is_what_was_counted_and_what_the_exported_weights_have(run):
             encoder.config, type(encoder.spec).dense(encoder.config)
         )
         card = (folder / "export" / "README.md").read_text()
-        assert f"{weights_left(encoder):,}" in card, "the card tells zeros from weights"
+        assert f"{weights_left(encoder):,}" in card, "the card counts weights that are not zero"
     assert (
         "Xu et al. 2025" in provenance["method"] and "Xu et al. 2025" in (folder / "export" / "README.md").read_text()
     )
@@ -68,7 +68,7 @@ def test_the_hard_count_of_a_step_is_in_the_log_and_the_masks_are_0_and_1(run):
     assert {float(value) for z in masks for value in z.unique()} == {0.0, 1.0}
 
 
-def test_a_resumed_run_ends_as_one_in_one_piece(run, recipe, tmp_path):
+def test_a_resumed_run_ends_like_an_uninterrupted_one(run, recipe, tmp_path):
     folder, options = run
     again = tmp_path / "again"
     shutil.copytree(folder, again)
@@ -92,14 +92,14 @@ def test_an_export_is_an_upstream_of_s3prl(run):
     assert len(states) == 4 and all(state.shape == states[0].shape and torch.isfinite(state).all() for state in states)
 
 
-def test_an_export_is_pruned_further_and_a_rate_that_it_is_past_is_refused(run, recipe, tmp_path):
+def test_an_export_is_pruned_further_but_not_to_a_lower_sparsity(run, recipe, tmp_path):
     folder, _ = run
     pruned, provenance = load_encoder(folder / "export")
     spec = pruned.spec
     more = ["--teacher", str(folder / "export"), "-o", UNITS]
     if provenance["sparsity"]["realised"] > 0.1 and spec != type(spec).dense(pruned.config):
         with pytest.raises(
-            UserError, match=r"is pruned already and has 0\.\d+; gates of the kinds .* reach 0\.\d+ to 1.0000"
+            UserError, match=r"is already pruned to 0\.\d+; gates of the kinds .* reach 0\.\d+ to 1.0000"
         ):
             recipe.train(tmp_path / "less", *more[:-1], UNITS + ",,sparsity.target_sparsity=0.01")
     encoder, _ = load_encoder(recipe.train(tmp_path / "more", *more) / "export")

@@ -1,4 +1,4 @@
-"""In the last steps of a run the masks are those of the export, the gates stand still, and the weights go on."""
+"""In the last steps of a run, masks are those of the export, gates are fixed, and weights are still trained."""
 
 import shutil
 
@@ -22,7 +22,7 @@ def state(folder, step):
     return checkpoint.load_checkpoint(folder / f"states-{step}.ckpt")
 
 
-def test_gates_and_multipliers_stand_still_and_weights_do_not(finished):
+def test_gates_and_multipliers_are_fixed_and_weights_are_trained(finished):
     before, drawn, *settling = (state(finished, step) for step in (1, 2, 3, 4, 5))
     for part in ("Gates", "Lagrangian"):
         assert any(not torch.equal(before[part][name], value) for name, value in drawn[part].items())
@@ -42,7 +42,7 @@ def test_the_masks_are_those_of_the_export(finished):
     assert [round(share, 6) for share in kept] != [1.0] * 3
 
 
-def test_a_run_goes_on_from_within_the_phase_bit_for_bit(recipe, finished, tmp_path):
+def test_a_run_resumes_within_this_phase_bit_for_bit(recipe, finished, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     for name in ("run.json", "log.jsonl", "states-4.ckpt"):
@@ -52,7 +52,7 @@ def test_a_run_goes_on_from_within_the_phase_bit_for_bit(recipe, finished, tmp_p
     assert model_hash(run / "export") == model_hash(finished / "export")
 
 
-def test_without_the_phase_the_masks_are_drawn_to_the_end(recipe, tmp_path):
+def test_without_this_phase_masks_are_drawn_to_the_end(recipe, tmp_path):
     options = OPTIONS[1].replace("settle_fraction=0.6", "settle_fraction=0.0")
     means = [line["mask_means"] for line in read_log(recipe.train(tmp_path / "drawn", "-o", options))]
     assert means[2] != means[3] != means[4]

@@ -1,4 +1,4 @@
-"""Runs driven to a target of MACs or of time: what the export reaches, what its files say, what is refused."""
+"""Runs with targets of MACs or time: the reduction of the export, entries of its files, and wrong settings."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 KINDS = (
     "-o",
     "gates.kinds=[mha,qk,vo,ffn,int,conv],,sparsity.tolerance=0.03",
-)  # a head of 4 is much of so small a model
+)  # a head of 4 is a large part of such a small model
 
 CNN = ("-o", "gates.kinds=[mha,qk,vo,ffn,int,conv],,sparsity.tolerance=0.1,,sparsity.target_cnn=0.5")
 
@@ -47,7 +47,7 @@ def lighter(recipe):
     return recipe.train(recipe.root / "lighter", *KINDS, "--target", "macs=0.6")
 
 
-def test_the_export_saves_the_macs_that_were_asked_for(lighter):
+def test_the_export_saves_the_target_share_of_macs(lighter):
     encoder, provenance = load_encoder(lighter / "export")
     work = [
         sum(macs(encoder.config, spec, 80_000).values()) for spec in (encoder.spec, CompactSpec.dense(encoder.config))
@@ -63,7 +63,7 @@ def thin(recipe):
     return recipe.train(recipe.root / "thin", *CNN, "--target", "params=0.6")
 
 
-def test_the_cnn_reaches_a_target_of_its_own_beside_the_other(thin):
+def test_the_cnn_reaches_a_target_of_its_own_besides_the_models(thin):
     encoder, provenance = load_encoder(thin / "export")
     work = [macs(encoder.config, spec, 80_000)["cnn"] for spec in (encoder.spec, CompactSpec.dense(encoder.config))]
     found = provenance["sparsity"]["cnn"]
@@ -89,7 +89,7 @@ def test_with_a_table_the_cnns_target_is_of_its_time(recipe, table, tmp_path):
     )
 
 
-def test_the_multipliers_of_the_cnn_go_on_too(recipe, thin, tmp_path):
+def test_the_multipliers_of_the_cnn_are_resumed_too(recipe, thin, tmp_path):
     shutil.copytree(thin, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "export")
     (tmp_path / "run" / "states-3.ckpt").unlink()
@@ -99,14 +99,14 @@ def test_the_multipliers_of_the_cnn_go_on_too(recipe, thin, tmp_path):
 
 
 def former(section):
-    """A `sparsity:` section as it was written before targets were objects."""
+    """A `sparsity:` section with the old keys of targets."""
     target, cnn = section.pop("target"), section.pop("cnn_target")
     assert target["of"] == "params" and cnn["of"] == "macs"
     one = {"target_sparsity": target["share"], "target_macs": None, "target_speedup": None, "target_cnn": cnn["share"]}
     return {**one, "utterance_seconds": cnn["seconds"], "latency_table": None, **section}
 
 
-def test_a_run_whose_files_say_targets_in_the_former_spelling_goes_on_and_is_exported(recipe, thin, tmp_path):
+def test_a_run_with_old_keys_of_targets_in_its_files_is_resumed_and_exported(recipe, thin, tmp_path):
     shutil.copytree(thin, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "export")
     (tmp_path / "run" / "states-3.ckpt").unlink()
@@ -128,7 +128,7 @@ def test_a_run_whose_files_say_targets_in_the_former_spelling_goes_on_and_is_exp
     assert model_hash(tmp_path / "run" / "export") == model_hash(thin / "export")
 
 
-def test_the_export_is_as_much_faster_by_the_table_as_was_asked_for(faster):
+def test_the_export_has_the_target_speedup_by_the_table(faster):
     encoder, provenance = load_encoder(faster / "export")
     table = table_of(tiny_wavlm())
     times = [table.time(EncoderCounts.of(encoder.config, s)) for s in (CompactSpec.dense(encoder.config), encoder.spec)]
@@ -145,12 +145,12 @@ def test_the_log_holds_the_target_in_its_own_unit_and_the_pictures_are_drawn(fas
         assert f"realised_{of}" in line and 0 <= line["expected_sparsity"] < 1 and "target_sparsity" not in line
         assert draw_remaining(folder).is_file()
         assert mask_averages(read_log(folder), "log", None).axes[1].get_ylabel() in (
-            "MACs that go (%)",
-            "times as fast, by the latency table",
+            "MACs removed (%)",
+            "speed-up by the latency table",
         )
 
 
-def test_a_checkpoint_is_exported_where_the_table_is_not(faster, table, tmp_path):
+def test_a_checkpoint_is_exported_without_the_file_of_the_table(faster, table, tmp_path):
     away = table.rename(table.with_name("away.json"))
     try:
         shutil.copy(faster / "states-3.ckpt", tmp_path)
@@ -168,7 +168,7 @@ def test_a_resumed_run_takes_the_same_steps(recipe, faster, table, tmp_path):
     assert trajectory(tmp_path / "run") == trajectory(faster)
 
 
-def test_a_run_goes_on_with_the_times_that_it_was_started_with(recipe, faster, tmp_path):
+def test_a_run_only_resumes_with_the_times_that_it_was_started_with(recipe, faster, tmp_path):
     shutil.copytree(faster, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "export")
     (tmp_path / "run" / "states-3.ckpt").unlink()
@@ -178,7 +178,7 @@ def test_a_run_goes_on_with_the_times_that_it_was_started_with(recipe, faster, t
     kept = path.read_text()
     path.write_text(json.dumps(other))
     try:
-        with pytest.raises(UserError, match="table.json: holds other times than this run was started with"):
+        with pytest.raises(UserError, match="table.json: holds other times than when this run was started"):
             recipe.train(tmp_path / "run", *KINDS, "--target", "speedup=1.6", "--latency-table", str(path), "-a")
     finally:
         path.write_text(kept)
@@ -190,7 +190,7 @@ def test_params_is_the_papers_sparsity(recipe, tmp_path):
     assert json.loads((run / "run.json").read_text())["model"]["sparsity"]["target"]["share"] == 0.5
 
 
-def test_the_screen_says_what_became_of_the_target(recipe, tmp_path):
+def test_the_screen_shows_target_and_result(recipe, tmp_path):
     command = [
         sys.executable,
         ROOT / "run_pretrain.py",
@@ -229,14 +229,14 @@ def test_the_screen_says_what_became_of_the_target(recipe, tmp_path):
             ("-o", "sparsity.cnn_target.share=0.5,,self_pinching={}"),
             "`sparsity.cnn_target` is for `gates`, but `self_p",
         ),
-        (("--target", "speedup=2", "--latency-table", "nowhere.json"), "nowhere.json: is no latency table"),
+        (("--target", "speedup=2", "--latency-table", "nowhere.json"), "nowhere.json: is not a latency table"),
         (
             ("--target", "macs=0.5", "-o", "self_pinching={}"),
-            "`sparsity.target` is of macs, which `gates` alone can be driven to, but `self_pinching` is given",
+            "`sparsity.target` is of macs, which only `gates` can reach, but `self_pinching` is set",
         ),
     ],
 )
-def test_what_cannot_be_reached_or_read_is_refused(recipe, table, tmp_path, options, message):
+def test_unreachable_targets_and_unreadable_tables_are_refused(recipe, table, tmp_path, options, message):
     with pytest.raises(UserError, match=message):
         recipe.train(tmp_path / "run", *(str(table) if option == "TABLE" else option for option in options))
     assert not (tmp_path / "run").exists()

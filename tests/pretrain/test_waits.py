@@ -1,4 +1,4 @@
-"""A training step gives its work out without reading anything from the device, and is the same step."""
+"""A training step is queued without reading anything from the device, with the same result."""
 
 import collections
 import json
@@ -23,7 +23,7 @@ from tests.tiny_run import tiny_wavlm
 
 READS = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero")
 METHODS = ("tolist", "cpu", "numpy")
-"""Of a tensor, which no dispatcher sees on a CPU."""
+"""Methods of a tensor that a dispatcher does not see on a CPU."""
 KINDS = {
     "the paper's": [],
     "whole heads": ["gates.kinds=[mha,head,ffn,int]"],
@@ -36,7 +36,7 @@ KINDS = {
 
 
 class ReadsOfTheDevice(TorchDispatchMode):
-    """Counts what a GPU would be waited for: reads of tensors that were made of the model's, as if that were on one.
+    """Counts reads that would wait for a GPU: reads of tensors computed from the model's, as if these were on a GPU.
 
     Attributes:
         found: reads by operator.
@@ -51,7 +51,7 @@ class ReadsOfTheDevice(TorchDispatchMode):
         for tensor in tree_leaves(tensors):
             if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in self._storages:
                 self._storages.add(tensor.untyped_storage()._cdata)
-                self._kept.append(tensor)  # its storage's address must not be another's
+                self._kept.append(tensor)  # keeps the storage alive, so that its address is not reused
 
     def holds(self, tensors):
         return any(
@@ -70,7 +70,7 @@ class ReadsOfTheDevice(TorchDispatchMode):
 
 @pytest.fixture
 def reads_of(monkeypatch):
-    """`reads_of(trainer, batches)`: of one more step, by name; copies that nothing waits for are their own entry."""
+    """`reads_of(trainer, batches)`: reads of one more step, by name; copies without a wait have their own entry."""
     monkeypatch.setattr(closed_units, "SHARE_THAT_PAYS", {})  # as on CUDA
 
     def reads(trainer, batches):
@@ -112,13 +112,13 @@ def trainer_of(recipe, changes, *, device="cpu", steps=100, crop_lengths=None, *
 
 
 def batches_of(*lengths, seed=0):
-    """Micro-batches of two utterances of so many samples."""
+    """Micro-batches of two utterances with these numbers of samples."""
     generator = torch.Generator().manual_seed(seed)
     return [(torch.randn(2, length, generator=generator) * 0.1, torch.full((2,), length)) for length in lengths]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_step_reads_nothing_from_the_device_but_what_was_copied_beside_it(recipe, reads_of, tmp_path, kind):
+def test_a_step_reads_only_asynchronous_copies_from_the_device(recipe, reads_of, tmp_path, kind):
     table = tmp_path / "table.json"
     table.write_text(json.dumps(to_dict(table_of(tiny_wavlm()))))
     trainer = trainer_of(recipe, [change.replace("TABLE", str(table)) for change in KINDS[kind]])
@@ -127,10 +127,10 @@ def test_a_step_reads_nothing_from_the_device_but_what_was_copied_beside_it(reci
     found = reads_of(trainer, batches_of(6_000, 5_000))
     asked = found.pop("copied", 0)
     assert not found
-    assert asked == (0 if kind == "fixed pairs" else 2), "running errors and living units, once for all micro-batches"
+    assert asked == (0 if kind == "fixed pairs" else 2), "running errors and kept units, once for all micro-batches"
 
 
-def test_the_count_of_reads_sees_one(recipe, reads_of, monkeypatch):
+def test_the_count_notices_a_read(recipe, reads_of, monkeypatch):
     trainer = trainer_of(recipe, [])
     trainer.advance(batches_of(6_000))
     real = trainer.optimizers.clip
@@ -139,7 +139,7 @@ def test_the_count_of_reads_sees_one(recipe, reads_of, monkeypatch):
 
 
 def test_records_that_are_read_later_are_the_same(recipe):
-    """Behind by two steps, as on a GPU, in order, and all of them in the end."""
+    """Two steps later, as on a GPU, in order, and complete at the end."""
     at_once, later = trainer_of(recipe, []), trainer_of(recipe, [])
     later._behind = STEPS_BEHIND
     wanted, found, numbers = [], [], []
@@ -159,7 +159,7 @@ def test_records_that_are_read_later_are_the_same(recipe):
         }
 
 
-def test_a_bad_step_that_is_found_late_changed_nothing_and_is_counted_before_a_checkpoint(recipe, tmp_path):
+def test_a_bad_step_noticed_late_changes_nothing_and_is_counted_before_a_checkpoint(recipe, tmp_path):
     trainer = trainer_of(recipe, [])
     trainer._behind = STEPS_BEHIND
     trainer.start(batches_of(6_000))
@@ -169,13 +169,13 @@ def test_a_bad_step_that_is_found_late_changed_nothing_and_is_counted_before_a_c
     ((wavs, lengths),) = batches_of(6_000)
     trainer.start([(wavs * math.nan, lengths)])
     assert trainer.finished() == [] and trainer.bad_steps == 0
-    with pytest.raises(AssertionError, match="would be forgotten"):
+    with pytest.raises(AssertionError, match="would be lost"):
         trainer.save(tmp_path)
     (records,) = trainer.finished(wait=True)
     assert math.isnan(records["distill"]) and records["bad_steps"] == trainer.bad_steps == 1
     for name, value in trainer.expert.model.state_dict().items():
         assert torch.equal(value, before[name]), name
-    assert steps == [state["step"] for state in trainer.optimizers.weights.state.values()], "no step of the optimiser's"
+    assert steps == [state["step"] for state in trainer.optimizers.weights.state.values()], "no step of the optimiser"
 
 
 @pytest.mark.slow
@@ -188,7 +188,7 @@ def test_a_bad_step_that_is_found_late_changed_nothing_and_is_counted_before_a_c
     ],
 )
 def test_compiled_steps_have_the_losses_of_plain_ones(recipe, crop_lengths, checkpointing):
-    """fp32, several lengths, masks with and without gradients. Rounding grows a little from step to step."""
+    """fp32, several lengths, masks with and without gradients. Rounding errors grow a little from step to step."""
     settling = ["sparsity.settle_fraction=0.9", "sparsity.warmup_fraction=0.1"]
     plain = trainer_of(recipe, settling, steps=30, gradient_checkpointing=checkpointing)
     compiled = trainer_of(
@@ -201,8 +201,8 @@ def test_compiled_steps_have_the_losses_of_plain_ones(recipe, crop_lengths, chec
         assert compiled.advance(batches)["distill"] == pytest.approx(plain.advance(batches)["distill"], rel=1e-5), step
         graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     assert compiled.expert.masks_are_learned is False
-    assert graphs[3] > graphs[0], "masks without gradients have kernels of their own"
+    assert graphs[3] > graphs[0], "masks without gradients need other kernels"
     if crop_lengths is None:
-        assert graphs[0] == graphs[1] == graphs[2] and graphs[3] == graphs[4], "one length is compiled for, as all are"
+        assert graphs[0] == graphs[1] == graphs[2] and graphs[3] == graphs[4], "one length is compiled like all"
     else:
-        assert graphs[1] > graphs[0], "another length is compiled for"
+        assert graphs[1] > graphs[0], "another length is compiled separately"

@@ -1,4 +1,4 @@
-"""The band rule: which way the size pulls, and that it does not pull inside."""
+"""The band rule: the sign of the size term on both sides of the band, and no size term inside."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from s3prl_pruned.sparsity.config import Target
         (0.72, -0.14, 0.5),
     ],
 )
-def test_the_size_is_added_under_the_band_subtracted_over_it_and_left_out_inside(sparsity, value, gradient):
+def test_the_size_is_added_below_the_band_subtracted_above_it_and_left_out_inside(sparsity, value, gradient):
     """lambda 0.5, band 0.69 to 0.71: +0.5 (1 - s), 0, -0.5 (1 - s)."""
     s = torch.tensor(sparsity, requires_grad=True)
     penalty = BandConfig(target=Target(share=0.7), tolerance=0.01, size_weight=0.5).penalty(s)

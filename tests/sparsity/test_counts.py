@@ -1,4 +1,4 @@
-"""Counts against the model itself, against PyTorch's own counter, and against published figures."""
+"""Counts compared with the model itself, with PyTorch's own counter, and with published figures."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ configs, seeds = st.sampled_from(CONFIGS), st.integers(0, 100_000)
 
 
 def part_of(name):
-    """To which part of `parameters` a parameter of the encoder belongs."""
+    """The part of `parameters` that a parameter of the encoder belongs to."""
     for prefix, part in (
         ("feature_extractor.", "cnn"),
         ("feature_projection.", "projection"),
@@ -68,7 +68,7 @@ def test_parameters_by_part_are_those_of_the_model(config, seed):
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_sublayers_of_which_the_output_bias_is_left_have_that_alone(config):
+def test_a_sublayer_with_only_an_output_bias_counts_only_that(config):
     bias = LayerSpec(attention=True, heads=(), feed_forward=True, ffn=())
     spec = CompactSpec(layers=(bias, NOTHING, bias))
     counts = parameters(config, spec)
@@ -104,7 +104,7 @@ def test_the_papers_own_count():
 
 @settings(max_examples=25, deadline=None)
 @given(config=configs, seed=seeds)
-def test_weights_of_a_pruned_cnn_count_beside_those_of_the_six_matrices(config, seed):
+def test_weights_of_a_pruned_cnn_are_added_to_those_of_the_six_matrices(config, seed):
     spec = random_spec(config, seed=seed, channels=True)
     counted = []
     for kept in (spec, CompactSpec(layers=CompactSpec.dense(config).layers)):
@@ -120,7 +120,7 @@ def test_weights_of_a_pruned_cnn_count_beside_those_of_the_six_matrices(config, 
     assert realised_sparsity(config, spec) == pytest.approx(1 - counted[0] / counted[1])
 
 
-def test_base_with_its_cnn_has_another_whole():
+def test_base_with_its_cnn_has_more_prunable_weights():
     """84,934,656 of the paper, convolutions 10 x 512 + 4 x 3 x 512^2 + 2 x 2 x 512^2, projection 512 x 768."""
     base = families.wavlm_base()
     whole = 84_934_656 + 5_120 + 16 * 512**2 + 512 * 768
@@ -132,7 +132,7 @@ def test_base_with_its_cnn_has_another_whole():
 
 @settings(max_examples=25, deadline=None)
 @given(config=configs, seed=seeds)
-def test_weights_are_those_of_the_six_matrices(config, seed):
+def test_weights_are_the_elements_of_the_six_matrices(config, seed):
     spec = random_spec(config, seed=seed)
     with torch.device("meta"):
         encoder = SpeechEncoder(config, spec)
@@ -145,7 +145,7 @@ def test_weights_are_those_of_the_six_matrices(config, seed):
     assert realised_sparsity(config, spec) == pytest.approx(1 - kept / whole)
 
 
-def test_sparsity_of_nothing_is_one():
+def test_sparsity_is_one_if_nothing_is_kept():
     assert realised_sparsity(tiny_base(), CompactSpec(layers=(NOTHING,) * 3)) == 1
 
 
@@ -158,11 +158,11 @@ PARTS = {
 
 def counted_by_torch(encoder, num_samples):
     counter = FlopCounterMode(display=False, depth=3)
-    # Of the CPU's attention kernels, it only counts the one that is made of matrix products.
+    # Of the CPU's attention kernels, it only counts the one made of matrix products.
     with counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         output = encoder(torch.randn(1, num_samples))
     halves = {name: sum(ops.values()) / 2 for name, ops in counter.get_flop_counts().items()}
-    spectrum = halves.get("SpeechEncoder.feature_extractor.log_mel", 0)  # no part of a network
+    spectrum = halves.get("SpeechEncoder.feature_extractor.log_mel", 0)  # not part of the network
     for name in ("SpeechEncoder.feature_extractor", "Global"):
         halves[name] = halves.get(name, 0) - spectrum
     parts = {part: halves.get(f"SpeechEncoder.{module}", 0) for part, module in PARTS.items()}
@@ -178,22 +178,22 @@ def counted_by_torch(encoder, num_samples):
 
 @settings(max_examples=25, deadline=None)
 @given(config=configs, seed=seeds, num_samples=st.integers(100, 3000))
-def test_macs_are_those_that_pytorch_counts(config, seed, num_samples):
+def test_macs_equal_pytorchs_count(config, seed, num_samples):
     spec = random_spec(config, seed=seed, channels=seed % 2 == 1)
     encoder = SpeechEncoder(config, spec).eval()
     num_samples = max(num_samples, config.frame_samples)
     assert counted_by_torch(encoder, num_samples) == macs(config, spec, num_samples)
 
 
-def test_dense_macs_are_those_that_pytorch_counts():
+def test_dense_macs_equal_pytorchs_count():
     for config in CONFIGS:
         spec = CompactSpec.dense(config)
         assert counted_by_torch(SpeechEncoder(config).eval(), 2000) == macs(config, spec, 2000)
 
 
 @pytest.mark.slow
-def test_base_has_the_measured_macs():
-    """35.84 G at 5 s, of which 12.27 G in the CNN, measured with another program (without the gates' 0.02 G)."""
+def test_base_has_the_macs_of_another_counter():
+    """35.84 G at 5 s, of which 12.27 G in the CNN, counted by another program (without the gates' 0.02 G)."""
     base = families.wavlm_base()
     parts = macs(base, CompactSpec.dense(base), 80_000)
     assert counted_by_torch(SpeechEncoder(base).eval(), 80_000) == parts
@@ -202,7 +202,7 @@ def test_base_has_the_measured_macs():
 
 
 @pytest.mark.parametrize("config", [tiny_base(), families.wavlm_base()], ids=["tiny", "base"])
-def test_frames_are_what_the_convolutions_make(config):
+def test_frames_are_those_that_the_convolutions_compute(config):
     def frames(num_samples):
         for _, kernel, stride in config.conv_layers:
             x = torch.empty(1, 1, num_samples, device="meta")

@@ -1,4 +1,4 @@
-"""The expected structure under gates: sure gates, random gates, and how far gates can go."""
+"""The expected structure under gates: deterministic gates, random gates, and the largest reachable sparsity."""
 
 from dataclasses import replace
 
@@ -37,8 +37,8 @@ def at_random(seed, scale=1.5):
 
 @pytest.mark.parametrize("with_cnn", [False, True])
 @pytest.mark.parametrize("seed", range(8))
-def test_sure_gates_expect_what_the_structure_that_they_name_has(seed, with_cnn):
-    """P in {0, 1}: the expected and the realised sparsity of one structure are one number."""
+def test_deterministic_gates_expect_the_counts_of_their_structure(seed, with_cnn):
+    """With P in {0, 1}, expected and realised sparsity of a structure are equal."""
     kept = random_spec(CONFIG, seed=seed, channels=with_cnn)
 
     def sure(i, name, shape):
@@ -64,8 +64,8 @@ def test_open_gates_expect_the_structure_that_they_are_attached_to():
 
 
 @pytest.mark.parametrize("kinds", MIXTURES, ids="-".join)
-def test_expected_counts_are_the_sum_over_single_weights(kinds):
-    """P(z > 0) of each scale multiplied, written out per head and per dimension in float64."""
+def test_expected_counts_are_sums_over_single_weights(kinds):
+    """Product of P(z > 0) over all masks of a weight, written out per head and per dimension in float64."""
     layer = random_spec(CONFIG, seed=12).layers[0]
     assert layer.heads and layer.ffn
     gate_set = gates(CompactSpec(layers=(layer,)), kinds=kinds, log_alphas=at_random(0))
@@ -88,7 +88,7 @@ def test_expected_counts_are_the_sum_over_single_weights(kinds):
     )
 
 
-def test_the_expectation_is_the_mean_over_draws():
+def test_the_expectation_is_the_mean_over_random_draws():
     gate_set = gates(kinds=LAYER_KINDS, log_alphas=at_random(1))
     generator, kept = torch.Generator().manual_seed(0), []
     h, k = CONFIG.num_heads, CONFIG.head_dim
@@ -110,8 +110,8 @@ def test_the_expectation_is_the_mean_over_draws():
     assert abs(float(expected_sparsity(gate_set, CONFIG).detach()) - (1 - float(kept.mean()) / whole)) < bound
 
 
-def test_expected_weights_of_the_cnn_are_the_sum_over_single_weights():
-    """P of a weight's two channels multiplied, over every convolution and the projection, in float64."""
+def test_expected_weights_of_the_cnn_are_sums_over_single_weights():
+    """Product of P(z > 0) of the two channels of a weight, over every convolution and the projection, in float64."""
     gate_set = gates(kinds=("conv",), log_alphas=at_random(3))
     p = [
         torch.ones(1, dtype=torch.float64),
@@ -128,20 +128,20 @@ def test_expected_weights_of_the_cnn_are_the_sum_over_single_weights():
 
 
 @pytest.mark.parametrize("kinds", MIXTURES + WITH_CNN, ids="-".join)
-def test_every_gate_feels_the_sparsity(kinds):
+def test_the_sparsity_has_a_gradient_to_every_gate(kinds):
     gate_set = gates(kinds=kinds, log_alphas=at_random(2))
     expected_sparsity(gate_set, CONFIG).backward()
     assert (gate_set.log_alpha.grad < 0).all()
 
 
-def test_where_no_gate_acts_everything_is_counted():
+def test_units_without_a_gate_count_in_full():
     counts = expected_layers(DENSE, Masks.of({}))
     assert [counts.qk.tolist(), counts.vo.tolist(), counts.ffn.tolist()] == [[24.0] * 3, [24.0] * 3, [20.0] * 3]
 
 
 @pytest.mark.parametrize("kinds", MIXTURES, ids="-".join)
-def test_the_expectation_is_computed_where_the_gates_are(kinds):
-    """On the meta device, which like a GPU refuses to meet tensors of the CPU."""
+def test_the_expectation_is_computed_on_the_gates_device(kinds):
+    """On the meta device, which like a GPU refuses to mix with tensors on the CPU."""
     table = SlotTable.of(DENSE, kinds)
     counts = expected_layers(DENSE, Masks(table, torch.empty(table.total, device="meta")), heads=True)
     assert all(getattr(counts, name).is_meta for name in ("qk", "vo", "ffn", "heads", "products"))

@@ -1,4 +1,4 @@
-"""The target's ramp, the penalty's formula, and that ascent on the multipliers brings gates to the target."""
+"""Schedule of the target, formula of the penalty, and gates that the multipliers drive to the target."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def test_the_defaults_are_the_papers():
     assert (config.target, config.warmup_fraction) == (Target(of="params", share=0.8), 0.07)
 
 
-def test_the_masks_settle_in_the_last_fifth_unless_told_otherwise():
+def test_masks_are_fixed_in_the_last_fifth_by_default():
     settling = [step for step in range(1, 501) if SparsityConfig().is_settling(step, 500)]
     assert settling == list(range(401, 501))
     assert not SparsityConfig(settle_fraction=0.0).is_settling(500, 500)
@@ -33,11 +33,11 @@ def test_the_target_rises_linearly_over_the_warmup_and_stays():
     assert config.target_at(7_000, 200_000) == pytest.approx(0.4)
 
 
-def test_without_warmup_the_target_is_there_at_once():
+def test_without_warmup_the_target_is_final_from_the_first_step():
     assert SparsityConfig(warmup_fraction=0.0).target_at(1, 10) == 0.8
 
 
-def test_the_penalty_is_eq_5s_and_starts_at_zero():
+def test_the_penalty_is_that_of_eq_5_and_starts_at_zero():
     lagrangian = Lagrangian()
     assert {p.item() for p in lagrangian.parameters()} == {0.0}
     expected = torch.tensor(0.3, requires_grad=True)
@@ -54,8 +54,8 @@ def test_the_penalty_is_eq_5s_and_starts_at_zero():
 
 
 @pytest.mark.parametrize(("expected", "sign"), [(0.3, -1), (0.95, 1)])
-def test_ascent_moves_the_multipliers_against_the_gap(expected, sign):
-    """Too dense: lambda1 falls, so that descent on the gates raises the sparsity; too sparse: it rises."""
+def test_ascent_moves_the_multipliers_towards_the_target(expected, sign):
+    """Too dense: lambda1 falls, so that gradient descent on the gates raises the sparsity; too sparse: it rises."""
     lagrangian = Lagrangian()
     optimizer = torch.optim.Adam(lagrangian.parameters(), lr=0.02, maximize=True)
     for _ in range(3):
@@ -68,7 +68,7 @@ def test_ascent_moves_the_multipliers_against_the_gap(expected, sign):
 
 @pytest.mark.parametrize("kinds", [GateConfig().kinds, ("mha", "head", "ffn", "int")])
 @pytest.mark.parametrize("target", [0.4, 0.8])
-def test_gates_alone_are_brought_to_the_target(target, kinds):
+def test_gates_without_a_model_reach_the_target(target, kinds):
     config, total = tiny_base(), 1200
     sparsity = SparsityConfig(target=Target(share=target))
     gates, lagrangian = GateSet(CompactSpec.dense(config), GateConfig(kinds=kinds)), Lagrangian()

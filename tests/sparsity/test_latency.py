@@ -1,5 +1,5 @@
-"""Time interpolated from a table of parts: exact where time is what the table supposes, differentiable, strict about
-its file."""
+"""Interpolated times from a table of parts: exact if the device follows the table's assumptions, differentiable, and
+damaged files are refused."""
 
 import json
 
@@ -20,7 +20,7 @@ CONFIG = tiny_base()
 
 
 def exact(config, spec):
-    """The time of a structure by the invented device's own formulas."""
+    """The time of a structure by the formulas of the invented device."""
     seconds = cnn_time(config, [len(kept) for kept in spec.channels_of(config)])
     seconds += rest_time(len(spec.channels_of(config)[-1]))
     for layer in spec.layers:
@@ -32,13 +32,13 @@ def exact(config, spec):
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10_000), channels=st.booleans())
-def test_time_that_is_bilinear_in_its_counts_is_found_exactly(seed, channels):
+def test_a_time_that_is_bilinear_in_its_counts_is_exact(seed, channels):
     spec = random_spec(CONFIG, seed=seed, channels=channels)
     found = table_of(CONFIG).time(EncoderCounts.of(CONFIG, spec))
     assert found == pytest.approx(exact(CONFIG, spec), rel=1e-9)
 
 
-def test_every_part_counts():
+def test_the_time_depends_on_every_part():
     table, dense = table_of(CONFIG), EncoderCounts.dense(CONFIG, with_cnn=False)
     whole = table.time(dense)
     assert whole == pytest.approx(exact(CONFIG, CompactSpec.dense(CONFIG)))
@@ -51,7 +51,7 @@ def test_every_part_counts():
         assert table.time(fewer) < whole, name
 
 
-def test_the_gradient_is_that_of_the_piece_and_reaches_every_count():
+def test_the_gradient_is_the_slope_of_the_piece_and_reaches_every_count():
     table, counts = table_of(CONFIG), EncoderCounts.dense(CONFIG, with_cnn=True)
     counts.channels = [torch.tensor(0.6 * c, requires_grad=True) for c in counts.channels]
     for layer in counts.layers:
@@ -64,7 +64,7 @@ def test_the_gradient_is_that_of_the_piece_and_reaches_every_count():
         assert layer.heads.grad == pytest.approx(3e-4, rel=1e-3)
 
 
-def test_gates_about_to_close_a_layer_are_extrapolated_to_no_time():
+def test_the_time_of_a_layer_goes_to_zero_as_its_gates_close():
     table, counts = table_of(CONFIG), EncoderCounts.dense(CONFIG, with_cnn=False)
     times = []
     for scale in (1e-1, 1e-3, 1e-6, 0.0):
@@ -80,14 +80,14 @@ def test_gates_about_to_close_a_layer_are_extrapolated_to_no_time():
     )
 
 
-def test_pieces_between_points_are_straight_and_the_end_pieces_go_on():
+def test_interpolation_is_linear_and_extends_beyond_the_ends():
     axis, values = (2.0, 4.0, 10.0), (1.0, 3.0, 6.0)
     for x, y in ((2, 1), (3, 2), (4, 3), (7, 4.5), (10, 6), (12, 7), (0, -1)):
         assert interpolate(axis, values, x) == pytest.approx(y)
         assert float(interpolate(axis, values, torch.tensor(float(x)))) == pytest.approx(y)
 
 
-def test_a_larger_part_that_was_measured_faster_takes_the_smaller_ones_time():
+def test_a_larger_part_that_was_measured_faster_gets_the_time_of_the_smaller_one():
     line = Line(counts=(1.0, 2.0, 3.0), seconds=(2.0, 1.5, 4.0))
     line.validate()
     assert line.seconds == (2.0, 2.0, 4.0)
@@ -96,7 +96,7 @@ def test_a_larger_part_that_was_measured_faster_takes_the_smaller_ones_time():
     assert grid.seconds == ((3.0, 3.0), (3.0, 5.0))
 
 
-def test_a_table_survives_its_file(tmp_path):
+def test_a_table_is_the_same_after_writing_and_reading(tmp_path):
     table = table_of(CONFIG)
     (tmp_path / "table.json").write_text(json.dumps(to_dict(table)))
     assert read_latency_table(tmp_path / "table.json") == table
@@ -109,13 +109,13 @@ def change(**values):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (change(format="other"), "is no latency table .`format` must be 's3prl_pruned.latency'"),
+        (change(format="other"), "is not a latency table .`format` must be 's3prl_pruned.latency'"),
         (change(format_version=2), "`format` and `format_version` must be .* and 1, but are .* and 2"),
         (lambda d: d["cnn"].pop(), "`cnn` must hold 4 pairs of layers, at least one, but holds 3"),
         (lambda d: d["rest"].update(seconds=[1.0, -1.0, 2.0]), "rest: seconds must be 3 positive numbers"),
         (
             lambda d: d["rest"].update(counts=[3.0, 2.0, 1.0]),
-            "rest: `counts` must be two or more ascending positive counts",
+            "rest: `counts` must be two or more positive counts in ascending order",
         ),
         (lambda d: d["attention"]["seconds"].pop(), "attention: `seconds` must have a row for each of 3, but has 2"),
         (lambda d: d["measured"].pop("threads"), "measured.threads: required, but not given"),
@@ -130,16 +130,16 @@ def test_a_damaged_table_is_refused(edit, message):
         latency_table(data, "table.json")
 
 
-def test_a_file_that_is_no_table_is_refused(tmp_path):
+def test_a_file_that_is_not_a_table_is_refused(tmp_path):
     for text in ("{", "[1]", "null"):
         (tmp_path / "x.json").write_text(text)
-        with pytest.raises(UserError, match="x.json: is no latency table"):
+        with pytest.raises(UserError, match="x.json: is not a latency table"):
             read_latency_table(tmp_path / "x.json")
-    with pytest.raises(UserError, match="absent.json: is no latency table"):
+    with pytest.raises(UserError, match="absent.json: is not a latency table"):
         read_latency_table(tmp_path / "absent.json")
 
 
-def test_a_table_serves_encoders_of_its_shape_alone():
+def test_a_table_is_refused_for_encoders_of_another_shape():
     table = table_of(wavlm_base())
     table.check(wavlm_base())
     with pytest.raises(UserError, match="of another shape: its `relative_position` is True, the encoder's is False"):

@@ -1,4 +1,4 @@
-"""MACs by the leaderboard's protocol are those that its profiler prints, and that the leaderboard shows."""
+"""MACs by the leaderboard's protocol equal those that its profiler prints and the leaderboard shows."""
 
 import torch
 
@@ -7,12 +7,12 @@ from s3prl_pruned.models.spec import CompactSpec, LayerSpec
 from s3prl_pruned.sparsity.leaderboard import UTTERANCES, leaderboard_macs
 
 
-def test_hubert_base_has_to_one_what_the_profilers_own_page_says():
+def test_hubert_base_has_exactly_the_macs_on_the_profilers_page():
     assert leaderboard_macs(hubert_base()) == 1_669_156_022_848
 
 
 def test_the_extremes_are_those_of_the_profilers_page():
-    """The most and the least MACs per second of audio of one utterance, by torch's counter and the extra by hand."""
+    """Most and fewest MACs per second of audio of one utterance: torch's counter, plus the extra terms by hand."""
     from s3prl_pruned.timing.work import macs_by_torch
 
     config = hubert_base()
@@ -32,12 +32,12 @@ def test_the_utterances_are_32_of_1_28_to_20_38_seconds():
     assert (UTTERANCES[0] / 16000, UTTERANCES[-1] / 16000) == (1.285, 20.375)  # "1.28~20.38 sec"
 
 
-def test_a_pruned_model_is_counted_by_what_it_kept():
+def test_a_pruned_model_is_counted_by_its_kept_structure():
     config = named("wavlm_base")
     dense = CompactSpec.dense(config)
     layers = (LayerSpec(attention=False, heads=(), feed_forward=False, ffn=()), *dense.layers[1:])
     without = leaderboard_macs(config, CompactSpec(layers=layers))
     frames = torch.tensor([config.num_frames(samples) for samples in UTTERANCES])
-    layer = 4 * 768 * 768 + 2 * 768 * 3072 + 4 * 768 + 12 * 64 * 8  # for a frame: maps, biases and scale, gate
+    layer = 4 * 768 * 768 + 2 * 768 * 3072 + 4 * 768 + 12 * 64 * 8  # per frame: maps, biases and scale, gate
     of_layer = int(frames.sum()) * layer + int((frames**2).sum()) * (2 * 768 + 4 * 12)
     assert leaderboard_macs(config) - without == of_layer

@@ -1,4 +1,4 @@
-"""Targets of sparsity, MACs and time: what is expected, what can be reached, and what deterministic masks realise."""
+"""Targets of sparsity, MACs and time: expected shares, reachable shares, and shares realised by final masks."""
 
 import json
 from dataclasses import replace
@@ -37,7 +37,7 @@ def measures(config):
 
 
 def sure(config, kept, kinds):
-    """Gates that are certain of a structure."""
+    """Gates with probabilities 0 and 1 for a given structure."""
     gates = GateSet(CompactSpec.dense(config), GateConfig(kinds=kinds), config)
     with torch.no_grad():
         for i, name, gate in gates.items():
@@ -48,7 +48,7 @@ def sure(config, kept, kinds):
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10_000), shape=st.sampled_from(sorted(CONFIGS)), with_cnn=st.booleans())
-def test_sure_gates_expect_the_very_counts_and_shares_of_their_structure(seed, shape, with_cnn):
+def test_deterministic_gates_expect_the_counts_and_shares_of_their_structure(seed, shape, with_cnn):
     """Heads, widths of ragged heads, MACs and time included."""
     config = CONFIGS[shape]
     kept = random_spec(config, seed=seed, channels=with_cnn)
@@ -61,7 +61,7 @@ def test_sure_gates_expect_the_very_counts_and_shares_of_their_structure(seed, s
         assert float(measure.expected(gates).detach()) == pytest.approx(measure.of(kept), abs=1e-5)
 
 
-def test_shares_are_those_of_macs_and_of_weights():
+def test_shares_are_ratios_of_macs_and_of_weights():
     config, spec = tiny_base(), random_spec(tiny_base(), seed=3)
     dense, found = CompactSpec.dense(config), measures(config)
     assert found["sparsity"].of(spec) == realised_sparsity(config, spec)
@@ -75,8 +75,8 @@ def test_shares_are_those_of_macs_and_of_weights():
 
 @pytest.mark.parametrize("kinds", [FULL, ("mha", "head", "ffn", "int"), KINDS, ("head", "int", "conv")], ids="-".join)
 @pytest.mark.parametrize("name", ["macs", "speedup"])
-def test_every_gate_feels_the_target(name, kinds):
-    """Value dimensions, intermediate ones, channels, heads, sublayers; of attention's padded width, the widest head."""
+def test_every_target_has_a_gradient_to_its_gates(name, kinds):
+    """Value and intermediate dimensions, channels, heads, sublayers; for attention's padded width, the widest head."""
     config = tiny_base()
     gates, generator = (
         GateSet(CompactSpec.dense(config), GateConfig(kinds=kinds), config),
@@ -90,7 +90,7 @@ def test_every_gate_feels_the_target(name, kinds):
         assert (gradient < 0).all(), slot
 
 
-def test_expected_heads_are_the_mean_over_draws():
+def test_expected_heads_are_the_mean_over_random_draws():
     layer = random_spec(tiny_base(), seed=12).layers[0]
     gates = GateSet(CompactSpec(layers=(layer,)), GateConfig(kinds=("mha", "head", "qk", "vo")))
     generator, sizes = torch.Generator().manual_seed(0), [len(head.vo) for head in layer.heads]
@@ -117,7 +117,7 @@ def embedded():
 @pytest.mark.parametrize(
     "target", [{"of": "macs", "share": 0.4}, {"of": "macs", "share": 0.7}, {"speedup": 1.8}, {"speedup": 3.0}], ids=str
 )
-def test_deterministic_masks_meet_the_target_by_one_shift(embedded, target, kinds):
+def test_final_masks_meet_the_target_by_one_shift(embedded, target, kinds):
     target = {**target, "table": "given"} if "speedup" in target else target
     config, table = from_dict(SparsityConfig, {"target": target}, "test"), table_of(embedded.config)
     measure = measure_of(config, embedded.config, table)
@@ -127,7 +127,7 @@ def test_deterministic_masks_meet_the_target_by_one_shift(embedded, target, kind
     )
     for _, name, gate in gates.items():
         gate.log_alpha.data.copy_(torch.randn(gate.log_alpha.shape, generator=generator) - 1)
-        if name in ("z_mha", "z_ffn"):  # no layer is to go, so that any target can be met
+        if name in ("z_mha", "z_ffn"):  # no layer may be removed, so that any target can be met
             gate.log_alpha.data.fill_(1.0)
     bare = final_masks(gates, embedded, replace(config, match_target=False), table)
     final = final_masks(gates, embedded, config, table)
@@ -142,7 +142,7 @@ def test_deterministic_masks_meet_the_target_by_one_shift(embedded, target, kind
     )
 
 
-def test_the_cnns_own_target_is_of_its_macs_and_felt_by_channels_alone():
+def test_the_cnns_own_target_is_of_its_macs_and_has_a_gradient_to_channels_only():
     config, spec = tiny_base(), random_spec(tiny_base(), seed=3, channels=True)
     cnn = cnn_measure_of(SparsityConfig(cnn_target=CnnTarget(share=0.5, seconds=0.1)), config)
     work = [macs(config, s, 1600)["cnn"] for s in (spec, CompactSpec.dense(config))]
@@ -162,7 +162,7 @@ def test_with_a_latency_table_the_cnns_target_is_of_its_time():
     assert cnn.of(spec) == pytest.approx(1 - times[0] / times[1]) and cnn.of(CompactSpec.dense(config)) == 0
 
 
-def test_channels_are_shifted_to_their_own_target_and_the_rest_to_the_other(embedded):
+def test_channels_are_shifted_to_the_cnns_target_and_other_gates_to_the_models(embedded):
     gates, generator = (
         GateSet(embedded.spec, GateConfig(kinds=WITH_CNN), embedded.config),
         torch.Generator().manual_seed(1),
@@ -181,7 +181,7 @@ def test_channels_are_shifted_to_their_own_target_and_the_rest_to_the_other(embe
     assert final.cnn_shift < 0 and final.shift != final.cnn_shift
 
 
-def test_the_target_of_a_speedup_rises_in_saved_time():
+def test_a_speedup_target_rises_linearly_in_saved_time():
     config = from_dict(SparsityConfig, {"target": {"speedup": 2.5, "table": "x"}, "warmup_fraction": 0.5}, "test")
     assert config.goal == pytest.approx(0.6)
     assert [config.target_at(step, 100) for step in (25, 50, 100)] == pytest.approx([0.3, 0.6, 0.6])
@@ -202,8 +202,8 @@ def test_the_default_is_the_papers_sparsity():
         ({"target": {"of": "size", "share": 0.5}}, "target.of: must be one of params, macs, time, but is 'size'"),
         ({"target": {"share": float("nan")}}, "target.share: must be a finite number, but is nan"),
         ({"target": {"speedup": 0.9, "table": "x"}}, "`speedup` must be at least 1, but is 0.9"),
-        ({"target": {"speedup": 2.0, "share": 0.5}}, "`speedup` is another word for a `share` of time. Give no other"),
-        ({"target": {"speedup": 2.0, "of": "macs"}}, "`speedup` is another word for a `share` of time. Give no other"),
+        ({"target": {"speedup": 2.0, "share": 0.5}}, "`speedup` is another way to give a `share` of time. Leave out"),
+        ({"target": {"speedup": 2.0, "of": "macs"}}, "`speedup` is another way to give a `share` of time. Leave out"),
         ({"target": {"speedup": 2.0}}, "a target of time needs a `table`, but it is null. Measure one"),
         ({"target": {"share": 0.5, "table": "x"}}, "`table` is for a target of time, but this one is of params"),
         ({"target": {"of": "macs", "share": 0.5, "seconds": 0}}, r"`seconds` must be in \(0, 3600\]"),
@@ -215,7 +215,7 @@ def test_the_default_is_the_papers_sparsity():
         ({"target_macs": 0.5, "utterance_seconds": 0}, r"`seconds` must be in \(0, 3600\]"),
         (
             {"target_cnn": 0.5, "cnn_target": None},
-            "`target_cnn` is the former spelling of a target, and `cnn_target` is",
+            "`target_cnn` is an old key for a target, but `cnn_target` is",
         ),
     ],
 )
@@ -224,11 +224,11 @@ def test_wrong_targets_are_refused(data, message):
         from_dict(SparsityConfig, data, "config_model.yaml")
 
 
-def test_a_table_of_another_shape_and_an_utterance_without_a_frame_are_refused(tmp_path):
+def test_a_table_of_another_shape_and_an_utterance_shorter_than_a_frame_are_refused(tmp_path):
     (tmp_path / "table.json").write_text(json.dumps(to_dict(table_of(tiny_base()))))
     config = SparsityConfig(target=Target(of="time", share=0.5, table=str(tmp_path / "table.json")))
     assert measure_of(config, tiny_base()).table == table_of(tiny_base())
     with pytest.raises(UserError, match="of another shape: its `extractor_mode` is group_norm"):
         measure_of(config, tiny_large())
-    with pytest.raises(UserError, match="`seconds` of a target must last a frame, but is 0.001"):
+    with pytest.raises(UserError, match="`seconds` of a target must be long enough for a frame, but is 0.001"):
         measure_of(SparsityConfig(target=Target(of="macs", share=0.5, seconds=0.001)), tiny_base())

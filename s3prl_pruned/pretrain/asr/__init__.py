@@ -1,1 +1,1 @@
-"""Fine-tune for speech recognition and prune in one pass (Xu et al. 2025): CTC on characters, self-pinching gates."""
+"""Fine-tuning for speech recognition and pruning in one pass (Xu et al. 2025): character CTC, self-pinching gates."""

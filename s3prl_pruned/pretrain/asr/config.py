@@ -1,4 +1,4 @@
-"""What `config_model.yaml` and `config_runner.yaml` may hold for ASR fine-tuning with pruning (Xu et al. 2025)."""
+"""Configuration of ASR fine-tuning with pruning: `config_model.yaml`, `config_runner.yaml` (Xu et al. 2025)."""
 
 from dataclasses import dataclass, field
 
@@ -14,17 +14,17 @@ from s3prl_pruned.sparsity.band import BandConfig
 
 @dataclass(kw_only=True)
 class CtcConfig:
-    """The recogniser on top of the encoder's last hidden state."""
+    """The recogniser on the encoder's last hidden state."""
 
     characters: str | None = LETTERS
-    """What can be written, each character once (default: LibriSpeech's letters); null takes what the training
-    transcripts hold."""
+    """Characters of the transcripts, each once (default: LibriSpeech's letters); null takes those of the training
+    transcripts."""
 
     dropout: float = 0.0
-    """Of the states that the head reads."""
+    """Dropout probability on the states that the head reads."""
 
     def validate(self) -> None:
-        """Raise UserError where a value is out of its range."""
+        """Raise UserError if a value is out of its range."""
         if self.characters is not None:
             Characters(self.characters)
         if not 0 <= self.dropout < 1:
@@ -33,35 +33,35 @@ class CtcConfig:
 
 @dataclass(kw_only=True)
 class AsrModelConfig:
-    """The whole of `config_model.yaml`. Defaults: -65 % of the parameters of a Base model."""
+    """All of `config_model.yaml`. By default, 65 % of the parameters of a Base model are removed."""
 
     teacher: str | None = None
-    """The encoder that is fine-tuned: as in distillation, where it is the teacher too; null is the family's Base model.
-    `--teacher` sets it. It may be pruned already."""
+    """The encoder to fine-tune, named like the teacher in distillation; null is the family's Base model. `--teacher`
+    sets it. It may already be pruned."""
     student: StudentConfig = field(default_factory=StudentConfig)
-    """Dropout and the CNN's gradient."""
+    """Dropout, and the gradient of the CNN."""
     ctc: CtcConfig = field(default_factory=CtcConfig)
     """Alphabet and head."""
     self_pinching: SelfPinchingConfig | None = field(default_factory=SelfPinchingConfig)
-    """Gates; null fine-tunes without pruning (the second stage of prune-then-fine-tune)."""
+    """Gates; null fine-tunes without pruning (the second stage of "prune, then fine-tune")."""
     sparsity: BandConfig = field(default_factory=BandConfig)
-    """The band that the sparsity is held in; without gates it is not looked at."""
+    """The band for the sparsity; ignored without gates."""
 
     @property
     def method(self) -> str:
-        """For cards."""
+        """Name of the method, for cards."""
         if self.self_pinching is None:
-            return "CTC fine-tuning, nothing pruned by it"
+            return "CTC fine-tuning without pruning"
         multiple = in_words(self.self_pinching.dims_multiple)
         return "Xu et al. 2025: CTC fine-tuning with self-pinching gates in one pass, hard 0/1 masks" + multiple
 
     @property
     def advice(self) -> str:
-        """How to come nearer to a target that was missed."""
+        """Advice for a target that was missed."""
         return "Train longer, or raise sparsity.size_weight or optimizer.gate_lr."
 
     def check_target(self, encoder: EncoderConfig, spec: CompactSpec) -> None:
-        """Raise UserError when the gates cannot end as they are to on an encoder of which `spec` is left."""
+        """Raise UserError if gates cannot meet target and multiples on an encoder with the structure `spec`."""
         if self.self_pinching is not None:
             self.self_pinching.check_multiple(spec, encoder)
             check_target(self.sparsity.goal, self.self_pinching, encoder, spec)
@@ -71,21 +71,21 @@ class AsrModelConfig:
 class AsrDataConfig(DataConfig):
     """Labelled speech (`pretrain_expert: datarc:`): folders of a corpus in LibriSpeech's layout, with transcripts.
 
-    Batches are padded here, since a transcript belongs to a whole utterance: those longer than `max_seconds` are left
-    out.
+    Unlike in distillation, batches are padded, since a transcript belongs to a whole utterance. Utterances longer than
+    `max_seconds` are left out.
     """
 
     held_out: int = field(default=0, metadata={"before": 0})
-    """Nothing: `dev_sets` are what is not trained on."""
+    """Always 0: `dev_sets` name the speech that is not trained on."""
 
     dev_sets: tuple[str, ...] | None = None
-    """Folders whose word error rate is measured at every `save_step`; null measures none."""
+    """Folders whose word error rate is measured every `save_step` steps; null measures none."""
 
     test_sets: tuple[str, ...] | None = None
-    """Folders whose word error rate is measured at the end, with the exported model; null measures none."""
+    """Folders whose word error rate is measured at the end with the exported model; null measures none."""
 
     def validate(self) -> None:
-        """Raise UserError where a value is out of its range."""
+        """Raise UserError if a value is out of its range."""
         super().validate()
         if self.crop_lengths is not None:
             raise UserError(
@@ -102,18 +102,18 @@ class AsrExpertConfig(ExpertConfig):
     """s3prl's `pretrain_expert:` block."""
 
     datarc: AsrDataConfig
-    """The data."""
+    """The speech to train on."""
 
 
 @dataclass(kw_only=True)
 class AsrOptimizerConfig(OptimizerConfig):
-    """`optimizer:`, with a pace for the head."""
+    """The block `optimizer:`, with a learning rate for the head."""
 
     head_lr: float | None = None
-    """Peak learning rate of the CTC head, which starts from nothing, on `lr`'s schedule; null is `lr`."""
+    """Peak learning rate of the CTC head, which is not pre-trained; same schedule as `lr`. null uses `lr`."""
 
     def validate(self) -> None:
-        """Raise UserError where a value is out of its range."""
+        """Raise UserError if a value is out of its range."""
         super().validate()
         if self.head_lr is not None and self.head_lr <= 0:
             raise UserError(f"`head_lr` must be positive, but is {self.head_lr}.")
@@ -121,9 +121,9 @@ class AsrOptimizerConfig(OptimizerConfig):
 
 @dataclass(kw_only=True)
 class AsrRunnerConfig(RunnerConfig):
-    """The whole of `config_runner.yaml`."""
+    """All of `config_runner.yaml`."""
 
     optimizer: AsrOptimizerConfig = field(default_factory=AsrOptimizerConfig)
-    """The optimisers."""
+    """Settings of the optimisers."""
     pretrain_expert: AsrExpertConfig
-    """The data."""
+    """The speech to train on."""

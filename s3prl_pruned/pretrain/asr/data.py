@@ -1,4 +1,4 @@
-"""Labelled speech: utterances with transcripts, and padded training batches that are a function of seed and number."""
+"""Labelled speech: utterances with transcripts, and padded training batches that depend only on seed and number."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ LabelledBatch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class Labelled:
-    """One utterance and what is said in it."""
+    """One utterance and its transcript."""
 
     utterance: Utterance
     transcript: str
 
 
 def corpus_root(datarc: AsrDataConfig) -> Path:
-    """`corpus`, or the embedded one.
+    """The folder `corpus`, or that of the embedded corpus.
 
     Raises:
-        UserError: it is a file, or none is given and the embedded one lacks a named folder.
+        UserError: it is a file, or no corpus is set and the embedded one lacks a named folder.
     """
     named = [*(datarc.sets or ()), *(datarc.dev_sets or ()), *(datarc.test_sets or ())]
     root = embedded_corpus() if datarc.corpus is None else Path(datarc.corpus)
     if datarc.corpus is None and not all((root / name).is_dir() for name in named):
         raise UserError(
-            f"the settings name folders of a corpus, {named}, but no corpus is given. Add --corpus /data/LibriSpeech"
+            f"the settings name folders of a corpus, {named}, but no corpus is set. Add --corpus /data/LibriSpeech"
         )
     if not root.is_dir():
         raise UserError(f"{root}: must be a folder in LibriSpeech's layout, with *.trans.txt beside the audio.")
@@ -52,10 +52,10 @@ def corpus_root(datarc: AsrDataConfig) -> Path:
 
 
 def read_sets(root: Path, sets: Sequence[str] | None) -> list[Labelled]:
-    """The labelled utterances of some folders, in the order of the folders and of the ids.
+    """The labelled utterances of some folders, ordered by folder and then by id.
 
     Raises:
-        UserError: a folder has no transcripts, a transcript no audio, or audio cannot be read.
+        UserError: a folder has no transcripts, a transcript has no audio, or audio cannot be read.
     """
     lines = [(name, line) for name in sets or () for line in read_split(root, name)]
     lengths = lengths_of([line.path for _, line in lines], root=root, progress=late_bar)
@@ -68,10 +68,10 @@ def read_sets(root: Path, sets: Sequence[str] | None) -> list[Labelled]:
 
 
 def read_corpus(datarc: AsrDataConfig) -> tuple[list[Labelled], list[Labelled], list[Labelled]]:
-    """The labelled speech that a configuration names: training, dev and test.
+    """Training, dev and test speech that a configuration names.
 
     Raises:
-        UserError: as `corpus_root` and `read_sets`.
+        UserError: as in `corpus_root` and `read_sets`.
     """
     root = corpus_root(datarc)
     training, dev, test = (read_sets(root, sets) for sets in (datarc.sets, datarc.dev_sets, datarc.test_sets))
@@ -79,28 +79,28 @@ def read_corpus(datarc: AsrDataConfig) -> tuple[list[Labelled], list[Labelled], 
 
 
 def labelled_digest(*parts: Sequence[Labelled]) -> str:
-    """`speech_digest` of labelled speech: training, dev and test."""
+    """`speech_digest` over training, dev and test speech."""
     items = [item for part in parts for item in part]
     return speech_digest([item.utterance for item in items], texts=[item.transcript for item in items])
 
 
 def transcripts(labelled: Sequence[Labelled]) -> dict[str, str]:
-    """By utterance."""
+    """Transcripts by id of the utterance."""
     return {item.utterance.id: item.transcript for item in labelled}
 
 
 class LabelledBatches(RandomCropBatches):
-    """Endless training batches of whole utterances, padded; `batch(index)` needs nothing that went before.
+    """Endless training batches of whole utterances, padded; `batch(index)` does not depend on earlier batches.
 
-    The order is `RandomCropBatches`': utterances of similar length share a batch. Left out are utterances shorter than
-    `min_seconds` or longer than `max_seconds`, and those too short for CTC to write their transcript.
+    The order is that of `RandomCropBatches`: utterances of similar length share a batch. Utterances shorter than
+    `min_seconds` or longer than `max_seconds` are left out, as are those too short for CTC to output their transcript.
 
     Args:
-        labelled: of `read_sets`.
-        characters: what the transcripts are written in.
-        config: of the encoder, which says how many frames it makes, and whether waveforms are normalised.
+        labelled: result of `read_sets`.
+        characters: alphabet of the transcripts.
+        config: the encoder's, for the number of frames and whether waveforms are normalised.
         datarc: batch sizes and lengths.
-        seed: a whole number, 0 or more.
+        seed: an integer, 0 or more.
     """
 
     def __init__(
@@ -124,11 +124,11 @@ class LabelledBatches(RandomCropBatches):
         if not kept:
             raise UserError(
                 f"none of the {len(labelled)} training utterances has a transcript that fits its audio and is at most "
-                f"`max_seconds` = {datarc.max_seconds} s long. Raise it, or look at the transcripts."
+                f"`max_seconds` = {datarc.max_seconds} s long. Raise it, or check the transcripts."
             )
         if len(kept) < len(labelled):
             logger.warning(
-                "%d of %d training utterances are left out: longer than %s s, without words, or too short for theirs.",
+                "%d of %d training utterances are left out: longer than %s s, without words, or too short for CTC.",
                 len(labelled) - len(kept), len(labelled), datarc.max_seconds,
             )  # fmt: skip
         super().__init__(
@@ -147,12 +147,12 @@ class LabelledBatches(RandomCropBatches):
     def batch(  # type: ignore[override]  # with targets, where the base has none
         self, index: int, part: int = 0, parts: int = 1
     ) -> LabelledBatch:
-        """The batch number `index` (0, 1, ...) of the whole run, or a part of it: `LabelledBatch`.
+        """Batch number `index` (0, 1, ...) of the whole run, or a part of it: `LabelledBatch`.
 
-        A part is padded as the whole batch is, since padding has a say in what the encoder computes.
+        A part is padded like the whole batch, since padding affects the encoder's output.
 
         Raises:
-            UserError: as `RandomCropBatches.batch`.
+            UserError: as in `RandomCropBatches.batch`.
         """
         number, read = self.read(index, part, parts)
         members = self.members(number)

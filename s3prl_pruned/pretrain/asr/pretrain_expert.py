@@ -1,8 +1,8 @@
 """The pre-training expert for ASR fine-tuning with pruning in one pass (Xu et al. 2025), in s3prl's layout.
 
-One optimiser step, as `pretrain/expert.py` says it, and here:
+One optimiser step, as in `pretrain/expert.py`, with:
 
-    forward          per micro-batch: masked encoder, head, CTC
+    forward          per micro-batch: masked encoder, head, CTC loss
 """
 
 from typing import Any
@@ -42,11 +42,11 @@ BASE_MODELS = {
     "data2vec": "data2vec_base_960",
     "whisper": "tiny.en.pt",
 }
-"""What `teacher: null` stands for, by family."""
+"""Meaning of `teacher: null`, by family."""
 
 
 class AsrForPretrain(Trained):
-    """Everything that is trained: the encoder (called student, as in distillation), the head, and the gates, if any."""
+    """All modules that are trained: encoder (called student, as in distillation), head, and gates, if any."""
 
     def __init__(self, encoder: SpeechEncoder, characters: Characters, config: AsrModelConfig):
         super().__init__()
@@ -60,14 +60,14 @@ class AsrForPretrain(Trained):
 
 
 def pruner_of(student: SpeechEncoder, config: AsrModelConfig) -> Pruner:
-    """What prunes an encoder while it is fine-tuned."""
+    """The pruner for an encoder that is fine-tuned."""
     if config.self_pinching is None:
         return NoPruner(student)
     return SelfPinchingPruner(student, config.self_pinching, BandControl(config.sparsity, student.config))
 
 
 def pruner_of_checkpoint(student: SpeechEncoder, config: AsrModelConfig, states: dict[str, Any], where: str) -> Pruner:
-    """`pruner_of`, as `Objective.pruner_of_checkpoint` is called: it needs nothing of the checkpoint."""
+    """`pruner_of` with the signature of `Objective.pruner_of_checkpoint`; the checkpoint is not needed."""
     return pruner_of(student, config)
 
 
@@ -78,8 +78,8 @@ class UpstreamPretrainExpert(Expert):
         datarc: `AsrDataConfig` or its dict.
         upstream_config: `AsrModelConfig`, its dict, or the path of a `config_model.yaml`.
         device: torch device.
-        seed: of batches, of the head, and of random encoders.
-        family: what the encoder must be, one of `models.spec.FAMILIES`.
+        seed: seed of batches, of the head, and of random encoders.
+        family: required family of the encoder, one of `models.spec.FAMILIES`.
     """
 
     loss_name = "ctc"
@@ -113,7 +113,7 @@ class UpstreamPretrainExpert(Expert):
         source = self.upstream_config.teacher or BASE_MODELS[family]
         self.loaded_teacher: Teacher = load_teacher(source, seed, family=family, objective="asr")
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)  # of the head
+            torch.manual_seed(seed)  # for the head
             self.model = AsrForPretrain(self.loaded_teacher.encoder, self.characters, self.upstream_config)
         self.batches = LabelledBatches(training, self.characters, self.model.student.config, self.datarc, seed=seed)
         self._global_characters = 0
@@ -126,11 +126,11 @@ class UpstreamPretrainExpert(Expert):
         self._global_characters = int(distributed.all_reduce_sum(characters))
 
     def forward(self, data: LabelledBatch, records: dict[str, float | Tensor], global_step: int = 0) -> Tensor:
-        """CTC loss of one micro-batch per character of the global batch: the micro-batches' losses add up.
+        """CTC loss of one micro-batch, divided by the characters of the global batch; micro-batch losses add up.
 
         Args:
-            data: wavs (B, S) float32, lengths (B,), characters (B, U), their numbers (B,), as `LabelledBatch`.
-            records: terms are added under their names.
+            data: a `LabelledBatch`: wavs (B, S) float32, lengths (B,), characters (B, U), their numbers (B,).
+            records: gets the terms of the loss, by name.
             global_step: s3prl's interface; not used.
 
         Returns:
@@ -147,7 +147,7 @@ class UpstreamPretrainExpert(Expert):
         return loss
 
     def judge(self, draw: MaskDraw) -> dict[str, float]:
-        """`dev_wer`, the WER on dev (a fraction), decoded greedily; nothing without dev."""
+        """`dev_wer`, the WER of greedy decoding on the dev speech (a fraction); empty without dev speech."""
         if not self.dev:
             return {}
         own = self.dev[distributed.rank() :: distributed.world_size()]
@@ -158,11 +158,11 @@ class UpstreamPretrainExpert(Expert):
         return {"dev_wer": edits / words}
 
     def log_records(self, records: dict[str, Any]) -> dict[str, Any]:
-        """What is written every `log_step`: the records, and what the pruner keeps as it stands."""
+        """Entries that are logged every `log_step`: the records, and the structure that the pruner currently keeps."""
         return {**records, **self.pruner.log_records(self._draw, self.model.student.spec)}
 
     def add_state_to_save(self, all_states: dict[str, Any]) -> dict[str, Any]:
-        """s3prl's interface, with the recogniser's head. `Upstream_Config` says where the encoder came from."""
+        """s3prl's interface, with the recogniser's head. `Upstream_Config` says where the encoder comes from."""
         all_states["Head"] = self.model.head.state_dict()
         all_states["Characters"] = self.characters.text
         return super().add_state_to_save(all_states)

@@ -1,4 +1,4 @@
-"""An encoder with its CTC head: greedy transcription, word errors, and the head's files beside an exported encoder."""
+"""An encoder with its CTC head: greedy transcription, word errors, and files of the head beside an exported encoder."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -22,9 +22,9 @@ from s3prl_pruned.pretrain.asr.data import Labelled, corpus_root, read_sets, tra
 from s3prl_pruned.progress import progress
 
 HEAD_NOTE = (
-    f"{HEAD}; s3prl_pruned.pretrain.asr.recognizer.load_recognizer(<this folder>).transcribe(wav) writes what is said"
+    f"{HEAD}; s3prl_pruned.pretrain.asr.recognizer.load_recognizer(<this folder>).transcribe(wav) gives the text"
 )
-"""For cards."""
+"""Text for cards."""
 TEST = "test.json"
 
 
@@ -38,10 +38,10 @@ class Recognizer:
 
     @torch.no_grad()
     def transcribe(self, wav: Tensor) -> str:
-        """What is said in one utterance, greedily.
+        """Greedy transcript of one utterance.
 
         Args:
-            wav: (S,) float32 as recorded, 16 kHz; at least 400 samples.
+            wav: (S,) float32, unnormalised, 16 kHz; at least 400 samples.
         """
         device = self.head.projection.weight.device
         if self.encoder.config.normalize_waveform:
@@ -53,7 +53,7 @@ class Recognizer:
     def recognize(
         self, labelled: Sequence[Labelled], progress: Callable[[Iterable], Iterable] = lambda items: items
     ) -> tuple[WordErrors, dict[str, str]]:
-        """Word errors on labelled speech, and the hypotheses by utterance; in evaluation mode, one by one, unpadded."""
+        """Word errors on labelled speech, and the hypotheses by utterance. In evaluation mode, one by one, unpadded."""
         modes = [(module, module.training) for module in (self.encoder, self.head)]
         for module, _ in modes:
             module.eval()
@@ -67,10 +67,10 @@ class Recognizer:
 
 
 def head_files(source: str | Path) -> dict[str, bytes]:
-    """What stands, or is to stand, beside an exported encoder: the CTC head and its alphabet, by file name.
+    """Files of the CTC head and its alphabet beside an exported encoder: content by file name.
 
     Args:
-        source: a training checkpoint (`states-*.ckpt`) or an exported folder; without a head there are no files.
+        source: a training checkpoint (`states-*.ckpt`) or an exported folder. Without a head the result is empty.
     """
     source = Path(source)
     if source.is_dir():
@@ -84,13 +84,13 @@ def head_files(source: str | Path) -> dict[str, bytes]:
 
 
 def load_recognizer(folder: str | Path) -> Recognizer:
-    """Read an export of `-u <family>_pruned_asr`.
+    """Load a recogniser from an export of `-u <family>_pruned_asr`.
 
     Returns:
-        On the CPU, in evaluation mode.
+        The recogniser, on the CPU and in evaluation mode.
 
     Raises:
-        UserError: it is no such export, or damaged.
+        UserError: it is not such an export, or is damaged.
     """
     folder = Path(folder)
     encoder, _ = load_encoder(folder, for_inference=True)
@@ -103,17 +103,17 @@ def load_recognizer(folder: str | Path) -> Recognizer:
         if isinstance(error, UserError):
             raise
         raise UserError(
-            f"{folder}: holds no CTC head that fits ({error}). -u <family>_pruned_asr writes {HEAD} and {ALPHABET} "
+            f"{folder}: holds no matching CTC head ({error}). -u <family>_pruned_asr writes {HEAD} and {ALPHABET} "
             "beside the encoder; copy the folder again."
         ) from error
     return Recognizer(encoder, head.eval(), characters)
 
 
 def tested(folder: Path, export: Path, datarc: AsrDataConfig, device: str = "cpu") -> dict:
-    """The word errors of a run's export on its test sets: measured once, then read from `test.json`.
+    """Word errors of a run's export on its test sets: measured once, then read from `test.json`.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         export: folder of the exported recogniser.
         datarc: names the test sets.
         device: torch device.
@@ -132,10 +132,10 @@ def tested(folder: Path, export: Path, datarc: AsrDataConfig, device: str = "cpu
 
 
 def test_lines(folder: Path, export: Path, datarc: AsrDataConfig, device: str) -> list[str]:
-    """What `tested` finds, for the screen; nothing without test sets.
+    """Lines about the result of `tested` for the screen; empty without test sets.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         export: folder of the exported recogniser.
         datarc: names the test sets.
         device: torch device.
@@ -148,10 +148,10 @@ def test_lines(folder: Path, export: Path, datarc: AsrDataConfig, device: str) -
 
 
 def read_test(folder: str | Path) -> dict:
-    """What `tested` kept.
+    """Read the result that `tested` saved.
 
     Raises:
-        UserError: there is none, or it is damaged.
+        UserError: there is no such result, or it is damaged.
     """
     path = Path(folder) / TEST
     try:
@@ -160,5 +160,5 @@ def read_test(folder: str | Path) -> dict:
         return data
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path}: is no test result of an ASR run ({error!r}). Give the folder of a finished run."
+            f"{path}: is not a test result of an ASR run ({error!r}). Name the folder of a finished run."
         ) from error

@@ -1,1 +1,1 @@
-"""Distil and prune: the student learns the teacher's hidden states while its masks close."""
+"""Distillation with pruning: the student learns the teacher's hidden states while its masks close."""

@@ -1,4 +1,4 @@
-"""What `config_model.yaml` may hold for distillation with pruning. Defaults: Wang et al. 2023, WavLM Base, 80 %."""
+"""Configuration in `config_model.yaml` for distillation with pruning. Defaults: Wang et al. 2023, WavLM Base, 80 %."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -20,33 +20,34 @@ from s3prl_pruned.sparsity.targets import Measure, cnn_measure_of, measure_of
 
 @dataclass(kw_only=True)
 class StudentConfig:
-    """How the student differs from the teacher in training; its weights start as the teacher's."""
+    """Differences between student and teacher in training; the student's weights start as the teacher's."""
 
     dropout: float = 0.1
-    """After each sublayer (DistilHuBERT). The paper is silent. It means that the student is not quite the teacher at
-    step 0; 0 where the steps are few."""
+    """Dropout after each sublayer (DistilHuBERT; not stated in the paper). With dropout, the student differs from the
+    teacher at step 0; use 0 for short runs."""
 
     attention_dropout: float = 0.1
-    """Of attention weights (DistilHuBERT)."""
+    """Dropout of attention weights (DistilHuBERT)."""
 
     activation_dropout: float = 0.1
-    """Of intermediate feed-forward elements (DistilHuBERT)."""
+    """Dropout of intermediate feed-forward activations (DistilHuBERT)."""
 
     feature_grad_mult: float = 0.1
-    """Factor on the gradient into the CNN (DistilHuBERT). The paper is silent. 0 is another, faster recipe: the CNN
-    is frozen, and computed once for teacher and student (`benchmarks/step.py` measures both); with gates of the kind
-    `conv` its weights are frozen, but the student's masked pass is its own. Masks always get their whole gradient."""
+    """Factor on the gradient into the CNN (DistilHuBERT; not stated in the paper). 0 is a different, faster recipe: the
+    CNN is frozen, and computed once for teacher and student (`benchmarks/step.py` measures both). With gates of the
+    kind `conv`, its weights are frozen, but the student has a masked pass of its own. Gradients of masks are never
+    scaled."""
 
     window: Literal["own", "utterance", "padded"] = field(default="own", metadata=ADDED)
-    """Of Whisper's encoders (`EncoderConfig.window`), for teacher and student: `own` is the teacher's own. `padded`, of
-    30 s each, is what a student needs that goes back under Whisper's decoder; `utterance` is quicker."""
+    """For Whisper's encoders (`EncoderConfig.window`), teacher and student: `own` is the teacher's. Use `padded` (30 s
+    each) for a student that will be put back under Whisper's decoder; `utterance` is faster."""
 
     time_reduction: TimeReduction | None = field(default=None, metadata=ADDED)
     """A lower frame rate in the student's upper layers, {after: 6, factor: 2}, to save their time beside pruning; the
     distillation compares their states, repeated, with the teacher's. null: the teacher's rate."""
 
     def validate(self) -> None:
-        """Raise UserError where a value is out of its range."""
+        """Raise UserError if a value is out of its range."""
         for name in ("dropout", "attention_dropout", "activation_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"`{name}` must be in [0, 1), but is {getattr(self, name)}.")
@@ -56,32 +57,32 @@ class StudentConfig:
 
 @dataclass(kw_only=True)
 class ModelConfig:
-    """The whole of `config_model.yaml`."""
+    """All of `config_model.yaml`."""
 
     teacher: str = "wavlm_base"
-    """A name of s3prl's hub such as `wavlm_base` or `hubert_large_ll60k` (downloaded as s3prl does), `embedded`,
-    `random` (random weights in the embedded teacher's shape), or the path of a checkpoint in any public format.
-    `--teacher` sets it."""
+    """A name in s3prl's hub such as `wavlm_base` or `hubert_large_ll60k` (downloaded as in s3prl), `embedded`, `random`
+    (the embedded teacher's shape with random weights), or the path of a checkpoint in any public format. `--teacher`
+    sets it."""
     student: StudentConfig = field(default_factory=StudentConfig)
-    """Dropout and the CNN's gradient."""
+    """Dropout, and the gradient of the CNN."""
     student_export: str | None = None
-    """Second stage (Peng et al. 2023, DPHuBERT): an exported student, or a pruned encoder that others publish, which
-    is distilled again as it is, without masks; `gates` and `sparsity` are left out then. `--student` sets it. null: the
-    student starts as the teacher."""
+    """Second stage (Peng et al. 2023, DPHuBERT): an exported student, or a pruned encoder published by others, that is
+    distilled again without masks; `gates` and `sparsity` must then be left out. `--student` sets it. null: the student
+    starts as the teacher."""
     gates: GateConfig = field(default_factory=GateConfig)
-    """Masks."""
+    """Kinds and settings of the masks."""
     self_pinching: SelfPinchingConfig | None = None
-    """Self-pinching gates (Xu et al. 2025) in the place of `gates`."""
+    """Self-pinching gates (Xu et al. 2025), used instead of `gates`."""
     sparsity: SparsityConfig = field(default_factory=SparsityConfig)
-    """Target and schedule."""
+    """Target and its schedule."""
     compress: CompressConfig | None = None
-    """Basic techniques (`compressors/`) in place of gates and their schedule."""
+    """Basic techniques (`compressors/`), used instead of gates."""
     distill: DistillConfig = field(default_factory=DistillConfig)
-    """What is learned from the teacher."""
+    """The distillation loss."""
 
     @property
     def method(self) -> str:
-        """For cards."""
+        """Name of the method, for cards."""
         if self.student_export is not None:
             return "second stage (Peng et al. 2023, DPHuBERT): a pruned student distilled again, without masks"
         if self.compress is not None:
@@ -93,46 +94,45 @@ class ModelConfig:
 
     @property
     def advice(self) -> str:
-        """How to come nearer to a target that was missed."""
+        """Advice for a target that was missed."""
         if self.self_pinching is not None:
             return "Train longer, or raise optimizer.gate_lr or optimizer.multiplier_lr."
         coarse = "" if self.gates.dims_multiple is None else ", or gates.dims_multiple is too coarse for this encoder"
         return (
-            f"The scalar masks alone decide too much{coarse}: train longer, or ramp more slowly "
-            "(sparsity.warmup_fraction)."
+            f"Scalar masks alone already miss it{coarse}: train longer, or ramp more slowly (sparsity.warmup_fraction)."
         )
 
     def validate(self) -> None:
-        """Raise UserError where a value is out of its range."""
+        """Raise UserError if a value is out of its range."""
         if self.compress is not None and self.self_pinching is not None:
-            raise UserError("`compress` and `self_pinching` are two ways to prune. Give one of them.")
+            raise UserError("`compress` and `self_pinching` are two ways to prune. Keep one of them.")
         if self.compress is None and self.distill.prediction_heads:
             raise UserError(
-                "`distill.prediction_heads` is of students that `compress` makes. Leave it out, or name techniques."
+                "`distill.prediction_heads` is for students made by `compress`. Leave it out, or set `compress`."
             )
         idle = [name for name in ("gates", "sparsity") if not is_default(getattr(self, name))]
         idle += [name for name in ("self_pinching", "compress") if getattr(self, name) is not None]
         if self.student_export is not None and idle:
             raise UserError(
-                f"`student_export` is given, so nothing is pruned, and `{idle[0]}` would have no effect. Leave it out: "
-                "take a recipe whose name ends in _stage2."
+                f"`student_export` is set, so nothing is pruned, and `{idle[0]}` would have no effect. Leave it out: "
+                "use a recipe whose name ends in _stage2."
             )
         instead = [name for name in ("self_pinching", "compress") if getattr(self, name) is not None]
         if instead and self.sparsity.target.of != "params":
             raise UserError(
-                f"`sparsity.target` is of {self.sparsity.target.of}, which `gates` alone can be driven to, but "
-                f"`{instead[0]}` is given. Take one of params."
+                f"`sparsity.target` is of {self.sparsity.target.of}, which only `gates` can reach, but "
+                f"`{instead[0]}` is set. Use a target of params."
             )
         if instead and self.gates.dims_multiple is not None:
             own = " `self_pinching` has a `dims_multiple` of its own." if self.self_pinching is not None else ""
-            raise UserError(f"`gates.dims_multiple` is for `gates`, but `{instead[0]}` is given. Leave it out.{own}")
+            raise UserError(f"`gates.dims_multiple` is for `gates`, but `{instead[0]}` is set. Leave it out.{own}")
         if instead and self.sparsity.cnn_target is not None:
-            raise UserError(f"`sparsity.cnn_target` is for `gates`, but `{instead[0]}` is given. Leave it out.")
+            raise UserError(f"`sparsity.cnn_target` is for `gates`, but `{instead[0]}` is set. Leave it out.")
 
     def check_target(self, encoder: EncoderConfig, spec: CompactSpec | None = None) -> None:
-        """Raise UserError when the gates cannot end as they are to on this encoder, of which `spec` is left.
+        """Raise UserError if the gates cannot meet `dims_multiple` or their targets on this encoder.
 
-        That is in `dims_multiple`, and at the targets.
+        `spec` is its structure if it is already pruned.
         """
         spec, measure = spec or CompactSpec.dense(encoder), measure_of(self.sparsity, encoder)
         (self.self_pinching or self.gates).check_multiple(spec, encoder)
@@ -151,14 +151,14 @@ class ModelConfig:
             raise UserError(
                 f"`sparsity.{key}` is a {quantity.key} of {quantity.shown(target.share):g}, but gates of the kinds "
                 f"{list(self.gates.kinds)} reach {quantity.shown(lowest):.3f} to {quantity.shown(highest):.3f} on "
-                "this encoder. Choose one between, or add kinds (`conv`: the CNN)."
+                "this encoder. Choose a value between these, or add kinds (`conv`: the CNN)."
             )
 
 
 def check_target(
     target: float, gates: GateConfig | SelfPinchingConfig, encoder: EncoderConfig, spec: CompactSpec
 ) -> None:
-    """Raise UserError when gates cannot bring an encoder, of which `spec` is left, to a target sparsity."""
+    """Raise UserError if gates cannot bring an encoder with the structure `spec` to a target sparsity."""
     lowest, highest = realised_sparsity(encoder, spec), reachable_sparsity(encoder, gates, spec)
     if target > highest:
         raise UserError(
@@ -167,6 +167,6 @@ def check_target(
         )
     if target < lowest:
         raise UserError(
-            f"`sparsity.target.share` is {target}, but this encoder is pruned already and has {lowest:.4f}; gates of "
+            f"`sparsity.target.share` is {target}, but this encoder is already pruned to {lowest:.4f}; gates of "
             f"the kinds {list(gates.kinds)} reach {lowest:.4f} to {highest:.4f}. Raise it, or start from a dense model."
         )

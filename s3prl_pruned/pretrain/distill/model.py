@@ -1,4 +1,4 @@
-"""What is trained in distillation with pruning, and which pruner a recipe asks for."""
+"""Modules that are trained in distillation with pruning, and the pruner that a recipe sets."""
 
 from dataclasses import replace
 from typing import Any
@@ -27,7 +27,7 @@ from s3prl_pruned.sparsity.latency import LatencyTable, latency_table
 
 
 def student_shape(teacher: SpeechEncoder, config: StudentConfig) -> EncoderConfig:
-    """The teacher's shape with the student's settings of training."""
+    """The teacher's shape with the training settings of the student."""
     return replace(
         teacher.config,
         dropout=config.dropout,
@@ -40,11 +40,11 @@ def student_shape(teacher: SpeechEncoder, config: StudentConfig) -> EncoderConfi
 
 
 class DistillForPretrain(Trained):
-    """Everything that is trained: student, the objective's maps, gates, multipliers. And the teacher, which is not.
+    """All trained modules (student, maps of the objective, gates, multipliers), and the teacher, which is not trained.
 
     Attributes:
-        pruner: of the student.
-        shares_features: whether the student's CNN stays the teacher's, bit for bit, so that one pass serves both.
+        pruner: pruner of the student.
+        shares_features: whether the student's CNN stays bit-identical to the teacher's, so that one pass serves both.
     """
 
     def __init__(self, teacher: SpeechEncoder, config: ModelConfig, *, seed: int):
@@ -57,24 +57,24 @@ class DistillForPretrain(Trained):
         objective: type[LayerDistillation] | type[PredictionHeads]
         objective = PredictionHeads if config.distill.prediction_heads else LayerDistillation
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)  # of prediction heads
+            torch.manual_seed(seed)  # for prediction heads
             self.distillation = objective(num_layers=shape.num_layers, embed_dim=shape.embed_dim, config=config.distill)
         self.gates, self.lagrangian = self.pruner.gates, self.pruner.multipliers
         frozen = config.student.feature_grad_mult == 0 and "conv" not in config.gates.kinds
         self.shares_features = frozen and _equal(self.student.feature_extractor, teacher.feature_extractor)
 
     def train(self, mode: bool = True) -> "DistillForPretrain":
-        """The teacher stays in evaluation mode."""
+        """Set the mode of all modules except the teacher, which stays in evaluation mode."""
         super().train(mode)
         self.teacher.eval()
         return self
 
 
 def new_pruner(teacher: SpeechEncoder, config: ModelConfig, *, seed: int) -> Pruner:
-    """The pruner of a run that starts, and in it the student: the teacher still, or an export in a second stage.
+    """The pruner of a new run, with its student: a copy of the teacher, or in a second stage an export.
 
     Raises:
-        UserError: the target cannot be reached on this encoder, or the export is none for a second stage.
+        UserError: the target cannot be reached on this encoder, or the export does not fit a second stage.
     """
     shape = student_shape(teacher, config.student)
     if config.student_export is not None:
@@ -91,16 +91,16 @@ def new_pruner(teacher: SpeechEncoder, config: ModelConfig, *, seed: int) -> Pru
 
 
 def pruner_of_checkpoint(student: SpeechEncoder, config: ModelConfig, states: dict[str, Any], where: str) -> Pruner:
-    """The pruner of a checkpoint, for its final masks.
+    """The pruner of a checkpoint, used for its final masks.
 
     Args:
         student: with the checkpoint's weights.
-        config: of the run.
-        states: the checkpoint.
-        where: its name in messages.
+        config: configuration of the run.
+        states: content of the checkpoint.
+        where: name of the checkpoint in messages.
 
     Raises:
-        UserError: the latency table in it is damaged.
+        UserError: the latency table in the checkpoint is damaged.
     """
     if config.student_export is not None:
         return NoPruner(student)
@@ -121,6 +121,6 @@ def _with_gates(
 
 
 def _equal(one: nn.Module, other: nn.Module) -> bool:
-    """Whether two modules hold the same weights, bit for bit."""
+    """Whether two modules have identical weights, bit for bit."""
     ours, theirs = one.state_dict(), other.state_dict()
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)

@@ -1,10 +1,10 @@
-"""The pre-training expert for distillation with pruning, in s3prl's layout; whichever pruner takes parts away.
+"""The pre-training expert for distillation with pruning, in s3prl's layout, for any pruner.
 
-One optimiser step, as `pretrain/expert.py` says it, and here:
+One optimiser step, as in `pretrain/expert.py`, with:
 
-    begin_step       match the layers, by the running errors of the steps before
-    forward          per micro-batch: teacher, masked student, errors of the matched pairs
-    end_backward     the step's errors of every pair join the running ones
+    begin_step       match layers by the running errors of earlier steps
+    forward          per micro-batch: teacher, masked student, errors of matched pairs
+    end_backward     add the step's errors of all pairs to the running errors
 """
 
 import logging
@@ -37,19 +37,19 @@ logger = logging.getLogger(__name__)
 Batch = tuple[Tensor, Tensor]
 """wavs (B, S) float32, lengths (B,) int64."""
 Pairs = list[tuple[int, int]]
-"""As `match_layers` gives them."""
+"""Pairs in the form of `match_layers`."""
 RUNNING_SHARE = 0.9
-"""What the running errors keep of themselves in a step. The pairs that they choose were those of the step's own errors
-in at least 499 of 500 steps (LOG.md), and are known before its first forward pass."""
+"""Decay of the running errors per step. They chose the same pairs as the errors of the step itself in at least 499 of
+500 steps (LOG.md), and are known before its first forward pass."""
 
 
 @dataclass
 class _Matched:
-    """What the loss of the optimiser step under way is of."""
+    """Frames and matched pairs of the loss in the current optimiser step."""
 
     global_frames: int
     pairs: Pairs | None
-    """None while what chooses them is on its way from the device."""
+    """None while the data that determine the pairs are being copied from the device."""
     running_errors: HostCopy | None = None
 
 
@@ -60,8 +60,8 @@ class UpstreamPretrainExpert(Expert):
         datarc: `DataConfig` or its dict.
         upstream_config: `ModelConfig`, its dict, or the path of a `config_model.yaml`.
         device: torch device.
-        seed: of batches, masks and random teachers.
-        family: what the teacher must be, one of `models.spec.FAMILIES`; None takes any.
+        seed: seed of batches, masks and random teachers.
+        family: required family of the teacher, one of `models.spec.FAMILIES`; None accepts any.
     """
 
     loss_name = "distill"
@@ -98,18 +98,18 @@ class UpstreamPretrainExpert(Expert):
             crop_lengths=self.datarc.crop_lengths,
         )
         self._matched = _Matched(0, [])
-        self._running_errors: Tensor | None = None  # (teacher layers, student layers), per frame, of all processes
-        self._step_errors: list[Tensor] = []  # of this process's micro-batches, summed over their frames
+        self._running_errors: Tensor | None = None  # (teacher layers, student layers), per frame, over all processes
+        self._step_errors: list[Tensor] = []  # one per micro-batch of this process, summed over frames
         self.to(self.device)
 
     def begin_step(self, step: int, total_steps: int, batches: list[Batch]) -> None:
         """Put the masks of optimiser step `step` (1-based) into the student, for all its micro-batches."""
         self.fill_masks(step, total_steps, self._losses)
-        frames = torch.tensor(sum(self._num_valid(*batch) for batch in batches))  # of the CPU: no device waits
+        frames = torch.tensor(sum(self._num_valid(*batch) for batch in batches))  # on the CPU: no wait for a GPU
         self._matched = _Matched(int(distributed.all_reduce_sum(frames)), self.model.distillation.pairs)
         if self.model.distillation.pairs is None:
-            if self._running_errors is None:  # the first step is matched by its own errors
-                # with the dropout that the forward passes will draw again
+            if self._running_errors is None:  # the first step uses its own errors
+                # with the same dropout as in the forward passes
                 devices = [self.device] if self.device.type == "cuda" else []
                 with torch.no_grad(), torch.random.fork_rng(devices):
                     self._step_errors = [self._errors(*self._states(*batch)) for batch in batches]
@@ -119,7 +119,7 @@ class UpstreamPretrainExpert(Expert):
             self._draw.ask_existing()
 
     def _pairs(self) -> Pairs:
-        """Of the step. Asked for when its forward passes are under way, so that a GPU has work while one waits."""
+        """Pairs of the step. Called once its forward passes are queued, so that a GPU has work during the wait."""
         matched = self._matched
         if matched.pairs is None:
             assert matched.running_errors is not None
@@ -127,11 +127,11 @@ class UpstreamPretrainExpert(Expert):
         return matched.pairs
 
     def forward(self, data: Batch, records: dict[str, float | Tensor], global_step: int = 0) -> Tensor:
-        """Distillation loss of one micro-batch, in units of the global batch: the micro-batches' losses add up.
+        """Distillation loss of one micro-batch, divided by the global batch's frames; micro-batch losses add up.
 
         Args:
             data: wavs (B, S) float32 and lengths (B,) int64.
-            records: terms are added under their names.
+            records: gets the terms of the loss, by name.
             global_step: s3prl's interface; not used.
 
         Returns:
@@ -149,13 +149,13 @@ class UpstreamPretrainExpert(Expert):
         return loss
 
     def end_backward(self, records: dict[str, float | Tensor], *, loss_scale: Tensor | float = 1.0) -> None:
-        """After all micro-batches' backward passes: as `Expert.end_backward`, and the running errors."""
+        """Finish the step after all backward passes: as `Expert.end_backward`, and update the running errors."""
         super().end_backward(records, loss_scale=loss_scale)
         if self._step_errors:
             self._join_errors()
 
     def _join_errors(self) -> None:
-        """The step's errors, over all processes, join the running ones, but for those that are not finite."""
+        """Add the step's errors over all processes to the running errors, unless they are not finite."""
         errors = distributed.all_reduce_sum(torch.stack(self._step_errors).sum(0)) / self._matched.global_frames
         self._step_errors = []
         before = errors if self._running_errors is None else self._running_errors
@@ -163,12 +163,12 @@ class UpstreamPretrainExpert(Expert):
         self._running_errors = torch.where(joined.isfinite(), joined, before)
 
     def judge(self, draw: MaskDraw) -> dict[str, float]:
-        """`held_out_distill`: the loss on what is held out, all frames alike, of the pairs that match best over all."""
+        """`held_out_distill`: loss per frame on held-out speech, with the pairs that match best over all of it."""
         if not self.batches.held_out:
             return {}
         distillation, layers = self.model.distillation, self.model.student.config.num_layers
         teacher_layers, pairs = len(distillation.teacher_layers), distillation.pairs
-        totals = torch.zeros(teacher_layers * layers + 1, device=self.device)  # errors, then the number of frames
+        totals = torch.zeros(teacher_layers * layers + 1, device=self.device)  # errors, and the number of frames
         for batch in self.batches.held_out_batches(distributed.rank(), distributed.world_size()):
             student, teacher, valid = self._states(*batch)
             if pairs is None:
@@ -183,7 +183,7 @@ class UpstreamPretrainExpert(Expert):
         return {"held_out_distill": sum(errors) / frames}
 
     def log_records(self, records: dict[str, Any]) -> dict[str, Any]:
-        """What is written every `log_step`: the records, the matched pairs, and what the pruner keeps as it stands."""
+        """Entries that are logged every `log_step`: records, matched pairs, and the structure that the pruner keeps."""
         teacher_layers = self.model.distillation.teacher_layers
         pairs = [[teacher_layers[k], j + 1] for k, j in self._pairs()]
         return {**records, **self.pruner.log_records(self._draw, self.model.teacher.spec), "pairs": pairs}
@@ -198,11 +198,11 @@ class UpstreamPretrainExpert(Expert):
         """s3prl's interface: the reverse of `add_state_to_save`."""
         super().load_model(all_states)
         self.model.distillation.load_state_dict(all_states["Distillation"])
-        errors = all_states.get("Running_Errors")  # 0.1.0 matched each step by its own
+        errors = all_states.get("Running_Errors")  # version 0.1.0 matched each step by its own errors
         self._running_errors = None if errors is None else errors.to(self.device)
 
     def _states(self, wavs: Tensor, lengths: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        """Student's and teacher's L + 1 states (B, T, D), and on the CPU which frames are valid (B, T)."""
+        """The L + 1 states (B, T, D) of student and teacher, and the valid frames (B, T) on the CPU."""
         host_lengths = lengths if bool((lengths < wavs.shape[1]).any()) else None
         padded = None if host_lengths is None else to_device(lengths, self.device)
         wavs = self.model.teacher.one_frame_at_least(wavs)
@@ -220,12 +220,12 @@ class UpstreamPretrainExpert(Expert):
         return int(self.model.student.frame_lengths(lengths, wavs, frames).sum())
 
     def _errors(self, student: list[Tensor], teacher: list[Tensor], valid: Tensor) -> Tensor:
-        """`LayerDistillation.errors`, (teacher layers, student layers), where pairs are not fixed."""
+        """`LayerDistillation.errors`, (teacher layers, student layers), unless pairs are fixed."""
         assert isinstance(self.model.distillation, LayerDistillation)
         return self.model.distillation.errors(student, teacher, valid)
 
     def _losses(self, draw: MaskDraw, number: int, share: float) -> Iterator[Tensor]:
-        """`pruners.pruner.Losses`: every valid frame counts alike; pairs are matched in each batch."""
+        """Implements `pruners.pruner.Losses`: all valid frames have equal weight; pairs are matched in each batch."""
         epoch = self.batches.batches_per_epoch
         count = max(1, round(share * epoch))
         if self.rehearsal:
@@ -247,17 +247,17 @@ class UpstreamPretrainExpert(Expert):
 
 
 def training_corpus(datarc: DataConfig) -> Sequence[Utterance]:
-    """The speech that a configuration names, or the embedded one.
+    """The speech that a configuration names, or the embedded speech.
 
     Raises:
-        UserError: none is given and the embedded one lacks a named folder; or as `open_corpus`.
+        UserError: no corpus is set and the embedded one lacks a named folder; or as in `open_corpus`.
     """
     if datarc.corpus is not None:
         return open_corpus(datarc.corpus, datarc.sets, audio_root=datarc.libri_root)
     root = embedded_corpus()
     if datarc.sets and not all((root / name).is_dir() for name in datarc.sets):
         raise UserError(
-            f"`sets` names folders of a corpus, {list(datarc.sets)}, but no corpus is given. Add --corpus "
+            f"`sets` names folders of a corpus, {list(datarc.sets)}, but no corpus is set. Add --corpus "
             "/data/LibriSpeech"
         )
     return open_corpus(root, datarc.sets)

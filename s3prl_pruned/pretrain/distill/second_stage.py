@@ -1,7 +1,7 @@
 """A second stage: a pruned, exported student is distilled again, without masks.
 
-DPHuBERT's second training step (Peng et al. 2023): what pruning left learns from the same teacher with its whole
-capacity.
+DPHuBERT's second training step (Peng et al. 2023): the pruned student learns from the same teacher again, now with its
+whole capacity.
 """
 
 from dataclasses import fields, replace
@@ -20,29 +20,29 @@ _OWN = (
     *("channel_scale", "projection_norm", "equal_projection", "states", "padding_rule"),
     *("relative_position", "gated_position", "num_buckets", "max_distance", "time_reduction"),
 )
-"""What a student may have lost or got by pruning, and need not share with its teacher."""
+"""Fields that pruning changes, so that student and teacher may differ in them."""
 
 
 def second_stage(export: str, shape: EncoderConfig) -> tuple[SpeechEncoder, str, dict[str, Any]]:
     """The student of a second stage.
 
     Args:
-        export: folder of an exported student, or a pruned encoder in any format that is read.
-        shape: the teacher's dense shape, with the settings of training.
+        export: folder of an exported student, or a pruned encoder in any readable format.
+        shape: dense shape of the teacher, with the training settings of the student.
 
     Returns:
         The student, `export`, and the export's hash (`sha256`) and provenance.
 
     Raises:
-        UserError: it is no export, of another dense shape, or pruned weight by weight.
+        UserError: it is not an export, has another dense shape, or is pruned weight by weight.
     """
     loaded = _load(export, shape)
     exported = loaded.encoder
     _check_shape(exported.config, shape, export)
     if weights_left(exported) < prunable_weights(exported.config, exported.spec):
         raise UserError(
-            f"{export}: weights of it are pruned one by one, and a second stage, which knows no masks, would train "
-            "their zeros away. Take an export of a structured method."
+            f"{export}: its weights are pruned one by one. A second stage has no masks, and would turn "
+            "these zeros into weights again. Use an export of a structured method."
         )
     own = {name: getattr(exported.config, name) for name in _OWN}
     student = SpeechEncoder(replace(shape, **own), exported.spec)
@@ -55,8 +55,8 @@ def _load(path: str, shape: EncoderConfig) -> LoadedModel:
         return read(path, dense=shape)
     except UserError as error:
         raise UserError(
-            f"{error} `student_export` must name an exported student: run the first stage, whose recipe is named "
-            "without _stage2, or give --student <its export, or a pruned encoder that others publish>."
+            f"{error} `student_export` must name an exported student: run the first stage, whose recipe "
+            "has the same name without _stage2, or pass --student <its export, or another published pruned encoder>."
         ) from error
 
 
@@ -69,7 +69,7 @@ def _check_shape(found: EncoderConfig, wanted: EncoderConfig, where: str) -> Non
     if differing:
         name = differing[0]
         raise UserError(
-            f"{where}: a second stage needs a student and a teacher of one dense shape, but `{name}` of the student's "
-            f"is {getattr(found, name)}, and of the teacher's {getattr(wanted, name)}. Give the teacher that it was "
+            f"{where}: student and teacher of a second stage must have one dense shape, but the student's `{name}` "
+            f"is {getattr(found, name)}, and the teacher's {getattr(wanted, name)}. Use the teacher that it was "
             "pruned with."
         )

@@ -1,4 +1,4 @@
-"""Where a teacher comes from: s3prl's hub, a file, the embedded one, or random weights that are called so."""
+"""Sources of teachers: s3prl's hub, a file, the embedded teacher, or random weights, which are labelled as such."""
 
 import logging
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from s3prl_pruned.pretrain.recipes import whole_recipe
 logger = logging.getLogger(__name__)
 
 EMBEDDED_TEACHER = Path(__file__).parents[2] / "embedded" / "teacher" / "model.safetensors"
-# s3prl 0.4.18's hub entries (upstream/*/hubconf.py), and the checkpoints that they download.
+# s3prl 0.4.18's hub entries (upstream/*/hubconf.py), and the URLs of their checkpoints.
 _CHECKPOINTS = {
     "wavlm_base": "wavlm_base",
     "wavlm_base_plus": "wavlm_base_plus",
@@ -41,14 +41,14 @@ _HUB = {
 
 @dataclass
 class Teacher:
-    """A dense encoder in evaluation mode, and what the screens and cards say of it."""
+    """A dense encoder in evaluation mode, and its description for the screen and for cards."""
 
     encoder: SpeechEncoder
     name: str
     sha256: str | None
-    """Of its weights file; None for random weights."""
+    """SHA-256 of its weights file; None for random weights."""
     note: str | None = None
-    """Such as "random teacher"; travels into every card, table and screen that comes of it."""
+    """A note such as "random teacher", shown in every card, table and screen with results of this teacher."""
 
 
 def load_teacher(source: str, seed: int = 0, *, family: str | None = None, objective: str = "distill") -> Teacher:
@@ -56,12 +56,12 @@ def load_teacher(source: str, seed: int = 0, *, family: str | None = None, objec
 
     Args:
         source: see `ModelConfig.teacher`.
-        seed: of the random weights, for `random`.
-        family: what it must be, one of `models.spec.FAMILIES`; None takes any (and makes a random WavLM).
-        objective: what it is for, for the advice in messages.
+        seed: seed of the random weights, for `random`.
+        family: required family, one of `models.spec.FAMILIES`; None accepts any (and makes a random WavLM).
+        objective: name of the objective, for advice in messages.
 
     Raises:
-        UserError: no such source, its file is damaged or of another architecture, or it is of another family.
+        UserError: there is no such source, or its file is damaged, of another architecture, or of another family.
     """
     teacher = _find(source, seed, family)
     found = teacher.encoder.config.family
@@ -69,8 +69,8 @@ def load_teacher(source: str, seed: int = 0, *, family: str | None = None, objec
         named = next((name for name in _HUB if name.startswith(str(family))), "tiny.en.pt")  # the hub has no Whisper
         recipe = whole_recipe(str(family), objective)
         raise UserError(
-            f"`teacher` must be a {family} encoder, but {source!r} is a {found}. Name one (--teacher {named}, or a "
-            f"checkpoint's path), take a recipe (--recipe {recipe}), or train -u {found}_pruned_{objective}."
+            f"`teacher` must be a {family} encoder, but {source!r} is a {found}. Name one (--teacher {named}, or the "
+            f"path of a checkpoint), use a recipe (--recipe {recipe}), or train -u {found}_pruned_{objective}."
         )
     return teacher
 
@@ -98,14 +98,14 @@ def _from_file(path: Path, name: str) -> Teacher:
 
 
 def download(url: str, *, refresh: bool = False) -> Path:
-    """Fetch a file through s3prl's own download, into s3prl's own cache.
+    """Download a file with s3prl's download function, into s3prl's cache.
 
     Args:
-        url: of one file.
-        refresh: fetch it although it is in the cache.
+        url: URL of one file.
+        refresh: download even if it is in the cache.
 
     Raises:
-        UserError: it cannot be fetched.
+        UserError: it cannot be downloaded.
     """
     from s3prl_pruned import compat
 
@@ -114,8 +114,8 @@ def download(url: str, *, refresh: bool = False) -> Path:
 
     try:
         return Path(_urls_to_filepaths(url, refresh=refresh))
-    except Exception as error:  # s3prl lets whatever its HTTP clients raise through
+    except Exception as error:  # s3prl does not catch exceptions of its HTTP clients
         raise UserError(
-            f"{url}: cannot be downloaded ({type(error).__name__}: {error}). Download it by hand and give its path: "
+            f"{url}: cannot be downloaded ({type(error).__name__}: {error}). Download it by hand and pass its path: "
             "--teacher WavLM-Base.pt for a teacher, -k for an upstream."
         ) from error

@@ -1,1 +1,1 @@
-"""What takes parts of a student away while it trains: one Protocol (`pruner.py`), one file for each way to do it."""
+"""Pruners, which remove parts of a student during training: one Protocol (`pruner.py`), and one file per method."""

@@ -1,4 +1,4 @@
-"""What holds a model's size at its target while gates are learned: a Lagrangian, or the band rule."""
+"""Control of a model's size while gates are learned: a Lagrangian, or the band rule."""
 
 from typing import Any, Protocol
 
@@ -16,44 +16,44 @@ from s3prl_pruned.sparsity.targets import Measure, cnn_measure_of, measure_of
 
 
 class SizeControl(Protocol):
-    """A target, and what is paid for missing it."""
+    """A target, and a penalty for missing it."""
 
     @property
     def multipliers(self) -> nn.Module:
-        """Trained by ascent."""
+        """Multipliers, trained by gradient ascent."""
         ...
 
     @property
     def target_sparsity(self) -> float:
-        """What the run is to reach."""
+        """Target sparsity of the run."""
         ...
 
     @property
     def aim(self) -> str:
-        """What the run is to reach, in words."""
+        """Target of the run, in words."""
         ...
 
     def penalty(self, counted: Counted, step: Step) -> Penalty:
-        """What a step pays for the size of the model, with a gradient to what it depends on and to the multipliers.
+        """Penalty of a step for the size of the model, with a gradient to the counted units and the multipliers.
 
         Args:
-            counted: which units stay, with which probability: the size is counted of them.
-            step: which.
+            counted: kept units or their probabilities, from which the size is computed.
+            step: the optimiser step.
         """
         ...
 
     def realised(self, final: FinalMasks) -> dict[str, float]:
-        """`realised_sparsity`, and that of what else the target is of."""
+        """`realised_sparsity`, and the same for the target's quantity if it is another."""
         ...
 
 
 class LagrangianControl:
-    """The Lagrangian on what is expected to go: weights, MACs or time; and of the CNN apart (Wang et al. 2023, eq. 5).
+    """The Lagrangian on the expected reduction of weights, MACs or time, and of the CNN (Wang et al. 2023, eq. 5).
 
     Args:
-        config: the target.
+        config: targets and schedule.
         shape: the encoder's dense shape.
-        table: in place of the file that the target names.
+        table: used instead of the file that the target names.
     """
 
     def __init__(self, config: SparsityConfig, shape: EncoderConfig, table: LatencyTable | None = None):
@@ -68,16 +68,16 @@ class LagrangianControl:
 
     @property
     def target_sparsity(self) -> float:
-        """What the run is to reach, where the target is of the weights."""
+        """Target sparsity of the run, if its target is of weights."""
         return self.config.goal
 
     @property
     def aim(self) -> str:
-        """In words."""
+        """Target of the run, in words."""
         return self.config.aim
 
     def penalty(self, counted: Counted, step: Step) -> Penalty:
-        """The sum of the targets' penalties."""
+        """Sum of the penalties of all targets."""
         value, records = self._held(self.measure, self.multipliers, counted, self._target(step))
         records |= {
             "sparsity_penalty": value.detach(),
@@ -109,14 +109,14 @@ class LagrangianControl:
         return lagrangian(expected, target), records
 
     def realised(self, final: FinalMasks) -> dict[str, float]:
-        """`realised_sparsity`, and `realised_macs` or `realised_speedup` where that is the target."""
+        """`realised_sparsity`, and `realised_macs` or `realised_speedup` for such a target."""
         quantity = self.measure.quantity
         return {"realised_sparsity": final.sparsity, f"realised_{quantity.name}": quantity.shown(final.reached)}
 
     def figures(self, counted: Counted, final: FinalMasks) -> dict[str, Any]:
-        """What a card says: the sparsity that was `expected`, and what became of other targets.
+        """Entries of a card: the expected sparsity, and the results for other targets.
 
-        Those are `macs` or `speedup` (`target`, of the sparsity, is None then) and `cnn`.
+        These are `macs` or `speedup` (then `target`, of the sparsity, is None), and `cnn`.
         """
         config, measure, cnn = self.config, self.measure, self.cnn_measure
         figures: dict[str, Any] = {"expected": float(expected_sparsity(counted, self.shape).detach())}
@@ -137,7 +137,7 @@ class BandControl:
     """The band rule on the sparsity (Xu et al. 2025).
 
     Args:
-        config: the band.
+        config: position and width of the band.
         shape: the encoder's dense shape.
     """
 
@@ -152,7 +152,7 @@ class BandControl:
 
     @property
     def aim(self) -> str:
-        """In words."""
+        """Target of the run, in words."""
         return f"target sparsity {self.target_sparsity:.4g} +- {self.config.tolerance:g}"
 
     def penalty(self, counted: Counted, step: Step) -> Penalty:
@@ -167,5 +167,5 @@ class BandControl:
         return Penalty(value=value, records=records)
 
     def realised(self, final: FinalMasks) -> dict[str, float]:
-        """`realised_sparsity`."""
+        """The entry `realised_sparsity`."""
         return {"realised_sparsity": final.sparsity}

@@ -1,4 +1,4 @@
-"""Hard concrete masks of units, held at a target by multipliers (Wang et al. 2023)."""
+"""Hard concrete masks of units, driven to a target by multipliers (Wang et al. 2023)."""
 
 from dataclasses import replace
 from typing import Any
@@ -16,13 +16,13 @@ from s3prl_pruned.pretrain.pruners.pruner import Losses, Penalty, Step, load_par
 
 
 class HardConcretePruner:
-    """A `Pruner` with gates whose log_alpha are learned.
+    """A `Pruner` with hard concrete gates, whose log_alpha are learned.
 
     Args:
-        student: what is trained.
-        config: which gates.
-        control: the target.
-        seed: of the masks.
+        student: the trained encoder.
+        config: kinds and settings of the gates.
+        control: control of the target.
+        seed: seed of the masks.
     """
 
     def __init__(self, student: SpeechEncoder, config: GateConfig, control: LagrangianControl, *, seed: int):
@@ -32,49 +32,49 @@ class HardConcretePruner:
 
     @property
     def target_sparsity(self) -> float:
-        """What the run is to reach, where the target is of the weights."""
+        """Target sparsity of the run, if its target is of weights."""
         return self.control.target_sparsity
 
     @property
     def aim(self) -> str:
-        """What the run is to reach, in words."""
+        """Target of the run, in words."""
         return self.control.aim + in_words(self.gates.config.dims_multiple)
 
     def draw(self, step: Step, losses: Losses | None = None) -> MaskDraw:
-        """The masks of a step, a function of the seed and its number; at the end of a run the exported ones."""
+        """Masks of a step, which depend only on the seed and its number; at the end of a run, the exported masks."""
         if self.control.config.is_settling(step.number, step.total):
-            if self._settled is None:  # the gates are not trained any more, so that a run that goes on finds the same
+            if self._settled is None:  # gates no longer change, so that a resumed run computes the same masks
                 self._settled = self.final_draw(self.final_masks())
             return self._settled
         return self.gates.draw(torch.Generator().manual_seed(self.seed * 1_000_003 + step.number))
 
     def penalty(self, step: Step, draw: MaskDraw) -> Penalty:
-        """The Lagrangian of what is expected to go under the gates, whatever was drawn."""
+        """The Lagrangian of the expected reduction under the gates, independent of the drawn masks."""
         if self._settled is None:
             return self.control.penalty(self.gates, step)
         with torch.no_grad():
             return replace(self.control.penalty(self.gates, step), value=None)
 
     def clamp(self) -> None:
-        """Keep every log_alpha within its limit."""
+        """Clamp every log_alpha to its limits."""
         self.gates.clamp()
 
     def final_masks(self) -> FinalMasks:
-        """The deterministic masks of `export.masks.final_masks`."""
+        """The masks of `export.masks.final_masks`."""
         return final_masks(self.gates, self.student, self.control.config, self.control.table)
 
     def final_draw(self, final: FinalMasks) -> MaskDraw:
-        """The soft values of the survivors, without a gradient."""
+        """Soft values of the kept units, without a gradient."""
         return MaskDraw(final.masks.to(self.gates.log_alpha.device), self.student.spec)
 
     def figures(self, final: FinalMasks) -> dict[str, Any]:
-        """What was expected, and what became of each target."""
+        """Expected values, and the result for each target."""
         return self.control.figures(self.gates, final)
 
     def log_records(self, draw: MaskDraw, whole: CompactSpec) -> dict[str, Any]:
-        """What the bare rounding rule keeps, since the target of the moment is not the run's, and Figure 3a's averages.
+        """Units kept by the rounding rule alone (the target still rises), and mask averages as in Figure 3a.
 
-        Shares of the CNN's channels are those that its own masks keep.
+        Shares of the CNN's channels are those kept by its own masks.
         """
         bare = replace(self.control.config, match_target=False)
         kept = final_masks(self.gates, self.student, bare, self.control.table)
@@ -85,20 +85,20 @@ class HardConcretePruner:
         return {**self.control.realised(kept), "mask_means": draw.averages(), "remaining": remaining}
 
     def state(self) -> dict[str, Any]:
-        """With the latency table: a checkpoint is exported where its file may not be."""
+        """State with the latency table, since its file may be missing where a checkpoint is exported."""
         table = self.control.table
         return parts_state(self) | ({} if table is None else {"Latency_Table": to_dict(table)})
 
     def load_state(self, states: dict[str, Any]) -> None:
-        """The reverse of `state`.
+        """Reverse of `state`.
 
         Raises:
-            UserError: the latency table holds other times than then.
+            UserError: the latency table is not the one that the run was started with.
         """
         table = self.control.table
         if states.get("Latency_Table") != (table and to_dict(table)):
             raise UserError(
-                f"{self.control.config.table}: holds other times than this run was started with. Put the old "
+                f"{self.control.config.table}: holds other times than when this run was started. Put the old "
                 "table back, or start another run (-n NAME)."
             )
         load_parts(self, states)

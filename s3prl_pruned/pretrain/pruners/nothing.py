@@ -1,4 +1,4 @@
-"""Nothing goes: a pruned student is trained as it is, in a second stage or on a task."""
+"""No pruning: a pruned student is trained as it is, in a second stage or on a task."""
 
 from typing import Any
 
@@ -18,8 +18,8 @@ class NoPruner:
     """A `Pruner` without masks.
 
     Args:
-        student: what is trained.
-        export: the folder that it comes from in a second stage.
+        student: the trained encoder.
+        export: in a second stage, the folder of the student's export.
         first_stage: hash (`sha256`) and provenance of that export.
     """
 
@@ -29,12 +29,12 @@ class NoPruner:
 
     @property
     def target_sparsity(self) -> float:
-        """What the student has, and keeps."""
+        """Sparsity of the student, which does not change."""
         return realised_sparsity(self.student.config, self.student.spec)
 
     @property
     def aim(self) -> str:
-        """In words."""
+        """Target of the run, in words."""
         if self.export is None:
             return f"nothing is pruned (sparsity {self.target_sparsity:.4g})"
         return f"second stage without masks, from {self.export} (sparsity {self.target_sparsity:.4g})"
@@ -44,14 +44,14 @@ class NoPruner:
         return MaskDraw(Masks.of({}), self.student.spec)
 
     def penalty(self, step: Step, draw: MaskDraw) -> Penalty:
-        """None: the sparsity is recorded."""
+        """No penalty; the sparsity is recorded."""
         return Penalty(records={"expected_sparsity": self.target_sparsity, "target_sparsity": self.target_sparsity})
 
     def clamp(self) -> None:
         """Nothing to do."""
 
     def final_masks(self) -> FinalMasks:
-        """None: the student stays."""
+        """Masks that keep everything."""
         return FinalMasks.exact(Masks.of({}), self.student.spec, self.target_sparsity)
 
     def final_draw(self, final: FinalMasks) -> MaskDraw:
@@ -59,27 +59,27 @@ class NoPruner:
         return MaskDraw(final.masks, self.student.spec)
 
     def figures(self, final: FinalMasks) -> dict[str, Any]:
-        """What was expected is what is realised."""
+        """The expected sparsity is the realised one."""
         return {"expected": final.sparsity}
 
     def log_records(self, draw: MaskDraw, whole: CompactSpec) -> dict[str, Any]:
-        """What there is of each layer's units."""
+        """Kept units of each layer."""
         remaining = remaining_units(self.student.spec, whole)
         return {"realised_sparsity": self.target_sparsity, "remaining": remaining}
 
     def state(self) -> dict[str, Any]:
-        """With the record of the first stage."""
+        """State with the record of the first stage."""
         return parts_state(self) | ({} if self.first_stage is None else {"First_Stage": self.first_stage})
 
     def load_state(self, states: dict[str, Any]) -> None:
-        """The reverse of `state`.
+        """Reverse of `state`.
 
         Raises:
-            UserError: the run was started from another export than now stands in the folder.
+            UserError: the folder holds another export than when the run was started.
         """
         if self.first_stage is not None and states["First_Stage"]["sha256"] != self.first_stage["sha256"]:
             raise UserError(
-                f"{self.export}: is not the export any more that this run was started from (sha256 "
+                f"{self.export}: is no longer the export that this run was started from (sha256 "
                 f"{states['First_Stage']['sha256'][:12]}). Put that back, or start another run (-n NAME)."
             )
         load_parts(self, states)

@@ -1,12 +1,12 @@
-"""What every pruner does, and what an expert needs to know of it.
+"""The interface of all pruners to the experts.
 
 One optimiser step:
 
-    draw         the step's masks, for all its micro-batches
-    penalty      what holds the sparsity at its target, once the micro-batches' gradients are there
-    clamp        after the optimisers' step
+    draw         masks of the step, for all its micro-batches
+    penalty      penalty of the sparsity, after the backward passes of the micro-batches
+    clamp        after the optimiser step
 
-At any time `final_masks` says what would be exported.
+At any time, `final_masks` returns the masks for an export.
 """
 
 from collections.abc import Callable, Iterable
@@ -28,103 +28,103 @@ class Step:
     """An optimiser step."""
 
     number: int
-    """1 to `total`."""
+    """Number of the step, 1 to `total`."""
     total: int
-    """Steps of the run."""
+    """Number of steps of the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Penalty:
-    """What the sparsity costs in a step."""
+    """Penalty of the sparsity in a step."""
 
     records: dict[str, float | Tensor]
-    """`expected_...` and `target_...` of what is held at a target, and more, for the log; scalars of the device are
-    read later."""
+    """`expected_...` and `target_...` of the controlled quantities, and more, for the log; scalars on the device, which
+    are read later."""
     value: Tensor | None = None
-    """Added to the loss, a scalar; None where nothing is learned about what goes."""
+    """Term added to the loss, a scalar; None if no gates are learned."""
 
 
 Losses = Callable[[MaskDraw, int, float], Iterable[Tensor]]
-"""`losses(draw, number, share)`: the student's loss, a scalar, on each batch of a share of an epoch, with `draw` in its
-slots; another epoch for every number. With several processes each gets its part of the batches."""
+"""`losses(draw, number, share)`: loss of the student, a scalar, on each batch of a share of an epoch, with `draw` in
+its slots; every `number` gives another epoch. Each of several processes gets its part of the batches."""
 
 
 class Pruner(Protocol):
-    """Takes units, or single weights, of a student away while it trains."""
+    """Removes units, or single weights, of a student during training."""
 
     @property
     def student(self) -> SpeechEncoder:
-        """What is trained."""
+        """The trained encoder."""
         ...
 
     @property
     def gates(self) -> nn.Module:
-        """What is learned or kept of the masks: gates, or a `Compressor`; `Gates` of a checkpoint."""
+        """Module that learns or holds the masks: gates, or a `Compressor`; entry `Gates` of a checkpoint."""
         ...
 
     @property
     def multipliers(self) -> nn.Module:
-        """What holds the target, maximised; `Lagrangian` of a checkpoint."""
+        """Module that controls the target, trained by ascent; entry `Lagrangian` of a checkpoint."""
         ...
 
     @property
     def target_sparsity(self) -> float:
-        """What the run is to reach."""
+        """Target sparsity of the run."""
         ...
 
     @property
     def aim(self) -> str:
-        """What the run is to reach, in words."""
+        """Target of the run, in words."""
         ...
 
     def draw(self, step: Step, losses: Losses | None = None) -> MaskDraw:
-        """The masks of a step, the same on every rank.
+        """Masks of a step, the same on every rank.
 
         Args:
-            step: which.
-            losses: for pruners that look at data first.
+            step: the optimiser step.
+            losses: for pruners that need losses on data first.
         """
         ...
 
     def penalty(self, step: Step, draw: MaskDraw) -> Penalty:
-        """What the sparsity costs in a step, with a gradient to `gates` and `multipliers`."""
+        """Penalty of the sparsity in a step, with a gradient to `gates` and `multipliers`."""
         ...
 
     def clamp(self) -> None:
-        """Keep every decision reversible; called after the optimisers' step."""
+        """Clamp the gates, so that every decision stays reversible; called after the optimiser step."""
         ...
 
     def final_masks(self) -> FinalMasks:
-        """The deterministic masks, as things stand."""
+        """The final masks for the current state of training."""
         ...
 
     def final_draw(self, final: FinalMasks) -> MaskDraw:
-        """Those masks, for the student of the training, whose weights are not folded."""
+        """These masks in a form for the student in training, whose weights are not folded."""
         ...
 
     def figures(self, final: FinalMasks) -> dict[str, Any]:
-        """What an export's card says of the target beside the realised sparsity: `expected`, and more."""
+        """Entries of an export's card about the target, besides the realised sparsity: `expected`, and more."""
         ...
 
     def log_records(self, draw: MaskDraw, whole: CompactSpec) -> dict[str, Any]:
-        """What a line of the log says of the masks: `realised_sparsity`, `remaining` as shares of `whole`, and more."""
+        """Entries of the log about the masks: `realised_sparsity`, `remaining` as shares of `whole`, and more."""
         ...
 
     def state(self) -> dict[str, Any]:
-        """Entries of a checkpoint: `parts_state` and what only this pruner has."""
+        """Entries of a checkpoint: `parts_state`, and those that only this pruner has."""
         ...
 
     def load_state(self, states: dict[str, Any]) -> None:
-        """The reverse of `state`.
+        """Reverse of `state`.
 
         Raises:
-            UserError: the run was started with something else than is given now.
+            UserError: the run was started with other inputs (export or latency table) than now.
         """
         ...
 
 
 def parts_state(pruner: Pruner) -> dict[str, Any]:
-    """Entries of a checkpoint that all pruners have. Weights are as they are used: zeros where they are pruned."""
+    """Entries of a checkpoint that all pruners have. Weights are saved as used: zero where they are pruned."""
     student = pruner.student
     return {
         "Student": plain_state(student),
@@ -137,7 +137,7 @@ def parts_state(pruner: Pruner) -> dict[str, Any]:
 
 
 def load_parts(pruner: Pruner, states: dict[str, Any]) -> None:
-    """The reverse of `parts_state`."""
+    """Reverse of `parts_state`."""
     pruner.student.load_state_dict(states["Student"])
     pruner.gates.load_state_dict(states["Gates"])
     pruner.multipliers.load_state_dict(states.get("Lagrangian", {}))
@@ -149,10 +149,10 @@ _UNITS: dict[str, Callable[[LayerSpec], int]] = {
     "vo": lambda layer: sum(len(head.vo) for head in layer.heads),
     "ffn": lambda layer: len(layer.ffn),
 }
-"""Units of a layer that masks remove, by name in the log."""
+"""Kinds of units that masks remove, with their names in the log."""
 
 
 def remaining_units(kept: CompactSpec, whole: CompactSpec) -> dict[str, list[float]]:
-    """Shares of each layer's units that remain, by kind (0 where there were none)."""
+    """Kept shares of each layer's units, by kind (0 if there were none)."""
     pairs = list(zip(kept.layers, whole.layers, strict=True))
     return {kind: [count(after) / (count(before) or 1) for after, before in pairs] for kind, count in _UNITS.items()}

@@ -1,4 +1,4 @@
-"""Self-pinching masks, 0 and 1, of units or of single weights (Xu et al. 2025)."""
+"""Self-pinching masks (0 and 1) of units or of single weights (Xu et al. 2025)."""
 
 from typing import Any
 
@@ -13,12 +13,12 @@ from s3prl_pruned.pretrain.pruners.pruner import Losses, Penalty, Step, load_par
 
 
 class SelfPinchingPruner:
-    """A `Pruner` with thresholds that are learned.
+    """A `Pruner` with learned thresholds.
 
     Args:
-        student: what is trained.
-        config: which units, and how sharply.
-        control: the target.
+        student: the trained encoder.
+        config: kinds of units and the temperature.
+        control: control of the target.
     """
 
     def __init__(self, student: SpeechEncoder, config: SelfPinchingConfig, control: SizeControl):
@@ -27,20 +27,20 @@ class SelfPinchingPruner:
 
     @property
     def target_sparsity(self) -> float:
-        """What the run is to reach."""
+        """Target sparsity of the run."""
         return self.control.target_sparsity
 
     @property
     def aim(self) -> str:
-        """What the run is to reach, in words."""
+        """Target of the run, in words."""
         return self.control.aim + in_words(self.gates.config.dims_multiple)
 
     def draw(self, step: Step, losses: Losses | None = None) -> PinchedDraw:
-        """The masks of a step, made from thresholds and weights."""
+        """Masks of a step, computed from thresholds and weights."""
         return self.gates.draw(self.student, self._temperature(step))
 
     def penalty(self, step: Step, draw: MaskDraw) -> Penalty:
-        """What the control asks for the units that the step's masks keep."""
+        """Penalty of the control for the units that the step's masks keep."""
         penalty = self.control.penalty(draw, step)
         penalty.records["temperature"] = self._temperature(step)
         return penalty
@@ -49,11 +49,11 @@ class SelfPinchingPruner:
         return self.gates.config.temperature_at(step.number, step.total)
 
     def clamp(self) -> None:
-        """Keep every threshold where it decides something."""
+        """Clamp every threshold to the range in which it has an effect."""
         self.gates.clamp()
 
     def final_masks(self) -> FinalMasks:
-        """The masks of training, whatever the target."""
+        """The masks of training, independent of the target."""
         return pinched_masks(self.gates, self.student)
 
     def final_draw(self, final: FinalMasks) -> PinchedDraw:
@@ -61,11 +61,11 @@ class SelfPinchingPruner:
         return self.gates.draw(self.student, self.gates.config.final_temperature)
 
     def figures(self, final: FinalMasks) -> dict[str, Any]:
-        """What is realised was counted in training too."""
+        """The expected sparsity is the realised one, since training counts hard masks."""
         return {"expected": final.sparsity}
 
     def log_records(self, draw: MaskDraw, whole: CompactSpec) -> dict[str, Any]:
-        """What the thresholds keep as they stand, and the step's mask averages."""
+        """Structure that the thresholds currently keep, and averages of the step's masks."""
         kept = self.final_masks()
         remaining = remaining_units(kept.spec, whole)
         return {**self.control.realised(kept), "mask_means": draw.averages(), "remaining": remaining}
@@ -75,5 +75,5 @@ class SelfPinchingPruner:
         return parts_state(self)
 
     def load_state(self, states: dict[str, Any]) -> None:
-        """The reverse of `state`."""
+        """Reverse of `state`."""
         load_parts(self, states)

@@ -1,4 +1,4 @@
-"""The basic techniques (Lin et al. 2024): heads, rows or single weights go in rounds between optimiser steps."""
+"""The basic techniques (Lin et al. 2024): heads, rows or single weights are removed in rounds between steps."""
 
 from functools import partial
 from typing import Any
@@ -18,10 +18,10 @@ from s3prl_pruned.sparsity.counts import prunable_weights, sparsity
 
 
 class TechniquesPruner:
-    """A `Pruner` that learns nothing about what goes: scores of weights, or of data, say it.
+    """A `Pruner` without learned gates: scores from weights or data decide what is removed.
 
     Args:
-        compressor: with the plan, and the student in it.
+        compressor: holds the plan and the student.
     """
 
     def __init__(self, compressor: Compressor):
@@ -29,25 +29,25 @@ class TechniquesPruner:
 
     @property
     def gates(self) -> Compressor:
-        """The compressor: what is kept of the masks, which nothing is learned of here."""
+        """The compressor, which holds the masks; they are not learned."""
         return self.compressor
 
     @property
     def target_sparsity(self) -> float:
-        """What the rate comes to; where an energy is given, what comes of that."""
+        """Target sparsity, or the sparsity that results from an energy threshold."""
         return self.compressor.plan.target
 
     @property
     def aim(self) -> str:
-        """What the run is to reach, in words."""
+        """Target of the run, in words."""
         return f"target sparsity {self.target_sparsity:.4g}"
 
     def draw(self, step: Step, losses: Losses | None = None) -> MaskDraw:
-        """Do the rounds that come before the step; then the masks are those of what is left.
+        """Run the rounds that are due before the step, and return masks of the remaining structure.
 
         Args:
-            step: which.
-            losses: for heads that are scored by data, before each round on another share of an epoch.
+            step: the optimiser step.
+            losses: for head scores from data, which each round computes on another share of an epoch.
         """
         for number in self.compressor.rounds_before(step.number, step.total):
             self.compressor.prune(number, partial(self._head_scores, number, losses))
@@ -57,7 +57,7 @@ class TechniquesPruner:
         return MaskDraw(self.compressor.masks(), self.student.spec)
 
     def _head_scores(self, number: int, losses: Losses | None) -> list[Tensor]:
-        """`HeadImportance` of the heads that are left, per layer (heads,); without dropout."""
+        """`HeadImportance` of the remaining heads, per layer (heads,), computed without dropout."""
         assert losses is not None
         draw = self._standing()
         self.student.eval()
@@ -70,7 +70,7 @@ class TechniquesPruner:
         return importance.scores(distributed.all_reduce_sums(importance.sums))
 
     def penalty(self, step: Step, draw: MaskDraw) -> Penalty:
-        """None: the sparsity is recorded."""
+        """No penalty; the sparsity is recorded."""
         return Penalty(
             records={
                 "expected_sparsity": self.compressor.realised_sparsity(),
@@ -82,31 +82,31 @@ class TechniquesPruner:
         """Nothing to do."""
 
     def final_masks(self) -> FinalMasks:
-        """The masks as they stand. Single weights that are pruned are zeros of the student."""
+        """The current masks. Pruned single weights are zeros in the student."""
         masks, shape = self.compressor.masks(), self.student.config
         spec = surviving_spec(self.student.spec, masks)
-        left = min(weights_left(self.student), prunable_weights(shape, spec))  # what is masked may be zero as well
+        left = min(weights_left(self.student), prunable_weights(shape, spec))  # masked units may contain zeros too
         return FinalMasks.exact(masks, spec, sparsity(left, shape, with_cnn=spec.channels is not None))
 
     def final_draw(self, final: FinalMasks) -> MaskDraw:
-        """The masks as they stand."""
+        """The current masks."""
         return self._standing()
 
     def figures(self, final: FinalMasks) -> dict[str, Any]:
-        """What was expected is what is realised."""
+        """The expected sparsity is the realised one."""
         return {"expected": final.sparsity}
 
     def log_records(self, draw: MaskDraw, whole: CompactSpec) -> dict[str, Any]:
-        """What is left after the rounds so far."""
+        """Structure that remains after the rounds so far."""
         remaining = remaining_units(self.compressor.surviving_spec(), whole)
         return {"realised_sparsity": self.compressor.realised_sparsity(), "remaining": remaining}
 
     def state(self) -> dict[str, Any]:
-        """With the masks of single weights."""
+        """State with the masks of single weights."""
         return {**parts_state(self), "Weight_Masks": weight_masks(self.student)}
 
     def load_state(self, states: dict[str, Any]) -> None:
-        """The reverse of `state`."""
+        """Reverse of `state`."""
         load_parts(self, states)
         device = self.student.mask_embedding.device
         set_weight_masks(self.student, {name: mask.to(device) for name, mask in states["Weight_Masks"].items()})
