@@ -6,7 +6,7 @@ import torch
 
 from s3prl_pruned.formats import onnx, whole_whisper
 from s3prl_pruned.formats.folder import probe
-from s3prl_pruned.formats.format import LoadedModel
+from s3prl_pruned.formats.format import Format, LoadedModel
 from s3prl_pruned.formats.registry import check_int8, read, writable, write
 from s3prl_pruned.models import families
 from s3prl_pruned.models.accelerate.int8 import is_int8, quantize_int8
@@ -24,6 +24,7 @@ def convert(
     shape: str | None = None,
     subnet: str | None = None,
     int8: bool = False,
+    cut: Format = CUT,
 ) -> str:
     """Load a model and write it in another format, with a bar of the bytes written where that takes over a second.
 
@@ -34,6 +35,7 @@ def convert(
         shape: as `load_source`.
         subnet: as `load_source`.
         int8: quantise for inference on a CPU first (`models.accelerate.int8`); this project's folder only.
+        cut: as `load_source`.
 
     Returns:
         What was written: "hubert, 94,371,712 parameters".
@@ -42,7 +44,7 @@ def convert(
         UserError: as `load_source` and `registry.write`, or an int8 encoder is asked for in another format.
     """
     fmt = writable(target)
-    loaded = load_source(source, shape=shape, subnet=subnet)
+    loaded = load_source(source, shape=shape, subnet=subnet, cut=cut)
     encoder, provenance = loaded.encoder, loaded.provenance
     del loaded  # the encoder's memory may be given back below
     if int8 or is_int8(encoder):
@@ -91,16 +93,19 @@ def _quantised(encoder: SpeechEncoder) -> tuple[SpeechEncoder, float]:
     return small, max(float((a - b).norm() / b.norm()) for a, b in zip(found, exact, strict=True))
 
 
-def load_source(path: str | Path, *, shape: str | None = None, subnet: str | None = None) -> LoadedModel:
+def load_source(
+    path: str | Path, *, shape: str | None = None, subnet: str | None = None, cut: Format = CUT
+) -> LoadedModel:
     """Load a model to convert.
 
     Args:
         path: a training checkpoint (`states-*.ckpt`: its masks are cut), or anything that `formats.registry` reads.
         shape: the public model whose shape a torchaudio state dict has, such as `hubert_base`.
         subnet: of a LightHuBERT supernet, which of its models is meant.
+        cut: how a training checkpoint is read (`training_checkpoint.cut_at`: at another target).
 
     Raises:
         UserError: no such model, or a damaged one.
     """
     expected = families.named(shape) if shape else None
-    return read(path, shape=expected, int8=True, subnet=subnet, also=(CUT,))
+    return read(path, shape=expected, int8=True, subnet=subnet, also=(cut,))
