@@ -5,6 +5,7 @@ import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from s3prl_pruned.config import UserError, from_dict
@@ -123,10 +124,28 @@ class Choices:
         """
         with damage_named(self.trained.path):
             finals = [self._pruner(target).final_masks() for target in self.targets]
-            for name, target, final in zip(self.names, self.targets, finals, strict=True):
-                if self._missed(target, final) and not self._is_own(target):
-                    self._refuse_out_of_reach(name, target)
+            missed = [self._missed(target, final) for target, final in zip(self.targets, finals, strict=True)]
+            least, most = (self.quantity.share(figure) for figure in self.reach)
+        out = [
+            name
+            for name, target, misses in zip(self.names, self.targets, missed, strict=True)
+            if misses and not self._is_own(target) and not least <= target.share <= most
+        ]
+        if out:
+            low, high = self.reach
+            raise UserError(
+                f"{self.trained.path}: out of reach: {', '.join(out)}. These gates leave {low:.4g} to {high:.4g}: "
+                "whole sublayers go as their own gates say, and units that their masks silence stay gone. Choose "
+                "between, or train for the least that you may want."
+            )
         return finals
+
+    @cached_property
+    def reach(self) -> tuple[float, float]:
+        """The figures of the least and of the most that can go, with all dimension gates moved one way."""
+        ends = [replace(self.targets[0], share=share) for share in (0.0, 1.0)]
+        least, most = (self.quantity.shown(self._pruner(target).final_masks().reached) for target in ends)
+        return least, most
 
     def structures(self, finals: Sequence[FinalMasks], expert: Expert | None = None) -> list[Structure]:
         """The dense student, then what becomes of it with each of the masks.
@@ -167,15 +186,6 @@ class Choices:
 
     def _missed(self, target: Target, final: FinalMasks) -> bool:
         return abs(final.reached - target.share) > self.trained.gated.control.config.tolerance
-
-    def _refuse_out_of_reach(self, name: str, target: Target) -> None:
-        least, most = (self._pruner(replace(target, share=share)).final_masks().reached for share in (0.0, 1.0))
-        if not least <= target.share <= most:
-            low, high = (self.quantity.shown(share) for share in (least, most))
-            raise UserError(
-                f"{self.trained.path}: {name} is out of reach: whole sublayers stay or are gone as their gates say, "
-                f"and the dimensions in them leave {low:.4g} to {high:.4g}. Choose between."
-            )
 
     def _sized(self, name: str, spec: CompactSpec, *, realised: float) -> Structure:
         shape, table = self.trained.encoder.config, self.table

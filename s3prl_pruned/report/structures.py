@@ -87,7 +87,8 @@ def picture(data: dict[str, Any]) -> Figure:
         _draw(axes, data, cost)
     of = _quantity(data)
     panels[0].set_ylabel("held-out distillation loss, lower is better" if _any(data, "held_out_distill") else of.axis)
-    figure.suptitle(f"structures from one run's gates, step {data['step']:,}", fontsize=11)
+    note = f" ({data['teacher_note'].upper()})" if data["teacher_note"] else ""
+    figure.suptitle(f"structures from one run's gates, step {data['step']:,}{note}", fontsize=11)
     return figure
 
 
@@ -119,11 +120,18 @@ def notes(data: dict[str, Any]) -> list[str]:
         data: the document but for its notes.
     """
     lines = [
-        f"Of {data['checkpoint']} (step {data['step']} of {data['total_steps']}). MACs"
+        f"Of {data['checkpoint']} (step {data['step']} of {data['total_steps']}"
+        + (f", {data['teacher_note'].upper()}" if data["teacher_note"] else "")
+        + "). MACs"
         + (" and measured time" if _any(data, "seconds") else "")
         + f": {data['seconds_of_audio']:g} s of audio. Inert: share of the weights left whose units are scaled by less "
         f"than {INERT}."
     ]
+    of = _quantity(data)
+    low, high = (of.short_figure.format(of.scale * figure) for figure in data["reach"])
+    lines.append(f"As these gates stand they leave {low} to {high} to choose from.")
+    if data["average"]:
+        lines.append("The weights are their moving average (runner.ema_decay).")
     if data["settled"]:
         lines.append(
             "The weights have settled for the masks of the run's own target alone. At other sizes the loss is that of "

@@ -151,9 +151,9 @@ def test_a_size_that_the_gates_of_sublayers_leave_no_room_for_is_refused(last, t
     checkpoint.save_checkpoint(tmp_path / "states-3.ckpt", state)
     share = 2 * 24 * 20 / (3 * (4 * 24 * 24 + 2 * 24 * 20))  # of the weights is one feed-forward
     words = [str(tmp_path / "states-3.ckpt"), str(tmp_path / "sizes"), "--no-loss", "--targets"]
-    with pytest.raises(UserError, match=rf"params-0.05 is out of reach: .* leave {share:.4g} to 1"):
-        main([*words, "0.05"])
-    with pytest.raises(UserError, match="params-0.05 is out of reach"):
+    with pytest.raises(UserError, match=rf"out of reach: params-0.01, params-0.05. These gates leave {share:.4g} to"):
+        main([*words, "0.01,0.05,0.3"])
+    with pytest.raises(UserError, match="out of reach: params-0.05"):
         main([*words[:2], "--at", "0.05"])
     assert not (tmp_path / "sizes").exists()
     main([*words, "0.2"])

@@ -20,7 +20,10 @@ def data():
         "checkpoint": "states-5.ckpt",
         "step": 5,
         "total_steps": 5,
+        "teacher_note": "random teacher",
+        "average": True,
         "quantity": "sparsity",
+        "reach": [0.25, 1.0],
         "seconds_of_audio": 5,
         "settled": True,
         "table_of": None,
@@ -40,11 +43,15 @@ def test_the_table_has_a_row_for_each_and_says_what_is_special(data):
     assert "| 50.0 % | 50.1 % |" in own and "1.5" in own and "the run's own" in own and "MISSED" not in own
     assert "| 90.0 % | 80.0 % |" in missed and "TARGET MISSED" in missed
     assert "have settled for the masks of the run's own target alone" in structures.markdown(data)
+    assert "they leave 25.0 % to 100.0 % to choose from" in structures.markdown(data)
+    assert "(step 5 of 5, RANDOM TEACHER). MACs: 5 s" in data["notes"][0] and "moving average" in data["notes"][2]
     assert len(structures.notes({**data, "settled": False})) == len(data["notes"]) - 1
 
 
 def test_the_picture_has_the_losses_over_each_cost(data):
-    parameters, macs = structures.picture(data).axes
+    figure = structures.picture(data)
+    assert figure.get_suptitle() == "structures from one run's gates, step 5 (RANDOM TEACHER)"
+    parameters, macs = figure.axes
     line, star = parameters.lines
     assert list(line.get_xdata()) == [2.0, 5.0] and list(line.get_ydata()) == [2.5, 1.5]
     assert list(star.get_xdata()) == [5.0] and list(macs.lines[1].get_ydata()) == [1.5]
