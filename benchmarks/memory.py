@@ -102,6 +102,7 @@ def setting_of_recipe(recipe: str) -> tuple[MemorySetting, Batch, int]:
         pairs=0 if distill is None else distill.num_pairs,
         matches=distill is not None and distill.pairing == "learned",
         masks_cnn=gates is not None and "conv" in gates.kinds,
+        averages=loop.ema_decay is not None,
     )
     return setting, largest_batch(config.pretrain_expert.datarc), loop.gradient_accumulate_steps
 

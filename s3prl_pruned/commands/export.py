@@ -1,5 +1,8 @@
 """Export a model, as a folder, for transformers, or as ONNX: `tools/export.py`."""
 
+import argparse
+from pathlib import Path
+
 from s3prl_pruned.formats import WRITES
 from s3prl_pruned.own_commands import Parser
 
@@ -14,7 +17,7 @@ def make_parser() -> Parser:
         help="a states-*.ckpt of run_pretrain.py (its masks are cut), an exported folder, or any other checkpoint that "
         "is read",
     )
-    parser.add_argument("target", help="what to write; must not exist")
+    parser.add_argument("path", metavar="target", help="what to write; must not exist")
     parser.add_argument(
         "--to",
         default="folder",
@@ -24,7 +27,40 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--int8", action="store_true", help="8-bit weights and products, for inference on a CPU (folder only)"
     )
+    _add_sizes(parser.add_argument_group("other sizes from the same gates, of a states-*.ckpt"))
     return parser
+
+
+def _add_sizes(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    which = group.add_mutually_exclusive_group()
+    which.add_argument(
+        "--at",
+        metavar="X",
+        help="export at this target in place of the run's own: a share that goes of what the run's target is of, or "
+        "params=X, macs=X, speedup=X",
+    )
+    which.add_argument(
+        "--targets",
+        metavar="X,X",
+        help="write a new folder with a table and a picture of what the gates give at several targets, written as --at",
+    )
+    add("--export", action="store_true", help="with --targets: write all of them as models, too")
+    add("--time", type=int, default=0, metavar="N", help="with --targets: time them beside each other, N runs of each")
+    add("--threads", type=int, default=1, metavar="N", help="of --time (default: %(default)s)")
+    add(
+        "--no-loss",
+        action="store_true",
+        help="with --targets: without the held-out loss, which needs teacher and speech",
+    )
+    add("--teacher", metavar="T", help="where the teacher lies now, for that loss (default: where it was)")
+    add("--corpus", metavar="DIR", help="where the speech lies now (default: where it was)")
+    add("--device", default="cpu", help="of losses and times (default: %(default)s)")
+    add(
+        "--latency-table",
+        metavar="JSON",
+        help="for times by the table, and speedup=X, where the run has none of its own",
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -33,11 +69,58 @@ def main(argv: list[str] | None = None) -> None:
     Args:
         argv: command line; None is the process's own.
     """
-    args = make_parser().parse_args(argv)
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    _refuse_idle(parser, args)
 
+    if args.targets:
+        _look(args)
+        return
     from s3prl_pruned.pretrain.conversion import convert
     from s3prl_pruned.pretrain.finish import describe_export
 
-    about = convert(args.source, args.target, args.to, int8=args.int8)
+    if args.at:
+        from s3prl_pruned.commands.run_structures import export_at
+
+        about = export_at(args.source, args.path, args.at, args.to, int8=args.int8, latency_table=args.latency_table)
+    else:
+        about = convert(args.source, args.path, args.to, int8=args.int8)
     ours = args.to in ("folder", "huggingface")
-    print(f"{about}: exported to {describe_export(args.target) if ours else args.target}")
+    print(f"{about}: exported to {describe_export(args.path) if ours else args.path}")
+
+
+def _refuse_idle(parser: Parser, args: argparse.Namespace) -> None:
+    """Refuse options that would have no effect."""
+    of_table = ("export", "time", "threads", "no_loss", "teacher", "corpus", "device")
+    allowed = {"latency_table", *of_table} if args.targets else {"latency_table"} if args.at else set()
+    for name in (*of_table, "latency_table"):
+        if getattr(args, name) != parser.get_default(name) and name not in allowed:
+            needed = "--targets" if name != "latency_table" else "--targets or --at"
+            parser.error(f"--{name.replace('_', '-')} is of {needed}, which is not given")
+    if args.targets and not args.export and (args.int8 or args.to != "folder"):
+        parser.error("--to and --int8 are of models, and --targets writes none without --export")
+    if args.time < 0:
+        parser.error(f"--time must be at least 0, but is {args.time}")
+
+
+def _look(args: argparse.Namespace) -> None:
+    from s3prl_pruned.commands.run_structures import run
+    from s3prl_pruned.report import structures
+
+    data = run(
+        Path(args.source),
+        Path(args.path),
+        args.targets,
+        latency_table=args.latency_table,
+        losses=not args.no_loss,
+        teacher=args.teacher,
+        corpus=args.corpus,
+        device=args.device,
+        repeats=args.time,
+        threads=args.threads,
+        export=args.export,
+        fmt=args.to,
+        int8=args.int8,
+    )
+    print(structures.table(data).text(), *data["notes"], sep="\n")
+    print(f"written: {args.path}")

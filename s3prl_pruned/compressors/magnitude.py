@@ -104,6 +104,24 @@ def plain_state(encoder: SpeechEncoder) -> dict[str, Tensor]:
     return state
 
 
+def load_plain_state(encoder: SpeechEncoder, state: Mapping[str, Tensor]) -> None:
+    """The reverse of `plain_state`; pruned weights stay so."""
+    state = dict(state)
+    for path in weight_masks(encoder):
+        state[f"{path}.weight_orig"] = state.pop(f"{path}.weight")
+        state[f"{path}.weight_mask"] = encoder.get_buffer(f"{path}.weight_mask")
+    encoder.load_state_dict(state)
+    apply_weight_masks(encoder)
+
+
+def apply_weight_masks(encoder: SpeechEncoder) -> None:
+    """Mask pruned weights anew where they were changed in place, as the next forward pass would do it."""
+    for module in prunable_linears(encoder).values():
+        for hook in list(module._forward_pre_hooks.values()):
+            if isinstance(hook, prune.BasePruningMethod):
+                hook(module, None)
+
+
 def weights_left(encoder: SpeechEncoder) -> int:
     """Number of prunable weights in the encoder, without those that unstructured pruning has set to zero.
 

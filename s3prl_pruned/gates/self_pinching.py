@@ -321,6 +321,13 @@ class PinchedDraw(MaskDraw):
             delattr(linear, attribute)
             linear.register_parameter(attribute, matrix)
 
+    @torch.no_grad()
+    def renew(self) -> None:
+        """As `MaskDraw.renew`."""
+        if self._matrices:
+            for (index, name), z in self.hard_masks().items():
+                self.masks[index, name].copy_((self._matrices[index, name] * z).flatten())
+
     def backward(self, gradient: Tensor, *, loss_scale: Tensor | float = 1.0) -> None:
         """Backpropagate the gradients of masks and count to the thresholds and, through the scores, to the weights.
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from s3prl_pruned.config import UserError
+from s3prl_pruned.config import ADDED, UserError
 
 MOST_WORKERS = 8
 """Largest default number of processes that read audio."""
@@ -65,6 +65,11 @@ class LoopConfig:
     """Allow TF32 on CUDA: factors of fp32 matrix products and convolutions are rounded to 10 bits of mantissa, which is
     faster. This affects the losses and the positional convolution, and everything without `fp16` and `bf16`."""
 
+    ema_decay: float | None = field(default=None, metadata=ADDED)
+    """Of an exponential moving average of the weights, such as 0.999, by which the run is judged and which it exports
+    in their place (`pretrain/average.py`). Masks and sparsity are those of the gates as they are trained, which are not
+    averaged. It takes as much memory as the student's weights. null: none."""
+
     max_bad_steps: int = 10
     """Number of steps in a run whose loss or gradient may be NaN or infinite. Such a step is skipped, reported and
     counted; one more stops the run. (An fp16 gradient that overflows while the loss scale can still fall is not
@@ -101,6 +106,8 @@ class LoopConfig:
             raise UserError(f"`process_timeout` must be positive, but is {self.process_timeout}.")
         if self.max_seconds_at_once is not None and self.max_seconds_at_once <= 0:
             raise UserError(f"`max_seconds_at_once` must be positive, but is {self.max_seconds_at_once}.")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise UserError(f"`ema_decay` must be between 0 and 1, or null, but is {self.ema_decay}.")
         if self.gradient_clipping <= 0:
             raise UserError(f"`gradient_clipping` must be positive, but is {self.gradient_clipping}.")
 

@@ -6,7 +6,7 @@ import torch
 
 from s3prl_pruned.formats import onnx, whole_whisper
 from s3prl_pruned.formats.folder import probe
-from s3prl_pruned.formats.format import LoadedModel
+from s3prl_pruned.formats.format import Format, LoadedModel
 from s3prl_pruned.formats.registry import check_int8, read, writable, write
 from s3prl_pruned.models import families
 from s3prl_pruned.models.accelerate.int8 import is_int8, quantize_int8
@@ -24,6 +24,7 @@ def convert(
     shape: str | None = None,
     subnet: str | None = None,
     int8: bool = False,
+    cut: Format = CUT,
 ) -> str:
     """Load a model and write it in another format, with a progress bar if writing takes more than a second.
 
@@ -34,6 +35,7 @@ def convert(
         shape: as in `load_source`.
         subnet: as in `load_source`.
         int8: quantise for inference on a CPU first (`models.accelerate.int8`); for this project's folder only.
+        cut: as in `load_source`.
 
     Returns:
         A description of the result, such as "hubert, 94,371,712 parameters".
@@ -42,7 +44,7 @@ def convert(
         UserError: as in `load_source` and `registry.write`, or int8 is requested for another format.
     """
     fmt = writable(target)
-    loaded = load_source(source, shape=shape, subnet=subnet)
+    loaded = load_source(source, shape=shape, subnet=subnet, cut=cut)
     encoder, provenance = loaded.encoder, loaded.provenance
     del loaded  # so that the memory of the encoder can be freed below
     if int8 or is_int8(encoder):
@@ -91,16 +93,19 @@ def _quantised(encoder: SpeechEncoder) -> tuple[SpeechEncoder, float]:
     return small, max(float((a - b).norm() / b.norm()) for a, b in zip(found, exact, strict=True))
 
 
-def load_source(path: str | Path, *, shape: str | None = None, subnet: str | None = None) -> LoadedModel:
+def load_source(
+    path: str | Path, *, shape: str | None = None, subnet: str | None = None, cut: Format = CUT
+) -> LoadedModel:
     """Load a model to convert.
 
     Args:
         path: a training checkpoint (`states-*.ckpt`, whose masks are cut), or any model that `formats.registry` reads.
         shape: for a torchaudio state dict, the public model that has its shape, such as `hubert_base`.
         subnet: for a LightHuBERT supernet, the subnet to load.
+        cut: how to read a training checkpoint (`training_checkpoint.cut_at`: at another target).
 
     Raises:
         UserError: there is no such model, or it is damaged.
     """
     expected = families.named(shape) if shape else None
-    return read(path, shape=expected, int8=True, subnet=subnet, also=(CUT,))
+    return read(path, shape=expected, int8=True, subnet=subnet, also=(cut,))

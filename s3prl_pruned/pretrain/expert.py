@@ -8,7 +8,8 @@ One optimiser step, as `pretrain/trainer.py` drives it:
     on_before_zero_grad   after the optimiser step: clamp the gates, and remove the masks from the student
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from s3prl_pruned import distributed
+from s3prl_pruned.compressors.magnitude import apply_weight_masks, load_plain_state, plain_state
 from s3prl_pruned.config import from_dict, to_dict
 from s3prl_pruned.data.batches import RandomCropBatches, Share
 from s3prl_pruned.data.waveforms import SAMPLE_RATE
@@ -25,6 +27,7 @@ from s3prl_pruned.export.inert import inert_share
 from s3prl_pruned.export.masks import FinalMasks
 from s3prl_pruned.gates.attach import MaskDraw
 from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.pretrain.average import WeightAverage
 from s3prl_pruned.pretrain.config import DataConfig
 from s3prl_pruned.pretrain.distill.teachers import Teacher
 from s3prl_pruned.pretrain.pruners.pruner import Losses, Pruner, Step
@@ -52,7 +55,8 @@ class Trained(nn.Module):
 class Expert(nn.Module):
     """Base class of every `UpstreamPretrainExpert`.
 
-    Subclasses set all attributes but `rehearsal`, name their loss, and define `begin_step`, `forward`, `log_records`.
+    Subclasses set all attributes but `rehearsal` and `average`, name their loss, and define `begin_step`, `forward` and
+    `log_records`.
     """
 
     loss_name: str
@@ -70,6 +74,8 @@ class Expert(nn.Module):
     loaded_teacher: Teacher
     rehearsal = False
     """Set by a dry run: no pass over a large part of the data."""
+    average: WeightAverage | None = None
+    """Set by the trainer if the run averages its weights: the average is evaluated and exported."""
     _step: Step
     _draw: MaskDraw
 
@@ -144,16 +150,27 @@ class Expert(nn.Module):
         """Evaluate the model as it would be exported now.
 
         Returns:
-            Results of `judge`, `export_sparsity`, `export_parameters`, `export_macs` (for `SECONDS_OF_MACS`),
-            `inert_share`, and `on_target`: whether the kept structure meets the target of the run.
+            Results of `export_figures`, and `on_target`: whether the kept structure meets the target of the run.
         """
-        student, final = self.model.student, self.final_masks()
+        final = self.final_masks()
         missed = abs(final.reached - self.target_sparsity)
-        draw = self.pruner.final_draw(final)
+        return {**self.export_figures(final), "on_target": missed <= self.upstream_config.sparsity.tolerance}
+
+    @torch.no_grad()
+    def export_figures(self, final: FinalMasks) -> dict[str, float]:
+        """Evaluate the model as it would be exported now with these masks.
+
+        Returns:
+            Results of `judge`, `export_sparsity`, `export_parameters`, `export_macs` (for `SECONDS_OF_MACS`), and
+            `inert_share`.
+        """
+        student, draw = self.model.student, self.pruner.final_draw(final)
         self.model.eval()
-        draw.fill(student)
-        judged = self.judge(draw)
-        draw.empty(student)
+        with self._averaged():
+            draw.renew()
+            draw.fill(student)
+            judged = self.judge(draw)
+            draw.empty(student)
         self.model.train()
         return {
             **judged,
@@ -161,8 +178,17 @@ class Expert(nn.Module):
             "export_parameters": sum(parameters(student.config, final.spec).values()),
             "export_macs": sum(macs(student.config, final.spec, SECONDS_OF_MACS * SAMPLE_RATE).values()),
             "inert_share": inert_share(final.masks, student.spec, student.config),
-            "on_target": missed <= self.upstream_config.sparsity.tolerance,
         }
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Use the average as the weights, if there is one."""
+        if self.average is None:
+            yield
+            return
+        with self.average.in_place():
+            yield
+        apply_weight_masks(self.model.student)
 
     def final_masks(self) -> FinalMasks:
         """The final masks for the current state of training."""
@@ -173,6 +199,10 @@ class Expert(nn.Module):
         if self.objective is not None:
             all_states["Objective"] = self.objective
         all_states.update(self.pruner.state())
+        all_states.update(self.weights_state())
+        if self.average is not None:
+            with self._averaged():
+                all_states["Average"] = self.weights_state()
         all_states["Upstream_Config"] = to_dict(self.upstream_config)
         all_states["Teacher"] = self.teacher_record()
         return all_states
@@ -180,6 +210,18 @@ class Expert(nn.Module):
     def load_model(self, all_states: dict[str, Any]) -> None:
         """s3prl's interface: the reverse of `add_state_to_save`."""
         self.pruner.load_state(all_states)
+        self.load_weights(all_states)
+        if self.average is not None:
+            with self._averaged():
+                self.load_weights(all_states["Average"])
+
+    def weights_state(self) -> dict[str, Any]:
+        """Entries of a checkpoint for all that the weights' optimiser trains: `Student`, and the objective's modules."""
+        return {"Student": plain_state(self.model.student)}
+
+    def load_weights(self, states: dict[str, Any]) -> None:
+        """The reverse of `weights_state`."""
+        load_plain_state(self.model.student, states["Student"])
 
     def get_train_dataloader(self, numbers: Iterable[int | Share] | None = None) -> Reader:
         """The run's micro-batches with these numbers (or parts of them), in this order; without numbers, one epoch."""

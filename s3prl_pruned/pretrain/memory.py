@@ -60,6 +60,8 @@ class MemorySetting:
 
     masks_cnn: bool = False
     """Whether channels of the CNN have masks."""
+    averages: bool = False
+    """Whether the student's weights have a moving average (`runner.ema_decay`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,7 @@ class Memory:
     """Memory of a step, in bytes."""
 
     weights: float
-    """Weights of both models, the student's two Adam moments, and its gradients if they are accumulated."""
+    """Weights of both models, the student's two Adam moments and average, and its gradients if they are accumulated."""
     teacher: float
     """The teacher's states."""
     cnn: float
@@ -108,6 +110,7 @@ def setting_of(expert: Expert, loop: LoopConfig) -> MemorySetting:
         pairs=0 if distillation is None else len(distillation.teacher_layers),
         matches=distillation is not None and distillation.pairs is None,
         masks_cnn=gates is not None and "conv" in gates.kinds,
+        averages=loop.ema_decay is not None,
     )
 
 
@@ -144,7 +147,8 @@ class _Sizes:
 
     def weights(self) -> int:
         teacher = sum(parameters(self.shape, CompactSpec.dense(self.shape)).values()) if self.setting.pairs else 0
-        return FP32 * (teacher + (4 if self.setting.accumulates else 3) * self._parameters())
+        copies = 3 + self.setting.accumulates + self.setting.averages
+        return FP32 * (teacher + copies * self._parameters())
 
     def gradients(self) -> int:
         return 0 if self.setting.accumulates else FP32 * self._parameters()

@@ -30,6 +30,7 @@ from s3prl_pruned.config import UserError, to_dict
 from s3prl_pruned.data.batches import Share, in_parts
 from s3prl_pruned.data.waveforms import SAMPLE_RATE
 from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.pretrain.average import WeightAverage
 from s3prl_pruned.pretrain.compiled import compile_encoders, round_weights, uncompiled, warm_up
 from s3prl_pruned.pretrain.config import RunnerConfig
 from s3prl_pruned.pretrain.expert import Expert, checkpoint_activations
@@ -69,6 +70,8 @@ class Trainer:
         self.per_step = self.loop.micro_batches_per_step(distributed.world_size())
         self.optimizers = build_optimizers(expert, config.optimizer, self.loop.total_steps)
         self._gradients = GradientSums(self.optimizers.weight_parameters)
+        decay = self.loop.ema_decay
+        expert.average = None if decay is None else WeightAverage(self.optimizers.weight_parameters, decay)
         self._device = expert.device.type
         self._behind = STEPS_BEHIND if self._device == "cuda" else 0
         self._unread: deque[StepRecords] = deque()
@@ -195,7 +198,10 @@ class Trainer:
         norm = self.optimizers.clip(self.loop.gradient_clipping)
         gate_norm = self.optimizers.gate_gradient_norm()
         usable = is_finite(records[self.expert.loss_name], norm, gate_norm)
-        self.optimizers.step(unless=usable.logical_not().float())
+        unless = usable.logical_not().float()
+        self.optimizers.step(unless=unless)
+        if self.expert.average is not None:
+            self.expert.average.update(self.step, unless=unless)
         self._scaler.update()
         self.expert.on_before_zero_grad()
         self.optimizers.zero_grad()

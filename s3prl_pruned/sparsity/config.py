@@ -1,7 +1,7 @@
 """Targets of a recipe: which share of the dense model to remove, and in which quantity. Old keys are read too."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from s3prl_pruned.config import UserError
@@ -83,6 +83,39 @@ def chosen_target(text: str) -> dict[str, Any]:
     if name not in ("params", "macs", "speedup") or math.isnan(number):
         raise UserError(f"`--target` must be params=0.8, macs=0.7 or speedup=2.5 (or another number), but is {text!r}.")
     return {"speedup": number} if name == "speedup" else {"of": name, "share": number}
+
+
+def several_targets(text: str, own: Target, *, table: str | None = None) -> list[Target]:
+    """Targets by a text such as `0.5,0.65,0.8`, which are of what `own` is of, or `macs=0.5,0.7` or `speedup=1.5,2.5`.
+
+    Args:
+        text: shares, or speed-ups where time is meant.
+        own: the target beside which they are asked for.
+        table: of targets of time, where `own` names none.
+
+    Raises:
+        UserError: it is none of these, a share is out of its range, or one is there twice.
+    """
+    name, _, numbers = (part.strip() for part in text.rpartition("="))
+    kind = name or ("speedup" if own.of == "time" else own.of)
+    of = "time" if kind == "speedup" else kind
+    if kind not in ("params", "macs", "speedup"):
+        raise UserError(
+            f"targets must be 0.5,0.65 or params=0.5,0.65, macs=0.5,0.7 or speedup=1.5,2, but are {text!r}."
+        )
+    base = own if of == own.of else Target(of=of, share=0.0, table=table if of == "time" else None)  # type: ignore[arg-type]  # one of the three
+    found: list[Target] = []
+    for number in numbers.split(","):
+        try:
+            figure = float(number)
+        except ValueError:
+            raise UserError(f"targets must be numbers between commas, but {number.strip()!r} is none.") from None
+        target = replace(base, share=_share_of(kind, figure))
+        target.validate()
+        if target in found:
+            raise UserError(f"targets must differ, but {number.strip()} is there twice.")
+        found.append(target)
+    return found
 
 
 def takes_table(section: dict[str, Any]) -> bool:

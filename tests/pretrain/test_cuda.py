@@ -32,7 +32,7 @@ def test_a_run_resumes_bit_for_bit(recipe, tmp_path, precision, compiled):
 @pytest.mark.parametrize("kind", ["the paper's", "a pruned CNN, towards MACs", "fixed pairs", "self-pinching"])
 def test_a_step_waits_for_nothing(recipe, kind):
     """By torch's warnings about synchronising calls; copies are only read once they have arrived."""
-    trainer = trainer_of(recipe, KINDS[kind], device="cuda", bf16=True)
+    trainer = trainer_of(recipe, KINDS[kind], device="cuda", bf16=True, ema_decay=0.9)
     for _ in range(3):
         trainer.advance(batches_of(6_000, 6_000))
     before = torch.cuda.get_sync_debug_mode()

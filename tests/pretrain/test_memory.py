@@ -53,6 +53,7 @@ def test_each_setting_saves_memory():
     assert total(shape=frozen.shape) == pytest.approx(total() - 3.4, abs=0.05)
     assert total(shape=frozen.shape, masks_cnn=True) == pytest.approx(total(), abs=0.05)
     assert total(pairs=0, matches=False) < total(matches=False) <= total()
+    assert total(averages=True) - total() == pytest.approx(4 * 94_381_936 / GIB, rel=1e-3), "a copy of the weights"
 
 
 def test_the_parts_in_words_add_up():

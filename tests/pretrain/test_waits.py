@@ -121,7 +121,7 @@ def batches_of(*lengths, seed=0):
 def test_a_step_reads_only_asynchronous_copies_from_the_device(recipe, reads_of, tmp_path, kind):
     table = tmp_path / "table.json"
     table.write_text(json.dumps(to_dict(table_of(tiny_wavlm()))))
-    trainer = trainer_of(recipe, [change.replace("TABLE", str(table)) for change in KINDS[kind]])
+    trainer = trainer_of(recipe, [change.replace("TABLE", str(table)) for change in KINDS[kind]], ema_decay=0.9)
     for _ in range(2):
         trainer.advance(batches_of(6_000, 6_000))
     found = reads_of(trainer, batches_of(6_000, 5_000))

@@ -162,12 +162,15 @@ class UpstreamPretrainExpert(Expert):
         return {**records, **self.pruner.log_records(self._draw, self.model.student.spec)}
 
     def add_state_to_save(self, all_states: dict[str, Any]) -> dict[str, Any]:
-        """s3prl's interface, with the recogniser's head. `Upstream_Config` says where the encoder comes from."""
-        all_states["Head"] = self.model.head.state_dict()
+        """s3prl's interface, with the alphabet. `Upstream_Config` says where the encoder comes from."""
         all_states["Characters"] = self.characters.text
         return super().add_state_to_save(all_states)
 
-    def load_model(self, all_states: dict[str, Any]) -> None:
-        """s3prl's interface: the reverse of `add_state_to_save`."""
-        super().load_model(all_states)
-        self.model.head.load_state_dict(all_states["Head"])
+    def weights_state(self) -> dict[str, Any]:
+        """As `Expert.weights_state`, with the recogniser's head."""
+        return {**super().weights_state(), "Head": self.model.head.state_dict()}
+
+    def load_weights(self, states: dict[str, Any]) -> None:
+        """The reverse of `weights_state`."""
+        super().load_weights(states)
+        self.model.head.load_state_dict(states["Head"])

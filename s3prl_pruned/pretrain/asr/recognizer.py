@@ -78,7 +78,8 @@ def head_files(source: str | Path) -> dict[str, bytes]:
     state = load_checkpoint(source, mapped=True) if source.name.endswith(".ckpt") else {}
     if "Head" not in state:
         return {}
-    head = {name: tensor.contiguous() for name, tensor in state["Head"].items()}
+    weights = state.get("Average", state)
+    head = {name: tensor.contiguous() for name, tensor in weights["Head"].items()}
     alphabet = json.dumps({"characters": state["Characters"]}) + "\n"
     return {HEAD: safetensors.torch.save(head), ALPHABET: alphabet.encode()}
 

@@ -189,17 +189,24 @@ class UpstreamPretrainExpert(Expert):
         return {**records, **self.pruner.log_records(self._draw, self.model.teacher.spec), "pairs": pairs}
 
     def add_state_to_save(self, all_states: dict[str, Any]) -> dict[str, Any]:
-        """s3prl's interface, with the maps or heads of the objective."""
-        all_states["Distillation"] = self.model.distillation.state_dict()
+        """s3prl's interface, with the errors that choose the pairs."""
         all_states["Running_Errors"] = self._running_errors
         return super().add_state_to_save(all_states)
 
     def load_model(self, all_states: dict[str, Any]) -> None:
         """s3prl's interface: the reverse of `add_state_to_save`."""
         super().load_model(all_states)
-        self.model.distillation.load_state_dict(all_states["Distillation"])
         errors = all_states.get("Running_Errors")  # version 0.1.0 matched each step by its own errors
         self._running_errors = None if errors is None else errors.to(self.device)
+
+    def weights_state(self) -> dict[str, Any]:
+        """As `Expert.weights_state`, with the maps or heads of the objective."""
+        return {**super().weights_state(), "Distillation": self.model.distillation.state_dict()}
+
+    def load_weights(self, states: dict[str, Any]) -> None:
+        """The reverse of `weights_state`."""
+        super().load_weights(states)
+        self.model.distillation.load_state_dict(states["Distillation"])
 
     def _states(self, wavs: Tensor, lengths: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """The L + 1 states (B, T, D) of student and teacher, and the valid frames (B, T) on the CPU."""

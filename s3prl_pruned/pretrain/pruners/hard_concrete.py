@@ -1,5 +1,6 @@
 """Hard concrete masks of units, driven to a target by multipliers (Wang et al. 2023)."""
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,8 @@ from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.pretrain.pruners.control import LagrangianControl
 from s3prl_pruned.pretrain.pruners.pruner import Losses, Penalty, Step, load_parts, parts_state, remaining_units
+from s3prl_pruned.sparsity.config import Target
+from s3prl_pruned.sparsity.latency import LatencyTable
 
 
 class HardConcretePruner:
@@ -66,6 +69,19 @@ class HardConcretePruner:
     def final_draw(self, final: FinalMasks) -> MaskDraw:
         """Soft values of the kept units, without a gradient."""
         return MaskDraw(final.masks.to(self.gates.log_alpha.device), self.student.spec)
+
+    def aimed_at(self, target: Target, table: LatencyTable | None = None) -> "HardConcretePruner":
+        """The same gates and student, for the final masks of another target: the run's own is what it is.
+
+        Args:
+            target: what `SparsityConfig.match_target` is to reach, whether the run asks for that or not.
+            table: of a target of time, in place of the run's.
+        """
+        own, other = self.control.config, copy.copy(self)
+        if target != own.target:
+            config = replace(own, target=target, match_target=True)
+            other.control = LagrangianControl(config, self.student.config, table or self.control.table)
+        return other
 
     def figures(self, final: FinalMasks) -> dict[str, Any]:
         """Expected values, and the result for each target."""
