@@ -4,6 +4,8 @@
 # make wheel  build the source archive and the wheel into dist/, and use the wheel away from the clone
 # make gpu    on a machine with an NVIDIA GPU: measure inference, training and memory, in ten minutes, into gpu/
 # make docs   build the documentation into site/, strictly
+# make release  refuse unless the tree is clean and CHANGELOG.md names the version; then build and check the source archive,
+#             the wheel and the documentation, and print what to publish. Nothing is uploaded.
 # make lint   ruff (rules and format), spelling, and mypy
 #
 # A second call reuses .venv; delete that folder to install anew. PYTHON chooses the interpreter,
@@ -28,7 +30,7 @@ HOW := $(if $(wildcard $(INSTALLED)),reused as it stands,made)
 HOST_TESTS := tests/contract tests/test_compat.py tests/test_compat_experts.py tests/test_compat_hosts.py tests/test_main.py \
     tests/superb/running/test_run.py
 
-.PHONY: run install lint test slow gpu docs wheel hosts test-host
+.PHONY: run install lint test slow gpu docs wheel release hosts test-host
 
 run: install
 	$(BIN)/python tools/quickstart.py
@@ -62,6 +64,15 @@ wheel: $(TESTABLE)
 	rm -rf dist
 	$(BIN)/python -m build
 	.ci/check_wheel dist/*.whl $(VENV)
+
+# The wheel is built from the source archive, so that trying the wheel tries both.
+release:
+	.ci/release check
+	$(MAKE) wheel
+	$(PIP) -e ".[release]"
+	$(BIN)/python -m twine check --strict dist/*
+	$(MAKE) docs
+	.ci/release summary
 
 hosts:
 	$(MAKE) VENV=.venv-espnet HOST=espnet test-host

@@ -1,34 +1,42 @@
-"""Export a model, as a folder, for transformers, or as ONNX: `tools/export.py`."""
+"""Export a model as a folder, for transformers, or as ONNX: `tools/export.py`."""
 
 from s3prl_pruned.formats import WRITES
-from s3prl_pruned.own_commands import Parser
+from s3prl_pruned.parsers import Parser
 
 TARGETS = [name for name, encoders in WRITES.items() if encoders == "pruned"]
 
 
 def make_parser() -> Parser:
     """The parser."""
-    parser = Parser("export", description="Export a model; it is checked against its source.")
-    parser.add_argument(
-        "source",
-        help="a states-*.ckpt of run_pretrain.py (its masks are cut), an exported folder, or any other checkpoint that "
-        "is read",
+    parser = Parser(
+        "export",
+        usage="SOURCE TARGET [--to FORMAT] [--int8]",
+        examples="""
+python tools/export.py result/pretrain/wavlm_pruned_distill/embedded/states-300.ckpt my_export
+python tools/export.py my_export my_model --to huggingface
+python tools/export.py my_export my_model.onnx --to onnx
+""",
     )
-    parser.add_argument("target", help="what to write; must not exist")
-    parser.add_argument(
+    add = parser.add_argument
+    add(
+        "source",
+        metavar="SOURCE",
+        help="checkpoint of run_pretrain.py (pruned by its masks), an exported folder, or any readable checkpoint",
+    )
+    add("target", metavar="TARGET", help="new file or folder; never overwritten")
+    add(
         "--to",
+        metavar="FORMAT",
         default="folder",
         choices=TARGETS,
-        help="format (default: %(default)s, this project's)",
+        help="format of TARGET: %(choices)s (default: %(default)s, this project's own)",
     )
-    parser.add_argument(
-        "--int8", action="store_true", help="8-bit weights and products, for inference on a CPU (folder only)"
-    )
+    add("--int8", action="store_true", help="int8 weights and matrix products for CPU inference (--to folder only)")
     return parser
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Export, and say what was written.
+    """Export, and print what was written.
 
     Args:
         argv: command line; None is the process's own.
