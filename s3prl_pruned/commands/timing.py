@@ -21,11 +21,11 @@ python tools/timing.py --peers --models my_export --lengths 1,5
 python tools/timing.py --models ours:wavlm_base --lengths 5 --latency-table my_device.json
 """
 NOTES = """
-The runs of all models are interleaved, and ratios are taken run by run. Without --lengths and --mixed
-a corpus is encoded, one utterance at a time and in length-bucketed batches: the paper's protocol,
-which reports the mean of 5 runs. Models that cannot be built or run are listed with the reason, and
-the exit status is 1. The last line of the output is the result as JSON. --peers has random weights,
-and 1 s and 5 s of audio by default. --latency-table times the parts of one
+The runs of all models are interleaved, and ratios are taken run by run. Without --lengths and
+--mixed a corpus is encoded, one utterance at a time and in length-bucketed batches: the paper's
+protocol, which reports the mean of 5 runs. Models that cannot be built or run are listed with the
+reason, and the exit status is 1. The last line of the output is the result as JSON. --peers uses
+random weights, and 1 s and 5 s of audio by default. --latency-table times the parts of one
 architecture in several sizes, for `run_pretrain.py --target speedup=2.5`.
 """
 _PAPERS_BASELINE, _PAPERS_MODELS = "s3prl:wavlm_base", ("ours:dense", "ours:even", "ours:conc")
