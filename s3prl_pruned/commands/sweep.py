@@ -23,7 +23,7 @@ def make_parser() -> PlanParser:
     """The parser."""
     parser = PlanParser(
         "sweep",
-        usage="--recipe RECIPE ... [--target R,R] [--corpus DIR] [--tasks TASK,TASK] [OPTION ...]",
+        usage="--recipe RECIPE ... [--target R,R] [--tasks TASK,TASK] [OPTION ...]",
         examples=EXAMPLES,
         notes=NOTES,
     )

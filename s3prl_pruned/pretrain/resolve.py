@@ -31,9 +31,9 @@ UPSTREAMS = tuple(f"{family}_pruned_{objective}" for objective in OBJECTIVES for
 
 
 EXAMPLES = """
-python run_pretrain.py -u wavlm_pruned_distill     # embedded teacher and speech, in minutes
+python run_pretrain.py -u wavlm_pruned_distill   # embedded teacher and speech, in minutes
 python run_pretrain.py -u wavlm_pruned_distill --recipe wavlm_base_s80 --corpus /data/LibriSpeech
-torchrun --nproc_per_node=8 -m s3prl_pruned.commands pretrain -u ...     # several GPUs
+torchrun --nproc_per_node=8 -m s3prl_pruned.commands pretrain ...   # several GPUs
 """
 
 
