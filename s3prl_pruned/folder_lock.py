@@ -1,4 +1,4 @@
-"""One process at a time in a folder: a lock that a crash releases, on local disks and on network disks.
+"""One process at a time in a folder: a lock that is released by a crash, on local and network file systems.
 
 The operating system's lock (`fcntl.lockf`; NFS has it too) ends with its process, so that there is nothing to clean up.
 Some file systems have no locks, or only within one machine (Lustre with `localflock`, NFS with `nolock`). Therefore the

@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.compare is not None:
         _print_comparison(rows, options)
         return
-    # One folder and nothing else: the detailed table, and its files beside the results.
+    # One folder and nothing else: the detailed table, also written into the folder.
     (root,) = options.results if len(options.results) == 1 else [None]
     alone = root is not None and root.is_dir() and not options.published and options.timing is None
     if options.format is None and root is not None and alone:
