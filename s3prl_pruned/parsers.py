@@ -17,7 +17,7 @@ class Parser(argparse.ArgumentParser):
     """The parser of one of our commands; its help and its errors name commands as the user types them.
 
     Options that are added to the parser itself are the common ones, shown by `-h`. Options of its groups
-    (`add_argument_group`) are shown by `--help-all` only. Without groups the two helps are the same.
+    (`add_argument_group`) are shown by `--help-all` only. Without groups `-h` shows everything.
 
     Args:
         name: of the command.
