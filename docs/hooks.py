@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 from s3prl_pruned import __version__
@@ -11,7 +10,7 @@ from s3prl_pruned import __version__
 PICTURES = ("figure2.png", "tradeoff.png")
 
 
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
+def on_config(config: Any) -> Any:
     """Add the version to the site's name, which every page shows.
 
     Args:
