@@ -1,4 +1,4 @@
-"""Distil and prune an encoder.
+"""Prune a speech encoder, by distillation or while it is fine-tuned for ASR.
 
 python run_pretrain.py -u wavlm_pruned_distill
 python run_pretrain.py -u wavlm_pruned_distill --recipe wavlm_base_s80 --corpus /data/LibriSpeech

@@ -1,11 +1,23 @@
-"""Hooks of the documentation's build: pictures of `downstream_runs/` are copied in, so that each lies in one place."""
+"""Hooks of the documentation's build: the version in the site's name, and the pictures of `downstream_runs/`."""
 
 from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
 
+from s3prl_pruned import __version__
+
 PICTURES = ("figure2.png", "tradeoff.png")
+
+
+def on_config(config: Any) -> Any:
+    """Add the version to the site's name, which every page shows.
+
+    Args:
+        config: MkDocs's configuration.
+    """
+    config.site_name = f"{config.site_name} {__version__}"
+    return config
 
 
 def on_files(files: Files, *, config: Any) -> Files:

@@ -1,9 +1,10 @@
-"""One process at a time in a folder: a lock that a crash releases, on local disks and on network disks.
+"""One process at a time in a folder: a lock that is released by a crash, on local and network file systems.
 
-The operating system's own lock (`fcntl.lockf`; NFS has it too) ends with its process, so that nothing is left to clear
-away. Some disks have none, or know it within one machine only (Lustre with `localflock`, NFS with `nolock`). Therefore
-the lock's file also says who is at work, with a count that rises every few seconds: whoever finds the record of another
-machine watches it, and takes the folder over once the count stands still. No clocks are compared.
+The operating system's lock (`fcntl.lockf`; NFS has it too) ends with its process, so that there is nothing to clean up.
+Some file systems have no locks, or only within one machine (Lustre with `localflock`, NFS with `nolock`). Therefore the
+lock file also names the process that holds it, with a counter that it increases every few seconds. A process that finds
+the record of another machine watches it, and takes over the folder if the counter does not change. No clocks are
+compared.
 """
 
 import errno
@@ -23,16 +24,16 @@ from s3prl_pruned.config import UserError
 logger = logging.getLogger(__name__)
 
 NAME = ".lock"
-"""The file that locks a whole folder. It goes when its holder ends."""
+"""The file that locks a whole folder. It is removed when the lock is released."""
 BEAT_SECONDS = 5.0
-"""How often a holder counts."""
+"""How often the holder increases its counter."""
 PATIENCE_SECONDS = 20.0
-"""How long a count must stand still before its holder is taken for dead."""
+"""How long a counter must not change before its holder counts as dead."""
 WAIT_SECONDS = 2.0
 """How often `locked_in_turn` tries."""
-_RIVALS_SECONDS = 1.0  # on a disk without locks: within these, two that start together have both written
-_held: set[Path] = set()  # by this process, whom the system would let in again
-_LENGTH = 200  # of the record in bytes: one call overwrites it
+_RIVALS_SECONDS = 1.0  # without system locks: two processes that start together have both written after this time
+_held: set[Path] = set()  # by this process, to which the system would give the lock again
+_LENGTH = 200  # of the record in bytes, so that one call overwrites it
 
 
 class FolderInUse(UserError):
@@ -40,7 +41,7 @@ class FolderInUse(UserError):
 
 
 def is_unused(folder: Path) -> bool:
-    """Whether there is no folder, or nothing in it but hidden files: locks, and what a kill left of a first file."""
+    """Whether the folder does not exist, or contains only hidden files: locks, or what a killed process left."""
     return not folder.exists() or all(path.name.startswith(".") for path in folder.iterdir())
 
 
@@ -49,8 +50,8 @@ def locked(folder: str | Path, name: str = NAME) -> Iterator[None]:
     """Hold a folder's lock.
 
     Args:
-        folder: made if needed; one that was made and holds nothing in the end goes again.
-        name: of the lock's file, for a folder that has several.
+        folder: created if needed; a created folder is removed if it is empty at the end.
+        name: of the lock file, for a folder with several locks.
 
     Raises:
         FolderInUse: another process holds it.
@@ -64,7 +65,7 @@ def locked(folder: str | Path, name: str = NAME) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = _Lock.open(path)
     except OSError as error:
-        raise UserError(f"{path.parent}: cannot be written ({error}). Name another folder by -p.") from error
+        raise UserError(f"{path.parent}: cannot be written ({error}). Choose another folder with -p.") from error
     try:
         lock.take()
         _held.add(path)
@@ -81,13 +82,13 @@ def locked(folder: str | Path, name: str = NAME) -> Iterator[None]:
     finally:
         os.close(lock.file)
         if is_new:
-            with suppress(OSError):  # it holds something
+            with suppress(OSError):  # it is not empty
                 path.parent.rmdir()
 
 
 @contextmanager
 def locked_in_turn(folder: str | Path, name: str) -> Iterator[None]:
-    """Hold a lock as by `locked`, but wait until the other process has ended, and say so.
+    """Hold a lock like `locked`, but wait with a warning until the other process has ended.
 
     Raises:
         UserError: the folder cannot be written.
@@ -110,9 +111,9 @@ def locked_in_turn(folder: str | Path, name: str) -> Iterator[None]:
 class _Lock:
     path: Path
     file: int
-    """Descriptor. A process that closes any descriptor of a file gives its system lock back: there is this one only."""
+    """Descriptor. Closing any descriptor of a file releases the process's system lock, so there is only this one."""
     by_system: bool
-    """Whether this disk has locks."""
+    """Whether the file system has locks."""
 
     @classmethod
     def open(cls, path: Path) -> "_Lock":
@@ -128,16 +129,16 @@ class _Lock:
                     raise _refusal(path, holder) from None
             if lock.stands():
                 break
-            os.close(lock.file)  # its last holder has just removed it
+            os.close(lock.file)  # its last holder has just removed the file
         return lock
 
     def take(self) -> None:
-        """Become the holder, unless another machine's record is alive."""
+        """Become the holder, unless the record of another machine changes."""
         found = self.read()
-        own = self.by_system and found.startswith(_machine())  # its process would still have the system's lock
+        own = self.by_system and found.startswith(_machine())  # a living process would still hold the system lock
         if found and not own:
             logger.warning(
-                "%s was left by %s; looking for %.0f s whether it is still at work.",
+                "%s belongs to %s; checking for %.0f s whether it is still running.",
                 self.path, _named(found), PATIENCE_SECONDS,
             )  # fmt: skip
             self._refuse_change(found, PATIENCE_SECONDS)
@@ -153,11 +154,11 @@ class _Lock:
                 raise _refusal(self.path, now)
 
     def beat(self, ended: threading.Event) -> None:
-        """Count until the end."""
+        """Increase the counter until the end."""
         count = 0
         while not ended.wait(BEAT_SECONDS):
             count += 1
-            with suppress(OSError):  # a disk that is away for a while stops no run
+            with suppress(OSError):  # a disk that is unreachable for a while does not stop the run
                 self.write(count)
 
     def read(self) -> str:
@@ -168,13 +169,13 @@ class _Lock:
         os.pwrite(self.file, record[:_LENGTH].ljust(_LENGTH), 0)
 
     def stands(self) -> bool:
-        """Whether the path still leads to this file."""
+        """Whether the path still belongs to this file."""
         with suppress(OSError):
             return os.path.samestat(os.stat(self.path), os.fstat(self.file))
         return False
 
     def remove(self) -> None:
-        with suppress(OSError):  # some disks keep the name of an open file
+        with suppress(OSError):  # some file systems keep the name of an open file
             os.ftruncate(self.file, 0)
             if self.stands():
                 self.path.unlink()
@@ -186,13 +187,13 @@ def _record(count: int) -> str:
 
 def _refusal(path: Path, record: str) -> FolderInUse:
     return FolderInUse(
-        f"{path.parent}: another process is at work in this folder ({_named(record)}). Wait until it has ended, or "
-        "give another name by -n. If its machine has crashed, try again in two minutes."
+        f"{path.parent}: another process is using this folder ({_named(record)}). Wait until it has ended, or choose "
+        "another folder with -n. If its machine has crashed, try again in two minutes."
     )
 
 
 def _machine() -> str:
-    """What tells this machine from others while it runs. Containers on one machine share this, and its locks."""
+    """An identifier of this machine until it restarts. Containers on one machine share it, and its locks."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:  # not Linux

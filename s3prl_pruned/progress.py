@@ -1,4 +1,4 @@
-"""Progress bars: on a terminal as usual; in a log file a line now and then."""
+"""Progress bars: as usual on a terminal, one line per minute in a log file."""
 
 import sys
 from typing import Any, TextIO
@@ -6,17 +6,17 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 60.0
-"""In a file, between two lines of one bar."""
+"""Between two lines of one bar in a file."""
 
 
 class _Lines:
-    """A file that gets each state of a bar as a line of its own, without what moves a terminal's cursor."""
+    """A file that gets each state of a bar as a line, without the characters that move a cursor."""
 
     def __init__(self, file: TextIO):
         self._file = file
 
     def write(self, text: str) -> None:
-        """What tqdm writes: a state of the bar after a carriage return, or a line's end of its own."""
+        """Write a state of the bar, which tqdm starts with a carriage return, as a line."""
         if text := text.replace("\r", "").strip():
             self._file.write(text + "\n")
 
@@ -25,11 +25,11 @@ class _Lines:
 
 
 def progress(*args: Any, file: TextIO | None = None, **options: Any) -> tqdm:
-    """`tqdm`, which where `file` is no terminal writes a line a minute at most, and one at the end.
+    """`tqdm`; if `file` is not a terminal, it writes at most one line per minute, and one at the end.
 
     Args:
         args: `tqdm`'s.
-        file: where to; None is the standard error.
+        file: to write to; None is the standard error.
         options: `tqdm`'s.
     """
     file = sys.stderr if file is None else file

@@ -1,4 +1,4 @@
-"""Stops that are asked for by a signal, and made where the work can be saved."""
+"""Signals that ask for a stop; the training loop stops after a step, where the work can be saved."""
 
 import atexit
 import multiprocessing
@@ -17,14 +17,14 @@ from s3prl_pruned.command_line import STOP_SIGNALS, stop_signals
 
 
 class StopRequest:
-    """Whether a stop was asked for."""
+    """Whether a signal has asked for a stop."""
 
     requested: str | None = None
-    """The signal that this process got."""
+    """The signal that this process received."""
     since: float = 0.0
 
     def agreed(self) -> str | None:
-        """The signal that any process got, so that all of them stop after the same step; each must call this."""
+        """The signal that any process received, so that all stop after the same step; each process must call this."""
         names = [signum.name for signum in STOP_SIGNALS]
         flags = torch.tensor([self.requested == name for name in names], dtype=torch.int32)
         received = distributed.all_reduce_sum(flags).tolist()
@@ -32,13 +32,13 @@ class StopRequest:
 
 
 def exit_code(signal_name: str) -> int:
-    """Of a process that a signal of `STOP_SIGNALS` stopped."""
+    """The exit code of a process that a signal of `STOP_SIGNALS` stopped."""
     return STOP_SIGNALS[signal.Signals[signal_name]]
 
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """`STOP_SIGNALS` ask for a stop after the step under way; a second Ctrl-C stops at once."""
+    """`STOP_SIGNALS` ask for a stop after the current step; a second Ctrl-C stops at once."""
     stop = StopRequest()
 
     def request(signum: int, frame: FrameType | None) -> None:
@@ -57,14 +57,14 @@ def stop_requests() -> Iterator[StopRequest]:
 
 
 class ReadingLoader(DataLoader):
-    """A `DataLoader` whose processes never see a signal that asks for a stop, from their first moment on.
+    """A `DataLoader` whose workers ignore stop signals from their start on.
 
-    `leave_stopping_to_the_main_process` alone is too late for a signal to the whole process group that comes while they
-    start.
+    `leave_stopping_to_the_main_process` alone is too late for a signal to the whole process group that arrives while
+    they start.
     """
 
     def __iter__(self) -> Any:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # what is started inherits it
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # the workers inherit it
         try:
             return super().__iter__()
         finally:
@@ -72,10 +72,10 @@ class ReadingLoader(DataLoader):
 
 
 def leave_stopping_to_the_main_process(worker: int) -> None:
-    """Let a reading process ignore the signals that ask for a stop.
+    """Make a worker of a `DataLoader` ignore stop signals.
 
-    A terminal and a scheduler send them to the whole process group, and the step under way still wants its batches.
-    The main process ends its readers when it stops.
+    A terminal and a scheduler send them to the whole process group, but the current step still needs its batches. The
+    main process ends its workers when it stops.
     """
     for signum in STOP_SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
@@ -83,7 +83,7 @@ def leave_stopping_to_the_main_process(worker: int) -> None:
 
 @atexit.register
 def _end_readers() -> None:
-    """Kill reading processes that an error has left: they ignore how `multiprocessing` would end them, and wait for."""
+    """Kill workers that are left after an error: they ignore the signal by which `multiprocessing` would end them."""
     for process in multiprocessing.active_children():
         if process.daemon:
             process.kill()

@@ -18,7 +18,7 @@ from s3prl_pruned.pretrain.resolve import resolve
 REPO = Path(__file__).resolve().parents[1]
 PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").glob("*.md"))]
 SCRIPTS = {command.script: name for name, command in COMMANDS.items()}
-MAKE = {"run", "test", "slow", "gpu", "lint", "wheel", "hosts", "docs"}
+MAKE = {"run", "test", "slow", "gpu", "lint", "wheel", "hosts", "docs", "release"}
 
 
 def commands(page):

@@ -63,7 +63,7 @@ def test_who_waits_for_a_turn_says_so_once_and_gets_it(holder, tmp_path, monkeyp
 
 
 def test_a_second_process_is_refused_and_told_whose_the_folder_is(holder, tmp_path):
-    mine = rf"run: another process is at work in this folder \(process {holder.pid} on "
+    mine = rf"run: another process is using this folder \(process {holder.pid} on "
     with pytest.raises(UserError, match=mine), locked(tmp_path / "run"):
         pass
 
@@ -128,7 +128,7 @@ def test_a_dead_machines_folder_is_taken_over_after_a_while(tmp_path, impatient,
     began = time.monotonic()
     with locked(tmp_path / "run"):
         assert time.monotonic() - began >= 0.5
-    assert "was left by process 123 on node7; looking for" in caplog.text
+    assert "belongs to process 123 on node7; checking for" in caplog.text
 
 
 class _Nobody(set):
@@ -176,7 +176,7 @@ def test_on_a_disk_without_locks_one_of_two_that_start_together_goes_on(tmp_path
     (tmp_path / "go").touch()
     outputs = [each.communicate(timeout=60) for each in both]
     assert sorted(out for out, _ in outputs) == ["", "held\n"], outputs
-    assert sum("another process is at work" in error for _, error in outputs) == 1
+    assert sum("another process is using" in error for _, error in outputs) == 1
 
 
 def test_a_lock_that_another_has_remade_is_left_alone(tmp_path):

@@ -12,7 +12,7 @@ import s3prl_pruned
 
 PACKAGE = Path(s3prl_pruned.__file__).parent
 ORDER = (
-    "config former_defaults resources own_commands command_line progress scalars compat transfers distributed "
+    "config former_defaults resources own_commands parsers command_line progress scalars compat transfers distributed "
     "stop_requests folder_lock checkpoint tables data models gates sparsity objectives compressors formats export "
     "pretrain upstream features superb timing plan report commands __main__"
 ).split()

@@ -1,4 +1,4 @@
-"""Convert a dense checkpoint from any public format to any other, or to this project's folder.
+"""Convert a checkpoint from one public format to another, or to this project's folder.
 
 python tools/convert_checkpoint.py hubert_base_ls960.pt hubert_base --to huggingface
 python tools/convert_checkpoint.py facebook--wav2vec2-base wav2vec_small.pt --to s3prl

@@ -1,4 +1,4 @@
-"""Export a model, such as the smaller encoder of a training checkpoint, as a folder, for transformers, or as ONNX.
+"""Export a model, such as the pruned encoder of a training checkpoint: as a folder, for transformers, or as ONNX.
 
 python tools/export.py result/pretrain/wavlm_pruned_distill/embedded/states-300.ckpt my_export
 python tools/export.py result/pretrain/wavlm_pruned_distill/embedded/export my_model --to huggingface

@@ -1,4 +1,4 @@
-"""Make the manifest of a corpus once; `run_pretrain.py --corpus` then starts from it without a scan.
+"""Write the manifest of a corpus, from which `run_pretrain.py --corpus` starts without a scan.
 
 python tools/prepare_data.py /data/LibriSpeech librispeech.jsonl --sets train-clean-100 train-clean-360 train-other-500
 """

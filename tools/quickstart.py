@@ -1,4 +1,4 @@
-"""The three commands on the embedded default, and one screen of what came of them; what `make run` calls.
+"""Prune, evaluate and score on the embedded data, and print a summary: what `make run` calls.
 
 python tools/quickstart.py
 """

@@ -1,4 +1,4 @@
-"""The SUPERB tasks of one or several upstreams, planned, run past failures and restarts, and scored.
+"""Run SUPERB tasks for one or more upstreams, resume after failures and restarts, and print the scores.
 
 python tools/superb_suite.py -u wavlm_pruned --tasks all --paths my_corpora.yaml
 python tools/superb_suite.py -u fbank pruned=wavlm_pruned_local:my_export --tasks asr,ks --lr-search

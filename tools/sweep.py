@@ -1,4 +1,4 @@
-"""Prune by several recipes at several rates, and run tasks of what comes of it.
+"""Prune by several recipes at several sparsities, and run tasks on the results.
 
 python tools/sweep.py --recipe magnitude_s80 rows_s50 --target 0.3,0.5,0.6 --corpus /data/LibriSpeech
 """

@@ -1,4 +1,4 @@
-"""Time models beside each other: ours, s3prl's, transformers', torchaudio's, on a CPU or a GPU.
+"""Measure the inference time of models side by side: ours, s3prl's, transformers', torchaudio's, on a CPU or a GPU.
 
 python tools/timing.py --baseline s3prl:wavlm_base --models ours:conc --random --lengths 1,5,15
 """

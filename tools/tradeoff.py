@@ -1,4 +1,4 @@
-"""What each exported model costs and what it is worth: one table, pictures, and one page to send.
+"""Report quality against cost of exported models: a table, figures, and an HTML page.
 
 python tools/tradeoff.py result/ results/
 """

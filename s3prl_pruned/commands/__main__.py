@@ -1,10 +1,9 @@
-"""`s3prl-pruned`: all our commands in one, from any folder.
+"""`s3prl-pruned`: all commands in one, from any folder.
 
     s3prl-pruned pretrain -u wavlm_pruned_distill
     torchrun --nproc_per_node=8 -m s3prl_pruned.commands pretrain -u wavlm_pruned_distill
 
-A command's modules are imported when it is called, so that the list of commands and an unknown name are answered at
-once.
+A command's modules are imported when it is called, so that `-h` and a misspelt command are answered quickly.
 """
 
 import argparse
@@ -20,7 +19,7 @@ SHELLS = ("bash", "zsh", "tcsh")
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Call the command that comes first, with what follows it.
+    """Run the command that the first word names.
 
     Args:
         argv: command line; None is the process's own.
@@ -41,17 +40,17 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of what stands before a command."""
+    """The parser of the words before a command."""
     listing = "\n".join(f"  {name:<12}{command.summary}" for name, command in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog=CONSOLE,
         usage="%(prog)s COMMAND [OPTION ...]",
-        description="Distil and prune self-supervised speech encoders, and measure them on SUPERB.",
-        epilog=f"commands:\n{listing}\n\n`{CONSOLE} COMMAND -h` explains a command's options.",
+        description="Prune self-supervised speech encoders by distillation, and evaluate them on SUPERB.",
+        epilog=f"commands:\n{listing}\n\nOptions of a command: `{CONSOLE} COMMAND -h`, or `--help-all` for all.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {s3prl_pruned.__version__}")
-    parser.add_argument("--completion", choices=SHELLS, help="print what completes our commands in this shell, and end")
+    parser.add_argument("--completion", choices=SHELLS, help="print the completion script of this shell and exit")
     return parser
 
 

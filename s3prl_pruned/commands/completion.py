@@ -1,4 +1,4 @@
-"""What a shell needs to complete our commands: `s3prl-pruned --completion bash`."""
+"""The completion script of a shell: `s3prl-pruned --completion bash`."""
 
 import argparse
 import importlib
@@ -6,16 +6,16 @@ import importlib
 from s3prl_pruned.config import UserError
 from s3prl_pruned.own_commands import COMMANDS
 
-FOLDERS = ("DIR", "RESULT", "RESULTS", "EXPORT")
-FILES = ("CKPT", "DIR or FILE", "FILE", "JSON", "PATH", "PNG", "YAML")
-"""Names of options' values that are completed from the file system."""
+FOLDERS = ("DIR", "EXPORT", "FOLDER", "RESULT", "RESULTS")
+FILES = ("CKPT", "FILE", "JSON", "MODEL", "OUTPUT", "PATH", "PNG", "SOURCE", "TARGET", "WHISPER", "YAML", "ZIP")
+"""Names of values that are completed from the file system."""
 
 
 def script(parser: argparse.ArgumentParser, shell: str) -> str:
     """The script that completes commands, options and paths.
 
     Args:
-        parser: of what stands before a command; the commands' own are added to it.
+        parser: of the words before a command; the commands' own parsers are added to it.
         shell: bash, zsh or tcsh.
 
     Raises:

@@ -1,42 +1,49 @@
-"""Convert a dense checkpoint from any public format to any other: `tools/convert_checkpoint.py`."""
+"""Convert a checkpoint from one public format to another: `tools/convert_checkpoint.py`."""
 
 from s3prl_pruned.formats import WRITES
-from s3prl_pruned.own_commands import Parser
+from s3prl_pruned.parsers import Parser
 
 TARGETS = [name for name, encoders in WRITES.items() if encoders]
 
 
 def make_parser() -> Parser:
     """The parser."""
-    parser = Parser("convert", description="Convert a checkpoint between formats.")
-    parser.add_argument(
-        "source",
-        help="a checkpoint of any known format (s3prl, fairseq, Hugging Face, torchaudio, Microsoft, DPHuBERT, "
-        "DiariZen, DistilHuBERT, LightHuBERT, MaskHuBERT, STaRHuBERT), or an exported folder",
+    parser = Parser(
+        "convert",
+        usage="SOURCE TARGET --to FORMAT",
+        examples="""
+python tools/convert_checkpoint.py hubert_base_ls960.pt hubert_base --to huggingface
+python tools/convert_checkpoint.py lighthubert_small.pt my_model --to folder --subnet small
+""",
     )
-    parser.add_argument("target", help="the file or folder to write; must not exist")
+    add = parser.add_argument
+    add(
+        "source",
+        metavar="SOURCE",
+        help="checkpoint of s3prl, fairseq, Hugging Face, torchaudio, Microsoft, DPHuBERT, DiariZen, DistilHuBERT, "
+        "LightHuBERT, MaskHuBERT or STaRHuBERT, or an exported folder",
+    )
+    add("target", metavar="TARGET", help="new file or folder; never overwritten")
     how = parser.add_mutually_exclusive_group(required=True)
-    how.add_argument("--to", choices=TARGETS, help="the target's format")
+    how.add_argument("--to", metavar="FORMAT", choices=TARGETS, help="format of TARGET: %(choices)s")
     how.add_argument(
         "--into",
         metavar="WHISPER",
-        help="write a copy of this whole Whisper (OpenAI's file, or a Hugging Face folder) with the source as its "
-        "encoder, pruned or not: as large as before, zeros in place of what is gone",
+        help="replace the encoder of this Whisper model (OpenAI's file or a Hugging Face folder) by SOURCE; pruned "
+        "weights become zeros, so the file does not get smaller",
     )
-    parser.add_argument(
-        "--shape", metavar="NAME", help="of a torchaudio state dict, which does not say it: hubert_base, ..."
-    )
-    parser.add_argument(
+    add("--shape", metavar="NAME", help="shape of a torchaudio state dict, such as hubert_base")
+    add(
         "--subnet",
         metavar="NAME",
-        help="of a LightHuBERT supernet, which model to take out: small, base, whole, or widths such as 384/6/1536 "
-        "(embedding, heads, feed-forward); default: the one that the file means",
+        help="subnet of a LightHuBERT supernet: small, base, whole, or widths such as 384/6/1536 (embedding, heads, "
+        "feed-forward); default: the file's own",
     )
     return parser
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Convert, and say what was written.
+    """Convert, and print what was written.
 
     Args:
         argv: command line; None is the process's own.
@@ -48,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
 
     if args.into:
         if args.shape or args.subnet:
-            raise UserError("`--into` takes a Whisper encoder, which says its shape. Leave --shape and --subnet out.")
+            raise UserError("`--into` cannot be used with --shape or --subnet. Leave them out.")
         about = put_into_whisper(args.source, args.target, args.into)
     else:
         about = convert(args.source, args.target, args.to, shape=args.shape, subnet=args.subnet)

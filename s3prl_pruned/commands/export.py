@@ -1,33 +1,41 @@
-"""Export a model, as a folder, for transformers, or as ONNX: `tools/export.py`."""
+"""Export a model as a folder, for transformers, or as ONNX: `tools/export.py`."""
 
 import argparse
 from pathlib import Path
 
 from s3prl_pruned.formats import WRITES
-from s3prl_pruned.own_commands import Parser
+from s3prl_pruned.parsers import Parser
 
 TARGETS = [name for name, encoders in WRITES.items() if encoders == "pruned"]
 
 
 def make_parser() -> Parser:
     """The parser."""
-    parser = Parser("export", description="Export a model; it is checked against its source.")
-    parser.add_argument(
-        "source",
-        help="a states-*.ckpt of run_pretrain.py (its masks are cut), an exported folder, or any other checkpoint that "
-        "is read",
+    parser = Parser(
+        "export",
+        usage="SOURCE TARGET [--to FORMAT] [--int8]",
+        examples="""
+python tools/export.py result/pretrain/wavlm_pruned_distill/embedded/states-300.ckpt my_export
+python tools/export.py my_export my_model --to huggingface
+python tools/export.py my_export my_model.onnx --to onnx
+""",
     )
-    parser.add_argument("path", metavar="target", help="what to write; must not exist")
-    parser.add_argument(
+    add = parser.add_argument
+    add(
+        "source",
+        metavar="SOURCE",
+        help="checkpoint of run_pretrain.py (pruned by its masks), an exported folder, or any readable checkpoint",
+    )
+    add("path", metavar="TARGET", help="new file or folder; never overwritten")
+    add(
         "--to",
+        metavar="FORMAT",
         default="folder",
         choices=TARGETS,
-        help="format (default: %(default)s, this project's)",
+        help="format of TARGET: %(choices)s (default: %(default)s, this project's own)",
     )
-    parser.add_argument(
-        "--int8", action="store_true", help="8-bit weights and products, for inference on a CPU (folder only)"
-    )
-    _add_sizes(parser.add_argument_group("other sizes from the same gates, of a states-*.ckpt"))
+    add("--int8", action="store_true", help="int8 weights and matrix products for CPU inference (--to folder only)")
+    _add_sizes(parser.add_argument_group("other sizes from the same gates (of a states-*.ckpt)"))
     return parser
 
 
@@ -37,34 +45,27 @@ def _add_sizes(group: argparse._ArgumentGroup) -> None:
     which.add_argument(
         "--at",
         metavar="X",
-        help="export at this target in place of the run's own: a share that goes of what the run's target is of, or "
-        "params=X, macs=X, speedup=X",
+        help="export at target X instead of the run's: a share to remove, or params=X, macs=X, speedup=X",
     )
     which.add_argument(
-        "--targets",
-        metavar="X,X",
-        help="write a new folder with a table and a picture of what the gates give at several targets, written as --at",
+        "--targets", metavar="X,X", help="write a new folder with a table and a figure of several targets, as for --at"
     )
-    add("--export", action="store_true", help="with --targets: write all of them as models, too")
-    add("--time", type=int, default=0, metavar="N", help="with --targets: time them beside each other, N runs of each")
-    add("--threads", type=int, default=1, metavar="N", help="of --time (default: %(default)s)")
+    add("--export", action="store_true", help="with --targets: also write each of them as a model")
+    add("--time", type=int, default=0, metavar="N", help="with --targets: also time the models, N runs of each")
+    add("--threads", type=int, default=1, metavar="N", help="CPU threads for --time (default: %(default)s)")
     add(
         "--no-loss",
         action="store_true",
-        help="with --targets: without the held-out loss, which needs teacher and speech",
+        help="with --targets: skip the held-out loss, which needs the teacher and the speech",
     )
-    add("--teacher", metavar="T", help="where the teacher lies now, for that loss (default: where it was)")
-    add("--corpus", metavar="DIR", help="where the speech lies now (default: where it was)")
-    add("--device", default="cpu", help="of losses and times (default: %(default)s)")
-    add(
-        "--latency-table",
-        metavar="JSON",
-        help="for times by the table, and speedup=X, where the run has none of its own",
-    )
+    add("--teacher", metavar="T", help="teacher for the held-out loss (default: the run's)")
+    add("--corpus", metavar="DIR", help="speech for the held-out loss (default: the run's)")
+    add("--device", default="cpu", help="torch device for losses and times (default: %(default)s)")
+    add("--latency-table", metavar="JSON", help="for expected times and speedup=X, if the run has no table")
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Export, and say what was written.
+    """Export, and print what was written.
 
     Args:
         argv: command line; None is the process's own.

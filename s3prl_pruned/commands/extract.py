@@ -1,67 +1,74 @@
-"""Write an encoder's hidden states of a folder of audio: `tools/extract_features.py`."""
+"""Write the hidden states of all audio files in a folder: `tools/extract_features.py`."""
 
-import argparse
 import sys
 from pathlib import Path
 
-from s3prl_pruned.own_commands import Parser
+from s3prl_pruned.parsers import Parser
 
-EXAMPLES = """\
+EXAMPLES = """
 python tools/extract_features.py result/.../export recordings --layer 6
-python tools/extract_features.py wavlm_base_plus recordings --half --device cuda --dtype bf16 --compiled
-
-Each file of audio gets one of features, of the same name and place below the output folder: (T, D) of one layer, or
-(L + 1, T, D), 50 frames a second. The same call goes on after an interruption.
+python tools/extract_features.py wavlm_base_plus recordings --device cuda --dtype bf16 --half
+"""
+NOTES = """
+Each audio file gives one feature file with the same name and subfolder: (T, D) for one layer, or
+(L + 1, T, D), at 50 frames per second. The same command resumes after an interruption.
 """
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def make_parser() -> Parser:
     """The parser."""
-    parser = Parser(
-        "extract",
-        description="Write an encoder's hidden states of a folder of audio.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = Parser("extract", usage="MODEL FOLDER [--layer N] [OPTION ...]", examples=EXAMPLES, notes=NOTES)
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="exported folder, checkpoint, URL, or name in s3prl.hub")
+    add("folder", metavar="FOLDER", type=Path, help="folder of audio files; subfolders are included")
+    add("--output", type=Path, metavar="DIR", help="output folder (default: FOLDER-features)")
+    add("--layer", type=int, metavar="N", help="hidden state to write, from 0 (default: all)")
+    add(
+        "--format",
+        metavar="FORMAT",
+        choices=["npy", "safetensors", "h5"],
+        default="npy",
+        help="%(choices)s (default: %(default)s)",
     )
-    parser.add_argument("model", help="an export's folder, a checkpoint, a URL, or a name of s3prl's hub")
-    parser.add_argument("folder", type=Path, help="of audio, at any depth")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="where to (default: FOLDER-features beside it)")
-    parser.add_argument("--layer", type=int, metavar="N", help="0 to L (default: all)")
-    parser.add_argument("--format", choices=["npy", "safetensors", "h5"], default="npy", help="(default: %(default)s)")
-    parser.add_argument(
-        "--states",
-        choices=["own", "s3prl"],
-        default="own",
-        help="those that the model publishes, or those of s3prl's models (default: %(default)s)",
+    add("--half", action="store_true", help="write fp16, which halves the file size")
+    add("--device", default="cpu", help="torch device (default: %(default)s)")
+    add(
+        "--dtype",
+        metavar="DTYPE",
+        choices=list(DTYPES),
+        default="fp32",
+        help="precision of the model: %(choices)s; bf16 is fast on CPUs with AMX or AVX512-BF16 (default: %(default)s)",
     )
-    parser.add_argument(
+    add("--compiled", action="store_true", help="use CUDA graphs")
+    add = parser.add_argument_group("long audio").add_argument
+    add(
         "--chunk-seconds",
         type=float,
         metavar="S",
-        help="cut longer audio, so that its length does not matter to memory (default: encode it whole)",
+        help="encode longer audio in chunks of this length, to bound memory (default: encode each file in one piece)",
     )
-    parser.add_argument(
+    add(
         "--context-seconds",
         type=float,
         metavar="S",
         default=5.0,
-        help="heard on each side of a chunk (default: %(default)s)",
+        help="extra audio on each side of a chunk (default: %(default)s)",
     )
-    parser.add_argument("--half", action="store_true", help="write fp16, half as large")
-    parser.add_argument(
-        "--dtype",
-        choices=list(DTYPES),
-        default="fp32",
-        help="compute in; on a CPU bf16 is fast where it has AMX or AVX512-BF16 (default: %(default)s)",
+    add = parser.add_argument_group("hidden states").add_argument
+    add(
+        "--states",
+        metavar="SET",
+        choices=["own", "s3prl"],
+        default="own",
+        help="own: the states that the model defines; s3prl: the same states as s3prl's upstreams "
+        "(default: %(default)s)",
     )
-    parser.add_argument("--device", default="cpu", help="torch device (default: %(default)s)")
-    parser.add_argument("--compiled", action="store_true", help="on a GPU, by CUDA graphs")
     return parser
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Extract, and say what was written. The exit status is 1 where files could not be read.
+    """Extract, and print what was written. The exit status is 1 if a file could not be read.
 
     Args:
         argv: command line; None is the process's own.
@@ -79,18 +86,18 @@ def main(argv: list[str] | None = None) -> None:
 
     output = args.output or args.folder.with_name(f"{args.folder.resolve().name}-features")
     if output.resolve() == args.folder.resolve():
-        raise UserError(f"{output}: must be another folder than that of the audio.")
+        raise UserError(f"{output}: must not be the folder of the audio itself. Choose another --output.")
     check_device(args.device)
     encoder = load(args.model, device=args.device, compiled=args.compiled, states=args.states)
     if args.dtype != "fp32":
         if is_int8(encoder.encoder):
-            raise UserError(f"{args.model}: is an int8 export, which has a precision of its own. Leave out --dtype.")
+            raise UserError(f"{args.model}: is an int8 export, whose precision is fixed. Leave out --dtype.")
         encoder.to(getattr(torch, DTYPES[args.dtype]))
     chunks = None if args.chunk_seconds is None else Chunks(args.chunk_seconds, args.context_seconds)
     files = FeatureFiles(layer=args.layer, format=args.format, half=args.half, chunks=chunks)
     unread = extract_folder(encoder, args.folder, output, files)
     print(f"features written to {output}")
     for path, reason in unread.items():
-        print(f"not read: {path}: {reason}", file=sys.stderr)
+        print(f"could not be read: {path}: {reason}", file=sys.stderr)
     if unread:
         sys.exit(1)

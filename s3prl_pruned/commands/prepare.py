@@ -1,26 +1,28 @@
-"""Make the manifest of a corpus once; `run_pretrain.py --corpus` then starts from it without a scan.
+"""Write the manifest of a corpus: `tools/prepare_data.py`. `run_pretrain.py --corpus` then starts without a scan."""
 
-python tools/prepare_data.py /data/LibriSpeech librispeech.jsonl --sets train-clean-100 train-clean-360 train-other-500
-python tools/prepare_data.py cuts.jsonl.gz train.jsonl.gz
-"""
-
-import argparse
-
-from s3prl_pruned.own_commands import Parser
+from s3prl_pruned.parsers import Parser
 
 
 def make_parser() -> Parser:
     """The parser."""
-    parser = Parser("prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "source", help="folder of audio, s3prl's len_for_bucket CSV or their folder, lhotse .jsonl or Shar folder"
+    parser = Parser(
+        "prepare",
+        usage="SOURCE OUTPUT [--sets NAME ...]",
+        examples="""
+python tools/prepare_data.py /data/LibriSpeech librispeech.jsonl --sets train-clean-100
+python tools/prepare_data.py cuts.jsonl.gz train.jsonl.gz
+""",
     )
-    parser.add_argument("output", help="the manifest to write: *.jsonl or *.jsonl.gz")
-    parser.add_argument("--sets", nargs="+", metavar="NAME", help="sub-folders or CSVs to take (default: all)")
-    parser.add_argument(
-        "--audio-root", metavar="DIR", help="what relative paths of CSVs and lhotse manifests start from"
+    add = parser.add_argument
+    add(
+        "source",
+        metavar="SOURCE",
+        help="folder of audio files, s3prl's len_for_bucket CSV or a folder of them, lhotse's .jsonl or Shar folder",
     )
-    parser.add_argument("--jobs", type=int, default=16, help="threads that look at the files (default: 16)")
+    add("output", metavar="OUTPUT", help="manifest to write: *.jsonl or *.jsonl.gz")
+    add("--sets", nargs="+", metavar="NAME", help="subfolders or CSVs to include (default: all)")
+    add("--audio-root", metavar="DIR", help="folder that relative paths in CSVs and lhotse manifests start from")
+    add("--jobs", type=int, metavar="N", default=16, help="number of reading threads (default: %(default)s)")
     return parser
 
 

@@ -1,9 +1,9 @@
-"""Distil and prune an encoder, then draw what the run shows: `run_pretrain.py`."""
+"""Prune a speech encoder, then draw the figures of the run: `run_pretrain.py`."""
 
 import os
 from pathlib import Path
 
-from s3prl_pruned.own_commands import Parser
+from s3prl_pruned.parsers import Parser
 
 
 def make_parser() -> Parser:
@@ -14,7 +14,7 @@ def make_parser() -> Parser:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Train, export, draw.
+    """Train, export, draw the figures.
 
     Args:
         argv: command line; None is the process's own.
@@ -32,6 +32,6 @@ def main(argv: list[str] | None = None) -> None:
             return
         write_hard_concrete(folder)
         for picture in draw_run(folder):
-            print(f"picture: {picture}")
+            print(f"figure: {picture}")
 
     pretrain(argv, on_checkpoint=draw, on_finished=finish)

@@ -1,22 +1,23 @@
-"""The three commands on the embedded default, and one screen of what came of them; what `make run` calls."""
+"""The three commands on the embedded data, and a summary of the results: what `make run` calls."""
 
 import sys
 
-from s3prl_pruned.own_commands import Parser
+from s3prl_pruned.parsers import Parser
+
+NOTES = """
+Prunes the embedded teacher, trains speech recognition on FBANK, the teacher and the pruned model,
+scores them, and prints a summary (also result/quickstart.md and .json). A second call reuses what
+is finished. There are no options.
+"""
 
 
 def make_parser() -> Parser:
     """The parser."""
-    return Parser(
-        "quickstart",
-        description="Distil and prune the embedded teacher, recognise speech with FBANK, the teacher and the pruned "
-        "model, score them, and end with one screen (also result/quickstart.md and .json). A second call reuses what "
-        "stands. Takes no options.",
-    )
+    return Parser("quickstart", usage="[-h]", notes=NOTES)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run all; exits with the status of the part that failed.
+    """Run all parts; exits with the status of the one that failed.
 
     Args:
         argv: command line; None is the process's own.

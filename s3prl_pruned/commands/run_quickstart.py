@@ -1,4 +1,4 @@
-"""`make run` after installation: the three commands as a user types them, then one screen of what came of them."""
+"""`make run` after installation: the three commands as a user types them, then a summary of the results."""
 
 import subprocess
 import sys
@@ -30,16 +30,16 @@ class QuickstartPart:
     """Of the command."""
     options: tuple[str, ...]
     product: Path | None = None
-    """What stands when it was finished before; None for what is made anew each time."""
+    """What exists if it was finished before; None for a part that runs each time."""
 
     @property
     def command(self) -> tuple[str, ...]:
-        """What a process is started with."""
+        """The words that start the process."""
         return (*call(self.name), *self.options)
 
     @property
     def typed(self) -> str:
-        """What a user types."""
+        """The command as a user types it."""
         return typed(self.name, *self.options)
 
 
@@ -80,7 +80,7 @@ class CommandFailed(Exception):
 
 
 def run_quickstart(parts: tuple[QuickstartPart, ...] = PARTS) -> int:
-    """Run all parts in the working directory, and print the screen.
+    """Run all parts in the working directory, and print the summary.
 
     Args:
         parts: in order; the last one's output is the score table.
@@ -89,7 +89,7 @@ def run_quickstart(parts: tuple[QuickstartPart, ...] = PARTS) -> int:
         0, or the exit status of the part that failed.
 
     Raises:
-        UserError: this is not the clone's root, or the parts' files do not fit together.
+        UserError: this is not the clone's root, or the parts' files do not match.
     """
     require_clone(*(part.command[1] for part in parts))
     started, times, output = time.monotonic(), [], ""
@@ -99,7 +99,7 @@ def run_quickstart(parts: tuple[QuickstartPart, ...] = PARTS) -> int:
             print(f"\n[{number}/{len(parts)}] {part.title}: {part.typed}", flush=True)
             seconds, reused, output = _run(part, capture=last)
             times.append(PartTime(title=part.title, command=part.typed, seconds=seconds, reused=reused))
-            print(f"[{number}/{len(parts)}] {'stood already' if reused else 'done'}, {seconds:.0f} s", flush=True)
+            print(f"[{number}/{len(parts)}] {'reused' if reused else 'done'}, {seconds:.0f} s", flush=True)
     except CommandFailed as failure:
         print(f"error: {failure}", file=sys.stderr)
         return failure.status
@@ -112,7 +112,7 @@ def run_quickstart(parts: tuple[QuickstartPart, ...] = PARTS) -> int:
     SCREEN.parent.mkdir(exist_ok=True)
     write_json(SCREEN.with_suffix(".json"), as_json(summary))
     SCREEN.with_suffix(".md").write_text(screen)
-    print(f"\n{screen}this screen: {SCREEN}.md, {SCREEN}.json")
+    print(f"\n{screen}this summary: {SCREEN}.md, {SCREEN}.json")
     return 0
 
 
@@ -129,10 +129,10 @@ def _run(part: QuickstartPart, *, capture: bool) -> tuple[float, bool, str]:
 
     Args:
         part: the command.
-        capture: keep its standard output for the screen instead of showing it at once.
+        capture: return its standard output for the summary instead of printing it.
 
     Returns:
-        Seconds, whether its product stood before, and its standard output (empty if not captured).
+        Seconds, whether its product existed before, and its standard output (empty if not captured).
     """
     reused = part.product is not None and part.product.exists()
     started = time.monotonic()
@@ -150,5 +150,5 @@ def _run(part: QuickstartPart, *, capture: bool) -> tuple[float, bool, str]:
         print(output, end="")
     ended = f"was killed by signal {-status}" if status < 0 else f"ended with exit status {status}"
     status = 128 - status if status < 0 else status
-    advice = "It is saved; the same call goes on from there." if status in _SAVED else "Its own message stands above."
+    advice = "The run is saved; the same command resumes it." if status in _SAVED else "See its message above."
     raise CommandFailed(f"{part.title}: `{part.typed}` {ended}. {advice}", status)

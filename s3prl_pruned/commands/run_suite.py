@@ -1,4 +1,4 @@
-"""What `tools/superb_suite.py` does: plan, probe, show, then run and score, or write job scripts."""
+"""What `tools/superb_suite.py` does: plan, estimate times, print, then run and score, or write job scripts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,14 +29,14 @@ def run_suite(
     scheduler: Scheduler | None,
     jobs_dir: Path,
 ) -> int:
-    """Do what was asked for.
+    """Run the suite, or do what its options ask for instead.
 
     Args:
         suite: tasks, models and seeds.
-        parallel: jobs at a time.
-        devices: GPUs that they are shared out over.
-        probe: run a few steps of each task first, to estimate times.
-        dry_run: end after the plan.
+        parallel: number of parallel jobs.
+        devices: GPUs to distribute them over.
+        probe: run a few steps of each task first, to estimate its time.
+        dry_run: stop after printing the plan.
         scheduler: write scripts for it into `jobs_dir` instead of running.
         jobs_dir: new folder of the scripts.
 
@@ -68,8 +68,8 @@ def run_suite(
     if report is None:
         if unknown := [task_run.name for task_run in task_runs if task_run.name not in estimates]:
             print(
-                f"no time is asked for, since none is known: {', '.join(unknown)}. The same call with --dry-run in "
-                "place of --scheduler, where the tasks will run, finds it out."
+                f"The scripts have no time limit for {', '.join(unknown)}, since the time is unknown. To estimate it, "
+                "run this command with --dry-run instead of --scheduler on the machine that will run the tasks."
             )
         return 0
     if any((task_run.folder / RESULT_FILE).is_file() for task_run in task_runs):
@@ -81,12 +81,12 @@ def run_suite(
 
 
 def plan_text(task_runs: Sequence[TaskRun], estimates: dict[str, float], *, parallel: int) -> str:
-    """The plan as a table: steps, learning rates, time and state of each task.
+    """The plan as a table: steps, learning rates, estimated time and state of each task.
 
     Args:
         task_runs: the suite's.
-        estimates: seconds of one call by the run's name; empty where nothing was probed.
-        parallel: jobs at a time.
+        estimates: seconds of one call by the run's name; empty if nothing was measured.
+        parallel: number of parallel jobs.
     """
     rows, left = [], []
     for task_run in task_runs:
@@ -105,7 +105,7 @@ def plan_text(task_runs: Sequence[TaskRun], estimates: dict[str, float], *, para
         Column("name", ""),
         Column("steps", align="right"),
         Column("rates", "rates x steps", align="right"),
-        Column("time", "time, about"),
+        Column("time", "estimated time"),
         Column("state"),
     ]
     lines = [Table(columns, rows).text()]
@@ -114,25 +114,25 @@ def plan_text(task_runs: Sequence[TaskRun], estimates: dict[str, float], *, para
     known = [(job, 0.0) for job in left if job.seconds]
     seconds = remaining_seconds(known, [], parallel=parallel)
     if estimates and seconds is not None:
-        partly = "" if len(known) == len(left) else ", without those of unknown time"
-        lines.append(f"in all about {duration(seconds)}, {parallel} at a time{partly}")
+        partly = "" if len(known) == len(left) else ", without the tasks of unknown time"
+        lines.append(f"estimated total: {duration(seconds)} with {parallel} parallel jobs{partly}")
     return "\n".join(lines)
 
 
 def _cost_of_search(task_runs: Sequence[TaskRun]) -> str:
-    """What the search for learning rates adds to the plan."""
+    """The cost of the learning-rate search."""
     searched = [task_run for task_run in task_runs if task_run.rates]
     tries = sum(len(task_run.rates) for task_run in searched)
     short = sum(len(task_run.rates) * task_run.try_steps for task_run in searched)
     whole = sum(get(task_run.config() or {}, "runner.total_steps") for task_run in searched)
     return (
-        f"learning rates: {tries} short trainings of {short} steps in all, beside {whole} steps with the chosen ones "
-        f"(+{100 * short / whole:.0f} %); test data are read with the chosen ones only"
+        f"learning-rate search: {tries} short trainings, {short} steps in total, in addition to {whole} steps with the "
+        f"chosen rates (+{100 * short / whole:.0f} %); the test set is evaluated with the chosen rates only"
     )
 
 
 def _time_of(task_run: TaskRun, estimate: float | None) -> str | None:
-    """Of all its calls; what the probe does not see is said."""
+    """Of all its calls; a part that the estimate does not include is named."""
     if not estimate:
         return None
     unseen = "" if get(task_run.config() or {}, "runner.eval_dataloaders") else " + evaluation"  # of its checkpoints
@@ -140,19 +140,19 @@ def _time_of(task_run: TaskRun, estimate: float | None) -> str | None:
 
 
 def _state_of(task_run: TaskRun, jobs: Sequence[Job]) -> str:
-    """What is finished, missing or left out."""
+    """What is finished, missing or ignored."""
     finished = sum(job.finished() for job in jobs)
     state = "finished" if finished == len(jobs) else f"{finished} of {len(jobs)} finished" if finished else ""
     if task_run.corpus is None and task_run.settings_file == f"{task_run.task.name}.yaml":
-        state = state or "no corpus is named"
-    left_out = f"nothing is trained, so left out: {', '.join(task_run.left_out)}" if task_run.left_out else ""
+        state = state or "no corpus"
+    left_out = f"no training, so ignored: {', '.join(task_run.left_out)}" if task_run.left_out else ""
     searched = task_run.suite.own_grids or task_run.suite.learning_rates
     unsearched = UNSEARCHED.get(task_run.task.name) if searched else None
-    return "; ".join(filter(None, [state, left_out, unsearched and f"no rates are tried: {unsearched}"]))
+    return "; ".join(filter(None, [state, left_out, unsearched and f"no learning-rate search: {unsearched}"]))
 
 
 def closing_text(task_runs: Sequence[TaskRun]) -> str:
-    """What the table does not say: the chosen learning rates, and mean and spread over seeds."""
+    """What the table does not contain: the chosen learning rates, and mean and standard deviation over seeds."""
     lines: list[str] = []
     values: dict[tuple[str, str, str], list[float]] = {}
     for task_run in task_runs:
@@ -163,8 +163,8 @@ def closing_text(task_runs: Sequence[TaskRun]) -> str:
         tries = result.tried_rates or []
         for tried in tries:
             if tried.chosen and tried.criterion:
-                by = f"{len(tries)} tried, by {tried.criterion.name} {tried.criterion.percent:.2f} %"
-                lines.append(f"{task_run.name}: learning rate {tried.learning_rate:g} of {by}")
+                best = f"best of {len(tries)}, dev {tried.criterion.name} {tried.criterion.percent:.2f} %"
+                lines.append(f"{task_run.name}: learning rate {tried.learning_rate:g} ({best})")
         for value in result.metrics:
             values.setdefault((task_run.model.name, task_run.task.name, value.name), []).append(value.percent)
     for (model, task, metric), numbers in values.items():
@@ -175,7 +175,7 @@ def closing_text(task_runs: Sequence[TaskRun]) -> str:
 
 
 def _score(suite: Suite, jobs: list[Job]) -> Job:
-    """The table, after all others, whatever came of them."""
+    """The score table, after all other jobs, also if some failed."""
     return Job(
         name="score",
         command=(*call("score"), str(suite.results)),

@@ -1,4 +1,4 @@
-"""Metrics and SUPERB score of each upstream, in one table: `tools/superb_score.py`."""
+"""The metrics and the SUPERB score of each upstream, in one table: `tools/superb_score.py`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from s3prl_pruned.config import UserError
-from s3prl_pruned.own_commands import Parser
+from s3prl_pruned.parsers import Parser
 from s3prl_pruned.report.score_side_by_side import as_markdown, as_wide_text
 from s3prl_pruned.superb.results.collect import folders_of
 from s3prl_pruned.superb.results.result import read_json
@@ -23,6 +23,19 @@ from s3prl_pruned.superb.score.scored_models import (
 )
 from s3prl_pruned.superb.score.table import as_csv, as_data, as_text, table1_text, write_table
 
+EXAMPLES = """
+python tools/superb_score.py results/
+python tools/superb_score.py results/ --published --format markdown
+python tools/superb_score.py results/ --compare wavlm_pruned hubert_pruned
+"""
+NOTES = """
+For one folder and no other option the table is detailed, and superb_score.json and .csv are written
+into the folder. The timing.json must contain 5 s of audio; with --peers it also has the published
+models. --compare uses MAPSSWE for WER and PER, McNemar's test for accuracies, else the bootstrap.
+
+Your own numbers, in YAML:
+  - {model: NAME, params_millions: 26.6, asr: {wer: {value: 10.6, unit: percent}}}
+"""
 FORMATS = {
     "table": as_wide_text,
     "markdown": as_markdown,
@@ -35,15 +48,15 @@ def main(argv: list[str] | None = None) -> None:
     """Print the table and write it as JSON and CSV.
 
     Raises:
-        UserError: on results that are missing, half-written, impossible, contradicting, given twice, or of several
-            models in one row.
+        UserError: results are missing, incomplete, out of range, contradictory or repeated, or one row mixes several
+            models.
     """
     parser = make_parser()
     options = parser.parse_intermixed_args(argv)
     if not (options.results or options.table1 or options.published):
-        parser.error("give the folder of results, such as results/, or --published, or --table1")
+        parser.error("name a folder of results, such as results/, or add --published or --table1")
     if options.intervals and options.format in ("csv", "json"):
-        parser.error("--intervals stand below a table; give no --format csv or json with it")
+        parser.error("--intervals cannot be used with --format csv or json")
     if options.table1:
         print(table1_text())
     if not (options.results or options.published):
@@ -56,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.compare is not None:
         _print_comparison(rows, options)
         return
-    # One folder and nothing else: the detailed table, and its files beside the results.
+    # One folder and nothing else: the detailed table, also written into the folder.
     (root,) = options.results if len(options.results) == 1 else [None]
     alone = root is not None and root.is_dir() and not options.published and options.timing is None
     if options.format is None and root is not None and alone:
@@ -74,65 +87,37 @@ def main(argv: list[str] | None = None) -> None:
 
 def make_parser() -> Parser:
     """The parser."""
-    parser = Parser(
-        "score",
-        description="SUPERB metrics and score of each upstream, on the paper's and the leaderboard's scale.",
-    )
-    parser.add_argument(
+    parser = Parser("score", usage="[OPTION ...] [PATH ...]", examples=EXAMPLES, notes=NOTES)
+    add = parser.add_argument
+    add(
         "results",
         nargs="*",
         type=Path,
-        metavar="DIR or FILE",
-        help="results/, one upstream's folder in it, one task's, or s3prl's result/downstream/; or a table that this "
-        "command wrote as JSON; or numbers written by hand, in YAML: "
-        "- {model: NAME, params_millions: 26.6, asr: {wer: {value: 10.6, unit: percent}}}. Of one folder alone the "
-        "table is in detail, and superb_score.{json,csv} are written there",
+        metavar="PATH",
+        help="folder of results (results/, one upstream, one task, or s3prl's result/downstream/), a JSON table of "
+        "this command, or a YAML file of your own numbers",
     )
-    parser.add_argument(
-        "--published", action="store_true", help="published models beside them, with parameters, MACs and source"
-    )
-    parser.add_argument(
-        "--timing",
-        type=Path,
-        metavar="FILE",
-        help="timing.json of tools/timing.py, with 5 s among its lengths: its times and MACs stand beside the scores; "
-        "published models' are in it where it was made with --peers",
-    )
-    parser.add_argument(
-        "--format", choices=list(FORMATS), help="side by side, one line per upstream, to the screen only"
-    )
-    parser.add_argument(
-        "--mini-score",
-        metavar="FBANK,TEACHER",
-        help="the rows' mini-score in place of the table: 0 is the first of these two rows, 1000 the second. For "
-        "corpora and settings that are not SUPERB's",
-    )
-    parser.add_argument(
-        "--compare",
-        nargs=2,
-        metavar=("A", "B"),
-        help="are two rows different by more than chance? Every task that both have, from the files of their runs, in "
-        "place of the table: MAPSSWE for WER and PER, McNemar for accuracies, the bootstrap for the rest",
-    )
-    parser.add_argument(
-        "--intervals", action="store_true", help="95 %% bootstrap intervals of every metric, below the table"
-    )
-    parser.add_argument(
+    add("--published", action="store_true", help="add published models, with parameters, MACs and sources")
+    add("--format", metavar="FORMAT", choices=list(FORMATS), help="print only, one row per upstream: %(choices)s")
+    add("--intervals", action="store_true", help="add 95 %% bootstrap intervals of all metrics")
+    add("--compare", nargs=2, metavar=("A", "B"), help="test the differences between two rows for significance")
+    add(
         "--figure",
         type=Path,
         metavar="PNG",
-        help="draw the score against parameters, MACs and (--timing) time, with the Pareto front of each",
+        help="plot the score against parameters, MACs and (with --timing) time, with Pareto fronts",
     )
-    parser.add_argument(
-        "--quesst14",
-        type=Path,
-        metavar="DIR",
-        help="quesst14Database, to score s3prl's own QbE runs (ours are scored when they are run)",
+    add("--timing", type=Path, metavar="FILE", help="add times and MACs from a timing.json of tools/timing.py (5 s)")
+    add(
+        "--mini-score",
+        metavar="FBANK,TEACHER",
+        help="print a score for corpora other than SUPERB's: 0 for the first of these two rows, 1000 for the second",
     )
-    parser.add_argument("--rttm", type=Path, metavar="FILE", help="the test set's rttm, to score s3prl's own SD runs")
-    parser.add_argument(
-        "--table1", action="store_true", help="recompute the scores of the paper's Table 1 from its metrics"
-    )
+    add = parser.add_argument_group("s3prl's own runs").add_argument
+    add("--quesst14", type=Path, metavar="DIR", help="quesst14Database, to score QbE")
+    add("--rttm", type=Path, metavar="FILE", help="rttm of the test set, to score SD")
+    add = parser.add_argument_group("checks").add_argument
+    add("--table1", action="store_true", help="recompute the scores in the paper's Table 1 from its metrics")
     return parser
 
 
@@ -150,7 +135,7 @@ def _read(options: argparse.Namespace) -> tuple[list[ScoredModel], list[Path]]:
         for row in found:
             other = origins.setdefault(row.name, path)
             if any(row.name == known.name for known in rows):
-                raise UserError(f"{path}: a second row {row.name}, beside the one of {other}. Rename one of them.")
+                raise UserError(f"{path}: contains row {row.name}, which {other} contains too. Rename one of them.")
             rows.append(row)
         unfinished += begun
     return rows + (published_models() if options.published else []), unfinished
@@ -161,7 +146,7 @@ def _references(options: argparse.Namespace) -> References:
 
 
 def _folders(options: argparse.Namespace) -> dict[str, dict[str, list[Path]]]:
-    """Where the rows' runs lie, by row and task."""
+    """The folders of the rows' runs, by row and task."""
     return {name: runs for path in options.results if path.is_dir() for name, runs in folders_of(path).items()}
 
 
@@ -172,7 +157,8 @@ def _print_comparison(rows: list[ScoredModel], options: argparse.Namespace) -> N
     for name in options.compare:
         if name not in folders or name not in by_name:
             raise UserError(
-                f"--compare {name}: must be a row with runs in a folder: {', '.join(folders) or 'none is'}."
+                f"`--compare` must be two rows with runs in a folder ({', '.join(folders) or 'there are none'}), but "
+                f"one is {name!r}."
             )
     first, second = options.compare
     found = comparison.compare(by_name[first], by_name[second], folders, _references(options))
@@ -183,7 +169,7 @@ def _print_mini_scores(rows: list[ScoredModel], options: argparse.Namespace) -> 
     low, comma, high = options.mini_score.partition(",")
     if not comma or options.format not in (None, "table", "json"):
         raise UserError(
-            "--mini-score takes FBANK,TEACHER (two rows' names), and prints a table or JSON, but is "
+            "`--mini-score` must be two rows, FBANK,TEACHER, with --format table or json, but is "
             f"{options.mini_score!r}."
         )
     found = (*mini_score.mini_scores(rows, low, high), low, high)
@@ -192,7 +178,7 @@ def _print_mini_scores(rows: list[ScoredModel], options: argparse.Namespace) -> 
 
 
 def _with_times(rows: list[ScoredModel], options: argparse.Namespace) -> tuple[list[ScoredModel], str | None]:
-    """The rows with what a timing document says of them, and what its times are of."""
+    """The rows with their times from a timing document, and the hardware of these times."""
     if options.timing is None:
         return rows, None
     from s3prl_pruned.report import score_times, timing
@@ -215,4 +201,4 @@ def _draw(path: Path, rows: list[ScoredModel], times: str | None, *, quiet: bool
 
     write_figure(path, rows, times=times)
     if not quiet:
-        print(f"\ndrawn: {path}", *(f"not in every panel: {reason}" for reason in left_out(rows)), sep="\n")
+        print(f"\nfigure: {path}", *(f"missing in some panels: {reason}" for reason in left_out(rows)), sep="\n")

@@ -1,26 +1,29 @@
-"""SUPERB tasks of one or several upstreams, planned, run and scored: `tools/superb_suite.py`."""
+"""Run SUPERB tasks for one or more upstreams, and score them: `tools/superb_suite.py`."""
 
 import argparse
 import dataclasses
 import sys
 from pathlib import Path
 
-from s3prl_pruned.own_commands import PlanParser, option_of
+from s3prl_pruned.own_commands import option_of
+from s3prl_pruned.parsers import PlanParser
 
-EPILOG = """\
-What follows -- goes to every run_downstream.py as it stands.
-
-A second call goes on: finished tasks are kept, interrupted ones resumed, failed ones tried again.
-Exit status: 0 all finished, 2 failures that you can mend, 1 others."""
+EXAMPLES = """
+python tools/superb_suite.py -u wavlm_pruned --tasks all --paths my_corpora.yaml
+python tools/superb_suite.py -u fbank mine=wavlm_pruned_local:my_export --tasks asr,ks --lr-search
+python tools/superb_suite.py -u wavlm_pruned --scheduler slurm --jobs-dir my_jobs
+"""
+NOTES = """
+Options after -- are passed to every run_downstream.py.
+A second call keeps finished tasks, resumes interrupted ones, and tries failed ones again.
+Exit status: 0 all finished, 2 errors that you can fix, 1 other errors.
+"""
 
 
 def make_parser() -> PlanParser:
     """The parser."""
     parser = PlanParser(
-        "suite",
-        description="SUPERB tasks of one or several upstreams, planned, run past failures and restarts, and scored.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=EPILOG,
+        "suite", usage="-u NAME ... [--tasks TASK,TASK] [--lr-search] [OPTION ...]", examples=EXAMPLES, notes=NOTES
     )
     add = parser.add_argument
     add(
@@ -29,65 +32,59 @@ def make_parser() -> PlanParser:
         nargs="+",
         metavar="NAME[=UPSTREAM[:CKPT]]",
         default=[],
-        help="row of the table, s3prl's -u (default: the name) and -k; {seed} in CKPT stands for the seed",
+        help="row names, each with s3prl's -u (default: the name) and -k; {seed} in CKPT is replaced by the seed",
     )
-    add("-k", "--upstream_ckpt", metavar="PATH", help="checkpoint or export, where there is one upstream")
+    add("-k", "--upstream_ckpt", metavar="PATH", help="checkpoint or export of a single upstream")
     add("--tasks", metavar="TASK,TASK", default="all", help="tasks (default: all ten)")
+    add("--paths", metavar="YAML", help="file of `<task>: <corpus>` lines (default: paths.yaml, if it exists)")
+    add("--lr-search", action="store_true", help="choose each task's learning rate on dev from five short trainings")
     add(
         "--seeds",
         metavar="N,N",
         type=_whole_numbers,
         default=(1337,),
-        help="seeds; several make a row each (default: 1337)",
+        help="seeds, with one row each (default: 1337)",
     )
-    add(
-        "--lr-search",
-        action="store_true",
-        help="try five learning rates around each task's own for a tenth of its steps, then train with the best on dev",
-    )
+    add("--results", metavar="DIR", type=Path, default=Path("results"), help="folder of results (default: %(default)s)")
+    add("-o", "--override", metavar="K=V,,K=V", default="", help="change settings of all tasks")
+    add("--device", metavar="DEV", help="cuda or cpu (default: cuda if available)")
+    add("--dry-run", action="store_true", help="print the plan and exit")
+    parser.add_parallel_options()
+    add = parser.add_argument_group("learning rates").add_argument
     add(
         "--lr",
         nargs="+",
         metavar="[TASK=]LR,LR",
         type=_rates,
-        help="learning rates of the search, of all tasks or of one",
+        help="learning rates to search, for all tasks or one (default: five around the task's own)",
     )
-    add("--lr-share", metavar="X", type=float, help="share of a task's steps that a rate is tried for (default: 0.1)")
+    add("--lr-share", metavar="X", type=float, help="length of a short training / a full training (default: 0.1)")
+    add = parser.add_argument_group("protocol").add_argument
     add(
         "--protocol",
         choices=["quick", "mini"],
-        help="other settings than the benchmark's, and called so in every result, of "
-        "downstream_runs/PROTOCOL/: quick has a tenth of the steps; mini is for the corpora of benchmarks/mini_superb",
+        help="use settings other than SUPERB's, from downstream_runs/PROTOCOL/, and label all results with it; quick: "
+        "a tenth of the steps; mini: for the corpora of benchmarks/mini_superb",
     )
-    add("--quick", dest="protocol", action="store_const", const="quick", help="--protocol quick")
+    add("--quick", dest="protocol", action="store_const", const="quick", help="same as --protocol quick")
     add(
-        "--results", metavar="DIR", type=Path, default=Path("results"), help="folder of the rows (default: %(default)s)"
+        "--submission",
+        metavar="ZIP",
+        type=Path,
+        help="write the submission to SUPERB's leaderboard from the finished official tasks of -u, and exit",
     )
-    add("--paths", metavar="YAML", help="file of `<task>: <corpus>` lines (default: paths.yaml, where there is one)")
-    add(
-        "--cache-features",
-        action="store_true",
-        help="keep features on disk, for every task that sees the same waveforms twice",
-    )
-    add("--device", metavar="DEV", help="cuda or cpu")
-    add("-o", "--override", metavar="K=V,,K=V", default="", help="change settings of every task")
-    parser.add_parallel_options()
-    add("--dry-run", action="store_true", help="show the plan and end")
-    add("--no-probe", action="store_true", help="do not estimate times by a few steps of each task")
+    add = parser.add_argument_group("job scripts").add_argument
     add("--scheduler", choices=["slurm", "shell"], help="write job scripts instead of running")
     add(
         "--jobs-dir",
         metavar="DIR",
         type=Path,
         default=Path("superb_jobs"),
-        help="new folder of the scripts (default: %(default)s)",
+        help="new folder for the scripts (default: %(default)s)",
     )
-    add(
-        "--submission",
-        metavar="ZIP",
-        type=Path,
-        help="write what SUPERB's leaderboard takes of the finished official tasks of -u, and end",
-    )
+    add = parser.add_argument_group("other").add_argument
+    add("--cache-features", action="store_true", help="cache features on disk for tasks that read audio repeatedly")
+    add("--no-probe", action="store_true", help="skip the few steps of each task that estimate its time")
     # A planned job: the choice among tried rates, and the run with the chosen one.
     add("--choose", metavar="DIR", type=Path, help=argparse.SUPPRESS)
     add("--lr-steps", metavar="N", type=int, help=argparse.SUPPRESS)
@@ -105,9 +102,9 @@ def main(argv: list[str] | None = None) -> None:
     if not (args.upstreams or args.choose):
         parser.error("-u is missing, such as -u wavlm_pruned")
     if args.upstream_ckpt and len(args.upstreams) != 1:
-        parser.error("-k goes with one upstream; with several give NAME=UPSTREAM:CKPT")
+        parser.error("-k needs exactly one upstream; for several write NAME=UPSTREAM:CKPT")
     if (args.lr or args.lr_share is not None) and not (args.lr_search or args.choose):
-        parser.error("--lr is of --lr-search; one learning rate for all tasks is -o config.optimizer.lr=LR")
+        parser.error("--lr and --lr-share need --lr-search; to set one learning rate, use -o config.optimizer.lr=LR")
     rates = dict(args.lr or [])
     if args.choose:
         from s3prl_pruned.plan.learning_rates import train_with_chosen
@@ -117,7 +114,7 @@ def main(argv: list[str] | None = None) -> None:
 
     if args.submission:
         if len(args.upstreams) != 1:
-            parser.error("--submission is of one upstream; name one by -u")
+            parser.error("--submission needs exactly one upstream; name it with -u")
         from s3prl_pruned.report.submission import write_submission
 
         print(write_submission(args.results / args.upstreams[0].partition("=")[0], args.submission).text())

@@ -1,27 +1,31 @@
-r"""Prune by several recipes at several rates, run tasks of what comes of it, and go on where an earlier call stopped.
+"""Prune by several recipes at several sparsities, and run tasks on the results: `tools/sweep.py`."""
 
-python tools/sweep.py --recipe magnitude_s80 rows_s50 --target 0.3,0.5,0.6 --corpus /data/LibriSpeech
-python tools/sweep.py --recipe embedded=0.5,0.65,0.8 heads_embedded=0.0833,0.1667,0.25 --tasks asr \
-        --beside fbank teacher=wavlm_embedded
-python tools/sweep.py --recipe magnitude_s80 --target 0.5,0.8,0.9 --scheduler slurm --jobs-dir my_jobs
-python tools/tradeoff.py result/sweep result/sweep/results         # then: one table of all of them
-"""
-
-import argparse
 import sys
 from pathlib import Path
 
-from s3prl_pruned.own_commands import PlanParser, as_typed, option_of
+from s3prl_pruned.own_commands import as_typed, option_of
+from s3prl_pruned.parsers import PlanParser
+
+EXAMPLES = """
+python tools/sweep.py --recipe magnitude_s80 rows_s50 --target 0.3,0.5 --corpus /data/LibriSpeech
+python tools/sweep.py --recipe embedded=0.5,0.8 heads_embedded=0.1,0.2 --tasks asr --beside fbank
+python tools/sweep.py --recipe magnitude_s80 --target 0.5,0.8 --scheduler slurm --jobs-dir my_jobs
+python tools/tradeoff.py result/sweep result/sweep/results     # then: one table of all models
+"""
+NOTES = """
+Options after -- are passed to every run_pretrain.py.
+A second call keeps finished runs, resumes interrupted ones, and tries failed ones again.
+Exit status: 0 all finished, 2 errors that you can fix, 1 other errors.
+"""
 
 
 def make_parser() -> PlanParser:
     """The parser."""
     parser = PlanParser(
         "sweep",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="What follows -- goes to every run_pretrain.py as it stands. Exit status: 0 all finished, 2 failures "
-        "that you can mend, 1 others.",
+        usage="--recipe RECIPE ... [--target R,R] [--tasks TASK,TASK] [OPTION ...]",
+        examples=EXAMPLES,
+        notes=NOTES,
     )
     add = parser.add_argument
     add(
@@ -29,58 +33,56 @@ def make_parser() -> PlanParser:
         nargs="+",
         required=True,
         metavar="RECIPE[=R,R]",
-        help="recipes of run_pretrain.py, with rates of their own where given",
+        help="recipes of run_pretrain.py, each with target sparsities of its own where wanted",
     )
-    add(
-        "--target",
-        metavar="R,R",
-        default="",
-        help="rates (target sparsities) of all recipes that have none of their own",
-    )
-    add(
-        "-u",
-        "--upstream",
-        default="wavlm_pruned_distill",
-        metavar="NAME",
-        help="of run_pretrain.py (default: %(default)s)",
-    )
-    add(
-        "--seeds",
-        metavar="N,N",
-        default="1337",
-        help="several make a run each, of pruning and of tasks (default: %(default)s)",
-    )
-    add("--corpus", metavar="DIR", help="of run_pretrain.py")
-    add("--teacher", metavar="T", help="of run_pretrain.py")
-    add("-o", "--override", metavar="K=V", default="", help="of every run_pretrain.py")
-    add("--tasks", metavar="TASK,TASK", default="", help="SUPERB tasks of every model (default: none)")
+    add("--target", metavar="R,R", default="", help="target sparsities for recipes without their own")
+    add("--corpus", metavar="DIR", help="--corpus of every run_pretrain.py")
+    add("--teacher", metavar="T", help="--teacher of every run_pretrain.py")
+    add("--tasks", metavar="TASK,TASK", default="", help="SUPERB tasks to run on every model (default: none)")
     add(
         "--beside",
         nargs="+",
         metavar="NAME[=UPSTREAM[:CKPT]]",
         default=[],
-        help="upstreams whose tasks are run too, such as fbank",
+        help="other upstreams to run the tasks on, such as fbank",
     )
-    add("--protocol", metavar="NAME", help="settings of the tasks, as in tools/superb_suite.py")
-    add("--task-override", metavar="K=V", default="", help="-o of every run_downstream.py")
-    add("--paths", metavar="YAML", help="where the tasks' corpora lie")
-    add("--cache-features", action="store_true", help="of the tasks, as in tools/superb_suite.py")
     add(
         "--folder",
         metavar="DIR",
         type=Path,
         default=Path("result/sweep"),
-        help="of runs and results (default: %(default)s)",
+        help="folder of runs and results (default: %(default)s)",
     )
+    add("-o", "--override", metavar="K=V", default="", help="-o of every run_pretrain.py")
+    add("--dry-run", action="store_true", help="list the jobs and exit")
     parser.add_parallel_options()
-    add("--dry-run", action="store_true", help="list the calls and end")
-    add("--scheduler", choices=["slurm", "shell"], help="write a job script per run instead of running")
+    add = parser.add_argument_group("pruning").add_argument
+    add(
+        "-u",
+        "--upstream",
+        default="wavlm_pruned_distill",
+        metavar="NAME",
+        help="-u of every run_pretrain.py (default: %(default)s)",
+    )
+    add(
+        "--seeds",
+        metavar="N,N",
+        default="1337",
+        help="seeds; each has its own pruning and tasks (default: %(default)s)",
+    )
+    add = parser.add_argument_group("tasks").add_argument
+    add("--paths", metavar="YAML", help="file of `<task>: <corpus>` lines (default: paths.yaml, if it exists)")
+    add("--protocol", metavar="NAME", help="--protocol of tools/superb_suite.py")
+    add("--task-override", metavar="K=V", default="", help="-o of every run_downstream.py")
+    add("--cache-features", action="store_true", help="--cache-features of tools/superb_suite.py")
+    add = parser.add_argument_group("job scripts").add_argument
+    add("--scheduler", choices=["slurm", "shell"], help="write one job script per run instead of running")
     add(
         "--jobs-dir",
         metavar="DIR",
         type=Path,
         default=Path("sweep_jobs"),
-        help="new folder of the scripts (default: %(default)s)",
+        help="new folder for the scripts (default: %(default)s)",
     )
     return parser
 
@@ -101,9 +103,9 @@ def main(argv: list[str] | None = None) -> None:
     from s3prl_pruned.plan.sweep import Sweep, parse_rates, parse_recipes
 
     if args.protocol not in (None, *PROTOCOLS):
-        raise UserError(f"--protocol must be one of {list(PROTOCOLS)}, but is {args.protocol!r}.")
+        raise UserError(f"`--protocol` must be one of {list(PROTOCOLS)}, but is {args.protocol!r}.")
     if not args.seeds.replace(",", "").isdigit():
-        raise UserError(f"--seeds must be whole numbers with commas between them, but is {args.seeds!r}.")
+        raise UserError(f"`--seeds` must be whole numbers separated by commas, but is {args.seeds!r}.")
     options = [(name, getattr(args, name)) for name in ("corpus", "teacher")]
     sweep = Sweep(
         recipes=parse_recipes(args.recipe, parse_rates(args.target) if args.target else ()),

@@ -1,20 +1,4 @@
-r"""Time models beside each other: ours, s3prl's, transformers', torchaudio's, on a CPU or a GPU.
-
-    python tools/timing.py --baseline s3prl:wavlm_base --models ours:dense,ours:even,ours:conc,hf:wavlm_base \
-        --random --lengths 1,5,15 --threads 1 --dtype fp32
-    python tools/timing.py --baseline s3prl:wavlm_base --models ours:conc --random --mixed 4-10 --utterances 8
-    python tools/timing.py --baseline s3prl:wavlm_base --models result/pretrain/wavlm_pruned_distill/seed1/export
-    python tools/timing.py --peers --lengths 1,5 --threads 1
-    python tools/timing.py --paper-table2 --corpus /data/LibriSpeech/dev-clean
-    python tools/timing.py --chunks --models ours:dense,ours:conc,ours:conc+ort --threads 1 --device cpu
-    python tools/timing.py --table downstream_runs/timing_cpu.json
-    python tools/timing.py --models ours:wavlm_base --lengths 5 --threads 1 --latency-table wavlm_base_5s.json
-
-Runs are interleaved and ratios taken pair by pair. Without --lengths and --mixed the models encode a corpus (the
-embedded speech), one utterance at a time and in length-bucketed batches: the paper's protocol, whose figure is the mean
-of 5 runs. A model that cannot be built or run is left out with its reason; the exit status is then 1. The last line
-speedup=2.5 reads: the parts of one shape in several sizes, for one length, on this device.
-"""
+"""Measure the inference time of models side by side: ours, s3prl's, transformers', torchaudio's: `tools/timing.py`."""
 
 import argparse
 import json
@@ -25,21 +9,38 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from s3prl_pruned.config import UserError
-from s3prl_pruned.own_commands import Parser
+from s3prl_pruned.parsers import Parser
 
 if TYPE_CHECKING:
     from s3prl_pruned.timing.benchmark import Options
 
+EXAMPLES = """
+python tools/timing.py --baseline s3prl:wavlm_base --models my_export --lengths 5
+python tools/timing.py --models ours:dense,ours:conc --random --lengths 1,5
+python tools/timing.py --peers --models my_export --lengths 1,5
+python tools/timing.py --models ours:wavlm_base --lengths 5 --latency-table my_device.json
+"""
+NOTES = """
+The runs of all models are interleaved, and ratios are taken run by run. Without --lengths and
+--mixed a corpus is encoded, one utterance at a time and in length-bucketed batches: the paper's
+protocol, which reports the mean of 5 runs. Models that cannot be built or run are listed with the
+reason, and the exit status is 1. The last line of the output is the result as JSON. --peers uses
+random weights, and 1 s and 5 s of audio by default. --latency-table times the parts of one
+architecture in several sizes, for `run_pretrain.py --target speedup=2.5`.
+"""
 _PAPERS_BASELINE, _PAPERS_MODELS = "s3prl:wavlm_base", ("ours:dense", "ours:even", "ours:conc")
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Time, or write a latency table, or print the table of an earlier document.
+    """Time models, or write a latency table, or print the table of an earlier document.
 
     Args:
         argv: command line; None is the process's own.
     """
-    args = make_parser().parse_args(argv)
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    if args.peers and args.paper_table2:
+        parser.error("argument --paper-table2: not allowed with argument --peers")
     from s3prl_pruned.report import timing as report
     from s3prl_pruned.superb.results.result import read_json
 
@@ -85,79 +86,83 @@ def make_parser() -> Parser:
     """The parser."""
     from s3prl_pruned.timing.names import GRAMMAR
 
-    parser = Parser("timing", description=__doc__, epilog=GRAMMAR, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        "timing",
+        usage="--models NAME,NAME [--baseline NAME] [--lengths S,S] [OPTION ...]",
+        examples=EXAMPLES,
+        notes=f"{NOTES}\n{GRAMMAR}",
+    )
     add = parser.add_argument
-    add("--models", metavar="NAME,NAME", default="", help="what to time (names below); the baseline is added")
-    add("--baseline", metavar="NAME", help="whose time is divided by the others' (default: the first model)")
     add(
-        "--random",
-        action="store_true",
-        help="random weights of the named shapes: nothing is downloaded, and all of one shape get the same",
+        "--models",
+        metavar="NAME,NAME",
+        default="",
+        help="models to time: exported folders, checkpoints, ours:wavlm_base, s3prl:wavlm_base, ...; --help-all lists "
+        "all names",
     )
-    add("--lengths", metavar="S,NxS", help="seconds of audio, noise: such as 1,5,12x5 (the last: a batch of 12)")
+    add("--baseline", metavar="NAME", help="model that speed-ups are relative to (default: the first one)")
+    add("--random", action="store_true", help="use random weights; nothing is downloaded")
+    add("--lengths", metavar="S,NxS", help="seconds of noise, such as 1,5,12x5; 12x5 is a batch of 12")
+    add("--corpus", metavar="PATH", nargs="?", const="", help="time on a corpus (default: the embedded speech)")
+    add("--device", help="cpu, cuda, cuda:1, mps (default: cuda if available)")
+    add("--threads", metavar="N", type=int, default=1, help="CPU threads (default: %(default)s)")
+    add("--dtype", default="fp32", help="fp32, bf16 or fp16 (default: %(default)s)")
+    add("--peers", action="store_true", help="time published compressed encoders, and --models, side by side")
+    add("--output", metavar="DIR", type=Path, help="also write timing.json, .csv, .md and .png to this folder")
+    add("--latency-table", metavar="FILE", type=Path, help="time the parts of one model, for pruning to a latency")
+    _add_workloads(parser)
+    _add_measurement(parser)
+    add = parser.add_argument_group("other tables").add_argument
     add(
-        "--batch",
-        metavar="N",
-        type=int,
-        default=1,
-        help="utterances per call where --lengths names none (default: %(default)s)",
-    )
-    add(
-        "--mixed",
-        metavar="A-B",
-        help="also a batch of lengths spread over A to B seconds: padded, and bucketed so that nothing is padded",
-    )
-    add("--utterances", metavar="N", type=int, default=8, help="of --mixed (default: %(default)s)")
-    add(
-        "--corpus",
-        metavar="PATH",
-        nargs="?",
-        const="",
-        help="also a corpus (as run_pretrain.py's; without PATH the embedded speech)",
-    )
-    tables = parser.add_mutually_exclusive_group()
-    tables.add_argument(
         "--paper-table2",
         action="store_true",
-        help="the paper's Table 2 for this device: the dense model (--baseline), even and conc, random weights, 5 runs "
-        "over dev-clean (--corpus; without it the embedded speech), with the paper's numbers beside them",
-    )
-    tables.add_argument(
-        "--peers",
-        action="store_true",
-        help="published compressed encoders side by side, and beside --models: their structures with random weights, "
-        "all in our encoder. Without --lengths, --mixed and --corpus 1 s and 5 s of audio",
+        help="reproduce the paper's Table 2 on this device: the dense model, even and conc, with random weights, 5 "
+        "runs over dev-clean (--corpus), next to the paper's numbers; not with --peers",
     )
     add(
         "--chunks",
         metavar="S,S",
         nargs="?",
         const="0.5,1,2",
-        help="what chunks of audio cost a program that starts, of models of ours: loading, calls, memory; each in "
-        "processes of its own (default lengths: %(const)s)",
+        help="measure the loading time, the time per chunk and the memory of a new process that encodes chunks of "
+        "audio; ours only (default lengths: %(const)s)",
     )
-    add("--limit", metavar="N", type=int, help="only so many utterances of the corpus, spread over it")
+    add("--table", metavar="JSON", type=Path, help="measure nothing: print the Markdown table of an earlier document")
+    return parser
+
+
+def _add_workloads(parser: Parser) -> None:
+    add = parser.add_argument_group("workloads").add_argument
+    add(
+        "--batch",
+        metavar="N",
+        type=int,
+        default=1,
+        help="batch size of --lengths entries that name none (default: %(default)s)",
+    )
+    add(
+        "--mixed",
+        metavar="A-B",
+        help="add a batch of lengths between A and B seconds, once padded and once in buckets without padding",
+    )
+    add("--utterances", metavar="N", type=int, default=8, help="batch size of --mixed (default: %(default)s)")
+    add("--limit", metavar="N", type=int, help="use only N utterances, spread over the corpus")
     add(
         "--bucket-seconds",
         metavar="S",
         type=float,
         default=64.0,
-        help="most audio of a length-bucketed batch (default: %(default)s)",
+        help="most audio in a length-bucketed batch of the corpus (default: %(default)s)",
     )
-    add("--dtype", default="fp32", help="fp32, bf16 or fp16, of all models that name none (default: %(default)s)")
-    add("--device", help="cpu, cuda, cuda:1, mps (default: cuda where there is one)")
-    add(
-        "--threads",
-        metavar="N",
-        type=int,
-        default=1,
-        help="of torch, or of another runtime, on a CPU (default: %(default)s)",
-    )
+
+
+def _add_measurement(parser: Parser) -> None:
+    add = parser.add_argument_group("measurement").add_argument
     add(
         "--repeats",
         metavar="N",
         type=int,
-        help="timed runs of each model, such as the paper's 5 (default: 5 to 20 repeats, each of as many runs as "
+        help="timed runs per model, such as the paper's 5 (default: 5 to 20 repeats, each with as many runs as "
         "--min-seconds needs)",
     )
     add(
@@ -165,31 +170,12 @@ def make_parser() -> Parser:
         metavar="S",
         type=float,
         default=1.0,
-        help="of timed runs of each model on each workload, without --repeats (default: %(default)s)",
+        help="time spent per model and workload, without --repeats (default: %(default)s)",
     )
-    add(
-        "--autocast",
-        action="store_true",
-        help="with --dtype bf16 or fp16: weights stay fp32, and torch.autocast computes",
-    )
-    add(
-        "--include-loading",
-        action="store_true",
-        help="a run also reads its audio (a corpus: from its files) and copies it to the device",
-    )
-    add("--tf32", action="store_true", help="CUDA: everything a second time with TF32 on; it is off otherwise")
-    add("--seed", metavar="N", type=int, default=0, help="of random weights and noise (default: %(default)s)")
-    add("--output", metavar="DIR", type=Path, help="also write timing.json, .csv, .md and .png here")
-    add(
-        "--latency-table",
-        metavar="FILE",
-        type=Path,
-        help="time the parts of one shape (--models; random weights) instead, and write them as JSON",
-    )
-    add(
-        "--table", metavar="JSON", type=Path, help="time nothing: print the Markdown table of a document written before"
-    )
-    return parser
+    add("--autocast", action="store_true", help="with bf16 or fp16: keep fp32 weights and use torch.autocast")
+    add("--include-loading", action="store_true", help="include reading the audio and copying it to the device")
+    add("--tf32", action="store_true", help="on CUDA, measure a second time with TF32 (otherwise it is off)")
+    add("--seed", metavar="N", type=int, default=0, help="seed of random weights and noise (default: %(default)s)")
 
 
 def _options(args: argparse.Namespace) -> "Options":
@@ -202,18 +188,20 @@ def _options(args: argparse.Namespace) -> "Options":
     models = [name.strip() for name in args.models.split(",") if name.strip()]
     if args.paper_table2:
         if args.lengths or args.mixed:
-            raise UserError("the paper's Table 2 is of a corpus. Leave --lengths and --mixed out.")
+            raise UserError(
+                "`--paper-table2` encodes a corpus, so --lengths and --mixed cannot be used with it. Leave them out."
+            )
         args.baseline, args.random, args.repeats = args.baseline or _PAPERS_BASELINE, True, args.repeats or 5
         models = [*_PAPERS_MODELS, *models]
     if args.peers:
         if args.chunks is not None or args.latency_table:
-            raise UserError("published encoders are a table of their own. Leave --chunks and --latency-table out.")
+            raise UserError("`--peers` cannot be used with --chunks or --latency-table. Leave them out.")
         args.baseline, args.random = args.baseline or peers.BASELINE, True
         models = [*peers.MODELS, *models]
         if not (args.lengths or args.mixed or args.corpus is not None):
             args.lengths = peers.LENGTHS
     if not (models or args.baseline):
-        raise UserError("no model is named. Give --models, such as ours:dense,ours:conc, and perhaps --baseline.")
+        raise UserError("no model is named. Use --models, such as --models ours:dense,ours:conc.")
     return Options(
         baseline=args.baseline or models[0],
         models=models,
@@ -251,16 +239,16 @@ def _write_latency_table(args: argparse.Namespace) -> None:
     lengths = options.lengths or [(5.0, 1)]
     if len(options.models) != 1 or len(lengths) != 1:
         raise UserError(
-            "a latency table is of one shape and one length, but these are given: "
+            "`--latency-table` needs exactly one model and one length, but they are: "
             f"{options.models}, {[seconds for seconds, _ in lengths]}."
         )
     if args.latency_table.exists():
         raise UserError(
-            f"{args.latency_table}: exists already, and is never overwritten. Name another file, or move it."
+            f"{args.latency_table}: exists already, and is never overwritten. Choose another file, or move it."
         )
     config = Builder(random=True).build(parse(options.models[0])).config
     if config is None:
-        raise UserError(f"{options.models[0]!r}: its shape is not known. Name one of ours, such as ours:wavlm_base.")
+        raise UserError(f"{options.models[0]!r}: its shape is unknown. Use one of ours, such as ours:wavlm_base.")
     table = measure_table(
         config,
         options.setting,
@@ -283,7 +271,7 @@ def _measure_chunks(args: argparse.Namespace) -> None:
     check_options(options)
     options.repeats = options.repeats or 3
     if options.lengths or options.mixed or args.output:
-        raise UserError("chunks are a table of their own. Leave --lengths, --mixed and --output out.")
+        raise UserError("`--chunks` cannot be used with --lengths, --mixed or --output. Leave them out.")
     with tempfile.TemporaryDirectory(prefix="s3prl_pruned_chunks_") as folder:
         rows, lost = measure_chunks(
             list(dict.fromkeys([options.baseline, *options.models])),

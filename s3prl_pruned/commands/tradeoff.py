@@ -1,63 +1,59 @@
-"""What each exported model costs and what it is worth: one table, pictures, and one page to send.
+"""Report the quality and the cost of exported models: table, figures, HTML page: `tools/tradeoff.py`."""
 
-python tools/tradeoff.py result/ results/                          # times all models beside one another
-python tools/tradeoff.py result/ results/ --timing timing.json     # times from tools/timing.py, or of an earlier report
-python tools/tradeoff.py result/ results/ --model pruned_hubert_base.pth     # with an encoder that others publish
-python tools/tradeoff.py result/ results/ --cards                  # also write the times into the models' cards
-python tools/tradeoff.py --table downstream_runs/tradeoff.json     # the Markdown table of a report written before
-python tools/tradeoff.py --table downstream_runs/tradeoff.json --output report     # all its files, drawn anew
-
-The page, tradeoff.html, is one file that needs no network: pictures, a table that sorts, all numbers as CSV.
-"""
-
-import argparse
 from pathlib import Path
 
-from s3prl_pruned.own_commands import Parser
+from s3prl_pruned.parsers import Parser
+
+EXAMPLES = """
+python tools/tradeoff.py result/ results/                        # measures the inference times
+python tools/tradeoff.py result/ results/ --timing timing.json   # reads them from a file
+python tools/tradeoff.py result/ results/ --cards                # also writes the times into the model cards
+python tools/tradeoff.py --table downstream_runs/tradeoff.json   # prints an earlier report
+"""
 
 
 def make_parser() -> Parser:
     """The parser."""
-    parser = Parser("tradeoff", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("tradeoff", usage="RESULT [RESULTS ...] [OPTION ...]", examples=EXAMPLES)
     add = parser.add_argument
-    add("exports", nargs="?", type=Path, metavar="RESULT", help="folder with exported models, at any depth")
-    add("results", nargs="*", type=Path, metavar="RESULTS", help="folders that tools/superb_score.py reads")
+    add("exports", nargs="?", type=Path, metavar="RESULT", help="folder that contains exported models at any depth")
+    add("results", nargs="*", type=Path, metavar="RESULTS", help="folders of results, as for tools/superb_score.py")
     add(
         "--model",
         type=Path,
         action="append",
         default=[],
         metavar="PATH",
-        help="an encoder in any other format that is read, such as DPHuBERT's, beside them; may be repeated",
+        help="add an encoder in another format, such as DPHuBERT's; may be repeated",
     )
-    add("--timing", type=Path, metavar="JSON", help="take times from here (5 s of audio) in place of measuring them")
+    add(
+        "--timing",
+        type=Path,
+        metavar="JSON",
+        help="take the times (5 s of audio) from this file of tools/timing.py, or from an earlier report",
+    )
     add(
         "--repeats",
         type=int,
         default=11,
         metavar="N",
-        help="timed runs of each model; 0 times nothing (default: %(default)s)",
+        help="timed runs per model; 0 skips the timing (default: %(default)s)",
     )
-    add("--threads", type=int, default=1, metavar="N", help="of the timing (default: %(default)s)")
+    add("--threads", type=int, default=1, metavar="N", help="CPU threads while timing (default: %(default)s)")
     add(
         "--output",
         type=Path,
         metavar="DIR",
         default=Path("result/tradeoff"),
-        help="new folder of the report (default: %(default)s)",
-    )
-    add(
-        "--table",
-        type=Path,
-        metavar="JSON",
-        help="read nothing else: print the table of this report; with --output in a folder of its own, draw it anew",
+        help="new folder for the report (default: %(default)s)",
     )
     add("--cards", action="store_true", help="also write the measured times into the model cards of the exports")
+    add("--table", type=Path, metavar="JSON", help="print an earlier report; with --output, also write it again")
     return parser
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Gather and write the report, or print an earlier one.
+    """Make and write the report, or print an earlier one.
 
     Args:
         argv: command line; None is the process's own.
@@ -65,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = make_parser()
     args = parser.parse_args(argv)
     if (args.exports is None) == (args.table is None):
-        parser.error("give a folder of exported models, such as result/, or --table")
+        parser.error("name a folder of exported models, such as result/, or use --table")
 
     from s3prl_pruned.report import tradeoff_report
     from s3prl_pruned.superb.results.result import read_json

@@ -216,7 +216,7 @@ class Expert(nn.Module):
                 self.load_weights(all_states["Average"])
 
     def weights_state(self) -> dict[str, Any]:
-        """Entries of a checkpoint for all that the weights' optimiser trains: `Student`, and the objective's modules."""
+        """Checkpoint entries for all that the weights' optimiser trains: `Student`, and the objective's modules."""
         return {"Student": plain_state(self.model.student)}
 
     def load_weights(self, states: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from s3prl_pruned import resources
 from s3prl_pruned.config import UserError, apply_overrides, from_dict
 from s3prl_pruned.data.sources import sets_in
 from s3prl_pruned.models.spec import FAMILIES
-from s3prl_pruned.own_commands import Parser
+from s3prl_pruned.parsers import Parser
 from s3prl_pruned.pretrain.objectives import OBJECTIVES, Objective
 from s3prl_pruned.pretrain.recipes import (
     MODEL_FILE,
@@ -30,76 +30,93 @@ RECIPES = resources.recipes()
 UPSTREAMS = tuple(f"{family}_pruned_{objective}" for objective in OBJECTIVES for family in FAMILIES)
 
 
+EXAMPLES = """
+python run_pretrain.py -u wavlm_pruned_distill   # embedded teacher and speech, in minutes
+python run_pretrain.py -u wavlm_pruned_distill --recipe wavlm_base_s80 --corpus /data/LibriSpeech
+torchrun --nproc_per_node=8 -m s3prl_pruned.commands pretrain ...   # several GPUs
+"""
+
+
 def make_parser() -> Parser:
     """The parser of `run_pretrain.py`."""
     parser = Parser(
-        "pretrain",
-        description="Prune a speech encoder: by distillation (Wang et al. 2023, Xu et al. 2025, Lin et al. 2024), or "
-        "while it is fine-tuned for speech recognition (Xu et al. 2025). With -u alone: the embedded teacher on the "
-        "embedded speech.",
+        "pretrain", usage="-u NAME [--recipe NAME] [--corpus DIR] [--teacher T] [OPTION ...]", examples=EXAMPLES
     )
     add = parser.add_argument
-    add("-u", "--upstream", required=True, metavar="NAME", help=f"what to train: {', '.join(UPSTREAMS)}")
-    add("--recipe", metavar="NAME", help="folder under upstream_configs/, or a path (default: an embedded one)")
+    add(
+        "-u",
+        "--upstream",
+        required=True,
+        metavar="NAME",
+        help=f"what to train: FAMILY_pruned_{' or FAMILY_pruned_'.join(OBJECTIVES)}, with FAMILY one of "
+        f"{', '.join(FAMILIES)}",
+    )
+    add("--recipe", metavar="NAME", help="folder in upstream_configs/, or a path (default: embedded data)")
     add(
         "--corpus",
         metavar="DIR",
-        help="speech: LibriSpeech, any folder of audio, a manifest, s3prl CSVs, or lhotse (default: the recipe's)",
+        help="LibriSpeech, a folder of audio files, a manifest, s3prl's CSVs, or lhotse (default: the recipe's)",
     )
     add(
         "--teacher",
         metavar="T",
-        help="a name of s3prl's hub (wavlm_base, hubert_large_ll60k, ...), embedded, random, or a checkpoint's path "
-        "(default: the recipe's)",
+        help="a name in s3prl.hub, a checkpoint, `embedded`, or `random` (default: the recipe's)",
     )
+    add(
+        "--target",
+        metavar="WHAT=X",
+        help="params=0.8 or macs=0.7: share of the prunable weights or MACs to remove; speedup=2.5: needs "
+        "--latency-table",
+    )
+    add("-o", "--override", metavar="K=V", help="change settings, e.g. runner.total_steps=100,,runner.log_step=10")
+    add("-n", "--expname", metavar="NAME", help="write to result/pretrain/<upstream>/NAME (default: recipe's name)")
+    add("-a", "--auto_resume", action="store_true", help="resume from the newest checkpoint, if there is one")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="check data, teacher and disk space, run a few steps, estimate the time; writes nothing",
+    )
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="torch device (default: %(default)s)")
+    _add_configuration(parser)
+    _add_output(parser)
+    add = parser.add_argument_group("second stage").add_argument
+    add(
+        "--second-stage",
+        metavar="NAME",
+        help="after the run, train its export without masks by this recipe, such as dphubert_base_stage2, into the "
+        "folder of the same name + `_stage2`; -o and --target apply to the first stage only",
+    )
+    add(
+        "--student",
+        metavar="EXPORT",
+        help="train an exported model without masks; needs a recipe whose name ends in _stage2",
+    )
+    return parser
+
+
+def _add_configuration(parser: Parser) -> None:
+    add = parser.add_argument_group("configuration").add_argument
     add("-g", "--upstream_config", metavar="YAML", help="config_model.yaml (default: the recipe's)")
     add("-c", "--config", metavar="YAML", help="config_runner.yaml (default: the recipe's)")
-    add("-n", "--expname", metavar="NAME", help="write to result/pretrain/<upstream>/NAME (default: the recipe's name)")
-    add("-p", "--expdir", metavar="DIR", help="write to DIR instead")
-    add("-a", "--auto_resume", action="store_true", help="continue from the newest checkpoint, if there is one")
+    add(
+        "--latency-table",
+        metavar="JSON",
+        help="times of the model's parts on your device, from tools/timing.py --latency-table; needed by --target "
+        "speedup=X",
+    )
+    add("--seed", type=int, metavar="N", default=1337, help="seed of batches, masks and dropout (default: %(default)s)")
+
+
+def _add_output(parser: Parser) -> None:
+    add = parser.add_argument_group("output and resuming").add_argument
+    add("-p", "--expdir", metavar="DIR", help="write to exactly this folder")
     add(
         "-e",
         "--past_exp",
         metavar="PATH",
         help="continue the run of this checkpoint or folder, with its own configuration",
     )
-    add(
-        "--student",
-        metavar="EXPORT",
-        help="an exported student to distil again without masks, with a recipe whose name ends in _stage2",
-    )
-    add(
-        "--second-stage",
-        metavar="NAME",
-        help="when the run is finished, go on with this recipe (such as dphubert_base_stage2) and its export, in the "
-        "folder of the same name and `_stage2`; -o and --target are the first run's",
-    )
-    add(
-        "--target",
-        metavar="WHAT=X",
-        help="how much is pruned: params=0.8 (share of the prunable weights that goes), macs=0.7 (of the MACs), "
-        "speedup=2.5 (needs --latency-table); a recipe's cnn_target holds beside it",
-    )
-    add(
-        "--latency-table",
-        metavar="JSON",
-        help="times of the model's parts on your device, by tools/timing.py --latency-table",
-    )
-    add(
-        "-o",
-        "--override",
-        metavar="K=V",
-        help="change single keys, e.g. sparsity.target.share=0.5,,runner.total_steps=100",
-    )
-    add(
-        "--dry-run",
-        action="store_true",
-        help="check data, teacher, disk space and a few steps, estimate the time, write nothing",
-    )
-    add("--force", action="store_true", help="move what stands in the folder aside and start anew")
-    add("--seed", type=int, default=1337, help="of batches, masks, dropout (default: 1337)")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="torch device (default: %(default)s)")
-    return parser
+    add("--force", action="store_true", help="rename the existing run folder (nothing is deleted) and start again")
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:

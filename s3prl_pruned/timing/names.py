@@ -9,26 +9,28 @@ from s3prl_pruned.config import UserError
 
 GRAMMAR = """\
 model names: NAME[+VARIANT]..., such as ours:conc+int8
-  ours:dense, ours:even, ours:conc   WavLM Base whole; 26.46 M parameters, all layers thinned alike; 26.64 M,
-                                     concentrated in layers 6-11
-  ours:SHAPE                         a dense public shape: wavlm_large, hubert_base, wavlm_embedded, ...
-  peer:NAME                          a published compressed encoder's structure in our encoder, random weights:
-                                     distilhubert, distilhubert_predictions, lighthubert_small, lighthubert_base,
-                                     student_hubert, maskhubert, diarizen_base_s80, diarizen_large_s80
-  PATH                               an exported folder, a training checkpoint (its masks are applied, not cut), any
-                                     other checkpoint; or JSON (with --random): a CompactSpec of WavLM Base, or an
-                                     export's config.json
-  s3prl:NAME                         any name of s3prl's hub
-  hf:NAME                            a transformers model: a shape, a name on the Hugging Face Hub, or a folder
-  torchaudio:NAME                    a shape of which torchaudio has a pipeline, such as wavlm_base
+  PATH              exported folder, training checkpoint (timed under its masks), any other
+                    checkpoint; or JSON with --random: a CompactSpec of WavLM Base, or the
+                    config.json of an export
+  ours:dense        WavLM Base in our encoder
+  ours:even         26.46 M parameters, all layers pruned equally
+  ours:conc         26.64 M parameters, concentrated in layers 6-11
+  ours:SHAPE        a public dense model: wavlm_large, hubert_base, wavlm_embedded, ...
+  peer:NAME         a published compressed encoder in our encoder, with random weights:
+                    distilhubert, distilhubert_predictions, lighthubert_small, lighthubert_base,
+                    student_hubert, maskhubert, diarizen_base_s80, diarizen_large_s80
+  s3prl:NAME        any name in s3prl.hub
+  hf:NAME           a transformers model: a shape, a name on the Hugging Face Hub, or a folder
+  torchaudio:NAME   a torchaudio pipeline's shape, such as wavlm_base
 variants:
-  fp32, bf16, fp16   weights and input (instead of --dtype)
-  int8               ours, and peers in our encoder: linears with int8 weights, activations quantised as they come
-  autocast           with bf16 or fp16: weights stay fp32, and torch.autocast computes
-  compiled           torch.compile; ours on CUDA: graphs by length
-  ort, openvino      ours on a CPU: our ONNX file in that runtime; with int8, quantised by onnxruntime
-  masked             ours:even, ours:conc and CompactSpecs: the dense model under masks, nothing cut away
-  reference, lowmem  ours: the plainest implementation; the one that needs least memory
+  fp32, bf16, fp16  weights and input (instead of --dtype)
+  int8              ours and peer: linear layers with int8 weights, activations quantized dynamically
+  autocast          with bf16 or fp16: keep fp32 weights and use torch.autocast
+  compiled          torch.compile; for ours on CUDA: CUDA graphs by length
+  ort, openvino     ours on a CPU: our ONNX file in that runtime; with int8, quantized by onnxruntime
+  masked            ours:even, ours:conc and CompactSpecs: the dense model with masks, not pruned
+  reference         ours: the simplest implementation
+  lowmem            ours: the implementation that needs least memory
 """
 
 LIBRARIES = ("ours", "peer", "s3prl", "hf", "torchaudio")

@@ -146,7 +146,7 @@ def test_what_stood_already_is_said_and_what_did_not_is_not(clone, capfd):
     }
     assert "speech recognition on FBANK" in kept
     assert "speech recognition on the pruned model (stood already)" in kept
-    assert "[1/5] stood already" in capfd.readouterr().out
+    assert "[1/5] reused" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_ctrl_c_waits_until_the_command_has_saved(clone):
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     _, error = process.communicate(timeout=30)
     assert (clone / "saved").exists() and process.returncode == 130
-    assert "ended with exit status 130. It is saved; the same call goes on from there." in error
+    assert "ended with exit status 130. The run is saved; the same command resumes it." in error
 
 
 def test_a_pruned_model_that_changed_since_is_refused(clone):

@@ -245,7 +245,7 @@ def test_table_1_shows_printed_against_recomputed(capsys):
 def test_nothing_to_do_says_what_to_give(capsys):
     with pytest.raises(SystemExit) as stop:
         main([])
-    assert stop.value.code == 2 and "give the folder of results" in capsys.readouterr().err
+    assert stop.value.code == 2 and "name a folder of results" in capsys.readouterr().err
 
 
 HAND = """
@@ -382,7 +382,7 @@ def test_measured_times_stand_beside_the_scores_and_in_the_picture(tmp_path, cap
     assert cells["wavlm_pruned"][1:6] == ["-", "1500.0", "c", "-", "0.0600"]  # by the hash of its weights
     assert cells["DPHuBERT (p)"][3:6] == ["654.1", "-", "-"]  # of which nobody has the structure without its file
     assert "time: a machine, 1 thread, float32, 2026-01-02" in shown.err
-    assert "not in every panel: wavlm_pruned: no number of parameters" in lines
+    assert "missing in some panels: wavlm_pruned: no number of parameters" in lines
     assert picture.stat().st_size > 10_000
 
 
@@ -449,7 +449,7 @@ def test_several_folders_stand_in_one_table_but_a_name_only_once(tmp_path, capsy
     shown = capsys.readouterr().out
     assert "wavlm_pruned" in shown and "other" in shown
     write(tmp_path / "second", "asr")
-    with pytest.raises(UserError, match="second: a second row wavlm_pruned, beside the one of .*first. Rename one"):
+    with pytest.raises(UserError, match="second: contains row wavlm_pruned, which .*first contains too. Rename one"):
         main([str(tmp_path / "first"), str(tmp_path / "second")])
 
 

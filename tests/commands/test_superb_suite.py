@@ -52,11 +52,11 @@ def call(*arguments):
     "arguments, complaint",
     [
         ([], "-u is missing"),
-        (["-u", "a", "b", "-k", "x"], "-k goes with one upstream"),
-        (["-u", "a", "--lr", "1e-3"], "--lr is of --lr-search"),
+        (["-u", "a", "b", "-k", "x"], "-k needs exactly one upstream"),
+        (["-u", "a", "--lr", "1e-3"], "--lr and --lr-share need --lr-search"),
         (["-u", "a", "--jobs", "0"], "--jobs, --jobs-per-device and --threads must be at least 1"),
         (["-u", "a", "--jobs-per-device", "0"], "--jobs, --jobs-per-device and --threads must be at least 1"),
-        (["-u", "a", "--lr-share", "0.2"], "--lr is of --lr-search"),
+        (["-u", "a", "--lr-share", "0.2"], "--lr and --lr-share need --lr-search"),
         (["-u", "a", "--lr-search", "--lr", "sv=1e-3"], "is not searched, since the benchmark has no development set"),
         (["-u", "a", "--lr-search", "--lr", "kss=1e-3"], "Did you mean `ks`"),
         (["-u", "a", "--lr-search", "--lr-share", "3"], "--lr-share must be more than 0 and at most 1, but is 3"),
@@ -124,7 +124,7 @@ def test_fbank_recognises_embedded_speech_by_the_suite_searched_and_scored(clone
     (planned,) = (line.split() for line in called.stdout.splitlines() if line.startswith("fbank/asr  "))
     assert planned[1:5] == ["200", "2", "x", "200"] and planned[5] != "-"  # steps, rates, and a time from the probe
     assert "there is no SUPERB score" in called.stdout and "quick protocol, not comparable" in called.stdout
-    assert "fbank/asr: learning rate 0.001 of 2 tried, by wer" in called.stdout
+    assert "fbank/asr: learning rate 0.001 (best of 2, dev wer" in called.stdout
     result = json.loads((clone / "results/fbank/asr/result.json").read_text())
     assert result["protocol"] == "quick" and result["checkpoint"]["step"] == 200
     one, other = result["tried_rates"]

@@ -71,7 +71,7 @@ def test_a_wrong_name_is_one_line_and_exit_status_2():
         (("--models", "ours:dense", "--lengths", "0.01"), "at least one frame"),
         (("--models", "ours:dense", "--lengths", "1", "--dtype", "fp64"), "`dtype` must be one of"),
         (("--table", "nowhere.json"), "nowhere.json: is not complete JSON"),
-        (("--paper-table2", "--lengths", "1"), "Table 2 is of a corpus"),
+        (("--paper-table2", "--lengths", "1"), "`--paper-table2` encodes a corpus"),
     ],
 )
 def test_wrong_options_are_refused(arguments, message):

@@ -177,7 +177,7 @@ def test_the_search_tries_the_benchmarks_rates_and_takes_the_best_on_dev(capsys)
         steps = 100 if task == "asr" else 3000 if task == "er" else 20_000
         assert chosen.folder == f"../lr_search/{task}/lr0.01-{steps}steps"
         assert (Path("results/fbank") / task / chosen.folder / "trained.json").exists()
-        assert f"fbank/{task}: learning rate 0.01 of 7 tried" in out
+        assert f"fbank/{task}: learning rate 0.01 (best of 7, " in out
     assert read_result(Path("results/fbank/qbe/result.json")).tried_rates is None  # nothing to train
     assert "config.optimizer.lr=1e-07" in Path("calls").read_text()
     assert "partial, 4 of 10 tasks" in out  # the tries are no rows
@@ -195,7 +195,7 @@ def test_a_short_training_without_test_data_for_each_rate_and_a_whole_one_for_th
     assert "-m" not in whole and whole[-1] == "config.optimizer.lr=0.01"
     assert [path.name for path in Path("results").rglob("result.json")] == ["result.json"]
     out = capsys.readouterr().out
-    assert "2 short trainings of 40000 steps in all, beside 200000 steps with the chosen ones (+20 %)" in out
+    assert "2 short trainings, 40000 steps in total, in addition to 200000 steps with the chosen rates (+20 %)" in out
     assert out.index("short trainings") < out.index("started")  # said before anything runs
 
 
@@ -229,7 +229,7 @@ def test_what_cannot_be_searched_without_test_data_is_not_and_the_plan_says_why(
     assert main(suite("sv,qbe", learning_rates=(0.01, 0.1))) == 0
     assert len(calls()) == 2 and "optimizer.lr" not in Path("calls").read_text()
     assert read_result(Path("results/fbank/sv/result.json")).tried_rates is None
-    assert "no rates are tried: the benchmark has no development set for it" in capsys.readouterr().out
+    assert "no learning-rate search: the benchmark has no development set for it" in capsys.readouterr().out
     with pytest.raises(UserError, match="--lr sv=...: is not searched, since the benchmark has no development set"):
         check_searched({"sv": (0.1,)})
     with pytest.raises(UserError, match="at most 1, but is 2"):
@@ -317,7 +317,7 @@ def test_a_try_that_fails_stops_the_choice_only(capsys):
     assert main(suite("ks,asr", learning_rates=(0.1, 0.01))) == 2
     shown = capsys.readouterr()
     assert re.search(r"failed: fbank/ks: not called, since fbank/ks/lr0.0?1 failed", shown.err)
-    assert "fbank/asr: learning rate 0.01 of 2 tried" in shown.out
+    assert "fbank/asr: learning rate 0.01 (best of 2, " in shown.out
 
 
 def test_searched_and_plain_runs_do_not_share_a_folder():
@@ -395,7 +395,7 @@ def test_what_a_suite_overrides_of_trainings_is_left_out_where_nothing_is_traine
     ks, qbe = (call[-1] for call in calls())
     assert ks.endswith(overrides) and qbe == "config.downstream_expert.datarc.num_workers=0"
     out = capsys.readouterr().out
-    assert out.count("nothing is trained, so left out: config.runner.total_steps=50, config.optimizer.lr=1e-3") == 1
+    assert out.count("no training, so ignored: config.runner.total_steps=50, config.optimizer.lr=1e-3") == 1
     (qbe,) = runs(suite("qbe", override="config.runner.total_steps=50"))
     assert probe_all([qbe]) == {} and len(calls()) == 2  # nor is it probed
 
@@ -405,9 +405,9 @@ def test_the_plan_shows_steps_rates_times_and_what_is_finished():
     searched = runs(suite("asr,qbe", learning_rates=(0.1, 0.01)))
     lines = plan_text(searched, {"fbank/asr": 3600.0}, parallel=2).splitlines()
     assert lines[1].split() == ["fbank/asr", "600", "2", "x", "100", "1", "h", "20", "min"]  # 2 x a sixth of an hour
-    assert " ".join(lines[2].split()) == ("fbank/qbe - - - no corpus is named; no rates are tried: nothing is trained")
-    assert lines[3].startswith("learning rates: 2 short trainings of 200 steps in all, beside 600 steps")
-    assert lines[4] == "in all about 1 h 0 min, 2 at a time, without those of unknown time"
+    assert " ".join(lines[2].split()) == ("fbank/qbe - - - no corpus; no learning-rate search: nothing is trained")
+    assert lines[3].startswith("learning-rate search: 2 short trainings, 200 steps in total, in addition to 600 steps")
+    assert lines[4] == "estimated total: 1 h 0 min with 2 parallel jobs, without the tasks of unknown time"
     (finished,) = plan_text(runs(suite("ks")), {}, parallel=1).splitlines()[1:]
     assert finished.split()[-1] == "finished"
 
@@ -484,7 +484,7 @@ def test_slurm_gets_the_times_of_an_earlier_probe(capsys):
     assert f"--time={math.ceil(1.5 * seconds / 6 / 60) + 10})" in tried and 'sh "" ' in tried
     assert f"--time={math.ceil(1.5 * seconds / 60) + 10})" in whole and 'sh ":$job001" ' in whole  # its own rates alone
     assert "--time" not in searching and "--cpus-per-task=16" in searching and "gres" not in "".join(submits)
-    assert "no time is asked for, since none is known: fbank/qbe." in capsys.readouterr().out
+    assert "no time limit for fbank/qbe, since the time is unknown." in capsys.readouterr().out
     shorter = suite("asr", override="config.runner.total_steps=300", options=("--device", "cpu"))
     assert main(shorter, scheduler="slurm", jobs_dir=Path("others")) == 0
     assert "--time" not in Path("others/submit.sh").read_text()  # nothing is known about other numbers of steps

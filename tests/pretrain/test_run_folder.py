@@ -30,7 +30,7 @@ def test_a_folder_in_use_is_refused_and_nothing_is_written(recipe, tmp_path, opt
     run = tmp_path / "run"
     with locked(run):
         (run / "log.jsonl").write_text("")
-        with pytest.raises(UserError, match="run: another process is at work in this folder"):
+        with pytest.raises(UserError, match="run: another process is using this folder"):
             recipe.train(run, *options)
         assert sorted(path.name for path in run.iterdir()) == [".lock", "log.jsonl"]
     assert [path.name for path in tmp_path.iterdir()] == ["run"]

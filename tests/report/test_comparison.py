@@ -136,7 +136,7 @@ def test_files_of_another_evaluation_or_another_test_set_are_refused(tmp_path):
 def test_unknown_rows_and_rows_without_a_common_task_are_refused(tmp_path):
     recognised(tmp_path, "a", NEAR, 100 * 20 / 480)
     classified(tmp_path, "b", [True, False] * 5)
-    with pytest.raises(UserError, match="--compare c: must be a row with runs in a folder: a, b"):
+    with pytest.raises(UserError, match="must be two rows with runs in a folder \\(a, b\\), but one is 'c'"):
         main([str(tmp_path), "--compare", "a", "c"])
     with pytest.raises(UserError, match="a and b have no task in common"):
         main([str(tmp_path), "--compare", "a", "b"])

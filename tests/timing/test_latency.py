@@ -138,4 +138,4 @@ def test_the_tool_writes_a_table_once_and_of_one_shape(structure_file, tmp_path)
     assert again.returncode == 2 and "exists already, and is never overwritten" in again.stderr
     (tmp_path / "table.json").unlink()
     two = run(f"{structure_file},ours:dense")
-    assert two.returncode == 2 and "a latency table is of one shape and one length" in two.stderr
+    assert two.returncode == 2 and "`--latency-table` needs exactly one model and one length" in two.stderr

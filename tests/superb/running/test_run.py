@@ -294,9 +294,9 @@ def test_a_folder_in_use_is_refused_but_a_finished_run_is_read(again, capsys):
     with locked(FOLDER):
         assert "nothing to do" in again()
         (FOLDER / "result.json").unlink()
-        with pytest.raises(UserError, match="results/fbank/asr: another process is at work in this folder"):
+        with pytest.raises(UserError, match="results/fbank/asr: another process is using this folder"):
             again("-a")
-        with locked(FOLDER, ".evaluate-test-clean.lock"), pytest.raises(UserError, match="another process is at work"):
+        with locked(FOLDER, ".evaluate-test-clean.lock"), pytest.raises(UserError, match="another process is using"):
             again("-m", "evaluate")
         again("-m", "evaluate")
     assert not [path.name for path in FOLDER.iterdir() if path.name.startswith(".")]
