@@ -14,6 +14,7 @@ from s3prl_pruned.gates.hard_concrete import keep_probability, rounded_masks, so
 from s3prl_pruned.gates.multiples import WHOLE_HEADS
 from s3prl_pruned.gates.self_pinching import SelfPinchingGates
 from s3prl_pruned.models.compact import compact, surviving_spec
+from s3prl_pruned.models.components import PositionalConvolution
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.linear import LowRankLinear, input_side, output_side
 from s3prl_pruned.models.masks import Masks, Slot, masks_of_layer
@@ -75,8 +76,9 @@ def final_masks(
     Per layer and kind, `n - round(n - sum P)` masks with the largest log_alpha stay (of a layer of the CNN at least
     one); a scalar mask lives if and only if P > 0.5; and no unit stays that the masks would scale by less than
     `config.smallest_scale`. If that misses the target by more than `config.tolerance` and `config.match_target` is
-    set, one common constant is added to the dimension gates, found by bisection with the scalar masks fixed. Where the
-    CNN has a target of its own, its gates are shifted to that first, by a constant of their own.
+    set, one common constant is added to the dimension gates, found by bisection with the scalar masks and those of
+    the positional convolution's groups fixed. Where the CNN has a target of its own, its gates are shifted to that
+    first, by a constant of their own.
 
     Where units stay in multiples, `in_multiples` says how many; where these or whole heads leave the target missed
     still, another constant is added to the FFN dimensions alone.
@@ -134,8 +136,8 @@ class _Shifts:
         return cls(dims=dims, channels=dims if channels is None else channels, ffn=ffn)
 
     def of_slot(self, name: str) -> float:
-        """Of a slot of this name."""
-        return {"z_conv": self.channels, "z_int": self.dims + self.ffn}.get(name, self.dims)
+        """Of a slot of this name. A group of the positional convolution is much at once: their number is the learned one."""
+        return {"z_conv": self.channels, "z_int": self.dims + self.ffn, "z_pos": 0.0}.get(name, self.dims)
 
 
 def _sides(goal: float, share_at: Callable[[float], float]) -> tuple[float, float]:
@@ -189,7 +191,7 @@ def pinched_masks(gates: SelfPinchingGates, encoder: SpeechEncoder) -> FinalMask
     matrices = {f"layers.{i}.{name}": z for (i, name), z in drawn.items() if (i, name) not in masks}
     spec = surviving_spec(encoder.spec, masks)
     kept = prunable_weights(encoder.config, spec) - sum(int((z == 0).sum()) for z in matrices.values())
-    reached = sparsity(kept, encoder.config, with_cnn=spec.channels is not None)
+    reached = sparsity(kept, encoder.config, spec)
     return FinalMasks.exact(masks, spec, reached, matrices=matrices)
 
 
@@ -207,7 +209,7 @@ def _deterministic(gates: GateSet, shifts: _Shifts, *, smallest: float) -> Masks
     for (layer, name), log_alpha in gates.table.split(gates.log_alpha.detach().cpu()).items():
         if name in ("z_mha", "z_ffn"):
             masks[layer, name] = torch.where(keep_probability(log_alpha) > 0.5, soft_value(log_alpha), 0.0)
-        elif multiple is None or name == "z_head":
+        elif multiple is None or name in ("z_head", "z_pos"):
             masks[layer, name] = rounded_masks(log_alpha, shifts.of_slot(name), at_least=int(name == "z_conv"))
     if multiple is not None:
         return in_multiples(gates, Masks.of(masks), shifts.of_slot, smallest=smallest)
@@ -222,7 +224,8 @@ def fold(encoder: SpeechEncoder, masks: Mapping[Slot, Tensor], *, in_place: bool
     `z_qk` goes into the query, `z_vo` and `z_head` into the value (weights and biases), `z_int` into the columns of
     fc2, `z_mha` and `z_ffn` into weight *and* bias of the output projection and fc2, `z_conv` into the weights of
     what reads the channel: the next convolution, or the projection. (A CNN whose norm runs over channels computes the
-    same function only after those of mask 0 are cut away.)
+    same function only after those of mask 0 are cut away.) `z_pos` goes into the positional convolution's weights and
+    biases.
 
     Args:
         encoder: dense or compact.
@@ -254,6 +257,12 @@ def fold(encoder: SpeechEncoder, masks: Mapping[Slot, Tensor], *, in_place: bool
             assert reader is not None  # without a projection the last layer has no masks
             weight = reader.get_parameter("weight")  # (out, channels, kernel) or (D, channels)
             weight.mul_(z.view(1, -1, *[1] * (weight.dim() - 2)))
+    positions = folded.positional_convolution
+    if (0, "z_pos") in masks and isinstance(positions, PositionalConvolution) and positions.conv is not None:
+        z = masks[0, "z_pos"].repeat_interleave(positions.width)
+        positions.conv.parametrizations["weight"].hold(positions.conv.weight * z[:, None, None])
+        assert positions.conv.bias is not None
+        positions.conv.bias.mul_(z)
     return folded
 
 

@@ -4,6 +4,7 @@ Legend, here once: B batch, S samples (16 kHz), T frames (20 ms), C channels of 
 D embed dim, H heads, K head dim, F feed-forward dim, L layers.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from s3prl_pruned.models.linear import linear, masked_linear
+from s3prl_pruned.models.linear import linear, masked, masked_linear
 from s3prl_pruned.models.spec import EncoderConfig, Ranks
 
 Held = TypeVar("Held", bound=nn.Module)
@@ -130,6 +131,13 @@ class WeightNorm(nn.Module):
             return weight_norm(self.original1, self.original0)
         return torch._weight_norm(self.original1, self.original0, 2)
 
+    @torch.no_grad()
+    def hold(self, weight: Tensor) -> None:
+        """Let the weight be this one, (D, D / groups, kernel); of a tap that is all zero the direction stays."""
+        magnitude = torch.norm_except_dim(weight, 2, 2)
+        self.original1.copy_(torch.where(magnitude > 0, weight, self.original1))
+        self.original0.copy_(magnitude)
+
 
 def weight_norm(direction: Tensor, magnitude: Tensor) -> Tensor:
     """What `torch._weight_norm(direction, magnitude, 2)` computes, of which a GPU's kernel takes 0.3 ms (H200).
@@ -144,17 +152,61 @@ def weight_norm(direction: Tensor, magnitude: Tensor) -> Tensor:
 
 
 class PositionalConvolution(nn.Module):
-    """Weight-normalised grouped convolution over frames, then GELU: (B, T, D) -> (B, T, D)."""
+    """Weight-normalised grouped convolution over frames, then GELU: (B, T, D) -> (B, T, D).
 
-    def __init__(self, config: EncoderConfig):
+    In the channels of a group that is gone it is 0.
+
+    Slot: `z_pos` (groups,) on what each group computes, its bias too, before GELU: so weights and biases carry it in an
+    export, and GELU of 0 is 0.
+
+    Args:
+        config: the dense shape.
+        kept: groups that stay, ascending; None for all.
+    """
+
+    def __init__(self, config: EncoderConfig, kept: tuple[int, ...] | None = None):
         super().__init__()
-        self.conv = WeightNormConv1d(config.embed_dim, config.pos_conv_kernel, groups=config.pos_conv_groups)
+        groups = range(config.pos_conv_groups)
+        self.kept = tuple(groups) if kept is None else kept
+        self.width = config.embed_dim // config.pos_conv_groups
+        runs = itertools.groupby(group in self.kept for group in groups)
+        self._runs = [(stays, self.width * len(list(run))) for stays, run in runs]  # neighbouring channels
+        dim, kernel = self.width * len(self.kept), config.pos_conv_kernel
+        self.conv = WeightNormConv1d(dim, kernel, groups=len(self.kept)) if self.kept else None
+        self.z_pos: Tensor | None = None
 
     def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
         """(B, T, D) -> (B, T, D); `inside` as `PositionalConvolutionStack.forward`, and not needed here."""
-        num_frames = x.shape[1]
-        x = self.conv(x.transpose(1, 2))[..., :num_frames]  # (B, D, T); an even kernel gives one frame too many
-        return F.gelu(x).transpose(1, 2)
+        if self.conv is None:
+            return torch.zeros_like(x)
+        y = self.convolve(self.conv, self._heard(x))
+        if self.z_pos is not None:
+            y = masked(y, self.z_pos.repeat_interleave(self.width, output_size=y.shape[-1]))
+        return self._placed(F.gelu(y))
+
+    def convolve(self, conv: nn.Conv1d, x: Tensor) -> Tensor:
+        """Of the channels that stay: (B, T, C) -> (B, T, C)."""
+        return conv(x.transpose(1, 2))[..., : x.shape[1]].transpose(1, 2)  # an even kernel gives a frame too many
+
+    def _heard(self, x: Tensor) -> Tensor:
+        """The channels of the groups that stay, (B, T, D) -> (B, T, C)."""
+        if len(self._runs) == 1:
+            return x
+        parts = x.split([size for _, size in self._runs], -1)
+        return torch.cat([part for part, (stays, _) in zip(parts, self._runs, strict=True) if stays], -1)
+
+    def _placed(self, y: Tensor) -> Tensor:
+        """The reverse, with zeros in the other channels: (B, T, C) -> (B, T, D)."""
+        if len(self._runs) == 1:
+            return y
+        parts = iter(y.split([size for stays, size in self._runs if stays], -1))
+        return torch.cat(
+            [next(parts) if stays else y.new_zeros(*y.shape[:-1], size) for stays, size in self._runs], -1
+        )
+
+    def extra_repr(self) -> str:
+        """What a printed model tells."""
+        return f"groups={len(self.kept)}"
 
 
 class PositionalConvolutionStack(nn.Module):
@@ -213,11 +265,16 @@ def sinusoids(frames: int, dim: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-def positional_convolution(config: EncoderConfig) -> nn.Module:
-    """What `config` adds to the projected features: (B, T, D) -> (B, T, D), or (T, D) of fixed positions."""
+def positional_convolution(config: EncoderConfig, kept: tuple[int, ...] | None = None) -> nn.Module:
+    """What `config` adds to the projected features: (B, T, D) -> (B, T, D), or (T, D) of fixed positions.
+
+    Args:
+        config: the dense shape.
+        kept: groups that stay of a single convolution; None for all.
+    """
     if config.positions == "fixed":
         return FixedPositions(config)
-    return PositionalConvolution(config) if config.pos_conv_depth == 1 else PositionalConvolutionStack(config)
+    return PositionalConvolution(config, kept) if config.has_position_groups else PositionalConvolutionStack(config)
 
 
 class RelativePosition(nn.Module):

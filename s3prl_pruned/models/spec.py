@@ -221,6 +221,14 @@ class EncoderConfig:
         return self.equal_projection or self.conv_layers[-1][0] != self.embed_dim
 
     @property
+    def has_position_groups(self) -> bool:
+        """Whether groups of the positional convolution can go: where there is one.
+
+        A stack's LayerNorms count the channels of all groups (data2vec), and fixed positions have none (Whisper).
+        """
+        return self.positions == "convolution" and self.pos_conv_depth == 1
+
+    @property
     def in_channels(self) -> int:
         """Channels that the first convolution reads."""
         return self.mel_bins if self.front_end == "log_mel" else 1
@@ -460,6 +468,9 @@ class CompactSpec:
     channels: tuple[tuple[int, ...], ...] | None = None
     """Channels of each layer of the feature extractor that stay (ascending, at least one); None where the CNN is not
     pruned, as in the paper: it is whole then, and not counted in the sparsity (`sparsity/counts.py`)."""
+    position_groups: tuple[int, ...] | None = field(default=None, metadata=ADDED)
+    """Groups of the positional convolution that stay (ascending; of none it adds nothing); None where it is not pruned,
+    as in the paper: it is whole then, and not counted in the sparsity."""
 
     @classmethod
     def dense(cls, config: EncoderConfig) -> "CompactSpec":
@@ -490,6 +501,10 @@ class CompactSpec:
         sizes = [len(channels) for channels in self.channels_of(config)]
         return (*sizes[:-1], sizes[-1] if config.has_projection else 0)
 
+    def groups_of(self, config: EncoderConfig) -> tuple[int, ...]:
+        """Groups of the positional convolution that stay, also where it is not pruned."""
+        return tuple(range(config.pos_conv_groups)) if self.position_groups is None else self.position_groups
+
     def check(self, config: EncoderConfig) -> None:
         """Raise UserError unless every index exists in `config`, is ascending and belongs to a living sublayer."""
         if len(self.layers) != config.num_layers:
@@ -512,6 +527,9 @@ class CompactSpec:
                     )
         if self.channels is not None:
             self._check_channels(config, self.channels)
+        if self.position_groups is not None:
+            check_position_groups(config)
+            _check_indices("groups of the positional convolution", self.position_groups, config.pos_conv_groups)
 
     def _check_channels(self, config: EncoderConfig, channels: tuple[tuple[int, ...], ...]) -> None:
         if len(channels) != len(config.conv_layers):
@@ -534,7 +552,19 @@ class CompactSpec:
                 del plain["ranks"]  # as exports were before factors
         if self.channels is None:
             del data["channels"]  # as exports were before the CNN could be pruned
+        if self.position_groups is None:
+            del data["position_groups"]  # as exports were before the positional convolution could be
         return data
+
+
+def check_position_groups(config: EncoderConfig) -> None:
+    """Raise UserError unless groups of the encoder's positional convolution can go."""
+    if not config.has_position_groups:
+        found = "fixed positions" if config.positions == "fixed" else f"a stack of {config.pos_conv_depth}"
+        raise UserError(
+            "a single positional convolution can be pruned by groups (gates of the kind `pos`), but this "
+            f"{config.family} encoder has {found}. Leave the kind out."
+        )
 
 
 def _check_indices(what: str, indices: tuple[int, ...], size: int) -> None:

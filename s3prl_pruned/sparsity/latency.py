@@ -9,7 +9,7 @@ import itertools
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -17,7 +17,7 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor
 
-from s3prl_pruned.config import UserError, from_dict
+from s3prl_pruned.config import ADDED, UserError, from_dict
 from s3prl_pruned.models.spec import EncoderConfig
 from s3prl_pruned.resources import existing
 from s3prl_pruned.sparsity.counts import EncoderCounts, LayerCounts, total
@@ -131,7 +131,7 @@ class LatencyTable:
     """Of each pair of neighbouring layers: the whole CNN's time by their channels, all other layers at the smallest
     count of their own axis."""
     rest: Line
-    """Projection, positional convolution and norms, by channels of the CNN's last layer."""
+    """Projection, whole positional convolution and norms, by channels of the CNN's last layer."""
     attention: Grid
     """One attention, by heads and by dimensions of each (query/key as many as value/output)."""
     feed_forward: Line
@@ -140,6 +140,8 @@ class LatencyTable:
     """The whole dense model, measured for comparison with the sum of its parts, seconds."""
     measured: Measurement
     """On what, and how."""
+    positions: Line | None = field(default=None, metadata=ADDED)
+    """The positional convolution alone, by its groups; None where none can go, and in tables of earlier versions."""
 
     def validate(self) -> None:
         """Raise UserError where a value is out of its range."""
@@ -170,7 +172,10 @@ class LatencyTable:
     def time(self, counts: EncoderCounts) -> Scalar:
         """Seconds of an encoder of which `counts` stay: the sum of its parts."""
         layers = sum(total(self._attention(layer) + self._feed_forward(layer)) for layer in counts.layers)
-        return self.cnn_time(counts.channels) + self.rest.at(counts.channels[-1]) + layers
+        rest = self.rest.at(counts.channels[-1])
+        if counts.with_positions:
+            rest = rest - self._time_saved(counts.position_groups)
+        return self.cnn_time(counts.channels) + rest + layers
 
     def cnn_time(self, channels: Sequence[Scalar]) -> Scalar:
         """Seconds of the CNN.
@@ -182,6 +187,17 @@ class LatencyTable:
         for grid, before, here in zip(self.cnn[1:], channels[1:], channels[2:], strict=False):
             seconds = seconds + grid.at(before, here) - grid.at(before, grid.columns[0])
         return seconds
+
+    def _time_saved(self, groups: Scalar) -> Scalar:
+        """By a positional convolution of which so many groups are left. None take no time."""
+        if self.positions is None:
+            raise UserError(
+                "the latency table has no times of the positional convolution, of which groups are to go (the kind "
+                "`pos`). Measure again: tools/timing.py --latency-table FILE."
+            )
+        fewest = self.positions.counts[0]
+        left = self.positions.at(_at_least(groups, fewest)) * _at_most(groups / fewest, 1.0)
+        return self.positions.at(self.encoder.pos_conv_groups) - left
 
     def _attention(self, layer: LayerCounts) -> Scalar:
         """No heads take no time, though few would by the measured line."""

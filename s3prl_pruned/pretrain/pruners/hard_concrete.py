@@ -74,14 +74,15 @@ class HardConcretePruner:
     def log_records(self, draw: MaskDraw, whole: CompactSpec) -> dict[str, Any]:
         """What the bare rounding rule keeps, since the target of the moment is not the run's, and Figure 3a's averages.
 
-        Shares of the CNN's channels are those that its own masks keep.
+        Shares of the CNN's channels and of the positional convolution's groups are those that their own masks keep.
         """
         bare = replace(self.control.config, match_target=False)
         kept = final_masks(self.gates, self.student, bare, self.control.table)
         remaining = remaining_units(kept.spec, whole)
-        channels = [float((z != 0).float().mean()) for (_, name), z in kept.masks.items() if name == "z_conv"]
-        if channels:
-            remaining["channels"] = channels
+        for kind, slot in (("channels", "z_conv"), ("position_groups", "z_pos")):
+            shares = [float((z != 0).float().mean()) for (_, name), z in kept.masks.items() if name == slot]
+            if shares:
+                remaining[kind] = shares
         return {**self.control.realised(kept), "mask_means": draw.averages(), "remaining": remaining}
 
     def state(self) -> dict[str, Any]:
