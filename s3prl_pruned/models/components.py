@@ -200,9 +200,7 @@ class PositionalConvolution(nn.Module):
         if len(self._runs) == 1:
             return y
         parts = iter(y.split([size for stays, size in self._runs if stays], -1))
-        return torch.cat(
-            [next(parts) if stays else y.new_zeros(*y.shape[:-1], size) for stays, size in self._runs], -1
-        )
+        return torch.cat([next(parts) if stays else y.new_zeros(*y.shape[:-1], size) for stays, size in self._runs], -1)
 
     def extra_repr(self) -> str:
         """What a printed model tells."""
