@@ -136,7 +136,7 @@ class _Shifts:
         return cls(dims=dims, channels=dims if channels is None else channels, ffn=ffn)
 
     def of_slot(self, name: str) -> float:
-        """Of a slot of this name. A group of the positional convolution is much at once: their number is the learned one."""
+        """Of a slot of this name; none of groups of the positional convolution, too large to meet a target by."""
         return {"z_conv": self.channels, "z_int": self.dims + self.ffn, "z_pos": 0.0}.get(name, self.dims)
 
 
