@@ -50,7 +50,11 @@ def by_the_rule(log_alpha, *, scalar):
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10_000), kinds=st.sampled_from([FULL, NO_FAHP, WITH_CNN, (*FULL, "pos")]), pruned_before=st.booleans())
+@given(
+    seed=st.integers(0, 10_000),
+    kinds=st.sampled_from([FULL, NO_FAHP, WITH_CNN, (*FULL, "pos")]),
+    pruned_before=st.booleans(),
+)
 def test_every_mask_follows_the_rule(seed, kinds, pruned_before):
     config = tiny_base()
     encoder = SpeechEncoder(config, random_spec(config, seed=seed, channels=seed % 2 == 0) if pruned_before else None)

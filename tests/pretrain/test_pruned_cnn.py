@@ -1,4 +1,4 @@
-"""Runs that prune the CNN's channels and the positional convolution's groups too: trained, resumed, exported, and an s3prl upstream in the end."""
+"""Runs that prune the CNN and the positional convolution too: trained, resumed, exported, and an s3prl upstream."""
 
 import shutil
 
