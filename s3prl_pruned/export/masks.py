@@ -259,10 +259,9 @@ def fold(encoder: SpeechEncoder, masks: Mapping[Slot, Tensor], *, in_place: bool
             weight.mul_(z.view(1, -1, *[1] * (weight.dim() - 2)))
     positions = folded.positional_convolution
     if (0, "z_pos") in masks and isinstance(positions, PositionalConvolution) and positions.conv is not None:
-        z = masks[0, "z_pos"].repeat_interleave(positions.width)
-        positions.conv.parametrizations["weight"].hold(positions.conv.weight * z[:, None, None])
         assert positions.conv.bias is not None
-        positions.conv.bias.mul_(z)
+        z = masks[0, "z_pos"].repeat_interleave(positions.width)
+        positions.conv.hold(positions.conv.weight * z[:, None, None], positions.conv.bias * z)
     return folded
 
 

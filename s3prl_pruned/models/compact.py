@@ -219,12 +219,11 @@ def _slice_positions(old: SpeechEncoder, new: SpeechEncoder, kept: Tensor) -> di
     assert isinstance(before, PositionalConvolution) and isinstance(after, PositionalConvolution)
     if before.conv is None or after.conv is None:
         return {}
-    width = before.width
-    rows = (kept[:, None] * width + torch.arange(width)).flatten().to(before.conv.weight.device)
-    after.conv.parametrizations["weight"].hold(before.conv.weight.detach()[rows])  # magnitudes are over all groups
-    state = {f"positional_convolution.{name}": value for name, value in after.state_dict().items()}
     assert before.conv.bias is not None
-    return {**state, "positional_convolution.conv.bias": before.conv.bias.detach()[rows]}
+    width = before.width
+    rows = (kept[:, None] * width + torch.arange(width)).flatten().to(before.conv.bias.device)
+    after.conv.hold(before.conv.weight[rows], before.conv.bias[rows])  # a tap's magnitude is over all groups
+    return {f"positional_convolution.{name}": value for name, value in after.state_dict().items()}
 
 
 def _positions(old: list | tuple, new: list | tuple) -> Tensor:

@@ -108,6 +108,16 @@ class WeightNormConv1d(nn.Conv1d):
         """(D, D / groups, kernel)."""
         return self.parametrizations["weight"]()
 
+    @torch.no_grad()
+    def hold(self, weight: Tensor, bias: Tensor) -> None:
+        """Let weight (D, D / groups, kernel) and bias (D,) be these; of a tap that is all zero the direction stays."""
+        norm = self.parametrizations["weight"]
+        assert isinstance(norm, WeightNorm) and self.bias is not None
+        magnitude = torch.norm_except_dim(weight, 2, 2)
+        norm.original1.copy_(torch.where(magnitude > 0, weight, norm.original1))
+        norm.original0.copy_(magnitude)
+        self.bias.copy_(bias)
+
 
 class WeightNorm(nn.Module):
     """Weight of a `WeightNormConv1d`, (D, D / groups, kernel): a direction, `original1`, of magnitude `original0`."""
@@ -130,13 +140,6 @@ class WeightNorm(nn.Module):
         if self.original1.is_cuda:
             return weight_norm(self.original1, self.original0)
         return torch._weight_norm(self.original1, self.original0, 2)
-
-    @torch.no_grad()
-    def hold(self, weight: Tensor) -> None:
-        """Let the weight be this one, (D, D / groups, kernel); of a tap that is all zero the direction stays."""
-        magnitude = torch.norm_except_dim(weight, 2, 2)
-        self.original1.copy_(torch.where(magnitude > 0, weight, self.original1))
-        self.original0.copy_(magnitude)
 
 
 def weight_norm(direction: Tensor, magnitude: Tensor) -> Tensor:
