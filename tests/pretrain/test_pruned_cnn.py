@@ -14,7 +14,7 @@ from s3prl_pruned.report.figures import mask_averages
 from s3prl_pruned.upstream.expert import UpstreamExpert
 from tests.pretrain.test_interruption import trajectory
 
-KINDS = ("-o", "gates.kinds=[mha,qk,vo,ffn,int,conv,pos],,runner.total_steps=4")
+KINDS = ("-o", "gates.kinds=[mha,qk,vo,ffn,int,conv,pos],,gates.initial_by_kind.pos=-1,,runner.total_steps=4")
 FROZEN = (KINDS[0], KINDS[1] + ",,student.feature_grad_mult=0")
 
 
@@ -75,5 +75,5 @@ def test_with_a_frozen_cnn_its_weights_stay_the_teachers_and_its_masks_learn(rec
     teacher = read(recipe.teacher).encoder.feature_extractor.state_dict()
     assert all(torch.equal(state["Student"][f"feature_extractor.{name}"], value) for name, value in teacher.items())
     gates = {name: value for name, value in state["Gates"].items() if name.startswith("cnn.")}
-    gates["positions"] = state["Gates"]["positional_convolution.log_alpha"]
-    assert len(gates) == 8 and all((value != 4.605).any() for value in gates.values())
+    assert len(gates) == 7 and all((value != 4.605).any() for value in gates.values())
+    assert (state["Gates"]["positional_convolution.log_alpha"] != -1).any()
