@@ -102,7 +102,7 @@ def test_random_ragged_channels_of_every_family(largest, seed, name, kinds, prun
     assert [layer.conv.out_channels for layer in small.feature_extractor.layers] == kept
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     seed=st.integers(0, 100_000),
     name=st.sampled_from(sorted(name for name, config in FAMILIES.items() if config.has_position_groups)),
