@@ -19,6 +19,10 @@ def rest_time(channels: float) -> float:
     return 1e-3 + 5e-5 * channels
 
 
+def position_time(groups: float) -> float:
+    return 7e-5 * groups
+
+
 def head_time(heads: float, dims: float) -> float:
     return 3e-4 * heads + HEAD * heads * dims
 
@@ -44,6 +48,7 @@ def table_of(config: EncoderConfig) -> LatencyTable:
         )
 
     heads, dims, ffn = axis(config.num_heads), axis(config.head_dim), axis(config.ffn_dim)
+    groups = axis(config.pos_conv_groups)
     return LatencyTable(
         format=FORMAT,
         format_version=FORMAT_VERSION,
@@ -51,6 +56,7 @@ def table_of(config: EncoderConfig) -> LatencyTable:
         utterance_seconds=1.0,
         cnn=tuple(pair(i) for i in range(len(axes) - 1)),
         rest=Line(counts=axes[-1], seconds=tuple(map(rest_time, axes[-1]))),
+        positions=Line(counts=groups, seconds=tuple(map(position_time, groups))),
         attention=Grid(rows=heads, columns=dims, seconds=tuple(tuple(head_time(h, d) for d in dims) for h in heads)),
         feed_forward=Line(counts=ffn, seconds=tuple(map(ffn_time, ffn))),
         whole=1.0,

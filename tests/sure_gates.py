@@ -5,6 +5,8 @@ def kept_units(kept, config, layer, slot):
     """Positions of the units that the spec `kept` keeps in a slot of a dense layer (`z_conv`: of a CNN layer)."""
     if slot == "z_conv":
         return list(kept.channels[layer])
+    if slot == "z_pos":
+        return list(kept.position_groups)
     of, k = kept.layers[layer], config.head_dim
     return {
         "z_mha": [0] if of.attention else [],

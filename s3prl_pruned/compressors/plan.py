@@ -41,7 +41,7 @@ def make_plan(encoder: SpeechEncoder, config: CompressConfig, wanted: SparsityCo
     """Check a rate, and apply the techniques that come before training.
 
     Args:
-        encoder: trained; dense, or pruned already (but not its CNN). Not changed.
+        encoder: trained; dense, or pruned already (but not its CNN or positional convolution). Not changed.
         config: which techniques.
         wanted: the rate.
 
@@ -49,11 +49,13 @@ def make_plan(encoder: SpeechEncoder, config: CompressConfig, wanted: SparsityCo
         UserError: the techniques cannot reach the rate on this encoder, or it has been pruned in a way that they cannot
             continue.
     """
-    if encoder.spec.channels is not None:
-        raise UserError(
-            "the encoder's CNN is pruned, which these techniques leave alone and do not count. Take one whose CNN is "
-            "whole."
-        )
+    parts = {"CNN": encoder.spec.channels, "positional convolution": encoder.spec.position_groups}
+    for part, kept in parts.items():
+        if kept is not None:
+            raise UserError(
+                f"the encoder's {part} is pruned, but these techniques neither prune nor count it. Use an encoder "
+                f"whose {part} is not pruned."
+            )
     shape, start = encoder.config, weights_left(encoder)
     if start < prunable_weights(shape, encoder.spec) and "magnitude" not in config.techniques:
         raise UserError(

@@ -14,6 +14,7 @@ from s3prl_pruned.gates.hard_concrete import keep_probability, rounded_masks, so
 from s3prl_pruned.gates.multiples import WHOLE_HEADS
 from s3prl_pruned.gates.self_pinching import SelfPinchingGates
 from s3prl_pruned.models.compact import compact, surviving_spec
+from s3prl_pruned.models.components import PositionalConvolution
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.linear import LowRankLinear, input_side, output_side
 from s3prl_pruned.models.masks import Masks, Slot, masks_of_layer
@@ -76,8 +77,8 @@ def final_masks(
     one). A scalar mask is kept if and only if P > 0.5. Units that the masks would scale by less than
     `config.smallest_scale` are removed. If the result misses the target by more than `config.tolerance`, and
     `config.match_target` is set, one common constant is added to all dimension gates; it is found by bisection, with
-    the scalar masks fixed. If the CNN has a target of its own, its gates are first shifted to it by a separate
-    constant.
+    the scalar masks and those of the positional convolution's groups fixed. If the CNN has a target of its own, its
+    gates are first shifted to it by a separate constant.
 
     If units are kept in multiples, `in_multiples` decides how many. If multiples or whole heads still miss the target,
     another constant is added to the FFN dimensions.
@@ -136,8 +137,8 @@ class _Shifts:
         return cls(dims=dims, channels=dims if channels is None else channels, ffn=ffn)
 
     def of_slot(self, name: str) -> float:
-        """Shift of a slot with this name."""
-        return {"z_conv": self.channels, "z_int": self.dims + self.ffn}.get(name, self.dims)
+        """Shift of a slot with this name; 0 for groups of the positional convolution, which are too large to tune."""
+        return {"z_conv": self.channels, "z_int": self.dims + self.ffn, "z_pos": 0.0}.get(name, self.dims)
 
 
 def _sides(goal: float, share_at: Callable[[float], float]) -> tuple[float, float]:
@@ -191,7 +192,7 @@ def pinched_masks(gates: SelfPinchingGates, encoder: SpeechEncoder) -> FinalMask
     matrices = {f"layers.{i}.{name}": z for (i, name), z in drawn.items() if (i, name) not in masks}
     spec = surviving_spec(encoder.spec, masks)
     kept = prunable_weights(encoder.config, spec) - sum(int((z == 0).sum()) for z in matrices.values())
-    reached = sparsity(kept, encoder.config, with_cnn=spec.channels is not None)
+    reached = sparsity(kept, encoder.config, spec)
     return FinalMasks.exact(masks, spec, reached, matrices=matrices)
 
 
@@ -209,7 +210,7 @@ def _deterministic(gates: GateSet, shifts: _Shifts, *, smallest: float) -> Masks
     for (layer, name), log_alpha in gates.table.split(gates.log_alpha.detach().cpu()).items():
         if name in ("z_mha", "z_ffn"):
             masks[layer, name] = torch.where(keep_probability(log_alpha) > 0.5, soft_value(log_alpha), 0.0)
-        elif multiple is None or name == "z_head":
+        elif multiple is None or name in ("z_head", "z_pos"):
             masks[layer, name] = rounded_masks(log_alpha, shifts.of_slot(name), at_least=int(name == "z_conv"))
     if multiple is not None:
         return in_multiples(gates, Masks.of(masks), shifts.of_slot, smallest=smallest)
@@ -224,7 +225,8 @@ def fold(encoder: SpeechEncoder, masks: Mapping[Slot, Tensor], *, in_place: bool
     `z_qk` is multiplied into the query, `z_vo` and `z_head` into the value (weights and biases), `z_int` into the
     columns of fc2, `z_mha` and `z_ffn` into weight *and* bias of the output projection and fc2, and `z_conv` into the
     weights that read the channel: the next convolution, or the projection. (If the CNN has a norm over channels, the
-    function is only the same after channels with mask 0 are cut away.)
+    function is only the same after channels with mask 0 are cut away.) `z_pos` is multiplied into weights and biases of
+    the positional convolution.
 
     Args:
         encoder: dense or compact.
@@ -256,6 +258,11 @@ def fold(encoder: SpeechEncoder, masks: Mapping[Slot, Tensor], *, in_place: bool
             assert reader is not None  # without a projection the last layer has no masks
             weight = reader.get_parameter("weight")  # (out, channels, kernel) or (D, channels)
             weight.mul_(z.view(1, -1, *[1] * (weight.dim() - 2)))
+    positions = folded.positional_convolution
+    if (0, "z_pos") in masks and isinstance(positions, PositionalConvolution) and positions.conv is not None:
+        assert positions.conv.bias is not None
+        z = masks[0, "z_pos"].repeat_interleave(positions.width)
+        positions.conv.hold(positions.conv.weight * z[:, None, None], positions.conv.bias * z)
     return folded
 
 

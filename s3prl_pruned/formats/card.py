@@ -10,14 +10,13 @@ from s3prl_pruned.models.accelerate.int8 import is_int8
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.spec import CompactSpec, LayerSpec, StateRule
 from s3prl_pruned.sparsity.counts import (
-    EncoderCounts,
     LayerCounts,
     layer_weights,
     macs,
     parameters,
     prunable_weights,
     sparsity,
-    weights,
+    whole_weights,
 )
 from s3prl_pruned.sparsity.quantities import INERT
 from s3prl_pruned.tables import Column, Table
@@ -85,15 +84,17 @@ def model_card(encoder: SpeechEncoder, provenance: dict, sha256: str) -> str:
             into the title too, so that nobody overlooks it.
         sha256: of the weights file.
     """
-    note, with_cnn = provenance.get("teacher_note"), encoder.spec.channels is not None
-    pruned = f"{100 * sparsity(weights_left(encoder), encoder.config, with_cnn=with_cnn):.1f} % pruned"
-    matrices = "the attention and feed-forward matrices" + " and of the CNN" * with_cnn
+    note, spec = provenance.get("teacher_note"), encoder.spec
+    pruned = f"{100 * sparsity(weights_left(encoder), encoder.config, spec):.1f} % pruned"
+    matrices = "the attention and feed-forward matrices" + " and of the CNN" * (spec.channels is not None)
+    matrices += " and of the positional convolution" * (spec.position_groups is not None)
     lines = [
         f"# {encoder.config.family} encoder, {pruned}" + (f" ({note})" if note else ""),
         "",
         f"Made by s3prl_pruned after {provenance.get('method', _METHOD)}.",
         f"Sparsity counts the weights (no biases) of {matrices}.",
         *_channels(encoder),
+        *_position_groups(encoder),
         *_states(encoder),
         _licence(provenance),
         "",
@@ -147,7 +148,7 @@ def _licence(provenance: dict) -> str:
 def _sizes(encoder: SpeechEncoder, provenance: dict) -> Table:
     """The whole model beside the dense one. Weights that are zero where they stand make nothing faster."""
     config, spec, dense = encoder.config, encoder.spec, CompactSpec.dense(encoder.config)
-    whole = weights(config, EncoderCounts.dense(config, with_cnn=spec.channels is not None))
+    whole = whole_weights(config, spec)
     size, prunable, left = encoder.num_parameters(), prunable_weights(config, spec), weights_left(encoder)
     work = [sum(macs(config, each, _SECONDS * 16_000).values()) for each in (dense, spec)]
     rows = [
@@ -181,6 +182,13 @@ def _channels(encoder: SpeechEncoder) -> list[str]:
         return []
     pairs = zip(encoder.spec.channels, encoder.config.conv_layers, strict=True)
     return [f"Channels of the CNN's layers: {', '.join(f'{len(kept)} of {whole}' for kept, (whole, _, _) in pairs)}."]
+
+
+def _position_groups(encoder: SpeechEncoder) -> list[str]:
+    kept = encoder.spec.position_groups
+    if kept is None:
+        return []
+    return [f"Groups of the positional convolution: {len(kept)} of {encoder.config.pos_conv_groups}."]
 
 
 def _states(encoder: SpeechEncoder) -> list[str]:

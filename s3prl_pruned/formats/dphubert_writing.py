@@ -58,6 +58,8 @@ def _check(config: EncoderConfig, spec: CompactSpec, name: str) -> None:
     reasons = {
         "a data2vec": config.family == "data2vec" or config.pos_conv_depth > 1,
         "a lower frame rate in the upper layers": config.time_reduction is not None,
+        "a pruned positional convolution": spec.position_groups is not None
+        and len(spec.position_groups) < config.pos_conv_groups,
         "an encoder without a LayerNorm before its projection": not config.projection_norm,
         "an encoder without a projection behind its CNN": not config.has_projection,
         "a position bias without a gate, or in another model than WavLM": bias and not gated,

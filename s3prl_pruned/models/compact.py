@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from s3prl_pruned.config import UserError
+from s3prl_pruned.models.components import PositionalConvolution
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.masks import Slot, masks_of_layer
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, HeadSpec, LayerSpec, Ranks, kept_ranks
@@ -22,14 +23,17 @@ def surviving_spec(
     Args:
         spec: the encoder's structure.
         masks: (n,) by slot, as `SpeechEncoder.set_masks`.
-        shape: the encoder's dense shape; only masks of channels need it.
+        shape: the encoder's dense shape; only masks beside the layers need it.
     """
-    channels = spec.channels
+    channels, groups = spec.channels, spec.position_groups
     if any(name == "z_conv" for _, name in masks):
         assert shape is not None
         channels = tuple(_kept(there, masks.get((i, "z_conv"))) for i, there in enumerate(spec.channels_of(shape)))
+    if (0, "z_pos") in masks:
+        assert shape is not None
+        groups = _kept(spec.groups_of(shape), masks[0, "z_pos"])
     layers = tuple(_surviving_layer(layer, masks_of_layer(masks, i)) for i, layer in enumerate(spec.layers))
-    return CompactSpec(layers=layers, channels=channels)
+    return CompactSpec(layers=layers, channels=channels, position_groups=groups)
 
 
 def _kept(indices: tuple[int, ...], z: Tensor | None) -> tuple[int, ...]:
@@ -85,6 +89,9 @@ def compact(encoder: SpeechEncoder, spec: CompactSpec) -> SpeechEncoder:
     channels, kept = encoder.spec.channels_of(encoder.config), spec.channels_of(encoder.config)
     if kept != channels:
         state.update(_slice_cnn(state, channels, kept))
+    groups, left = encoder.spec.groups_of(encoder.config), spec.groups_of(encoder.config)
+    if left != groups:
+        state.update(_slice_positions(encoder, small, _positions(groups, left)))
     names = small.state_dict().keys()
     small.load_state_dict({name: state[name] for name in names})
     return small.train(encoder.training)
@@ -141,6 +148,13 @@ def whole(encoder: SpeechEncoder) -> SpeechEncoder:
         places |= {prefix + "norm.weight": (rows,), prefix + "norm.bias": (rows,)}
         heard = rows
     places["feature_projection.projection.weight"] = (torch.arange(config.embed_dim)[:, None], heard)
+    if config.has_position_groups:
+        prefix, width = "positional_convolution.conv.", config.embed_dim // config.pos_conv_groups
+        rows = (torch.tensor(spec.groups_of(config), dtype=torch.long)[:, None] * width + torch.arange(width)).flatten()
+        direction = prefix + "parametrizations.weight.original1"
+        places |= {prefix + "bias": (rows,), direction: (rows,)}
+        if not len(rows):
+            state[direction] += 1  # of magnitude 0
     for i, layer in enumerate(spec.layers):
         places |= _places_of_layer(layer, f"layers.{i}.", config)
     for name, value in small.items():
@@ -197,6 +211,19 @@ def _slice_cnn(
     if "feature_projection.projection.weight" in state:
         sliced["feature_projection.projection.weight"] = state["feature_projection.projection.weight"][:, heard]
     return sliced
+
+
+def _slice_positions(old: SpeechEncoder, new: SpeechEncoder, kept: Tensor) -> dict[str, Tensor]:
+    """The positional convolution of `new`: some groups of that of `old`, whose weights they keep, (n,) int64."""
+    before, after = (encoder.positional_convolution for encoder in (old, new))
+    assert isinstance(before, PositionalConvolution) and isinstance(after, PositionalConvolution)
+    if before.conv is None or after.conv is None:
+        return {}
+    assert before.conv.bias is not None
+    width = before.width
+    rows = (kept[:, None] * width + torch.arange(width)).flatten().to(before.conv.bias.device)
+    after.conv.hold(before.conv.weight[rows], before.conv.bias[rows])  # a tap's magnitude is over all groups
+    return {f"positional_convolution.{name}": value for name, value in after.state_dict().items()}
 
 
 def _positions(old: list | tuple, new: list | tuple) -> Tensor:

@@ -4,6 +4,7 @@ Legend of shapes: B batch, S samples (16 kHz), T frames (20 ms), C channels of t
 D embed dim, H heads, K head dim, F feed-forward dim, L layers.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from s3prl_pruned.models.linear import linear, masked_linear
+from s3prl_pruned.models.linear import linear, masked, masked_linear
 from s3prl_pruned.models.spec import EncoderConfig, Ranks
 
 Held = TypeVar("Held", bound=nn.Module)
@@ -107,6 +108,16 @@ class WeightNormConv1d(nn.Conv1d):
         """(D, D / groups, kernel)."""
         return self.parametrizations["weight"]()
 
+    @torch.no_grad()
+    def hold(self, weight: Tensor, bias: Tensor) -> None:
+        """Let weight (D, D / groups, kernel) and bias (D,) be these; of a tap that is all zero the direction stays."""
+        norm = self.parametrizations["weight"]
+        assert isinstance(norm, WeightNorm) and self.bias is not None
+        magnitude = torch.norm_except_dim(weight, 2, 2)
+        norm.original1.copy_(torch.where(magnitude > 0, weight, norm.original1))
+        norm.original0.copy_(magnitude)
+        self.bias.copy_(bias)
+
 
 class WeightNorm(nn.Module):
     """Weight of a `WeightNormConv1d`, (D, D / groups, kernel): a direction, `original1`, of magnitude `original0`."""
@@ -144,17 +155,59 @@ def weight_norm(direction: Tensor, magnitude: Tensor) -> Tensor:
 
 
 class PositionalConvolution(nn.Module):
-    """Weight-normalised grouped convolution over frames, then GELU: (B, T, D) -> (B, T, D)."""
+    """Weight-normalised grouped convolution over frames, then GELU: (B, T, D) -> (B, T, D).
 
-    def __init__(self, config: EncoderConfig):
+    The output is 0 in the channels of a removed group.
+
+    Slot: `z_pos` (groups,) on the output of each group, bias included, before GELU. So an export has it in its weights
+    and biases, and a closed group gives GELU(0) = 0.
+
+    Args:
+        config: the dense shape.
+        kept: groups that are kept, ascending; None for all.
+    """
+
+    def __init__(self, config: EncoderConfig, kept: tuple[int, ...] | None = None):
         super().__init__()
-        self.conv = WeightNormConv1d(config.embed_dim, config.pos_conv_kernel, groups=config.pos_conv_groups)
+        groups = range(config.pos_conv_groups)
+        self.kept = tuple(groups) if kept is None else kept
+        self.width = config.embed_dim // config.pos_conv_groups
+        runs = itertools.groupby(group in self.kept for group in groups)
+        self._runs = [(is_kept, self.width * len(list(run))) for is_kept, run in runs]  # neighbouring channels
+        dim, kernel = self.width * len(self.kept), config.pos_conv_kernel
+        self.conv = WeightNormConv1d(dim, kernel, groups=len(self.kept)) if self.kept else None
+        self.z_pos: Tensor | None = None
 
     def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
         """(B, T, D) -> (B, T, D); `inside` as `PositionalConvolutionStack.forward`, not needed here."""
-        num_frames = x.shape[1]
-        x = self.conv(x.transpose(1, 2))[..., :num_frames]  # (B, D, T); an even kernel gives one frame too many
-        return F.gelu(x).transpose(1, 2)
+        if self.conv is None:
+            return torch.zeros_like(x)
+        y = self.convolve(self.conv, self._read(x))
+        if self.z_pos is not None:
+            y = masked(y, self.z_pos.repeat_interleave(self.width, output_size=y.shape[-1]))
+        return self._placed(F.gelu(y))
+
+    def convolve(self, conv: nn.Conv1d, x: Tensor) -> Tensor:
+        """The convolution of the kept channels: (B, T, C) -> (B, T, C)."""
+        return conv(x.transpose(1, 2))[..., : x.shape[1]].transpose(1, 2)  # an even kernel gives one frame too many
+
+    def _read(self, x: Tensor) -> Tensor:
+        """The channels of the kept groups, (B, T, D) -> (B, T, C)."""
+        if len(self._runs) == 1:
+            return x
+        parts = x.split([size for _, size in self._runs], -1)
+        return torch.cat([part for part, (is_kept, _) in zip(parts, self._runs, strict=True) if is_kept], -1)
+
+    def _placed(self, y: Tensor) -> Tensor:
+        """The reverse, with zeros in the other channels: (B, T, C) -> (B, T, D)."""
+        if len(self._runs) == 1:
+            return y
+        parts = iter(y.split([size for is_kept, size in self._runs if is_kept], -1))
+        return torch.cat([next(parts) if kept else y.new_zeros(*y.shape[:-1], size) for kept, size in self._runs], -1)
+
+    def extra_repr(self) -> str:
+        """What a printed model tells."""
+        return f"groups={len(self.kept)}"
 
 
 class PositionalConvolutionStack(nn.Module):
@@ -213,11 +266,16 @@ def sinusoids(frames: int, dim: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-def positional_convolution(config: EncoderConfig) -> nn.Module:
-    """The module whose output is added to the projected features: (B, T, D) -> (B, T, D), or (T, D) if fixed."""
+def positional_convolution(config: EncoderConfig, kept: tuple[int, ...] | None = None) -> nn.Module:
+    """The module whose output is added to the projected features: (B, T, D) -> (B, T, D), or (T, D) if fixed.
+
+    Args:
+        config: the dense shape.
+        kept: groups of a single convolution that are kept; None for all.
+    """
     if config.positions == "fixed":
         return FixedPositions(config)
-    return PositionalConvolution(config) if config.pos_conv_depth == 1 else PositionalConvolutionStack(config)
+    return PositionalConvolution(config, kept) if config.has_position_groups else PositionalConvolutionStack(config)
 
 
 class RelativePosition(nn.Module):

@@ -1,5 +1,6 @@
 """Tiny shapes, and random weights, structures and masks, for tests. Nothing measured on them is a result."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -135,8 +136,10 @@ def random_encoder(config: EncoderConfig, *, seed: int, spec: CompactSpec | None
     return encoder
 
 
-def random_spec(config: EncoderConfig, *, seed: int, channels: bool = False) -> CompactSpec:
-    """A ragged structure: sublayers, heads and dimensions are removed at random, and channels on request.
+def random_spec(config: EncoderConfig, *, seed: int, channels: bool = False, positions: bool = False) -> CompactSpec:
+    """A ragged structure: sublayers, heads and dimensions are removed at random.
+
+    On request also channels of the CNN, and groups of a single positional convolution (possibly all).
 
     Heads without query/key dimensions occur, and sublayers with only their output bias.
     """
@@ -161,12 +164,16 @@ def random_spec(config: EncoderConfig, *, seed: int, channels: bool = False) -> 
                 ffn=some(config.ffn_dim) if feed_forward else (),
             )
         )
-    if not channels:
-        return CompactSpec(layers=tuple(layers))
+    kept = _some_channels(config, some) if channels else None
+    groups = some(config.pos_conv_groups) if positions and config.has_position_groups else None
+    return CompactSpec(layers=tuple(layers), channels=kept, position_groups=groups)
+
+
+def _some_channels(config: EncoderConfig, some: Callable[[int], tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
     sizes = CompactSpec.dense(config).conv_mask_sizes(config)
     kept = [some(size) or (0,) for size in sizes[:-1]]  # of a layer of the CNN, one channel must stay
     last = some(sizes[-1]) or (0,) if sizes[-1] else tuple(range(config.embed_dim))
-    return CompactSpec(layers=tuple(layers), channels=(*kept, last))
+    return (*kept, last)
 
 
 def _mask(size: int, generator: torch.Generator) -> Tensor:
@@ -185,7 +192,13 @@ def random_conv_masks(spec: CompactSpec, config: EncoderConfig, *, seed: int) ->
     return masks
 
 
-def random_masks(spec: CompactSpec, *, seed: int, kinds: tuple[str, ...] = ("mha", "qk", "vo", "ffn", "int")) -> Masks:
+def random_masks(
+    spec: CompactSpec,
+    *,
+    seed: int,
+    kinds: tuple[str, ...] = ("mha", "qk", "vo", "ffn", "int"),
+    shape: EncoderConfig | None = None,
+) -> Masks:
     """Soft masks for an encoder of structure `spec`: values in (0.2, 1], a random share of them 0 in each slot."""
     generator = torch.Generator().manual_seed(seed)
-    return Masks.of({slot: _mask(size, generator) for slot, size in SlotTable.of(spec, kinds).sizes.items()})
+    return Masks.of({slot: _mask(size, generator) for slot, size in SlotTable.of(spec, kinds, shape).sizes.items()})

@@ -14,6 +14,7 @@ from s3prl_pruned.models.attention import SelfAttention
 from s3prl_pruned.models.cnn import FeatureProjection
 from s3prl_pruned.models.components import (
     FeedForward,
+    PositionalConvolution,
     RelativePosition,
     Stack,
     TrainingDropout,
@@ -115,7 +116,7 @@ class SpeechEncoder(nn.Module):
         self.feature_extractor = feature_extractor(config, channels)
         self.feature_projection = FeatureProjection(config, channels[-1])
         self.mask_embedding = nn.Parameter(torch.empty(config.embed_dim).uniform_())  # used by masked pre-training only
-        self.positional_convolution = positional_convolution(config)
+        self.positional_convolution = positional_convolution(config, self.spec.position_groups)
         with_bias = config.relative_position and self.spec.has_attention
         self.relative_position = RelativePosition(config) if with_bias else None
         self.layers: Stack[EncoderLayer] = Stack(EncoderLayer(config, layer) for layer in self.spec.layers)
@@ -267,6 +268,8 @@ class SpeechEncoder(nn.Module):
         masks = {} if masks is None else masks
         sizes = SlotTable.of(self.spec, LAYER_KINDS).sizes
         sizes |= {(i, "z_conv"): len(kept) for i, kept in enumerate(self.spec.channels_of(self.config))}
+        if isinstance(self.positional_convolution, PositionalConvolution):
+            sizes[0, "z_pos"] = len(self.positional_convolution.kept)
         for slot, z in masks.items():
             if z.numel() != sizes.get(slot):
                 raise ValueError(f"{slot}: must be a slot of this encoder, with as many masks, but has {z.numel()}.")
@@ -274,6 +277,8 @@ class SpeechEncoder(nn.Module):
         for i, convolution in enumerate(convolutions):
             convolution.z_conv = masks.get((i, "z_conv"))
         self.feature_projection.z_conv = masks.get((len(convolutions) - 1, "z_conv"))
+        if isinstance(self.positional_convolution, PositionalConvolution):
+            self.positional_convolution.z_pos = masks.get((0, "z_pos"))
         for i, layer in enumerate(self.layers):
             for part, names in _SLOTS.items():
                 module = getattr(layer, part)

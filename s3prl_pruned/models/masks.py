@@ -6,20 +6,23 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
+from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, check_position_groups
 
 Slot: TypeAlias = tuple[int, str]
 """A layer, counted from 0, and the name of a slot in it (Wang et al. 2023, eq. 3). A Transformer layer with H heads, K
 query/key, V value/output and F intermediate dimensions has `z_mha` (1,), `z_qk` (K,), `z_vo` (V,), `z_head` (H,),
-`z_ffn` (1,), `z_int` (F,). A layer of the CNN with C channels has `z_conv` (C,).
+`z_ffn` (1,), `z_int` (F,). A layer of the CNN with C channels has `z_conv` (C,). The positional convolution with G
+groups has `z_pos` (G,), and its layer is 0.
 
 Masks of single weights fill no slot, since slots mask units: they are multiplied into the matrices themselves
 (`gates.self_pinching`). There the name is a kind (`attention_weights`) or a matrix of the layer
 (`attention.q_proj.weight`), and none begins with `z_`."""
 
 LAYER_KINDS = ("mha", "qk", "vo", "head", "ffn", "int")
-KINDS = (*LAYER_KINDS, "conv")
+KINDS = (*LAYER_KINDS, "conv", "pos")
 """Kinds of masks: a slot's name without `z_`."""
+BESIDE_LAYERS = ("z_conv", "z_pos")
+"""Slots outside Transformer layers."""
 
 
 class SlotTable:
@@ -40,7 +43,10 @@ class SlotTable:
         Args:
             spec: the encoder's structure.
             kinds: some of `KINDS`.
-            shape: the encoder's dense shape; only the kind `conv` needs it.
+            shape: the encoder's dense shape; only the kinds `conv` and `pos` need it.
+
+        Raises:
+            UserError: the kind `pos`, of an encoder whose positional convolution it is not for.
         """
         sizes = {
             (i, f"z_{kind}"): size
@@ -51,6 +57,11 @@ class SlotTable:
         if "conv" in kinds:
             assert shape is not None
             sizes |= {(i, "z_conv"): size for i, size in enumerate(spec.conv_mask_sizes(shape)) if size}
+        if "pos" in kinds:
+            assert shape is not None
+            check_position_groups(shape)
+            if groups := len(spec.groups_of(shape)):
+                sizes[0, "z_pos"] = groups
         return cls(sizes)
 
     def slices(self) -> dict[Slot, slice]:
@@ -100,4 +111,4 @@ class Masks(Mapping[Slot, Tensor]):
 
 def masks_of_layer(masks: Mapping[Slot, Tensor], layer: int) -> dict[str, Tensor]:
     """The masks of one Transformer layer, by slot name."""
-    return {name: z for (i, name), z in masks.items() if i == layer and name != "z_conv"}
+    return {name: z for (i, name), z in masks.items() if i == layer and name not in BESIDE_LAYERS}

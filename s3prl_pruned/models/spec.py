@@ -243,6 +243,14 @@ class EncoderConfig:
         return self.equal_projection or self.conv_layers[-1][0] != self.embed_dim
 
     @property
+    def has_position_groups(self) -> bool:
+        """Whether groups of the positional convolution can go: where there is one.
+
+        A stack's LayerNorms count the channels of all groups (data2vec), and fixed positions have none (Whisper).
+        """
+        return self.positions == "convolution" and self.pos_conv_depth == 1
+
+    @property
     def in_channels(self) -> int:
         """Channels that the first convolution reads."""
         return self.mel_bins if self.front_end == "log_mel" else 1
@@ -490,6 +498,9 @@ class CompactSpec:
     channels: tuple[tuple[int, ...], ...] | None = None
     """Kept channels of each layer of the feature extractor (ascending, at least one); None if the CNN is not pruned, as
     in the paper: it is then whole, and not counted in the sparsity (`sparsity/counts.py`)."""
+    position_groups: tuple[int, ...] | None = field(default=None, metadata=ADDED)
+    """Kept groups of the positional convolution (ascending; without any, it adds nothing); None if it is not pruned, as
+    in the paper: it is then whole, and not counted in the sparsity."""
 
     @classmethod
     def dense(cls, config: EncoderConfig) -> "CompactSpec":
@@ -520,6 +531,10 @@ class CompactSpec:
         sizes = [len(channels) for channels in self.channels_of(config)]
         return (*sizes[:-1], sizes[-1] if config.has_projection else 0)
 
+    def groups_of(self, config: EncoderConfig) -> tuple[int, ...]:
+        """Kept groups of the positional convolution, also if it is not pruned."""
+        return tuple(range(config.pos_conv_groups)) if self.position_groups is None else self.position_groups
+
     def check(self, config: EncoderConfig) -> None:
         """Raise UserError unless every index exists in `config`, is ascending and belongs to a kept sublayer."""
         if len(self.layers) != config.num_layers:
@@ -542,6 +557,9 @@ class CompactSpec:
                     )
         if self.channels is not None:
             self._check_channels(config, self.channels)
+        if self.position_groups is not None:
+            check_position_groups(config)
+            _check_indices("groups of the positional convolution", self.position_groups, config.pos_conv_groups)
 
     def _check_channels(self, config: EncoderConfig, channels: tuple[tuple[int, ...], ...]) -> None:
         if len(channels) != len(config.conv_layers):
@@ -564,7 +582,19 @@ class CompactSpec:
                 del plain["ranks"]  # as in exports from before factorised layers
         if self.channels is None:
             del data["channels"]  # as in exports from before CNNs could be pruned
+        if self.position_groups is None:
+            del data["position_groups"]  # as in exports from before it could be pruned
         return data
+
+
+def check_position_groups(config: EncoderConfig) -> None:
+    """Raise UserError unless groups of the encoder's positional convolution can go."""
+    if not config.has_position_groups:
+        found = "fixed positions" if config.positions == "fixed" else f"a stack of {config.pos_conv_depth}"
+        raise UserError(
+            "a single positional convolution can be pruned by groups (gates of the kind `pos`), but this "
+            f"{config.family} encoder has {found}. Leave the kind out."
+        )
 
 
 def _check_indices(what: str, indices: tuple[int, ...], size: int) -> None:

@@ -38,6 +38,7 @@ _SLOTS = {
     "attention_weights": ("single weights of attention", GREEN, "--"),
     "ffn_weights": ("single weights of feed-forward", ORANGE, "--"),
     "z_conv": (r"$z_\mathrm{conv}$ (CNN channels)", "black", ":"),
+    "z_pos": (r"$z_\mathrm{pos}$ (groups of the positional convolution)", "black", "-."),
 }
 
 

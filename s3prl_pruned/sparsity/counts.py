@@ -63,8 +63,12 @@ class EncoderCounts:
     """One entry per layer, or a single entry with tensors (L,) for all layers."""
     channels: list[Number]
     """Channels of each layer of the CNN."""
+    position_groups: Number
+    """Groups of the positional convolution."""
     with_cnn: bool
     """Whether the CNN is pruned, and therefore counted in the sparsity."""
+    with_positions: bool = False
+    """Whether the positional convolution is pruned, and therefore counted."""
 
     @classmethod
     def of(cls, config: EncoderConfig, spec: CompactSpec) -> "EncoderCounts":
@@ -72,13 +76,16 @@ class EncoderCounts:
         return cls(
             layers=[LayerCounts.of(layer) for layer in spec.layers],
             channels=[len(kept) for kept in spec.channels_of(config)],
+            position_groups=len(spec.groups_of(config)),
             with_cnn=spec.channels is not None,
+            with_positions=spec.position_groups is not None,
         )
 
     @classmethod
-    def dense(cls, config: EncoderConfig, *, with_cnn: bool) -> "EncoderCounts":
+    def dense(cls, config: EncoderConfig, *, with_cnn: bool, with_positions: bool = False) -> "EncoderCounts":
         """Counts of the dense model."""
-        return replace(cls.of(config, CompactSpec.dense(config)), with_cnn=with_cnn)
+        dense = cls.of(config, CompactSpec.dense(config))
+        return replace(dense, with_cnn=with_cnn, with_positions=with_positions)
 
 
 def linear_weights(embed_dim: int, size: Number, rank: int | None = None) -> Number:
@@ -119,13 +126,24 @@ def cnn_weights(config: EncoderConfig, channels: Sequence[Number]) -> Number:
     return convolutions + channels[-1] * config.embed_dim * config.has_projection
 
 
+def position_weights(config: EncoderConfig, groups: Number) -> Number:
+    """Weights of the positional convolution(s) with this number of groups, without biases and magnitudes."""
+    if config.positions == "fixed":
+        return 0
+    width = config.embed_dim // config.pos_conv_groups
+    return groups * (width * width * config.pos_conv_kernel * config.pos_conv_depth)
+
+
 def weights(config: EncoderConfig, counts: EncoderCounts) -> Number:
     """Weight elements (no biases) of the prunable matrices of attention and feed-forward.
 
-    If the CNN is pruned too, they include those of its convolutions and of the projection behind it.
+    If the CNN is pruned too, they include those of its convolutions and of the projection behind it; if the positional
+    convolution is pruned, they include its weights.
     """
-    layers = sum(total(layer_weights(config.embed_dim, layer)) for layer in counts.layers)
-    return layers + cnn_weights(config, counts.channels) if counts.with_cnn else layers
+    kept = sum(total(layer_weights(config.embed_dim, layer)) for layer in counts.layers)
+    if counts.with_cnn:
+        kept = kept + cnn_weights(config, counts.channels)
+    return kept + position_weights(config, counts.position_groups) if counts.with_positions else kept
 
 
 def prunable_weights(config: EncoderConfig, spec: CompactSpec) -> int:
@@ -133,28 +151,40 @@ def prunable_weights(config: EncoderConfig, spec: CompactSpec) -> int:
     return int(weights(config, EncoderCounts.of(config, spec)))
 
 
-@overload
-def sparsity(kept: float, config: EncoderConfig, *, with_cnn: bool = False) -> float: ...
+def whole_weights(config: EncoderConfig, like: CompactSpec | EncoderCounts | None = None) -> int:
+    """Weight elements that the dense model has of the parts that are pruned.
+
+    Args:
+        config: the dense shape.
+        like: says whether the CNN and the positional convolution are; None: neither.
+    """
+    counts = like if isinstance(like, EncoderCounts) else EncoderCounts.of(config, like or CompactSpec.dense(config))
+    dense = EncoderCounts.dense(config, with_cnn=counts.with_cnn, with_positions=counts.with_positions)
+    return int(weights(config, dense))
 
 
 @overload
-def sparsity(kept: Number, config: EncoderConfig, *, with_cnn: bool = False) -> Number: ...
+def sparsity(kept: float, config: EncoderConfig, like: CompactSpec | EncoderCounts | None = None) -> float: ...
 
 
-def sparsity(kept: Number, config: EncoderConfig, *, with_cnn: bool = False) -> Number:
+@overload
+def sparsity(kept: Number, config: EncoderConfig, like: CompactSpec | EncoderCounts | None = None) -> Number: ...
+
+
+def sparsity(kept: Number, config: EncoderConfig, like: CompactSpec | EncoderCounts | None = None) -> Number:
     """1 - kept / all prunable weights of the dense model. The project's one definition of sparsity.
 
     Args:
         kept: result of `weights`.
         config: the dense shape.
-        with_cnn: whether the CNN is pruned too, so that both numbers include it.
+        like: decides which parts both numbers include (`whole_weights`).
     """
-    return 1 - kept / weights(config, EncoderCounts.dense(config, with_cnn=with_cnn))
+    return 1 - kept / whole_weights(config, like)
 
 
 def realised_sparsity(config: EncoderConfig, spec: CompactSpec) -> float:
-    """Sparsity of a structure, in [0, 1]. The CNN counts if it is pruned (`spec.channels` is not None)."""
-    return sparsity(prunable_weights(config, spec), config, with_cnn=spec.channels is not None)
+    """Sparsity of a structure, in [0, 1]. CNN and positional convolution count if they are pruned."""
+    return sparsity(prunable_weights(config, spec), config, spec)
 
 
 def parameters(config: EncoderConfig, spec: CompactSpec) -> dict[str, int]:
@@ -165,15 +195,17 @@ def parameters(config: EncoderConfig, spec: CompactSpec) -> dict[str, int]:
     projection = channels[-1] * dim * config.has_projection
     cnn = int(cnn_weights(config, channels)) - projection
     cnn += sum(channels) * config.conv_bias + sum(2 * c for c in channels[:normed])
-    convolution = dim * dim // config.pos_conv_groups * config.pos_conv_kernel + dim
+    groups = len(spec.groups_of(config))
+    positions = int(position_weights(config, groups))
+    if positions:  # weight normalisation has a magnitude per tap; data2vec's stack has none
+        biases = groups * dim // config.pos_conv_groups
+        positions += biases * config.pos_conv_depth + config.pos_conv_kernel * (config.pos_conv_depth == 1)
     parts = {
         "cnn": cnn,
         "projection": channels[-1] * (2 * config.projection_norm + config.channel_scale)
         + projection + dim * config.has_projection,
         "mask_embedding": dim,
-        # weight normalisation has one scale per kernel position; the convolutions of data2vec have none
-        "positional_convolution": (config.positions == "convolution")
-        * (convolution * config.pos_conv_depth + config.pos_conv_kernel * (config.pos_conv_depth == 1)),
+        "positional_convolution": positions,
         "relative_position": config.num_buckets * heads * (config.relative_position and spec.has_attention),
         "attention": 0,
         "feed_forward": 0,
@@ -225,9 +257,8 @@ def counted_macs(config: EncoderConfig, counts: EncoderCounts, num_samples: int)
         "cnn": cnn,
         "projection": frames * in_channels * dim * config.has_projection,
         # an even kernel computes one frame more than is kept
-        "positional_convolution": (config.positions == "convolution")
-        * (frames + 1 - config.pos_conv_kernel % 2) * config.pos_conv_depth
-        * dim * dim // config.pos_conv_groups * config.pos_conv_kernel,
+        "positional_convolution": (frames + 1 - config.pos_conv_kernel % 2)
+        * position_weights(config, counts.position_groups),
         "attention": 0,
         "feed_forward": 0,
     }  # fmt: skip

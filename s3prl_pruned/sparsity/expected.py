@@ -184,10 +184,13 @@ def expected_encoder(gates: Counted, config: EncoderConfig, *, heads: bool = Fal
     probabilities, spec = gates.keep_probabilities(), gates.spec
     channels = {i: kept.sum() for (i, name), kept in probabilities.items() if name == "z_conv"}
     whole = [len(kept) for kept in spec.channels_of(config)]
+    groups = probabilities.get((0, "z_pos"))
     return EncoderCounts(
         layers=_by_ranks(expected_layers(spec, probabilities, heads=heads), spec),
         channels=[channels.get(i, size) for i, size in enumerate(whole)],
+        position_groups=len(spec.groups_of(config)) if groups is None else groups.sum(),
         with_cnn=bool(channels) or spec.channels is not None,
+        with_positions=groups is not None or spec.position_groups is not None,
     )
 
 
@@ -213,7 +216,7 @@ def _by_ranks(counts: LayerCounts, spec: CompactSpec) -> list[LayerCounts]:
 def expected_sparsity(gates: Counted, config: EncoderConfig) -> Tensor:
     """Expected sparsity of an encoder under gates: a scalar in [0, 1) with a gradient to every log_alpha."""
     counts = expected_encoder(gates, config)
-    return torch.as_tensor(sparsity(weights(config, counts), config, with_cnn=counts.with_cnn))
+    return torch.as_tensor(sparsity(weights(config, counts), config, counts))
 
 
 def reachable_sparsity(

@@ -9,7 +9,7 @@ import itertools
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -17,7 +17,7 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor
 
-from s3prl_pruned.config import UserError, from_dict
+from s3prl_pruned.config import ADDED, UserError, from_dict
 from s3prl_pruned.models.spec import EncoderConfig
 from s3prl_pruned.resources import existing
 from s3prl_pruned.sparsity.counts import EncoderCounts, LayerCounts, total
@@ -131,7 +131,7 @@ class LatencyTable:
     """One grid per pair of neighbouring layers: time of the whole CNN by the channels of the two, with all other layers
     at the smallest count of their axis."""
     rest: Line
-    """Projection, positional convolution and norms, by channels of the last CNN layer."""
+    """Projection, whole positional convolution and norms, by channels of the last CNN layer."""
     attention: Grid
     """One attention block, by heads and by dimensions per head (as many query/key as value/output dimensions)."""
     feed_forward: Line
@@ -140,6 +140,8 @@ class LatencyTable:
     """Seconds of the whole dense model, measured to compare with the sum of its parts."""
     measured: Measurement
     """Device and conditions of the measurement."""
+    positions: Line | None = field(default=None, metadata=ADDED)
+    """The positional convolution alone, by its groups; None if it cannot be pruned, and in earlier tables."""
 
     def validate(self) -> None:
         """Raise UserError if a value is out of its range."""
@@ -170,7 +172,10 @@ class LatencyTable:
     def time(self, counts: EncoderCounts) -> Scalar:
         """Seconds of an encoder with these counts: the sum over its parts."""
         layers = sum(total(self._attention(layer) + self._feed_forward(layer)) for layer in counts.layers)
-        return self.cnn_time(counts.channels) + self.rest.at(counts.channels[-1]) + layers
+        rest = self.rest.at(counts.channels[-1])
+        if counts.with_positions:
+            rest = rest - self._time_saved(counts.position_groups)
+        return self.cnn_time(counts.channels) + rest + layers
 
     def cnn_time(self, channels: Sequence[Scalar]) -> Scalar:
         """Seconds of the CNN.
@@ -182,6 +187,17 @@ class LatencyTable:
         for grid, before, here in zip(self.cnn[1:], channels[1:], channels[2:], strict=False):
             seconds = seconds + grid.at(before, here) - grid.at(before, grid.columns[0])
         return seconds
+
+    def _time_saved(self, groups: Scalar) -> Scalar:
+        """Seconds that a positional convolution with this number of groups saves; without groups it takes no time."""
+        if self.positions is None:
+            raise UserError(
+                "the latency table has no times of the positional convolution, but its groups are pruned (the kind "
+                "`pos`). Measure again: tools/timing.py --latency-table FILE."
+            )
+        fewest = self.positions.counts[0]
+        left = self.positions.at(_at_least(groups, fewest)) * _at_most(groups / fewest, 1.0)
+        return self.positions.at(self.encoder.pos_conv_groups) - left
 
     def _attention(self, layer: LayerCounts) -> Scalar:
         """Time is 0 without heads, although the measured line would be positive there."""

@@ -108,7 +108,7 @@ def measure_of(config: SparsityConfig, shape: EncoderConfig, table: LatencyTable
     return Measure(
         quantity=SPARSITY,
         shape=shape,
-        reduction=lambda counts: sparsity(weights(shape, counts), shape, with_cnn=counts.with_cnn),
+        reduction=lambda counts: sparsity(weights(shape, counts), shape, counts),
     )
 
 

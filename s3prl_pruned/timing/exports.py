@@ -163,7 +163,7 @@ def _costs(
         sha256=sha256,
         teacher=teacher,
         note=note,
-        rate=sparsity(left, config, with_cnn=spec.channels is not None),
+        rate=sparsity(left, config, spec),
         steps=steps,
         parameters=encoder.num_parameters(),
         nonzero_parameters=encoder.num_parameters() - zeros,

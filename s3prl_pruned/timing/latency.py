@@ -20,7 +20,7 @@ from s3prl_pruned.data.waveforms import SAMPLE_RATE
 from s3prl_pruned.models.accelerate import accelerate
 from s3prl_pruned.models.accelerate.paths import path_for
 from s3prl_pruned.models.attention import SelfAttention
-from s3prl_pruned.models.components import FeedForward, RelativePosition
+from s3prl_pruned.models.components import FeedForward, PositionalConvolution, RelativePosition
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.log_mel import feature_extractor
 from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, HeadSpec, LayerSpec
@@ -113,6 +113,12 @@ class Stopwatch:
         encoder, features = self.ready(SpeechEncoder(self.config, spec)), self.noise(1, self.frames, len(last))
         return lambda: encoder(self.wav, features=features)
 
+    def positions(self) -> dict:
+        """The positional convolution by its groups: a `Line`."""
+        counts, x = sizes(self.config.pos_conv_groups), self.noise(1, self.frames, self.config.embed_dim)
+        modules = [self.ready(PositionalConvolution(self.config, tuple(range(count)))) for count in counts]
+        return {"counts": counts, "seconds": self.seconds([partial(module, x) for module in modules])}
+
     def attention(self) -> dict:
         """Time of one attention by heads and dimensions per head: a `Grid`."""
         rows, columns = sizes(self.config.num_heads), sizes(self.config.head_dim)
@@ -173,7 +179,8 @@ def measure_table(
         for pair in range(pairs):
             progress(f"timing CNN layers {pair + 1} and {pair + 2} of {pairs + 1}")
             parts["cnn"].append(watch.cnn(pair))
-        for name in ("rest", "attention", "feed_forward", "whole"):
+        with_groups = config.has_position_groups and config.pos_conv_groups > 1
+        for name in ("rest", *["positions"] * with_groups, "attention", "feed_forward", "whole"):
             progress(f"timing {name}")
             parts[name] = getattr(watch, name)()
     measured = Measurement(
@@ -197,7 +204,7 @@ def measure_table(
 def describe_table(table: LatencyTable) -> Iterator[str]:
     """Lines of text: the parts' times in the dense model, and their sum beside the whole model's."""
     dense = EncoderCounts.dense(table.encoder, with_cnn=False)
-    empty = EncoderCounts([], dense.channels, with_cnn=False)
+    empty = replace(dense, layers=[])
     rest = table.rest.at(int(dense.channels[-1]))
     cnn, total = table.time(empty) - rest, table.time(dense)
     layers = total - cnn - rest

@@ -87,4 +87,7 @@ def masks_of(spec: CompactSpec, config: EncoderConfig) -> dict[Slot, Tensor]:
     for i, kept in enumerate(spec.channels or ()):
         masks[i, "z_conv"] = torch.zeros(config.conv_layers[i][0])
         masks[i, "z_conv"][list(kept)] = 1
+    if spec.position_groups is not None:
+        masks[0, "z_pos"] = torch.zeros(config.pos_conv_groups)
+        masks[0, "z_pos"][list(spec.position_groups)] = 1
     return masks

@@ -110,9 +110,9 @@ def test_an_utterance_shorter_than_a_frame_has_one_and_does_not_change_the_other
         torch.testing.assert_close(state[same], other[same], rtol=1e-4, atol=1e-5)
 
 
-def test_the_number_of_states_is_constant_when_all_layers_are_pruned_away(hub, tmp_path):
+def test_the_number_of_states_is_constant_when_all_layers_and_positions_are_pruned_away(hub, tmp_path):
     empty = LayerSpec(attention=False, heads=(), feed_forward=False, ffn=())
-    spec = CompactSpec(layers=(empty,) * tiny_wavlm().num_layers)
+    spec = CompactSpec(layers=(empty,) * tiny_wavlm().num_layers, position_groups=())
     save_encoder(tmp_path / "empty", random_encoder(tiny_wavlm(), seed=3, spec=spec), {"teacher_note": None})
     upstream = hub.wavlm_pruned_local(ckpt=str(tmp_path / "empty"))
     assert len(states_of(upstream, noise(16_000, 8_000))) == NUM_STATES

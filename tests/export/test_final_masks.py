@@ -50,7 +50,11 @@ def by_the_rule(log_alpha, *, scalar):
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10_000), kinds=st.sampled_from([FULL, NO_FAHP, WITH_CNN]), pruned_before=st.booleans())
+@given(
+    seed=st.integers(0, 10_000),
+    kinds=st.sampled_from([FULL, NO_FAHP, WITH_CNN, (*FULL, "pos")]),
+    pruned_before=st.booleans(),
+)
 def test_every_mask_follows_the_rule(seed, kinds, pruned_before):
     config = tiny_base()
     encoder = SpeechEncoder(config, random_spec(config, seed=seed, channels=seed % 2 == 0) if pruned_before else None)
@@ -65,6 +69,7 @@ def test_every_mask_follows_the_rule(seed, kinds, pruned_before):
             expected[best] = 1 / (1 + math.exp(-0.8 * log_alpha[best] / (2 / 3)))
         assert found.tolist() == pytest.approx(expected, abs=1e-6)
     assert (final.spec.channels is not None) == ("conv" in kinds or encoder.spec.channels is not None)
+    assert (final.spec.position_groups is not None) == ("pos" in kinds)
     assert final.sparsity == final.rounded_sparsity == realised_sparsity(config, final.spec) and final.shift == 0
 
 

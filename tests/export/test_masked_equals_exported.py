@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.export.masks import export_compact, fold
-from s3prl_pruned.models.compact import compact, surviving_spec
+from s3prl_pruned.models.compact import compact, surviving_spec, whole
 from s3prl_pruned.models.dummies import (
     random_conv_masks,
     random_encoder,
@@ -23,6 +23,7 @@ from s3prl_pruned.models.dummies import (
 )
 from s3prl_pruned.models.masks import LAYER_KINDS, SlotTable
 from s3prl_pruned.models.spec import CompactSpec, LayerSpec
+from s3prl_pruned.sparsity.counts import parameters
 
 FP32, FP64 = 2e-5, 1e-9
 FULL, NO_FAHP = ("mha", "qk", "vo", "ffn", "int"), ("mha", "head", "ffn", "int")
@@ -99,6 +100,37 @@ def test_random_ragged_channels_of_every_family(largest, seed, name, kinds, prun
     kept = [int((z != 0).sum()) for z in conv_masks.values()]
     kept += [config.embed_dim] * (not config.has_projection)  # the last layer has the width of the residual stream
     assert [layer.conv.out_channels for layer in small.feature_extractor.layers] == kept
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    seed=st.integers(0, 100_000),
+    name=st.sampled_from(sorted(name for name, config in FAMILIES.items() if config.has_position_groups)),
+    kinds=st.sampled_from([("pos",), (*FULL, "pos")]),
+    pruned_before=st.booleans(),
+)
+def test_random_groups_of_every_single_positional_convolution(largest, seed, name, kinds, pruned_before):
+    config = FAMILIES[name]
+    spec = random_spec(config, seed=seed + 1, channels=seed % 2 == 1, positions=True) if pruned_before else None
+    encoder = random_encoder(config, seed=seed, spec=spec)
+    masks = random_masks(encoder.spec, seed=seed, kinds=kinds, shape=config)
+    small = check(encoder, masks, largest)
+    kept = int((masks.get((0, "z_pos"), torch.zeros(1)) != 0).sum())
+    conv = small.positional_convolution.conv
+    assert kept == len(small.spec.position_groups) == (0 if conv is None else conv.groups)
+    assert small.num_parameters() == sum(parameters(config, small.spec).values())
+
+
+@pytest.mark.parametrize("gone", [(), (0,), (3,), (1, 2), (0, 1, 2, 3)], ids=str)
+def test_removed_groups_of_the_positional_convolution(largest, gone):
+    """The first, the last, neighbours, all and none; a dense model filled up with zeros computes the same."""
+    encoder = random_encoder(tiny_base(), seed=1)
+    plain, z = copy.deepcopy(encoder), torch.tensor([0.3, 0.5, 0.7, 0.9])
+    z[list(gone)] = 0
+    small = check(encoder, {(0, "z_pos"): z}, largest)
+    assert largest(plain, encoder) > 100 * FP32, "the masks do nothing"
+    assert largest(whole(small.double()), small) <= FP64
+    assert set(range(4)) - set(gone) == set(small.spec.position_groups)
 
 
 def test_channels_that_are_the_residual_stream_are_kept(largest):
@@ -294,13 +326,28 @@ class TestTheComparisonNotices:
         masked.feature_extractor.register_forward_hook(lambda module, given, features: features * z)
         assert largest(small, masked) > 1000 * FP32
 
+    def test_a_soft_group_that_is_folded_behind_gelu(self, encoder, largest):
+        z = torch.tensor([0.0, 0.5, 0.7, 1.0])
+        small, masked = export_and_mask(encoder, {(0, "z_pos"): z})
+        masked.positional_convolution.z_pos = (z != 0).float()
+        masked.positional_convolution.register_forward_hook(lambda module, given, y: y * z.repeat_interleave(6))
+        assert largest(small, masked) > 1000 * FP32
+
+    def test_magnitudes_of_taps_over_all_groups(self, encoder, largest):
+        """What slicing the rows alone would leave: each tap scaled by the norm of the rows that stay."""
+        small, masked = export_and_mask(encoder, {(0, "z_pos"): torch.tensor([0.0, 1.0, 1.0, 0.0])})
+        magnitudes = masked.positional_convolution.conv.parametrizations["weight"].original0
+        small.positional_convolution.conv.parametrizations["weight"].original0.data.copy_(magnitudes)
+        assert largest(small, masked) > 1000 * FP32
+
     def test_every_parameter_of_the_smaller_model(self, encoder, largest):
         masks = soft_masks(encoder, "one head's values")
         sizes = enumerate(encoder.spec.conv_mask_sizes(encoder.config))
         conv_masks = {(i, "z_conv"): torch.linspace(0.3, 1, size) for i, size in sizes}
         for z in conv_masks.values():  # a norm over one channel alone would hide everything before it
             z[::3] = 0
-        small, masked = export_and_mask(encoder, {**masks, **conv_masks})
+        positions = {(0, "z_pos"): torch.tensor([0.4, 0.0, 1.0, 0.7])}
+        small, masked = export_and_mask(encoder, {**masks, **conv_masks, **positions})
         invisible = [n for n, _ in small.named_parameters() if n == "mask_embedding" or n.endswith("k_proj.bias")]
         blind = []
         for name, parameter in small.named_parameters():

@@ -254,6 +254,16 @@ def test_with_all_gates_closed_a_cnn_layer_keeps_one_multiple_and_an_ffn_nothing
     assert final.spec.channels == (tuple(range(4)),) * 3 and {len(layer.ffn) for layer in final.spec.layers} == {0}
 
 
+def test_groups_of_the_positional_convolution_are_in_no_multiples():
+    shape = tiny_base(embed_dim=32, num_heads=2, pos_conv_groups=16)
+    for multiple in (4, "head"):
+        gates = trained(CompactSpec.dense(shape), shape, kinds=(*FULL, "pos"), multiple=multiple, seed=1)
+        log_alpha = gates.table.split(gates.log_alpha.detach())[0, "z_pos"].tolist()
+        final = final_masks(gates, SpeechEncoder(shape), UNMATCHED)
+        assert final.masks[0, "z_pos"].tolist() == pytest.approx(by_the_rule(log_alpha, 1.0, 1), abs=1e-6)
+        assert 0 < len(final.spec.position_groups) < 16 and len(final.spec.position_groups) % 4
+
+
 def test_multiples_that_are_too_coarse_miss_the_target():
     """In a tiny encoder, eight dimensions are several percent: the nearest structure is taken and reported."""
     encoder = SpeechEncoder(SHAPE)

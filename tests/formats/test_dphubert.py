@@ -430,6 +430,11 @@ def exported(name, *, gone=(), channels=True):
     return random_encoder(config, seed=1, spec=CompactSpec(layers=tuple(layers), channels=kept))
 
 
+def without_position_groups():
+    encoder = exported("wavlm_base")
+    return random_encoder(encoder.config, seed=1, spec=replace(encoder.spec, position_groups=(0, 2)))
+
+
 @pytest.mark.parametrize("fmt", ["dphubert", "diarizen"])
 @pytest.mark.parametrize("name", WHOLE_HEADS)
 @pytest.mark.parametrize("channels", [True, False])
@@ -523,6 +528,7 @@ def test_a_structure_that_the_format_cannot_express_is_one_clear_error(layer, me
     [
         (lambda: exported("wavlm_base", gone=(0,)), "a position bias where layer 0 has no attention"),
         (lambda: random_encoder(tiny_families()["data2vec_base"], seed=1), "cannot hold a data2vec"),
+        (lambda: without_position_groups(), "a pruned positional convolution"),
         (lambda: random_encoder(tiny_base(gated_position=False), seed=1), "a position bias without a gate"),
         (lambda: random_encoder(tiny_base(**NO_BIAS), seed=1), "a WavLM without a position bias whose layer 0 has att"),
         (lambda: random_encoder(tiny_base(projection_norm=False), seed=1), "without a LayerNorm before its projection"),

@@ -37,7 +37,11 @@ PRUNED_CNN = random_spec(tiny_large(), seed=2, channels=True)
 
 
 @pytest.mark.parametrize(
-    "spec", [None, random_spec(tiny_large(), seed=1), CompactSpec(layers=(NOTHING,) * 3), PRUNED_CNN]
+    "spec",
+    [
+        *(None, random_spec(tiny_large(), seed=1), CompactSpec(layers=(NOTHING,) * 3), PRUNED_CNN),
+        *(CompactSpec(layers=(NOTHING,) * 3, position_groups=kept) for kept in ((), (1, 3))),
+    ],
 )
 def test_a_saved_encoder_is_loaded_bit_for_bit(spec, tmp_path):
     encoder = random_encoder(tiny_large(), seed=0, spec=spec)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import safetensors.torch
@@ -24,6 +25,7 @@ LENGTHS = (4000, 3111, 700)
 # The code of a user, in an interpreter without this package.
 USER = """
 import sys
+from dataclasses import replace
 class Absent:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] == "s3prl_pruned":
@@ -66,8 +68,11 @@ def waveforms():
 
 
 def pruned(name):
-    """Models with a dense CNN (hubert) and with pruned ones."""
-    return random_encoder(SHAPES[name], seed=1, spec=random_spec(SHAPES[name], seed=2, channels="hubert" not in name))
+    """Models with a dense CNN and positional convolution (hubert) and with pruned ones."""
+    spec = random_spec(SHAPES[name], seed=2, channels="hubert" not in name)
+    if "hubert" not in name and SHAPES[name].has_position_groups:
+        spec = replace(spec, position_groups=(1, 2))
+    return random_encoder(SHAPES[name], seed=1, spec=spec)
 
 
 def test_transformers_loads_every_family_without_this_package_and_computes_the_upstreams_states(

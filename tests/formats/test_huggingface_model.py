@@ -62,7 +62,7 @@ def speech():
 def make(name, *, seed=None, kind=PrunedSpeechModel, **settings):
     """A model in evaluation mode, dense or randomly pruned."""
     shape = SHAPES[name]
-    spec = None if seed is None else random_spec(shape, seed=seed, channels=True)
+    spec = None if seed is None else random_spec(shape, seed=seed, channels=True, positions=True)
     encoder = random_encoder(shape, seed=1, spec=spec)
     settings = {"encoder": to_dict(shape), "spec": encoder.spec.to_dict(), **settings}
     model = kind(PrunedSpeechConfig(**settings)).eval()

@@ -1,11 +1,14 @@
 """Gates fill an encoder's slots; one draw serves one optimiser step; the clip acts once on its whole gradient."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from s3prl_pruned.config import UserError, from_dict
 from s3prl_pruned.gates.attach import GateConfig, GateSet
-from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_base
+from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_base, tiny_families, tiny_whisper
+from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.masks import KINDS, LAYER_KINDS, masks_of_layer
 from s3prl_pruned.models.spec import CompactSpec, LayerSpec
 
@@ -83,11 +86,40 @@ def test_masks_of_the_cnn_get_their_full_gradient_whatever_its_weights_get(mult)
 
 @pytest.mark.parametrize("seed", range(4))
 def test_gates_fit_a_model_that_is_already_pruned(seed):
-    spec = random_spec(CONFIG, seed=seed, channels=seed > 1)
+    spec = random_spec(CONFIG, seed=seed, channels=seed > 1, positions=seed > 0)
     encoder = random_encoder(CONFIG, seed=0, spec=spec)
     for kinds in (GateConfig().kinds, NO_FAHP, KINDS):
         draw(spread(gates(spec, kinds=kinds))).fill(encoder)
         assert torch.isfinite(encoder(torch.randn(1, 800)).hidden_states[-1]).all()
+
+
+def test_each_group_of_the_positional_convolution_has_a_mask_that_gets_a_gradient():
+    gate_set, encoder = spread(gates(kinds=KINDS)), random_encoder(CONFIG, seed=0).train()
+    step = draw(gate_set)
+    step.fill(encoder)
+    assert encoder.positional_convolution.z_pos is step.masks[0, "z_pos"] and len(step.masks[0, "z_pos"]) == 4
+    assert step.averages()["z_pos"] == pytest.approx([float(step.masks[0, "z_pos"].detach().mean())])
+    encoder(torch.randn(1, 800, generator=torch.Generator().manual_seed(0))).hidden_states[0].square().sum().backward()
+    step.backward(step.gradient())
+    gradients = gate_set.table.split(gate_set.log_alpha.grad)
+    assert (gradients[0, "z_pos"] != 0).all()  # of closed groups, too
+    assert not any(grad.any() for (_, name), grad in gradients.items() if name not in ("z_pos", "z_conv"))
+    step.empty(encoder)
+    assert encoder.positional_convolution.z_pos is None
+    assert "positional_convolution.log_alpha" in gate_set.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("config", "found"),
+    [(tiny_families()["data2vec_base"], "data2vec encoder has a stack of 3"),
+     (tiny_whisper(), "whisper encoder has fixed positions")],
+    ids=["data2vec", "whisper"],
+)  # fmt: skip
+def test_other_positions_than_a_single_convolution_have_no_groups(config, found):
+    with pytest.raises(UserError, match=f"gates of the kind `pos`.*{found}. Leave the kind out"):
+        GateSet(CompactSpec.dense(config), GateConfig(kinds=("int", "pos")), config)
+    with pytest.raises(UserError, match=found):
+        SpeechEncoder(config, replace(CompactSpec.dense(config), position_groups=(0,)))
 
 
 def test_at_the_start_the_student_is_nearly_the_teacher():
@@ -102,7 +134,7 @@ def test_kinds_may_have_initial_values_of_their_own():
     gate_set = GateSet(DENSE, config, CONFIG)
     starts = {name: set(gate.log_alpha.tolist()) for _, name, gate in gate_set.items()}
     assert starts.pop("z_int") == {0.0} and starts.pop("z_conv") == {2.0}
-    assert all(start == pytest.approx([4.605]) for start in map(list, starts.values())) and len(starts) == 5
+    assert all(start == pytest.approx([4.605]) for start in map(list, starts.values())) and len(starts) == 6
     kept = [float(gate.keep_probability().mean().detach()) for _, name, gate in gate_set.items() if name == "z_int"]
     assert kept == pytest.approx([1 / (1 + 11 ** (-2 / 3))] * 3)
 

@@ -23,9 +23,14 @@ def channels(*kept):
     return CompactSpec(layers=(DENSE,), channels=kept)
 
 
+def groups(*kept):
+    return CompactSpec(layers=(DENSE,), position_groups=kept)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_a_structure_survives_json(seed):
-    spec = random_spec(tiny_base(), seed=seed, channels=seed > 2)
+    spec = random_spec(tiny_base(), seed=seed, channels=seed > 2, positions=seed % 2 == 1)
+    assert ("position_groups" in spec.to_dict()) == ("position_groups" in to_dict(spec)) == (seed % 2 == 1)
     for plain in (spec.to_dict(), to_dict(spec)):
         back = from_dict(CompactSpec, json.loads(json.dumps(plain)), "config.json")
         assert back == spec
@@ -54,6 +59,8 @@ def test_a_configuration_survives_json():
         (channels((0, 1)), "the spec has 1 CNN layers, but the encoder has 5"),
         (channels((0, 8), *[(0,)] * 4), "CNN layer 0 channels of the spec must be ascending indices below 8"),
         (channels((1, 0), *[(0,)] * 4), "CNN layer 0 channels of the spec must be ascending"),
+        (groups(0, 4), "groups of the positional convolution of the spec must be ascending indices below 4"),
+        (groups(1, 0), "groups of the positional convolution of the spec must be ascending"),
         (channels(*[(0,)] * 4, ()), "CNN layer 4 of the spec keeps no channel, and at least one must stay"),
     ],
 )

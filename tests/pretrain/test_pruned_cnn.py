@@ -1,4 +1,4 @@
-"""Runs that also prune channels of the CNN: training, resuming, export, and use as an s3prl upstream."""
+"""Runs that also prune CNN and positional convolution: training, resuming, export, and use as an s3prl upstream."""
 
 import shutil
 
@@ -14,7 +14,7 @@ from s3prl_pruned.report.figures import mask_averages
 from s3prl_pruned.upstream.expert import UpstreamExpert
 from tests.pretrain.test_interruption import trajectory
 
-KINDS = ("-o", "gates.kinds=[mha,qk,vo,ffn,int,conv],,runner.total_steps=4")
+KINDS = ("-o", "gates.kinds=[mha,qk,vo,ffn,int,conv,pos],,gates.initial_by_kind.pos=-1,,runner.total_steps=4")
 FROZEN = (KINDS[0], KINDS[1] + ",,student.feature_grad_mult=0")
 
 
@@ -29,20 +29,27 @@ def test_the_export_has_fewer_channels_and_meets_the_target_with_the_cnn_counted
     assert kept == [len(channels) for channels in encoder.spec.channels] and sum(kept) < sum(
         c for c, _, _ in encoder.config.conv_layers
     )
+    groups = encoder.spec.position_groups
+    conv = encoder.positional_convolution.conv
+    assert len(groups) == (conv.groups if groups else 0) < encoder.config.pos_conv_groups
     assert provenance["sparsity"]["realised"] == pytest.approx(0.8, abs=0.01)
-    assert "Channels of the CNN's layers: " in (finished / "export" / "README.md").read_text()
+    card = (finished / "export" / "README.md").read_text()
+    assert "Channels of the CNN's layers: " in card
+    assert f"Groups of the positional convolution: {len(groups)} of {encoder.config.pos_conv_groups}." in card
 
 
-def test_the_log_has_the_kept_share_of_each_cnn_layer(finished):
+def test_the_log_has_the_kept_shares_of_the_cnn_and_the_positional_convolution(finished):
     line = read_log(finished)[-1]
     student, final, _ = masked_student(finished / "states-4.ckpt")
     assert len(line["mask_means"]["z_conv"]) == len(line["remaining"]["channels"]) == len(student.config.conv_layers)
     assert all(0 < share <= 1 for share in line["remaining"]["channels"])
+    assert len(line["mask_means"]["z_pos"]) == 1 and 0 <= line["remaining"]["position_groups"][0] <= 1
+    assert student.positional_convolution.z_pos is final.masks[0, "z_pos"]
     assert student.feature_extractor.layers[0].z_conv is final.masks[0, "z_conv"]
     labels = [
         text.get_text() for text in mask_averages(read_log(finished), "log", None).axes[0].get_legend().get_texts()
     ]
-    assert any("CNN channels" in label for label in labels)
+    assert all(any(of in label for label in labels) for of in ("CNN channels", "groups of the positional convolution"))
 
 
 def test_a_resumed_run_takes_the_same_steps(recipe, finished, tmp_path):
@@ -69,3 +76,4 @@ def test_with_a_frozen_cnn_only_its_masks_are_learned(recipe, tmp_path):
     assert all(torch.equal(state["Student"][f"feature_extractor.{name}"], value) for name, value in teacher.items())
     gates = {name: value for name, value in state["Gates"].items() if name.startswith("cnn.")}
     assert len(gates) == 7 and all((value != 4.605).any() for value in gates.values())
+    assert (state["Gates"]["positional_convolution.log_alpha"] != -1).any()

@@ -1,5 +1,7 @@
 """Counts compared with the model itself, with PyTorch's own counter, and with published figures."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,6 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from s3prl_pruned.models import families
+from s3prl_pruned.models.components import PositionalConvolution
 from s3prl_pruned.models.dummies import random_spec, tiny_base, tiny_large, tiny_peculiar, tiny_whispers
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.spec import CompactSpec, LayerSpec
@@ -59,7 +62,7 @@ def numel_by_part(encoder):
 @settings(max_examples=40, deadline=None)
 @given(config=configs, seed=seeds)
 def test_parameters_by_part_are_those_of_the_model(config, seed):
-    spec = random_spec(config, seed=seed, channels=seed % 2 == 1)
+    spec = random_spec(config, seed=seed, channels=seed % 2 == 1, positions=seed % 3 > 0)
     counts = parameters(config, spec)
     with torch.device("meta"):
         encoder = SpeechEncoder(config, spec)
@@ -131,6 +134,28 @@ def test_base_with_its_cnn_has_more_prunable_weights():
 
 
 @settings(max_examples=25, deadline=None)
+@given(config=st.sampled_from([config for config in CONFIGS if config.has_position_groups]), seed=seeds)
+def test_weights_of_a_pruned_positional_convolution_count_beside_them(config, seed):
+    spec = random_spec(config, seed=seed, positions=True)
+    counted = []
+    for kept in (spec, CompactSpec.dense(config)):
+        conv = PositionalConvolution(config, kept.position_groups).conv
+        counted.append(prunable_weights(config, replace(kept, position_groups=None)))
+        counted[-1] += 0 if conv is None else conv.weight.numel()
+    assert prunable_weights(config, spec) == counted[0]
+    assert realised_sparsity(config, spec) == pytest.approx(1 - counted[0] / counted[1])
+
+
+def test_base_with_its_positional_convolution_has_another_whole():
+    """84,934,656 of the paper, and 768 x 48 x 128 of 16 groups."""
+    base = families.wavlm_base()
+    half = replace(CompactSpec.dense(base), position_groups=tuple(range(8)))
+    assert realised_sparsity(base, half) == pytest.approx(8 * 48 * 48 * 128 / (84_934_656 + 768 * 48 * 128))
+    before, after = (parameters(base, spec)["positional_convolution"] for spec in (CompactSpec.dense(base), half))
+    assert before - after == 8 * 48 * 48 * 128 + 8 * 48  # the biases too; 128 magnitudes stay
+
+
+@settings(max_examples=25, deadline=None)
 @given(config=configs, seed=seeds)
 def test_weights_are_the_elements_of_the_six_matrices(config, seed):
     spec = random_spec(config, seed=seed)
@@ -179,7 +204,7 @@ def counted_by_torch(encoder, num_samples):
 @settings(max_examples=25, deadline=None)
 @given(config=configs, seed=seeds, num_samples=st.integers(100, 3000))
 def test_macs_equal_pytorchs_count(config, seed, num_samples):
-    spec = random_spec(config, seed=seed, channels=seed % 2 == 1)
+    spec = random_spec(config, seed=seed, channels=seed % 2 == 1, positions=seed % 3 > 0)
     encoder = SpeechEncoder(config, spec).eval()
     num_samples = max(num_samples, config.frame_samples)
     assert counted_by_torch(encoder, num_samples) == macs(config, spec, num_samples)

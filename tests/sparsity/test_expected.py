@@ -19,7 +19,7 @@ DENSE = CompactSpec.dense(CONFIG)
 CHANNELS = DENSE.channels_of(CONFIG)
 FULL, NO_FAHP = GateConfig().kinds, ("mha", "head", "ffn", "int")
 MIXTURES = [FULL, NO_FAHP, LAYER_KINDS, ("mha", "ffn"), ("qk",), ("head", "vo", "int"), ("head",)]
-WITH_CNN = [KINDS, ("head", "int", "conv"), ("conv",)]
+WITH_CNN = [KINDS, ("head", "int", "conv"), ("conv",), ("pos",)]
 
 
 def gates(spec=DENSE, *, kinds=FULL, log_alphas=None):
@@ -35,21 +35,22 @@ def at_random(seed, scale=1.5):
     return lambda i, name, shape: torch.randn(shape, generator=generator) * scale
 
 
-@pytest.mark.parametrize("with_cnn", [False, True])
+@pytest.mark.parametrize("beside", [(), ("conv",), ("pos",), ("conv", "pos")], ids="-".join)
 @pytest.mark.parametrize("seed", range(8))
-def test_deterministic_gates_expect_the_counts_of_their_structure(seed, with_cnn):
+def test_deterministic_gates_expect_the_counts_of_their_structure(seed, beside):
     """With P in {0, 1}, expected and realised sparsity of a structure are equal."""
-    kept = random_spec(CONFIG, seed=seed, channels=with_cnn)
+    kept = random_spec(CONFIG, seed=seed, channels="conv" in beside, positions="pos" in beside)
 
     def sure(i, name, shape):
         h, k = CONFIG.num_heads, CONFIG.head_dim
         sizes = {"z_mha": 1, "z_ffn": 1, "z_int": CONFIG.ffn_dim, "z_conv": len(CHANNELS[i])}
+        sizes["z_pos"] = CONFIG.pos_conv_groups
         assert shape == (sizes.get(name, h * k),)
         values = torch.full(shape, -50.0)
         values[kept_units(kept, CONFIG, i, name)] = 50.0
         return values
 
-    expected = expected_sparsity(gates(kinds=(*FULL, *["conv"] * with_cnn), log_alphas=sure), CONFIG)
+    expected = expected_sparsity(gates(kinds=(*FULL, *beside), log_alphas=sure), CONFIG)
     assert float(expected.detach()) == pytest.approx(realised_sparsity(CONFIG, kept), abs=1e-6)
 
 

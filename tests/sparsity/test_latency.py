@@ -2,6 +2,7 @@
 damaged files are refused."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from s3prl_pruned.models.families import hubert_base, wavlm_base
 from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.sparsity.counts import EncoderCounts
 from s3prl_pruned.sparsity.latency import Grid, Line, interpolate, latency_table, read_latency_table
-from tests.latency_tables import HEAD, cnn_time, ffn_time, head_time, rest_time, table_of
+from tests.latency_tables import HEAD, cnn_time, ffn_time, head_time, position_time, rest_time, table_of
 
 CONFIG = tiny_base()
 
@@ -23,6 +24,7 @@ def exact(config, spec):
     """The time of a structure by the formulas of the invented device."""
     seconds = cnn_time(config, [len(kept) for kept in spec.channels_of(config)])
     seconds += rest_time(len(spec.channels_of(config)[-1]))
+    seconds += position_time(len(spec.groups_of(config))) - position_time(config.pos_conv_groups)
     for layer in spec.layers:
         dims = sum(len(head.qk) + len(head.vo) for head in layer.heads)
         seconds += head_time(len(layer.heads), dims / (2 * len(layer.heads) or 1)) if layer.heads else 0
@@ -33,7 +35,7 @@ def exact(config, spec):
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10_000), channels=st.booleans())
 def test_a_time_that_is_bilinear_in_its_counts_is_exact(seed, channels):
-    spec = random_spec(CONFIG, seed=seed, channels=channels)
+    spec = random_spec(CONFIG, seed=seed, channels=channels, positions=seed % 3 > 0)
     found = table_of(CONFIG).time(EncoderCounts.of(CONFIG, spec))
     assert found == pytest.approx(exact(CONFIG, spec), rel=1e-9)
 
@@ -43,8 +45,9 @@ def test_the_time_depends_on_every_part():
     whole = table.time(dense)
     assert whole == pytest.approx(exact(CONFIG, CompactSpec.dense(CONFIG)))
     for i in range(len(dense.channels)):
-        fewer = EncoderCounts(dense.layers, [c - (j == i) for j, c in enumerate(dense.channels)], with_cnn=True)
+        fewer = replace(dense, channels=[c - (j == i) for j, c in enumerate(dense.channels)], with_cnn=True)
         assert table.time(fewer) < whole
+    assert table.time(replace(dense, position_groups=3, with_positions=True)) < whole
     for name in ("qk", "vo", "ffn", "heads"):
         fewer = EncoderCounts.dense(CONFIG, with_cnn=False)
         setattr(fewer.layers[1], name, getattr(fewer.layers[1], name) - 1)
@@ -62,6 +65,14 @@ def test_the_gradient_is_the_slope_of_the_piece_and_reaches_every_count():
     for layer in counts.layers:
         assert layer.qk.grad == layer.vo.grad == pytest.approx(HEAD / 2, rel=1e-5) and layer.ffn.grad > 0
         assert layer.heads.grad == pytest.approx(3e-4, rel=1e-3)
+
+
+def test_a_table_without_times_of_the_positional_convolution_serves_models_that_keep_it():
+    old, dense = replace(table_of(CONFIG), positions=None), EncoderCounts.dense(CONFIG, with_cnn=False)
+    assert "positions" not in to_dict(old) and latency_table(to_dict(old), "old") == old
+    assert old.time(dense) == table_of(CONFIG).time(dense)
+    with pytest.raises(UserError, match="no times of the positional convolution, but its groups are pruned"):
+        old.time(replace(dense, with_positions=True))
 
 
 def test_the_time_of_a_layer_goes_to_zero_as_its_gates_close():

@@ -24,6 +24,7 @@ from tests.latency_tables import cnn_time, table_of
 from tests.sure_gates import kept_units
 
 FULL, WITH_CNN = GateConfig().kinds, (*GateConfig().kinds, "conv")
+WITH_POSITIONS = (*GateConfig().kinds, "pos")
 CONFIGS = {"base": tiny_base(), "large": tiny_large()}
 
 
@@ -47,12 +48,17 @@ def sure(config, kept, kinds):
 
 
 @settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 10_000), shape=st.sampled_from(sorted(CONFIGS)), with_cnn=st.booleans())
-def test_deterministic_gates_expect_the_counts_and_shares_of_their_structure(seed, shape, with_cnn):
+@given(
+    seed=st.integers(0, 10_000),
+    shape=st.sampled_from(sorted(CONFIGS)),
+    with_cnn=st.booleans(),
+    with_positions=st.booleans(),
+)
+def test_deterministic_gates_expect_the_counts_and_shares_of_their_structure(seed, shape, with_cnn, with_positions):
     """Heads, widths of ragged heads, MACs and time included."""
     config = CONFIGS[shape]
-    kept = random_spec(config, seed=seed, channels=with_cnn)
-    gates = sure(config, kept, WITH_CNN if with_cnn else FULL)
+    kept = random_spec(config, seed=seed, channels=with_cnn, positions=with_positions)
+    gates = sure(config, kept, (*FULL, *["conv"] * with_cnn, *["pos"] * with_positions))
     expected, counted = expected_encoder(gates, config, heads=True), EncoderCounts.of(config, kept)
     (mine,) = expected.layers
     for name in ("qk", "vo", "ffn", "heads", "products"):
@@ -113,7 +119,7 @@ def embedded():
         return SpeechEncoder(wavlm_embedded())
 
 
-@pytest.mark.parametrize("kinds", [FULL, WITH_CNN], ids="-".join)
+@pytest.mark.parametrize("kinds", [FULL, WITH_CNN, WITH_POSITIONS], ids="-".join)
 @pytest.mark.parametrize(
     "target", [{"of": "macs", "share": 0.4}, {"of": "macs", "share": 0.7}, {"speedup": 1.8}, {"speedup": 3.0}], ids=str
 )
@@ -132,6 +138,7 @@ def test_final_masks_meet_the_target_by_one_shift(embedded, target, kinds):
     bare = final_masks(gates, embedded, replace(config, match_target=False), table)
     final = final_masks(gates, embedded, config, table)
     reachable = measure.reachable(GateConfig(kinds=tuple(k for k in kinds if k not in ("mha", "ffn"))), embedded.spec)
+    assert final.spec.position_groups == bare.spec.position_groups  # a group is too much at once to be shifted
     if config.goal < reachable:
         assert abs(final.reached - config.goal) <= config.tolerance
     else:

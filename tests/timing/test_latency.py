@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,7 @@ def test_the_parts_that_are_measured_are_the_models_parts(counting, config):
         thinned(config, 2, 5, 13, (3, 7, 10, 1, last)),
         thinned(config, 1, 1, 0, (8, 1, 6, 12, last)),
         thinned(config, 0, 0, 20, (1, 2, 3, 4, last)),
+        *(replace(CompactSpec.dense(config), position_groups=kept) for kept in ((), (2,), (0, 1, 3))),
     ):
         found = 1e9 * table.time(EncoderCounts.of(config, spec))
         assert found == pytest.approx(sum(macs(config, spec, SAMPLES).values()), rel=1e-6)
@@ -81,7 +83,7 @@ def test_whispers_parts_are_measured_in_its_window(counting, window):
     table = measure_table(config, SETTING, utterance_seconds=0.3)
     assert table.time(EncoderCounts.dense(config, with_cnn=False)) == pytest.approx(table.whole, rel=1e-6)
     layers = sum(macs(config, CompactSpec.dense(config), 4800)[part] for part in ("attention", "feed_forward"))
-    nothing = EncoderCounts([], EncoderCounts.dense(config, with_cnn=False).channels, with_cnn=False)
+    nothing = replace(EncoderCounts.dense(config, with_cnn=False), layers=[])
     assert 1e9 * (table.whole - table.time(nothing)) == pytest.approx(layers, rel=1e-6)
     with pytest.raises(UserError, match="an utterance of one window, but 0.6 s are 2"):
         measure_table(config, SETTING, utterance_seconds=0.6)

@@ -23,10 +23,10 @@ class FastPositionalConvolution(PositionalConvolution):
 
     derived: Derived
 
-    def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
+    def convolve(self, conv: nn.Conv1d, x: Tensor) -> Tensor:
+        """As `PositionalConvolution.convolve`."""
         path = positions_path(self, x)
-        return super().forward(x) if path is None else F.gelu(convolve(self.conv, x, self.derived, path))
+        return super().convolve(conv, x) if path is None else convolve(conv, x, self.derived, path)
 
 
 class FastPositionalConvolutionStack(PositionalConvolutionStack):

@@ -90,14 +90,15 @@ class HardConcretePruner:
     def log_records(self, draw: MaskDraw, whole: CompactSpec) -> dict[str, Any]:
         """Units kept by the rounding rule alone (the target still rises), and mask averages as in Figure 3a.
 
-        Shares of the CNN's channels are those kept by its own masks.
+        Shares of the CNN's channels and of the positional convolution's groups are those kept by their own masks.
         """
         bare = replace(self.control.config, match_target=False)
         kept = final_masks(self.gates, self.student, bare, self.control.table)
         remaining = remaining_units(kept.spec, whole)
-        channels = [float((z != 0).float().mean()) for (_, name), z in kept.masks.items() if name == "z_conv"]
-        if channels:
-            remaining["channels"] = channels
+        for kind, slot in (("channels", "z_conv"), ("position_groups", "z_pos")):
+            shares = [float((z != 0).float().mean()) for (_, name), z in kept.masks.items() if name == slot]
+            if shares:
+                remaining[kind] = shares
         return {**self.control.realised(kept), "mask_means": draw.averages(), "remaining": remaining}
 
     def state(self) -> dict[str, Any]:

@@ -86,7 +86,7 @@ class TechniquesPruner:
         masks, shape = self.compressor.masks(), self.student.config
         spec = surviving_spec(self.student.spec, masks)
         left = min(weights_left(self.student), prunable_weights(shape, spec))  # masked units may contain zeros too
-        return FinalMasks.exact(masks, spec, sparsity(left, shape, with_cnn=spec.channels is not None))
+        return FinalMasks.exact(masks, spec, sparsity(left, shape, spec))
 
     def final_draw(self, final: FinalMasks) -> MaskDraw:
         """The current masks."""
