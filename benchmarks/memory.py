@@ -18,7 +18,8 @@ from s3prl_pruned.command_line import command_line
 from s3prl_pruned.config import from_dict
 from s3prl_pruned.data.waveforms import SAMPLE_RATE
 from s3prl_pruned.models import families
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.pretrain.config import DataConfig
 from s3prl_pruned.pretrain.memory import GIB, Batch, MemorySetting, memory_of_step
 from s3prl_pruned.pretrain.objectives import OBJECTIVES

@@ -1,6 +1,6 @@
 """A latency table of an invented device whose times are simple formulas. No time in it was measured."""
 
-from s3prl_pruned.models.spec import EncoderConfig
+from s3prl_pruned.models.shape import EncoderConfig
 from s3prl_pruned.sparsity.latency import FORMAT, FORMAT_VERSION, Grid, LatencyTable, Line, Measurement
 
 HEAD, FFN = 2e-4, 1e-4  # seconds per dimension

@@ -23,7 +23,7 @@ from s3prl_pruned.models import components
 from s3prl_pruned.models.accelerate import accelerate, closed_units
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.masks import LAYER_KINDS, Masks, SlotTable
-from s3prl_pruned.models.spec import EncoderConfig
+from s3prl_pruned.models.shape import EncoderConfig
 from s3prl_pruned.objectives.distill import DistillConfig, LayerDistillation
 from s3prl_pruned.pretrain import expert
 from s3prl_pruned.timing.memory import LiveBytes

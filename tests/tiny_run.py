@@ -11,7 +11,7 @@ from benchmarks.synthetic_audio import synthetic_noise, synthetic_tone
 from s3prl_pruned.formats import microsoft
 from s3prl_pruned.models.dummies import random_encoder, tiny_base
 from s3prl_pruned.models.families import wavlm_base
-from s3prl_pruned.models.spec import EncoderConfig
+from s3prl_pruned.models.shape import EncoderConfig
 from s3prl_pruned.pretrain.command import main
 
 MODEL = {

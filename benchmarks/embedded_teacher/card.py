@@ -1,7 +1,7 @@
 """The embedded teacher's model card: the model, its training data, credits."""
 
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.models.spec import EncoderConfig
+from s3prl_pruned.models.shape import EncoderConfig
 from s3prl_pruned.tables import Column, Table
 
 CREDITS = {

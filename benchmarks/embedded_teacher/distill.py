@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from benchmarks.embedded_teacher.recipe import TeacherRecipe
 from benchmarks.embedded_teacher.whisper import FFT, NUM_MELS, mel_filters
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.models.spec import EncoderConfig
+from s3prl_pruned.models.shape import EncoderConfig
 
 
 @dataclass(kw_only=True)

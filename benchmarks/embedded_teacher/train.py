@@ -20,7 +20,7 @@ from benchmarks.embedded_teacher.windows import TargetStatistics, Window, load_c
 from s3prl_pruned.checkpoint import checkpoint_path, load_checkpoint, newest, rotate, save_checkpoint
 from s3prl_pruned.config import UserError, from_dict, to_dict
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.models.spec import EncoderConfig
+from s3prl_pruned.models.shape import EncoderConfig
 
 logger = logging.getLogger(__name__)
 

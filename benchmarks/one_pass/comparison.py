@@ -23,7 +23,7 @@ class Setting:
     """The setting of a comparison."""
 
     family: str = "wavlm"
-    """Family of the encoder, one of `models.spec.FAMILIES`."""
+    """Family of the encoder, one of `models.shape.FAMILIES`."""
     one_pass: str = "self_pinching_asr_embedded"
     """Recipe of `-u <family>_pruned_asr`."""
     prune: str = "embedded"

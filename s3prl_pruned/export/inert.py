@@ -7,7 +7,8 @@ from torch import Tensor
 
 from s3prl_pruned.models.compact import surviving_spec
 from s3prl_pruned.models.masks import Masks, Slot
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.sparsity.counts import prunable_weights
 from s3prl_pruned.sparsity.quantities import INERT
 

@@ -9,7 +9,8 @@ from s3prl_pruned.config import UserError
 from s3prl_pruned.data.waveforms import SAMPLE_RATE
 from s3prl_pruned.models.components import normalize_utterances
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.models.spec import EncoderConfig, StateRule
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.state_rule import StateRule
 
 _LONGEST = 1e6
 """Largest length in seconds, eleven days."""

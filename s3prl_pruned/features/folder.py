@@ -18,7 +18,7 @@ from s3prl_pruned.features.chunks import Chunks, refuse_windows
 from s3prl_pruned.features.loaded import LoadedEncoder
 from s3prl_pruned.folder_lock import locked
 from s3prl_pruned.formats.tensor_files import write_safetensors, written_whole
-from s3prl_pruned.models.spec import StateRule
+from s3prl_pruned.models.state_rule import StateRule
 from s3prl_pruned.progress import progress
 
 logger = logging.getLogger(__name__)

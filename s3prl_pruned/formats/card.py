@@ -8,7 +8,8 @@ from s3prl_pruned.compat import installed_hosts
 from s3prl_pruned.compressors.magnitude import weights_left
 from s3prl_pruned.models.accelerate.int8 import is_int8
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.models.spec import CompactSpec, LayerSpec, StateRule
+from s3prl_pruned.models.spec import CompactSpec, LayerSpec
+from s3prl_pruned.models.state_rule import StateRule
 from s3prl_pruned.sparsity.counts import (
     LayerCounts,
     layer_weights,

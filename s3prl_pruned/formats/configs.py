@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from s3prl_pruned.config import UserError
-from s3prl_pruned.models.spec import EncoderConfig
+from s3prl_pruned.models.shape import EncoderConfig
 
 _RULES = {"wavlm": "chunks", "hubert": "chunks"}
 """Rules for families whose rule is not `convolution`."""

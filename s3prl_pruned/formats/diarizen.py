@@ -16,7 +16,7 @@ from s3prl_pruned.formats.format import PICKLED, Format, LoadedModel, ReadOption
 from s3prl_pruned.formats.keys import NEW_WEIGHT_NORM
 from s3prl_pruned.formats.tensor_files import write_torch_file, written_whole
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.models.spec import StateRule
+from s3prl_pruned.models.state_rule import StateRule
 
 KEYS = replace(dphubert.KEYS, name="diarizen", weight_norm=NEW_WEIGHT_NORM)
 _STATES = StateRule(final_norm=False)

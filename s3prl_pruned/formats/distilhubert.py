@@ -12,7 +12,8 @@ from s3prl_pruned.formats.configs import check_fixed
 from s3prl_pruned.formats.format import Format, LoadedModel, ReadOptions, Source, dense_model, taken_apart
 from s3prl_pruned.formats.keys import Foreign
 from s3prl_pruned.formats.unpickle import plain
-from s3prl_pruned.models.spec import EncoderConfig, StateHeads, StateRule
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.state_rule import StateHeads, StateRule
 
 _FIXED = {"task_emb_type": "expand-last", "out_layer_type": "expand-last", "attention_type": "original"}
 _DEFAULTS = {"encoder_layers": 1, "n_tasks": 12, "final_dim": 768}

@@ -38,7 +38,8 @@ from s3prl_pruned.formats.keys import OLD_WEIGHT_NORM, KeyTable, unwrapped, weig
 from s3prl_pruned.formats.tensor_files import write_torch_file, written_whole
 from s3prl_pruned.formats.unpickle import plain, read_torch_file
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.models.spec import CompactSpec, StateRule
+from s3prl_pruned.models.spec import CompactSpec
+from s3prl_pruned.models.state_rule import StateRule
 
 logger = logging.getLogger(__name__)
 

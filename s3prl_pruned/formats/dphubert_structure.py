@@ -20,7 +20,9 @@ from s3prl_pruned.formats.format import CONFIG, Source
 from s3prl_pruned.formats.keys import NEW_WEIGHT_NORM, OLD_WEIGHT_NORM
 from s3prl_pruned.models import families
 from s3prl_pruned.models.peers import DIARIZEN_HEADS
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, HeadSpec, LayerSpec, StateRule
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.spec import CompactSpec, HeadSpec, LayerSpec
+from s3prl_pruned.models.state_rule import StateRule
 
 CONFIGURATION, RECIPE = "pruned_config.json", "config.toml"
 """DiariZen's files beside the weights: configuration of the encoder, and of the diarizer, which names the encoder."""

@@ -10,7 +10,8 @@ from s3prl_pruned.config import UserError
 from s3prl_pruned.formats.dphubert_structure import FLAGS, LAYER
 from s3prl_pruned.formats.keys import KeyTable
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, LayerSpec, Ranks
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.spec import CompactSpec, LayerSpec, Ranks
 
 
 def checkpoint(encoder: SpeechEncoder, table: KeyTable) -> dict[str, Any]:

@@ -36,7 +36,8 @@ from s3prl_pruned.formats.tensor_files import (
 from s3prl_pruned.models.accelerate import accelerate
 from s3prl_pruned.models.accelerate.int8 import is_int8, quantize_int8
 from s3prl_pruned.models.encoder import SpeechEncoder, freeze_idle
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.spec import CompactSpec
 
 MARK, VERSION = "s3prl_pruned.encoder", 1
 """Values of `format` and `format_version` in `config.json`."""

@@ -15,7 +15,8 @@ from s3prl_pruned.formats.keys import weights_of
 from s3prl_pruned.formats.tensor_files import Progress, check_readable, file_sha256, read_safetensors
 from s3prl_pruned.formats.unpickle import read_torch_file
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.spec import CompactSpec
 
 CONFIG, SAFETENSORS, PICKLED = "config.json", "model.safetensors", "pytorch_model.bin"
 _FOLDER_FILES = (CONFIG, SAFETENSORS, PICKLED, f"{SAFETENSORS}.index.json", f"{PICKLED}.index.json")

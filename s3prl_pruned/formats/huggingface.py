@@ -25,7 +25,8 @@ from s3prl_pruned.formats.huggingface_weights import read_weights, weight_files
 from s3prl_pruned.formats.keys import NEW_WEIGHT_NORM, KeyTable
 from s3prl_pruned.formats.tensor_files import write_safetensors, written_whole
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.spec import CompactSpec
 
 _CNN, _LAYER = "feature_extractor.conv_layers.{c}.", "encoder.layers.{i}."
 

@@ -26,19 +26,21 @@ from s3prl_pruned.formats.folder import CARD, CONFIG, TOLERANCE, probe, relative
 from s3prl_pruned.formats.huggingface_sizes import sizes
 from s3prl_pruned.formats.tensor_files import Progress, written_whole
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.models.spec import EncoderConfig
+from s3prl_pruned.models.shape import EncoderConfig
 
 PREPROCESSOR, MODELLING = "preprocessor_config.json", "modeling_s3prl_pruned"
 # In the order of their imports.
 _SOURCES = (
     "config.py",
+    "models/state_rule.py",
+    "models/time_reduction.py",
+    "models/shape.py",
     "models/spec.py",
     "models/masks.py",
     "models/linear.py",
     "models/components.py",
     "models/cnn.py",
     "models/windows.py",
-    "models/time_reduction.py",
     "models/log_mel.py",
     "models/attention.py",
     "models/state_heads.py",

@@ -6,7 +6,8 @@ from transformers import Wav2Vec2Config
 
 from s3prl_pruned.config import from_dict
 from s3prl_pruned.formats.huggingface_sizes import sizes
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.spec import CompactSpec
 
 
 class PrunedSpeechConfig(Wav2Vec2Config):

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from s3prl_pruned.models.spec import MEL_HOP, CompactSpec, EncoderConfig
+from s3prl_pruned.models.shape import MEL_HOP, EncoderConfig
+from s3prl_pruned.models.spec import CompactSpec
 
 
 def sizes(shape: EncoderConfig, spec: CompactSpec) -> dict[str, Any]:

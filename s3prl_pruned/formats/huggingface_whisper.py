@@ -5,7 +5,7 @@ from s3prl_pruned.formats.format import CONFIG, Format, LoadedModel, ReadOptions
 from s3prl_pruned.formats.huggingface_weights import read_weights, weight_files
 from s3prl_pruned.formats.keys import NEW_WEIGHT_NORM, KeyTable
 from s3prl_pruned.formats.whisper import from_sizes
-from s3prl_pruned.models.spec import MEL_HOP
+from s3prl_pruned.models.shape import MEL_HOP
 
 _LAYER = "encoder.layers.{i}."
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from s3prl_pruned.config import UserError
 from s3prl_pruned.formats.configs import peculiarities
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.spec import CompactSpec
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,8 @@ from s3prl_pruned.formats import fairseq
 from s3prl_pruned.formats.format import Format, LoadedModel, ReadOptions, Source, dense_model, taken_apart
 from s3prl_pruned.formats.keys import State
 from s3prl_pruned.models.components import weight_norm
-from s3prl_pruned.models.spec import EncoderConfig, StateRule
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.state_rule import StateRule
 
 logger = logging.getLogger(__name__)
 

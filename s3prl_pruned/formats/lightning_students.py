@@ -15,7 +15,7 @@ from s3prl_pruned.formats.fairseq import from_cfg
 from s3prl_pruned.formats.format import Source
 from s3prl_pruned.formats.keys import Foreign
 from s3prl_pruned.formats.unpickle import plain
-from s3prl_pruned.models.spec import EncoderConfig
+from s3prl_pruned.models.shape import EncoderConfig
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,8 @@ from s3prl_pruned.formats import fairseq
 from s3prl_pruned.formats.format import Format, LoadedModel, ReadOptions, Source, dense_model, taken_apart
 from s3prl_pruned.formats.keys import Foreign
 from s3prl_pruned.formats.lightning_students import declared, shape, student
-from s3prl_pruned.models.spec import EncoderConfig, StateHeads, StateRule
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.state_rule import StateHeads, StateRule
 
 _KEYS = replace(
     fairseq.KEYS,

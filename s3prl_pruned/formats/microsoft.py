@@ -12,7 +12,8 @@ from s3prl_pruned.formats.fairseq import EXTRACTOR_MODES, KEYS, declared, is_mic
 from s3prl_pruned.formats.format import Format, LoadedModel, ReadOptions, Source, WriteOptions, dense_model, taken_apart
 from s3prl_pruned.formats.tensor_files import write_safetensors, write_torch_file, written_whole
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.spec import CompactSpec
 
 _FIELDS = {
     "encoder_layers": "num_layers",

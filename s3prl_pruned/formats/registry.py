@@ -14,7 +14,8 @@ from s3prl_pruned.formats.format import Format, LoadedModel, ReadOptions, Source
 from s3prl_pruned.formats.tensor_files import Progress
 from s3prl_pruned.models.accelerate.int8 import is_int8
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.spec import CompactSpec
 
 FORMATS: tuple[Format, ...] = tuple(import_module(f"s3prl_pruned.formats.{name}").FORMAT for name in WRITES)
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from s3prl_pruned.formats import fairseq
 from s3prl_pruned.formats.format import Format, LoadedModel, ReadOptions, Source, dense_model, taken_apart
 from s3prl_pruned.formats.lightning_students import declared, shape, student
-from s3prl_pruned.models.spec import StateRule
+from s3prl_pruned.models.state_rule import StateRule
 
 _KEYS = replace(fairseq.KEYS, name="STaRHuBERT")
 _STATES = StateRule(first="none", final_norm=False)

@@ -12,7 +12,7 @@ from s3prl_pruned.formats.format import Format, LoadedModel, ReadOptions, Source
 from s3prl_pruned.formats.keys import NEW_WEIGHT_NORM, KeyTable
 from s3prl_pruned.formats.tensor_files import write_torch_file, written_whole
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.models.spec import EncoderConfig
+from s3prl_pruned.models.shape import EncoderConfig
 
 _CNN, _LAYER = "feature_extractor.conv_layers.{c}.", "encoder.transformer.layers.{i}."
 

@@ -6,7 +6,7 @@ from s3prl_pruned.config import UserError, from_dict, to_dict
 from s3prl_pruned.formats.format import Format, LoadedModel, ReadOptions, Source, dense_model, taken_apart
 from s3prl_pruned.formats.keys import NEW_WEIGHT_NORM, KeyTable
 from s3prl_pruned.models.families import whisper
-from s3prl_pruned.models.spec import EncoderConfig
+from s3prl_pruned.models.shape import EncoderConfig
 
 _BLOCK = "encoder.blocks.{i}."
 

@@ -12,7 +12,8 @@ from s3prl_pruned.gates.hard_concrete import HardConcrete
 from s3prl_pruned.gates.multiples import GROUPED_KINDS, WHOLE_HEADS, refuse_multiple
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.masks import BESIDE_LAYERS, KINDS, Masks, Slot, SlotTable, masks_of_layer
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, LayerSpec
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.spec import CompactSpec, LayerSpec
 from s3prl_pruned.transfers import HostCopy, to_device
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from s3prl_pruned.config import UserError
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.spec import CompactSpec
 
 WHOLE_HEADS = "head"
 """In place of a number: a head keeps all its dimensions, or none."""

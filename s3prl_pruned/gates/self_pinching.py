@@ -21,7 +21,8 @@ from s3prl_pruned.gates.attach import MaskDraw, averages
 from s3prl_pruned.gates.multiples import ranks, refuse_multiple, rounded_to
 from s3prl_pruned.models.encoder import EncoderLayer, SpeechEncoder
 from s3prl_pruned.models.masks import Masks, Slot
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, LayerSpec, Ranks
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.spec import CompactSpec, LayerSpec, Ranks
 
 STRUCTURED = ("head", "int")
 UNSTRUCTURED = ("attention_weights", "ffn_weights")

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from s3prl_pruned.models.linear import linear, masked, masked_linear, precision_of
-from s3prl_pruned.models.spec import EncoderConfig, HeadSpec, Ranks
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.spec import HeadSpec, Ranks
 
 
 def padded_width(sizes: list[int]) -> int:

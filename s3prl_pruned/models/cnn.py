@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from s3prl_pruned.models.components import Stack, exporting, made_again
 from s3prl_pruned.models.linear import linear, masked, masked_linear, precision_of
-from s3prl_pruned.models.spec import EncoderConfig
+from s3prl_pruned.models.shape import EncoderConfig
 
 
 class _ScaleGradient(torch.autograd.Function):

@@ -9,7 +9,8 @@ from s3prl_pruned.config import UserError
 from s3prl_pruned.models.components import PositionalConvolution
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.masks import Slot, masks_of_layer
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, HeadSpec, LayerSpec, Ranks, kept_ranks
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.spec import CompactSpec, HeadSpec, LayerSpec, Ranks, kept_ranks
 
 
 def surviving_spec(

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from s3prl_pruned.models.linear import linear, masked, masked_linear
-from s3prl_pruned.models.spec import EncoderConfig, Ranks
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.spec import Ranks
 
 Held = TypeVar("Held", bound=nn.Module)
 

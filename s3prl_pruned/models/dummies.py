@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from s3prl_pruned.models import families
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.masks import Masks, SlotTable
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, HeadSpec, LayerSpec, StateHeads, StateRule
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.spec import CompactSpec, HeadSpec, LayerSpec
+from s3prl_pruned.models.state_rule import StateHeads, StateRule
 
 
 def tiny_base(**changes: Any) -> EncoderConfig:

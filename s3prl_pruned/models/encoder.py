@@ -24,8 +24,10 @@ from s3prl_pruned.models.components import (
 )
 from s3prl_pruned.models.log_mel import LogMelExtractor, feature_extractor
 from s3prl_pruned.models.masks import LAYER_KINDS, Slot, SlotTable
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, LayerSpec, StateRule
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.spec import CompactSpec, LayerSpec
 from s3prl_pruned.models.state_heads import state_heads
+from s3prl_pruned.models.state_rule import StateRule
 from s3prl_pruned.models.time_reduction import merge_frames, repeat_frames, thin_position_bias
 from s3prl_pruned.models.windows import cut, join
 

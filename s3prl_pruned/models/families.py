@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from s3prl_pruned.config import UserError
-from s3prl_pruned.models.spec import FAMILIES, EncoderConfig
+from s3prl_pruned.models.shape import FAMILIES, EncoderConfig
 
 
 def wavlm_base() -> EncoderConfig:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from s3prl_pruned.models.cnn import FeatureExtractor
 from s3prl_pruned.models.components import exporting
-from s3prl_pruned.models.spec import MEL_HOP, EncoderConfig
+from s3prl_pruned.models.shape import MEL_HOP, EncoderConfig
 from s3prl_pruned.models.windows import cut, join
 
 MEL_WINDOW = 400

@@ -6,7 +6,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, check_position_groups
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.spec import CompactSpec, check_position_groups
 
 Slot: TypeAlias = tuple[int, str]
 """A layer, counted from 0, and the name of a slot in it (Wang et al. 2023, eq. 3). A Transformer layer with H heads, K

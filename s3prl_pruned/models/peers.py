@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.models import families
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, HeadSpec, LayerSpec, StateHeads, StateRule
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.spec import CompactSpec, HeadSpec, LayerSpec
+from s3prl_pruned.models.state_rule import StateHeads, StateRule
 
 _DIARIZEN = "Han et al. 2025; DiariZen's wavlm_config.py"
 _DISTILHUBERT = "Chang et al. 2022; the `distiller` configuration of s3prl"

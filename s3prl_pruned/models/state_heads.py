@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s3prl_pruned.models.components import Stack
-from s3prl_pruned.models.spec import EncoderConfig, StateHeads
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.state_rule import StateHeads
 
 
 class LayerMaps(nn.Module):

@@ -4,8 +4,30 @@ Attention and feed-forward of the upper layers then cost half as much, or less. 
 each frame of the feature extractor.
 """
 
+from dataclasses import dataclass
+
 import torch.nn.functional as F
 from torch import Tensor
+
+from s3prl_pruned.config import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeReduction:
+    """A lower frame rate in the upper layers."""
+
+    after: int
+    """Layers that run at the full frame rate. The input of the next one is the first to be merged."""
+
+    factor: int = 2
+    """Frames that are averaged into one. 2 makes 25 Hz of 50 Hz."""
+
+    def check(self, num_layers: int) -> None:
+        """Raise UserError where no layer would run at the lower rate."""
+        if not 0 <= self.after < num_layers:
+            raise UserError(f"`time_reduction.after` must be from 0 to {num_layers - 1}, but is {self.after}.")
+        if not 2 <= self.factor <= 16:
+            raise UserError(f"`time_reduction.factor` must be from 2 to 16, but is {self.factor}.")
 
 
 def merge_frames(x: Tensor, padding: Tensor | None, factor: int) -> tuple[Tensor, Tensor | None]:

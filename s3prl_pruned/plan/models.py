@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from s3prl_pruned import compat
-from s3prl_pruned.models.spec import FAMILIES
+from s3prl_pruned.models.shape import FAMILIES
 from s3prl_pruned.superb.running.options import make_parser
 from s3prl_pruned.superb.tasks.upstreams import describe_upstream
 from s3prl_pruned.upstream.load import newest_export

@@ -16,7 +16,8 @@ from s3prl_pruned.export.masks import FinalMasks, export_compact, zero_weights
 from s3prl_pruned.formats.folder import TOLERANCE, encoder_for, model_hash, relative_difference, save_encoder
 from s3prl_pruned.former_defaults import as_before
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.pretrain.asr.recognizer import HEAD_NOTE, head_files
 from s3prl_pruned.pretrain.objectives import OBJECTIVES, AnyModelConfig, Objective
 from s3prl_pruned.pretrain.pruners.hard_concrete import HardConcretePruner

@@ -15,7 +15,8 @@ import torch
 from s3prl_pruned.data.batches import in_parts
 from s3prl_pruned.data.waveforms import SAMPLE_RATE
 from s3prl_pruned.models.cnn import SAMPLES_AT_A_TIME
-from s3prl_pruned.models.spec import MEL_HOP, CompactSpec, EncoderConfig, LayerSpec
+from s3prl_pruned.models.shape import MEL_HOP, EncoderConfig
+from s3prl_pruned.models.spec import CompactSpec, LayerSpec
 from s3prl_pruned.pretrain.config import LoopConfig
 from s3prl_pruned.pretrain.expert import Expert
 from s3prl_pruned.sparsity.counts import LayerCounts, map_weights, parameters

@@ -17,7 +17,7 @@ def whole_recipe(family: str, objective: str) -> str:
     """Name of a recipe for a full-size model, for advice: the paper's recipe if the family has one.
 
     Args:
-        family: one of `models.spec.FAMILIES`.
+        family: one of `models.shape.FAMILIES`.
         objective: `distill` or `asr`.
     """
     if objective == "asr":

@@ -10,7 +10,7 @@ import torch
 from s3prl_pruned import resources
 from s3prl_pruned.config import UserError, apply_overrides, from_dict
 from s3prl_pruned.data.sources import sets_in
-from s3prl_pruned.models.spec import FAMILIES
+from s3prl_pruned.models.shape import FAMILIES
 from s3prl_pruned.parsers import Parser
 from s3prl_pruned.pretrain.objectives import OBJECTIVES, Objective
 from s3prl_pruned.pretrain.recipes import (

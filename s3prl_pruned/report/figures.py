@@ -18,7 +18,8 @@ from s3prl_pruned.config import UserError, from_dict
 from s3prl_pruned.formats.folder import CONFIG, read_config
 from s3prl_pruned.gates.distribution import FILE as HARD_CONCRETE
 from s3prl_pruned.gates.distribution import HardConcreteNumbers
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.pretrain.logging import LOG, read_log
 from s3prl_pruned.sparsity.counts import LayerCounts, layer_weights, map_weights, realised_sparsity
 from s3prl_pruned.sparsity.quantities import quantity_in

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from s3prl_pruned.config import UserError, from_dict
 from s3prl_pruned.formats.folder import CONFIG, model_hash, read_config
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.sparsity.counts import macs, parameters, realised_sparsity
 from s3prl_pruned.superb.results.result import RESULT_FILE, Result, read_result
 from s3prl_pruned.tables import Column, Table

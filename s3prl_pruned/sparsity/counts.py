@@ -7,15 +7,9 @@ from typing import TypeAlias, overload
 from torch import Tensor
 
 from s3prl_pruned.models.attention import padded_width
-from s3prl_pruned.models.spec import (
-    ATTENTION_MAPS,
-    FEED_FORWARD_MAPS,
-    CompactSpec,
-    EncoderConfig,
-    LayerSpec,
-    Ranks,
-    StateHeads,
-)
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.spec import ATTENTION_MAPS, FEED_FORWARD_MAPS, CompactSpec, LayerSpec, Ranks
+from s3prl_pruned.models.state_rule import StateHeads
 
 Number: TypeAlias = int | float | Tensor
 """A count of a structure, or its expectation under gates: a scalar tensor, or a tensor (L,) of L layers."""

@@ -14,7 +14,8 @@ from torch import Tensor
 from s3prl_pruned.gates.attach import GateConfig
 from s3prl_pruned.gates.self_pinching import SelfPinchingConfig
 from s3prl_pruned.models.masks import Masks, Slot, SlotTable
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.sparsity.counts import EncoderCounts, LayerCounts, Number, sparsity, weights
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from s3prl_pruned.config import ADDED, UserError, from_dict
-from s3prl_pruned.models.spec import EncoderConfig
+from s3prl_pruned.models.shape import EncoderConfig
 from s3prl_pruned.resources import existing
 from s3prl_pruned.sparsity.counts import EncoderCounts, LayerCounts, total
 

@@ -8,7 +8,8 @@ four per attention weight (mask, softmax counted as two, and dropout, which Base
 gives HuBERT Base the 1,669,156,022,848 on the tool's page, and WavLM Base the leaderboard's 1670 G.
 """
 
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.sparsity.counts import LayerCounts, macs
 
 UTTERANCES = (

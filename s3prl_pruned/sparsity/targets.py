@@ -10,7 +10,8 @@ from torch import Tensor
 from s3prl_pruned.config import UserError, to_dict
 from s3prl_pruned.data.waveforms import SAMPLE_RATE
 from s3prl_pruned.gates.attach import GateConfig
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.sparsity.config import Target
 from s3prl_pruned.sparsity.counts import EncoderCounts, counted_macs, sparsity, weights
 from s3prl_pruned.sparsity.expected import Counted, expected_encoder

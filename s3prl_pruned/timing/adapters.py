@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from s3prl_pruned.config import UserError
 from s3prl_pruned.data.waveforms import collate, normalize_waveform
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.models.spec import EncoderConfig
+from s3prl_pruned.models.shape import EncoderConfig
 
 Encode = Callable[[list[Tensor]], list[Tensor]]
 """B waveforms (S,), fp32, 16 kHz, on the model's device -> hidden states (B, T, D), in the model's precision."""

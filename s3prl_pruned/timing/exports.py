@@ -11,7 +11,8 @@ from s3prl_pruned.formats.format import LoadedModel, Source
 from s3prl_pruned.formats.registry import read
 from s3prl_pruned.models.accelerate import accelerate
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.models.spec import EncoderConfig, StateRule
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.state_rule import StateRule
 from s3prl_pruned.sparsity.counts import macs, prunable_weights, sparsity
 from s3prl_pruned.timing.clock import TimingSetting, compare
 from s3prl_pruned.timing.document import document

@@ -23,7 +23,8 @@ from s3prl_pruned.models.attention import SelfAttention
 from s3prl_pruned.models.components import FeedForward, PositionalConvolution, RelativePosition
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.log_mel import feature_extractor
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, HeadSpec, LayerSpec
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.spec import CompactSpec, HeadSpec, LayerSpec
 from s3prl_pruned.sparsity.counts import EncoderCounts
 from s3prl_pruned.sparsity.latency import FORMAT, FORMAT_VERSION, LatencyTable, Measurement
 from s3prl_pruned.timing.document import commit, machine

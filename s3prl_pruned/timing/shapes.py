@@ -9,7 +9,8 @@ from pathlib import Path
 
 from s3prl_pruned.config import UserError, from_dict
 from s3prl_pruned.models.families import wavlm_base
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, HeadSpec, LayerSpec
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.spec import CompactSpec, HeadSpec, LayerSpec
 
 
 def even(config: EncoderConfig) -> CompactSpec:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from s3prl_pruned.models.accelerate.graphs import graphed
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.masks import Slot
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.timing.adapters import Call, Encode
 
 

@@ -6,7 +6,8 @@ from s3prl_pruned.config import UserError
 from s3prl_pruned.models import families
 from s3prl_pruned.models.dummies import random_encoder
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.timing.names import ModelName, WrongName, nearest
 
 # Our shapes' names in s3prl's hub, and so in `load_teacher`, that have trained weights.

@@ -22,7 +22,7 @@ class UpstreamExpert(nn.Module):
         ckpt: what `upstream.load.load_model` takes.
         model_config: not used; s3prl passes it to every upstream.
         refresh: not used; s3prl passes it to every upstream.
-        family: required family of the encoder, one of `models.spec.FAMILIES`; None accepts any.
+        family: required family of the encoder, one of `models.shape.FAMILIES`; None accepts any.
         compiled: on a GPU in inference, run through CUDA graphs (`models.accelerate.graphs`): short inputs are several
             times as fast, and the first call with each length takes longer.
         states: `own` for the states that the model publishes (`EncoderConfig.states`), `s3prl` for those of s3prl's own

@@ -6,7 +6,7 @@ from s3prl_pruned.config import UserError
 from s3prl_pruned.formats.format import CONFIG, LoadedModel
 from s3prl_pruned.formats.registry import read
 from s3prl_pruned.models.accelerate import accelerate
-from s3prl_pruned.models.spec import StateRule
+from s3prl_pruned.models.state_rule import StateRule
 from s3prl_pruned.pretrain.distill.teachers import load_teacher
 from s3prl_pruned.pretrain.training_checkpoint import MASKED
 

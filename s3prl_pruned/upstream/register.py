@@ -4,7 +4,7 @@ import functools
 from multiprocessing import spawn
 from typing import Any
 
-from s3prl_pruned.models.spec import FAMILIES
+from s3prl_pruned.models.shape import FAMILIES
 
 NAMES = (
     *(f"{family}_pruned{kind}" for family in FAMILIES for kind in ("", "_local", "_url")),

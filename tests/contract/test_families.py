@@ -10,7 +10,7 @@ from s3prl_pruned.formats.folder import load_encoder, save_encoder
 from s3prl_pruned.formats.registry import read, write
 from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_families
 from s3prl_pruned.models.families import wavlm_base
-from s3prl_pruned.models.spec import FAMILIES
+from s3prl_pruned.models.shape import FAMILIES
 from s3prl_pruned.pretrain.command import main
 from s3prl_pruned.pretrain.distill.teachers import _HUB, load_teacher
 from s3prl_pruned.pretrain.objectives import OBJECTIVES

@@ -12,7 +12,7 @@ import s3prl_pruned
 from s3prl_pruned.commands import convert, export
 from s3prl_pruned.formats.folder import load_encoder
 from s3prl_pruned.formats.registry import read
-from s3prl_pruned.models.spec import StateRule
+from s3prl_pruned.models.state_rule import StateRule
 from s3prl_pruned.pretrain.command import main
 from s3prl_pruned.pretrain.distill.teachers import _HUB
 from s3prl_pruned.timing import checks

@@ -11,7 +11,8 @@ from s3prl_pruned.formats import registry
 from s3prl_pruned.formats.dphubert_structure import HEADS
 from s3prl_pruned.models import families
 from s3prl_pruned.models.dummies import random_encoder, tiny_base, tiny_families
-from s3prl_pruned.models.spec import CompactSpec, HeadSpec, LayerSpec, Ranks, StateRule
+from s3prl_pruned.models.spec import CompactSpec, HeadSpec, LayerSpec, Ranks
+from s3prl_pruned.models.state_rule import StateRule
 from s3prl_pruned.sparsity.counts import parameters
 from tests.dphubert_checkpoints import Authors, checkpoint, configuration, random_state, shapes_of, with_gates
 

@@ -11,7 +11,7 @@ from s3prl_pruned.config import UserError, from_dict
 from s3prl_pruned.formats import onnx
 from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_families
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.models.spec import EncoderConfig
+from s3prl_pruned.models.shape import EncoderConfig
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="only the extras `onnx` and `test` install it")
 pytest.importorskip("onnxscript")

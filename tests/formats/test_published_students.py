@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from s3prl_pruned.formats import registry
 from s3prl_pruned.models.components import normalize_utterances
-from s3prl_pruned.models.spec import StateRule
+from s3prl_pruned.models.state_rule import StateRule
 from s3prl_pruned.sparsity.counts import parameters
 from tests.formats import fairseq_student as students
 from tests.formats.fairseq_student import LIGHT, TINY

@@ -9,7 +9,8 @@ from s3prl_pruned.config import UserError
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.families import hubert_base, wavlm_base, wavlm_large
 from s3prl_pruned.models.peers import PEERS, peer_structure, shape_of_published, whole_heads
-from s3prl_pruned.models.spec import CompactSpec, StateRule
+from s3prl_pruned.models.spec import CompactSpec
+from s3prl_pruned.models.state_rule import StateRule
 from s3prl_pruned.sparsity.counts import macs, parameters
 
 BASE_CNN = 1 * 512 * 10 + 2 * 512 + 4 * (512 * 512 * 3) + 2 * (512 * 512 * 2)

@@ -8,7 +8,8 @@ import pytest
 from s3prl_pruned.config import UserError, from_dict, to_dict
 from s3prl_pruned.models.dummies import random_spec, tiny_base
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, HeadSpec, LayerSpec
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.spec import CompactSpec, HeadSpec, LayerSpec
 
 CONFIG = tiny_base(num_layers=1)
 DENSE = CompactSpec.dense(CONFIG).layers[0]

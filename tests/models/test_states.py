@@ -16,7 +16,8 @@ from s3prl_pruned.formats import registry
 from s3prl_pruned.formats.folder import CONFIG
 from s3prl_pruned.models.accelerate.int8 import quantize_int8
 from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_base, tiny_families, tiny_large, tiny_peculiar
-from s3prl_pruned.models.spec import EncoderConfig, StateRule
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.state_rule import StateRule
 from s3prl_pruned.timing.adapters import encode_ours
 from s3prl_pruned.timing.exports import dense_shape
 from s3prl_pruned.upstream.expert import UpstreamExpert

@@ -14,8 +14,8 @@ from s3prl_pruned.formats.huggingface_code import save_huggingface
 from s3prl_pruned.models.accelerate import accelerate
 from s3prl_pruned.models.components import RelativePosition, toeplitz
 from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_base, tiny_families, tiny_large, tiny_whisper
-from s3prl_pruned.models.spec import EncoderConfig, TimeReduction
-from s3prl_pruned.models.time_reduction import merge_frames, repeat_frames, thin_position_bias
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.time_reduction import TimeReduction, merge_frames, repeat_frames, thin_position_bias
 from s3prl_pruned.pretrain.memory import Batch, memory_of_step
 from s3prl_pruned.sparsity.counts import EncoderCounts, LayerCounts, counted_macs, macs
 from tests.pretrain.test_memory import setting

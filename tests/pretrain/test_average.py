@@ -14,7 +14,7 @@ from s3prl_pruned.export.masks import export_compact, zero_weights
 from s3prl_pruned.formats.folder import load_encoder, model_hash
 from s3prl_pruned.models.dummies import random_encoder
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.models.spec import EncoderConfig
+from s3prl_pruned.models.shape import EncoderConfig
 from s3prl_pruned.pretrain.asr.recognizer import head_files
 from s3prl_pruned.pretrain.average import WeightAverage
 from s3prl_pruned.pretrain.config import RunnerConfig

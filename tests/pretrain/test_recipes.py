@@ -7,7 +7,7 @@ import pytest
 
 from s3prl_pruned.config import UserError, from_dict, laid_over, to_dict
 from s3prl_pruned.former_defaults import former_values, with_values
-from s3prl_pruned.models.spec import FAMILIES
+from s3prl_pruned.models.shape import FAMILIES
 from s3prl_pruned.pretrain.objectives import OBJECTIVES
 from s3prl_pruned.pretrain.recipes import (
     MODEL_FILE,

@@ -8,7 +8,8 @@ import pytest
 
 from s3prl_pruned.config import UserError, from_dict, to_dict
 from s3prl_pruned.gates.distribution import HardConcreteNumbers, measure_hard_concrete, write_hard_concrete
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, HeadSpec, LayerSpec
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.spec import CompactSpec, HeadSpec, LayerSpec
 from s3prl_pruned.report import figures
 
 CONFIG = EncoderConfig(

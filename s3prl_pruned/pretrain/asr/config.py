@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from s3prl_pruned.config import UserError
 from s3prl_pruned.gates.multiples import in_words
 from s3prl_pruned.gates.self_pinching import SelfPinchingConfig
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.spec import CompactSpec
 from s3prl_pruned.objectives.ctc import LETTERS, Characters
 from s3prl_pruned.pretrain.config import DataConfig, ExpertConfig, OptimizerConfig, RunnerConfig
 from s3prl_pruned.pretrain.distill.config import StudentConfig, check_target

@@ -16,7 +16,7 @@ from s3prl_pruned.data.corpus import embedded_corpus, read_split
 from s3prl_pruned.data.lengths import late_bar, lengths_of
 from s3prl_pruned.data.manifest import Utterance, speech_digest
 from s3prl_pruned.data.waveforms import SAMPLE_RATE, collate
-from s3prl_pruned.models.spec import EncoderConfig
+from s3prl_pruned.models.shape import EncoderConfig
 from s3prl_pruned.objectives.ctc import Characters, frames_needed
 from s3prl_pruned.pretrain.asr.config import AsrDataConfig
 

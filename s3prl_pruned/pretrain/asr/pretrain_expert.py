@@ -79,7 +79,7 @@ class UpstreamPretrainExpert(Expert):
         upstream_config: `AsrModelConfig`, its dict, or the path of a `config_model.yaml`.
         device: torch device.
         seed: seed of batches, of the head, and of random encoders.
-        family: required family of the encoder, one of `models.spec.FAMILIES`.
+        family: required family of the encoder, one of `models.shape.FAMILIES`.
     """
 
     loss_name = "ctc"

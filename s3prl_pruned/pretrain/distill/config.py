@@ -9,7 +9,9 @@ from s3prl_pruned.former_defaults import is_default
 from s3prl_pruned.gates.attach import GateConfig
 from s3prl_pruned.gates.multiples import in_words
 from s3prl_pruned.gates.self_pinching import SelfPinchingConfig
-from s3prl_pruned.models.spec import CompactSpec, EncoderConfig, TimeReduction
+from s3prl_pruned.models.shape import EncoderConfig
+from s3prl_pruned.models.spec import CompactSpec
+from s3prl_pruned.models.time_reduction import TimeReduction
 from s3prl_pruned.objectives.distill import DistillConfig
 from s3prl_pruned.sparsity.config import Target
 from s3prl_pruned.sparsity.counts import realised_sparsity

@@ -11,7 +11,7 @@ from s3prl_pruned.compressors.magnitude import weights_left
 from s3prl_pruned.compressors.plan import Plan, make_plan
 from s3prl_pruned.models.accelerate import accelerate, of_teacher
 from s3prl_pruned.models.encoder import SpeechEncoder, in_window
-from s3prl_pruned.models.spec import EncoderConfig
+from s3prl_pruned.models.shape import EncoderConfig
 from s3prl_pruned.objectives.distill import LayerDistillation
 from s3prl_pruned.objectives.prediction_heads import PredictionHeads
 from s3prl_pruned.pretrain.distill.config import ModelConfig, StudentConfig

@@ -61,7 +61,7 @@ class UpstreamPretrainExpert(Expert):
         upstream_config: `ModelConfig`, its dict, or the path of a `config_model.yaml`.
         device: torch device.
         seed: seed of batches, masks and random teachers.
-        family: required family of the teacher, one of `models.spec.FAMILIES`; None accepts any.
+        family: required family of the teacher, one of `models.shape.FAMILIES`; None accepts any.
     """
 
     loss_name = "distill"

@@ -12,7 +12,7 @@ from s3prl_pruned.config import UserError
 from s3prl_pruned.formats.format import LoadedModel
 from s3prl_pruned.formats.registry import read
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.models.spec import EncoderConfig
+from s3prl_pruned.models.shape import EncoderConfig
 from s3prl_pruned.sparsity.counts import prunable_weights
 
 _OF_TRAINING = ("dropout", "attention_dropout", "activation_dropout", "feature_grad_mult")

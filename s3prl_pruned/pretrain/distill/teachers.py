@@ -57,7 +57,7 @@ def load_teacher(source: str, seed: int = 0, *, family: str | None = None, objec
     Args:
         source: see `ModelConfig.teacher`.
         seed: seed of the random weights, for `random`.
-        family: required family, one of `models.spec.FAMILIES`; None accepts any (and makes a random WavLM).
+        family: required family, one of `models.shape.FAMILIES`; None accepts any (and makes a random WavLM).
         objective: name of the objective, for advice in messages.
 
     Raises:

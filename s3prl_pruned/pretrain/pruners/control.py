@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from s3prl_pruned.export.masks import FinalMasks
-from s3prl_pruned.models.spec import EncoderConfig
+from s3prl_pruned.models.shape import EncoderConfig
 from s3prl_pruned.pretrain.pruners.pruner import Penalty, Step
 from s3prl_pruned.sparsity.band import BandConfig
 from s3prl_pruned.sparsity.expected import Counted, expected_sparsity
