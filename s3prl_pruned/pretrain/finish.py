@@ -38,8 +38,8 @@ class TrainedStudent:
     """With the weights as they were trained; nothing in its slots."""
     pruner: Pruner
     """Of `encoder`."""
-    chosen: Target | None = None
-    """What is exported in place of what the run was to reach."""
+    chosen: str | None = None
+    """In words, what is exported in place of what the run was to reach."""
 
     @property
     def gated(self) -> HardConcretePruner:
@@ -61,8 +61,9 @@ class TrainedStudent:
         Raises:
             UserError: as `gated`.
         """
-        own = target == self.gated.control.config.target
-        return replace(self, pruner=self.gated.aimed_at(target, table), chosen=None if own else target)
+        own = self.gated.control.config
+        chosen = None if target == own.target else f"{target.aim}; trained for {own.aim}"
+        return replace(self, pruner=self.gated.aimed_at(target, table), chosen=chosen)
 
     def take_average(self) -> None:
         """Give the encoder the weights that are exported: their average, where the run kept one."""
@@ -76,8 +77,9 @@ class TrainedStudent:
             final: its masks.
             figures: `Pruner.figures` of them.
         """
-        state, config, target = self.state, self.config, self.chosen
-        more = {} if target is None else {"chosen_after_training": f"{target.aim}; trained for {config.sparsity.aim}"}
+        state, config = self.state, self.config
+        own = state.get("Target_Sparsity", config.sparsity.goal)
+        more = {} if self.chosen is None else {"chosen_after_training": self.chosen}
         if "Average" in state:
             more["weights"] = f"their moving average, decay {state['Config']['runner']['ema_decay']:g}"
         return {
@@ -88,7 +90,7 @@ class TrainedStudent:
             "total_steps": state["Config"]["runner"]["total_steps"],
             "seed": state["Seed"],
             "sparsity": {
-                "target": target.share if target else state.get("Target_Sparsity", config.sparsity.goal),
+                "target": self.pruner.target_sparsity if self.chosen else own,
                 "expected": figures.pop("expected"),
                 "rounded": final.rounded_sparsity,
                 "realised": final.sparsity,
