@@ -39,8 +39,8 @@ class TrainedStudent:
     """With the weights as trained, and empty slots."""
     pruner: Pruner
     """The pruner of `encoder`."""
-    chosen: Target | None = None
-    """Target of the export, if it is not the target of the run."""
+    chosen: str | None = None
+    """Description of the target of the export, if it is not the target of the run."""
 
     @property
     def gated(self) -> HardConcretePruner:
@@ -62,8 +62,9 @@ class TrainedStudent:
         Raises:
             UserError: as in `gated`.
         """
-        own = target == self.gated.control.config.target
-        return replace(self, pruner=self.gated.aimed_at(target, table), chosen=None if own else target)
+        own = self.gated.control.config
+        chosen = None if target == own.target else f"{target.aim}; trained for {own.aim}"
+        return replace(self, pruner=self.gated.aimed_at(target, table), chosen=chosen)
 
     def take_average(self) -> None:
         """Load the weights to export into the encoder: their average, if the run kept one."""
@@ -77,8 +78,9 @@ class TrainedStudent:
             final: its masks.
             figures: `Pruner.figures` of these masks.
         """
-        state, config, target = self.state, self.config, self.chosen
-        more = {} if target is None else {"chosen_after_training": f"{target.aim}; trained for {config.sparsity.aim}"}
+        state, config = self.state, self.config
+        own = state.get("Target_Sparsity", config.sparsity.goal)
+        more = {} if self.chosen is None else {"chosen_after_training": self.chosen}
         if "Average" in state:
             more["weights"] = f"their moving average, decay {state['Config']['runner']['ema_decay']:g}"
         return {
@@ -89,7 +91,7 @@ class TrainedStudent:
             "total_steps": state["Config"]["runner"]["total_steps"],
             "seed": state["Seed"],
             "sparsity": {
-                "target": target.share if target else state.get("Target_Sparsity", config.sparsity.goal),
+                "target": self.pruner.target_sparsity if self.chosen else own,
                 "expected": figures.pop("expected"),
                 "rounded": final.rounded_sparsity,
                 "realised": final.sparsity,

@@ -217,7 +217,8 @@ def expert_of(
     kind = trained.objective.runner
     datarc = from_dict(kind, as_before(kind, state["Config"]), f"{where}: Config").pretrain_expert.datarc
     if corpus is not None:
-        datarc = replace(datarc, corpus=corpus, sets=sets_in(corpus, datarc.sets, "train"))
+        sets = sets_in(corpus, datarc.sets, "train")
+        datarc = replace(datarc, corpus=corpus, sets=None if sets is None else tuple(sets))
     with tempfile.TemporaryDirectory() as temporary:
         table = Path(temporary) / "latency.json"  # the run's own, whose file may be gone
         table.write_text(json.dumps(state.get("Latency_Table")), encoding="utf-8")

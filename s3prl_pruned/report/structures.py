@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from s3prl_pruned.report.figures import BLUE, VERMILLION
 from s3prl_pruned.report.files import ReportFiles, png
-from s3prl_pruned.report.tradeoff_picture import COST_SCALES, COST_TITLES
+from s3prl_pruned.report.tradeoff_columns import COSTS
 from s3prl_pruned.sparsity.quantities import CNN, INERT, MACS, SPARSITY, SPEEDUP, Quantity
 from s3prl_pruned.tables import Column, Table
 
@@ -20,8 +20,8 @@ FILES = ReportFiles(
     row_key="realised",
 )
 _QUANTITIES = {quantity.name: quantity for quantity in (SPARSITY, MACS, SPEEDUP, CNN)}
-_COSTS = {**COST_TITLES, "expected_seconds": "time by the latency table (ms)"}
-_SCALES = {**COST_SCALES, "expected_seconds": 1e3}
+_COSTS = {**{key: cost.header for key, cost in COSTS.items()}, "expected_seconds": "time by the latency table (ms)"}
+_SCALES = {**{key: cost.scale for key, cost in COSTS.items()}, "expected_seconds": 1e3}
 _COLUMNS = (
     "name target realised own missed sparsity parameters macs inert_share expected_seconds seconds speed noisy "
     "held_out_distill"

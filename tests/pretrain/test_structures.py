@@ -160,14 +160,19 @@ def test_a_size_that_the_gates_of_sublayers_leave_no_room_for_is_refused(last, t
     assert structures(tmp_path / "sizes")[1]["held_out_distill"] is None
 
 
-def test_another_teacher_is_refused_and_a_moved_one_is_found(recipe, last, tmp_path):
+def test_another_teacher_is_refused_and_a_moved_one_is_found(recipe, last, tmp_path, tones, caplog):  # noqa: F811
     torch.save(microsoft.checkpoint(random_encoder(tiny_wavlm(), seed=1)), tmp_path / "other.pt")
     words = [str(last), str(tmp_path / "sizes"), "--targets", "0.5"]
     with pytest.raises(UserError, match="was trained with another teacher"):
         main([*words, "--teacher", str(tmp_path / "other.pt")])
     (tmp_path / "moved.pt").write_bytes(recipe.teacher.read_bytes())
-    main([*words, "--teacher", str(tmp_path / "moved.pt")])
+    main([*words, "--teacher", str(tmp_path / "moved.pt"), "--corpus", str(tones)])
     assert structures(tmp_path / "sizes")[1]["held_out_distill"] > 0
+    assert "the corpus is not what it was" not in caplog.text
+    words[1] += "-of-others"
+    main([*words, "--corpus", str(recipe.corpus)])
+    assert "the corpus is not what it was" in caplog.text
+    assert structures(tmp_path / "sizes-of-others")[1]["held_out_distill"] is None, "too few to hold any out"
 
 
 def test_methods_that_leave_no_choice_say_so(last):
