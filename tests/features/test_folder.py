@@ -130,7 +130,7 @@ def test_an_int8_export_keeps_its_precision(export, audio, tmp_path):
 
 @pytest.mark.parametrize("wrong", ["no folder", "no audio", "twins", "itself", "no layer"])
 def test_wrong_calls_are_one_clear_error(export, audio, tmp_path, wrong):
-    folder, output, said = audio, tmp_path / "out", {"itself": "must not be the folder of the audio itself"}.get(wrong, wrong)
+    folder, output, said = audio, tmp_path / "out", {"itself": "folder of the audio itself"}.get(wrong, wrong)
     if wrong == "no folder":
         folder, said = tmp_path / "nowhere", "must be a folder"
     elif wrong == "no audio":
