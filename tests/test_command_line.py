@@ -25,7 +25,7 @@ from s3prl_pruned.config import UserError
             2,
             "error: run/a.csv: Permission denied.",
         ),
-        (OSError(errno.EROFS, "Read-only file system", "run/a.png"), 2, "error: run/a.png: Read-only file system. Get"),
+        (OSError(errno.EROFS, "Read-only file system", "run/a.png"), 2, "error: run/a.png: Read-only file system."),
         (KeyboardInterrupt(), 130, "interrupted: by Ctrl-C."),
     ],
 )

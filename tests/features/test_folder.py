@@ -1,4 +1,4 @@
-"""Features of a folder: all formats hold the result of `extract`, interrupted calls continue, nothing is mixed."""
+"""Features of a folder: every format holds what `extract` gives, an interrupted call goes on, nothing is mixed."""
 
 import json
 
@@ -43,7 +43,7 @@ def _audio(tmp_path):
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("kind", sorted(READ))
 @pytest.mark.parametrize("layer", [None, 1])
-def test_files_hold_the_result_of_extract(export, audio, tmp_path, kind, layer, half):
+def test_files_hold_what_extract_gives(export, audio, tmp_path, kind, layer, half):
     encoder = s3prl_pruned.load(export)
     assert extract_folder(encoder, audio, tmp_path / "out", FeatureFiles(layer=layer, format=kind, half=half)) == {}
     for name in ("a.wav", "deep/er/b.flac", "deep/c d.wav"):
@@ -53,7 +53,7 @@ def test_files_hold_the_result_of_extract(export, audio, tmp_path, kind, layer, 
         np.testing.assert_array_equal(found, expected.astype(found.dtype))
 
 
-def test_a_call_continues_where_it_was_interrupted(export, audio, tmp_path, monkeypatch):
+def test_a_call_goes_on_where_it_was_interrupted(export, audio, tmp_path, monkeypatch):
     encoder, output = s3prl_pruned.load(export), tmp_path / "out"
     given = type(encoder).extract
 
@@ -102,7 +102,7 @@ def test_half_precision_is_computed_and_not_mixed_with_fp32(export, audio, tmp_p
     exact = s3prl_pruned.load(export).extract(audio / "a.wav", layer=1).numpy()
     expected = s3prl_pruned.load(export).to(torch.bfloat16).extract(audio / "a.wav", layer=1).float().numpy()
     assert found.dtype == np.float32 and np.array_equal(found, expected) and not np.array_equal(found, exact)
-    with pytest.raises(UserError, match=r"bfloat16.*but.*float32.*are requested"):
+    with pytest.raises(UserError, match=r"bfloat16.*there.*float32.*asked for"):
         extract.main(call)
 
 
@@ -111,7 +111,7 @@ def test_chunks_are_passed_on_and_recorded(export, audio, tmp_path):
     extract.main([*call, "--chunk-seconds", "0.1", "--context-seconds", "0.02"])
     expected = s3prl_pruned.load(export).extract(audio / "a.wav", layer=1, chunks=Chunks(0.1, 0.02)).numpy()
     np.testing.assert_array_equal(np.load(tmp_path / "out/a.npy"), expected)
-    with pytest.raises(UserError, match="'chunks'.*are requested"):
+    with pytest.raises(UserError, match="'chunks'.*asked for"):
         extract.main(call)
 
 
@@ -130,11 +130,7 @@ def test_an_int8_export_keeps_its_precision(export, audio, tmp_path):
 
 @pytest.mark.parametrize("wrong", ["no folder", "no audio", "twins", "itself", "no layer"])
 def test_wrong_calls_are_one_clear_error(export, audio, tmp_path, wrong):
-    folder, output, said = (
-        audio,
-        tmp_path / "out",
-        {"itself": "must not be the folder of the audio itself"}.get(wrong, wrong),
-    )
+    folder, output, said = audio, tmp_path / "out", {"itself": "folder of the audio itself"}.get(wrong, wrong)
     if wrong == "no folder":
         folder, said = tmp_path / "nowhere", "must be a folder"
     elif wrong == "no audio":
@@ -142,7 +138,7 @@ def test_wrong_calls_are_one_clear_error(export, audio, tmp_path, wrong):
         folder.mkdir()
     elif wrong == "twins":
         soundfile.write(audio / "a.flac", np.zeros(2000), 16_000)
-        said = "have the same name as"
+        said = "have the name of"
     elif wrong == "itself":
         output = folder
     layer = ["--layer", "99"] if wrong == "no layer" else []
