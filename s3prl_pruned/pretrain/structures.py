@@ -176,7 +176,7 @@ class Choices:
         return {"dense": dense, **smaller}
 
     def _pruner(self, target: Target) -> HardConcretePruner:
-        return self.trained.aimed_at(target, self.table).gated
+        return self.trained.gated.aimed_at(target, self.table)
 
     def _measure(self, target: Target) -> Measure:
         return self._pruner(target).control.measure
