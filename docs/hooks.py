@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 PICTURES = ("figure2.png", "tradeoff.png")
-NOTEBOOK = "notebook.py"
+NOTEBOOK, NOTEBOOK_PAGE = "notebook.py", "notebook.md"
 CODE = re.compile(r"`(s3prl_pruned/[\w/]+\.py):([\w.]+)`")
 """A file, and a function, class or method in it."""
 
@@ -28,12 +28,12 @@ def on_files(files: Any, *, config: Any) -> Any:
     for name in PICTURES:
         files.append(File.generated(config, f"assets/{name}", abs_src_path=str(folder / name)))
     script = (Path(config["docs_dir"]) / NOTEBOOK).read_text(encoding="utf-8")
-    files.append(File.generated(config, NOTEBOOK.replace(".py", ".md"), content=as_markdown(script)))
+    files.append(File.generated(config, NOTEBOOK_PAGE, content=as_markdown(script)))
     return files
 
 
 def on_page_markdown(markdown: str, *, config: Any, **others: Any) -> str:
-    """Turn names of code into links to where the same page shows it, with its lines.
+    """Turn names of code into links to where the same page shows it, with its lines, and the notebook into its page.
 
     Args:
         markdown: a page.
@@ -48,7 +48,7 @@ def on_page_markdown(markdown: str, *, config: Any, **others: Any) -> str:
         identifier = f"{file.removesuffix('.py').replace('/', '.')}.{name}"
         return f"[`{name}`, {file.removeprefix('s3prl_pruned/')}, lines {first} to {last}](#{identifier})"
 
-    return CODE.sub(link, markdown)
+    return CODE.sub(link, markdown).replace(f"({NOTEBOOK})", f"({NOTEBOOK_PAGE})")
 
 
 def lines_of(path: Path, name: str) -> tuple[int, int]:
@@ -59,11 +59,12 @@ def lines_of(path: Path, name: str) -> tuple[int, int]:
         name: in it.
 
     Raises:
-        StopIteration: there is none of that name.
+        IndexError: there is none of that name.
     """
     node: ast.AST = ast.parse(path.read_text(encoding="utf-8"))
     for part in name.split("."):
-        node = next(child for child in ast.iter_child_nodes(node) if getattr(child, "name", None) == part)
+        # The last one: those before it are overloads.
+        node = [child for child in ast.iter_child_nodes(node) if getattr(child, "name", None) == part][-1]
     assert isinstance(node, (ast.FunctionDef, ast.ClassDef))
     return node.lineno, node.end_lineno or node.lineno
 

@@ -70,8 +70,8 @@ print("states:", tuple(states.shape), "parameters:", teacher.info()["parameters"
 #
 # The student starts as a copy of the teacher, with a gate on every attention dimension, feed-forward dimension and
 # sublayer. It learns from the teacher's hidden states, while the target sparsity rises from 0 to 80 %. `expected` is
-# the expectation of the sparsity under the gates' distribution, `realised` the sparsity of the model that would be
-# exported now. In the last fifth of the steps the masks are fixed, and the weights adapt to them.
+# the expectation of the sparsity under the gates' distribution, `realised` the sparsity of the masks that these gates
+# give without noise. In the last fifth of the steps the masks are fixed, and the weights adapt to them.
 #
 # This is `python run_pretrain.py -u wavlm_pruned_distill` as a function call. At every checkpoint `show` prints a line,
 # and in a notebook it also shows what is left of each layer.

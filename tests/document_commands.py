@@ -8,7 +8,7 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[1]
 PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").glob("*.md"))]
 _OURS = r"(python|torchrun|make|s3prl-pruned) "
-_OTHERS = r"(git|pip|g\+\+|jupytext|\./\S+) "
+_OTHERS = r"(git|pip|bash|g\+\+|\./\S+) "
 _BLOCK = re.compile(r"^ {4}.*\n(?:\n* {4}.*\n)*", flags=re.M)
 
 
