@@ -22,7 +22,7 @@
 # - **Without either**: `python docs/notebook.py` runs all cells, prints the tables, and writes the pictures to
 #   `result/notebook/`. `NOTEBOOK_STEPS=20` in the environment makes it quick, and the model bad.
 #
-# The pictures on this page are of a run with 500 steps on two cores of an Intel Xeon, 2026-11-28.
+# The pictures and numbers on this page are of a run with 500 steps on an Intel Xeon, 2026-11-28.
 
 # %%
 import os
@@ -153,6 +153,8 @@ keep(figure, "structure")
 # %% [markdown]
 # ![What is left of each layer](assets/notebook/structure.png)
 #
+# In the run shown, layers 1 and 4 have lost their attention, and layers 2 and 5 their feed-forward.
+#
 # ## Its states beside the teacher's
 #
 # How much of each teacher state can a linear map read from the student's state of the same number? The map is fitted on
@@ -185,19 +187,21 @@ for layer in range(len(states)):
     print(f"state {layer}: R2 {readable[-1]:.3f}")
 
 # %%
+DIMS = 48  # of 256
 last = student.extract(wav)[-1].double()
 pictures = {"teacher, last state": states[-1], "student's, through the linear map": with_bias(last) @ linear}
 figure, axes = plt.subplots(2, 1, figsize=(7, 4.2), layout="constrained", sharex=True)
 for part, (title, picture) in zip(axes, pictures.items(), strict=True):
-    part.imshow(
-        picture.T, aspect="auto", cmap="RdBu", vmin=-2, vmax=2, extent=(0, len(wav) / 16_000, 0, len(picture.T))
-    )
+    seconds = len(wav) / 16_000
+    part.imshow(picture[:, :DIMS].T, aspect="auto", cmap="RdBu", vmin=-2, vmax=2, extent=(0, seconds, 0, DIMS))
     part.set(title=title, ylabel="dimension")
 axes[-1].set_xlabel("seconds")
 keep(figure, "states")
 
 # %% [markdown]
 # ![Last state of teacher and student](assets/notebook/states.png)
+#
+# In the run shown, R2 is 0.997 for state 0, and 0.952, 0.869, 0.893, 0.866, 0.780 and 0.753 for the layers' outputs.
 #
 # ## Time and size
 #
