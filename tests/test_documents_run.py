@@ -169,7 +169,10 @@ def _write_models(folder):
     pruned = random_encoder(config, seed=1, spec=random_spec(config, seed=1))
     registry.write(folder / "my_export", "folder", pruned)
     fairseq_student.light(folder / "lighthubert_small.pt")
-    torch.save(openai_checkpoint(random_encoder(tiny_whisper(ffn_dim=96), seed=0)), folder / "tiny.en.pt")
+    torch.save(
+        openai_checkpoint(random_encoder(tiny_whisper(ffn_dim=96, num_layers=4, max_frames=100), seed=0)),
+        folder / "tiny.en.pt",
+    )
 
 
 def shortened(words):
