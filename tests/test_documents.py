@@ -1,36 +1,23 @@
 """README and docs: their commands are ones that the program takes, their links lead somewhere, their messages are ours.
 
-`mkdocs build --strict` (`make docs`) checks the links between pages; commands that take long are run by `make run`,
-by the tests of their own rooms, and by whoever makes a table anew.
+`mkdocs build --strict` (`make docs`) checks the links between pages; `test_documents_run.py` runs the commands.
 """
 
+import ast
 import importlib
 import importlib.util
 import re
-import shlex
-from pathlib import Path
 
 import pytest
+import yaml
 
+from s3prl_pruned.command_line import STOP_SIGNALS
 from s3prl_pruned.own_commands import COMMANDS, CONSOLE
 from s3prl_pruned.pretrain.resolve import resolve
+from tests.document_commands import PAGES, REPO, commands
 
-REPO = Path(__file__).resolve().parents[1]
-PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").glob("*.md"))]
 SCRIPTS = {command.script: name for name, command in COMMANDS.items()}
 MAKE = {"run", "test", "slow", "gpu", "lint", "wheel", "hosts", "docs", "release"}
-
-
-def commands(page):
-    """The lines of code of a page that call something of this repository, as words; continued lines are joined."""
-    text = re.sub(r"\\\n\s+", "", page.read_text(encoding="utf-8"))
-    found = []
-    for line in text.splitlines():
-        if line.startswith("    ") and re.match(r"(python|torchrun|make|s3prl-pruned) ", line.strip()):
-            found.append(shlex.split(line.strip(), comments=True))
-    return found
-
-
 ALL = [pytest.param(words, id=f"{page.stem}: {' '.join(words)[:90]}") for page in PAGES for words in commands(page)]
 
 
@@ -40,7 +27,7 @@ def called(words):
         place = next(i for i, word in enumerate(words) if word in SCRIPTS or word == "-m")
         words = ["python", *words[place:]]
     if words[0] == CONSOLE:
-        return words[1], words[2:]
+        return None if words[1].startswith("-") else (words[1], words[2:])
     if words[1] == "-m" and words[2] == "s3prl_pruned.commands":
         return words[3], words[4:]
     return (SCRIPTS[words[1]], words[2:]) if words[1] in SCRIPTS else None
@@ -52,6 +39,9 @@ def test_every_command_is_one_that_the_program_takes(words):
         assert words[1] in MAKE and f"\n{words[1]}:" in (REPO / "Makefile").read_text()
         return
     found = called(words)
+    if found is None and words[0] == CONSOLE:
+        assert words[1] in ("-h", "--completion"), words
+        return
     if found is None:
         assert words[1] == "-m", words
         spec = importlib.util.find_spec(words[2])
@@ -88,11 +78,34 @@ def test_links_lead_to_files(page):
         assert (page.parent / target.split("#")[0]).exists(), f"{page.name}: {target}"
 
 
+def texts(path):
+    """The texts of a module; what is put into one later is three dots."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(part.value if isinstance(part, ast.Constant) else "..." for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield re.sub(r"%[sd]", "...", node.value)
+
+
 def test_messages_of_the_page_of_errors_are_ours():
-    source = "".join(path.read_text(encoding="utf-8") for path in sorted((REPO / "s3prl_pruned").rglob("*.py")))
+    ours = [text for path in sorted((REPO / "s3prl_pruned").rglob("*.py")) for text in texts(path)]
     messages = re.findall(r"^\| `([^`]+)` \|", (REPO / "docs/errors.md").read_text(encoding="utf-8"), flags=re.M)
-    assert len(messages) > 8
-    assert [message for message in messages if message not in source] == []
+    assert len(messages) > 40
+    assert [message for message in messages if not any(message in text for text in ours)] == []
+
+
+def test_the_page_of_errors_has_every_exit_code():
+    table = (REPO / "docs/errors.md").read_text(encoding="utf-8").split("## Installation")[0]
+    codes = {int(code) for code in re.findall(r"^\| (\d+) \|", table, flags=re.M)}
+    assert codes == {0, 1, 2, 141, *STOP_SIGNALS.values()}
+
+
+def test_the_citation_is_that_of_the_cff_file():
+    cff, page = yaml.safe_load((REPO / "CITATION.cff").read_text()), (REPO / "docs/cite.md").read_text(encoding="utf-8")
+    paper = cff["preferred-citation"]
+    authors = " and ".join(f"{author['family-names']}, {author['given-names']}" for author in paper["authors"])
+    wanted = [cff["title"], f"{{{cff['version']}}}", paper["title"], authors, paper["identifiers"][0]["value"][6:]]
+    assert [text for text in wanted if text not in page] == []
 
 
 def test_the_readme_is_read_in_three_minutes():
