@@ -60,7 +60,7 @@ def _yaml_beside(source: Source) -> Path:
     if len(chosen) != 1:
         what = f"{[path.name for path in chosen][:4]} all have" if chosen else "none has"
         raise UserError(
-            f"{source.path}: does not say its shape, which stands in the YAML file published with it (section "
+            f"{source.path}: does not say its shape, which is in the YAML file published with it (section "
             f"`{_SECTION}`). Of the YAML files beside it {what} that section. Put the right one there, as "
             f"{source.path.stem}.yaml."
         )
