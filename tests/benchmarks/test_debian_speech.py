@@ -127,5 +127,5 @@ def test_missing_tools_and_two_versions_are_named(tmp_path, monkeypatch):
         fetch_package("tiny", tmp_path)
     for version in "12":
         (tmp_path / f"tiny_{version}_all.deb").touch()
-    with pytest.raises(UserError, match="one archive .* `tiny` .* there are 2"):
+    with pytest.raises(UserError, match="one archive .* `tiny`, but holds 2"):
         fetch_package("tiny", tmp_path)

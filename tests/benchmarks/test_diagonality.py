@@ -100,6 +100,7 @@ def test_the_fate_of_heads_averages_their_diagonality_before_pruning():
     assert fate(heads({1: -0.1}), heads({1: -0.1}))["removed_before"] is None
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_table_and_a_picture(tmp_path):
     tiny = TinyRecipe(tmp_path)
     config = tiny_wavlm()

@@ -16,6 +16,7 @@ from s3prl_pruned.pretrain.distill.teachers import EMBEDDED_TEACHER
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_the_teacher_predicts_itself_and_random_weights_predict_less(tmp_path):
     teacher = read(EMBEDDED_TEACHER).encoder
     save_encoder(tmp_path / "teacher", teacher, {"method": "test"})

@@ -180,7 +180,7 @@ def test_an_already_pruned_encoder_is_pruned_further_or_refused():
     with pytest.raises(UserError, match="q_proj is held in two factors already"):
         plan("low_rank", 0.8, factors.student)
     channels = tuple(tuple(range(count - 1)) for count, _, _ in CONFIG.conv_layers)
-    with pytest.raises(UserError, match="the encoder's CNN is pruned, which these techniques leave alone"):
+    with pytest.raises(UserError, match="the encoder's CNN is pruned, but these techniques neither prune nor count it"):
         plan("rows", 0.3, random_encoder(CONFIG, seed=0, spec=replace(CompactSpec.dense(CONFIG), channels=channels)))
     fewer = replace(CompactSpec.dense(CONFIG), position_groups=(0,))
     with pytest.raises(UserError, match="the encoder's positional convolution is pruned, which these techniques leave"):

@@ -136,6 +136,7 @@ def test_a_hugging_face_folder_publishes_its_heads(name, tmp_path, relative_diff
     assert weighted.projector.in_features == expected[0].shape[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HEADED)
 def test_onnx_runtime_publishes_its_heads(name, tmp_path, relative_differences):
     onnxruntime = pytest.importorskip("onnxruntime")

@@ -43,7 +43,7 @@ def check(path, encoder, relative_differences):
         assert max(relative_differences(*run(path, encoder, list(lengths)))) <= 2e-5
 
 
-@pytest.mark.parametrize("name", ["wavlm_base", "wavlm_large"])
+@pytest.mark.parametrize("name", ["wavlm_base", pytest.param("wavlm_large", marks=pytest.mark.slow)])
 def test_onnx_runtime_computes_the_states_at_any_batch_and_length(name, tmp_path, relative_differences):
     encoder = one_layer(name)
     assert encoder.spec.has_attention

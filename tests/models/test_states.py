@@ -158,6 +158,7 @@ def test_int8_publishes_them_and_is_read_again(name, tmp_path, relative_differen
     assert 1e-6 < max(relative_differences(found, exact)) < 0.3
 
 
+@pytest.mark.slow
 def test_transformers_gives_them(tmp_path):
     """The export itself compares all states in another process: here, that it compares those."""
     pytest.importorskip("transformers")
@@ -171,7 +172,7 @@ def test_transformers_gives_them(tmp_path):
         assert registry.read(tmp_path / path).encoder.config == expected.config
 
 
-@pytest.mark.parametrize("name", ["scaled_large", "without_norm"])
+@pytest.mark.parametrize("name", [pytest.param("scaled_large", marks=pytest.mark.slow), "without_norm"])
 def test_onnx_runtime_gives_them(name, tmp_path, relative_differences):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

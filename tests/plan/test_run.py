@@ -126,7 +126,8 @@ os.remove("on-" + mine)
     seen = [line.split() for line in Path("seen").read_text().splitlines()]
     assert sorted({device for device, _ in seen}) == ["5", "GPU-a"]
     assert max(int(count) for _, count in seen) == each
-    assert [device for device, _ in seen].count("5") == 3
+    devices = [device for device, _ in seen]
+    assert min(devices.count("5"), devices.count("GPU-a")) >= each, "the first ones are spread over both"
 
 
 def test_a_job_without_a_gpus_work_takes_none_and_does_not_wait_for_one(monkeypatch):

@@ -148,7 +148,7 @@ def test_pruned_single_weights_stay_zero_in_a_further_run_or_it_is_refused(recip
     [
         (
             "compress.techniques=[heads],,sparsity.target_sparsity=0.5",
-            "heads reach 0.0000 to 0.5294 on this encoder|pieces",
+            "the nearest rate that heads can bring this encoder to is 0.5294",
         ),
         ("compress.techniques=[heads],,sparsity.target_sparsity=0.6", r"heads reach 0.0000 to 0.5294 on this encoder"),
         ("compress.techniques=[head]", "`techniques` must be some of"),

@@ -92,8 +92,12 @@ def test_a_run_killed_at_any_moment_continues_the_same_trajectory_bit_for_bit(re
 
 @pytest.mark.parametrize(
     "signum, code",
-    [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGHUP, 75)],
-    ids=["ctrl-c", "scheduler", "scheduler's warning", "end of the terminal"],
+    [
+        pytest.param(signal.SIGINT, 130, id="ctrl-c"),
+        pytest.param(signal.SIGTERM, 75, id="scheduler"),
+        pytest.param(signal.SIGUSR1, 75, id="scheduler's warning", marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 75, id="end of the terminal", marks=pytest.mark.slow),
+    ],
 )
 def test_ctrl_c_and_sigterm_save_exit_130_and_75_and_the_run_can_go_on(recipe, whole, tmp_path, signum, code):
     run = tmp_path / "run"

@@ -132,7 +132,7 @@ def test_wrong_sources_are_named(recipe, tmp_path):
 
 
 def test_help_explains_every_option(capsys):
-    result = command("-h")
+    result = command("--help-all")
     assert result.returncode == 0
     for option in "-u -g -c -n -p -e -a -o --recipe --corpus --teacher --force --seed --device".split():
         assert f"{option} " in result.stdout or f"{option}," in result.stdout, option

@@ -177,7 +177,7 @@ def test_another_teacher_is_refused_and_a_moved_one_is_found(recipe, last, tmp_p
 
 def test_methods_that_leave_no_choice_say_so(last):
     trained = trained_student(last)
-    with pytest.raises(UserError, match="another size can be chosen after training where hard concrete gates"):
+    with pytest.raises(UserError, match="the size can be chosen after training only for hard concrete gates"):
         replace(trained, pruner=NoPruner(trained.encoder)).aimed_at(Target(share=0.7))
 
 

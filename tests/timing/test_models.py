@@ -210,7 +210,7 @@ def test_an_exported_folder_is_timed_with_its_own_weights(tmp_path, wav):
     assert made.weights.startswith("random teacher, sha256 ")
 
 
-@pytest.mark.parametrize("library", ["ours", "s3prl", "hf", "torchaudio"])
+@pytest.mark.parametrize("library", ["ours", "s3prl", pytest.param("hf", marks=pytest.mark.slow), "torchaudio"])
 def test_compiled_compiles_the_call_that_is_timed(library, wav, monkeypatch):
     """Torchaudio's users call a method, `extract_features`, which `nn.Module.compile` does not compile."""
     seen = []

@@ -153,7 +153,7 @@ def test_a_folder_holds_it_in_fewer_bytes_and_gives_the_same_states(tmp_path):
     small = quantize_int8(random_encoder(config, seed=0, spec=conc(config)))
     save_encoder(tmp_path / "int8", small, {})
     save_encoder(tmp_path / "fp32", random_encoder(config, seed=0, spec=conc(config)), {})
-    with pytest.raises(UserError, match="serves inference only"):
+    with pytest.raises(UserError, match="is for inference only"):
         load_encoder(tmp_path / "int8")
     loaded, _ = load_encoder(tmp_path / "int8", for_inference=True)
     assert all(torch.equal(loaded.state_dict()[name], value) for name, value in small.state_dict().items())

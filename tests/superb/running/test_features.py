@@ -173,7 +173,7 @@ def test_features_without_room_are_refused_before_the_first_is_written(command, 
     assert not list((workplace / "cache" / "s3prl_pruned" / "features").glob("*/*.safetensors"))
 
 
-@pytest.mark.parametrize("task", ["pr", "sf"])
+@pytest.mark.parametrize("task", ["pr", pytest.param("sf", marks=pytest.mark.slow)])
 def test_tasks_whose_items_name_files_cache_features_too(command, workplace, monkeypatch, task):
     """s3prl's `ctc` reads waveforms when it collates them; its items of `train` are whole batches."""
     corpus = make_corpora(workplace / task, task)[task]

@@ -94,5 +94,5 @@ def test_the_command_prints_it_and_writes_nothing(tmp_path, capsys):
     main([str(tmp_path), "--mini-score", "fbank,teacher"])
     assert "mini-score, not SUPERB's" in capsys.readouterr().out
     assert not list(tmp_path.glob("superb_score.*"))
-    with pytest.raises(UserError, match="takes FBANK,TEACHER"):
+    with pytest.raises(UserError, match="must be two rows, FBANK,TEACHER"):
         main([str(tmp_path), "--mini-score", "fbank"])
