@@ -7,7 +7,7 @@ from s3prl_pruned.parsers import Parser
 EXAMPLES = """
 python tools/tradeoff.py result/ results/                        # measures the inference times
 python tools/tradeoff.py result/ results/ --timing timing.json   # reads them from a file
-python tools/tradeoff.py result/ results/ --cards                # also writes times into model cards
+python tools/tradeoff.py result/ results/ --cards                # also fills in model cards
 python tools/tradeoff.py --table downstream_runs/tradeoff.json   # prints an earlier report
 """
 

@@ -183,7 +183,7 @@ def test_an_already_pruned_encoder_is_pruned_further_or_refused():
     with pytest.raises(UserError, match="the encoder's CNN is pruned, but these techniques neither prune nor count it"):
         plan("rows", 0.3, random_encoder(CONFIG, seed=0, spec=replace(CompactSpec.dense(CONFIG), channels=channels)))
     fewer = replace(CompactSpec.dense(CONFIG), position_groups=(0,))
-    with pytest.raises(UserError, match="the encoder's positional convolution is pruned, which these techniques leave"):
+    with pytest.raises(UserError, match="the encoder's positional convolution is pruned, but these techniques neither"):
         plan("rows", 0.3, random_encoder(CONFIG, seed=0, spec=fewer))
     made, compressor = plan("heads rows", 0.7, factors.student)
     assert made.goals["rows"] == pytest.approx(0.3 * prunable_weights(CONFIG, CompactSpec.dense(CONFIG)), rel=1e-3)

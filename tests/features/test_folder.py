@@ -102,7 +102,7 @@ def test_half_precision_is_computed_and_not_mixed_with_fp32(export, audio, tmp_p
     exact = s3prl_pruned.load(export).extract(audio / "a.wav", layer=1).numpy()
     expected = s3prl_pruned.load(export).to(torch.bfloat16).extract(audio / "a.wav", layer=1).float().numpy()
     assert found.dtype == np.float32 and np.array_equal(found, expected) and not np.array_equal(found, exact)
-    with pytest.raises(UserError, match=r"bfloat16.*there.*float32.*asked for"):
+    with pytest.raises(UserError, match=r"bfloat16.*float32.*are requested"):
         extract.main(call)
 
 
@@ -111,7 +111,7 @@ def test_chunks_are_passed_on_and_recorded(export, audio, tmp_path):
     extract.main([*call, "--chunk-seconds", "0.1", "--context-seconds", "0.02"])
     expected = s3prl_pruned.load(export).extract(audio / "a.wav", layer=1, chunks=Chunks(0.1, 0.02)).numpy()
     np.testing.assert_array_equal(np.load(tmp_path / "out/a.npy"), expected)
-    with pytest.raises(UserError, match="'chunks'.*asked for"):
+    with pytest.raises(UserError, match="'chunks'.*are requested"):
         extract.main(call)
 
 
@@ -138,7 +138,7 @@ def test_wrong_calls_are_one_clear_error(export, audio, tmp_path, wrong):
         folder.mkdir()
     elif wrong == "twins":
         soundfile.write(audio / "a.flac", np.zeros(2000), 16_000)
-        said = "have the name of"
+        said = "have the same name as"
     elif wrong == "itself":
         output = folder
     layer = ["--layer", "99"] if wrong == "no layer" else []
