@@ -92,7 +92,7 @@ def parse(text: str) -> ModelName:
     else:
         known = ("ours:dense", "ours:even", "ours:conc", "s3prl:wavlm_base", "hf:wavlm_base", "torchaudio:wavlm_base")
         raise UserError(
-            f"{text!r}: is neither an existing path nor a model's name.{nearest(source, known)} --help-all lists the names."
+            f"{text!r}: is neither an existing path nor a model's name.{nearest(source, known)} --help-all lists them."
         )
     _check_variants(name)
     return name
