@@ -34,7 +34,9 @@ def unit_scales(masks: Mapping[Slot, Tensor], spec: CompactSpec) -> dict[Slot, T
 
 
 def without_inert(masks: Masks, spec: CompactSpec, smallest: float = INERT) -> Masks:
-    """Set units to 0 that are scaled by less than `smallest`: dimensions, heads and channels, but not whole sublayers.
+    """Set units to 0 that are scaled by less than `smallest`.
+
+    Units are dimensions, heads, channels and groups of the positional convolution, but not whole sublayers.
 
     Args:
         masks: (n,) by slot.

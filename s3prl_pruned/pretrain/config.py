@@ -63,15 +63,16 @@ class LoopConfig:
 
     tf32: bool = False
     """Allow TF32 on CUDA: factors of fp32 matrix products and convolutions are rounded to 10 bits of mantissa, which is
-    faster. This affects the losses and the positional convolution, and everything without `fp16` and `bf16`."""
+    faster. This affects the losses and the positional convolution; if neither `fp16` nor `bf16` is set, it affects all
+    products."""
 
     ema_decay: float | None = field(default=None, metadata=ADDED)
-    """Of an exponential moving average of the weights, such as 0.999, by which the run is judged and which it exports
-    in their place (`pretrain/average.py`). Masks and sparsity are those of the gates as they are trained, which are not
-    averaged. It takes as much memory as the student's weights. null: none."""
+    """Decay of an exponential moving average of the weights, such as 0.999. The average is evaluated and exported
+    instead of the weights (`pretrain/average.py`). Masks and sparsity are those of the gates, which are not averaged.
+    It takes as much memory as the student's weights. null: no average."""
 
     max_bad_steps: int = 10
-    """Number of steps in a run whose loss or gradient may be NaN or infinite. Such a step is skipped, reported and
+    """Largest number of steps in a run whose loss or gradient is NaN or infinite. Such a step is skipped, reported and
     counted; one more stops the run. (An fp16 gradient that overflows while the loss scale can still fall is not
     counted.)"""
 

@@ -2,8 +2,9 @@
 
 The formula sums the tensors kept for the backward pass, and temporary ones at three moments. A test compares it with
 the bytes that a step keeps under CUDA's rules for autocast, dropout and memory-efficient attention
-(`tests/pretrain/test_memory.py`). By the formula a step takes 26.6 GiB; the allocator of an NVIDIA H200 measured 26.5.
-Memory of CUDA itself (about half a GiB) and fragmentation come on top. The formula is for layers that are not compiled.
+(`tests/pretrain/test_memory.py`). For a step of an earlier version this count gave 26.6 GiB, and the allocator of an
+NVIDIA H200 measured 26.5. Memory of CUDA itself (about half a GiB) and fragmentation come on top. The formula is for
+layers that are not compiled.
 """
 
 import copy

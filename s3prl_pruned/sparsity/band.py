@@ -36,7 +36,7 @@ class BandConfig:
     def validate(self) -> None:
         """Raise UserError if a value is out of its range."""
         if self.target.of != "params":
-            raise UserError(f"`target.of` must be params, but is {self.target.of}(the band is of sparsities).")
+            raise UserError(f"`target.of` must be params, but is {self.target.of} (the band is of sparsities).")
         if not 0 < self.tolerance < 1:
             raise UserError(f"`tolerance` must be in (0, 1), but is {self.tolerance}.")
         if self.size_weight <= 0:

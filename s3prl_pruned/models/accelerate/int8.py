@@ -145,7 +145,7 @@ def _int8_extractor(extractor: FeatureExtractor) -> nn.Module:
 
 
 def _scale(rows: Tensor) -> Tensor:
-    """Scale of each row, by which its largest magnitude becomes 127: (n, K) -> (n, 1)."""
+    """Value of one integer step in each row, so that its largest magnitude is 127 steps: (n, K) -> (n, 1)."""
     return rows.abs().amax(-1, keepdim=True).clamp_(min=1e-12) / 127
 
 

@@ -20,7 +20,7 @@ _OWN = (
     *("channel_scale", "projection_norm", "equal_projection", "states", "padding_rule"),
     *("relative_position", "gated_position", "num_buckets", "max_distance", "time_reduction"),
 )
-"""Fields that pruning changes, so that student and teacher may differ in them."""
+"""Fields in which student and teacher may differ: by pruning, by the format of a peer, or by the frame rate."""
 
 
 def second_stage(export: str, shape: EncoderConfig) -> tuple[SpeechEncoder, str, dict[str, Any]]:
