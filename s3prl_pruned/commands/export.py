@@ -16,7 +16,7 @@ def make_parser() -> Parser:
         usage="SOURCE TARGET [--to FORMAT] [--int8]",
         examples="""
 python tools/export.py result/pretrain/wavlm_pruned_distill/embedded/states-500.ckpt my_export
-python tools/export.py result/pretrain/wavlm_pruned_distill/embedded/states-500.ckpt my_smaller --at 0.9
+python tools/export.py states-500.ckpt my_smaller --at 0.9
 python tools/export.py my_export my_model --to huggingface
 python tools/export.py my_export my_model.onnx --to onnx
 """,
