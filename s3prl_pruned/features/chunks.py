@@ -70,10 +70,11 @@ def encode_in_chunks(
     size, context = (
         round(seconds * SAMPLE_RATE / config.hop_samples) for seconds in (chunks.seconds, chunks.context_seconds)
     )
+    factor = 1 if config.time_reduction is None else config.time_reduction.factor
     num_frames, parts = features.shape[1], []
     for start in range(0, num_frames, size):
-        first = max(0, start - context)
-        heard = features[:, first : start + size + context]
+        first = max(0, start - context) // factor * factor  # the same frames are merged as in the whole
+        heard = features[:, first : -(-(start + size + context) // factor) * factor]
         states = encoder.states(encoder(wavs[:, : config.frame_samples], features=heard), rule)
         kept = slice(start - first, start - first + size)
         parts.append(torch.stack([state[0, kept] for state in (states if layer is None else [states[layer]])]))

@@ -22,12 +22,18 @@ class TimeReduction:
     factor: int = 2
     """Frames that are averaged into one. 2 makes 25 Hz of 50 Hz."""
 
-    def check(self, num_layers: int) -> None:
-        """Raise UserError where no layer would run at the lower rate."""
-        if not 0 <= self.after < num_layers:
-            raise UserError(f"`time_reduction.after` must be from 0 to {num_layers - 1}, but is {self.after}.")
+    def validate(self) -> None:
+        """Raise UserError if a value is out of its range."""
+        if self.after < 0:
+            raise UserError(f"`time_reduction.after` must be at least 0, but is {self.after}.")
         if not 2 <= self.factor <= 16:
             raise UserError(f"`time_reduction.factor` must be from 2 to 16, but is {self.factor}.")
+
+    def check(self, num_layers: int) -> None:
+        """Raise UserError if no layer would run at the lower rate."""
+        self.validate()
+        if self.after >= num_layers:
+            raise UserError(f"`time_reduction.after` must be at most {num_layers - 1}, but is {self.after}.")
 
 
 def merge_frames(x: Tensor, padding: Tensor | None, factor: int) -> tuple[Tensor, Tensor | None]:

@@ -157,6 +157,11 @@ class LatencyTable:
 
     def check(self, shape: EncoderConfig) -> None:
         """Raise UserError unless the table was measured for this dense shape."""
+        if shape.time_reduction is not None:
+            raise UserError(
+                "latency tables have one frame rate for all layers, but the encoder's `time_reduction` lowers it. Use "
+                "a target of macs or params."
+            )
         differing = [
             name
             for name, value in vars(shape).items()

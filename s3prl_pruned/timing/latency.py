@@ -54,6 +54,11 @@ class Stopwatch:
     def __init__(self, config: EncoderConfig, setting: TimingSetting, *, utterance_seconds: float, dtype: torch.dtype):
         self.config, self.setting, self.dtype = config, setting, dtype
         samples = round(SAMPLE_RATE * utterance_seconds)
+        if config.time_reduction is not None:
+            raise UserError(
+                "a latency table has one frame rate for all layers, but the encoder's `time_reduction` lowers it. "
+                "Measure a model without it."
+            )
         windows = config.window_lengths(samples)
         if len(windows) > 1:
             raise UserError(

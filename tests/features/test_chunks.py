@@ -1,5 +1,7 @@
 """Long audio in chunks: exact with full context, close to the whole otherwise, with memory that does not grow."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,6 +10,8 @@ from s3prl_pruned.config import UserError
 from s3prl_pruned.features.chunks import Chunks
 from s3prl_pruned.formats import registry
 from s3prl_pruned.models.dummies import random_encoder, tiny_base, tiny_large, tiny_whisper
+from s3prl_pruned.models.spec import CompactSpec
+from s3prl_pruned.models.time_reduction import TimeReduction
 from tests.tiny_run import tiny_wavlm
 
 CONFIGS = {"base": tiny_base(), "large": tiny_large(normalize_waveform=True), "public kernels": tiny_wavlm()}
@@ -30,6 +34,19 @@ def test_with_full_context_the_states_equal_those_of_the_whole(encoder, seconds)
     assert cut.shape == whole.shape
     torch.testing.assert_close(cut, whole, atol=2e-5, rtol=0)
     torch.testing.assert_close(encoder.extract(wav, layer=1, chunks=Chunks(0.1, 100.0)), whole[1], atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("chunk", [0.1, 0.105])
+def test_merged_frames_are_those_of_the_whole(tmp_path, chunk):
+    """Without attention, states depend on the frames under the positional convolution alone, so context suffices."""
+    config = replace(CONFIGS["base"], time_reduction=TimeReduction(after=1, factor=3))
+    spec = CompactSpec.dense(config)
+    layers = tuple(replace(layer, attention=False, heads=()) for layer in spec.layers)
+    encoder = random_encoder(config, seed=1, spec=replace(spec, layers=layers))
+    registry.write(tmp_path / "export", "folder", encoder)
+    loaded = s3prl_pruned.load(tmp_path / "export")
+    whole, cut = loaded.extract(noise(0.73)), loaded.extract(noise(0.73), chunks=Chunks(chunk, 0.055))
+    torch.testing.assert_close(cut, whole, atol=2e-5, rtol=0)
 
 
 def test_an_encoder_with_windows_of_its_own_is_refused(tmp_path):

@@ -16,8 +16,12 @@ from s3prl_pruned.models.components import RelativePosition, toeplitz
 from s3prl_pruned.models.dummies import random_encoder, random_spec, tiny_base, tiny_families, tiny_large, tiny_whisper
 from s3prl_pruned.models.shape import EncoderConfig
 from s3prl_pruned.models.time_reduction import TimeReduction, merge_frames, repeat_frames, thin_position_bias
+from s3prl_pruned.pretrain.distill.config import ModelConfig
 from s3prl_pruned.pretrain.memory import Batch, memory_of_step
 from s3prl_pruned.sparsity.counts import EncoderCounts, LayerCounts, counted_macs, macs
+from s3prl_pruned.timing.latency import measure_table
+from s3prl_pruned.timing.runs import TimingSetting
+from tests.latency_tables import table_of
 from tests.pretrain.test_memory import setting
 from tests.sparsity.test_counts import counted_by_torch
 
@@ -168,3 +172,15 @@ def test_wrong_values_are_refused_and_files_without_it_stay_as_they_were():
     assert "time_reduction" not in to_dict(tiny_large())
     config = replace(tiny_large(), time_reduction=TimeReduction(after=2))
     assert from_dict(EncoderConfig, to_dict(config), "here") == config
+
+
+def test_latency_tables_and_second_stages_refuse_it():
+    low = replace(tiny_base(), time_reduction=TimeReduction(after=1))
+    with pytest.raises(UserError, match="one frame rate for all layers"):
+        measure_table(low, TimingSetting(baseline="", repeats=1))
+    with pytest.raises(UserError, match="one frame rate for all layers"):
+        table_of(tiny_base()).check(low)
+    with pytest.raises(UserError, match="`student.time_reduction` would have no effect"):
+        from_dict(ModelConfig, {"student_export": "export", "student": {"time_reduction": {"after": 1}}}, "recipe")
+    with pytest.raises(UserError, match="`time_reduction.factor` must be from 2 to 16, but is 0"):
+        from_dict(ModelConfig, {"student": {"time_reduction": {"after": 1, "factor": 0}}}, "recipe")

@@ -119,6 +119,11 @@ class ModelConfig:
                 f"`student_export` is set, so nothing is pruned, and `{idle[0]}` would have no effect. Leave it out: "
                 "use a recipe whose name ends in _stage2."
             )
+        if self.student_export is not None and self.student.time_reduction is not None:
+            raise UserError(
+                "`student_export` is set, and its frame rate is used, and `student.time_reduction` would have no effect. "
+                "Leave it out."
+            )
         instead = [name for name in ("self_pinching", "compress") if getattr(self, name) is not None]
         if instead and self.sparsity.target.of != "params":
             raise UserError(
