@@ -121,7 +121,7 @@ class ModelConfig:
             )
         if self.student_export is not None and self.student.time_reduction is not None:
             raise UserError(
-                "`student_export` is set, and its frame rate is used, and `student.time_reduction` would have no effect. "
+                "`student_export` is set and keeps its own frame rate; `student.time_reduction` would have no effect. "
                 "Leave it out."
             )
         instead = [name for name in ("self_pinching", "compress") if getattr(self, name) is not None]
