@@ -67,6 +67,7 @@ LOCAL = {
     "/data/speech_commands": "data/mini_superb",
     "--nproc_per_node=8": "--nproc_per_node=2",
     "states-100000.ckpt": "states-2.ckpt",
+    "states-500.ckpt": "states-2.ckpt",
     "/seed{seed}/": "/embedded/",
     "--timing timing.json": "--timing downstream_runs/timing_peers.json",
     "wavlm_base_plus": "WavLM-Base.pt",
