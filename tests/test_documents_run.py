@@ -86,7 +86,7 @@ SHORTER = {
     "--recipe dphubert_base": "--teacher hubert_base_ls960.pt",
     "--second-stage dphubert_base_stage2": "--second-stage short_stage2",
     "--recipe best_base": ",,distill.num_pairs=6",
-    "torchrun": "-p result/torchrun",
+    "torchrun": "-p result/torchrun ,,pretrain_expert.datarc.train_batch_size=5",
     "run_downstream.py": TASK,
     "run_downstream.py -u wavlm_pruned -d asr": "--force",
     "run_downstream.py -u wavlm_pruned -d asr --corpus": WORKERS,
