@@ -1,4 +1,4 @@
-"""What `tools/export.py --targets` does: several structures of one checkpoint, in a table, a picture, and as models."""
+"""`tools/export.py --targets`: several structures of one checkpoint as a table, a figure and models."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -22,18 +22,18 @@ from s3prl_pruned.timing.runs import TimingSetting, check_setting
 def export_at(
     source: Path, path: Path, target: str, fmt: str, *, int8: bool = False, latency_table: str | None = None
 ) -> str:
-    """Export a checkpoint at another target than the run's own; as `pretrain.conversion.convert`.
+    """Export a checkpoint at another target than the run's own, like `pretrain.conversion.convert`.
 
     Args:
         source: a `states-*.ckpt`.
         path: the new file or folder; must not exist.
         target: such as `0.65`, `macs=0.5` or `speedup=2`.
         fmt: name of the format.
-        int8: as `convert`.
-        latency_table: file, for a speed-up where the run has no table.
+        int8: as in `convert`.
+        latency_table: file, for a speed-up if the run has no table.
 
     Raises:
-        UserError: as `Choices` and `convert`.
+        UserError: as in `Choices` and `convert`.
     """
     choices = Choices.of(trained_student(source), target, latency_table)
     choices.only()
@@ -57,28 +57,28 @@ def run(
     fmt: str = "folder",
     int8: bool = False,
 ) -> dict[str, Any]:
-    """Look at each target, and write what is found.
+    """Evaluate each target and write the report.
 
     Args:
         source: a `states-*.ckpt`.
-        folder: to write, whole or not at all; must not exist.
+        folder: folder to write (completely or not at all); must not exist.
         targets: such as `0.5,0.65,0.8`.
-        latency_table: file, for times and speed-ups where the run has no table.
+        latency_table: file, for times and speed-ups if the run has no table.
         losses: whether to compute the held-out loss.
-        teacher: where it lies now.
-        corpus: likewise.
-        device: of losses and times.
-        repeats: timed runs of each; 0 times nothing.
-        threads: of the timing.
-        export: whether to write each as a model, too.
-        fmt: the models' format.
-        int8: as `convert`.
+        teacher: current path of the teacher; None for that of the run.
+        corpus: current path of the corpus; None for that of the run.
+        device: device for losses and times.
+        repeats: timed runs per model; 0 measures no times.
+        threads: CPU threads while timing.
+        export: whether to write each structure as a model, too.
+        fmt: format of the models.
+        int8: as in `convert`.
 
     Returns:
         The document of `report.structures`.
 
     Raises:
-        UserError: the folder exists, a wrong target, or teacher or speech are not there.
+        UserError: the folder exists, a target is wrong, or teacher or speech are missing.
     """
     with written_whole(folder) as temporary:
         check_device(device)
@@ -103,7 +103,7 @@ def run(
 
 
 def _time(choices: Choices, finals: Sequence[FinalMasks], found: Sequence[Structure], setting: TimingSetting) -> None:
-    """Beside one another, the dense student among them."""
+    """Time all structures and the dense student side by side."""
     encoders = {name: accelerate(encoder).to(setting.device) for name, encoder in choices.encoders(finals).items()}
     for one, result in zip(found, compare(encoders, setting, seconds=SECONDS_OF_MACS), strict=True):
         one.seconds, one.speed, one.noisy = result.seconds, result.ratio, result.noisy

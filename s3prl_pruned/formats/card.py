@@ -1,4 +1,4 @@
-"""The model card (`README.md`) of an exported encoder: what it is, where it comes from, what is left per layer."""
+"""The model card (`README.md`) of an exported encoder: description, origin, and the structure of each layer."""
 
 import re
 
@@ -54,7 +54,7 @@ With transformers, from a folder that this command writes:
 
     python tools/export.py <this folder> <new folder> --to huggingface
 """
-"""The third way to load it, where the folder is not one that transformers reads."""
+"""The third way to load the model, if transformers cannot read its folder."""
 
 
 def card_head(encoder: SpeechEncoder, provenance: dict, task: str = "feature-extraction") -> str:
@@ -124,10 +124,10 @@ def model_card(encoder: SpeechEncoder, provenance: dict, sha256: str) -> str:
 
 
 def with_times(card: str, times: str) -> str:
-    """A card whose section on time holds these.
+    """Replace the times in a card.
 
     Args:
-        card: of any version; where it has no such section, one is put before the provenance, or at the end.
+        card: card of any version; without a section on time, one is added before the provenance or at the end.
         times: Markdown.
     """
     section = f"{_TIME}\n\n{times.strip()}\n\n"
@@ -147,7 +147,7 @@ def _licence(provenance: dict) -> str:
 
 
 def _sizes(encoder: SpeechEncoder, provenance: dict) -> Table:
-    """The whole model beside the dense one. Weights that are zero where they stand make nothing faster."""
+    """The whole model beside the dense one. Zeros among the kept weights save no time."""
     config, spec, dense = encoder.config, encoder.spec, CompactSpec.dense(encoder.config)
     whole = whole_weights(config, spec)
     size, prunable, left = encoder.num_parameters(), prunable_weights(config, spec), weights_left(encoder)
@@ -193,7 +193,7 @@ def _position_groups(encoder: SpeechEncoder) -> list[str]:
 
 
 def _states(encoder: SpeechEncoder) -> list[str]:
-    """Which hidden states it publishes, where these are not s3prl's."""
+    """The hidden states that the model publishes, if they are not those of s3prl."""
     rule = encoder.config.states
     if rule == StateRule():
         return []
@@ -208,7 +208,7 @@ def _states(encoder: SpeechEncoder) -> list[str]:
 
 
 def _summary(encoder: SpeechEncoder) -> str:
-    """What is left of all layers together."""
+    """One paragraph about the kept parts of all layers together."""
     config, layers = encoder.config, encoder.spec.layers
     attention = sum(bool(layer.attention and layer.heads) for layer in layers)
     feed_forward = sum(bool(layer.feed_forward and layer.ffn) for layer in layers)

@@ -25,8 +25,11 @@ def family_fields(family: str) -> dict[str, Any]:
 def peculiarities(config: EncoderConfig) -> list[str]:
     """Fields in which an encoder differs from all public dense models, so that only our own formats can express it."""
     plain = EncoderConfig()
-    names = ("channel_scale", "projection_norm", "equal_projection", "states", "front_end", "positions", "key_bias")
-    return [name for name in (*names, "time_reduction") if getattr(config, name) != getattr(plain, name)]
+    names = (
+        *("channel_scale", "projection_norm", "equal_projection", "states", "front_end", "positions", "key_bias"),
+        "time_reduction",
+    )
+    return [name for name in names if getattr(config, name) != getattr(plain, name)]
 
 
 def check_fixed(cfg: Mapping[str, Any], fixed: Mapping[str, Any], where: str) -> None:

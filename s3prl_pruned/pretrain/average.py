@@ -1,4 +1,4 @@
-"""A moving average of the weights that a run trains, by which it is judged and which it exports where a recipe asks."""
+"""A moving average of the trained weights, which a run evaluates and exports if its recipe asks for it."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,16 +8,16 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """An exponential moving average of parameters, beside them, in their own precision (fp32 in a run).
+    """An exponential moving average of parameters, in their own precision (fp32 in a run).
 
     After optimiser step t it is `d_t a + (1 - d_t) w`, with `d_t = min(decay, (1 + t) / (10 + t))`: the rising decay
     (TensorFlow's `ExponentialMovingAverage` with `num_updates`) lets the weights of the beginning, the teacher's, fade.
 
-    `torch.optim.swa_utils.AveragedModel` would copy the whole model, gates and teacher among it, and cannot leave a
-    step out by a number on the device, which is how a run skips steps without waiting for a GPU.
+    `torch.optim.swa_utils.AveragedModel` is not used: it copies the whole model with gates and teacher, and it cannot
+    skip a step by a flag on the device, which a run needs so that it does not wait for the GPU.
 
     Args:
-        parameters: what is averaged; the average starts as they are.
+        parameters: the parameters to average; the average starts with their values.
         decay: in (0, 1).
     """
 
@@ -26,16 +26,16 @@ class WeightAverage:
         self._average = [parameter.detach().clone() for parameter in self._parameters]
 
     def decay_at(self, step: int) -> float:
-        """What the average keeps of itself in optimiser step `step` (1-based)."""
+        """Factor of the old average in optimiser step `step` (1-based)."""
         return min(self.decay, (1 + step) / (10 + step))
 
     @torch.no_grad()
     def update(self, step: int, *, unless: Tensor) -> None:
-        """Let the weights join, after the optimiser's step.
+        """Update the average after an optimiser step.
 
         Args:
             step: its number, 1-based.
-            unless: a scalar, fp32: where it is 1, nothing changes. Nothing is read from its device.
+            unless: a scalar tensor, fp32: 1 leaves the average unchanged. It is not copied to the CPU.
         """
         share = (1 - self.decay_at(step)) * (1 - unless)
         shares = [share.to(average.dtype) for average in self._average]
@@ -43,7 +43,7 @@ class WeightAverage:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Let the parameters be the average, and afterwards the weights again; nothing is copied."""
+        """Use the average as the parameters inside the block, and restore the weights afterwards; nothing is copied."""
         self._exchange()
         try:
             yield

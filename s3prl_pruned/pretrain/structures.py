@@ -1,4 +1,4 @@
-"""Several structures from one run's gates: what each would be, so that a size is chosen after training, not before."""
+"""Several structures from the gates of one run, so that the size can be chosen after training."""
 
 import json
 import logging
@@ -37,51 +37,51 @@ class Structure:
     name: str
     """Such as `params-0.65`, or `dense`."""
     target: float | None = None
-    """The figure that was asked for (`Quantity.shown`); None of the dense student."""
+    """Requested value (`Quantity.shown`); None for the dense student."""
     realised: float
-    """What became of it."""
+    """Value of the structure."""
     own: bool = False
     """Whether it is the run's own target: its weights have settled for these masks."""
     missed: bool = False
-    """Whether it is further off than the run's tolerance."""
+    """Whether it differs from the target by more than the run's tolerance."""
     sparsity: float
     parameters: int
     macs: int
     """For `SECONDS_OF_MACS` of audio."""
     inert_share: float = 0.0
     expected_seconds: float | None = None
-    """By the latency table, of its utterance."""
+    """Seconds by the latency table, for the utterance of the table."""
     held_out_distill: float | None = None
-    """Distillation loss on what the run holds out; None where it was not asked for, or nothing is held out."""
+    """Distillation loss on the held-out utterances; None if it was not requested, or nothing is held out."""
     seconds: float | None = None
-    """Measured: median of a call with `SECONDS_OF_MACS` of audio."""
+    """Measured median seconds of a call with `SECONDS_OF_MACS` of audio."""
     speed: float | None = None
-    """The dense student's time over this one's, pair by pair."""
+    """The dense student's time divided by this structure's, pair by pair."""
     noisy: bool = False
-    """Whether that ratio spreads too much to be relied on."""
+    """Whether the spread of `speed` is too large to rely on."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """A training checkpoint, and the targets that its gates are asked for."""
+    """A training checkpoint, and the targets at which its gates are evaluated."""
 
     trained: TrainedStudent
     targets: Sequence[Target]
-    """All of one kind."""
+    """All in the same quantity."""
     table: LatencyTable | None
-    """The run's own, or a given one."""
+    """The table of the run, or of the command line."""
 
     @classmethod
     def of(cls, trained: TrainedStudent, targets: str, table: str | None = None) -> "Choices":
-        """By texts of a command line.
+        """From the words of a command line.
 
         Args:
-            trained: of the checkpoint.
-            targets: as `several_targets`.
-            table: a latency table's file.
+            trained: student of the checkpoint.
+            targets: as for `several_targets`.
+            table: file of a latency table.
 
         Raises:
-            UserError: wrong targets, a wrong table, or a method that leaves no choice.
+            UserError: wrong targets, a wrong table, or a method whose size cannot be chosen after training.
         """
         control = trained.gated.control
         given = None if table is None else read_latency_table(table)
@@ -90,13 +90,13 @@ class Choices:
             if control.table not in (None, given):
                 raise UserError(
                     f"{table}: holds other times than the table that this run was trained with, which its checkpoint "
-                    "holds. Leave it out; --time shows what another device makes of it."
+                    "holds. Leave it out; --time measures another device."
                 )
         wanted = several_targets(targets, control.config.target, table=table)
         return cls(trained=trained, targets=wanted, table=control.table or given)
 
     def only(self) -> Target:
-        """The target, where a single one is wanted.
+        """The only target.
 
         Raises:
             UserError: there are several.
@@ -107,12 +107,12 @@ class Choices:
 
     @property
     def quantity(self) -> Quantity:
-        """What the targets are of."""
+        """Quantity of the targets."""
         return self._measure(self.targets[0]).quantity
 
     @property
     def names(self) -> list[str]:
-        """Of the structures, such as `params-0.65`."""
+        """Names of the structures, such as `params-0.65`."""
         word = "speedup" if self.targets[0].of == "time" else self.targets[0].of
         return [f"{word}-{self.quantity.shown(target.share):.6g}" for target in self.targets]
 
@@ -142,17 +142,17 @@ class Choices:
 
     @cached_property
     def reach(self) -> tuple[float, float]:
-        """The figures of the least and of the most that can go, with all dimension gates moved one way."""
+        """Smallest and largest value that the gates can reach, with all dimension gates shifted in one direction."""
         ends = [replace(self.targets[0], share=share) for share in (0.0, 1.0)]
         least, most = (self.quantity.shown(self._pruner(target).final_masks().reached) for target in ends)
         return least, most
 
     def structures(self, finals: Sequence[FinalMasks], expert: Expert | None = None) -> list[Structure]:
-        """The dense student, then what becomes of it with each of the masks.
+        """The dense student, then one structure for each of the masks.
 
         Args:
-            finals: as `masks` gives them.
-            expert: judges them (`expert_of`); None for no loss.
+            finals: result of `masks`.
+            expert: computes the held-out loss (`expert_of`); None for no loss.
         """
         encoder, measure = self.trained.encoder, self._measure(self.targets[0])
         found = [self._sized("dense", encoder.spec, realised=measure.quantity.shown(measure.of(encoder.spec)))]
@@ -202,16 +202,16 @@ class Choices:
 def expert_of(
     trained: TrainedStudent, *, teacher: str | None = None, corpus: str | None = None, device: str = "cpu"
 ) -> Expert:
-    """What trained a checkpoint's student, with the weights that are exported, to judge masks with.
+    """The expert of the run with the weights that are exported, to compute the held-out loss of masks.
 
     Args:
-        trained: of the checkpoint.
-        teacher: where the teacher lies now; None is where it was.
-        corpus: likewise.
+        trained: student of the checkpoint.
+        teacher: current path of the teacher; None for that of the run.
+        corpus: current path of the corpus; None for that of the run.
         device: torch device; it computes in fp32.
 
     Raises:
-        UserError: teacher or corpus are not there, or it is another teacher.
+        UserError: teacher or corpus are missing, or it is another teacher.
     """
     state, config, where = trained.state, trained.config, str(trained.path)
     kind = trained.objective.runner
@@ -241,7 +241,7 @@ def expert_of(
 
 
 def _with_table(config: SparsityConfig, table: str) -> SparsityConfig:
-    """Every target of time is of this file's times."""
+    """Use this file as the latency table of all targets of time."""
     targets = {"target": config.target, "cnn_target": config.cnn_target}
     timed = {key: replace(target, table=table) for key, target in targets.items() if target and target.of == "time"}
-    return replace(config, **timed)  # type: ignore[arg-type]  # each is what it was
+    return replace(config, **timed)  # type: ignore[arg-type]  # types do not change

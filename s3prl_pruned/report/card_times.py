@@ -1,4 +1,4 @@
-"""Measured times from a trade-off document into the model cards of its exports."""
+"""Write measured times of a trade-off document into the model cards of its exports."""
 
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,9 @@ from s3prl_pruned.tables import Column, Table
 
 
 def write_times(data: dict) -> list[Path]:
-    """Replace the section on time in the card of every export that the document has a time of.
+    """Replace the section on time in the card of every export with a time in the document.
 
-    Weights and configuration stay as they are. An export that is gone, or has other weights now, is passed over.
+    Weights and configuration stay as they are. An export that is missing, or has other weights now, is skipped.
 
     Args:
         data: a trade-off document.
@@ -37,7 +37,7 @@ def write_times(data: dict) -> list[Path]:
 
 
 def times_of(data: dict, model: dict[str, Any]) -> str:
-    """A model's time as a card shows it: a table of a row, and on what it was measured.
+    """A model's time as a card shows it: a table with one row, and the conditions of the measurement.
 
     Args:
         data: the document.
@@ -51,5 +51,5 @@ def times_of(data: dict, model: dict[str, Any]) -> str:
         f"Measured on {timing.get('machine')}, {threads} thread{'s' * (threads != 1)}, {dtype}, "
         f"{timing.get('date', '')[:10]}. After ± half the interquartile range."
     )
-    noisy = " The machine was too noisy for a figure to rely on." * bool(model["noisy"])
+    noisy = " The machine was too noisy for reliable times." * bool(model["noisy"])
     return f"{Table(columns, [row]).markdown()}\n\n{about}{noisy}"

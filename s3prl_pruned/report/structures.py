@@ -1,4 +1,4 @@
-"""Several structures from one run's gates (`pretrain/structures.py`) as table and picture, from plain data alone."""
+"""Table and figure of several structures from one run's gates (`pretrain/structures.py`), from plain data only."""
 
 from pathlib import Path
 from typing import Any
@@ -33,22 +33,22 @@ def write(data: dict[str, Any], folder: Path) -> list[Path]:
 
     Args:
         data: the document: `FILES.keys`, and `structures` (`pretrain.structures.Structure` as dicts).
-        folder: where none of them stands.
+        folder: folder without these files.
 
     Raises:
-        UserError: one stands there, or cannot be written.
+        UserError: a file exists already, or cannot be written.
     """
     texts = {"csv": Table(_COLUMNS, data["structures"]).csv(), "md": markdown(data)}
     return FILES.write(data, folder, texts=texts, pictures={"": png(picture(data))})
 
 
 def markdown(data: dict[str, Any]) -> str:
-    """The table and what it says."""
+    """The table and its notes."""
     return "\n".join([table(data).markdown(), "", *data["notes"], ""])
 
 
 def table(data: dict[str, Any]) -> Table:
-    """A row for each structure, the dense student first; costs that nobody measured have no column."""
+    """A row for each structure, the dense student first; costs that were not measured have no column."""
     of = _quantity(data)
 
     def figure(value: float) -> str:
@@ -76,9 +76,9 @@ def table(data: dict[str, Any]) -> Table:
 
 
 def picture(data: dict[str, Any]) -> Figure:
-    """Held-out loss over each cost, a panel each; without losses what was realised in the loss's place.
+    """Held-out loss against each cost, one panel per cost; without losses, the realised value is shown instead.
 
-    The run's own structure, for which its weights have settled, is another colour.
+    The structure of the run's own target, for which the weights have settled, has another colour.
     """
     shown = _costs(data)
     figure = Figure(figsize=(4.2 * len(shown), 4.2), layout="constrained")
@@ -114,10 +114,10 @@ def _draw(axes: Axes, data: dict[str, Any], cost: str) -> None:
 
 
 def notes(data: dict[str, Any]) -> list[str]:
-    """What must be said beside the numbers.
+    """Notes that belong to the numbers.
 
     Args:
-        data: the document but for its notes.
+        data: the document without its notes.
     """
     lines = [
         f"Of {data['checkpoint']} (step {data['step']} of {data['total_steps']}"
@@ -129,13 +129,13 @@ def notes(data: dict[str, Any]) -> list[str]:
     ]
     of = _quantity(data)
     low, high = (of.short_figure.format(of.scale * figure) for figure in data["reach"])
-    lines.append(f"As these gates stand they leave {low} to {high} to choose from.")
+    lines.append(f"These gates can reach {low} to {high}.")
     if data["average"]:
         lines.append("The weights are their moving average (runner.ema_decay).")
     if data["settled"]:
         lines.append(
-            "The weights have settled for the masks of the run's own target alone. At other sizes the loss is that of "
-            "weights that have not: a second stage on the export (a recipe _stage2 with --student) lets them settle."
+            "The weights have settled only for the masks of the run's own target. At other sizes the loss is that of "
+            "unsettled weights: a second stage on the export (a recipe _stage2 with --student) lets them settle."
         )
     if _any(data, "expected_seconds"):
         lines.append(f"Time by the latency table: {data['table_of']}.")

@@ -1,4 +1,4 @@
-"""What the trade-off document knows of each model: names, units and scales, for its table, pictures and page alike."""
+"""Columns of the trade-off document (names, units, scales), shared by its table, figures and page."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -8,7 +8,7 @@ from s3prl_pruned.superb.catalogue import TASKS
 
 MINI_SCORE_LEAVES_OUT, NO_MINI_SCORE = "mini-score leaves out ", "no mini-score: "
 NOT_TIMED, NO_RESULT, NOTHING_TIMED = "the timing has no row ", "no result is of these weights: ", "nothing was timed"
-"""What notes on missing numbers begin with; `tradeoff_report.left_out` makes one line of them."""
+"""Beginning of notes on missing numbers; `tradeoff_report.left_out` joins them into one line."""
 _METRICS = {"acc": "Acc", "slot_type_f1": "slot type F1", "slot_value_cer": "slot value CER"}
 _SCORES = {"score (paper)": "SUPERB score, paper's scale", "score (leaderboard)": "SUPERB score, leaderboard's scale"}
 _HALF_RANGE = "± half the interquartile range of the repeats"
@@ -19,26 +19,26 @@ class TradeoffColumn:
     """One number of a model."""
 
     key: str
-    """Of the document's entry; a quality's name."""
+    """Key in the document's entry, or name of a quality."""
     title: str
     unit: str = ""
     scale: float = 1.0
-    """From the document's number to `unit`."""
+    """Factor from the document's number to `unit`."""
     decimals: int
-    """In Markdown."""
+    """Decimals in Markdown."""
     better: Literal["up", "down"]
     about: str
-    """What it is, in a sentence."""
+    """Description in one sentence."""
     is_quality: bool = False
 
     @property
     def header(self) -> str:
-        """Title and unit; of a quality also which way it is better."""
+        """Title and unit; for a quality, also whether higher or lower is better."""
         direction = f", {'higher' if self.better == 'up' else 'lower'} is better" if self.is_quality else ""
         return self.title + (f" ({self.unit})" if self.unit else "") + direction
 
     def value(self, model: dict[str, Any]) -> float | None:
-        """A model's number in `unit`; None where it has none."""
+        """The number of a model in `unit`; None if it has none."""
         if self.is_quality:
             number = model["qualities"][self.key]["value"] if self.key in model["qualities"] else None
         else:
@@ -46,7 +46,7 @@ class TradeoffColumn:
         return None if number is None else number * self.scale
 
     def spread(self, model: dict[str, Any]) -> float | None:
-        """What stands after ± in `unit`: a standard deviation over runs, or half an interquartile range of times."""
+        """The value after ± in `unit`: a standard deviation over runs, or half an interquartile range of times."""
         if self.is_quality:
             number = model["qualities"].get(self.key, {}).get("spread")
             return None if number is None else number * self.scale
@@ -54,7 +54,7 @@ class TradeoffColumn:
         return None if number is None else number * self.scale / 2
 
     def text(self, model: dict[str, Any], decimals: int | None = None) -> str | None:
-        """Value and spread, such as "44.602 ± 1.491"; None where there is no value.
+        """Value and spread, such as "44.602 ± 1.491"; None if there is no value.
 
         Args:
             model: an entry of `models_of`.
@@ -67,7 +67,7 @@ class TradeoffColumn:
         return format(value, form) + (f" ± {format(spread, form)}" if spread else "")
 
     def few_decimals(self, models: list[dict[str, Any]]) -> int:
-        """So many decimals that the largest value of these models has four digits; never more than `decimals`."""
+        """Number of decimals with which the largest value of these models has four digits; at most `decimals`."""
         largest = max((abs(value) for model in models if (value := self.value(model)) is not None), default=0)
         return min(self.decimals, max(0, 4 - len(f"{largest:.0f}")))
 
@@ -81,7 +81,7 @@ COSTS = {
         ),
         TradeoffColumn(
             key="nonzero_parameters", title="parameters not zero", unit="M", scale=1e-6, decimals=3, better="down",
-            about="without weights that are zero where they stand; zeros save no time",
+            about="without weights that are zero; zeros save no time",
         ),
         TradeoffColumn(
             key="macs", title="MACs", unit="G", scale=1e-9, decimals=3, better="down",
@@ -93,15 +93,15 @@ COSTS = {
         ),
     )
 }  # fmt: skip
-"""By key of the document. They are also what pictures have on their x axes."""
+"""By key of the document. They are also the x axes of figures."""
 
 RATE = TradeoffColumn(
     key="rate", title="rate", unit="%", scale=100, decimals=1, better="up",
-    about="share of the dense encoder's prunable weights that is gone or zero",
+    about="share of the dense encoder's prunable weights that are removed or zero",
 )  # fmt: skip
 INERT_SHARE = TradeoffColumn(
     key="inert_share", title="inert", unit="%", scale=100, decimals=1, better="down",
-    about=f"share of the weights left whose units are scaled by less than {INERT}",
+    about=f"share of the kept weights whose units are scaled by less than {INERT}",
 )  # fmt: skip
 SPEED = TradeoffColumn(
     key="speed", title="speed", decimals=2, better="up", about=f"against the dense encoder, pair by pair; {_HALF_RANGE}"
@@ -145,7 +145,7 @@ def _named(name: str) -> tuple[str, str]:
 
 
 def columns(data: dict) -> list[TradeoffColumn]:
-    """What the table shows beside names and methods, qualities first; what says nothing of these models is left out."""
+    """Columns of the table beside names and methods, qualities first; columns without information are left out."""
     inert = any(model.get("inert_share") is not None for model in data["entries"])
     return [
         *(quality_column(data, name) for name in qualities(data)),
@@ -157,7 +157,7 @@ def columns(data: dict) -> list[TradeoffColumn]:
 
 
 def costs_shown(models: list[dict[str, Any]]) -> list[TradeoffColumn]:
-    """The costs that say anything of these models: that were measured; parameters not zero where some are zero."""
+    """Costs with information: those that were measured, and parameters not zero if some are zero."""
 
     def says(column: TradeoffColumn) -> bool:
         if column.key == "nonzero_parameters":
@@ -168,7 +168,7 @@ def costs_shown(models: list[dict[str, Any]]) -> list[TradeoffColumn]:
 
 
 def models_of(data: dict) -> list[dict[str, Any]]:
-    """The document's entries, the dense ones first; those of before spreads were in them get theirs from the timing."""
+    """Entries of the document, dense models first; entries of older documents take their spreads from the timing."""
     models = sorted(data["entries"], key=lambda model: (model["method"] != "dense", model["method"], model["rate"]))
     return [{**model, **_spreads(data, model)} for model in models]
 

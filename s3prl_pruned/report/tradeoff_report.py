@@ -43,7 +43,7 @@ def write(data: dict, folder: Path) -> list[Path]:
     """Write `tradeoff.json`, `.csv`, `.md`, `.html` and a picture per quality into a folder.
 
     Raises:
-        UserError: a report stands there already, or cannot be written.
+        UserError: a report exists there already, or cannot be written.
     """
     csv = as_csv(data)
     whole = page(data, csv, explanation(data), left_out(data["notes"]))
@@ -156,7 +156,7 @@ def left_out(notes: list[str]) -> str | None:
 
 
 def _spreads(data: dict) -> list[str]:
-    """What stands after ±, where something does."""
+    """The value after ±, if there is one."""
     models, timing = models_of(data), data.get("timing") or {}
     repeats = f" of {timing['repeats']} repeats" if "repeats" in timing else ""
     found = []

@@ -103,7 +103,7 @@ class Axis:
         self.ticks = [i * step for i in range(first, min(last, first + 20) + 1)]
 
     def place(self, value: float) -> float:
-        """Where a value stands in the picture."""
+        """Position of a value in the figure."""
         return self.start + (self.stop - self.start) * (value - self.low) / (self.high - self.low)
 
 
@@ -145,7 +145,7 @@ def _axis_titles(quality: str, cost: str) -> list[str]:
 def _front(
     models: Sequence[dict[str, Any]], quality: TradeoffColumn, cost: TradeoffColumn, across: Axis, up: Axis
 ) -> list[str]:
-    """A line and rings, of each protocol its own: only figures of one protocol are compared."""
+    """A line and rings for each protocol: only numbers of one protocol are compared."""
     fronts: dict[str, list[tuple[float, float]]] = {}
     for model in models:
         if is_on_front(model, quality.key, cost.key):
@@ -188,7 +188,7 @@ def _series(
 def _bars(
     model: dict[str, Any], flat: tuple[TradeoffColumn, Axis, float], upright: tuple[TradeoffColumn, Axis, float]
 ) -> str:
-    """Error bars where spreads are known; of each axis the column, the axis and the point's place on it."""
+    """Error bars for known spreads, from the column, the axis and the position on each axis."""
     (cost, across, x), (quality, up, y) = flat, upright
     path = ""
     if cost.spread(model):
@@ -216,7 +216,7 @@ def about(model: dict[str, Any], quality: TradeoffColumn) -> str:
 
 
 def made_by(model: dict[str, Any]) -> str:
-    """The command that made a model; what is known of its origin where none is recorded."""
+    """The command that made a model, or its known origin if no command is recorded."""
     if model.get("command"):
         return model["command"]
     if model["method"] == "dense":

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias, overload
 
+import torch
 from torch import Tensor
 
 from s3prl_pruned.models.attention import padded_width
@@ -146,11 +147,11 @@ def prunable_weights(config: EncoderConfig, spec: CompactSpec) -> int:
 
 
 def whole_weights(config: EncoderConfig, like: CompactSpec | EncoderCounts | None = None) -> int:
-    """Weight elements that the dense model has of the parts that are pruned.
+    """Number of weights of the dense model in the parts that are pruned.
 
     Args:
         config: the dense shape.
-        like: says whether the CNN and the positional convolution are; None: neither.
+        like: decides whether CNN and positional convolution are pruned; None: neither.
     """
     counts = like if isinstance(like, EncoderCounts) else EncoderCounts.of(config, like or CompactSpec.dense(config))
     dense = EncoderCounts.dense(config, with_cnn=counts.with_cnn, with_positions=counts.with_positions)
@@ -282,4 +283,9 @@ def _layer_frames(config: EncoderConfig, counts: EncoderCounts, of_windows: list
         return [(queries[0], pairs[0])]
     qk = counts.layers[0].qk
     assert isinstance(qk, Tensor), "one entry is of all layers"
-    return [(qk.new_tensor(queries), qk.new_tensor(pairs))]
+    lower = torch.arange(config.num_layers, device=qk.device) >= config.time_reduction.after
+
+    def of_all_layers(numbers: list[int]) -> Tensor:  # filled on the device: copying the list would wait for a GPU
+        return torch.where(lower, torch.full_like(qk, numbers[-1]), torch.full_like(qk, numbers[0]))
+
+    return [(of_all_layers(queries), of_all_layers(pairs))]

@@ -1,4 +1,4 @@
-"""A lower frame rate in the upper layers: by hand, through every door, and counted."""
+"""A lower frame rate in the upper layers: computed by hand, in every format, and in counts."""
 
 from dataclasses import replace
 

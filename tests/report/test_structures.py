@@ -42,8 +42,8 @@ def test_the_table_has_a_row_for_each_and_says_what_is_special(data):
     assert dense.startswith("| dense") and "9" in dense
     assert "| 50.0 % | 50.1 % |" in own and "1.5" in own and "the run's own" in own and "MISSED" not in own
     assert "| 90.0 % | 80.0 % |" in missed and "TARGET MISSED" in missed
-    assert "have settled for the masks of the run's own target alone" in structures.markdown(data)
-    assert "they leave 25.0 % to 100.0 % to choose from" in structures.markdown(data)
+    assert "have settled only for the masks of the run's own target" in structures.markdown(data)
+    assert "These gates can reach 25.0 % to 100.0 %." in structures.markdown(data)
     assert "(step 5 of 5, RANDOM TEACHER). MACs: 5 s" in data["notes"][0] and "moving average" in data["notes"][2]
     assert len(structures.notes({**data, "settled": False})) == len(data["notes"]) - 1
 
