@@ -178,6 +178,7 @@ def test_where_nothing_is_official_the_columns_stand_side_by_side_with_the_mini_
         shortened(tmp_path, name, percent)
     main([str(tmp_path)])
     shown = capsys.readouterr().out
+    shown = shown.replace(str(tmp_path), "")  # its name may hold "-3"
     lines = [line.split() for line in shown.splitlines()]
     assert ["task", "and", "metric,", "percent", "fbank", "wavlm_embedded", "wavlm_pruned"] in lines
     assert ["asr", "wer", "90.00", "50.00", "70.00"] in lines and ["asr", "cer", "36.00", "18.00", "24.00"] in lines
