@@ -85,7 +85,6 @@ def final_masks(
 
     Args:
         gates: attached to `encoder`'s structure.
-        gates: attached to `encoder`'s structure.
         encoder: the student; its weights are not used.
         config: target and tolerance.
         table: used instead of the file that the target names.

@@ -97,9 +97,9 @@ def test_a_run_uses_the_merged_recipe(tmp_path):
     write(tmp_path / "mine", "base: embedded\nrunner: {total_steps: 7}\n", file=RUNNER_FILE)
     run = resolve(parse_arguments(["-u", "wavlm_pruned_distill", "--recipe", str(tmp_path / "mine")]))
     assert (
-        run.model.student.dropout == 0 and run.model.sparsity.warmup_fraction == 0.4 and run.model.sparsity.goal == 0.6
+        run.model.student.dropout == 0 and run.model.sparsity.warmup_fraction == 0.6 and run.model.sparsity.goal == 0.6
     )
-    assert (run.runner.runner.total_steps, run.runner.runner.save_step, run.runner.optimizer.gate_lr) == (7, 100, 0.1)
+    assert (run.runner.runner.total_steps, run.runner.runner.save_step, run.runner.optimizer.gate_lr) == (7, 100, 0.2)
     assert "base" not in json.dumps(run.identity()).replace("wavlm_base", "")
 
 
@@ -128,7 +128,7 @@ def test_an_unknown_base_and_a_circular_one_are_refused(tmp_path, base, message)
 def test_old_keys_of_targets_work_over_a_base_with_current_keys(tmp_path):
     path = write(tmp_path / "mine", "base: embedded\nsparsity: {target_macs: 0.7, utterance_seconds: 2}\n")
     assert load_recipe(path, MODEL_FILE)["sparsity"] == {
-        "warmup_fraction": 0.4,
+        "warmup_fraction": 0.6,
         "target": {"of": "macs", "share": 0.7, "seconds": 2},
     }
     path = write(tmp_path / "both", "sparsity: {target_sparsity: 0.7, target: {share: 0.7}}\n")
