@@ -7,7 +7,6 @@ needs, and go on growing while the gates cannot follow yet, so that a low target
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from s3prl_pruned.gates.attach import GateSet
 from s3prl_pruned.gates.hard_concrete import keep_probability

@@ -5,11 +5,15 @@ import shutil
 import pytest
 
 from s3prl_pruned import checkpoint
+from s3prl_pruned.config import UserError
 from s3prl_pruned.formats.folder import load_encoder, model_hash
 from s3prl_pruned.pretrain.logging import read_log
 from tests.pretrain.test_interruption import trajectory
 
-OPTIONS = ("-o", "runner.total_steps=6,,sparsity.control=shift,,sparsity.target.share=0.5,,sparsity.warmup_fraction=0.5")
+OPTIONS = (
+    "-o",
+    "runner.total_steps=6,,sparsity.control=shift,,sparsity.target.share=0.5,,sparsity.warmup_fraction=0.5",
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,3 +41,8 @@ def test_a_run_resumes_bit_for_bit(recipe, finished, tmp_path):
     recipe.train(run, *OPTIONS, "-a")
     assert trajectory(run) == trajectory(finished)
     assert model_hash(run / "export") == model_hash(finished / "export")
+
+
+def test_it_is_for_hard_concrete_gates(recipe, tmp_path):
+    with pytest.raises(UserError, match=r"`sparsity.control` is shift, which is for `gates`, but `self_pinching`"):
+        recipe.train(tmp_path / "run", "-o", "self_pinching.kinds=[int],,sparsity.control=shift")

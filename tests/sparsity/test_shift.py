@@ -21,13 +21,20 @@ def gates_of(*kinds, seed=None, spread=2.0):
     gates = GateSet(CompactSpec.dense(SHAPE), GateConfig(kinds=kinds or GateConfig().kinds), SHAPE)
     if seed is not None:
         with torch.no_grad():
-            gates.log_alpha.copy_(spread * torch.randn(gates.log_alpha.shape, generator=torch.Generator().manual_seed(seed)))
+            gates.log_alpha.copy_(
+                spread * torch.randn(gates.log_alpha.shape, generator=torch.Generator().manual_seed(seed))
+            )
             gates.clamp()
     return gates
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 1000), spread=st.floats(0.5, 3.0), move=st.floats(-1.5, 1.5), of=st.sampled_from(["params", "macs"]))
+@given(
+    seed=st.integers(0, 1000),
+    spread=st.floats(0.5, 3.0),
+    move=st.floats(-1.5, 1.5),
+    of=st.sampled_from(["params", "macs"]),
+)
 def test_the_expected_share_is_the_target_and_the_order_of_the_units_stays(seed, spread, move, of):
     gates = gates_of(seed=seed, spread=spread)
     measure = measure_of(SparsityConfig(target=Target(of=of, share=0.5)), SHAPE)
