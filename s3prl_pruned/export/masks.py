@@ -42,6 +42,8 @@ class FinalMasks:
     reached: float
     """Realised value of the target's quantity, as the removed share of the dense model: of weights (`sparsity`), MACs
     or time."""
+    fulfilled: float
+    """As `reached`; with several targets, of the one that is furthest from its share, in the unit of the first."""
     shift: float = 0.0
     """Constant added to log_alpha of the dimension gates to meet the target; 0 if none was needed."""
     cnn_shift: float = 0.0
@@ -63,7 +65,7 @@ class FinalMasks:
             sparsity: realised sparsity, including single weights.
             matrices: masks of single weights.
         """
-        same = {"sparsity": sparsity, "rounded_sparsity": sparsity, "reached": sparsity}
+        same = {"sparsity": sparsity, "rounded_sparsity": sparsity, "reached": sparsity, "fulfilled": sparsity}
         return cls(masks=masks, spec=spec, matrices=matrices or {}, **same)
 
 
@@ -102,7 +104,7 @@ def final_masks(
     cnn_shift = matched(lambda shift: cnn.of(structure(_Shifts(channels=shift))[1]), config.cnn_goal) if cnn else None
 
     def share(shift: float, ffn: float = 0.0) -> float:
-        return measure.of(structure(_Shifts.of(shift, cnn_shift, ffn))[1])
+        return measure.fulfilled(structure(_Shifts.of(shift, cnn_shift, ffn))[1])
 
     shift, ffn_shift = matched(share, config.goal), 0.0
     if gates.config.dims_multiple is not None and config.match_target:
@@ -115,6 +117,7 @@ def final_masks(
         sparsity=realised_sparsity(encoder.config, spec),
         rounded_sparsity=realised_sparsity(encoder.config, bare),
         reached=measure.of(spec),
+        fulfilled=measure.fulfilled(spec),
         shift=shift,
         cnn_shift=shift if cnn_shift is None else cnn_shift,
         ffn_shift=ffn_shift,

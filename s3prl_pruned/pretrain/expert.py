@@ -153,7 +153,7 @@ class Expert(nn.Module):
             Results of `export_figures`, and `on_target`: whether the kept structure meets the target of the run.
         """
         final = self.final_masks()
-        missed = abs(final.reached - self.target_sparsity)
+        missed = abs(final.fulfilled - self.target_sparsity)
         return {**self.export_figures(final), "on_target": missed <= self.upstream_config.sparsity.tolerance}
 
     @torch.no_grad()

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from s3prl_pruned.pretrain.logging import best_line, judged
-from s3prl_pruned.sparsity.quantities import CNN, SPARSITY, quantity_in
+from s3prl_pruned.sparsity.quantities import CNN, QUANTITIES, SPARSITY, quantity_in
 
 
 def target_lines(figures: dict[str, Any], *, tolerance: float, advice: str) -> list[str]:
@@ -22,7 +22,11 @@ def target_lines(figures: dict[str, Any], *, tolerance: float, advice: str) -> l
     else:
         reached = figures[quantity.name]
         lines = [SPARSITY.line(figures, "realised", "expected"), quantity.line(reached, *kinds)]
-    if abs(quantity.share(reached["realised"]) - quantity.share(reached["target"])) > tolerance:
+    also = figures.get("also", [])
+    lines += [QUANTITIES[further["quantity"]].line(further, *kinds) for further in also]
+    over = [quantity.share(reached["realised"]) - quantity.share(reached["target"])]
+    over += [further["realised"] - further["target"] for further in also]
+    if abs(min(over)) > tolerance:  # of several targets one is met, and the others are passed
         lines.append(f"WARNING: the target is missed. {advice}")
     if (cnn := figures.get(CNN.name)) is not None:
         lines.append(CNN.line(cnn, *kinds))

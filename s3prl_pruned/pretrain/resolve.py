@@ -22,7 +22,7 @@ from s3prl_pruned.pretrain.recipes import (
     with_targets,
 )
 from s3prl_pruned.pretrain.run_folder import EXPORT, RUN, Run, as_it_began, read_run, refuse_difference
-from s3prl_pruned.sparsity.config import chosen_target, takes_table
+from s3prl_pruned.sparsity.config import chosen_targets, takes_table
 
 RECIPES = resources.recipes()
 
@@ -66,7 +66,7 @@ def make_parser() -> Parser:
         "--target",
         metavar="WHAT=X",
         help="params=0.8 or macs=0.7: share of the prunable weights or MACs to remove; speedup=2.5: needs "
-        "--latency-table",
+        "--latency-table; params=0.8,macs=0.7: at least both",
     )
     add("-o", "--override", metavar="K=V", help="change settings, e.g. runner.total_steps=100,,runner.log_step=10")
     add("-n", "--expname", metavar="NAME", help="write to result/pretrain/<upstream>/NAME (default: recipe's name)")
@@ -209,7 +209,7 @@ def _with_options(data: dict, args: argparse.Namespace) -> dict:
             if key in datarc:
                 datarc[key] = sets_in(args.corpus, datarc[key], prefix)
     if args.target:
-        model = with_targets(model, {"sparsity": {"target": chosen_target(args.target)}}, "--target")
+        model = with_targets(model, {"sparsity": chosen_targets(args.target)}, "--target")
     items = [item.strip().removeprefix("config.") for item in (args.override or "").split(",,")]  # s3prl's prefix
     of_model = [item for item in items if item.split("=")[0].split(".")[0] in get_type_hints(objective_of(args).model)]
     model = with_overrides(model, of_model)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from s3prl_pruned.report.figures import BLUE, VERMILLION
 from s3prl_pruned.report.files import ReportFiles, png
 from s3prl_pruned.report.tradeoff_columns import COSTS
-from s3prl_pruned.sparsity.quantities import CNN, INERT, MACS, SPARSITY, SPEEDUP, Quantity
+from s3prl_pruned.sparsity.quantities import INERT, QUANTITIES, SPARSITY, Quantity
 from s3prl_pruned.tables import Column, Table
 
 FILES = ReportFiles(
@@ -19,7 +19,6 @@ FILES = ReportFiles(
     rows="structures",
     row_key="realised",
 )
-_QUANTITIES = {quantity.name: quantity for quantity in (SPARSITY, MACS, SPEEDUP, CNN)}
 _COSTS = {**{key: cost.header for key, cost in COSTS.items()}, "expected_seconds": "time by the latency table (ms)"}
 _SCALES = {**{key: cost.scale for key, cost in COSTS.items()}, "expected_seconds": 1e3}
 _COLUMNS = (
@@ -143,7 +142,7 @@ def notes(data: dict[str, Any]) -> list[str]:
 
 
 def _quantity(data: dict[str, Any]) -> Quantity:
-    return _QUANTITIES[data["quantity"]]
+    return QUANTITIES[data["quantity"]]
 
 
 def _any(data: dict[str, Any], key: str) -> bool:

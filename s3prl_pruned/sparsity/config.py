@@ -69,19 +69,29 @@ class CnnTarget(Target):
         return f"{100 * self.share:.4g} % {'less time for' if self.of == 'time' else 'fewer MACs in'} the CNN"
 
 
-def chosen_target(text: str) -> dict[str, Any]:
-    """The value of `target:` for a text such as `params=0.8`, `macs=0.7` or `speedup=2.5`.
+def chosen_targets(text: str) -> dict[str, Any]:
+    """The keys `target` and, for several, `also`, for a text such as `speedup=2.5` or `params=0.8,macs=0.7`.
 
     Raises:
         UserError: the text has none of these forms.
     """
+    first, *further = [_chosen_target(part) for part in text.split(",")]
+    if any("speedup" in target for target in further):
+        raise UserError(f"`--target` has a speedup after another target: name it first, and only once; it is {text!r}.")
+    return {"target": first, **({"also": further} if further else {})}
+
+
+def _chosen_target(text: str) -> dict[str, Any]:
     name, _, value = (part.strip() for part in text.partition("="))
     try:
         number = float(value)
     except ValueError:
         number = math.nan
     if name not in ("params", "macs", "speedup") or math.isnan(number):
-        raise UserError(f"`--target` must be params=0.8, macs=0.7 or speedup=2.5 (or another number), but is {text!r}.")
+        raise UserError(
+            f"`--target` must be params=0.8, macs=0.7 or speedup=2.5 (or another number; several between commas), but "
+            f"has {text!r}."
+        )
     return {"speedup": number} if name == "speedup" else {"of": name, "share": number}
 
 

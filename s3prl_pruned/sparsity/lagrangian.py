@@ -18,6 +18,10 @@ class SparsityConfig:
     target: Target = field(default_factory=lambda: Target(share=0.8))
     """The target of pruning. `--target params=0.8`, `macs=0.7` or `speedup=2.5` sets it."""
 
+    also: tuple[Target, ...] = ()
+    """Further targets, of `params` or `macs`: each is to be reached at least. Of all targets, the one that is furthest
+    from its share is followed, so that one is met and the others are passed. For hard concrete gates."""
+
     cnn_target: CnnTarget | None = None
     """A separate target for the CNN, with multipliers of its own. Needs gates of the kind `conv`."""
 
@@ -57,15 +61,30 @@ class SparsityConfig:
                 f"`settle_fraction` must be from 0 to 1 - `warmup_fraction` ({1 - self.warmup_fraction:g}), but is "
                 f"{self.settle_fraction}."
             )
+        self._check_also()
         if not 0 <= self.smallest_scale < 0.5:
             raise UserError(f"`smallest_scale` must be in [0, 0.5), but is {self.smallest_scale}.")
         if not 0 < self.tolerance < 1:
             raise UserError(f"`tolerance` must be in (0, 1), but is {self.tolerance}.")
 
+    def _check_also(self) -> None:
+        """Raise UserError if the further targets do not go with the target."""
+        if any(target.of == "time" for target in self.also):
+            raise UserError("`also` has targets of params and macs, but one is of time. Make that one the `target`.")
+        kinds = [(target.of, target.seconds if target.of == "macs" else None) for target in (self.target, *self.also)]
+        if len(set(kinds)) < len(kinds):
+            raise UserError(
+                f"`target` and `also` must be of different quantities, but are of {[of for of, _ in kinds]}."
+            )
+        shares = [target.share for target in (self.target, *self.also)]
+        if self.also and not all(shares):
+            raise UserError(f"with `also`, every target needs a share above 0, but they are {shares}.")
+
     @property
     def targets(self) -> tuple[Target, ...]:
-        """The target, and that of the CNN if there is one."""
-        return (self.target,) if self.cnn_target is None else (self.target, self.cnn_target)
+        """The target, the further ones, and that of the CNN if there is one."""
+        all_but_cnn = (self.target, *self.also)
+        return all_but_cnn if self.cnn_target is None else (*all_but_cnn, self.cnn_target)
 
     @property
     def goal(self) -> float:

@@ -88,6 +88,9 @@ CNN = Quantity(
 )
 """The target of the CNN alone, if a recipe sets one."""
 
+QUANTITIES = {quantity.name: quantity for quantity in (SPARSITY, MACS, SPEEDUP, CNN)}
+"""All quantities by name."""
+
 
 def quantity_in(names: Container[str], *, prefix: str = "") -> Quantity:
     """The quantity of the model's target. Logs of MACs and speed-up targets also have the sparsity.

@@ -54,7 +54,7 @@ def shift_to_target(gates: GateSet, measure: Measure, target: float, *, channels
         for _ in range(_ITERATIONS):
             shift = constant.requires_grad_()
             log_alpha = (start + shift * moves).clamp(-limit, limit)
-            expected = measure.expected(_Moved(gates.spec, Masks(gates.table, keep_probability(log_alpha))))
+            expected = measure.expected_fulfilled(_Moved(gates.spec, Masks(gates.table, keep_probability(log_alpha))))
             (slope,) = torch.autograd.grad(expected, shift)
             step = (expected - target) / slope.clamp(max=-1e-12)
             constant = (shift - step.clamp(-_LONGEST, _LONGEST)).detach()

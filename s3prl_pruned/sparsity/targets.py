@@ -1,7 +1,7 @@
 """Measures of targets: sparsity, MACs or time, each as the removed share of the dense model or of its CNN."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -32,6 +32,8 @@ class Measure:
     """Removed share of the dense model when `counts` are kept, in [0, 1); for `CNN`, of the dense CNN."""
     table: LatencyTable | None = None
     """Latency table of a target of time."""
+    also: tuple[tuple["Measure", float], ...] = ()
+    """Measures of further targets, and how much one unit of each counts in this one's: its share over theirs."""
     conditions: dict[str, Any] = field(default_factory=dict)
     """Entries that a card shows beside the figures: length of the utterance, device."""
 
@@ -51,6 +53,15 @@ class Measure:
             A scalar with a gradient to every log_alpha (for `CNN`: to those of the channels).
         """
         return torch.as_tensor(self.reduction(expected_encoder(gates, self.shape, heads=not self.is_sparsity)))
+
+    def fulfilled(self, spec: CompactSpec) -> float:
+        """As `of`, of the target that is furthest from its share, in the unit of this one."""
+        return min([self.of(spec), *(scale * other.of(spec) for other, scale in self.also)])
+
+    def expected_fulfilled(self, gates: Counted) -> Tensor:
+        """As `expected`, of the target that is furthest from its share, in the unit of this one."""
+        of_all = [self.expected(gates), *(scale * other.expected(gates) for other, scale in self.also)]
+        return torch.stack(of_all).amin() if self.also else of_all[0]
 
     def reachable(self, gates: GateConfig, spec: CompactSpec) -> float:
         """The largest expected share that gates of these kinds can reach, when all are at their lower limit.
@@ -76,7 +87,7 @@ class Measure:
 
 
 def measure_of(config: SparsityConfig, shape: EncoderConfig, table: LatencyTable | None = None) -> Measure:
-    """The measure of `config.target`.
+    """The measure of `config.target`, with those of `config.also`.
 
     Args:
         config: the recipe's targets.
@@ -86,7 +97,12 @@ def measure_of(config: SparsityConfig, shape: EncoderConfig, table: LatencyTable
     Raises:
         UserError: the table cannot be read or is of another shape, or the utterance is shorter than a frame.
     """
-    dense, target = EncoderCounts.dense(shape, with_cnn=False), config.target
+    also = [(_measure(target, shape), config.goal / target.share) for target in config.also]
+    return replace(_measure(config.target, shape, table), also=tuple(also))
+
+
+def _measure(target: Target, shape: EncoderConfig, table: LatencyTable | None = None) -> Measure:
+    dense = EncoderCounts.dense(shape, with_cnn=False)
     if target.of == "time":
         times = _table_of(target, shape, table)
         whole = times.time(dense)

@@ -210,6 +210,20 @@ def test_the_screen_shows_target_and_result(recipe, tmp_path):
     [
         (("--target", "size=0.8"), "`--target` must be params=0.8, macs=0.7 or speedup=2.5"),
         (("--target", "macs"), "`--target` must be"),
+        (("--target", "params=0.5,speedup=2"), "`--target` has a speedup after another target: name it first"),
+        (
+            ("--target", "params=0.5,params=0.6"),
+            r"`target` and `also` must be of different quantities, but are of \['params', 'params'\]",
+        ),
+        (("--target", "params=0.5,macs=0"), r"every target needs a share above 0, but they are \[0.5, 0.0\]"),
+        (
+            ("--target", "params=0.5,macs=0.99"),
+            r"`sparsity.also` is a share of 0.99, but gates of the kinds .* reach 0.000 to 0\.\d+ on this encoder",
+        ),
+        (
+            ("--target", "params=0.5,macs=0.5", "-o", "self_pinching={}"),
+            "`sparsity.also` is for `gates`, but `self_pinching` is set",
+        ),
         (
             ("--target", "macs=0.99"),
             r"`sparsity.target` is a share of 0.99, but gates of the kinds .* reach 0.000 to 0\.\d+ on this encoder",

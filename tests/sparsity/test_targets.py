@@ -239,3 +239,19 @@ def test_a_table_of_another_shape_and_an_utterance_shorter_than_a_frame_are_refu
         measure_of(config, tiny_large())
     with pytest.raises(UserError, match="`seconds` of a target must be long enough for a frame, but is 0.001"):
         measure_of(SparsityConfig(target=Target(of="macs", share=0.5, seconds=0.001)), tiny_base())
+
+
+@settings(max_examples=25, deadline=None)
+@given(spec=st.integers(0, 10_000), of_weights=st.floats(0.05, 0.95), of_macs=st.floats(0.05, 0.6))
+def test_of_several_targets_the_least_fulfilled_one_counts(spec, of_weights, of_macs):
+    shape = tiny_base()
+    config = SparsityConfig(target=Target(share=of_weights), also=(Target(of="macs", share=of_macs, seconds=0.1),))
+    measure, kept = measure_of(config, shape), random_spec(shape, seed=spec)
+    dense, small = (sum(macs(shape, each, 1600).values()) for each in (CompactSpec.dense(shape), kept))
+    by_hand = min(realised_sparsity(shape, kept) / of_weights, (1 - small / dense) / of_macs)
+    assert measure.fulfilled(kept) == pytest.approx(of_weights * by_hand)
+    assert measure.of(kept) == pytest.approx(realised_sparsity(shape, kept))
+    gates = GateSet(CompactSpec.dense(shape), GateConfig(kinds=FULL, initial_log_alpha=-1.0), shape)
+    shares = measure.expected(gates), measure.also[0][0].expected(gates)
+    least = min(float(shares[0].detach()) / of_weights, float(shares[1].detach()) / of_macs)
+    assert float(measure.expected_fulfilled(gates).detach()) == pytest.approx(of_weights * least)

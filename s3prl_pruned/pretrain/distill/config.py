@@ -138,8 +138,9 @@ class ModelConfig:
                 f"`sparsity.control` is {self.sparsity.control}, which is for `gates`, but `{instead[0]}` is set. "
                 "Leave it out."
             )
-        if instead and self.sparsity.cnn_target is not None:
-            raise UserError(f"`sparsity.cnn_target` is for `gates`, but `{instead[0]}` is set. Leave it out.")
+        for key in ("cnn_target", "also"):
+            if instead and getattr(self.sparsity, key):
+                raise UserError(f"`sparsity.{key}` is for `gates`, but `{instead[0]}` is set. Leave it out.")
 
     def check_target(self, encoder: EncoderConfig, spec: CompactSpec | None = None) -> None:
         """Raise UserError if the gates cannot meet `dims_multiple` or their targets on this encoder.
@@ -152,6 +153,8 @@ class ModelConfig:
             check_target(self.sparsity.goal, self.self_pinching or self.gates, encoder, spec)
         else:
             self._check_reach("target", measure, self.sparsity.target, spec)
+        for (other, _), target in zip(measure.also, self.sparsity.also, strict=True):
+            self._check_reach("also", other, target, spec)
         cnn = cnn_measure_of(self.sparsity, encoder)
         if cnn is not None and self.sparsity.cnn_target is not None:
             self._check_reach("cnn_target", cnn, self.sparsity.cnn_target, spec)

@@ -97,9 +97,9 @@ class ExpectedControl:
         raise NotImplementedError
 
     def _expected(self, counted: Counted, step: Step) -> list[_Expected]:
-        """The expected share of the target and, if there is one, of the CNN's."""
+        """The expected share of the target (of several, as `Measure.expected_fulfilled`) and of the CNN's, if any."""
         target = self.config.target_at(step.number, step.total)
-        found = [_Expected(self.measure, self.measure.expected(counted), target)]
+        found = [_Expected(self.measure, self.measure.expected_fulfilled(counted), target)]
         if self.cnn_measure is not None:
             target = self.config.target_at(step.number, step.total, self.config.cnn_goal)
             found.append(_Expected(self.cnn_measure, self.cnn_measure.expected(counted), target))
@@ -112,8 +112,12 @@ class ExpectedControl:
             quantity = of.measure.quantity
             records[f"expected_{quantity.name}"] = quantity.shown(of.share.detach())
             records[f"target_{quantity.name}"] = quantity.shown(of.target)
-        if not self.measure.is_sparsity:
-            with torch.no_grad():
+        with torch.no_grad():
+            if self.measure.also:
+                records["expected_fulfilled"] = found[0].share.detach() / self.config.goal
+                own = self.measure.expected(counted)
+                records[f"expected_{self.measure.quantity.name}"] = self.measure.quantity.shown(own)
+            if not self.measure.is_sparsity:
                 records["expected_sparsity"] = expected_sparsity(counted, self.shape)
         return records
 
@@ -125,7 +129,8 @@ class ExpectedControl:
     def figures(self, counted: Counted, final: FinalMasks) -> dict[str, Any]:
         """Entries of a card: the expected sparsity, and the results for other targets.
 
-        These are `macs` or `speedup` (then `target`, of the sparsity, is None), and `cnn`.
+        These are `macs` or `speedup` (then `target`, of the sparsity, is None), `cnn`, and `also`, a list for the
+        further targets.
         """
         config, measure, cnn = self.config, self.measure, self.cnn_measure
         figures: dict[str, Any] = {"expected": float(expected_sparsity(counted, self.shape).detach())}
@@ -136,6 +141,14 @@ class ExpectedControl:
                 realised=cnn.of(final.spec),
                 shift_of_channel_gates=final.cnn_shift,
             )
+        if measure.also:
+            figures["also"] = [
+                {
+                    "quantity": other.quantity.name,
+                    **other.figures(target=target.share, gates=counted, realised=other.of(final.spec)),
+                }
+                for (other, _), target in zip(measure.also, config.also, strict=True)
+            ]
         if measure.is_sparsity:
             return figures
         of = measure.figures(target=config.goal, gates=counted, realised=final.reached)

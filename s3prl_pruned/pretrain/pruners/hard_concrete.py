@@ -80,7 +80,7 @@ class HardConcretePruner:
         """
         own, other = self.control.config, copy.copy(self)
         if target != own.target:
-            config = replace(own, target=target, match_target=True)
+            config = replace(own, target=target, also=(), match_target=True)
             other.control = control_of(config, self.student.config, table or self.control.table)
         return other
 
