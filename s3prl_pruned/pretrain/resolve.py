@@ -65,8 +65,8 @@ def make_parser() -> Parser:
     add(
         "--target",
         metavar="WHAT=X",
-        help="params=0.8 or macs=0.7: share of the prunable weights or MACs to remove; speedup=2.5: needs "
-        "--latency-table; params=0.8,macs=0.7: at least both",
+        help="params=0.8, macs=0.7 or memory=0.7: share of the prunable weights, MACs or all weights to remove; "
+        "speedup=2.5: needs --latency-table; params=0.8,macs=0.7: at least both",
     )
     add("-o", "--override", metavar="K=V", help="change settings, e.g. runner.total_steps=100,,runner.log_step=10")
     add("-n", "--expname", metavar="NAME", help="write to result/pretrain/<upstream>/NAME (default: recipe's name)")

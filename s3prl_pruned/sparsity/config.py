@@ -11,6 +11,8 @@ TARGETS = {"target": "params", "cnn_target": "macs"}
 FORMER = {"target_sparsity": "params", "target_macs": "macs", "target_speedup": "time"}
 """Old keys of `sparsity:` that `target` replaced, with the quantity of each; if several are set, the last one of this
 list counts."""
+_CHOSEN = ("params", "macs", "memory", "speedup")
+"""Names of quantities on a command line."""
 FORMER_KEYS = (*FORMER, "target_cnn", "utterance_seconds", "latency_table")
 
 
@@ -18,8 +20,10 @@ FORMER_KEYS = (*FORMER, "target_cnn", "utterance_seconds", "latency_table")
 class Target:
     """Share of the dense model to remove, in one quantity."""
 
-    of: Literal["params", "macs", "time"] = "params"
-    """The quantity: prunable weights (`sparsity.counts.sparsity`), multiply-accumulates, or time by `table`."""
+    of: Literal["params", "macs", "memory", "time"] = "params"
+    """The quantity: prunable weights (`sparsity.counts.sparsity`), multiply-accumulates, all weights in memory, or time
+    by `table`. `memory` is of the weights of CNN, projection and positional convolution too, pruned or not (without
+    biases and norms, below 1 %). What else a call needs hardly depends on the structure (LOG.md)."""
 
     share: float
     """The share to remove, in [0, 1). A recipe may set `speedup: s` instead for time: it is read as 1 - 1 / s."""
@@ -38,6 +42,8 @@ class Target:
             return f"target speed-up {1 / (1 - self.share):.4g} by {self.table}"
         if self.of == "macs":
             return f"target {100 * self.share:.4g} % fewer MACs for {self.seconds:g} s"
+        if self.of == "memory":
+            return f"target {100 * self.share:.4g} % less memory for weights"
         return f"target sparsity {self.share:.4g}"
 
     def validate(self) -> None:
@@ -87,10 +93,10 @@ def _chosen_target(text: str) -> dict[str, Any]:
         number = float(value)
     except ValueError:
         number = math.nan
-    if name not in ("params", "macs", "speedup") or math.isnan(number):
+    if name not in _CHOSEN or math.isnan(number):
         raise UserError(
-            f"`--target` must be params=0.8, macs=0.7 or speedup=2.5 (or another number; several between commas), but "
-            f"has {text!r}."
+            "`--target` must be params=0.8, macs=0.7, memory=0.7 or speedup=2.5 (or another number; several between "
+            f"commas), but has {text!r}."
         )
     return {"speedup": number} if name == "speedup" else {"of": name, "share": number}
 
@@ -109,11 +115,12 @@ def several_targets(text: str, own: Target, *, table: str | None = None) -> list
     name, _, numbers = (part.strip() for part in text.rpartition("="))
     kind = name or ("speedup" if own.of == "time" else own.of)
     of = "time" if kind == "speedup" else kind
-    if kind not in ("params", "macs", "speedup"):
+    if kind not in _CHOSEN:
         raise UserError(
-            f"targets must be 0.5,0.65 or params=0.5,0.65, macs=0.5,0.7 or speedup=1.5,2, but are {text!r}."
+            "targets must be 0.5,0.65 or params=0.5,0.65, macs=0.5,0.7, memory=0.5,0.7 or speedup=1.5,2, but are "
+            f"{text!r}."
         )
-    base = own if of == own.of else Target(of=of, share=0.0, table=table if of == "time" else None)  # type: ignore[arg-type]  # one of the three
+    base = own if of == own.of else Target(of=of, share=0.0, table=table if of == "time" else None)  # type: ignore[arg-type]  # one of the four
     found: list[Target] = []
     for number in numbers.split(","):
         try:

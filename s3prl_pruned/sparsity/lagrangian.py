@@ -19,8 +19,8 @@ class SparsityConfig:
     """The target of pruning. `--target params=0.8`, `macs=0.7` or `speedup=2.5` sets it."""
 
     also: tuple[Target, ...] = ()
-    """Further targets, of `params` or `macs`: each is to be reached at least. Of all targets, the one that is furthest
-    from its share is followed, so that one is met and the others are passed. For hard concrete gates."""
+    """Further targets, of `params`, `macs` or `memory`: each is to be reached at least. Of all targets, the one that is
+    furthest from its share is followed, so that one is met and the others are passed. For hard concrete gates."""
 
     cnn_target: CnnTarget | None = None
     """A separate target for the CNN, with multipliers of its own. Needs gates of the kind `conv`."""
@@ -70,7 +70,9 @@ class SparsityConfig:
     def _check_also(self) -> None:
         """Raise UserError if the further targets do not go with the target."""
         if any(target.of == "time" for target in self.also):
-            raise UserError("`also` has targets of params and macs, but one is of time. Make that one the `target`.")
+            raise UserError(
+                "`also` has targets of params, macs and memory, but one is of time. Make that one the `target`."
+            )
         kinds = [(target.of, target.seconds if target.of == "macs" else None) for target in (self.target, *self.also)]
         if len(set(kinds)) < len(kinds):
             raise UserError(

@@ -71,6 +71,13 @@ MACS = Quantity(
     figure="-{:.2f} %",
     short_figure="{:.1f} %",
 )
+MEMORY = Quantity(
+    name="memory",
+    title="memory for all weights",
+    axis="weights removed from all of the model (%)",
+    figure="-{:.2f} %",
+    short_figure="{:.1f} %",
+)
 SPEEDUP = Quantity(
     name="speedup",
     title="speed-up by the latency table ({measured[machine]})",
@@ -88,15 +95,15 @@ CNN = Quantity(
 )
 """The target of the CNN alone, if a recipe sets one."""
 
-QUANTITIES = {quantity.name: quantity for quantity in (SPARSITY, MACS, SPEEDUP, CNN)}
+QUANTITIES = {quantity.name: quantity for quantity in (SPARSITY, MACS, MEMORY, SPEEDUP, CNN)}
 """All quantities by name."""
 
 
 def quantity_in(names: Container[str], *, prefix: str = "") -> Quantity:
-    """The quantity of the model's target. Logs of MACs and speed-up targets also have the sparsity.
+    """The quantity of the model's target. Logs of other targets also have the sparsity.
 
     Args:
         names: keys of a line of the log, or of `sparsity` in a card.
         prefix: text before the name of the quantity in these keys.
     """
-    return next((other for other in (MACS, SPEEDUP) if prefix + other.name in names), SPARSITY)
+    return next((other for other in (MACS, MEMORY, SPEEDUP) if prefix + other.name in names), SPARSITY)

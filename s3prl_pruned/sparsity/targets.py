@@ -1,4 +1,4 @@
-"""Measures of targets: sparsity, MACs or time, each as the removed share of the dense model or of its CNN."""
+"""Measures of targets: sparsity, MACs, memory or time, each as the removed share of the dense model or of its CNN."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,7 +17,7 @@ from s3prl_pruned.sparsity.counts import EncoderCounts, counted_macs, sparsity, 
 from s3prl_pruned.sparsity.expected import Counted, expected_encoder
 from s3prl_pruned.sparsity.lagrangian import SparsityConfig
 from s3prl_pruned.sparsity.latency import LatencyTable, Scalar, read_latency_table
-from s3prl_pruned.sparsity.quantities import CNN, MACS, SPARSITY, SPEEDUP, Quantity
+from s3prl_pruned.sparsity.quantities import CNN, MACS, MEMORY, SPARSITY, SPEEDUP, Quantity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Measure:
     """A measure for encoders of one dense shape."""
 
     quantity: Quantity
-    """One of `SPARSITY`, `MACS`, `SPEEDUP` and `CNN`."""
+    """One of `SPARSITY`, `MACS`, `MEMORY`, `SPEEDUP` and `CNN`."""
     shape: EncoderConfig
     """The dense shape."""
     reduction: Callable[[EncoderCounts], Scalar]
@@ -122,11 +122,22 @@ def _measure(target: Target, shape: EncoderConfig, table: LatencyTable | None = 
             reduction=lambda counts: 1 - sum(macs(counts).values()) / work,
             conditions={"utterance_seconds": target.seconds},
         )
+    if target.of == "memory":
+        return Measure(
+            quantity=MEMORY,
+            shape=shape,
+            reduction=lambda counts: 1 - _all_weights(shape, counts) / _all_weights(shape, dense),
+        )
     return Measure(
         quantity=SPARSITY,
         shape=shape,
         reduction=lambda counts: sparsity(weights(shape, counts), shape, counts),
     )
+
+
+def _all_weights(shape: EncoderConfig, counts: EncoderCounts) -> Scalar:
+    """Weights of CNN, projection, positional convolution and layers, pruned or not, without biases."""
+    return weights(shape, replace(counts, with_cnn=True, with_positions=True))
 
 
 def cnn_measure_of(config: SparsityConfig, shape: EncoderConfig, table: LatencyTable | None = None) -> Measure | None:

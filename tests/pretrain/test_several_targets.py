@@ -31,6 +31,13 @@ def test_the_harder_target_is_met_and_the_other_one_passed(recipe, tmp_path, par
     assert log[-1]["expected_fulfilled"] <= log[-1]["expected_sparsity"] / params + 1e-6
 
 
+def test_memory_is_a_target_by_itself(recipe, tmp_path):
+    run = recipe.train(tmp_path / "run", *KINDS, "--target", "memory=0.4")
+    found = load_encoder(run / "export")[1]["sparsity"]["memory"]
+    assert found["target"] == 0.4 and found["realised"] == pytest.approx(0.4, abs=0.03)
+    assert {"target_memory", "expected_memory", "realised_memory"} <= set(read_log(run)[-1])
+
+
 def test_one_that_is_missed_is_said(recipe, tmp_path):
     options = (KINDS[0], f"{KINDS[1]},,sparsity.match_target=false", "--target", "params=0.5,macs=0.5")
     recipe.train(tmp_path / "run", *options)

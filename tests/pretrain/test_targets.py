@@ -208,7 +208,7 @@ def test_the_screen_shows_target_and_result(recipe, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--target", "size=0.8"), "`--target` must be params=0.8, macs=0.7 or speedup=2.5"),
+        (("--target", "size=0.8"), "`--target` must be params=0.8, macs=0.7, memory=0.7 or speedup=2.5"),
         (("--target", "macs"), "`--target` must be"),
         (("--target", "params=0.5,speedup=2"), "`--target` has a speedup after another target: name it first"),
         (

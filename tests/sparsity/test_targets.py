@@ -33,6 +33,7 @@ def measures(config):
     return {
         "sparsity": measure_of(SparsityConfig(), config),
         "macs": measure_of(SparsityConfig(target=Target(of="macs", share=0.5, seconds=0.1)), config),
+        "memory": measure_of(SparsityConfig(target=Target(of="memory", share=0.5)), config),
         "speedup": measure_of(SparsityConfig(target=Target(of="time", share=0.5, table="given")), config, table),
     }
 
@@ -79,8 +80,29 @@ def test_shares_are_ratios_of_macs_and_of_weights():
     assert all(measure.of(dense) == pytest.approx(0) for measure in found.values())
 
 
+@pytest.mark.parametrize("with_cnn", [False, True])
+def test_memory_is_that_of_all_weights_of_the_network(with_cnn):
+    """Counted in the networks themselves: every matrix and kernel, without the tables of positions."""
+    shape = tiny_base()
+    kept = random_spec(shape, seed=5, channels=with_cnn)
+    sizes = [
+        sum(
+            weight.numel()
+            for name, weight in SpeechEncoder(shape, spec).named_parameters()
+            if weight.dim() > 1
+            and name.startswith(("feature_", "layers.", "positional_"))
+            and "gate" not in name
+            and "original0" not in name
+            and "relative" not in name
+        )
+        for spec in (kept, CompactSpec.dense(shape))
+    ]
+    measure = measure_of(SparsityConfig(target=Target(of="memory", share=0.5)), shape)
+    assert measure.of(kept) == pytest.approx(1 - sizes[0] / sizes[1])
+
+
 @pytest.mark.parametrize("kinds", [FULL, ("mha", "head", "ffn", "int"), KINDS, ("head", "int", "conv")], ids="-".join)
-@pytest.mark.parametrize("name", ["macs", "speedup"])
+@pytest.mark.parametrize("name", ["macs", "memory", "speedup"])
 def test_every_target_has_a_gradient_to_its_gates(name, kinds):
     """Value and intermediate dimensions, channels, heads, sublayers; for attention's padded width, the widest head."""
     config = tiny_base()
@@ -206,7 +228,10 @@ def test_the_default_is_the_papers_sparsity():
     [
         ({"target": {"of": "macs", "share": 1.0}}, r"target: `share` must be in \[0, 1\), but is 1.0"),
         ({"target": {"of": "macs"}}, "target.share: required, but not given"),
-        ({"target": {"of": "size", "share": 0.5}}, "target.of: must be one of params, macs, time, but is 'size'"),
+        (
+            {"target": {"of": "size", "share": 0.5}},
+            "target.of: must be one of params, macs, memory, time, but is 'size'",
+        ),
         ({"target": {"share": float("nan")}}, "target.share: must be a finite number, but is nan"),
         ({"target": {"speedup": 0.9, "table": "x"}}, "`speedup` must be at least 1, but is 0.9"),
         ({"target": {"speedup": 2.0, "share": 0.5}}, "`speedup` is another way to give a `share` of time. Leave out"),

@@ -60,7 +60,7 @@ class _Expected:
 
 
 class ExpectedControl:
-    """A target for the expected reduction of weights, MACs or time, and of the CNN.
+    """A target for the expected reduction of weights, MACs, memory or time, and of the CNN.
 
     Args:
         config: targets and schedule.
@@ -122,15 +122,15 @@ class ExpectedControl:
         return records
 
     def realised(self, final: FinalMasks) -> dict[str, float]:
-        """`realised_sparsity`, and `realised_macs` or `realised_speedup` for such a target."""
+        """`realised_sparsity`, and, for another target, such as `realised_macs`."""
         quantity = self.measure.quantity
         return {"realised_sparsity": final.sparsity, f"realised_{quantity.name}": quantity.shown(final.reached)}
 
     def figures(self, counted: Counted, final: FinalMasks) -> dict[str, Any]:
         """Entries of a card: the expected sparsity, and the results for other targets.
 
-        These are `macs` or `speedup` (then `target`, of the sparsity, is None), `cnn`, and `also`, a list for the
-        further targets.
+        These are `macs`, `memory` or `speedup` (then `target`, of the sparsity, is None), `cnn`, and `also`, a list
+        for the further targets.
         """
         config, measure, cnn = self.config, self.measure, self.cnn_measure
         figures: dict[str, Any] = {"expected": float(expected_sparsity(counted, self.shape).detach())}
