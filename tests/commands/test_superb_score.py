@@ -1,7 +1,6 @@
 """The score command on folders of results."""
 
 import csv
-import dataclasses
 import json
 import subprocess
 import sys
@@ -11,28 +10,10 @@ import pytest
 
 from s3prl_pruned.commands.score import main
 from s3prl_pruned.config import UserError
-from s3prl_pruned.superb.catalogue import TASKS, Value
-from s3prl_pruned.superb.results.result import RESULT_FILE, Checkpoint, Result, Upstream, write_result
+from s3prl_pruned.superb.catalogue import Value
+from s3prl_pruned.superb.results.result import RESULT_FILE, Checkpoint, Upstream
 from s3prl_pruned.superb.score.score import superb_score
-
-WANG = {
-    "pr": [9.09], "asr": [10.61], "ks": [96.57], "qbe": [7.40], "sid": [74.56], "sv": [6.17], "sd": [6.11],
-    "ic": [98.08], "sf": [87.14, 27.13], "er": [63.61],
-}  # fmt: skip
-
-
-def write(root, task, *, name="wavlm_pruned", **changes):
-    """A result of the proposed model of Wang et al. 2023, with its published numbers."""
-    metrics = [
-        Value(name=metric.name, value=number, unit="percent") for metric, number in zip(TASKS[task].metrics, WANG[task])
-    ]
-    result = Result(
-        task=task, split=TASKS[task].test_split, num_utterances=1, metrics=metrics, printed_by_s3prl=[],
-        protocol="official", upstream=Upstream(name=name, sha256="ab" * 32),
-    )  # fmt: skip
-    folder = root / name / task
-    folder.mkdir(parents=True)
-    write_result(folder / RESULT_FILE, dataclasses.replace(result, **changes))
+from tests.commands.scored_results import WANG, shortened, write
 
 
 def test_all_ten_tasks_give_the_papers_score(tmp_path, capsys):
@@ -168,11 +149,6 @@ def test_an_error_rate_with_a_wrong_unit_is_said_and_not_counted(tmp_path, capsy
         main([str(path)])
 
 
-def shortened(root, name, percent):
-    metrics = [Value(name=rate, value=value, unit="percent") for rate, value in zip(("wer", "cer"), percent)]
-    write(root, "asr", name=name, metrics=metrics, protocol="shortened", upstream=Upstream(name=name))
-
-
 def test_where_nothing_is_official_the_columns_stand_side_by_side_with_the_mini_score_and_no_score(tmp_path, capsys):
     for name, percent in (("fbank", (90, 36)), ("wavlm_embedded", (50, 18)), ("wavlm_pruned", (70, 24))):
         shortened(tmp_path, name, percent)
@@ -247,178 +223,6 @@ def test_nothing_to_do_says_what_to_give(capsys):
     with pytest.raises(SystemExit) as stop:
         main([])
     assert stop.value.code == 2 and "name a folder of results" in capsys.readouterr().err
-
-
-HAND = """
-- model: by hand
-  params_millions: 30
-  asr: {wer: {value: 10, unit: percent}}
-  ks: {acc: {value: 0.965, unit: fraction}}
-"""
-
-
-def hand(tmp_path, text=HAND):
-    path = tmp_path / "hand.yaml"
-    path.write_text(text)
-    return path
-
-
-def test_published_models_stand_side_by_side_with_ours_and_are_marked(tmp_path, capsys):
-    for task in WANG:
-        write(tmp_path, task)
-    main([str(tmp_path), "--published", str(hand(tmp_path))])
-    lines = capsys.readouterr().out.splitlines()
-    (ours,) = (line for line in lines if line.startswith("wavlm_pruned "))
-    (theirs,) = (line for line in lines if line.startswith("Wang 2023, proposed (p) "))
-    assert ours.split()[1:-1] == ["-", *theirs.split()[5:-6]]  # the same numbers: the metrics, and 769.6 863.6
-    assert ours.split()[-3:] == ["769.6", "863.6", "-"] and theirs.endswith("863.6  Wang et al. 2023, Table 1")
-    (given,) = (line for line in lines if line.startswith("by hand (g) "))
-    assert given.split()[3:8] == ["30.00", "-", "-", "-", "10.00"] and given.split()[-3:] == ["-", "-", "-"]
-    assert "by hand: no score, missing pr qbe sid sv sd ic sf er" in lines
-    assert any(line.startswith("Wang 2023, w/o FAHP: printed with 721.79") for line in lines)
-    assert not (tmp_path / "superb_score.json").exists()  # to the screen only
-
-
-def test_settings_that_are_not_official_are_marked_at_the_number(tmp_path, capsys):
-    write(tmp_path, "asr", protocol="shortened")
-    write(tmp_path, "ks")
-    folder = tmp_path / "wavlm_pruned" / "ic"
-    folder.mkdir()
-    (folder / "log.log").write_text("dev at step 5: 0.5\nNew best on dev at step 5: 0.5\ntest at step 5: 0.25\n")
-    for name in ("table", "markdown"):
-        main([str(tmp_path), "--format", name])
-        shown = capsys.readouterr().out
-        star = "*" if name == "table" else r"\*"
-        assert f"10.61{star} " in shown and "96.57 " in shown and "25.00? " in shown
-        assert "asr: shortened protocol, not comparable with SUPERB's numbers" in shown
-
-
-def test_a_score_is_marked_where_any_of_its_tasks_is(tmp_path, capsys):
-    for task in WANG:
-        write(tmp_path, task, protocol="mini" if task == "er" else "official")
-        write(tmp_path, task, name="other")
-    main([str(tmp_path), "--format", "table"])
-    other, ours = (
-        line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(("wavlm_pruned ", "other "))
-    )
-    assert ours[-2:] == ["769.6*", "863.6*"] and other[-2:] == ["769.6", "863.6"]
-
-
-def test_markdown_is_a_table_of_equal_rows(tmp_path, capsys):
-    write(tmp_path, "asr", name="a|b")
-    main([str(tmp_path), "--published", "--format", "markdown"])
-    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
-    assert rows[1].split() == ["|", "---", *["|", "---:"] * 15, "|", "---", "|"]
-    assert len(rows) == 2 + 1 + 32 and rows[2].startswith(r"| a\|b | - | - | - | - | 10.61 |")
-    assert {row.replace(r"\|", "").count("|") for row in rows} == {18}
-
-
-def test_csv_and_json_go_to_the_screen_whole(tmp_path, capsys):
-    write(
-        tmp_path, "asr", protocol="shortened", upstream=Upstream(name="x", sha256="ab" * 32, num_parameters=26_570_000)
-    )
-    main([str(tmp_path), "--published", "--format", "csv"])
-    lines = list(csv.DictReader(capsys.readouterr().out.splitlines()))
-    assert len(lines) == 33 and [line["kind"] for line in lines].count("published") == 32
-    (dphubert,) = (line for line in lines if line["upstream"] == "DPHuBERT")
-    assert dphubert["source"] == "Peng et al. 2023" and float(dphubert["macs"]) == 654.1e9
-    assert dphubert["macs_counted"] == "0" and dphubert["seconds"] == dphubert["printed_macs_per_second"] == ""
-    assert (
-        lines[0]["asr_wer"] == "10.61" and lines[0]["params_millions"] == "26.57" and lines[0]["not_official"] == "asr"
-    )
-    assert lines[-1]["not_official"] == ""
-    main([str(tmp_path), "--published", "--format", "json"])
-    rows = json.loads(capsys.readouterr().out)["rows"]
-    assert rows[0]["params_millions"] == 26.57 and rows[0]["kind"] == "measured"
-    (proposed,) = (row for row in rows if row["name"] == "Wang 2023, proposed")
-    assert proposed["scores"]["paper"]["score"] == pytest.approx(769.62, abs=0.01) and proposed["kind"] == "published"
-    assert proposed["source"] == "Wang et al. 2023, Table 1" and proposed["costs"] == {}
-    (diarizen,) = (row for row in rows if row["name"] == "DiariZen Base+, 90 %")
-    assert diarizen["params_millions"] == 9.4 and diarizen["costs"] == {"printed_macs_per_second": 0.6e9}
-    assert diarizen["metrics"] == {} and diarizen["scores"]["paper"]["score"] is None
-
-
-def test_a_table_that_was_written_as_json_is_the_same_table_when_it_is_read_again(tmp_path, capsys):
-    upstream = Upstream(name="x", sha256="ab" * 32, num_parameters=26_570_000, teacher_note="tiny")
-    for task in WANG:
-        write(tmp_path / "results", task, upstream=upstream)
-    write(tmp_path / "results", "asr", name="half", protocol="quick")
-    folder = [str(tmp_path / "results"), "--published"]
-    for form in ("markdown", "csv", "json"):
-        main([*folder, "--format", "json"])
-        (tmp_path / "saved.json").write_text(capsys.readouterr().out)
-        main([*folder, "--format", form])
-        first = capsys.readouterr().out
-        main([str(tmp_path / "saved.json"), "--format", form])
-        assert capsys.readouterr().out == first and "half" in first
-
-
-def timing_file(path, *names, length=5.0, **changes):
-    """A document as tools/timing.py writes it, with what the score command reads."""
-    rows = [
-        {
-            "name": name, "workload": f"{length:g} s", "length_s": length, "batch": 1, "tf32": False, "noisy": False,
-            "seconds": 0.1 * (i + 1), "leaderboard_macs": 5e11 * (i + 1),
-            "weights": f"sha256 {'ab' * 6}" if "/" in name else "random", **changes,
-        }
-        for i, name in enumerate(names)
-    ]  # fmt: skip
-    document = {"baseline": names[0], "device": "cpu", "threads": 1, "dtype": "float32", "versions": {}}
-    path.write_text(json.dumps({**document, "machine": "a machine", "date": "2026-01-02T03", "results": rows}))
-    return str(path)
-
-
-def test_measured_times_stand_beside_the_scores_and_in_the_picture(tmp_path, capsys):
-    for task in WANG:
-        write(tmp_path / "results", task)
-    times = timing_file(tmp_path / "t.json", "ours:dense", "peer:distilhubert", "somewhere/export")
-    picture = tmp_path / "out.png"
-    main([str(tmp_path / "results"), "--published", "--timing", times, "--figure", str(picture)])
-    shown = capsys.readouterr()
-    lines = shown.out.splitlines()
-    cells = {line.split("  ")[0]: line.split() for line in lines}
-    assert cells["WavLM Base (p)"][3:7] == ["94.70", "1670.0", "-", "0.0200"]  # 0.1 s for 5 s: the timing's ours:dense
-    assert cells["DistilHuBERT (p)"][2:6] == ["23.49", "785.9", "c", "-"] and "HuBERT Base (p)" in cells
-    assert cells["DistilHuBERT (p)"][6] == "0.0400"
-    assert cells["wavlm_pruned"][1:6] == ["-", "1500.0", "c", "-", "0.0600"]  # by the hash of its weights
-    assert cells["DPHuBERT (p)"][3:6] == ["654.1", "-", "-"]  # of which nobody has the structure without its file
-    assert "time: a machine, 1 thread, float32, 2026-01-02" in shown.err
-    assert "missing in some panels: wavlm_pruned: no number of parameters" in lines
-    assert picture.stat().st_size > 10_000
-
-
-def test_times_of_one_folder_alone_are_in_the_table_too(tmp_path, capsys):
-    write(tmp_path / "results", "asr")
-    main([str(tmp_path / "results"), "--timing", timing_file(tmp_path / "t.json", "my/export")])
-    header, row, *_ = capsys.readouterr().out.splitlines()
-    assert header.split()[:6] == ["model", "params", "M", "G", "MACs", "RTF"] and row.split()[:5] == [
-        "wavlm_pruned", "-", "500.0", "c", "0.0200"
-    ]  # fmt: skip
-
-
-def test_a_timing_that_is_not_there_is_named_with_the_command_that_writes_one(tmp_path):
-    with pytest.raises(UserError, match="nowhere.json: no such file. Write one: tools/timing.py --peers"):
-        main(["--published", "--timing", str(tmp_path / "nowhere.json")])
-
-
-def test_a_timing_that_does_not_serve_is_refused(tmp_path, capsys):
-    (tmp_path / "x.json").write_text("{}")
-    with pytest.raises(UserError, match="x.json: must be the JSON document of tools/timing.py, but lacks"):
-        main(["--published", "--timing", str(tmp_path / "x.json")])
-    times = timing_file(tmp_path / "t.json", "ours:dense", length=1.0)
-    with pytest.raises(UserError, match="t.json: must have times of 5 s of audio, .* Measure them: .* --lengths 5"):
-        main(["--published", "--timing", times])
-    damaged = timing_file(tmp_path / "d.json", "ours:dense", seconds="soon")
-    with pytest.raises(UserError, match="d.json: must be the JSON document of tools/timing.py, but is damaged"):
-        main(["--published", "--timing", damaged])
-
-
-def test_models_without_a_row_and_noisy_times_are_said(tmp_path, capsys):
-    times = timing_file(tmp_path / "t.json", "ours:dense", noisy=True)
-    main(["--published", str(hand(tmp_path)), "--timing", times])
-    shown = capsys.readouterr()
-    assert "the timing has no row of: by hand. Add them to its --models" in shown.err
-    assert "TOO NOISY a machine when these were timed: WavLM Base" in shown.err and "0.0200!" in shown.out
 
 
 @pytest.mark.parametrize(
