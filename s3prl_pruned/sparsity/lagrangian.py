@@ -1,7 +1,6 @@
 """The Lagrangian that drives the expected reduction to its target (Wang et al. 2023, eq. 5; Wang et al. 2020)."""
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +23,6 @@ class SparsityConfig:
 
     cnn_target: CnnTarget | None = None
     """A separate target for the CNN, with multipliers of its own. Needs gates of the kind `conv`."""
-
-    control: Literal["lagrangian", "shift"] = "lagrangian"
-    """How gates are held to the target. `lagrangian`: by a penalty with learned multipliers (the paper's eq. 5).
-    `shift` (ours): before each step one constant is added to every log_alpha, such that the expected reduction is the
-    target (`sparsity/shift.py`). No multiplier can overshoot, and `optimizer.gate_lr` only sets how fast units change
-    places. For hard concrete gates."""
 
     warmup_fraction: float = 0.07
     """Share of the steps over which the target rises linearly from 0 (paper, section 4.2)."""

@@ -133,11 +133,6 @@ class ModelConfig:
         if instead and self.gates.dims_multiple is not None:
             own = " `self_pinching` has a `dims_multiple` of its own." if self.self_pinching is not None else ""
             raise UserError(f"`gates.dims_multiple` is for `gates`, but `{instead[0]}` is set. Leave it out.{own}")
-        if instead and self.sparsity.control != "lagrangian":
-            raise UserError(
-                f"`sparsity.control` is {self.sparsity.control}, which is for `gates`, but `{instead[0]}` is set. "
-                "Leave it out."
-            )
         for key in ("cnn_target", "also"):
             if instead and getattr(self.sparsity, key):
                 raise UserError(f"`sparsity.{key}` is for `gates`, but `{instead[0]}` is set. Leave it out.")

@@ -17,7 +17,7 @@ from s3prl_pruned.objectives.prediction_heads import PredictionHeads
 from s3prl_pruned.pretrain.distill.config import ModelConfig, StudentConfig
 from s3prl_pruned.pretrain.distill.second_stage import second_stage
 from s3prl_pruned.pretrain.expert import Trained
-from s3prl_pruned.pretrain.pruners.control import control_of
+from s3prl_pruned.pretrain.pruners.control import LagrangianControl
 from s3prl_pruned.pretrain.pruners.hard_concrete import HardConcretePruner
 from s3prl_pruned.pretrain.pruners.nothing import NoPruner
 from s3prl_pruned.pretrain.pruners.pruner import Pruner
@@ -114,7 +114,7 @@ def pruner_of_checkpoint(student: SpeechEncoder, config: ModelConfig, states: di
 def _with_gates(
     student: SpeechEncoder, config: ModelConfig, *, seed: int, table: LatencyTable | None = None
 ) -> HardConcretePruner | SelfPinchingPruner:
-    control = control_of(config.sparsity, student.config, table)
+    control = LagrangianControl(config.sparsity, student.config, table)
     if config.self_pinching is not None:
         return SelfPinchingPruner(student, config.self_pinching, control)
     return HardConcretePruner(student, config.gates, control, seed=seed)

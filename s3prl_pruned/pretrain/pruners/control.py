@@ -1,20 +1,17 @@
-"""Control of a model's size while gates are learned: a Lagrangian, a shift of all gates, or the band rule."""
+"""Control of a model's size while gates are learned: a Lagrangian, or the band rule."""
 
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from s3prl_pruned.export.masks import FinalMasks
-from s3prl_pruned.gates.attach import GateSet
 from s3prl_pruned.models.shape import EncoderConfig
 from s3prl_pruned.pretrain.pruners.pruner import Penalty, Step
 from s3prl_pruned.sparsity.band import BandConfig
 from s3prl_pruned.sparsity.expected import Counted, expected_sparsity
 from s3prl_pruned.sparsity.lagrangian import Lagrangian, SparsityConfig
 from s3prl_pruned.sparsity.latency import LatencyTable
-from s3prl_pruned.sparsity.shift import shift_to_target
 from s3prl_pruned.sparsity.targets import Measure, cnn_measure_of, measure_of
 
 
@@ -50,17 +47,10 @@ class SizeControl(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class _Expected:
-    """The expected share of a target at a step."""
+class LagrangianControl:
+    """The Lagrangian on the expected reduction of weights, MACs, memory or time, and of the CNN.
 
-    measure: Measure
-    share: Tensor
-    target: float
-
-
-class ExpectedControl:
-    """A target for the expected reduction of weights, MACs, memory or time, and of the CNN.
+    Source: Wang et al. 2023, eq. 5; MACs, memory, time and several targets are ours.
 
     Args:
         config: targets and schedule.
@@ -68,11 +58,10 @@ class ExpectedControl:
         table: used instead of the file that the target names.
     """
 
-    multipliers: nn.Module
-
     def __init__(self, config: SparsityConfig, shape: EncoderConfig, table: LatencyTable | None = None):
         self.config, self.shape = config, shape
         self.measure, self.cnn_measure = measure_of(config, shape, table), cnn_measure_of(config, shape, table)
+        self.multipliers = Lagrangian(cnn=self.cnn_measure is not None)
 
     @property
     def table(self) -> LatencyTable | None:
@@ -89,37 +78,38 @@ class ExpectedControl:
         """Target of the run, in words."""
         return self.config.aim
 
-    def before_draw(self, gates: GateSet, step: Step) -> None:
-        """Change gates before the masks of a step are drawn."""
-
     def penalty(self, counted: Counted, step: Step) -> Penalty:
-        """Penalty of a step, as `SizeControl`."""
-        raise NotImplementedError
-
-    def _expected(self, counted: Counted, step: Step) -> list[_Expected]:
-        """The expected share of the target (of several, as `Measure.expected_fulfilled`) and of the CNN's, if any."""
-        target = self.config.target_at(step.number, step.total)
-        found = [_Expected(self.measure, self.measure.expected_fulfilled(counted), target)]
-        if self.cnn_measure is not None:
-            target = self.config.target_at(step.number, step.total, self.config.cnn_goal)
-            found.append(_Expected(self.cnn_measure, self.cnn_measure.expected(counted), target))
-        return found
-
-    def _records(self, counted: Counted, found: list[_Expected]) -> dict[str, float | Tensor]:
-        """Expected and wanted values of all targets, and the expected sparsity."""
-        records: dict[str, float | Tensor] = {}
-        for of in found:
-            quantity = of.measure.quantity
-            records[f"expected_{quantity.name}"] = quantity.shown(of.share.detach())
-            records[f"target_{quantity.name}"] = quantity.shown(of.target)
+        """Sum of the penalties of all targets; of the target and the further ones, only the least fulfilled counts."""
+        target, expected = self._target(step), self.measure.expected_fulfilled(counted)
+        value = self.multipliers(expected, target)
+        records = self._records(self.measure, expected, target) | {
+            "sparsity_penalty": value.detach(),
+            "lambda1": self.multipliers.lambda1.detach().clone(),  # before the step
+            "lambda2": self.multipliers.lambda2.detach().clone(),
+        }
         with torch.no_grad():
             if self.measure.also:
-                records["expected_fulfilled"] = found[0].share.detach() / self.config.goal
-                own = self.measure.expected(counted)
-                records[f"expected_{self.measure.quantity.name}"] = self.measure.quantity.shown(own)
+                records |= self._records(self.measure, self.measure.expected(counted), target)
+                records["expected_fulfilled"] = expected.detach() / self.config.goal
             if not self.measure.is_sparsity:
                 records["expected_sparsity"] = expected_sparsity(counted, self.shape)
-        return records
+        if self.cnn_measure is not None:
+            assert self.multipliers.cnn is not None
+            target, expected = self._target(step, self.config.cnn_goal), self.cnn_measure.expected(counted)
+            value = value + self.multipliers.cnn(expected, target)
+            records |= self._records(self.cnn_measure, expected, target)
+        return Penalty(value=value, records=records)
+
+    def _target(self, step: Step, goal: float | None = None) -> float:
+        return self.config.target_at(step.number, step.total, goal)
+
+    @staticmethod
+    def _records(measure: Measure, expected: Tensor, target: float) -> dict[str, float | Tensor]:
+        quantity = measure.quantity
+        return {
+            f"expected_{quantity.name}": quantity.shown(expected.detach()),
+            f"target_{quantity.name}": quantity.shown(target),
+        }
 
     def realised(self, final: FinalMasks) -> dict[str, float]:
         """`realised_sparsity`, and, for another target, such as `realised_macs`."""
@@ -153,59 +143,6 @@ class ExpectedControl:
             return figures
         of = measure.figures(target=config.goal, gates=counted, realised=final.reached)
         return {**figures, "target": None, measure.quantity.name: of}
-
-
-class LagrangianControl(ExpectedControl):
-    """The Lagrangian on the expected reduction (Wang et al. 2023, eq. 5). Arguments: as `ExpectedControl`."""
-
-    multipliers: Lagrangian
-
-    def __init__(self, config: SparsityConfig, shape: EncoderConfig, table: LatencyTable | None = None):
-        super().__init__(config, shape, table)
-        self.multipliers = Lagrangian(cnn=self.cnn_measure is not None)
-
-    def penalty(self, counted: Counted, step: Step) -> Penalty:
-        """Sum of the penalties of all targets."""
-        found = self._expected(counted, step)
-        values = [
-            lagrangian(of.share, of.target)
-            for lagrangian, of in zip((self.multipliers, self.multipliers.cnn), found, strict=False)
-            if lagrangian is not None
-        ]
-        records = self._records(counted, found) | {
-            "sparsity_penalty": values[0].detach(),
-            "lambda1": self.multipliers.lambda1.detach().clone(),  # before the step
-            "lambda2": self.multipliers.lambda2.detach().clone(),
-        }
-        return Penalty(value=torch.stack(values).sum(), records=records)
-
-
-class ShiftControl(ExpectedControl):
-    """The expected reduction is the target at every step (`sparsity/shift.py`). Arguments: as `ExpectedControl`."""
-
-    def __init__(self, config: SparsityConfig, shape: EncoderConfig, table: LatencyTable | None = None):
-        super().__init__(config, shape, table)
-        self.multipliers = nn.Module()
-
-    def before_draw(self, gates: GateSet, step: Step) -> None:
-        """Shift the gates to the step's targets: those of channels to the CNN's, if it has one."""
-        cnn, config = self.cnn_measure, self.config
-        if cnn is not None:
-            goal = config.target_at(step.number, step.total, config.cnn_goal)
-            shift_to_target(gates, cnn, goal, channels=True)
-        goal = config.target_at(step.number, step.total)
-        shift_to_target(gates, self.measure, goal, channels=None if cnn is None else False)
-
-    def penalty(self, counted: Counted, step: Step) -> Penalty:
-        """No penalty; the expected shares are recorded."""
-        with torch.no_grad():
-            return Penalty(records=self._records(counted, self._expected(counted, step)))
-
-
-def control_of(config: SparsityConfig, shape: EncoderConfig, table: LatencyTable | None = None) -> ExpectedControl:
-    """The control that `config.control` names. Arguments: as `ExpectedControl`."""
-    kinds = {"lagrangian": LagrangianControl, "shift": ShiftControl}
-    return kinds[config.control](config, shape, table)
 
 
 class BandControl:

@@ -1,4 +1,4 @@
-"""Hard concrete masks of units, driven to a target (Wang et al. 2023)."""
+"""Hard concrete masks of units, driven to a target by multipliers (Wang et al. 2023)."""
 
 import copy
 from dataclasses import replace
@@ -12,7 +12,7 @@ from s3prl_pruned.gates.attach import GateConfig, GateSet, MaskDraw
 from s3prl_pruned.gates.multiples import in_words
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.spec import CompactSpec
-from s3prl_pruned.pretrain.pruners.control import ExpectedControl, control_of
+from s3prl_pruned.pretrain.pruners.control import LagrangianControl
 from s3prl_pruned.pretrain.pruners.pruner import Losses, Penalty, Step, load_parts, parts_state, remaining_units
 from s3prl_pruned.sparsity.config import Target
 from s3prl_pruned.sparsity.latency import LatencyTable
@@ -28,7 +28,7 @@ class HardConcretePruner:
         seed: seed of the masks.
     """
 
-    def __init__(self, student: SpeechEncoder, config: GateConfig, control: ExpectedControl, *, seed: int):
+    def __init__(self, student: SpeechEncoder, config: GateConfig, control: LagrangianControl, *, seed: int):
         self.student, self.control, self.seed = student, control, seed
         self.gates, self.multipliers = GateSet(student.spec, config, student.config), control.multipliers
         self._settled: MaskDraw | None = None
@@ -49,11 +49,10 @@ class HardConcretePruner:
             if self._settled is None:  # gates no longer change, so that a resumed run computes the same masks
                 self._settled = self.final_draw(self.final_masks())
             return self._settled
-        self.control.before_draw(self.gates, step)
         return self.gates.draw(torch.Generator().manual_seed(self.seed * 1_000_003 + step.number))
 
     def penalty(self, step: Step, draw: MaskDraw) -> Penalty:
-        """Penalty of the control for the expected reduction under the gates, independent of the drawn masks."""
+        """The Lagrangian of the expected reduction under the gates, independent of the drawn masks."""
         if self._settled is None:
             return self.control.penalty(self.gates, step)
         with torch.no_grad():
@@ -81,7 +80,7 @@ class HardConcretePruner:
         own, other = self.control.config, copy.copy(self)
         if target != own.target:
             config = replace(own, target=target, also=(), match_target=True)
-            other.control = control_of(config, self.student.config, table or self.control.table)
+            other.control = LagrangianControl(config, self.student.config, table or self.control.table)
         return other
 
     def figures(self, final: FinalMasks) -> dict[str, Any]:
