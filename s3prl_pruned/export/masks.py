@@ -98,8 +98,11 @@ def final_masks(
         return masks, surviving_spec(encoder.spec, masks, shape=encoder.config)
 
     def matched(share_at: Callable[[float], float], goal: float) -> float:
-        near = not config.match_target or abs(share_at(0.0) - goal) <= config.tolerance
-        return 0.0 if near else _shift_to(goal, share_at)
+        as_learned = share_at(0.0)
+        if not config.match_target or abs(as_learned - goal) <= config.tolerance:
+            return 0.0
+        shift = _shift_to(goal, share_at)
+        return 0.0 if share_at(shift) == as_learned else shift  # no gate of these can help, such as with `pos` alone
 
     cnn_shift = matched(lambda shift: cnn.of(structure(_Shifts(channels=shift))[1]), config.cnn_goal) if cnn else None
 

@@ -94,6 +94,14 @@ def test_a_scalar_mask_is_kept_if_and_only_if_its_probability_is_over_one_half()
         assert {layer.attention for layer in layers} == {layer.feed_forward for layer in layers} == {lives}
 
 
+@pytest.mark.parametrize("kinds", [("pos",), ("mha", "ffn")])
+def test_no_shift_is_said_where_none_can_help(kinds):
+    encoder = SpeechEncoder(tiny_base())
+    gates = trained(encoder.spec, kinds=kinds, seed=1, shape=encoder.config)
+    final = final_masks(gates, encoder, SparsityConfig(target=Target(share=0.9)))
+    assert final.shift == 0 and abs(final.sparsity - 0.9) > 0.002
+
+
 def test_of_equal_units_the_first_are_kept():
     encoder = SpeechEncoder(tiny_base())
     gates = GateSet(encoder.spec, GateConfig())
