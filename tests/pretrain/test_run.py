@@ -92,7 +92,7 @@ def test_the_first_line_of_the_default_names_the_papers_recipe(tmp_path, recipe)
     [
         ("sparsity.targett.share=0.5", "sparsity.targett: unknown key. Did you mean `target`"),
         ("sparsity.target.shar=0.5", "sparsity.target.shar: unknown key. Did you mean `share`"),
-        ("sparsity.target_sparcity=0.5", "target_sparcity: unknown key. Known keys: target, cnn_target, warmup"),
+        ("sparsity.target_sparcity=0.5", "target_sparcity: unknown key. Known keys: target, also, cnn_target, warmup"),
         ("runner.total_step=3", "total_step: unknown key. Did you mean `total_steps`"),
         ("sparsity.target_sparsity=1.0", r"sparsity.target: `share` must be in \[0, 1\), but is 1.0"),
         ("sparsity.target_sparsity=-0.1", r"sparsity.target: `share` must be in \[0, 1\), but is -0.1"),
