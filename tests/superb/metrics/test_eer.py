@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from s3prl_pruned.config import UserError
-from s3prl_pruned.superb.metrics.eer import equal_error_rate, score_predictions
+from s3prl_pruned.objectives.verification import equal_error_rate
+from s3prl_pruned.superb.metrics.eer import score_predictions
 
 
 def trials(seed, count=200, gap=1.0, digits=1):
