@@ -103,7 +103,7 @@ class RandomCropBatches:
         self._corpus = utterances
         lengths = corpus_lengths(utterances)
         long_enough = np.flatnonzero(lengths >= round(min_seconds * SAMPLE_RATE))
-        held = _evenly(long_enough, min(held_out, len(long_enough) // FEWEST_PER_HELD_OUT))
+        held = self._choose_held_out(long_enough, held_out)
         self.held_out = [utterances[i] for i in held.tolist()]
         self._kept = np.setdiff1d(long_enough, held)
         self._samples = lengths[self._kept]
@@ -142,14 +142,23 @@ class RandomCropBatches:
             UserError: if more than ``max_bad_fraction`` of the corpus turned out undecodable, or
                 all of it is.
         """
-        number, read = self.read(index, part, parts)
+        return collate([wav for _, _, wav in self._crops(index, *self.read(index, part, parts))])
+
+    def _crops(
+        self, index: int, number: int, read: Sequence[tuple[int, torch.Tensor]]
+    ) -> list[tuple[int, int, torch.Tensor]]:
+        """The crops of ``batch(index)`` from the result of ``read``: place in the batch, first sample, waveform."""
         lengths = self._samples[self._members(number)].tolist()
         generator = torch.Generator().manual_seed(self._seed_of(1, index))
         num_samples = self._cut(min(self.max_samples, *lengths))
         starts = [crop_start(length, num_samples, generator) for length in lengths]
         num_samples = min(num_samples, *(len(wav) for _, wav in read))  # a list may state a little more than there is
-        places = [(wav, min(starts[place], len(wav) - num_samples)) for place, wav in read]
-        return collate([wav[start : start + num_samples] for wav, start in places])
+        places = [(place, min(starts[place], len(wav) - num_samples), wav) for place, wav in read]
+        return [(place, start, wav[start : start + num_samples]) for place, start, wav in places]
+
+    def _choose_held_out(self, long_enough: np.ndarray, held_out: int) -> np.ndarray:
+        """The positions in the corpus that are held out, out of those that are long enough."""
+        return evenly(long_enough, min(held_out, len(long_enough) // FEWEST_PER_HELD_OUT))
 
     def read(self, index: int, part: int = 0, parts: int = 1) -> tuple[int, list[tuple[int, torch.Tensor]]]:
         """Read the utterances of batch ``index``, or of a part of it, that can be decoded.
@@ -293,7 +302,7 @@ def corpus_lengths(utterances: Sequence[Utterance]) -> np.ndarray:
     return np.array([utterance.num_samples for utterance in utterances], dtype=np.int64)
 
 
-def _evenly(items: np.ndarray, number: int) -> np.ndarray:
+def evenly(items: np.ndarray, number: int) -> np.ndarray:
     """``number`` of the items, evenly spread: the middles of as many equal parts."""
     return items[(2 * np.arange(number) + 1) * len(items) // (2 * max(1, number))]
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from s3prl_pruned.config import UserError
 
-HEAD, ALPHABET = "ctc_head.safetensors", "ctc_head.json"
+NAME = "ctc_head"
+HEAD, ALPHABET = f"{NAME}.safetensors", f"{NAME}.json"
 """Weights of a linear map, `projection.`, and the characters of its outputs from 1 on; output 0 is the blank."""
 BLANK_TOKEN = "<pad>"
 SPACE = "|"

@@ -63,7 +63,7 @@ def save_encoder(
             `models.accelerate.int8.quantize_int8` is written in int8.
         provenance: JSON data on the model's origin; `formats.card` lists the keys that the card shows.
         progress: called with the number of bytes just written.
-        files: further files of the folder, such as a CTC head (`pretrain/asr/recognizer.py`).
+        files: further files of the folder, such as the head of a task (`pretrain/one_pass/head_files.py`).
         prefix: prefix of the encoder's names in the weights file.
         more: further tensors of that file, by their full names.
 

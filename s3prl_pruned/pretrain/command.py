@@ -70,7 +70,8 @@ def main(
     if run.recipe == run.objective.default and distributed.is_main():
         small = "small teacher, small speech corpus, few steps"
         whole = whole_recipe(*args.upstream.split("_pruned_"))
-        print(f"recipe `{run.recipe}`: {small}. Full size: --recipe {whole} --corpus /data/LibriSpeech", flush=True)
+        advice = f"Full size: --recipe {whole} --corpus {run.objective.corpus}"
+        print(f"recipe `{run.recipe}`: {small}. {advice}", flush=True)
     try:
         if args.dry_run:
             _dry_run(run, args)

@@ -11,7 +11,7 @@ from s3prl_pruned.formats.registry import check_int8, read, writable, write
 from s3prl_pruned.models import families
 from s3prl_pruned.models.accelerate.int8 import is_int8, quantize_int8
 from s3prl_pruned.models.encoder import SpeechEncoder
-from s3prl_pruned.pretrain.asr.recognizer import head_files
+from s3prl_pruned.pretrain.objectives import head_files
 from s3prl_pruned.pretrain.training_checkpoint import CUT
 from s3prl_pruned.progress import progress
 

@@ -18,8 +18,7 @@ from s3prl_pruned.former_defaults import as_before
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.shape import EncoderConfig
 from s3prl_pruned.models.spec import CompactSpec
-from s3prl_pruned.pretrain.asr.recognizer import HEAD_NOTE, head_files
-from s3prl_pruned.pretrain.objectives import OBJECTIVES, AnyModelConfig, Objective
+from s3prl_pruned.pretrain.objectives import AnyModelConfig, Objective, head_files, objective_of_checkpoint
 from s3prl_pruned.pretrain.pruners.hard_concrete import HardConcretePruner
 from s3prl_pruned.pretrain.pruners.pruner import Pruner
 from s3prl_pruned.sparsity.config import Target
@@ -102,7 +101,7 @@ class TrainedStudent:
             | figures,
             **more,
             **({"first_stage": state["First_Stage"]} if "First_Stage" in state else {}),
-            **({"ctc_head": HEAD_NOTE} if "Head" in state else {}),
+            **(self.objective.head.card if self.objective.head is not None else {}),
             "recipe": {"model": state["Upstream_Config"], "runner": state["Config"]},
             "versions": state["Versions"],
             "date": datetime.date.today().isoformat(),
@@ -146,7 +145,7 @@ def _read(path: Path, state: dict[str, Any]) -> TrainedStudent:
     if missing:
         raise UserError(f"{path}: is not a training checkpoint of run_pretrain.py; it lacks {missing}.")
     shape = from_dict(EncoderConfig, state["Encoder_Config"], f"{path}: Encoder_Config")
-    objective = OBJECTIVES[state.get("Objective", "distill")]
+    objective = objective_of_checkpoint(state)
     config = from_dict(
         objective.model, as_before(objective.model, state["Upstream_Config"]), f"{path}: Upstream_Config"
     )
@@ -217,7 +216,7 @@ def compact_student(
 
 
 def export_checkpoint(path: str | Path, folder: str | Path, *, command: str | None = None) -> SpeechEncoder:
-    """Export a training checkpoint as a smaller encoder, together with its CTC head, if it has one.
+    """Export a training checkpoint as a smaller encoder, together with the head of its task, if it has one.
 
     Args:
         path: a `states-*.ckpt`.

@@ -10,7 +10,7 @@ from s3prl_pruned.scalars import ScalarWriter
 from s3prl_pruned.sparsity.quantities import quantity_in
 
 LOG = "log.jsonl"
-JUDGED_BY = ("held_out_distill", "dev_wer")
+JUDGED_BY = ("held_out_distill", "dev_wer", "held_out_eer", "dev_frame_der")
 """Measures of the quality of the model that a run would export, by objective; lower is better."""
 
 

@@ -101,7 +101,7 @@ class Memory:
 def setting_of(expert: Expert, loop: LoopConfig) -> MemorySetting:
     """Settings of a run, for a GPU."""
     student, gates = expert.model.student, getattr(expert.upstream_config, "gates", None)
-    distillation = getattr(expert.model, "distillation", None)  # ASR fine-tuning has no teacher
+    distillation = getattr(expert.model, "distillation", None)  # one-pass pruning has no teacher
     return MemorySetting(
         shape=student.config,
         spec=student.spec,

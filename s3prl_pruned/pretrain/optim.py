@@ -113,7 +113,7 @@ def _in_one(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def build_optimizers(expert: Expert, config: OptimizerConfig, total_steps: int) -> Optimizers:
-    """Sort the trainable parameters of an expert into groups by their module (`head` is that of an ASR model)."""
+    """Sort the trainable parameters of an expert into groups by their module (`head` is that of one-pass pruning)."""
     model = expert.model
     head = [p for name, part in model.named_children() if name == "head" for p in part.parameters()]
     gates = list(model.gates.parameters())

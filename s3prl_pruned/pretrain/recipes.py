@@ -18,10 +18,10 @@ def whole_recipe(family: str, objective: str) -> str:
 
     Args:
         family: one of `models.shape.FAMILIES`.
-        objective: `distill` or `asr`.
+        objective: `distill`, or the task of one-pass pruning, such as `asr`.
     """
-    if objective == "asr":
-        return "self_pinching_asr"
+    if objective != "distill":
+        return f"self_pinching_{objective}"
     return "whisper_tiny_en_s65" if family == "whisper" else f"{family}_base_s80"
 
 

@@ -15,11 +15,11 @@ from s3prl_pruned.formats.folder import load_encoder, model_hash
 from s3prl_pruned.models.dummies import random_encoder
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.shape import EncoderConfig
-from s3prl_pruned.pretrain.asr.recognizer import head_files
 from s3prl_pruned.pretrain.average import WeightAverage
 from s3prl_pruned.pretrain.config import RunnerConfig
 from s3prl_pruned.pretrain.finish import masked_student
 from s3prl_pruned.pretrain.logging import read_log
+from s3prl_pruned.pretrain.objectives import head_files
 from tests.pretrain.test_faults import poison
 from tests.pretrain.test_interruption import trajectory
 from tests.tiny_asr import Asr

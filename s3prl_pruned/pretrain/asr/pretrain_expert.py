@@ -1,176 +1,77 @@
-"""The pre-training expert for ASR fine-tuning with pruning in one pass (Xu et al. 2025), in s3prl's layout.
-
-One optimiser step, as in `pretrain/expert.py`, with:
-
-    forward          per micro-batch: masked encoder, head, CTC loss
-"""
+"""Speech recognition as a task of one-pass pruning (Xu et al. 2025): CTC on characters, judged by word errors."""
 
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from s3prl_pruned import distributed
-from s3prl_pruned.config import from_dict
-from s3prl_pruned.gates.attach import MaskDraw
-from s3prl_pruned.models.accelerate import accelerate
 from s3prl_pruned.models.encoder import SpeechEncoder
+from s3prl_pruned.models.shape import EncoderConfig
 from s3prl_pruned.objectives.ctc import Characters, CtcHead, ctc_loss
 from s3prl_pruned.pretrain.asr.config import AsrDataConfig, AsrModelConfig
-from s3prl_pruned.pretrain.asr.data import (
-    LabelledBatch,
-    LabelledBatches,
-    corpus_root,
-    labelled_digest,
-    read_corpus,
-    transcripts,
-)
+from s3prl_pruned.pretrain.asr.data import LabelledBatches, corpus_root, labelled_digest, read_corpus, transcripts
 from s3prl_pruned.pretrain.asr.recognizer import Recognizer
-from s3prl_pruned.pretrain.distill.model import student_shape
-from s3prl_pruned.pretrain.distill.teachers import Teacher, load_teacher
-from s3prl_pruned.pretrain.expert import Expert, Trained, add_records, model_config
-from s3prl_pruned.pretrain.pruners.control import BandControl
-from s3prl_pruned.pretrain.pruners.nothing import NoPruner
-from s3prl_pruned.pretrain.pruners.pruner import Pruner
-from s3prl_pruned.pretrain.pruners.self_pinching import SelfPinchingPruner
+from s3prl_pruned.pretrain.one_pass.expert import OnePassExpert
+from s3prl_pruned.pretrain.one_pass.task import OnePassTask
 from s3prl_pruned.transfers import to_device
 
-BASE_MODELS = {
-    "wavlm": "wavlm_base",
-    "hubert": "hubert_base",
-    "wav2vec2": "wav2vec2_base_960",
-    "data2vec": "data2vec_base_960",
-    "whisper": "tiny.en.pt",
-}
-"""Meaning of `teacher: null`, by family."""
 
+class RecognitionTask(OnePassTask[AsrDataConfig, AsrModelConfig]):
+    """Character CTC on the encoder's last hidden state. A batch is a `LabelledBatch`."""
 
-class AsrForPretrain(Trained):
-    """All modules that are trained: encoder (called student, as in distillation), head, and gates, if any."""
+    name, loss_name = "asr", "ctc"
+    data_kind, model_kind = AsrDataConfig, AsrModelConfig
 
-    def __init__(self, encoder: SpeechEncoder, characters: Characters, config: AsrModelConfig):
-        super().__init__()
-        shape = student_shape(encoder, config.student)
-        config.check_target(shape, encoder.spec)
-        self.student = accelerate(SpeechEncoder(shape, encoder.spec))
-        self.student.load_state_dict(encoder.state_dict())
-        self.head = CtcHead(shape.embed_dim, characters.num_outputs, dropout=config.ctc.dropout)
-        self.pruner = pruner_of(self.student, config)
-        self.gates, self.lagrangian = self.pruner.gates, self.pruner.multipliers
-
-
-def pruner_of(student: SpeechEncoder, config: AsrModelConfig) -> Pruner:
-    """The pruner for an encoder that is fine-tuned."""
-    if config.self_pinching is None:
-        return NoPruner(student)
-    return SelfPinchingPruner(student, config.self_pinching, BandControl(config.sparsity, student.config))
-
-
-def pruner_of_checkpoint(student: SpeechEncoder, config: AsrModelConfig, states: dict[str, Any], where: str) -> Pruner:
-    """`pruner_of` with the signature of `Objective.pruner_of_checkpoint`; the checkpoint is not needed."""
-    return pruner_of(student, config)
-
-
-class UpstreamPretrainExpert(Expert):
-    """s3prl's interface (`pretrain/runner.py` there): device, forward, load_model, add_state_to_save, ...
-
-    Args:
-        datarc: `AsrDataConfig` or its dict.
-        upstream_config: `AsrModelConfig`, its dict, or the path of a `config_model.yaml`.
-        device: torch device.
-        seed: seed of batches, of the head, and of random encoders.
-        family: required family of the encoder, one of `models.shape.FAMILIES`.
-    """
-
-    loss_name = "ctc"
-    objective = "asr"
-    model: AsrForPretrain
-    datarc: AsrDataConfig
-    upstream_config: AsrModelConfig
-
-    def __init__(
-        self,
-        datarc: AsrDataConfig | dict,
-        upstream_config: AsrModelConfig | dict | str,
-        device: str = "cuda",
-        *,
-        seed: int = 0,
-        family: str = "wavlm",
-    ):
-        super().__init__()
-        self.device = torch.device(device)
-        self.seed = seed
-        self.datarc = datarc if isinstance(datarc, AsrDataConfig) else from_dict(AsrDataConfig, datarc, "datarc")
-        self.upstream_config = model_config(upstream_config, AsrModelConfig)
-        training, self.dev, self.test = read_corpus(self.datarc)
-        self.speech = labelled_digest(training, self.dev, self.test)
-        texts = transcripts(training)
-        given = self.upstream_config.ctc.characters
-        self.characters = Characters.of(texts) if given is None else Characters(given)
-        self.characters.refuse_unknown(
-            {**texts, **transcripts(self.dev), **transcripts(self.test)}, where=str(corpus_root(self.datarc))
+    def __init__(self, datarc: AsrDataConfig, config: AsrModelConfig, *, seed: int):
+        self._datarc, self._config, self._seed = datarc, config, seed
+        self._training, self._dev, test = read_corpus(datarc)
+        self.speech = labelled_digest(self._training, self._dev, test)
+        texts = transcripts(self._training)
+        given = config.ctc.characters
+        self._characters = Characters.of(texts) if given is None else Characters(given)
+        self._characters.refuse_unknown(
+            {**texts, **transcripts(self._dev), **transcripts(test)}, where=str(corpus_root(datarc))
         )
-        source = self.upstream_config.teacher or BASE_MODELS[family]
-        self.loaded_teacher: Teacher = load_teacher(source, seed, family=family, objective="asr")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)  # for the head
-            self.model = AsrForPretrain(self.loaded_teacher.encoder, self.characters, self.upstream_config)
-        self.batches = LabelledBatches(training, self.characters, self.model.student.config, self.datarc, seed=seed)
-        self._global_characters = 0
-        self.to(self.device)
 
-    def begin_step(self, step: int, total_steps: int, batches: list[LabelledBatch]) -> None:
-        """Put the masks of optimiser step `step` (1-based) into the encoder, for all its micro-batches."""
-        characters = torch.tensor(sum(int(lengths.sum()) for _, _, _, lengths in batches))
-        self.fill_masks(step, total_steps)
-        self._global_characters = int(distributed.all_reduce_sum(characters))
+    def head(self, shape: EncoderConfig) -> CtcHead:
+        """The CTC head."""
+        return CtcHead(shape.embed_dim, self._characters.num_outputs, dropout=self._config.ctc.dropout)
 
-    def forward(self, data: LabelledBatch, records: dict[str, float | Tensor], global_step: int = 0) -> Tensor:
-        """CTC loss of one micro-batch, divided by the characters of the global batch; micro-batch losses add up.
+    def batches(self, shape: EncoderConfig) -> LabelledBatches:
+        """Whole utterances with transcripts, padded."""
+        return LabelledBatches(self._training, self._characters, shape, self._datarc, seed=self._seed)
 
-        Args:
-            data: a `LabelledBatch`: wavs (B, S) float32, lengths (B,), characters (B, U), their numbers (B,).
-            records: gets the terms of the loss, by name.
-            global_step: s3prl's interface; not used.
+    def num_units(self, batch: tuple[Tensor, ...]) -> int:
+        """Number of characters."""
+        return int(batch[3].sum())
 
-        Returns:
-            A scalar.
-        """
-        wavs, lengths, targets, target_lengths = data  # CTC wants lengths on the CPU
-        student, host_lengths = self.model.student, lengths if bool((lengths < wavs.shape[1]).any()) else None
-        padded = None if host_lengths is None else to_device(host_lengths, self.device)
-        logits = self.model.head(student(to_device(wavs, self.device), padded).hidden_states[-1])
+    def loss(self, student: SpeechEncoder, head: nn.Module, batch: tuple[Tensor, ...], device: torch.device) -> Tensor:
+        """CTC loss, summed over the characters."""
+        wavs, lengths, targets, target_lengths = batch  # CTC wants lengths on the CPU
+        host_lengths = lengths if bool((lengths < wavs.shape[1]).any()) else None
+        padded = None if host_lengths is None else to_device(host_lengths, device)
+        logits = head(student(to_device(wavs, device), padded).hidden_states[-1])
         frames = student.frame_lengths(host_lengths, wavs, logits.shape[1])
-        targets = to_device(targets, self.device)
-        loss = ctc_loss(logits, frames, targets, target_lengths) / self._global_characters
-        add_records(records, [("ctc", loss.detach())])
-        return loss
+        return ctc_loss(logits, frames, to_device(targets, device), target_lengths)
 
-    def judge(self, draw: MaskDraw) -> dict[str, float]:
+    def judge(self, student: SpeechEncoder, head: nn.Module) -> dict[str, float]:
         """`dev_wer`, the WER of greedy decoding on the dev speech (a fraction); empty without dev speech."""
-        if not self.dev:
+        if not self._dev:
             return {}
-        own = self.dev[distributed.rank() :: distributed.world_size()]
-        errors, _ = Recognizer(self.model.student, self.model.head, self.characters).recognize(own)
-        edits, words = distributed.all_reduce_sum(
-            torch.tensor([errors.edits, errors.words], device=self.device)
-        ).tolist()
+        assert isinstance(head, CtcHead)
+        own = self._dev[distributed.rank() :: distributed.world_size()]
+        errors, _ = Recognizer(student, head, self._characters).recognize(own)
+        found = torch.tensor([errors.edits, errors.words], device=head.projection.weight.device)
+        edits, words = distributed.all_reduce_sum(found).tolist()
         return {"dev_wer": edits / words}
 
-    def log_records(self, records: dict[str, Any]) -> dict[str, Any]:
-        """Entries that are logged every `log_step`: the records, and the structure that the pruner currently keeps."""
-        return {**records, **self.pruner.log_records(self._draw, self.model.student.spec)}
+    def state(self) -> dict[str, Any]:
+        """The alphabet."""
+        return {"Characters": self._characters.text}
 
-    def add_state_to_save(self, all_states: dict[str, Any]) -> dict[str, Any]:
-        """s3prl's interface, with the alphabet. `Upstream_Config` says where the encoder comes from."""
-        all_states["Characters"] = self.characters.text
-        return super().add_state_to_save(all_states)
 
-    def weights_state(self) -> dict[str, Any]:
-        """As `Expert.weights_state`, with the recogniser's head."""
-        return {**super().weights_state(), "Head": self.model.head.state_dict()}
+class UpstreamPretrainExpert(OnePassExpert):
+    """`-u <family>_pruned_asr`."""
 
-    def load_weights(self, states: dict[str, Any]) -> None:
-        """The reverse of `weights_state`."""
-        super().load_weights(states)
-        self.model.head.load_state_dict(states["Head"])
+    task_kind = RecognitionTask

@@ -4,21 +4,21 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
-from s3prl_pruned.checkpoint import load_checkpoint, write_text
+from s3prl_pruned.checkpoint import write_text
 from s3prl_pruned.config import UserError
 from s3prl_pruned.data.waveforms import normalize_waveform
-from s3prl_pruned.formats.ctc_head import ALPHABET, HEAD
+from s3prl_pruned.formats.ctc_head import HEAD, NAME
 from s3prl_pruned.formats.folder import load_encoder
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.objectives.ctc import Characters, CtcHead, WordErrors, greedy
 from s3prl_pruned.pretrain.asr.config import AsrDataConfig
 from s3prl_pruned.pretrain.asr.data import Labelled, corpus_root, read_sets, transcripts
+from s3prl_pruned.pretrain.one_pass.head_files import read_head, written_head
 from s3prl_pruned.progress import progress
 
 HEAD_NOTE = (
@@ -66,22 +66,13 @@ class Recognizer:
         return errors, hypotheses
 
 
-def head_files(source: str | Path) -> dict[str, bytes]:
-    """Files of the CTC head and its alphabet beside an exported encoder: content by file name.
+def ctc_files(state: dict[str, Any]) -> dict[str, bytes]:
+    """Files of the CTC head and its alphabet: content by file name.
 
     Args:
-        source: a training checkpoint (`states-*.ckpt`) or an exported folder. Without a head the result is empty.
+        state: a training checkpoint, with the weights to export in `Head`.
     """
-    source = Path(source)
-    if source.is_dir():
-        return {name: (source / name).read_bytes() for name in (HEAD, ALPHABET) if (source / name).is_file()}
-    state = load_checkpoint(source, mapped=True) if source.name.endswith(".ckpt") else {}
-    if "Head" not in state:
-        return {}
-    weights = state.get("Average", state)
-    head = {name: tensor.contiguous() for name, tensor in weights["Head"].items()}
-    alphabet = json.dumps({"characters": state["Characters"]}) + "\n"
-    return {HEAD: safetensors.torch.save(head), ALPHABET: alphabet.encode()}
+    return written_head(NAME, state["Head"], {"characters": state["Characters"]})
 
 
 def load_recognizer(folder: str | Path) -> Recognizer:
@@ -95,19 +86,12 @@ def load_recognizer(folder: str | Path) -> Recognizer:
     """
     folder = Path(folder)
     encoder, _ = load_encoder(folder, for_inference=True)
-    try:
-        characters = Characters(json.loads((folder / ALPHABET).read_text())["characters"])
-        state = safetensors.torch.load_file(folder / HEAD)
-        head = CtcHead(encoder.config.embed_dim, characters.num_outputs)
-        head.load_state_dict(state)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(
-            f"{folder}: holds no matching CTC head ({error}). -u <family>_pruned_asr writes {HEAD} and {ALPHABET} "
-            "beside the encoder; copy the folder again."
-        ) from error
-    return Recognizer(encoder, head.eval(), characters)
+
+    def make(settings: Any) -> CtcHead:
+        return CtcHead(encoder.config.embed_dim, Characters(settings["characters"]).num_outputs)
+
+    head, settings = read_head(folder, NAME, make, what="CTC head", objective="asr")
+    return Recognizer(encoder, head, Characters(settings["characters"]))
 
 
 def tested(folder: Path, export: Path, datarc: AsrDataConfig, device: str = "cpu") -> dict:

@@ -1,0 +1,1 @@
+"""Speaker diarisation as a task of one-pass pruning: s3prl's LSTM head, trained on mixtures with segments."""
