@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from s3prl_pruned.objectives.verification import equal_error_rate
+from s3prl_pruned.objectives.eer import equal_error_rate
 from s3prl_pruned.superb.metrics.mtwv import BETA
 
 REPLICATES = 2_000

@@ -12,7 +12,7 @@ import yaml
 from s3prl_pruned.checkpoint import load_checkpoint
 from s3prl_pruned.config import UserError, from_dict
 from s3prl_pruned.formats.folder import load_encoder, model_hash
-from s3prl_pruned.objectives.verification import equal_error_rate
+from s3prl_pruned.objectives.eer import equal_error_rate
 from s3prl_pruned.pretrain.command import main
 from s3prl_pruned.pretrain.conversion import convert
 from s3prl_pruned.pretrain.finish import masked_student

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from s3prl_pruned.objectives.verification import equal_error_rate
+from s3prl_pruned.objectives.eer import equal_error_rate
 from s3prl_pruned.report.resampling import Resampled, interval, p_value, ratio, term_weighted, verification
 from s3prl_pruned.superb.metrics.mtwv import max_term_weighted_value
 

@@ -9,7 +9,8 @@ from s3prl_pruned import distributed
 from s3prl_pruned.data.manifest import speech_digest
 from s3prl_pruned.models.encoder import SpeechEncoder
 from s3prl_pruned.models.shape import EncoderConfig
-from s3prl_pruned.objectives.verification import SpeakerHead, equal_error_rate
+from s3prl_pruned.objectives.eer import equal_error_rate
+from s3prl_pruned.objectives.verification import SpeakerHead
 from s3prl_pruned.pretrain.one_pass.expert import OnePassExpert
 from s3prl_pruned.pretrain.one_pass.task import OnePassTask
 from s3prl_pruned.pretrain.sv.config import SvDataConfig, SvModelConfig

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from s3prl_pruned.config import UserError
-from s3prl_pruned.objectives.verification import equal_error_rate
+from s3prl_pruned.objectives.eer import equal_error_rate
 
 PREDICTIONS = "test_predict.txt"
 """Written by s3prl's ``sv_voxceleb1``. Its ``test_truth.txt`` is always empty, so labels come from the trials."""

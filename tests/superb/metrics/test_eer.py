@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from s3prl_pruned.config import UserError
-from s3prl_pruned.objectives.verification import equal_error_rate
+from s3prl_pruned.objectives.eer import equal_error_rate
 from s3prl_pruned.superb.metrics.eer import score_predictions
 
 

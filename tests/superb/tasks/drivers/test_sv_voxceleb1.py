@@ -16,7 +16,7 @@ import torch
 from s3prl_pruned import compat
 from s3prl_pruned.compat import experts
 from s3prl_pruned.config import UserError
-from s3prl_pruned.objectives.verification import equal_error_rate
+from s3prl_pruned.objectives.eer import equal_error_rate
 from s3prl_pruned.superb.catalogue import Value
 from s3prl_pruned.superb.results.collect import finished_runs
 from s3prl_pruned.superb.results.result import read_result
