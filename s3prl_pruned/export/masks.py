@@ -79,8 +79,9 @@ def final_masks(
     one). A scalar mask is kept if and only if P > 0.5. Units that the masks would scale by less than
     `config.smallest_scale` are removed. If the result misses the target by more than `config.tolerance`, and
     `config.match_target` is set, one common constant is added to all dimension gates; it is found by bisection, with
-    the scalar masks and those of the positional convolution's groups fixed. If the CNN has a target of its own, its
-    gates are first shifted to it by a separate constant.
+    the scalar masks and those of the positional convolution's groups fixed. A constant above 0
+    also raises the values of these gates (`shifted_value`). If the CNN has a target of its own, its gates are first
+    shifted to it by a separate constant.
 
     If units are kept in multiples, `in_multiples` decides how many. If multiples or whole heads still miss the target,
     another constant is added to the FFN dimensions.

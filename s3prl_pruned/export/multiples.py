@@ -7,7 +7,7 @@ from torch import Tensor
 
 from s3prl_pruned.export.inert import unit_scales, without_inert
 from s3prl_pruned.gates.attach import GateSet
-from s3prl_pruned.gates.hard_concrete import keep_probability, soft_value
+from s3prl_pruned.gates.hard_concrete import keep_probability, shifted_value
 from s3prl_pruned.gates.multiples import GROUPED_KINDS, group_sizes, ranks, rounded_to
 from s3prl_pruned.models.masks import Masks
 
@@ -23,7 +23,7 @@ def in_multiples(gates: GateSet, coarse: Masks, shift_of: Callable[[str], float]
     Args:
         gates: gates of the encoder.
         coarse: final masks of whole sublayers and heads.
-        shift_of: constant added to log_alpha of a slot with this name before counting.
+        shift_of: constant added to log_alpha of a slot with this name, for counts and values (`shifted_value`).
         smallest: see `SparsityConfig.smallest_scale`.
     """
     multiple = gates.config.unit_multiple
@@ -31,7 +31,7 @@ def in_multiples(gates: GateSet, coarse: Masks, shift_of: Callable[[str], float]
     masks = dict(without_inert(coarse, gates.spec, smallest))
     log_alphas = gates.table.split(gates.log_alpha.detach().cpu())
     fine = {slot: log_alpha for slot, log_alpha in log_alphas.items() if slot not in masks}
-    soft = {slot: soft_value(log_alpha) for slot, log_alpha in fine.items()}
+    soft = {slot: shifted_value(log_alpha, shift_of(slot[1])) for slot, log_alpha in fine.items()}
     scales = unit_scales({**masks, **soft}, gates.spec)
     sizes = {kind: group_sizes(gates.spec, gates.shape, kind) for kind in GROUPED_KINDS if kind in gates.config.kinds}
     for (i, name), log_alpha in fine.items():

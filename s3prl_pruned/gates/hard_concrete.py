@@ -75,21 +75,28 @@ def soft_value(log_alpha: Tensor) -> Tensor:
     return torch.sigmoid(SOFT_VALUE_FACTOR * log_alpha.float() / BETA)
 
 
+def shifted_value(log_alpha: Tensor, shift: float) -> Tensor:
+    """Soft value of a mask that is kept after `shift` was added to log_alpha to meet a target.
+
+    A shift up raises the value too, since a unit that comes back by it with its learned value, near 0, would contribute
+    nothing. A shift down removes units and leaves the value of the others as learned.
+    """
+    return soft_value(log_alpha + max(0.0, shift))
+
+
 def rounded_masks(log_alpha: Tensor, shift: float = 0.0, *, at_least: int = 0) -> Tensor:
     """Deterministic masks of a group, (n,) to (n,): keep the largest, as many as expected (as in DPHuBERT).
 
-    Kept masks have the soft value of the *learned* log_alpha: the shift only decides how many are kept.
-
     Args:
         log_alpha: (n,).
-        shift: added to log_alpha for the expected count.
+        shift: added to log_alpha for the expected count, and for the values as in `shifted_value`.
         at_least: smallest number of masks to keep.
     """
     num = log_alpha.numel()
     num_kept = max(at_least, num - round(num - float(keep_probability(log_alpha + shift).sum())))
     kept = log_alpha.argsort(descending=True, stable=True)[:num_kept]
     mask = torch.zeros_like(log_alpha)
-    mask[kept] = soft_value(log_alpha[kept])
+    mask[kept] = shifted_value(log_alpha[kept], shift)
     return mask
 
 
