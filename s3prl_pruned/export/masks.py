@@ -83,8 +83,8 @@ def final_masks(
     also raises the values of these gates (`shifted_value`). If the CNN has a target of its own, its gates are first
     shifted to it by a separate constant.
 
-    If units are kept in multiples, `in_multiples` decides how many. If multiples or whole heads still miss the target,
-    another constant is added to the FFN dimensions.
+    If units are kept in multiples, `in_multiples` decides how many. If the target is still missed, because multiples or
+    whole heads are too coarse, another constant is added to the FFN dimensions.
 
     Args:
         gates: attached to `encoder`'s structure.
@@ -111,7 +111,7 @@ def final_masks(
         return measure.fulfilled(structure(_Shifts.of(shift, cnn_shift, ffn))[1])
 
     shift, ffn_shift = matched(share, config.goal), 0.0
-    if gates.config.dims_multiple is not None and config.match_target:
+    if config.match_target:
         shift, ffn_shift = _finely(config.goal, share, shift, tolerance=config.tolerance)
     masks, spec = structure(_Shifts.of(shift, cnn_shift, ffn_shift))
     bare = structure(_Shifts())[1] if shift or cnn_shift or ffn_shift else spec
@@ -148,8 +148,12 @@ class _Shifts:
 
 
 def _sides(goal: float, share_at: Callable[[float], float]) -> tuple[float, float]:
-    """Two shifts around `goal`, as close as bisection gets: the share removed falls as the shift rises."""
+    """Two shifts around `goal`, as close as bisection gets: the share removed falls as the shift rises.
+
+    If `goal` is out of reach, they are around the nearest share that is not.
+    """
     low, high = -_SHIFT_LIMIT, _SHIFT_LIMIT
+    goal = max(goal, share_at(high))  # or every gate would be opened wide
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if share_at(middle) > goal else (low, middle)

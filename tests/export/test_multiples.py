@@ -177,7 +177,7 @@ def test_attention_keeps_whole_heads_only_and_the_ffn_meets_the_target(embedded,
     plain = GateSet(embedded.spec, GateConfig(kinds=NO_FAHP), embedded.config)
     plain.log_alpha.data.copy_(gates.log_alpha.detach())
     without = final_masks(plain, embedded, config)
-    assert (abs(without.sparsity - 0.6) > 0.002) == (final.ffn_shift != 0)
+    assert (without.ffn_shift != 0) == (final.ffn_shift != 0)
     if final.ffn_shift == 0:
         assert [la.heads for la in final.spec.layers] == [la.heads for la in without.spec.layers]
 
@@ -227,14 +227,14 @@ def test_formats_of_whole_heads_hold_models_of_such_gates_and_refuse_others(tmp_
                 registry.write(tmp_path / "cut", name, small)
 
 
-def test_without_multiples_the_ffn_has_no_shift_of_its_own(embedded):
-    missed = []
+def test_heads_without_dimension_gates_are_made_up_for_by_the_ffn_too(embedded):
+    shifts = []
     for seed in range(4):
         gates = trained(embedded.spec, embedded.config, kinds=NO_FAHP, multiple=None, seed=seed, mean=0.5, closed=0.1)
         final = final_masks(gates, embedded, SparsityConfig(target=Target(share=0.6)))
-        assert final.ffn_shift == 0
-        missed.append(abs(final.sparsity - 0.6) > 0.002)
-    assert any(missed), "the test above would show nothing"
+        assert abs(final.sparsity - 0.6) <= 0.002
+        shifts.append(final.ffn_shift)
+    assert any(shifts) and not all(shifts), "heads alone meet the target, or they do not"
 
 
 def test_the_channels_meet_a_target_of_their_own_in_multiples(embedded):
