@@ -55,7 +55,7 @@ NOT_HERE = {
     "python -m s3prl_pruned -m espnet2": "ESPnet; tests/test_main.py runs another module in its place",
     "python -m benchmarks.mini_superb": "downloads speech; the fixture makes it of other sources",
     "python -m benchmarks.experiments": "31 pruning runs; tests/benchmarks/test_experiments.py",
-    "python -m benchmarks.whisper_decode": "openai-whisper, and a decoder that is trained",
+    "python -m benchmarks.whisper": "openai-whisper, and a decoder that is trained",
     "python tools/superb_score.py result/downstream/": "runs of s3prl itself; tests/superb/results/s3prl_runs/",
     "python tools/superb_suite.py -u wavlm_pruned --submission": "official results; tests/report/test_submission.py",
     "from transformers import pipeline": "an export with a CTC head; tests/formats/test_huggingface_asr.py",

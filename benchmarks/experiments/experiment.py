@@ -7,8 +7,10 @@ Task seed N uses pruning run N. All files are in one folder, `pretrain/<row>-see
 `results/<row>-seed<N>/<task>/result.json`; experiments in the same folder share rows with the same name.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 from s3prl_pruned.config import UserError, from_dict, load_yaml
 from s3prl_pruned.plan.calls import pruning_job
@@ -116,16 +118,10 @@ class Planned:
         """The export of a pruned row; with the seed `{seed}`, the pattern for all seeds."""
         return self.stages(row)[-1][1] / f"{row.name}-seed{seed}" / "export"
 
-    def stages(self, row: ExperimentRow) -> list[tuple[str, Path, str]]:
-        """(recipe, folder, `-o`) of each pruning run of a row, in order."""
-        steps = self.experiment.steps
-        second = round(steps * self.experiment.second_stage_share) if row.second_stage else 0
-        first = ",,".join(filter(None, [f"runner.total_steps={steps - second}", row.override]))
-        stages = [(row.recipe, self.folder / "pretrain", first)]
-        return (
-            [*stages, (row.second_stage, self.folder / "second_stage", f"runner.total_steps={second}")]
-            if second
-            else stages
+    def stages(self, row: ExperimentRow) -> list["Stage"]:
+        """The pruning runs of a row, in order."""
+        return stages_of(
+            row, self.folder, steps=self.experiment.steps, second_stage_share=self.experiment.second_stage_share
         )
 
     def suite(self) -> Suite:
@@ -157,18 +153,65 @@ class Planned:
         return [job for i, seed in enumerate(seeds) for job in (*pruning[seed], *tasks[i * each : (i + 1) * each])]
 
     def _pruning(self, row: ExperimentRow, seed: int) -> list[Job]:
-        jobs: list[Job] = []
-        for recipe, folder, override in self.stages(row):
-            first = not jobs
-            jobs.append(
-                pruning_job(
-                    folder / f"{row.name}-seed{seed}",
-                    name=f"{folder.name}/{row.name}-seed{seed}",
-                    recipe=recipe,
-                    seed=seed,
-                    override=override,
-                    options=() if first else ("--student", str(jobs[-1].done.parent)),
-                    after=() if first else (jobs[-1].name,),
-                )
+        return pruning_jobs(f"{row.name}-seed{seed}", self.stages(row), seed)
+
+
+Stage: TypeAlias = tuple[str, Path, str]
+"""Recipe, folder of runs, and `-o` of a pruning run."""
+
+
+def stages_of(
+    row: ExperimentRow, folder: Path, *, steps: int, second_stage_share: float, override: str = ""
+) -> list[Stage]:
+    """The pruning runs of a row, in order.
+
+    Args:
+        row: a row with a recipe.
+        folder: folder of all runs.
+        steps: optimiser steps of all stages together.
+        second_stage_share: share of them for the second stage, if the row has one.
+        override: `-o` of all stages; that of the row is for the first one only.
+    """
+    assert row.recipe is not None
+    second = round(steps * second_stage_share) if row.second_stage else 0
+
+    def options(total: int, *more: str) -> str:
+        return ",,".join(filter(None, [f"runner.total_steps={total}", override, *more]))
+
+    first = (row.recipe, folder / "pretrain", options(steps - second, row.override))
+    return [first, (row.second_stage, folder / "second_stage", options(second))] if row.second_stage else [first]
+
+
+def pruning_jobs(
+    name: str,
+    stages: Sequence[Stage],
+    seed: int,
+    *,
+    upstream: str = "wavlm_pruned_distill",
+    options: Sequence[str] = (),
+) -> list[Job]:
+    """Jobs of a row's pruning runs, each after the one before it.
+
+    Args:
+        name: name of the runs.
+        stages: result of `stages_of`.
+        seed: `--seed`.
+        upstream: `-u`.
+        options: further options of all runs, such as `--corpus`.
+    """
+    jobs: list[Job] = []
+    for recipe, folder, override in stages:
+        student = ("--student", str(jobs[-1].done.parent)) if jobs and jobs[-1].done else ()
+        jobs.append(
+            pruning_job(
+                folder / name,
+                name=f"{folder.name}/{name}",
+                recipe=recipe,
+                seed=seed,
+                upstream=upstream,
+                override=override,
+                options=(*options, *student),
+                after=(jobs[-1].name,) if jobs else (),
             )
-        return jobs
+        )
+    return jobs

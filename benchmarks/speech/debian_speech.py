@@ -196,7 +196,7 @@ def _convert(
         seen.add(digest)
         outcome["taken"] += 1
         if not target.is_file():
-            _write_flac(target, wav)
+            write_flac(target, wav)
         yield {
             "path": target.relative_to(folder).as_posix(),
             "seconds": round(len(wav) / SAMPLE_RATE, 3),
@@ -220,7 +220,8 @@ def _unfit(wav: np.ndarray) -> str | None:
     return None
 
 
-def _write_flac(target: Path, wav: np.ndarray) -> None:
+def write_flac(target: Path, wav: np.ndarray) -> None:
+    """Write ``(S,)`` int16 at 16 kHz as FLAC; an interrupted call leaves no half of it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_suffix(".partial")
     soundfile.write(partial, wav, SAMPLE_RATE, format="FLAC", subtype="PCM_16")

@@ -47,7 +47,7 @@ def carry_out(
     Raises:
         UserError: if this is no clone, or the plan is inconsistent.
     """
-    require_clone(*(job.command[1] for job in jobs))
+    require_clone(*(job.command[1] for job in jobs if job.command[1] != "-m"))
     if dry_run:
         for job in jobs:
             print(f"{'finished' if job.finished() else 'to do':<9} {job.name}: {shlex.join(job.command[1:])}")

@@ -1,11 +1,13 @@
 """Our encoders with Whisper's own decoder: the effect of pruning on recognition, without any retraining.
 
     pip install --no-deps openai-whisper && pip install tiktoken more-itertools numba
-    python -m benchmarks.whisper_decode tiny.en.pt [EXPORT ...]
+    python -m benchmarks.whisper.decode tiny.en.pt [EXPORT ...]
+    python -m benchmarks.whisper.decode tiny.en.pt EXPORT --corpus /data/LibriSpeech --split test-clean
 
 The decoder is that of OpenAI's English checkpoint, greedy, without timestamps. Each model is run in padded windows, as
-in the decoder's training, whatever its own configuration says; the checkpoint's own encoder comes first. Word and
-character error rates are on the embedded English test set, with 95 % bootstrap intervals over utterances.
+in the decoder's training, whatever its own configuration says. Without an EXPORT, the checkpoint's own encoder is used.
+Word and character error rates are on the embedded English test set, or on a corpus in LibriSpeech's layout, with 95 %
+bootstrap intervals over utterances.
 """
 
 import argparse
@@ -19,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from s3prl_pruned.checkpoint import write_text
 from s3prl_pruned.command_line import command_line
 from s3prl_pruned.config import UserError
 from s3prl_pruned.tables import Column, Table
@@ -29,14 +32,16 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="OpenAI's file: its decoder, and the encoder to compare with")
     parser.add_argument("models", nargs="*", help="exports, or any model of a Whisper encoder of the same width")
-    parser.add_argument("--split", default="test", help="of the embedded speech (default: %(default)s)")
+    parser.add_argument("--corpus", type=Path, help="folder in LibriSpeech's layout (default: the embedded speech)")
+    parser.add_argument("--split", default="test", help="a folder of the corpus (default: %(default)s)")
     parser.add_argument("--limit", type=int, help="utterances (default: all)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results, with all texts, here")
     args = parser.parse_args(argv)
     from s3prl_pruned.data.corpus import embedded_corpus, read_split
 
-    utterances = read_split(embedded_corpus(), args.split)[: args.limit]
+    utterances = read_split(args.corpus or embedded_corpus(), args.split)[: args.limit]
     decoder = load_decoder(args.checkpoint)
-    results = [evaluate(str(source), decoder, utterances) for source in (args.checkpoint, *args.models)]
+    results = [evaluate(str(source), decoder, utterances) for source in args.models or [args.checkpoint]]
     columns = [Column(name, align="right") for name in ("sparsity", "WER", "95 %", "CER", "95 %", "seconds")]
     rows = [
         [
@@ -52,7 +57,8 @@ def main(argv: list[str] | None = None) -> None:
         for result in results
     ]
     print(Table(["encoder", *columns], rows).text())
-    print(json.dumps({"utterances": len(utterances), "split": args.split, "results": results}))
+    if args.json is not None:
+        write_text(args.json, json.dumps({"utterances": len(utterances), "results": results}, indent=1) + "\n")
 
 
 def load_decoder(checkpoint: Path) -> Any:

@@ -1,0 +1,1 @@
+"""Pruned Whisper encoders under Whisper's own decoder: recognition without any retraining (zero-shot)."""
