@@ -69,6 +69,8 @@ class Experiment:
     seeds: list[int] = field(default_factory=lambda: [1, 2, 3])
     steps: int
     """Optimiser steps of each pruning run, all its stages together."""
+    override: str = ""
+    """`-o` of all pruning runs, before that of the row."""
     cache_features: bool = True
     """For the tasks, as in `tools/superb_suite.py --cache-features`: about 1.2 GB per model of the embedded teacher's
     shape for MINI-SUPERB's PR, SID, SV and QbE; never removed automatically."""
@@ -121,7 +123,11 @@ class Planned:
     def stages(self, row: ExperimentRow) -> list["Stage"]:
         """The pruning runs of a row, in order."""
         return stages_of(
-            row, self.folder, steps=self.experiment.steps, second_stage_share=self.experiment.second_stage_share
+            row,
+            self.folder,
+            steps=self.experiment.steps,
+            second_stage_share=self.experiment.second_stage_share,
+            override=self.experiment.override,
         )
 
     def suite(self) -> Suite:

@@ -67,6 +67,12 @@ def test_all_stages_together_have_the_experiments_steps(tmp_path):
     assert jobs["second_stage/twice-seed1"][student + 1] == str(tmp_path / "pretrain/twice-seed1/export")
 
 
+def test_settings_of_the_experiment_are_those_of_all_stages(tmp_path):
+    jobs = {job.name: job.command[-1] for job in planned(tmp_path, override="runner.save_step=7").jobs()}
+    assert jobs["pretrain/small-seed1"] == "runner.total_steps=90,,runner.save_step=7,,sparsity.target_sparsity=0.5"
+    assert jobs["second_stage/twice-seed1"] == "runner.total_steps=30,,runner.save_step=7"
+
+
 def finish(tmp_path, row, seed, task, percent):
     metrics = [Value(name=metric.name, value=percent, unit="percent") for metric in TASKS[task].metrics]
     folder = tmp_path / "results" / f"{row}-seed{seed}" / task
