@@ -96,8 +96,10 @@ def sets_in(source: str | Path, sets: Sequence[str] | None, prefix: str) -> list
         none, and for a corpus that is a single list.
     """
     source = Path(source)
-    if not sets or not source.is_dir() or is_shar(source):
+    if not sets or source.is_file() or is_shar(source):
         return None
+    if not source.is_dir():
+        return list(sets)  # an error will say that the corpus is missing
     tables = s3prl_tables(source)
     if tables.keys() & set(sets) or any(is_folder(source / name) for name in sets):
         return list(sets)

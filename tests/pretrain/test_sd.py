@@ -138,6 +138,8 @@ def test_wrong_data_are_refused_with_what_to_do(sd, tmp_path):
         with pytest.raises(UserError, match=message):
             sd.train(tmp_path / "run", "--corpus", str(corpus))
         shutil.rmtree(corpus)
+    with pytest.raises(UserError, match="nowhere/train: no such folder. The corpus must hold it, in Kaldi's format"):
+        sd.train(tmp_path / "run", "--corpus", str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match=r"1 to 1 speakers \(`head.num_speakers`\), but train0 has 2"):
         sd.train(tmp_path / "run", "-o", "head.num_speakers=1")
     with pytest.raises(UserError, match="no corpus is set. Add --corpus"):

@@ -12,7 +12,7 @@ import torch
 from s3prl_pruned.config import UserError
 from s3prl_pruned.data.batches import RandomCropBatches
 from s3prl_pruned.data.lengths import late_bar, lengths_of
-from s3prl_pruned.data.manifest import Utterance, speech_digest
+from s3prl_pruned.data.manifest import OPTION, Utterance, speech_digest
 from s3prl_pruned.data.text import read_lines
 from s3prl_pruned.data.waveforms import collate
 from s3prl_pruned.models.shape import EncoderConfig
@@ -68,6 +68,11 @@ def read_set(root: Path, name: str, *, num_speakers: int) -> list[Mixture]:
             speakers, or audio cannot be read.
     """
     folder = root / name
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: no such folder. The corpus must hold it, in Kaldi's format; other folders are chosen by "
+            f"{OPTION.partition(';')[0]}."
+        )
     wavs = {recording: path for _, (recording, path) in _fields(folder / "wav.scp", 2)}
     speakers = {utterance: speaker for _, (utterance, speaker) in _fields(folder / "utt2spk", 2)}
     found: dict[str, list[tuple[str, float, float]]] = {recording: [] for recording in wavs}
