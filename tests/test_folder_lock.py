@@ -157,12 +157,13 @@ def test_on_a_disk_without_locks_one_of_two_that_start_together_goes_on(tmp_path
     code = (
         "import fcntl, os\nfrom s3prl_pruned import folder_lock\n"
         "def refuse(*_): raise OSError(38, 'Function not implemented')\n"
-        "fcntl.lockf = refuse\nfolder_lock.BEAT_SECONDS, folder_lock.PATIENCE_SECONDS = 0.1, 2\n"
+        "fcntl.lockf = refuse\nfolder_lock.BEAT_SECONDS, folder_lock.PATIENCE_SECONDS = 0.1, 20\n"
         "open(f'ready-{os.getpid()}', 'w').close()\nwhile not os.path.exists('go'): pass\n"
     )
+    until_refused = "while not os.path.exists('refused'): time.sleep(0.05)"
     both = [
         subprocess.Popen(
-            [sys.executable, "-c", code + HOLD + "time.sleep(3)", str(tmp_path / "run")],
+            [sys.executable, "-c", code + HOLD + until_refused, str(tmp_path / "run")],
             cwd=tmp_path,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -174,6 +175,10 @@ def test_on_a_disk_without_locks_one_of_two_that_start_together_goes_on(tmp_path
         assert all(each.poll() is None for each in both)
         time.sleep(0.1)
     (tmp_path / "go").touch()
+    end = time.monotonic() + 60
+    while all(each.poll() is None for each in both) and time.monotonic() < end:
+        time.sleep(0.1)
+    (tmp_path / "refused").touch()
     outputs = [each.communicate(timeout=60) for each in both]
     assert sorted(out for out, _ in outputs) == ["", "held\n"], outputs
     assert sum("another process is using" in error for _, error in outputs) == 1
