@@ -112,7 +112,7 @@ def test_the_plan_prunes_each_row_to_each_target_and_decodes_both_test_sets(plan
     rows, targets = planned.settings.rows, planned.settings.targets
     assert sum(name.startswith("pretrain/") for name in jobs) == len(rows) * len(targets) * len(planned.settings.seeds)
     second = jobs["second_stage/dphubert-0.3-seed1"]
-    assert second.after == ("pretrain/dphubert-0.3-seed1",) and "runner.total_steps=167," in second.command[-1]
+    assert second.after == ("pretrain/dphubert-0.3-seed1",) and "runner.total_steps=333," in second.command[-1]
     first = jobs["pretrain/dphubert-0.3-seed1"]
     assert first.command[-1].endswith("gates.kinds=[head,int],,sparsity.target_sparsity=0.3")
     assert first.command[first.command.index("-u") + 1] == "whisper_pruned_distill"
