@@ -22,6 +22,10 @@ from s3prl_pruned.superb.running.make_run import SETTINGS
 EXPERIMENTS = SETTINGS / "experiments"
 
 
+Stage: TypeAlias = tuple[str, Path, str]
+"""Recipe, folder of runs, and `-o` of a pruning run."""
+
+
 @dataclass(kw_only=True)
 class ExperimentRow:
     """One upstream: of s3prl's hub, or pruned for this experiment."""
@@ -120,7 +124,7 @@ class Planned:
         """The export of a pruned row; with the seed `{seed}`, the pattern for all seeds."""
         return self.stages(row)[-1][1] / f"{row.name}-seed{seed}" / "export"
 
-    def stages(self, row: ExperimentRow) -> list["Stage"]:
+    def stages(self, row: ExperimentRow) -> list[Stage]:
         """The pruning runs of a row, in order."""
         return stages_of(
             row,
@@ -162,10 +166,6 @@ class Planned:
         return pruning_jobs(f"{row.name}-seed{seed}", self.stages(row), seed)
 
 
-Stage: TypeAlias = tuple[str, Path, str]
-"""Recipe, folder of runs, and `-o` of a pruning run."""
-
-
 def stages_of(
     row: ExperimentRow, folder: Path, *, steps: int, second_stage_share: float, override: str = ""
 ) -> list[Stage]:
@@ -185,7 +185,7 @@ def stages_of(
         return ",,".join(filter(None, [f"runner.total_steps={total}", override, *more]))
 
     first = (row.recipe, folder / "pretrain", options(steps - second, row.override))
-    return [first, (row.second_stage, folder / "second_stage", options(second))] if row.second_stage else [first]
+    return [first, (row.second_stage, folder / "second_stage", options(second))] if second else [first]
 
 
 def pruning_jobs(
@@ -207,7 +207,7 @@ def pruning_jobs(
     """
     jobs: list[Job] = []
     for recipe, folder, override in stages:
-        student = ("--student", str(jobs[-1].done.parent)) if jobs and jobs[-1].done else ()
+        student = ("--student", str(jobs[-1].done.parent)) if jobs else ()
         jobs.append(
             pruning_job(
                 folder / name,

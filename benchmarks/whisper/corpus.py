@@ -21,6 +21,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from benchmarks.embedded_teacher.whisper import WINDOW_SAMPLES
+from benchmarks.embedded_teacher.windows import GAP_SAMPLES
 from s3prl_pruned.command_line import command_line
 from s3prl_pruned.config import UserError
 from s3prl_pruned.data.waveforms import SAMPLE_RATE
@@ -32,9 +34,6 @@ OTHERS = ("commander", "zoqfotpik")
 """Not used: the same person as `starbase`, and several voices in a folder."""
 TEST_LINES = 40
 """Test utterances of a voice, evenly spread over its lines."""
-WINDOW_SAMPLES = 30 * SAMPLE_RATE
-GAP_SAMPLES = round(0.3 * SAMPLE_RATE)
-"""Silence after each recording of a window."""
 SHORTEST_SECONDS, LONGEST_SECONDS = 1.0, 30.0
 """Of a test utterance."""
 
@@ -58,13 +57,14 @@ def transcripts_of(archive: zipfile.ZipFile, voice: str) -> dict[str, str]:
     """
     from s3prl_pruned.data.corpus import normalize_transcript
 
-    listing = next((name for name in archive.namelist() if name.endswith(f"/{voice}/{voice}.txt")), None)
+    names = set(archive.namelist())
+    listing = next((name for name in names if name.endswith(f"/{voice}/{voice}.txt")), None)
     if listing is None:
         raise UserError(f"{archive.filename}: has no texts of the voice {voice!r}. Fetch {PACKAGE} again.")
     folder, text = listing.rpartition("/")[0], archive.read(listing).decode("utf-8", errors="replace")
     parts = re.split(r"^#\(.*?\)[ \t]*(\S*)[ \t]*$", text, flags=re.MULTILINE)[1:]
     texts = {f"{folder}/{file}": normalize_transcript(body) for file, body in zip(parts[::2], parts[1::2], strict=True)}
-    return {name: text for name, text in texts.items() if text is not None and name in archive.namelist()}
+    return {name: text for name, text in texts.items() if text is not None and name in names}
 
 
 def windows(recordings: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -131,13 +131,14 @@ def _write_windows(folder: Path, recordings: Iterable[np.ndarray]) -> float:
 
 def _write_test(folder: Path, archive: zipfile.ZipFile, voice: str) -> float:
     from benchmarks.speech.debian_speech import write_flac
+    from s3prl_pruned.data.batches import evenly
 
     fitting = []
     for name, text in sorted(transcripts_of(archive, voice).items()):
         wav = _read(archive, name)
         if SHORTEST_SECONDS <= len(wav) / SAMPLE_RATE <= LONGEST_SECONDS:
             fitting.append((wav, text))
-    chosen = [fitting[i] for i in np.linspace(0, len(fitting) - 1, min(TEST_LINES, len(fitting)), dtype=int)]
+    chosen = [fitting[i] for i in evenly(np.arange(len(fitting)), min(TEST_LINES, len(fitting)))]
     for number, (wav, _) in enumerate(chosen):
         write_flac(folder / f"{voice}-1-{number:04d}.flac", wav)
     lines = [f"{voice}-1-{number:04d} {text}\n" for number, (_, text) in enumerate(chosen)]

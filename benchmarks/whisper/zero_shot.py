@@ -7,7 +7,7 @@ YAML -> ZeroShot -> jobs: run_pretrain.py per row, target and seed, then decodin
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -40,7 +40,7 @@ class ZeroShot:
     """Optimiser steps of each pruning run, all its stages together."""
     override: str = ""
     """`-o` of all pruning runs."""
-    second_stage_share: float = field(default=1 / 3)
+    second_stage_share: float = 1 / 3
     """Share of the steps for the second stage, if a row has one."""
 
     def validate(self) -> None:
@@ -90,14 +90,9 @@ class PlannedZeroShot:
 
     def _pruned(self, row: ExperimentRow, target: float, seed: int) -> list[Job]:
         settings, name = self.settings, self.name(row, target, seed)
-        wanted = ExperimentRow(
-            name=row.name,
-            recipe=row.recipe,
-            override=",,".join(filter(None, [row.override, f"sparsity.target_sparsity={target:g}"])),
-            second_stage=row.second_stage,
-        )
+        override = ",,".join(filter(None, [row.override, f"sparsity.target_sparsity={target:g}"]))
         stages = stages_of(
-            wanted,
+            replace(row, override=override),
             self.folder,
             steps=settings.steps,
             second_stage_share=settings.second_stage_share,

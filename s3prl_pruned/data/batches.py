@@ -142,19 +142,22 @@ class RandomCropBatches:
             UserError: if more than ``max_bad_fraction`` of the corpus turned out undecodable, or
                 all of it is.
         """
-        return collate([wav for _, _, wav in self._crops(index, *self.read(index, part, parts))])
+        wavs, lengths, _ = self._cropped(index, part, parts)
+        return wavs, lengths
 
-    def _crops(
-        self, index: int, number: int, read: Sequence[tuple[int, torch.Tensor]]
-    ) -> list[tuple[int, int, torch.Tensor]]:
-        """The crops of ``batch(index)`` from the result of ``read``: place in the batch, first sample, waveform."""
-        lengths = self._samples[self._members(number)].tolist()
+    def _cropped(
+        self, index: int, part: int, parts: int
+    ) -> tuple[torch.Tensor, torch.Tensor, list[tuple[Utterance, int]]]:
+        """The result of ``batch(index)``, and the utterance and the first sample of each crop."""
+        number, read = self.read(index, part, parts)
+        members, lengths = self.members(number), self._samples[self._members(number)].tolist()
         generator = torch.Generator().manual_seed(self._seed_of(1, index))
         num_samples = self._cut(min(self.max_samples, *lengths))
         starts = [crop_start(length, num_samples, generator) for length in lengths]
         num_samples = min(num_samples, *(len(wav) for _, wav in read))  # a list may state a little more than there is
-        places = [(place, min(starts[place], len(wav) - num_samples), wav) for place, wav in read]
-        return [(place, start, wav[start : start + num_samples]) for place, start, wav in places]
+        starts = [min(starts[place], len(wav) - num_samples) for place, wav in read]
+        wavs = [wav[start : start + num_samples] for start, (_, wav) in zip(starts, read, strict=True)]
+        return *collate(wavs), [(members[place], start) for start, (place, _) in zip(starts, read, strict=True)]
 
     def _choose_held_out(self, long_enough: np.ndarray, held_out: int) -> np.ndarray:
         """The positions in the corpus that are held out, out of those that are long enough."""

@@ -93,13 +93,13 @@ def sets_in(source: str | Path, sets: Sequence[str] | None, prefix: str) -> list
 
     Returns:
         `sets` if the corpus has one of them; else its s3prl CSVs or its folders with this prefix. None if there are
-        none, and for a corpus that is a single list.
+        none, and for a corpus that is a single list. `sets` too if there is no corpus: an error will say so later.
     """
     source = Path(source)
     if not sets or source.is_file() or is_shar(source):
         return None
     if not source.is_dir():
-        return list(sets)  # an error will say that the corpus is missing
+        return list(sets)
     tables = s3prl_tables(source)
     if tables.keys() & set(sets) or any(is_folder(source / name) for name in sets):
         return list(sets)

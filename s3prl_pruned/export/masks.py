@@ -78,10 +78,9 @@ def final_masks(
     Per layer and kind, the `n - round(n - sum P)` units with the largest log_alpha are kept (in a CNN layer at least
     one). A scalar mask is kept if and only if P > 0.5. Units that the masks would scale by less than
     `config.smallest_scale` are removed. If the result misses the target by more than `config.tolerance`, and
-    `config.match_target` is set, one common constant is added to all dimension gates; it is found by bisection, with
-    the scalar masks and those of the positional convolution's groups fixed. A constant above 0
-    also raises the values of these gates (`shifted_value`). If the CNN has a target of its own, its gates are first
-    shifted to it by a separate constant.
+    `config.match_target` is set, one common constant is added to all dimension gates; bisection finds it, with the
+    scalar masks and those of the positional convolution's groups fixed. A constant above 0 also raises the values of
+    the shifted masks. If the CNN has a target of its own, its gates are first shifted to it by a separate constant.
 
     If units are kept in multiples, `in_multiples` decides how many. If the target is still missed, because multiples or
     whole heads are too coarse, another constant is added to the FFN dimensions.

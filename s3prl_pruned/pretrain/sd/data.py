@@ -14,7 +14,6 @@ from s3prl_pruned.data.batches import RandomCropBatches
 from s3prl_pruned.data.lengths import late_bar, lengths_of
 from s3prl_pruned.data.manifest import OPTION, Utterance, speech_digest
 from s3prl_pruned.data.text import read_lines
-from s3prl_pruned.data.waveforms import collate
 from s3prl_pruned.models.shape import EncoderConfig
 from s3prl_pruned.objectives.diarization import frame_labels
 from s3prl_pruned.pretrain.sd.config import SdDataConfig
@@ -143,10 +142,8 @@ class MixtureBatches(RandomCropBatches):
         Raises:
             UserError: as in `RandomCropBatches.batch`.
         """
-        number, read = self.read(index, part, parts)
-        members, crops = self.members(number), self._crops(index, number, read)
-        wavs, lengths = collate([wav for _, _, wav in crops])
-        labels = [self.labels(self._segments[members[place].id], start, wavs.shape[1]) for place, start, _ in crops]
+        wavs, lengths, crops = self._cropped(index, part, parts)
+        labels = [self.labels(self._segments[utterance.id], start, wavs.shape[1]) for utterance, start in crops]
         return wavs, lengths, torch.stack(labels)
 
     def labels(self, segments: Sequence[tuple[int, float, float]], start: int, num_samples: int) -> torch.Tensor:

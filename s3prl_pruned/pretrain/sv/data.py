@@ -14,7 +14,7 @@ from s3prl_pruned.config import UserError
 from s3prl_pruned.data.batches import RandomCropBatches, evenly
 from s3prl_pruned.data.corpus import embedded_corpus
 from s3prl_pruned.data.manifest import OPTION, Utterance, scan_corpus
-from s3prl_pruned.data.waveforms import SAMPLE_RATE, collate
+from s3prl_pruned.data.waveforms import SAMPLE_RATE
 from s3prl_pruned.models.shape import EncoderConfig
 from s3prl_pruned.objectives.verification import FEWEST_FRAMES
 from s3prl_pruned.pretrain.sv.config import HELD_OUT_PER_SPEAKER, SvDataConfig
@@ -122,10 +122,8 @@ class SpeakerBatches(RandomCropBatches):
         Raises:
             UserError: as in `RandomCropBatches.batch`.
         """
-        number, read = self.read(index, part, parts)
-        wavs, lengths = collate([wav for _, _, wav in self._crops(index, number, read)])
-        members = self.members(number)
-        return wavs, lengths, torch.tensor([self._speakers[members[place].id] for place, _ in read])
+        wavs, lengths, crops = self._cropped(index, part, parts)
+        return wavs, lengths, torch.tensor([self._speakers[utterance.id] for utterance, _ in crops])
 
     def held_out_speech(self, rank: int = 0, processes: int = 1) -> Iterator[tuple[int, torch.Tensor]]:
         """Place in `held_out` and waveform (S,) of the held-out utterances that can be read, cut to `max_seconds`.

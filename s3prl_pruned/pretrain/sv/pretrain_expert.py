@@ -56,7 +56,7 @@ class VerificationTask(OnePassTask[SvDataConfig, SvModelConfig]):
         for place, wav in self._batches.held_out_speech(distributed.rank(), distributed.world_size()):
             embeddings[place] = head.embed(student.states(student(wav[None].to(device))))[0]
         embeddings = distributed.all_reduce_sum(embeddings).cpu()
-        read = embeddings.abs().sum(1) > 0  # or an utterance of silence
+        read = embeddings.abs().sum(1) > 0  # an embedding has length 1; it is still 0 if the file cannot be read
         embeddings, speakers = embeddings[read], self._batches.held_out_speakers()[read]
         first, second = torch.triu_indices(len(speakers), len(speakers), offset=1)
         same = speakers[first] == speakers[second]
