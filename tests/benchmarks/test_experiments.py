@@ -65,6 +65,8 @@ def test_all_stages_together_have_the_experiments_steps(tmp_path):
     )
     student = jobs["second_stage/twice-seed1"].index("--student")
     assert jobs["second_stage/twice-seed1"][student + 1] == str(tmp_path / "pretrain/twice-seed1/export")
+    one_step = {job.name for job in planned(tmp_path, steps=1).jobs()}
+    assert "pretrain/twice-seed1" in one_step and "second_stage/twice-seed1" not in one_step, "it has no steps"
 
 
 def test_settings_of_the_experiment_are_those_of_all_stages(tmp_path):

@@ -272,3 +272,18 @@ def test_multiples_that_are_too_coarse_miss_the_target():
     step = 8 * 2 * 32 / (3 * (4 * 32**2 + 2 * 32 * 40))
     assert 0.002 < abs(final.sparsity - 0.6) <= step / 2 + 0.002
     assert final.sparsity == realised_sparsity(SHAPE, final.spec)
+
+
+def test_units_that_come_back_in_multiples_compute(embedded):
+    """With their learned values, fewer units compute than the target wants: that of a closed gate is 0.019."""
+    gates = GateSet(embedded.spec, GateConfig(kinds=FULL, dims_multiple=8), embedded.config)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for _, name, gate in gates.items():
+            draws = torch.rand(gate.log_alpha.shape, generator=generator)
+            is_open = (draws < 0.2) | (name in ("z_mha", "z_ffn"))
+            gate.log_alpha.copy_(torch.where(is_open, 3.3, -3.3) + 0.01 * draws)
+    assert final_masks(gates, embedded, UNMATCHED).sparsity > 0.7
+    final = final_masks(gates, embedded, SparsityConfig(target=Target(share=0.5)))
+    assert abs(final.sparsity - 0.5) <= 0.002 and final.shift > 0
+    assert inert_share(final.masks, gates.spec, embedded.config) == 0
