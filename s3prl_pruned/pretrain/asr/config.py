@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 from s3prl_pruned.config import UserError
 from s3prl_pruned.objectives.ctc import LETTERS, Characters
-from s3prl_pruned.pretrain.config import DataConfig, ExpertConfig
-from s3prl_pruned.pretrain.one_pass.config import OnePassModelConfig, OnePassRunnerConfig
+from s3prl_pruned.pretrain.config import ExpertConfig
+from s3prl_pruned.pretrain.one_pass.config import DevSetsDataConfig, OnePassModelConfig, OnePassRunnerConfig
 
 
 @dataclass(kw_only=True)
@@ -38,18 +38,12 @@ class AsrModelConfig(OnePassModelConfig):
 
 
 @dataclass(kw_only=True)
-class AsrDataConfig(DataConfig):
+class AsrDataConfig(DevSetsDataConfig):
     """Labelled speech (`pretrain_expert: datarc:`): folders of a corpus in LibriSpeech's layout, with transcripts.
 
     Unlike in distillation, batches are padded, since a transcript belongs to a whole utterance. Utterances longer than
     `max_seconds` are left out.
     """
-
-    held_out: int = field(default=0, metadata={"before": 0})
-    """Always 0: `dev_sets` name the speech that is not trained on."""
-
-    dev_sets: tuple[str, ...] | None = None
-    """Folders whose word error rate is measured every `save_step` steps; null measures none."""
 
     test_sets: tuple[str, ...] | None = None
     """Folders whose word error rate is measured at the end with the exported model; null measures none."""
@@ -61,10 +55,6 @@ class AsrDataConfig(DataConfig):
             raise UserError(
                 f"`crop_lengths` must be null here, but is {self.crop_lengths}: labelled utterances are not cut."
             )
-        if self.held_out:
-            raise UserError(f"`held_out` must be 0 here, but is {self.held_out}. Name folders in `dev_sets` instead.")
-        if not self.sets:
-            raise UserError("`sets` must name the folders with labelled training speech, such as [train-clean-100].")
 
 
 @dataclass(kw_only=True)

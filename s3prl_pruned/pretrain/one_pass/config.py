@@ -8,7 +8,7 @@ from s3prl_pruned.gates.multiples import in_words
 from s3prl_pruned.gates.self_pinching import SelfPinchingConfig
 from s3prl_pruned.models.shape import EncoderConfig
 from s3prl_pruned.models.spec import CompactSpec
-from s3prl_pruned.pretrain.config import OptimizerConfig, RunnerConfig
+from s3prl_pruned.pretrain.config import DataConfig, OptimizerConfig, RunnerConfig
 from s3prl_pruned.pretrain.distill.config import StudentConfig, check_target
 from s3prl_pruned.sparsity.band import BandConfig
 
@@ -51,6 +51,27 @@ class OnePassModelConfig:
         if self.self_pinching is not None:
             self.self_pinching.check_multiple(spec, encoder)
             check_target(self.sparsity.goal, self.self_pinching, encoder, spec)
+
+
+@dataclass(kw_only=True)
+class DevSetsDataConfig(DataConfig):
+    """Labelled speech of a task whose dev speech is in folders of its own, so that nothing else is held out."""
+
+    held_out: int = field(default=0, metadata={"before": 0})
+    """Always 0: `dev_sets` name the speech that is not trained on."""
+
+    dev_sets: tuple[str, ...] | None = None
+    """Folders whose error rate is measured every `save_step` steps; null measures none."""
+
+    def validate(self) -> None:
+        """Raise UserError if a value is out of its range."""
+        super().validate()
+        if self.held_out:
+            raise UserError(f"`held_out` must be 0 here, but is {self.held_out}. Name folders in `dev_sets` instead.")
+        if not self.sets:
+            raise UserError(
+                "`sets` must name the folders with labelled training speech, such as [train-clean-100] of LibriSpeech."
+            )
 
 
 @dataclass(kw_only=True)

@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from s3prl_pruned.config import UserError
 from s3prl_pruned.objectives.diarization import DiarizationHeadConfig
-from s3prl_pruned.pretrain.config import DataConfig, ExpertConfig
-from s3prl_pruned.pretrain.one_pass.config import OnePassModelConfig, OnePassRunnerConfig
+from s3prl_pruned.pretrain.config import ExpertConfig
+from s3prl_pruned.pretrain.one_pass.config import DevSetsDataConfig, OnePassModelConfig, OnePassRunnerConfig
 
 
 @dataclass(kw_only=True)
@@ -19,12 +18,13 @@ class SdModelConfig(OnePassModelConfig):
 
 
 @dataclass(kw_only=True)
-class SdDataConfig(DataConfig):
+class SdDataConfig(DevSetsDataConfig):
     """Mixtures with segments (`pretrain_expert: datarc:`): folders in Kaldi's format, as s3prl's LibriMix makes them.
 
     A folder of `sets` holds `wav.scp` (recording, path), `segments` (utterance, recording, start, end) and `utt2spk`
-    (utterance, speaker). Relative paths start from the folder. The defaults are those of s3prl's SUPERB task: 8
-    recordings of at most 2000 frames. Recordings are cropped, as in distillation.
+    (utterance, speaker). Relative paths start from the folder. Those of `dev_sets` are judged by s3prl's error rate
+    over frames, `dev_frame_der`. The defaults are those of s3prl's SUPERB task: 8 recordings of at most 2000 frames.
+    Recordings are cropped, as in distillation.
     """
 
     train_batch_size: int = 8
@@ -32,21 +32,6 @@ class SdDataConfig(DataConfig):
 
     max_seconds: float = 40.0
     """Longer recordings are cropped at random to this length in seconds."""
-
-    held_out: int = field(default=0, metadata={"before": 0})
-    """Always 0: `dev_sets` name the recordings that are not trained on."""
-
-    dev_sets: tuple[str, ...] | None = None
-    """Folders whose frame-level diarisation error rate, `dev_frame_der`, is measured every `save_step` steps; null
-    measures none."""
-
-    def validate(self) -> None:
-        """Raise UserError if a value is out of its range."""
-        super().validate()
-        if self.held_out:
-            raise UserError(f"`held_out` must be 0 here, but is {self.held_out}. Name folders in `dev_sets` instead.")
-        if not self.sets:
-            raise UserError("`sets` must name the folders in Kaldi's format to train on, such as [train].")
 
 
 @dataclass(kw_only=True)
